@@ -1,0 +1,273 @@
+//! The composition root: what an application holds.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::backend::memory::MemoryStore;
+use crate::clock::{Clock, SystemClock};
+use crate::key::digest::{KeyId, PepperRing};
+use crate::key::format::{KeyFormat, KeyFormatError, KeyFormats};
+use crate::key::lifecycle::WarningWindow;
+use crate::keyring::{Keyring, Notices};
+use crate::layer::ApiKeyLayer;
+use crate::manage::Manager;
+use crate::manage::change::{ResumeKey, RevokeKey, SuspendKey};
+use crate::manage::issue::IssueKey;
+use crate::settings::Settings;
+use crate::store::{DynKeyStore, DynManagedKeyStore, KeyStore, ManagedKeyStore};
+use crate::verify::Gate;
+
+/// The API keys of an application: the layers that ask for them, and the calls that manage them.
+///
+/// One `ApiKeys` stands for one set of keys. Clones share everything, so that what one of them
+/// revokes, the layers of all refuse.
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use tower_api_key::ApiKeys;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let keys = ApiKeys::in_memory();
+/// let key = keys.issue("acme").await?;
+/// println!("{}", key.expose_secret()); // once: what is kept of it is a hash
+///
+/// let app: Router = Router::new()
+///     .route("/v1/reports", get(|| async { "for callers with a key" }))
+///     .layer(keys.layer())
+///     .route("/health", get(|| async { "for everybody: added after the layer" }));
+///
+/// keys.revoke(key.id()).reason("leaked").await?; // from here on, refused
+/// # Ok(())
+/// # }
+/// ```
+///
+/// `ApiKeys` without a parameter can change keys; [`ApiKeys::read_only`] makes an
+/// `ApiKeys<ReadOnly>`, which only verifies those of a table that is managed elsewhere.
+pub struct ApiKeys<A = Managed> {
+    keyring: Arc<Keyring>,
+    access: A,
+}
+
+/// Keys can be issued and changed; see [`ApiKeys`].
+#[derive(Debug, Clone)]
+pub struct Managed(Arc<dyn DynManagedKeyStore>);
+
+/// Keys can only be verified; see [`ApiKeys::read_only`].
+#[derive(Debug, Clone)]
+pub struct ReadOnly(());
+
+impl ApiKeys {
+    /// Keys in this process's memory, of the formats `sk_live` and `sk_test`.
+    pub fn in_memory() -> Self {
+        Self::builder(MemoryStore::new()).assemble(KeyFormats::default())
+    }
+
+    /// Keys in a store that they can be issued into.
+    pub fn builder(store: impl ManagedKeyStore) -> ApiKeysBuilder {
+        let store = Arc::new(store);
+        ApiKeysBuilder::new(store.clone(), Managed(store))
+    }
+
+    /// Begins to issue a key to an account; awaiting it issues.
+    pub fn issue(&self, account: impl Into<String>) -> IssueKey {
+        IssueKey::new(self.manager(), account.into())
+    }
+
+    /// Begins to revoke a key, for ever; awaiting it revokes.
+    ///
+    /// No request whose `call` began after that is let through by this process.
+    pub fn revoke(&self, id: KeyId) -> RevokeKey {
+        RevokeKey::new(self.manager(), id)
+    }
+
+    /// Begins to suspend a key, until it is [resumed](Self::resume); awaiting it suspends.
+    pub fn suspend(&self, id: KeyId) -> SuspendKey {
+        SuspendKey::new(self.manager(), id)
+    }
+
+    /// Begins to lift a suspension; awaiting it lifts.
+    pub fn resume(&self, id: KeyId) -> ResumeKey {
+        ResumeKey::new(self.manager(), id)
+    }
+
+    fn manager(&self) -> Manager {
+        Manager::new(Arc::clone(&self.keyring), Arc::clone(&self.access.0))
+    }
+}
+
+impl ApiKeys<ReadOnly> {
+    /// Keys of a store that can only be read, such as an existing table.
+    pub fn read_only(store: impl KeyStore) -> ApiKeysBuilder<ReadOnly> {
+        ApiKeysBuilder::new(Arc::new(store), ReadOnly(()))
+    }
+}
+
+impl<A> ApiKeys<A> {
+    /// A layer that asks for these keys, with the defaults of [`ApiKeyLayer`].
+    pub fn layer(&self) -> ApiKeyLayer {
+        ApiKeyLayer::new(Gate {
+            keyring: Arc::clone(&self.keyring),
+            settings: Settings::default(),
+        })
+    }
+
+    /// The current time, by the clock that keys are judged by.
+    pub fn now(&self) -> SystemTime {
+        self.keyring.now()
+    }
+}
+
+impl<A: Clone> Clone for ApiKeys<A> {
+    fn clone(&self) -> Self {
+        Self {
+            keyring: Arc::clone(&self.keyring),
+            access: self.access.clone(),
+        }
+    }
+}
+
+impl<A> fmt::Debug for ApiKeys<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ApiKeys").field(&self.keyring).finish()
+    }
+}
+
+/// Sets up an [`ApiKeys`].
+#[must_use = "nothing is set up until it is built"]
+pub struct ApiKeysBuilder<A = Managed> {
+    store: Arc<dyn DynKeyStore>,
+    access: A,
+    clock: Arc<dyn Clock>,
+    formats: Option<Vec<KeyFormat>>,
+    peppers: PepperRing,
+    warning: WarningWindow,
+}
+
+impl<A> ApiKeysBuilder<A> {
+    fn new(store: Arc<dyn DynKeyStore>, access: A) -> Self {
+        Self {
+            store,
+            access,
+            clock: Arc::new(SystemClock),
+            formats: None,
+            peppers: PepperRing::default(),
+            warning: WarningWindow::default(),
+        }
+    }
+
+    /// How keys are written. Default: `sk_live` for the environment `live` and `sk_test` for
+    /// `test`, each with 32 random bytes and a checksum.
+    ///
+    /// What is not listed is no longer recognized: leave a format in the list for as long as its
+    /// keys are in use.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, Environment, KeyFormat, MemoryStore};
+    /// let keys = ApiKeys::builder(MemoryStore::new())
+    ///     .formats([
+    ///         KeyFormat::new("acme_live", Environment::LIVE)?,
+    ///         KeyFormat::new("acme_test", Environment::TEST)?,
+    ///         KeyFormat::new("acme_pub", Environment::LIVE)?.secret_bytes(16)?,
+    ///     ])
+    ///     .build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn formats(mut self, formats: impl IntoIterator<Item = KeyFormat>) -> Self {
+        self.formats = Some(formats.into_iter().collect());
+        self
+    }
+
+    /// The secrets that verifiers are made under. Default: none, verifiers are plain SHA-256.
+    ///
+    /// Danger: without the pepper that its record names, a key cannot be judged (503). Keep
+    /// retired peppers in the ring until no record names them.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, MemoryStore, PepperRing};
+    /// # let secret = [7; 32];
+    /// let keys = ApiKeys::builder(MemoryStore::new())
+    ///     .peppers(PepperRing::new("2026-11", &secret)?)
+    ///     .build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn peppers(mut self, peppers: PepperRing) -> Self {
+        self.peppers = peppers;
+        self
+    }
+
+    /// How long before its expiry a key counts as deprecated. Default: 30 days, or the last
+    /// quarter of the key's life if that is shorter.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_api_key::{ApiKeys, MemoryStore, WarningWindow};
+    /// let week = Duration::from_secs(7 * 86_400);
+    /// let keys = ApiKeys::builder(MemoryStore::new())
+    ///     .warning_window(WarningWindow::at_most(week))
+    ///     .build()?;
+    /// # Ok::<(), tower_api_key::BuildError>(())
+    /// ```
+    pub fn warning_window(mut self, window: WarningWindow) -> Self {
+        self.warning = window;
+        self
+    }
+
+    /// Where the time comes from. Default: [`SystemClock`].
+    ///
+    /// ```
+    /// # use std::time::SystemTime;
+    /// # use tower_api_key::{ApiKeys, ManualClock, MemoryStore};
+    /// let clock = ManualClock::at(SystemTime::UNIX_EPOCH);
+    /// let keys = ApiKeys::builder(MemoryStore::new()).clock(clock.clone()).build()?;
+    /// # Ok::<(), tower_api_key::BuildError>(())
+    /// ```
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Puts it together, or says what cannot work.
+    pub fn build(mut self) -> Result<ApiKeys<A>, BuildError> {
+        let formats = match self.formats.take() {
+            Some(formats) => KeyFormats::new(formats)?,
+            None => KeyFormats::default(),
+        };
+        Ok(self.assemble(formats))
+    }
+
+    fn assemble(self, formats: KeyFormats) -> ApiKeys<A> {
+        let keyring = Keyring {
+            store: self.store,
+            clock: self.clock,
+            formats,
+            peppers: self.peppers,
+            warning: self.warning,
+            notices: Notices::default(),
+        };
+        ApiKeys {
+            keyring: Arc::new(keyring),
+            access: self.access,
+        }
+    }
+}
+
+impl<A> fmt::Debug for ApiKeysBuilder<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKeysBuilder")
+            .field("formats", &self.formats)
+            .field("peppers", &self.peppers)
+            .field("warning", &self.warning)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An `ApiKeys` that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The formats do not go together.
+    #[error("the key formats do not go together")]
+    Formats(#[from] KeyFormatError),
+}

@@ -1,0 +1,75 @@
+//! Everything in the process's memory: for tests, demonstrations, and keys that come from elsewhere
+//! at start.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::key::digest::KeyId;
+use crate::key::record::KeyRecord;
+use crate::store::{Change, KeyStore, ManagedKeyStore, StoreError};
+
+/// A store in memory. Clones share their keys; with the last of them, the keys are gone.
+///
+/// ```
+/// use tower_api_key::{ApiKeys, Change, KeyDigest, KeyRecord, ManagedKeyStore, MemoryStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::new();
+/// let known = KeyDigest::from_hex(&"ab".repeat(32)).expect("64 hex digits");
+/// store.commit(&Change::new().create(KeyRecord::imported(known, "acme"))).await?;
+/// let keys = ApiKeys::builder(store).build()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Default)]
+pub struct MemoryStore {
+    records: Arc<RwLock<HashMap<KeyId, KeyRecord>>>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl KeyStore for MemoryStore {
+    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        let records = self.records.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(records.get(id).cloned())
+    }
+}
+
+impl ManagedKeyStore for MemoryStore {
+    async fn commit(&self, change: &Change) -> Result<(), StoreError> {
+        let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
+        // Look at everything before anything is written: all of the change, or nothing.
+        let mut created = std::collections::HashSet::new();
+        for record in change.creates() {
+            if records.contains_key(&record.id()) || !created.insert(record.id()) {
+                return Err(StoreError::already_exists());
+            }
+        }
+        for record in change.updates() {
+            let seen = records.get(&record.id()).map(KeyRecord::version);
+            if seen.and_then(|seen| seen.checked_add(1)) != Some(record.version()) {
+                return Err(StoreError::conflict());
+            }
+        }
+        for record in change.creates().iter().chain(change.updates()) {
+            records.insert(record.id(), record.clone());
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let records = self.records.read().unwrap_or_else(PoisonError::into_inner);
+        f.debug_struct("MemoryStore")
+            .field("keys", &records.len())
+            .finish()
+    }
+}

@@ -1,0 +1,3 @@
+//! What implements the ports: each driver in a folder of its own.
+
+pub(crate) mod memory;

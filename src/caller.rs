@@ -1,0 +1,169 @@
+//! Who calls: what a handler learns about the application behind a key.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::key::digest::KeyId;
+use crate::key::environment::Environment;
+use crate::key::lifecycle::{KeyStatus, Lifecycle};
+use crate::key::record::KeyRecord;
+use crate::key::scope::{RequiredScopes, Scope, ScopeSet};
+use crate::keyring::Keyring;
+use crate::rejection::Rejection;
+
+/// The application that a request comes from, proved by its key. Never a person.
+///
+/// The layer puts it into the request's extensions; with the feature `axum` it is an extractor.
+///
+/// ```
+/// use tower_api_key::{Caller, Scope};
+///
+/// const REPORTS_WRITE: Scope = Scope::from_static("reports:write");
+///
+/// fn write_report(request: &http::Request<()>) -> Result<String, tower_api_key::Rejection> {
+///     let caller = Caller::of(request.extensions())?;
+///     caller.require(&REPORTS_WRITE)?;
+///     Ok(format!("written for {}", caller.account()))
+/// }
+/// ```
+#[derive(Clone)]
+pub struct Caller {
+    record: Arc<KeyRecord>,
+    lifecycle: Lifecycle,
+    /// Whose caller this is: another `ApiKeys` in the same stack judges for itself.
+    keyring: Arc<Keyring>,
+}
+
+/// In the extensions of a request that was let through without a key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Anonymous;
+
+impl Caller {
+    pub(crate) fn new(record: Arc<KeyRecord>, lifecycle: Lifecycle, keyring: Arc<Keyring>) -> Self {
+        Self {
+            record,
+            lifecycle,
+            keyring,
+        }
+    }
+
+    /// The caller that the layer left in a request's extensions.
+    ///
+    /// In anonymous mode, [`Rejection::Missing`] if there was no key; without the layer,
+    /// [`Rejection::LayerMissing`], which is the application's mistake and is logged as an error.
+    pub fn of(extensions: &http::Extensions) -> Result<&Self, Rejection> {
+        match extensions.get::<Self>() {
+            Some(caller) => Ok(caller),
+            None if extensions.get::<Anonymous>().is_some() => Err(Rejection::Missing),
+            None => {
+                crate::trace::layer_missing("Caller");
+                Err(Rejection::LayerMissing)
+            }
+        }
+    }
+
+    /// The public id of the key: safe in logs.
+    pub fn key_id(&self) -> KeyId {
+        self.record.id()
+    }
+
+    /// What the owner calls the key.
+    pub fn key_name(&self) -> Option<&str> {
+        self.record.name()
+    }
+
+    /// The account: who is limited, metered and billed.
+    pub fn account(&self) -> &str {
+        self.record.account()
+    }
+
+    /// The organization that the account belongs to.
+    pub fn organization(&self) -> Option<&str> {
+        self.record.organization()
+    }
+
+    /// The environment of the key.
+    pub fn environment(&self) -> &Environment {
+        self.record.environment()
+    }
+
+    /// What the key may do.
+    pub fn scopes(&self) -> &ScopeSet {
+        self.record.scopes()
+    }
+
+    /// The name of the account's plan.
+    pub fn plan(&self) -> Option<&str> {
+        self.record.plan()
+    }
+
+    /// What the application noted about the key when it was issued.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        self.record.metadata()
+    }
+
+    /// [`KeyStatus::Active`] or [`KeyStatus::Deprecated`], as of this request.
+    pub fn status(&self) -> KeyStatus {
+        self.lifecycle.status()
+    }
+
+    /// When the key expires, if ever.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.lifecycle.expires_at()
+    }
+
+    /// Goes on only if the key holds this scope.
+    pub fn require(&self, scope: &Scope) -> Result<(), Rejection> {
+        if self.scopes().contains(scope) {
+            return Ok(());
+        }
+        Err(Rejection::InsufficientScope {
+            required: scope.clone().into(),
+        })
+    }
+
+    /// Goes on only if the key holds all of several scopes, or any of them.
+    ///
+    /// ```
+    /// # use tower_api_key::{Caller, Rejection, RequiredScopes, Scope};
+    /// # const READ: Scope = Scope::from_static("reports:read");
+    /// # const ADMIN: Scope = Scope::from_static("admin");
+    /// # fn handler(caller: &Caller) -> Result<(), Rejection> {
+    /// caller.require_scopes(&RequiredScopes::any_of([READ, ADMIN]))
+    /// # }
+    /// ```
+    pub fn require_scopes(&self, required: &RequiredScopes) -> Result<(), Rejection> {
+        if required.are_held_by(self.scopes()) {
+            return Ok(());
+        }
+        Err(Rejection::InsufficientScope {
+            required: required.clone(),
+        })
+    }
+
+    pub(crate) fn record(&self) -> &Arc<KeyRecord> {
+        &self.record
+    }
+
+    pub(crate) fn lifecycle(&self) -> &Lifecycle {
+        &self.lifecycle
+    }
+
+    pub(crate) fn belongs_to(&self, keyring: &Arc<Keyring>) -> bool {
+        Arc::ptr_eq(&self.keyring, keyring)
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller")
+            .field("key_id", &self.key_id())
+            .field("account", &self.account())
+            .field("organization", &self.organization())
+            .field("environment", &self.environment().as_str())
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,62 @@
+//! axum: `Caller` as an extractor, `Rejection` as a response.
+
+use std::net::SocketAddr;
+
+use ::axum::body::Body;
+use ::axum::extract::{ConnectInfo, FromRequestParts, OptionalFromRequestParts, OriginalUri};
+use ::axum::response::{IntoResponse, Response};
+use http::request::Parts;
+use http::{Extensions, Uri};
+
+use crate::caller::Caller;
+use crate::rejection::Rejection;
+use crate::response::rejection::unrendered;
+
+pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
+    let connection = extensions.get::<ConnectInfo<SocketAddr>>();
+    connection.map(|connection| connection.0)
+}
+
+pub(super) fn original_uri(extensions: &mut Extensions) -> Option<&mut Uri> {
+    extensions.get_mut::<OriginalUri>().map(|uri| &mut uri.0)
+}
+
+/// The caller; in anonymous mode, a request without a key is answered 401.
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use tower_api_key::{ApiKeys, Caller};
+///
+/// let keys = ApiKeys::in_memory();
+/// let app: Router = Router::new()
+///     .route("/v1/whoami", get(|caller: Caller| async move { caller.account().to_owned() }))
+///     .layer(keys.layer());
+/// ```
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Rejection;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
+        Self::of(&parts.extensions).cloned()
+    }
+}
+
+/// The caller, or `None` where anonymous mode let the request through.
+impl<S: Sync> OptionalFromRequestParts<S> for Caller {
+    type Rejection = Rejection;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Rejection> {
+        match Self::of(&parts.extensions) {
+            Ok(caller) => Ok(Some(caller.clone())),
+            Err(Rejection::Missing) => Ok(None),
+            Err(rejection) => Err(rejection),
+        }
+    }
+}
+
+/// Behind an `ApiKeyLayer`, the layer renders it as it renders its own; elsewhere it is the default
+/// JSON.
+impl IntoResponse for Rejection {
+    fn into_response(self) -> Response {
+        unrendered(self).map(Body::from)
+    }
+}

@@ -1,0 +1,34 @@
+//! What the frameworks around us add: each is met in one file, behind its feature.
+
+#[cfg(feature = "axum")]
+mod axum;
+#[cfg(feature = "tonic")]
+mod tonic;
+
+use std::net::SocketAddr;
+
+use http::{Extensions, Uri};
+
+/// The peer's address where a framework's server noted it.
+#[cfg_attr(
+    not(any(feature = "axum", feature = "tonic")),
+    expect(unused_variables)
+)]
+pub(crate) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
+    let address = None;
+    #[cfg(feature = "axum")]
+    let address = address.or_else(|| axum::peer(extensions));
+    #[cfg(feature = "tonic")]
+    let address = address.or_else(|| tonic::peer(extensions));
+    address
+}
+
+/// A copy of the request's URI that a framework keeps beside it.
+#[cfg_attr(not(feature = "axum"), expect(unused_variables))]
+pub(crate) fn kept_uri(extensions: &mut Extensions) -> Option<&mut Uri> {
+    #[cfg(feature = "axum")]
+    let uri = axum::original_uri(extensions);
+    #[cfg(not(feature = "axum"))]
+    let uri = None;
+    uri
+}

@@ -1,0 +1,199 @@
+//! The answer on its way: being decided, forwarded, or denied.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use crate::response::body::ResponseBody;
+use crate::response::headers::keep_from_caches;
+use crate::response::rejection::{Unrendered, keep_headers};
+use crate::verify::{Admission, Denial, Gate};
+
+/// The decision owns what it looks at, and never the body: that may be neither `Send` nor
+/// `'static`.
+type Decision = Pin<Box<dyn Future<Output = (Parts, Result<Admission, Denial>)> + Send>>;
+
+pin_project! {
+    /// The answer of an [`ApiKeyService`](crate::ApiKeyService).
+    ///
+    /// The inner service is called only once the decision is in the request's favour.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        #[pin]
+        state: State<S, B, S::Future>,
+        gate: Arc<Gate>,
+        grpc: bool,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<S, B, F> {
+        /// The readied service waits, to be used exactly once or to be dropped.
+        Deciding { decision: Decision, waiting: Option<(S, B)> },
+        Forwarding { #[pin] future: F, admission: Admission },
+        Denied { denial: Option<Denial> },
+    }
+}
+
+impl<S, B> ResponseFuture<S, B>
+where
+    S: Service<Request<B>>,
+{
+    pub(crate) fn deciding(
+        decision: Decision,
+        readied: S,
+        body: B,
+        gate: Arc<Gate>,
+        grpc: bool,
+    ) -> Self {
+        let waiting = Some((readied, body));
+        Self {
+            state: State::Deciding { decision, waiting },
+            gate,
+            grpc,
+        }
+    }
+
+    pub(crate) fn forwarding(
+        future: S::Future,
+        admission: Admission,
+        gate: Arc<Gate>,
+        grpc: bool,
+    ) -> Self {
+        Self {
+            state: State::Forwarding { future, admission },
+            gate,
+            grpc,
+        }
+    }
+
+    pub(crate) fn denied(denial: Denial, gate: Arc<Gate>, grpc: bool) -> Self {
+        let denial = Some(denial);
+        Self {
+            state: State::Denied { denial },
+            gate,
+            grpc,
+        }
+    }
+}
+
+impl<S, B, ResBody> Future for ResponseFuture<S, B>
+where
+    S: Service<Request<B>, Response = Response<ResBody>>,
+{
+    type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let next = match this.state.as_mut().project() {
+                StateProjection::Deciding { decision, waiting } => {
+                    let (parts, decision) = ready!(decision.as_mut().poll(cx));
+                    let waiting = waiting.take();
+                    match (decision, waiting) {
+                        (Ok(admission), Some((mut service, body))) => State::Forwarding {
+                            future: service.call(Request::from_parts(parts, body)),
+                            admission,
+                        },
+                        (Err(denial), _) => State::Denied {
+                            denial: Some(denial),
+                        },
+                        (Ok(_), None) => unreachable!("polled after it was ready"),
+                    }
+                }
+                StateProjection::Forwarding { future, admission } => {
+                    let response = ready!(future.poll(cx))?;
+                    return Poll::Ready(Ok(this.gate.forwarded(response, admission, *this.grpc)));
+                }
+                StateProjection::Denied { denial } => {
+                    let denial = denial.take().expect("polled after it was ready");
+                    let response = this.gate.refuse(&denial, *this.grpc);
+                    return Poll::Ready(Ok(response.map(ResponseBody::refusal)));
+                }
+            };
+            this.state.set(next);
+        }
+    }
+}
+
+impl Gate {
+    /// The answer of the inner service, with what the caller is told about the key.
+    fn forwarded<B>(
+        &self,
+        response: Response<B>,
+        admission: &Admission,
+        grpc: bool,
+    ) -> Response<ResponseBody<B>> {
+        let settings = &self.settings;
+        let (lifecycle, carrier) = match admission {
+            Admission::SpokenFor => return response.map(ResponseBody::inner),
+            Admission::Anonymous => (None, None),
+            Admission::Key { lifecycle, carrier } => (Some(lifecycle), Some(*carrier)),
+        };
+        let mut response = self.render_what_is_not(response, grpc);
+        let headers = response.headers_mut();
+        if let Some(lifecycle) = lifecycle {
+            settings.key_headers.write(headers, lifecycle);
+        }
+        keep_from_caches(headers, &settings.sources, carrier, settings.optional);
+        response
+    }
+
+    /// A rejection from a handler is rendered as if it were from this layer.
+    fn render_what_is_not<B>(
+        &self,
+        mut response: Response<B>,
+        grpc: bool,
+    ) -> Response<ResponseBody<B>> {
+        let Some(Unrendered(rejection)) = response.extensions_mut().remove::<Unrendered>() else {
+            return response.map(ResponseBody::inner);
+        };
+        let mut rendered = self.settings.render(&rejection, grpc);
+        keep_headers(
+            rendered.headers_mut(),
+            std::mem::take(response.headers_mut()),
+        );
+        let mut extensions = std::mem::take(response.extensions_mut());
+        extensions.extend(std::mem::take(rendered.extensions_mut()));
+        *rendered.extensions_mut() = extensions;
+        rendered.map(ResponseBody::refusal)
+    }
+
+    /// The answer to a request that goes no further.
+    fn refuse(&self, denial: &Denial, grpc: bool) -> Response<Bytes> {
+        let settings = &self.settings;
+        let mut response = settings.render(&denial.rejection, grpc);
+        let headers = response.headers_mut();
+        if let Some(lifecycle) = &denial.lifecycle {
+            settings.key_headers.write(headers, lifecycle);
+        }
+        keep_from_caches(
+            headers,
+            &settings.sources,
+            denial.carrier,
+            settings.optional,
+        );
+        response
+    }
+}
+
+impl<S, B> fmt::Debug for ResponseFuture<S, B>
+where
+    S: Service<Request<B>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

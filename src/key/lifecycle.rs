@@ -1,0 +1,306 @@
+//! The status of a key: a pure function of its record and an instant.
+//!
+//! created → active → deprecated → revoked or expired; suspended and not yet active on the way.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::key::record::KeyRecord;
+
+/// Where a key stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KeyStatus {
+    /// It works.
+    Active,
+    /// It works, and is on its way out: it was rotated, or is about to expire.
+    Deprecated,
+    /// Its time has not come.
+    NotYetActive,
+    /// It was stopped, and may be let go on.
+    Suspended,
+    /// Its time is over.
+    Expired,
+    /// It was stopped for ever.
+    Revoked,
+}
+
+impl KeyStatus {
+    /// The status as `X-Key-Status` writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Deprecated => "deprecated",
+            Self::NotYetActive => "not_yet_active",
+            Self::Suspended => "suspended",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// Whether a key of this status is turned away.
+    pub const fn is_refused(self) -> bool {
+        !matches!(self, Self::Active | Self::Deprecated)
+    }
+}
+
+impl fmt::Display for KeyStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How long before its expiry a key counts as deprecated.
+///
+/// By default 30 days, or the last quarter of the key's life if that is shorter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WarningWindow(Duration);
+
+impl WarningWindow {
+    /// Warns for this long at most; for short-lived keys, in the last quarter of their life.
+    ///
+    /// With [`Duration::ZERO`], only rotated keys are deprecated.
+    pub const fn at_most(longest: Duration) -> Self {
+        Self(longest)
+    }
+
+    fn begins(self, key: &KeyRecord, expires_at: SystemTime) -> SystemTime {
+        let begins = key.not_before().or(key.created_at());
+        let quarter = begins.map_or(Duration::MAX, |begins| {
+            // A key that ends before it begins has no life to take a quarter of.
+            expires_at.duration_since(begins).unwrap_or_default() / 4
+        });
+        expires_at
+            .checked_sub(self.0.min(quarter))
+            .unwrap_or(UNIX_EPOCH)
+    }
+}
+
+impl Default for WarningWindow {
+    fn default() -> Self {
+        Self(Duration::from_secs(30 * 86_400))
+    }
+}
+
+/// The status of a key at an instant, with the dates that go with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifecycle {
+    status: KeyStatus,
+    expires_at: Option<SystemTime>,
+    deprecated_at: Option<SystemTime>,
+}
+
+impl Lifecycle {
+    /// Where the key stands.
+    pub const fn status(&self) -> KeyStatus {
+        self.status
+    }
+
+    /// When the key expires or expired, if ever.
+    pub const fn expires_at(&self) -> Option<SystemTime> {
+        self.expires_at
+    }
+
+    /// For a deprecated key: when it became so.
+    pub const fn deprecated_at(&self) -> Option<SystemTime> {
+        self.deprecated_at
+    }
+}
+
+impl KeyRecord {
+    /// The status of the key at `now`.
+    ///
+    /// What ends a key goes before what merely stops it: a key that is revoked and expired is
+    /// revoked, one that is expired and suspended is expired. Revocation and suspension hold at
+    /// any instant, so that a clock that steps back lets no key in.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use tower_api_key::{KeyDigest, KeyRecord, KeyStatus, WarningWindow};
+    ///
+    /// let now = SystemTime::now();
+    /// let day = Duration::from_secs(86_400);
+    /// let key = KeyRecord::imported(KeyDigest::of("…"), "acme")
+    ///     .with_created_at(now - 355 * day)
+    ///     .with_expires_at(now + 10 * day);
+    /// let lifecycle = key.lifecycle(now, WarningWindow::default());
+    /// assert_eq!(lifecycle.status(), KeyStatus::Deprecated);
+    /// assert_eq!(lifecycle.deprecated_at(), Some(now - 20 * day));
+    /// ```
+    pub fn lifecycle(&self, now: SystemTime, warning: WarningWindow) -> Lifecycle {
+        let lifecycle = |status, deprecated_at| Lifecycle {
+            status,
+            expires_at: self.expires_at(),
+            deprecated_at,
+        };
+        if self.revoked().is_some() {
+            return lifecycle(KeyStatus::Revoked, None);
+        }
+        if self.expires_at().is_some_and(|end| now >= end) {
+            return lifecycle(KeyStatus::Expired, None);
+        }
+        if self.suspended().is_some() {
+            return lifecycle(KeyStatus::Suspended, None);
+        }
+        if self.not_before().is_some_and(|begin| now < begin) {
+            return lifecycle(KeyStatus::NotYetActive, None);
+        }
+        let expiring = self
+            .expires_at()
+            .map(|end| warning.begins(self, end))
+            .filter(|begins| now >= *begins);
+        let rotated = self.rotated_to().map(|rotation| rotation.at);
+        match expiring.into_iter().chain(rotated).min() {
+            Some(since) => lifecycle(KeyStatus::Deprecated, Some(since)),
+            None => lifecycle(KeyStatus::Active, None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::digest::KeyDigest;
+    use crate::key::record::{Rotation, Stop};
+    use proptest::prelude::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn day(count: u32) -> SystemTime {
+        UNIX_EPOCH + count * DAY
+    }
+
+    fn key() -> KeyRecord {
+        KeyRecord::imported(KeyDigest::of("key"), "acme")
+    }
+
+    fn status(key: &KeyRecord, now: SystemTime) -> KeyStatus {
+        key.lifecycle(now, WarningWindow::default()).status()
+    }
+
+    fn stop(at: SystemTime) -> Stop {
+        Stop { at, reason: None }
+    }
+
+    #[test]
+    fn a_year_long_key_warns_for_thirty_days() {
+        let key = key().with_created_at(day(0)).with_expires_at(day(365));
+        assert_eq!(
+            status(&key, day(335) - Duration::from_nanos(1)),
+            KeyStatus::Active
+        );
+        assert_eq!(status(&key, day(335)), KeyStatus::Deprecated);
+        assert_eq!(
+            status(&key, day(365) - Duration::from_nanos(1)),
+            KeyStatus::Deprecated
+        );
+        assert_eq!(status(&key, day(365)), KeyStatus::Expired);
+    }
+
+    #[test]
+    fn a_short_lived_key_warns_in_its_last_quarter() {
+        let key = key().with_created_at(day(0)).with_expires_at(day(4));
+        assert_eq!(
+            status(&key, day(3) - Duration::from_nanos(1)),
+            KeyStatus::Active
+        );
+        assert_eq!(status(&key, day(3)), KeyStatus::Deprecated);
+        let later = key.with_not_before(day(2)); // its life begins later
+        assert_eq!(status(&later, day(3)), KeyStatus::Active);
+        assert_eq!(status(&later, day(3) + DAY / 2), KeyStatus::Deprecated);
+    }
+
+    #[test]
+    fn without_a_window_only_rotation_deprecates() {
+        let none = WarningWindow::at_most(Duration::ZERO);
+        let key = key().with_created_at(day(0)).with_expires_at(day(4));
+        let before = key.lifecycle(day(4) - Duration::from_nanos(1), none);
+        assert_eq!(before.status(), KeyStatus::Active);
+        let successor = KeyDigest::of("successor").id();
+        let rotated = key.with_rotated_to(Rotation {
+            successor,
+            at: day(1),
+        });
+        let lifecycle = rotated.lifecycle(day(2), none);
+        assert_eq!(lifecycle.status(), KeyStatus::Deprecated);
+        assert_eq!(lifecycle.deprecated_at(), Some(day(1)));
+    }
+
+    #[test]
+    fn the_earliest_reason_dates_the_deprecation() {
+        let successor = KeyDigest::of("successor").id();
+        let key = key().with_created_at(day(0)).with_expires_at(day(365));
+        for (rotated, since) in [(100, 100), (350, 335)] {
+            let key = key.clone().with_rotated_to(Rotation {
+                successor,
+                at: day(rotated),
+            });
+            let lifecycle = key.lifecycle(day(360), WarningWindow::default());
+            assert_eq!(lifecycle.deprecated_at(), Some(day(since)));
+        }
+    }
+
+    #[test]
+    fn what_ends_a_key_goes_before_what_stops_it() {
+        let key = key()
+            .with_not_before(day(50))
+            .with_expires_at(day(100))
+            .with_suspended(Some(stop(day(10))));
+        assert_eq!(status(&key, day(20)), KeyStatus::Suspended);
+        assert_eq!(status(&key, day(100)), KeyStatus::Expired);
+        assert_eq!(
+            status(&key.clone().with_suspended(None), day(20)),
+            KeyStatus::NotYetActive
+        );
+        let revoked = key.with_revoked(stop(day(90)));
+        assert_eq!(status(&revoked, day(20)), KeyStatus::Revoked);
+        assert_eq!(status(&revoked, day(200)), KeyStatus::Revoked);
+    }
+
+    #[test]
+    fn the_first_revocation_stands() {
+        let key = key().with_revoked(stop(day(1))).with_revoked(stop(day(2)));
+        assert_eq!(key.revoked(), Some(&stop(day(1))));
+    }
+
+    fn instant() -> impl Strategy<Value = SystemTime> {
+        prop_oneof![
+            (0..4_000_000_000u64).prop_map(|s| UNIX_EPOCH + Duration::from_secs(s)),
+            (0..4_000_000_000u64).prop_map(|s| UNIX_EPOCH - Duration::from_secs(s)),
+            Just(UNIX_EPOCH + Duration::from_secs(u64::MAX >> 2)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_record_has_a_status_at_any_instant(
+            created in proptest::option::of(instant()),
+            begins in proptest::option::of(instant()),
+            ends in proptest::option::of(instant()),
+            suspended in proptest::option::of(instant()),
+            revoked in proptest::option::of(instant()),
+            rotated in proptest::option::of(instant()),
+            now in instant(),
+            window in any::<u64>(),
+        ) {
+            let mut key = key().with_suspended(suspended.map(stop));
+            if let Some(at) = created { key = key.with_created_at(at); }
+            if let Some(at) = begins { key = key.with_not_before(at); }
+            if let Some(at) = ends { key = key.with_expires_at(at); }
+            if let Some(at) = revoked { key = key.with_revoked(stop(at)); }
+            if let Some(at) = rotated {
+                key = key.with_rotated_to(Rotation { successor: key.id(), at });
+            }
+            let lifecycle = key.lifecycle(now, WarningWindow::at_most(Duration::from_secs(window)));
+            let works = revoked.is_none() && suspended.is_none()
+                && ends.is_none_or(|end| now < end) && begins.is_none_or(|begin| now >= begin);
+            prop_assert_eq!(!lifecycle.status().is_refused(), works);
+            prop_assert_eq!(
+                lifecycle.deprecated_at().is_some(), lifecycle.status() == KeyStatus::Deprecated);
+            // RFC 8594: the sunset is not before the deprecation.
+            if let (Some(since), Some(end), None) = (lifecycle.deprecated_at(), ends, rotated) {
+                prop_assert!(since <= end && since <= now);
+            }
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! What is kept of a key.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use crate::key::digest::{KeyDigest, KeyId, Verifier};
+use crate::key::environment::Environment;
+use crate::key::network::AllowedNetworks;
+use crate::key::scope::ScopeSet;
+
+/// Everything that is kept of a key: whom it identifies, what it may do, and until when.
+///
+/// The plaintext is not among it. A store builds records with [`new`](Self::new) and the `with_*`
+/// methods, and reads them with the methods of the same names.
+///
+/// ```
+/// use tower_api_key::{KeyDigest, KeyRecord, Verifier};
+///
+/// // A row of an existing table: the SHA-256 of a key that was issued long ago.
+/// let digest = KeyDigest::from_hex(&"ab".repeat(32)).expect("64 hex digits");
+/// let record = KeyRecord::new(digest.id(), Verifier::sha256(digest), "acme")
+///     .with_scopes("reports:read".parse()?)
+///     .with_organization("Acme Inc.");
+/// assert_eq!(record.account(), "acme");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRecord {
+    id: KeyId,
+    verifier: Verifier,
+    version: u64,
+    prefix: Option<Box<str>>,
+    name: Option<Box<str>>,
+    account: Box<str>,
+    organization: Option<Box<str>>,
+    environment: Environment,
+    scopes: ScopeSet,
+    networks: AllowedNetworks,
+    plan: Option<Box<str>>,
+    metadata: BTreeMap<String, String>,
+    created_at: Option<SystemTime>,
+    not_before: Option<SystemTime>,
+    expires_at: Option<SystemTime>,
+    suspended: Option<Stop>,
+    revoked: Option<Stop>,
+    rotated_from: Option<KeyId>,
+    rotated_to: Option<Rotation>,
+}
+
+/// When and why a key was suspended or revoked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// When it was done.
+    pub at: SystemTime,
+    /// Why, for those who operate the service. It is never shown to the caller.
+    pub reason: Option<String>,
+}
+
+/// The successor of a key that was rotated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rotation {
+    /// The key that takes its place.
+    pub successor: KeyId,
+    /// When the successor was issued, and the key became deprecated.
+    pub at: SystemTime,
+}
+
+impl KeyRecord {
+    /// The record of a key in the live environment, without scopes, of version 1.
+    pub fn new(id: KeyId, verifier: Verifier, account: impl Into<String>) -> Self {
+        Self {
+            id,
+            verifier,
+            version: 1,
+            prefix: None,
+            name: None,
+            account: account.into().into(),
+            organization: None,
+            environment: Environment::LIVE,
+            scopes: ScopeSet::default(),
+            networks: AllowedNetworks::any(),
+            plan: None,
+            metadata: BTreeMap::new(),
+            created_at: None,
+            not_before: None,
+            expires_at: None,
+            suspended: None,
+            revoked: None,
+            rotated_from: None,
+            rotated_to: None,
+        }
+    }
+
+    /// The record of a key of which only the SHA-256 is known.
+    pub fn imported(digest: KeyDigest, account: impl Into<String>) -> Self {
+        Self::new(digest.id(), Verifier::sha256(digest), account)
+    }
+
+    /// The public id of the key: safe in logs.
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// What a presented key is compared with.
+    pub fn verifier(&self) -> &Verifier {
+        &self.verifier
+    }
+
+    /// Replaces the verifier, as when a record is put under a new pepper.
+    #[must_use]
+    pub fn with_verifier(mut self, verifier: Verifier) -> Self {
+        self.verifier = verifier;
+        self
+    }
+
+    /// Counts the changes of this record, from 1. An update carries the version it saw, plus one.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Sets the version that a store kept.
+    #[must_use]
+    pub fn with_version(mut self, version: u64) -> Self {
+        self.version = version;
+        self
+    }
+
+    /// What the key begins with, such as `sk_live`: safe to show.
+    pub fn prefix(&self) -> Option<&str> {
+        self.prefix.as_deref()
+    }
+
+    /// Sets what the key begins with. Never put more of the key into it than its prefix.
+    #[must_use]
+    pub fn with_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = Some(prefix.into().into());
+        self
+    }
+
+    /// What the owner calls the key, such as `nightly export`.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Sets what the owner calls the key.
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into().into());
+        self
+    }
+
+    /// The account that the key identifies: who is limited, metered and billed.
+    pub fn account(&self) -> &str {
+        &self.account
+    }
+
+    /// The organization that the account belongs to.
+    pub fn organization(&self) -> Option<&str> {
+        self.organization.as_deref()
+    }
+
+    /// Sets the organization.
+    #[must_use]
+    pub fn with_organization(mut self, organization: impl Into<String>) -> Self {
+        self.organization = Some(organization.into().into());
+        self
+    }
+
+    /// The environment that the key opens: `live` unless set.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// Sets the environment.
+    #[must_use]
+    pub fn with_environment(mut self, environment: Environment) -> Self {
+        self.environment = environment;
+        self
+    }
+
+    /// What the key may do: nothing unless set.
+    pub fn scopes(&self) -> &ScopeSet {
+        &self.scopes
+    }
+
+    /// Sets what the key may do.
+    #[must_use]
+    pub fn with_scopes(mut self, scopes: ScopeSet) -> Self {
+        self.scopes = scopes;
+        self
+    }
+
+    /// Where the key may be used from: anywhere unless set.
+    pub fn networks(&self) -> &AllowedNetworks {
+        &self.networks
+    }
+
+    /// Sets where the key may be used from.
+    #[must_use]
+    pub fn with_networks(mut self, networks: AllowedNetworks) -> Self {
+        self.networks = networks;
+        self
+    }
+
+    /// The name of the account's plan.
+    pub fn plan(&self) -> Option<&str> {
+        self.plan.as_deref()
+    }
+
+    /// Sets the name of the account's plan.
+    #[must_use]
+    pub fn with_plan(mut self, plan: impl Into<String>) -> Self {
+        self.plan = Some(plan.into().into());
+        self
+    }
+
+    /// What the application wants to know about the key; this crate does not look at it.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Sets what the application wants to know. It is no place for secrets: it may be logged.
+    #[must_use]
+    pub fn with_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
+    /// When the key was issued, where that is known.
+    pub fn created_at(&self) -> Option<SystemTime> {
+        self.created_at
+    }
+
+    /// Sets when the key was issued.
+    #[must_use]
+    pub fn with_created_at(mut self, at: SystemTime) -> Self {
+        self.created_at = Some(at);
+        self
+    }
+
+    /// The instant from which the key works: at once unless set.
+    pub fn not_before(&self) -> Option<SystemTime> {
+        self.not_before
+    }
+
+    /// Sets the instant from which the key works.
+    #[must_use]
+    pub fn with_not_before(mut self, at: SystemTime) -> Self {
+        self.not_before = Some(at);
+        self
+    }
+
+    /// The instant from which the key no longer works: never unless set.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.expires_at
+    }
+
+    /// Sets the instant from which the key no longer works.
+    #[must_use]
+    pub fn with_expires_at(mut self, at: SystemTime) -> Self {
+        self.expires_at = Some(at);
+        self
+    }
+
+    /// The suspension, which can be lifted.
+    pub fn suspended(&self) -> Option<&Stop> {
+        self.suspended.as_ref()
+    }
+
+    /// Suspends the key, or lifts the suspension.
+    #[must_use]
+    pub fn with_suspended(mut self, stop: Option<Stop>) -> Self {
+        self.suspended = stop;
+        self
+    }
+
+    /// The revocation, which is for ever.
+    pub fn revoked(&self) -> Option<&Stop> {
+        self.revoked.as_ref()
+    }
+
+    /// Revokes the key. The first revocation stands: revoked stays revoked.
+    #[must_use]
+    pub fn with_revoked(mut self, stop: Stop) -> Self {
+        self.revoked.get_or_insert(stop);
+        self
+    }
+
+    /// The key that this one took the place of.
+    pub fn rotated_from(&self) -> Option<KeyId> {
+        self.rotated_from
+    }
+
+    /// Sets the key that this one took the place of.
+    #[must_use]
+    pub fn with_rotated_from(mut self, predecessor: KeyId) -> Self {
+        self.rotated_from = Some(predecessor);
+        self
+    }
+
+    /// The key that takes the place of this one.
+    pub fn rotated_to(&self) -> Option<&Rotation> {
+        self.rotated_to.as_ref()
+    }
+
+    /// Sets the key that takes the place of this one.
+    #[must_use]
+    pub fn with_rotated_to(mut self, rotation: Rotation) -> Self {
+        self.rotated_to = Some(rotation);
+        self
+    }
+}

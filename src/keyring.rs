@@ -1,0 +1,51 @@
+//! What the request path and the management calls share: how to find a key, recognize it, verify
+//! it, and tell the time.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::clock::Clock;
+use crate::key::digest::{KeyId, PepperRing};
+use crate::key::format::KeyFormats;
+use crate::key::lifecycle::WarningWindow;
+use crate::key::record::KeyRecord;
+use crate::store::{DynKeyStore, StoreError};
+use crate::trace::{Hourly, Once};
+
+pub(crate) struct Keyring {
+    pub(crate) store: Arc<dyn DynKeyStore>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) formats: KeyFormats,
+    pub(crate) peppers: PepperRing,
+    pub(crate) warning: WarningWindow,
+    pub(crate) notices: Notices,
+}
+
+/// What the logs are told now and then, and not at each request.
+#[derive(Debug, Default)]
+pub(crate) struct Notices {
+    pub(crate) deprecated: Hourly,
+    pub(crate) untrusted_forwarding: Once,
+    pub(crate) no_client_address: Once,
+}
+
+impl Keyring {
+    pub(crate) fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+
+    pub(crate) async fn find(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        Ok(self.store.find(id).await?.map(Arc::new))
+    }
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyring")
+            .field("formats", &self.formats)
+            .field("peppers", &self.peppers)
+            .field("warning", &self.warning)
+            .finish_non_exhaustive()
+    }
+}

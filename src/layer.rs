@@ -1,0 +1,299 @@
+//! The layer: its settings, each with its default and the risk of changing it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tower_layer::Layer;
+
+use crate::key::environment::Environment;
+use crate::key::scope::RequiredScopes;
+use crate::request::client_address::ClientAddress;
+use crate::request::credential::KeySource;
+use crate::response::challenge::{InvalidRealm, Realm};
+use crate::response::headers;
+use crate::response::rejection::ErrorFormat;
+use crate::service::ApiKeyService;
+use crate::verify::Gate;
+
+/// Puts API keys in front of a service: only requests with a good key reach it.
+///
+/// [`ApiKeys::layer`](crate::ApiKeys::layer) makes it. By default it
+/// - reads `Authorization: Bearer KEY`, `Authorization: ApiKey KEY` and `X-API-Key: KEY`;
+/// - wants a key of the environment `live`;
+/// - takes the key out of the request and puts the [`Caller`](crate::Caller) in;
+/// - answers refusals as JSON, and gRPC requests in gRPC's way.
+///
+/// A CORS layer belongs outside of this one, so that refusals carry its headers. Layers that log
+/// requests belong inside, where the key is no longer in the request.
+///
+/// ```
+/// use tower::{Service, ServiceBuilder, ServiceExt};
+/// use tower_api_key::{ApiKeys, Caller};
+/// # use http::{Request, Response};
+/// # type Body = http_body_util::Empty<bytes::Bytes>;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let keys = ApiKeys::in_memory();
+/// let key = keys.issue("acme").await?;
+///
+/// let mut service = ServiceBuilder::new()
+///     .layer(keys.layer())
+///     .service_fn(|request: Request<Body>| async move {
+///         assert_eq!(Caller::of(request.extensions()).unwrap().account(), "acme");
+///         Ok::<_, std::convert::Infallible>(Response::new(Body::new()))
+///     });
+///
+/// let request = Request::builder()
+///     .header("x-api-key", key.expose_secret())
+///     .body(Body::new())?;
+/// assert_eq!(service.ready().await?.call(request).await?.status(), 200);
+/// assert_eq!(service.ready().await?.call(Request::new(Body::new())).await?.status(), 401);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a layer protects nothing until it is put around a service"]
+pub struct ApiKeyLayer {
+    gate: Arc<Gate>,
+}
+
+impl<S> Layer<S> for ApiKeyLayer {
+    type Service = ApiKeyService<S>;
+
+    fn layer(&self, inner: S) -> ApiKeyService<S> {
+        ApiKeyService::new(inner, Arc::clone(&self.gate))
+    }
+}
+
+impl ApiKeyLayer {
+    pub(crate) fn new(gate: Gate) -> Self {
+        Self {
+            gate: Arc::new(gate),
+        }
+    }
+
+    /// Where keys are looked for. Default: Bearer, the `ApiKey` scheme, and `X-API-Key`.
+    ///
+    /// All sources are looked at, and two keys in one request are an error (400); the order is
+    /// that of the challenges in a 401, so the best one comes first.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, KeySource};
+    /// # let keys = ApiKeys::in_memory();
+    /// let layer = keys.layer().sources([KeySource::basic(), KeySource::header("X-Acme-Key")?]);
+    /// # Ok::<(), tower_api_key::InvalidKeyHeader>(())
+    /// ```
+    pub fn sources(mut self, sources: impl IntoIterator<Item = KeySource>) -> Self {
+        Arc::make_mut(&mut self.gate).settings.sources = sources.into_iter().collect();
+        self
+    }
+
+    /// Lets requests without any key through, without a [`Caller`](crate::Caller). Default: off.
+    ///
+    /// A bad key is refused all the same. What needs a caller must then ask for it: the extractor,
+    /// [`Caller::of`](crate::Caller::of) and [`RequireScope`](crate::RequireScope) answer 401.
+    ///
+    /// ```
+    /// # use tower_api_key::ApiKeys;
+    /// let layer = ApiKeys::in_memory().layer().optional();
+    /// ```
+    pub fn optional(mut self) -> Self {
+        Arc::make_mut(&mut self.gate).settings.optional = true;
+        self
+    }
+
+    /// Lets CORS preflights through without a key. Default: off.
+    ///
+    /// Only true preflights: `OPTIONS` with `Origin` and `Access-Control-Request-Method`, and no
+    /// key. It is needed only where the CORS layer stands inside of this one; better, put it
+    /// outside.
+    ///
+    /// ```
+    /// # use tower_api_key::ApiKeys;
+    /// let layer = ApiKeys::in_memory().layer().allow_preflight();
+    /// ```
+    pub fn allow_preflight(mut self) -> Self {
+        Arc::make_mut(&mut self.gate).settings.allow_preflight = true;
+        self
+    }
+
+    /// The environment whose keys are accepted. Default: [`Environment::LIVE`].
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, Environment};
+    /// let sandbox = ApiKeys::in_memory().layer().environment(Environment::TEST);
+    /// ```
+    pub fn environment(mut self, environment: Environment) -> Self {
+        Arc::make_mut(&mut self.gate).settings.environment = Some(environment);
+        self
+    }
+
+    /// Accepts keys of every environment. Default: only of one.
+    ///
+    /// Danger: test keys then open this door. Handlers must look at
+    /// [`Caller::environment`](crate::Caller::environment).
+    ///
+    /// ```
+    /// # use tower_api_key::ApiKeys;
+    /// let layer = ApiKeys::in_memory().layer().dangerous_any_environment();
+    /// ```
+    pub fn dangerous_any_environment(mut self) -> Self {
+        Arc::make_mut(&mut self.gate).settings.environment = None;
+        self
+    }
+
+    /// The scopes that every request behind this layer needs. Default: none.
+    ///
+    /// Scopes of single routes are better asked for with [`RequireScope`](crate::RequireScope) or
+    /// [`Caller::require`](crate::Caller::require).
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, Scope};
+    /// let layer = ApiKeys::in_memory().layer().require(Scope::from_static("admin"));
+    /// ```
+    pub fn require(mut self, scopes: impl Into<RequiredScopes>) -> Self {
+        Arc::make_mut(&mut self.gate).settings.required_scopes = Some(scopes.into());
+        self
+    }
+
+    /// How the client's address is found, for keys with an allow-list of networks. Default: it is
+    /// the peer's.
+    ///
+    /// Danger: trusting a header that no proxy of yours overwrites lets clients choose their
+    /// address.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, ClientAddress, TrustedProxies};
+    /// let layer = ApiKeys::in_memory().layer().client_address(ClientAddress::x_forwarded_for(
+    ///     TrustedProxies::networks(["10.0.0.0/8"])?,
+    /// ));
+    /// # Ok::<(), tower_api_key::InvalidNetwork>(())
+    /// ```
+    pub fn client_address(mut self, address: ClientAddress) -> Self {
+        Arc::make_mut(&mut self.gate).settings.client_address = address;
+        self
+    }
+
+    /// Leaves the key in the request. Default: it is taken out of it, wherever it stands.
+    ///
+    /// Danger: whatever stands behind the layer can log, forward or answer with the key. A header
+    /// is then marked as sensitive, so that `Debug` does not print it; a query cannot be.
+    ///
+    /// ```
+    /// # use tower_api_key::ApiKeys;
+    /// let layer = ApiKeys::in_memory().layer().dangerous_keep_credential();
+    /// ```
+    pub fn dangerous_keep_credential(mut self) -> Self {
+        Arc::make_mut(&mut self.gate).settings.hide_credential = false;
+        self
+    }
+
+    /// How refusals are written. Default: [`ErrorFormat::json`].
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, ErrorFormat};
+    /// let layer = ApiKeys::in_memory().layer().errors(ErrorFormat::problem_details());
+    /// ```
+    pub fn errors(mut self, format: ErrorFormat) -> Self {
+        Arc::make_mut(&mut self.gate).settings.errors = format;
+        self
+    }
+
+    /// The realm of the challenges in `WWW-Authenticate`. Default: `api`.
+    ///
+    /// ```
+    /// # use tower_api_key::ApiKeys;
+    /// let layer = ApiKeys::in_memory().layer().realm("Acme API")?;
+    /// # Ok::<(), tower_api_key::InvalidRealm>(())
+    /// ```
+    pub fn realm(mut self, realm: &str) -> Result<Self, InvalidRealm> {
+        Arc::make_mut(&mut self.gate).settings.challenges.realm = Realm::try_from(realm)?;
+        Ok(self)
+    }
+
+    /// Also challenges with Basic, where that is a source. Default: off, since browsers open a
+    /// dialog for it.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, KeySource};
+    /// let layer = ApiKeys::in_memory().layer().sources([KeySource::basic()]).challenge_basic();
+    /// ```
+    pub fn challenge_basic(mut self) -> Self {
+        Arc::make_mut(&mut self.gate).settings.challenges.basic = true;
+        self
+    }
+
+    /// Whether answers carry `X-Key-Status`, `X-Key-Expires-At` and `X-Key-Expired-At`. Default:
+    /// yes.
+    ///
+    /// ```
+    /// # use tower_api_key::ApiKeys;
+    /// let layer = ApiKeys::in_memory().layer().status_headers(false);
+    /// ```
+    pub fn status_headers(mut self, on: bool) -> Self {
+        Arc::make_mut(&mut self.gate).settings.key_headers.status = on;
+        self
+    }
+
+    /// Whether answers to a deprecated key carry `Deprecation` (RFC 9745) and `Sunset` (RFC 8594).
+    /// Default: yes.
+    ///
+    /// The RFCs mean the resource; to say it of a key is a stretch, made because clients that look
+    /// for these headers then warn in time. What the service sets itself is left as it is.
+    ///
+    /// ```
+    /// # use tower_api_key::ApiKeys;
+    /// let layer = ApiKeys::in_memory().layer().deprecation_headers(false);
+    /// ```
+    pub fn deprecation_headers(mut self, on: bool) -> Self {
+        Arc::make_mut(&mut self.gate)
+            .settings
+            .key_headers
+            .deprecation = on;
+        self
+    }
+
+    /// A page that tells how to replace a deprecated key, for `Link: <…>; rel="deprecation"`.
+    /// Default: none. A text that cannot stand in a link is ignored.
+    ///
+    /// ```
+    /// # use tower_api_key::ApiKeys;
+    /// let layer = ApiKeys::in_memory().layer().deprecation_link("https://docs.example.com/keys");
+    /// ```
+    pub fn deprecation_link(mut self, url: &str) -> Self {
+        Arc::make_mut(&mut self.gate)
+            .settings
+            .key_headers
+            .deprecation_link = headers::link(url, "deprecation");
+        self
+    }
+
+    /// A page that tells when keys end, for `Link: <…>; rel="sunset"`. Default: none. A text that
+    /// cannot stand in a link is ignored.
+    ///
+    /// ```
+    /// # use tower_api_key::ApiKeys;
+    /// let layer = ApiKeys::in_memory().layer().sunset_link("https://docs.example.com/sunset");
+    /// ```
+    pub fn sunset_link(mut self, url: &str) -> Self {
+        Arc::make_mut(&mut self.gate)
+            .settings
+            .key_headers
+            .sunset_link = headers::link(url, "sunset");
+        self
+    }
+
+    /// What `Retry-After` says when keys cannot be verified (503). Default: 5 seconds; whole
+    /// seconds, rounded up, at least one.
+    ///
+    /// ```
+    /// # use tower_api_key::ApiKeys;
+    /// # use std::time::Duration;
+    /// let layer = ApiKeys::in_memory().layer().outage_retry_after(Duration::from_secs(30));
+    /// ```
+    pub fn outage_retry_after(mut self, after: Duration) -> Self {
+        Arc::make_mut(&mut self.gate).settings.retry_after = after;
+        self
+    }
+}

@@ -1,0 +1,179 @@
+//! Revoking, suspending, resuming: changes of a key that exists.
+
+use std::future::IntoFuture;
+
+use crate::key::digest::KeyId;
+use crate::key::record::{KeyRecord, Stop};
+use crate::manage::{Manager, Managing};
+use crate::store::StoreError;
+
+/// A key could not be changed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// There is no key of this id.
+    #[error("there is no key {0}")]
+    NotFound(KeyId),
+    /// The store failed; the key may or may not have been changed.
+    #[error("the key could not be changed")]
+    Store(#[from] StoreError),
+}
+
+/// A revocation, carried out when awaited: [`ApiKeys::revoke`](crate::ApiKeys::revoke).
+///
+/// It answers with the record as it then is. To revoke a key again changes nothing, so it is safe
+/// to repeat after an error.
+///
+/// ```
+/// # use tower_api_key::{ApiKeys, KeyStatus, WarningWindow};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let keys = ApiKeys::in_memory();
+/// let key = keys.issue("acme").await?;
+/// let record = keys.revoke(key.id()).reason("found in a public repository").await?;
+/// assert_eq!(record.lifecycle(keys.now(), WarningWindow::default()).status(), KeyStatus::Revoked);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "nothing is revoked until this is awaited"]
+pub struct RevokeKey {
+    manager: Manager,
+    id: KeyId,
+    reason: Option<String>,
+}
+
+impl RevokeKey {
+    pub(crate) fn new(manager: Manager, id: KeyId) -> Self {
+        Self {
+            manager,
+            id,
+            reason: None,
+        }
+    }
+
+    /// Why, for those who operate the service. The caller is not told.
+    pub fn reason(mut self, reason: impl Into<String>) -> Self {
+        self.reason = Some(reason.into());
+        self
+    }
+}
+
+impl IntoFuture for RevokeKey {
+    type Output = Result<KeyRecord, ChangeError>;
+    type IntoFuture = Managing<KeyRecord, ChangeError>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self {
+            manager,
+            id,
+            reason,
+        } = self;
+        Box::pin(async move {
+            let stop = Stop {
+                at: manager.keyring.now(),
+                reason,
+            };
+            let revoke = |key: &KeyRecord| {
+                let key = key.revoked().is_none().then(|| key.clone())?;
+                Some(key.with_revoked(stop.clone()))
+            };
+            manager.update(id, revoke).await
+        })
+    }
+}
+
+/// A suspension, carried out when awaited: [`ApiKeys::suspend`](crate::ApiKeys::suspend).
+///
+/// It answers with the record as it then is. To suspend a suspended key changes nothing.
+///
+/// ```
+/// # use tower_api_key::ApiKeys;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let keys = ApiKeys::in_memory();
+/// let key = keys.issue("acme").await?;
+/// keys.suspend(key.id()).reason("unpaid invoice").await?;
+/// keys.resume(key.id()).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "nothing is suspended until this is awaited"]
+pub struct SuspendKey {
+    manager: Manager,
+    id: KeyId,
+    reason: Option<String>,
+}
+
+impl SuspendKey {
+    pub(crate) fn new(manager: Manager, id: KeyId) -> Self {
+        Self {
+            manager,
+            id,
+            reason: None,
+        }
+    }
+
+    /// Why, for those who operate the service. The caller is not told.
+    pub fn reason(mut self, reason: impl Into<String>) -> Self {
+        self.reason = Some(reason.into());
+        self
+    }
+}
+
+impl IntoFuture for SuspendKey {
+    type Output = Result<KeyRecord, ChangeError>;
+    type IntoFuture = Managing<KeyRecord, ChangeError>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self {
+            manager,
+            id,
+            reason,
+        } = self;
+        Box::pin(async move {
+            let stop = Stop {
+                at: manager.keyring.now(),
+                reason,
+            };
+            let suspend = |key: &KeyRecord| {
+                let key = key.suspended().is_none().then(|| key.clone())?;
+                Some(key.with_suspended(Some(stop.clone())))
+            };
+            manager.update(id, suspend).await
+        })
+    }
+}
+
+/// The end of a suspension, carried out when awaited: [`ApiKeys::resume`](crate::ApiKeys::resume).
+///
+/// It answers with the record as it then is. A key that is not suspended stays as it is; one that
+/// is revoked stays revoked.
+#[derive(Debug)]
+#[must_use = "nothing is resumed until this is awaited"]
+pub struct ResumeKey {
+    manager: Manager,
+    id: KeyId,
+}
+
+impl ResumeKey {
+    pub(crate) fn new(manager: Manager, id: KeyId) -> Self {
+        Self { manager, id }
+    }
+}
+
+impl IntoFuture for ResumeKey {
+    type Output = Result<KeyRecord, ChangeError>;
+    type IntoFuture = Managing<KeyRecord, ChangeError>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let resume = |key: &KeyRecord| {
+                let key = key.suspended().is_some().then(|| key.clone())?;
+                Some(key.with_suspended(None))
+            };
+            self.manager.update(self.id, resume).await
+        })
+    }
+}

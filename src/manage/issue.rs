@@ -1,0 +1,289 @@
+//! Issuing: a new key, whose plaintext is seen once.
+
+use std::collections::BTreeMap;
+use std::future::IntoFuture;
+use std::time::{Duration, SystemTime};
+
+use crate::key::digest::{KeyDigest, KeyId};
+use crate::key::environment::Environment;
+use crate::key::format::{GenerateError, KeyFormat};
+use crate::key::network::AllowedNetworks;
+use crate::key::record::KeyRecord;
+use crate::key::scope::{Scope, ScopeSet};
+use crate::manage::{Manager, Managing};
+use crate::secret::PlaintextKey;
+use crate::store::StoreError;
+
+/// A key to be issued, when awaited: [`ApiKeys::issue`](crate::ApiKeys::issue).
+///
+/// By default a key of the environment `live`, without scopes, that works at once and for ever.
+/// A key that ends is a leak that ends: say [`expires_in`](Self::expires_in).
+///
+/// ```
+/// # use std::time::Duration;
+/// # use tower_api_key::{AllowedNetworks, ApiKeys, Environment, Scope};
+/// const REPORTS_READ: Scope = Scope::from_static("reports:read");
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let keys = ApiKeys::in_memory();
+/// let issued = keys
+///     .issue("acme")
+///     .organization("Acme Inc.")
+///     .name("nightly export")
+///     .scope(REPORTS_READ)
+///     .networks(AllowedNetworks::only(["192.0.2.0/24"])?)
+///     .expires_in(Duration::from_secs(90 * 86_400))
+///     .await?;
+/// println!("{}", issued.expose_secret()); // to its owner, once
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "nothing is issued until this is awaited"]
+pub struct IssueKey {
+    manager: Manager,
+    account: String,
+    organization: Option<String>,
+    name: Option<String>,
+    environment: Option<Environment>,
+    prefix: Option<String>,
+    scopes: ScopeSet,
+    networks: AllowedNetworks,
+    plan: Option<String>,
+    metadata: BTreeMap<String, String>,
+    not_before: Option<SystemTime>,
+    end: Option<End>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum End {
+    At(SystemTime),
+    In(Duration),
+}
+
+impl IssueKey {
+    pub(crate) fn new(manager: Manager, account: String) -> Self {
+        Self {
+            manager,
+            account,
+            organization: None,
+            name: None,
+            environment: None,
+            prefix: None,
+            scopes: ScopeSet::default(),
+            networks: AllowedNetworks::any(),
+            plan: None,
+            metadata: BTreeMap::new(),
+            not_before: None,
+            end: None,
+        }
+    }
+
+    /// The organization that the account belongs to. Default: none.
+    pub fn organization(mut self, organization: impl Into<String>) -> Self {
+        self.organization = Some(organization.into());
+        self
+    }
+
+    /// What the owner calls the key. Default: nothing.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// The environment that the key opens. Default: that of the format, and [`Environment::LIVE`]
+    /// where no prefix was named.
+    pub fn environment(mut self, environment: Environment) -> Self {
+        self.environment = Some(environment);
+        self
+    }
+
+    /// What the key begins with, such as `pk_live`. Default: the first format of the environment.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = Some(prefix.into());
+        self
+    }
+
+    /// Adds a scope. Default: none, which grants nothing.
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.scopes.extend([scope]);
+        self
+    }
+
+    /// Adds scopes. Default: none, which grants nothing.
+    pub fn scopes(mut self, scopes: impl IntoIterator<Item = Scope>) -> Self {
+        self.scopes.extend(scopes);
+        self
+    }
+
+    /// Where the key may be used from. Default: anywhere.
+    pub fn networks(mut self, networks: AllowedNetworks) -> Self {
+        self.networks = networks;
+        self
+    }
+
+    /// The name of the account's plan. Default: none.
+    pub fn plan(mut self, plan: impl Into<String>) -> Self {
+        self.plan = Some(plan.into());
+        self
+    }
+
+    /// Adds something that the application wants to know about the key. No place for secrets.
+    pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(name.into(), value.into());
+        self
+    }
+
+    /// The instant from which the key works. Default: at once.
+    pub fn not_before(mut self, at: SystemTime) -> Self {
+        self.not_before = Some(at);
+        self
+    }
+
+    /// The instant from which the key no longer works. Default: never.
+    pub fn expires_at(mut self, at: SystemTime) -> Self {
+        self.end = Some(End::At(at));
+        self
+    }
+
+    /// How long the key works, from now on. Default: for ever.
+    pub fn expires_in(mut self, life: Duration) -> Self {
+        self.end = Some(End::In(life));
+        self
+    }
+
+    async fn issue(self) -> Result<IssuedKey, IssueError> {
+        let keyring = &self.manager.keyring;
+        let now = keyring.now();
+        if self.account.is_empty() {
+            return Err(IssueError::NoAccount);
+        }
+        let expires_at = match self.end {
+            None => None,
+            Some(End::At(at)) => Some(at),
+            Some(End::In(life)) => Some(now.checked_add(life).ok_or(IssueError::EndsTooLate)?),
+        };
+        if expires_at.is_some_and(|end| end <= self.not_before.unwrap_or(now).max(now)) {
+            return Err(IssueError::EndsBeforeItBegins);
+        }
+        let format = self.format()?;
+        let plaintext = format.generate()?;
+        let digest = KeyDigest::of(plaintext.expose_secret());
+        let mut record = KeyRecord::new(
+            digest.id(),
+            keyring.peppers.verifier(&digest),
+            self.account.as_str(),
+        )
+        .with_prefix(format.prefix())
+        .with_environment(format.environment().clone())
+        .with_scopes(self.scopes.clone())
+        .with_networks(self.networks.clone())
+        .with_metadata(self.metadata.clone())
+        .with_created_at(now);
+        if let Some(organization) = &self.organization {
+            record = record.with_organization(organization);
+        }
+        if let Some(name) = &self.name {
+            record = record.with_name(name);
+        }
+        if let Some(plan) = &self.plan {
+            record = record.with_plan(plan);
+        }
+        if let Some(at) = self.not_before {
+            record = record.with_not_before(at);
+        }
+        if let Some(at) = expires_at {
+            record = record.with_expires_at(at);
+        }
+        self.manager.create(record.clone()).await?;
+        Ok(IssuedKey { plaintext, record })
+    }
+
+    /// The format to write the key in: the first one that has what was asked for.
+    fn format(&self) -> Result<&KeyFormat, IssueError> {
+        let environment = match (&self.environment, &self.prefix) {
+            (None, None) => Some(&Environment::LIVE),
+            (asked, _) => asked.as_ref(),
+        };
+        let fits = |format: &&KeyFormat| {
+            format.is_issued()
+                && environment.is_none_or(|asked| format.environment() == asked)
+                && self
+                    .prefix
+                    .as_deref()
+                    .is_none_or(|asked| format.prefix() == asked)
+        };
+        let format = self.manager.keyring.formats.iter().find(fits);
+        format.ok_or_else(|| IssueError::NoFormat {
+            environment: environment.cloned(),
+            prefix: self.prefix.clone(),
+        })
+    }
+}
+
+impl IntoFuture for IssueKey {
+    type Output = Result<IssuedKey, IssueError>;
+    type IntoFuture = Managing<IssuedKey, IssueError>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.issue())
+    }
+}
+
+/// A key that was just issued: its record, and, this once, its plaintext.
+#[derive(Debug)]
+pub struct IssuedKey {
+    plaintext: PlaintextKey,
+    record: KeyRecord,
+}
+
+impl IssuedKey {
+    /// The key itself. Show it to its owner now; nobody can later.
+    pub fn expose_secret(&self) -> &str {
+        self.plaintext.expose_secret()
+    }
+
+    /// The public id of the key: safe in logs.
+    pub fn id(&self) -> KeyId {
+        self.record.id()
+    }
+
+    /// What is kept of the key.
+    pub fn record(&self) -> &KeyRecord {
+        &self.record
+    }
+}
+
+/// A key could not be issued.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IssueError {
+    /// The account has no name.
+    #[error("a key is issued to an account: name it")]
+    NoAccount,
+    /// The key would end before it begins, or has ended already.
+    #[error("the key would end before it begins: let it expire later")]
+    EndsBeforeItBegins,
+    /// The key would end later than time can be told.
+    #[error("the key would end later than time can be told: let it expire earlier, or never")]
+    EndsTooLate,
+    /// There is no format to write such a key in.
+    #[error(
+        "no format for keys of the environment {environment:?} and the prefix {prefix:?}: \
+         add one with ApiKeysBuilder::formats"
+    )]
+    #[non_exhaustive]
+    NoFormat {
+        /// The environment that was asked for.
+        environment: Option<Environment>,
+        /// The prefix that was asked for.
+        prefix: Option<String>,
+    },
+    /// The operating system gave no randomness.
+    #[error("the key could not be generated")]
+    Generate(#[from] GenerateError),
+    /// The store failed. The key was not handed out, so whether it was kept does not matter.
+    #[error("the key could not be kept")]
+    Store(#[from] StoreError),
+}

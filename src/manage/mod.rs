@@ -1,0 +1,68 @@
+//! What changes keys: issuing, revoking, suspending. Each call is a builder that acts when awaited.
+
+pub(crate) mod change;
+pub(crate) mod issue;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::key::digest::KeyId;
+use crate::key::record::KeyRecord;
+use crate::keyring::Keyring;
+use crate::store::{Change, DynManagedKeyStore, StoreError, StoreErrorKind};
+use change::ChangeError;
+
+/// The future that a management call turns into.
+pub(crate) type Managing<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
+
+/// How often a change is tried again when somebody else changes the same key.
+const ATTEMPTS: usize = 16;
+
+/// What management calls act with.
+#[derive(Debug, Clone)]
+pub(crate) struct Manager {
+    keyring: Arc<Keyring>,
+    store: Arc<dyn DynManagedKeyStore>,
+}
+
+impl Manager {
+    pub(crate) fn new(keyring: Arc<Keyring>, store: Arc<dyn DynManagedKeyStore>) -> Self {
+        Self { keyring, store }
+    }
+
+    async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
+        self.store.commit(&Change::new().create(record)).await
+    }
+
+    /// Changes a record as it is at this moment; `change` answers `None` where there is nothing to
+    /// do.
+    async fn update(
+        &self,
+        id: KeyId,
+        change: impl Fn(&KeyRecord) -> Option<KeyRecord> + Send,
+    ) -> Result<KeyRecord, ChangeError> {
+        let mut attempt = 1;
+        loop {
+            let seen = self
+                .store
+                .find(&id)
+                .await?
+                .ok_or(ChangeError::NotFound(id))?;
+            let Some(changed) = change(&seen) else {
+                return Ok(seen);
+            };
+            let changed = changed.with_version(seen.version() + 1);
+            match self
+                .store
+                .commit(&Change::new().update(changed.clone()))
+                .await
+            {
+                Ok(()) => return Ok(changed),
+                Err(error) if error.kind() != StoreErrorKind::Conflict => return Err(error.into()),
+                Err(error) if attempt == ATTEMPTS => return Err(error.into()),
+                Err(_) => attempt += 1,
+            }
+        }
+    }
+}

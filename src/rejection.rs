@@ -1,0 +1,147 @@
+//! Why a request is turned away: the typed answer, before anything renders it.
+
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use crate::key::environment::Environment;
+use crate::key::lifecycle::KeyStatus;
+use crate::key::lifecycle::Lifecycle;
+use crate::key::scope::RequiredScopes;
+
+/// Why a request was turned away.
+///
+/// The layer answers with it and leaves it in the response's extensions, so that outer layers can
+/// log and count reasons that the caller is not told. Handlers get one from
+/// [`Caller::require`](crate::Caller::require); with the feature `axum` it is a response, with
+/// `tonic` it turns into a `Status`.
+///
+/// `Display` is the message that the caller reads.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Rejection {
+    /// More than one key, or a header that must be single was sent twice. 400 `ambiguous_api_key`.
+    #[error("The request carries more than one API key. Send exactly one.")]
+    Ambiguous,
+    /// No key. 401 `missing_api_key`.
+    #[error("This request needs an API key.")]
+    Missing,
+    /// A key that does not exist. 401 `api_key_not_found`.
+    ///
+    /// The caller cannot tell for which reason; the application can.
+    #[error("The API key is not valid.")]
+    NotFound(NotFound),
+    /// The key's time is over. 401 `api_key_expired`.
+    #[error("The API key has expired.")]
+    #[non_exhaustive]
+    Expired {
+        /// When it ended.
+        at: SystemTime,
+    },
+    /// The key was stopped for ever. 401 `api_key_revoked`.
+    #[error("The API key has been revoked.")]
+    Revoked,
+    /// The key was stopped, and may be let go on. 403 `api_key_suspended`.
+    #[error("The API key is suspended.")]
+    Suspended,
+    /// The key's time has not come. 403 `api_key_not_yet_active`.
+    #[error("The API key is not active yet.")]
+    #[non_exhaustive]
+    NotYetActive {
+        /// When it will work.
+        not_before: SystemTime,
+    },
+    /// A key of another environment, such as a test key at a live API. 403 `wrong_environment`.
+    #[error("The API key belongs to another environment. Use a key of the environment {accepted}.")]
+    #[non_exhaustive]
+    WrongEnvironment {
+        /// The environment whose keys are accepted.
+        accepted: Environment,
+    },
+    /// The key may not be used from this address. 403 `ip_not_allowed`.
+    #[error("The API key may not be used from this network address.")]
+    #[non_exhaustive]
+    IpNotAllowed {
+        /// The client's address, where it is known. It is not told to the caller.
+        client: Option<IpAddr>,
+    },
+    /// The key does not hold what this needs. 403 `insufficient_scope`.
+    #[error("The API key lacks a scope that this request needs.")]
+    #[non_exhaustive]
+    InsufficientScope {
+        /// What is required; what is held is never told.
+        required: RequiredScopes,
+    },
+    /// The key could not be judged: an outage of ours. 503 `service_unavailable`.
+    #[error("API keys cannot be verified at the moment. Try again later.")]
+    #[non_exhaustive]
+    ServiceUnavailable {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// Something asked for the caller where no `ApiKeyLayer` stands before it: a mistake in the
+    /// application's wiring. 500 `api_key_layer_missing`.
+    #[error(
+        "The server is set up wrongly: put ApiKeys::layer() outside of what asks for the Caller."
+    )]
+    LayerMissing,
+}
+
+/// Why a key does not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum NotFound {
+    /// It is not written as any of our keys: a typo, a truncated paste, junk. No store was asked.
+    Malformed,
+    /// It is written as ours are, and the store has no record of it.
+    Unknown,
+    /// The store answered with the record of another key. Look at the store: it is broken.
+    Mismatch,
+}
+
+impl Rejection {
+    /// The machine-readable code, which stays the same from release to release.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Ambiguous => "ambiguous_api_key",
+            Self::Missing => "missing_api_key",
+            Self::NotFound(_) => "api_key_not_found",
+            Self::Expired { .. } => "api_key_expired",
+            Self::Revoked => "api_key_revoked",
+            Self::Suspended => "api_key_suspended",
+            Self::NotYetActive { .. } => "api_key_not_yet_active",
+            Self::WrongEnvironment { .. } => "wrong_environment",
+            Self::IpNotAllowed { .. } => "ip_not_allowed",
+            Self::InsufficientScope { .. } => "insufficient_scope",
+            Self::ServiceUnavailable { .. } => "service_unavailable",
+            Self::LayerMissing => "api_key_layer_missing",
+        }
+    }
+
+    /// When to try again, for those that pass by themselves.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::ServiceUnavailable { retry_after } => Some(*retry_after),
+            _ => None,
+        }
+    }
+
+    /// The rejection that a status calls for, if it does.
+    pub(crate) fn of_lifecycle(
+        lifecycle: &Lifecycle,
+        not_before: Option<SystemTime>,
+    ) -> Option<Self> {
+        // An expired key has an expiry and an early one a beginning; 1970 stands for neither.
+        let date = |date: Option<SystemTime>| date.unwrap_or(SystemTime::UNIX_EPOCH);
+        match lifecycle.status() {
+            KeyStatus::Active | KeyStatus::Deprecated => None,
+            KeyStatus::NotYetActive => Some(Self::NotYetActive {
+                not_before: date(not_before),
+            }),
+            KeyStatus::Suspended => Some(Self::Suspended),
+            KeyStatus::Expired => Some(Self::Expired {
+                at: date(lifecycle.expires_at()),
+            }),
+            KeyStatus::Revoked => Some(Self::Revoked),
+        }
+    }
+}

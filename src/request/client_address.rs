@@ -1,0 +1,278 @@
+//! The address of the client, as far as it can be trusted.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
+use std::sync::Arc;
+
+use http::header::FORWARDED;
+use http::request::Parts;
+use http::{Extensions, HeaderMap};
+
+use crate::framework;
+use crate::key::network::{InvalidNetwork, Network};
+use crate::request::forwarded::{Forwarding, X_FORWARDED_FOR};
+
+/// The address at the other end of the connection, in a request's extensions.
+///
+/// axum's `ConnectInfo<SocketAddr>` (feature `axum`) and tonic's `TcpConnectInfo` (feature `tonic`)
+/// are found by themselves; any other server inserts this.
+///
+/// ```
+/// use tower_api_key::PeerAddr;
+///
+/// # let mut request = http::Request::new(());
+/// # let remote = std::net::SocketAddr::from(([127, 0, 0, 1], 4711));
+/// request.extensions_mut().insert(PeerAddr(remote));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerAddr(pub SocketAddr);
+
+/// How the client's address is found: by default, it is the peer's.
+///
+/// Behind a proxy the peer is the proxy, and the client's address is in a header that the proxy
+/// appended to. Which part of it the proxy wrote, and which the client made up, only the
+/// application knows: tell it with [`TrustedProxies`]. Saying too many lets clients choose their
+/// address; saying too few takes a proxy for the client.
+///
+/// ```
+/// use tower_api_key::{ApiKeys, ClientAddress, TrustedProxies};
+///
+/// let keys = ApiKeys::in_memory();
+/// let layer = keys.layer().client_address(ClientAddress::x_forwarded_for(
+///     TrustedProxies::networks(["10.0.0.0/8"])?,
+/// ));
+/// # Ok::<(), tower_api_key::InvalidNetwork>(())
+/// ```
+#[derive(Clone)]
+pub struct ClientAddress(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Peer,
+    Header(Forwarding, TrustedProxies),
+    Function(Arc<dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync>),
+}
+
+impl ClientAddress {
+    /// The address at the other end of the connection; headers are not looked at.
+    pub const fn peer() -> Self {
+        Self(Kind::Peer)
+    }
+
+    /// The address that the outermost trusted proxy wrote into `X-Forwarded-For`.
+    pub const fn x_forwarded_for(trusted: TrustedProxies) -> Self {
+        Self(Kind::Header(Forwarding::XForwardedFor, trusted))
+    }
+
+    /// The address that the outermost trusted proxy wrote into `Forwarded` (RFC 7239).
+    pub const fn forwarded(trusted: TrustedProxies) -> Self {
+        Self(Kind::Header(Forwarding::Forwarded, trusted))
+    }
+
+    /// The application's own way, such as a header that its platform sets and clients cannot.
+    ///
+    /// `None` means that the address is not known: keys with an allow-list are then refused.
+    pub fn from_fn(find: impl Fn(&Parts) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
+        Self(Kind::Function(Arc::new(find)))
+    }
+
+    /// The client's address in canonical form (never mapped IPv6), or `None` if nothing that can
+    /// be trusted tells it.
+    pub fn of(&self, request: &Parts) -> Option<IpAddr> {
+        let peer = || peer(&request.extensions);
+        match &self.0 {
+            Kind::Peer => peer(),
+            Kind::Header(header, trusted) => trusted.client(*header, &request.headers, peer()),
+            Kind::Function(find) => find(request).map(|address| address.to_canonical()),
+        }
+    }
+
+    /// Whether the request carries a forwarding header that nothing was said about.
+    pub(crate) fn ignores_forwarding(&self, headers: &HeaderMap) -> bool {
+        matches!(self.0, Kind::Peer)
+            && (headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED))
+    }
+}
+
+impl Default for ClientAddress {
+    fn default() -> Self {
+        Self::peer()
+    }
+}
+
+impl fmt::Debug for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::Peer => f.write_str("Peer"),
+            Kind::Header(header, trusted) => f
+                .debug_tuple("Header")
+                .field(header)
+                .field(trusted)
+                .finish(),
+            Kind::Function(_) => f.write_str("Function"),
+        }
+    }
+}
+
+/// The proxies whose word about addresses is taken.
+#[derive(Debug, Clone)]
+pub struct TrustedProxies(Trust);
+
+#[derive(Debug, Clone)]
+enum Trust {
+    Count(NonZeroU8),
+    Networks(Box<[Network]>),
+}
+
+impl TrustedProxies {
+    /// Exactly so many proxies, each of which appends to the header.
+    ///
+    /// The service must not be reachable around them: whoever connects directly chooses an address.
+    pub const fn count(proxies: NonZeroU8) -> Self {
+        Self(Trust::Count(proxies))
+    }
+
+    /// Any number of proxies in these networks. A peer outside of them is itself the client.
+    pub fn networks<N: AsRef<str>>(
+        networks: impl IntoIterator<Item = N>,
+    ) -> Result<Self, InvalidNetwork> {
+        let networks = networks.into_iter().map(|network| network.as_ref().parse());
+        Ok(Self(Trust::Networks(networks.collect::<Result<_, _>>()?)))
+    }
+
+    fn client(
+        &self,
+        header: Forwarding,
+        headers: &HeaderMap,
+        peer: Option<IpAddr>,
+    ) -> Option<IpAddr> {
+        match &self.0 {
+            Trust::Count(count) => {
+                let hops = header.nearest_first(headers)?;
+                hops.get(usize::from(count.get()) - 1).copied().flatten()
+            }
+            Trust::Networks(networks) => {
+                let is_trusted = |address| networks.iter().any(|network| network.contains(address));
+                let mut client = peer?;
+                if !is_trusted(client) {
+                    return Some(client);
+                }
+                for hop in header.nearest_first(headers)? {
+                    client = hop?; // a trusted proxy says that it does not know
+                    if !is_trusted(client) {
+                        break;
+                    }
+                }
+                Some(client)
+            }
+        }
+    }
+}
+
+fn peer(extensions: &Extensions) -> Option<IpAddr> {
+    let told = extensions.get::<PeerAddr>().map(|peer| peer.0);
+    let address = told.or_else(|| framework::peer(extensions))?;
+    Some(address.ip().to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn request(peer: Option<&str>, forwarded_for: &[&str]) -> Parts {
+        let mut request = Request::new(());
+        if let Some(peer) = peer {
+            let address = SocketAddr::new(peer.parse().unwrap(), 4711);
+            request.extensions_mut().insert(PeerAddr(address));
+        }
+        for line in forwarded_for {
+            request
+                .headers_mut()
+                .append(X_FORWARDED_FOR, line.parse().unwrap());
+        }
+        request.into_parts().0
+    }
+
+    fn ip(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    #[test]
+    fn by_default_nobody_but_the_peer_is_believed() {
+        let address = ClientAddress::default();
+        assert_eq!(
+            address.of(&request(Some("192.0.2.1"), &["10.0.0.1"])),
+            ip("192.0.2.1")
+        );
+        assert_eq!(
+            address.of(&request(Some("::ffff:192.0.2.1"), &[])),
+            ip("192.0.2.1")
+        );
+        assert_eq!(address.of(&request(None, &["10.0.0.1"])), None);
+        assert!(address.ignores_forwarding(&request(None, &["10.0.0.1"]).headers));
+        assert!(!address.ignores_forwarding(&request(None, &[]).headers));
+    }
+
+    #[test]
+    fn a_count_of_proxies_is_walked_from_the_right() {
+        let behind = |count| {
+            let count = NonZeroU8::new(count).unwrap();
+            ClientAddress::x_forwarded_for(TrustedProxies::count(count))
+        };
+        let spoofed = request(Some("10.0.0.1"), &["6.6.6.6, 203.0.113.9", "10.0.0.2"]);
+        assert_eq!(behind(1).of(&spoofed), ip("10.0.0.2"));
+        assert_eq!(behind(2).of(&spoofed), ip("203.0.113.9"));
+        assert_eq!(behind(4).of(&spoofed), None); // one proxy less than promised: came around them
+        assert_eq!(behind(1).of(&request(Some("10.0.0.1"), &[])), None);
+    }
+
+    #[test]
+    fn trusted_networks_are_walked_until_a_stranger() {
+        let networks = TrustedProxies::networks(["10.0.0.0/8", "2001:db8::/32"]).unwrap();
+        let address = ClientAddress::x_forwarded_for(networks);
+        let of = |peer, lines: &[&str]| address.of(&request(peer, lines));
+        assert_eq!(
+            of(Some("10.0.0.1"), &["6.6.6.6, 203.0.113.9, 10.0.0.2"]),
+            ip("203.0.113.9")
+        );
+        assert_eq!(
+            of(Some("::ffff:10.0.0.1"), &["203.0.113.9"]),
+            ip("203.0.113.9")
+        );
+        assert_eq!(
+            of(Some("198.51.100.1"), &["203.0.113.9"]),
+            ip("198.51.100.1")
+        );
+        assert_eq!(of(Some("10.0.0.1"), &[]), ip("10.0.0.1")); // the proxy's own health check
+        assert_eq!(
+            of(Some("10.0.0.1"), &["10.0.0.3, 10.0.0.2"]),
+            ip("10.0.0.3")
+        );
+        assert_eq!(
+            of(Some("10.0.0.1"), &["203.0.113.9, unknown, 10.0.0.2"]),
+            None
+        );
+        assert_eq!(of(None, &["203.0.113.9"]), None);
+    }
+
+    #[test]
+    fn an_application_may_know_better() {
+        let address = ClientAddress::from_fn(|parts| {
+            parts
+                .headers
+                .get("cf-connecting-ip")?
+                .to_str()
+                .ok()?
+                .parse()
+                .ok()
+        });
+        let mut parts = request(Some("10.0.0.1"), &[]);
+        assert_eq!(address.of(&parts), None);
+        parts
+            .headers
+            .insert("cf-connecting-ip", "::ffff:192.0.2.1".parse().unwrap());
+        assert_eq!(address.of(&parts), ip("192.0.2.1"));
+    }
+}

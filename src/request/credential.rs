@@ -1,0 +1,373 @@
+//! Where a key may stand in a request, and how the one key of a request is found there.
+
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use http::request::Parts;
+use zeroize::Zeroizing;
+
+use crate::framework;
+use crate::key::format::{KeyFormats, Place, Recognized};
+use crate::request::basic::Basic;
+use crate::request::query;
+
+/// One place where a key may stand in a request.
+///
+/// ```
+/// use tower_api_key::{ApiKeys, KeySource};
+///
+/// let keys = ApiKeys::in_memory();
+/// let layer = keys.layer().sources([
+///     KeySource::bearer(),
+///     KeySource::header("X-Acme-Api-Key")?,
+/// ]);
+/// # Ok::<(), tower_api_key::InvalidKeyHeader>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeySource(Source);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Source {
+    Scheme(Scheme),
+    Header(KeyHeader),
+    Query(Box<str>),
+}
+
+impl KeySource {
+    /// `Authorization: Bearer KEY` (RFC 6750).
+    ///
+    /// A Bearer token that does not begin as one of our keys is somebody else's and left alone, so
+    /// that users' tokens pass beside a key in another place.
+    pub const fn bearer() -> Self {
+        Self(Source::Scheme(Scheme::Bearer))
+    }
+
+    /// `Authorization: ApiKey KEY`: not registered, and widely used.
+    pub const fn api_key_scheme() -> Self {
+        Self(Source::Scheme(Scheme::ApiKey))
+    }
+
+    /// `Authorization: Basic base64(KEY:)` (RFC 7617): the key is the user name, the password is
+    /// empty, as in `curl -u KEY:`.
+    pub const fn basic() -> Self {
+        Self(Source::Scheme(Scheme::Basic))
+    }
+
+    /// `X-API-Key: KEY`.
+    pub const fn x_api_key() -> Self {
+        Self(Source::Header(KeyHeader {
+            name: HeaderName::from_static("x-api-key"),
+            written: HeaderValue::from_static("X-API-Key"),
+        }))
+    }
+
+    /// A header of another name. In answers (`Vary`) it is written as it is here.
+    ///
+    /// Headers that have a meaning of their own, such as `Authorization` and `Cookie`, are refused.
+    pub fn header(name: &str) -> Result<Self, InvalidKeyHeader> {
+        const TAKEN: [&str; 6] = [
+            "authorization",
+            "proxy-authorization",
+            "cookie",
+            "host",
+            "connection",
+            "content-type",
+        ];
+        let invalid = || InvalidKeyHeader(name.to_owned());
+        let parsed = HeaderName::try_from(name).map_err(|_| invalid())?;
+        if TAKEN.contains(&parsed.as_str()) {
+            return Err(invalid());
+        }
+        Ok(Self(Source::Header(KeyHeader {
+            name: parsed,
+            written: HeaderValue::from_str(name).map_err(|_| invalid())?,
+        })))
+    }
+
+    /// A parameter of the URL's query, such as `api_key`.
+    ///
+    /// Danger: URLs are kept by proxies, browsers and logs. Each use is warned about, with the id
+    /// of the key. The parameter is taken out of the request before the inner service sees it; with
+    /// axum, turn on this crate's feature `axum`, or its `OriginalUri` keeps the key.
+    pub fn dangerous_query(parameter: impl Into<String>) -> Self {
+        Self(Source::Query(parameter.into().into()))
+    }
+}
+
+/// A name that no key can be read from.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} cannot carry a key: use a header name that has no meaning of its own")]
+pub struct InvalidKeyHeader(String);
+
+/// A scheme of `Authorization`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    Bearer,
+    ApiKey,
+    Basic,
+}
+
+impl Scheme {
+    fn from_name(name: &[u8]) -> Option<Self> {
+        let schemes = [
+            (&b"bearer"[..], Self::Bearer),
+            (b"apikey", Self::ApiKey),
+            (b"basic", Self::Basic),
+        ];
+        let named = schemes
+            .iter()
+            .find(|(known, _)| name.eq_ignore_ascii_case(known));
+        named.map(|(_, scheme)| *scheme)
+    }
+}
+
+/// A header that is made for keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeyHeader {
+    pub(crate) name: HeaderName,
+    pub(crate) written: HeaderValue,
+}
+
+/// All places where keys are looked for.
+#[derive(Debug, Clone)]
+pub(crate) struct KeySources {
+    schemes: Vec<Scheme>,
+    headers: Vec<KeyHeader>,
+    parameters: Vec<Box<str>>,
+}
+
+impl Default for KeySources {
+    fn default() -> Self {
+        Self::from_iter([
+            KeySource::bearer(),
+            KeySource::api_key_scheme(),
+            KeySource::x_api_key(),
+        ])
+    }
+}
+
+impl FromIterator<KeySource> for KeySources {
+    fn from_iter<I: IntoIterator<Item = KeySource>>(sources: I) -> Self {
+        fn add<T: PartialEq>(list: &mut Vec<T>, item: T) {
+            if !list.contains(&item) {
+                list.push(item);
+            }
+        }
+        let mut all = Self {
+            schemes: Vec::new(),
+            headers: Vec::new(),
+            parameters: Vec::new(),
+        };
+        for source in sources {
+            match source.0 {
+                Source::Scheme(scheme) => add(&mut all.schemes, scheme),
+                Source::Query(parameter) => add(&mut all.parameters, parameter),
+                Source::Header(header) => {
+                    // However it is written, it is one header.
+                    if all.headers.iter().all(|known| known.name != header.name) {
+                        all.headers.push(header);
+                    }
+                }
+            }
+        }
+        all
+    }
+}
+
+/// The one credential of a request that is meant for us.
+pub(crate) struct Credential<'r> {
+    pub(crate) text: Text<'r>,
+    pub(crate) carrier: Carrier,
+    /// Whether it is written as one of our keys. If not, there is no such key.
+    pub(crate) well_formed: bool,
+}
+
+/// What a credential says: where it stands in the request, or decoded.
+pub(crate) enum Text<'r> {
+    Borrowed(&'r [u8]),
+    Decoded(Zeroizing<Vec<u8>>),
+}
+
+impl Text<'_> {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Decoded(bytes) => bytes,
+        }
+    }
+}
+
+/// The place that a credential was found in; an index is one into its [`KeySources`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carrier {
+    Authorization,
+    Header(usize),
+    Query(usize),
+}
+
+/// The request carries two keys, or a header twice that must be single.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ambiguous;
+
+impl KeySources {
+    pub(crate) fn schemes(&self) -> &[Scheme] {
+        &self.schemes
+    }
+
+    pub(crate) fn headers(&self) -> &[KeyHeader] {
+        &self.headers
+    }
+
+    /// The name of the parameter that a credential was found in.
+    pub(crate) fn parameter(&self, carrier: Carrier) -> Option<&str> {
+        match carrier {
+            Carrier::Query(at) => Some(&self.parameters[at]),
+            _ => None,
+        }
+    }
+
+    /// The header, made for keys, that a credential was found in.
+    pub(crate) fn header(&self, carrier: Carrier) -> Option<&KeyHeader> {
+        match carrier {
+            Carrier::Header(at) => Some(&self.headers[at]),
+            _ => None,
+        }
+    }
+
+    /// Finds the one credential that is meant for us, if there is any.
+    ///
+    /// All places are looked at: two keys are an error, never a silent pick.
+    pub(crate) fn find<'r>(
+        &self,
+        parts: &'r Parts,
+        formats: &KeyFormats,
+    ) -> Result<Option<Credential<'r>>, Ambiguous> {
+        let mut found = self.in_authorization(parts, formats)?;
+        for (at, header) in self.headers.iter().enumerate() {
+            let credential = one(parts.headers.get_all(&header.name))?
+                .map(|value| trim(value.as_bytes()))
+                .filter(|text| !text.is_empty())
+                .map(|text| own(Text::Borrowed(text), Carrier::Header(at), formats));
+            found = at_most_one(found, credential)?;
+        }
+        for (at, parameter) in self.parameters.iter().enumerate() {
+            let credential = one(query::values(&parts.uri, parameter))?
+                .filter(|value| !value.is_empty())
+                .map(|value| Text::Decoded(query::decode(value)))
+                .map(|text| own(text, Carrier::Query(at), formats));
+            found = at_most_one(found, credential)?;
+        }
+        Ok(found)
+    }
+
+    fn in_authorization<'r>(
+        &self,
+        parts: &'r Parts,
+        formats: &KeyFormats,
+    ) -> Result<Option<Credential<'r>>, Ambiguous> {
+        if self.schemes.is_empty() {
+            return Ok(None);
+        }
+        let Some(line) = one(parts.headers.get_all(AUTHORIZATION))? else {
+            return Ok(None);
+        };
+        // credentials = auth-scheme 1*SP token68: no tab, and nothing else between the two.
+        let line = trim(line.as_bytes());
+        let end = line.iter().position(|byte| *byte == b' ');
+        let (scheme, rest) = line.split_at(end.unwrap_or(line.len()));
+        let token = &rest[rest.iter().take_while(|byte| **byte == b' ').count()..];
+        let scheme = Scheme::from_name(scheme).filter(|scheme| self.schemes.contains(scheme));
+        if token.is_empty() {
+            return Ok(None);
+        }
+        Ok(match scheme {
+            None => None,
+            Some(Scheme::Bearer) => shared(Text::Borrowed(token), true, formats),
+            Some(Scheme::ApiKey) => {
+                Some(own(Text::Borrowed(token), Carrier::Authorization, formats))
+            }
+            Some(Scheme::Basic) => Basic::decode(token).and_then(|basic| {
+                let exact = basic.is_only_user_id();
+                shared(Text::Decoded(basic.into_user_id()), exact, formats)
+            }),
+        })
+    }
+
+    /// Takes a credential out of the request, so that nothing behind the layer sees it.
+    pub(crate) fn hide(&self, parts: &mut Parts, carrier: Carrier) {
+        match carrier {
+            Carrier::Authorization => drop(parts.headers.remove(AUTHORIZATION)),
+            Carrier::Header(at) => drop(parts.headers.remove(&self.headers[at].name)),
+            Carrier::Query(at) => {
+                let parameter = &self.parameters[at];
+                let strip = |uri: &mut http::Uri| {
+                    *uri = query::without(uri, parameter).unwrap_or_else(|| {
+                        crate::trace::query_dropped();
+                        query::without_all(uri)
+                    });
+                };
+                strip(&mut parts.uri);
+                if let Some(kept) = framework::kept_uri(&mut parts.extensions) {
+                    strip(kept);
+                }
+            }
+        }
+    }
+
+    /// Marks a credential that stays in the request, so that `Debug` does not print it.
+    pub(crate) fn mark_sensitive(&self, parts: &mut Parts, carrier: Carrier) {
+        let name = match carrier {
+            Carrier::Authorization => &AUTHORIZATION,
+            Carrier::Header(at) => &self.headers[at].name,
+            Carrier::Query(_) => return,
+        };
+        if let Some(value) = parts.headers.get_mut(name) {
+            value.set_sensitive(true);
+        }
+    }
+}
+
+/// A credential in a place that is made for our keys: whatever it is, it is ours to judge.
+fn own<'r>(text: Text<'r>, carrier: Carrier, formats: &KeyFormats) -> Credential<'r> {
+    let well_formed = formats.recognize(text.as_bytes(), Place::Own) == Recognized::WellFormed;
+    Credential {
+        text,
+        carrier,
+        well_formed,
+    }
+}
+
+/// A credential under a scheme that we share: ours only if it begins as our keys do.
+fn shared<'r>(text: Text<'r>, exact: bool, formats: &KeyFormats) -> Option<Credential<'r>> {
+    let recognized = formats.recognize(text.as_bytes(), Place::Authorization);
+    (recognized != Recognized::Foreign).then(|| Credential {
+        text,
+        carrier: Carrier::Authorization,
+        well_formed: exact && recognized == Recognized::WellFormed,
+    })
+}
+
+fn one<T>(values: impl IntoIterator<Item = T>) -> Result<Option<T>, Ambiguous> {
+    let mut values = values.into_iter();
+    let first = values.next();
+    match values.next() {
+        Some(_) => Err(Ambiguous),
+        None => Ok(first),
+    }
+}
+
+fn at_most_one<T>(found: Option<T>, another: Option<T>) -> Result<Option<T>, Ambiguous> {
+    match (found, another) {
+        (Some(_), Some(_)) => Err(Ambiguous),
+        (found, another) => Ok(found.or(another)),
+    }
+}
+
+/// Without spaces and tabs around it: HTTP's optional white space, and nothing else.
+fn trim(bytes: &[u8]) -> &[u8] {
+    let is_text = |byte: &u8| !matches!(byte, b' ' | b'\t');
+    let start = bytes.iter().position(is_text).unwrap_or(bytes.len());
+    let end = bytes
+        .iter()
+        .rposition(is_text)
+        .map_or(start, |last| last + 1);
+    &bytes[start..end]
+}

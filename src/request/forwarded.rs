@@ -1,0 +1,228 @@
+//! The forwarding headers: `X-Forwarded-For`, and `Forwarded` of RFC 7239.
+//!
+//! Both are lists to which each proxy appends the address that connected to it. Whatever stands to
+//! the left of what a trusted proxy wrote is what the client wishes us to believe.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::HeaderMap;
+use http::header::{FORWARDED, HeaderName};
+
+/// A header that proxies append addresses to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Forwarding {
+    XForwardedFor,
+    Forwarded,
+}
+
+pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+impl Forwarding {
+    /// All hops that the header names, the nearest first; `None` is one whose address is not told.
+    ///
+    /// The whole answer is `None` if a line cannot be taken apart: nobody knows then which hop is
+    /// whose.
+    pub(crate) fn nearest_first(self, headers: &HeaderMap) -> Option<Vec<Option<IpAddr>>> {
+        let mut hops = Vec::new();
+        let lines = match self {
+            Self::XForwardedFor => headers.get_all(X_FORWARDED_FOR),
+            Self::Forwarded => headers.get_all(FORWARDED),
+        };
+        for line in lines {
+            let line = line.to_str().ok()?;
+            match self {
+                Self::XForwardedFor => hops.extend(line.split(',').map(node)),
+                Self::Forwarded => {
+                    for element in outside_quotes(line, ',')? {
+                        hops.push(element_node(element)?);
+                    }
+                }
+            }
+        }
+        hops.reverse();
+        Some(hops)
+    }
+}
+
+/// The address in a `for` parameter of one element; the outer `None` if the element is malformed.
+fn element_node(element: &str) -> Option<Option<IpAddr>> {
+    let mut address = None;
+    let mut seen = false;
+    for pair in outside_quotes(element, ';')? {
+        let pair = pair.trim_matches([' ', '\t']);
+        if pair.is_empty() {
+            continue;
+        }
+        let (name, value) = pair.split_once('=')?;
+        if name.eq_ignore_ascii_case("for") {
+            if seen {
+                return None; // each parameter at most once
+            }
+            seen = true;
+            address = node(&unquote(value)?);
+        }
+    }
+    Some(address)
+}
+
+/// An address, with a port or without, IPv6 bare or in brackets. `unknown`, obfuscated names and
+/// everything else is none.
+fn node(text: &str) -> Option<IpAddr> {
+    let text = text.trim_matches([' ', '\t']);
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'))
+        .unwrap_or(text);
+    bare.parse::<IpAddr>()
+        .or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()))
+        .ok()
+        .map(|address| address.to_canonical())
+}
+
+/// Splits where the separator stands outside of quotes; `None` if a quote is not closed.
+fn outside_quotes(text: &str, separator: char) -> Option<Vec<&str>> {
+    let (mut pieces, mut start) = (Vec::new(), 0);
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, character) in text.char_indices() {
+        if escaped {
+            escaped = false;
+        } else if quoted && character == '\\' {
+            escaped = true;
+        } else if character == '"' {
+            quoted = !quoted;
+        } else if character == separator && !quoted {
+            pieces.push(&text[start..at]);
+            start = at + separator.len_utf8();
+        }
+    }
+    pieces.push(&text[start..]);
+    (!quoted).then_some(pieces)
+}
+
+/// A token, or a quoted string without its quotes and escapes.
+fn unquote(value: &str) -> Option<String> {
+    let Some(rest) = value.strip_prefix('"') else {
+        return (!value.contains('"')).then(|| value.to_owned());
+    };
+    let inner = rest.strip_suffix('"')?;
+    let mut text = String::with_capacity(inner.len());
+    let mut characters = inner.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => text.push(characters.next()?),
+            '"' => return None,
+            _ => text.push(character),
+        }
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    fn hops(forwarding: Forwarding, lines: &[&str]) -> Option<Vec<Option<IpAddr>>> {
+        let name = match forwarding {
+            Forwarding::XForwardedFor => X_FORWARDED_FOR,
+            Forwarding::Forwarded => FORWARDED,
+        };
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(&name, HeaderValue::from_str(line).unwrap());
+        }
+        forwarding.nearest_first(&headers)
+    }
+
+    fn ip(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    #[test]
+    fn all_lines_are_one_list() {
+        let x = |lines: &[&str]| hops(Forwarding::XForwardedFor, lines).unwrap();
+        assert_eq!(
+            x(&["1.1.1.1, 2.2.2.2", "3.3.3.3"]),
+            [ip("3.3.3.3"), ip("2.2.2.2"), ip("1.1.1.1")]
+        );
+        assert_eq!(x(&[]), []);
+        assert_eq!(
+            x(&["unknown,2001:db8::1,[2001:db8::2],[2001:db8::3]:443,4.4.4.4:80,::ffff:5.5.5.5"]),
+            [
+                ip("5.5.5.5"),
+                ip("4.4.4.4"),
+                ip("2001:db8::3"),
+                ip("2001:db8::2"),
+                ip("2001:db8::1"),
+                None
+            ]
+        );
+        assert_eq!(x(&["1.1.1.1,"]), [None, ip("1.1.1.1")]);
+    }
+
+    #[test]
+    fn the_examples_of_rfc_7239() {
+        let f = |line: &str| hops(Forwarding::Forwarded, &[line]);
+        assert_eq!(f(r#"for="_gazonk""#), Some(vec![None]));
+        assert_eq!(
+            f(r#"For="[2001:db8:cafe::17]:4711""#),
+            Some(vec![ip("2001:db8:cafe::17")])
+        );
+        assert_eq!(
+            f("for=192.0.2.60;proto=http;by=203.0.113.43"),
+            Some(vec![ip("192.0.2.60")])
+        );
+        assert_eq!(
+            f("for=192.0.2.43, for=198.51.100.17"),
+            Some(vec![ip("198.51.100.17"), ip("192.0.2.43")])
+        );
+        assert_eq!(
+            f(r#"for=192.0.2.43, for="[2001:db8:cafe::17]", for=unknown"#),
+            Some(vec![None, ip("2001:db8:cafe::17"), ip("192.0.2.43")])
+        );
+        assert_eq!(f("by=203.0.113.43;proto=http"), Some(vec![None]));
+    }
+
+    #[test]
+    fn separators_in_quotes_separate_nothing() {
+        let f = |line: &str| hops(Forwarding::Forwarded, &[line]);
+        assert_eq!(f(r#"for="1.1.1.1, for=2.2.2.2""#), Some(vec![None]));
+        assert_eq!(
+            f(r#"for="a\",for=2.2.2.2";by=x,for=3.3.3.3"#),
+            Some(vec![ip("3.3.3.3"), None])
+        );
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_taken_apart_tells_nothing() {
+        let f = |line: &str| hops(Forwarding::Forwarded, &[line]);
+        for line in [
+            r#"for="1.1.1.1, for=2.2.2.2"#,
+            "for",
+            "for=1.1.1.1;for=2.2.2.2",
+            r#"for="1.1.1.1"x"#,
+            r#"for=1"1"#,
+        ] {
+            assert_eq!(f(line), None, "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_read_without_panic(line in "[\\x20-\\x7e]{0,80}") {
+            hops(Forwarding::Forwarded, &[&line]);
+            hops(Forwarding::XForwardedFor, &[&line]);
+        }
+
+        #[test]
+        fn what_a_proxy_appended_is_the_nearest_hop(client in "[a-z0-9=;, .:]{0,40}") {
+            let line = format!("{client},for=192.0.2.1");
+            if let Some(hops) = hops(Forwarding::Forwarded, &[&line]) {
+                prop_assert_eq!(hops[0], ip("192.0.2.1"));
+            }
+            let line = format!("{client},192.0.2.1");
+            prop_assert_eq!(hops(Forwarding::XForwardedFor, &[&line]).unwrap()[0], ip("192.0.2.1"));
+        }
+    }
+}

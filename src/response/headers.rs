@@ -1,0 +1,115 @@
+//! What answers say about the key, and how they are kept out of shared caches.
+
+use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, LINK, VARY};
+
+use crate::key::lifecycle::{KeyStatus, Lifecycle};
+use crate::request::credential::{Carrier, KeySources};
+use crate::timestamp;
+
+const KEY_STATUS: HeaderName = HeaderName::from_static("x-key-status");
+const KEY_EXPIRES_AT: HeaderName = HeaderName::from_static("x-key-expires-at");
+const KEY_EXPIRED_AT: HeaderName = HeaderName::from_static("x-key-expired-at");
+const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
+const SUNSET: HeaderName = HeaderName::from_static("sunset");
+
+/// Which headers tell of a key's life.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyHeaders {
+    pub(crate) status: bool,
+    pub(crate) deprecation: bool,
+    pub(crate) deprecation_link: Option<HeaderValue>,
+    pub(crate) sunset_link: Option<HeaderValue>,
+}
+
+impl Default for KeyHeaders {
+    fn default() -> Self {
+        Self {
+            status: true,
+            deprecation: true,
+            deprecation_link: None,
+            sunset_link: None,
+        }
+    }
+}
+
+impl KeyHeaders {
+    /// Tells of a key whose secret was right. (Of any other, nothing may be told.)
+    pub(crate) fn write(&self, headers: &mut HeaderMap, lifecycle: &Lifecycle) {
+        if self.status {
+            let status = lifecycle.status();
+            headers.insert(KEY_STATUS, HeaderValue::from_static(status.as_str()));
+            let date = lifecycle.expires_at().map(timestamp::rfc3339);
+            let name = match status {
+                KeyStatus::Expired => KEY_EXPIRED_AT,
+                _ => KEY_EXPIRES_AT,
+            };
+            if let Some(date) = text(date).filter(|_| status != KeyStatus::Revoked) {
+                headers.insert(name, date);
+            }
+        }
+        if let (true, Some(since)) = (self.deprecation, lifecycle.deprecated_at()) {
+            let since = format!("@{}", timestamp::unix_seconds(since));
+            let sunset = lifecycle.expires_at().map(timestamp::http_date);
+            // What the resource itself says of its end goes before what we say of a key's.
+            for (name, value) in [(DEPRECATION, text(Some(since))), (SUNSET, text(sunset))] {
+                if let Some(value) = value.filter(|_| !headers.contains_key(&name)) {
+                    headers.insert(name, value);
+                }
+            }
+            for link in [&self.deprecation_link, &self.sunset_link]
+                .into_iter()
+                .flatten()
+            {
+                headers.append(LINK, link.clone());
+            }
+        }
+    }
+}
+
+fn text(text: Option<String>) -> Option<HeaderValue> {
+    text.and_then(|text| HeaderValue::try_from(text).ok())
+}
+
+/// A `Link` to a page about deprecation or sunset; `None` if the URL cannot stand in one.
+pub(crate) fn link(url: &str, relation: &str) -> Option<HeaderValue> {
+    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>' | b'"');
+    let valid = !url.is_empty() && url.bytes().all(plain);
+    let link = format!("<{url}>; rel=\"{relation}\"; type=\"text/html\"");
+    text(valid.then_some(link))
+}
+
+/// Keeps the answer to a key out of shared caches, which by themselves protect only requests with
+/// `Authorization` (RFC 9111 §3.5).
+pub(crate) fn keep_from_caches(
+    headers: &mut HeaderMap,
+    sources: &KeySources,
+    carrier: Option<Carrier>,
+    optional: bool,
+) {
+    if matches!(carrier, Some(Carrier::Header(_) | Carrier::Query(_)))
+        && !headers.contains_key(CACHE_CONTROL)
+    {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
+    if optional {
+        // With or without a key there are different answers, so each depends on every header.
+        for header in sources.headers() {
+            vary(headers, &header.written);
+        }
+    } else if let Some(header) = carrier.and_then(|carrier| sources.header(carrier)) {
+        vary(headers, &header.written);
+    }
+}
+
+/// Adds a name to `Vary`, unless it is there already.
+fn vary(headers: &mut HeaderMap, name: &HeaderValue) {
+    let is_there = headers.get_all(VARY).iter().any(|line| {
+        line.as_bytes().split(|byte| *byte == b',').any(|item| {
+            let item = item.trim_ascii();
+            item == b"*" || item.eq_ignore_ascii_case(name.as_bytes())
+        })
+    });
+    if !is_there {
+        headers.append(VARY, name.clone());
+    }
+}

@@ -1,0 +1,7 @@
+//! What the caller is told: headers about the key, refusals, and the body that carries either.
+
+pub(crate) mod body;
+pub(crate) mod challenge;
+pub(crate) mod grpc;
+pub(crate) mod headers;
+pub(crate) mod rejection;

@@ -1,0 +1,258 @@
+//! How a rejection becomes an answer.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING, WWW_AUTHENTICATE,
+};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use serde_json::{Map, Value, json};
+
+use crate::rejection::Rejection;
+use crate::request::credential::KeySources;
+use crate::response::challenge::Challenges;
+use crate::response::grpc;
+use crate::timestamp;
+
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+impl Rejection {
+    /// The HTTP status of the answer.
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Self::Ambiguous => StatusCode::BAD_REQUEST,
+            Self::Missing | Self::NotFound(_) | Self::Expired { .. } | Self::Revoked => {
+                StatusCode::UNAUTHORIZED
+            }
+            Self::Suspended
+            | Self::NotYetActive { .. }
+            | Self::WrongEnvironment { .. }
+            | Self::IpNotAllowed { .. }
+            | Self::InsufficientScope { .. } => StatusCode::FORBIDDEN,
+            Self::ServiceUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::LayerMissing => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// What a program can act on, beyond the code.
+    fn details(&self) -> Map<String, Value> {
+        let details = match self {
+            Self::Expired { at } => json!({ "expired_at": timestamp::rfc3339(*at) }),
+            Self::NotYetActive { not_before } => {
+                json!({ "not_before": timestamp::rfc3339(*not_before) })
+            }
+            Self::WrongEnvironment { accepted } => {
+                json!({ "accepted_environment": accepted.as_str() })
+            }
+            Self::InsufficientScope { required } => {
+                let scopes: Vec<_> = required.scopes().iter().map(|s| s.as_str()).collect();
+                let of = if required.is_any_of() { "any" } else { "all" };
+                json!({ "required_scopes": scopes, "required": of })
+            }
+            Self::ServiceUnavailable { .. } => json!({ "retry_after": self.retry_after_seconds() }),
+            _ => Value::Null,
+        };
+        match details {
+            Value::Object(details) => details,
+            _ => Map::new(),
+        }
+    }
+
+    /// Whole seconds, rounded up, at least one.
+    fn retry_after_seconds(&self) -> Option<u64> {
+        let after = self.retry_after()?;
+        Some((after.as_secs() + u64::from(after.subsec_nanos() > 0)).max(1))
+    }
+}
+
+/// How refusals are written.
+///
+/// gRPC requests are always answered in gRPC's way.
+#[derive(Clone)]
+pub struct ErrorFormat(Format);
+
+#[derive(Clone)]
+enum Format {
+    Json,
+    Problem { types: Option<Box<str>> },
+    Custom(Arc<dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync>),
+}
+
+impl ErrorFormat {
+    /// `{"error": {"code": "…", "message": "…", "details": {…}}}`: the default.
+    pub const fn json() -> Self {
+        Self(Format::Json)
+    }
+
+    /// Problem details (RFC 9457) without a `type`, with the members `code` and `details`.
+    pub const fn problem_details() -> Self {
+        Self(Format::Problem { types: None })
+    }
+
+    /// Problem details whose `type` is this absolute URL with the code behind it.
+    ///
+    /// ```
+    /// use tower_api_key::{ApiKeys, ErrorFormat};
+    ///
+    /// let layer = ApiKeys::in_memory()
+    ///     .layer()
+    ///     .errors(ErrorFormat::problem_details_at("https://docs.example.com/errors/"));
+    /// ```
+    pub fn problem_details_at(types: impl Into<String>) -> Self {
+        Self(Format::Problem {
+            types: Some(types.into().into()),
+        })
+    }
+
+    /// The application's own way.
+    ///
+    /// Whatever it answers, the status is the rejection's, and `WWW-Authenticate`, `Retry-After`
+    /// and `Cache-Control: no-store` are put back where they are missing.
+    ///
+    /// ```
+    /// use http::Response;
+    /// use tower_api_key::{ApiKeys, ErrorFormat};
+    ///
+    /// let layer = ApiKeys::in_memory().layer().errors(ErrorFormat::custom(|rejection| {
+    ///     Response::new(format!("refused: {}", rejection.code()))
+    /// }));
+    /// ```
+    pub fn custom<T: Into<Bytes>>(
+        render: impl Fn(&Rejection) -> Response<T> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Format::Custom(Arc::new(move |rejection| {
+            render(rejection).map(Into::into)
+        })))
+    }
+
+    fn render(&self, rejection: &Rejection) -> Response<Bytes> {
+        match &self.0 {
+            Format::Json => json_error(rejection),
+            Format::Problem { types } => problem(rejection, types.as_deref()),
+            Format::Custom(render) => render(rejection),
+        }
+    }
+}
+
+impl Default for ErrorFormat {
+    fn default() -> Self {
+        Self::json()
+    }
+}
+
+impl fmt::Debug for ErrorFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Format::Json => f.write_str("Json"),
+            Format::Problem { types } => f.debug_tuple("ProblemDetails").field(types).finish(),
+            Format::Custom(_) => f.write_str("Custom"),
+        }
+    }
+}
+
+/// The answer that a rejection calls for, with all that a refusal must carry.
+pub(crate) fn render(
+    rejection: &Rejection,
+    format: &ErrorFormat,
+    challenges: &Challenges,
+    sources: &KeySources,
+    grpc: bool,
+) -> Response<Bytes> {
+    let mut response = if grpc {
+        grpc::render(rejection)
+    } else {
+        format.render(rejection)
+    };
+    if !grpc {
+        *response.status_mut() = rejection.status();
+        if !response.headers().contains_key(WWW_AUTHENTICATE) {
+            challenges.write(response.headers_mut(), rejection, sources);
+        }
+    }
+    finish(response, rejection)
+}
+
+/// What every refusal has, in whatever format.
+fn finish(mut response: Response<Bytes>, rejection: &Rejection) -> Response<Bytes> {
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    if let Some(seconds) = rejection.retry_after_seconds() {
+        headers.entry(RETRY_AFTER).or_insert_with(|| seconds.into());
+    }
+    response.extensions_mut().insert(rejection.clone());
+    response
+}
+
+/// In the extensions of a response that a handler or a `RequireScope` made of a rejection, for the
+/// layer to render as it renders its own.
+#[derive(Debug, Clone)]
+pub(crate) struct Unrendered(pub(crate) Rejection);
+
+/// A rejection from behind the layer: JSON, in case there is no layer.
+pub(crate) fn unrendered(rejection: Rejection) -> Response<Bytes> {
+    let mut response = json_error(&rejection);
+    *response.status_mut() = rejection.status();
+    let mut response = finish(response, &rejection);
+    response.extensions_mut().insert(Unrendered(rejection));
+    response
+}
+
+/// Headers that the services in between added to a response that is rendered anew.
+pub(crate) fn keep_headers(rendered: &mut HeaderMap, mut earlier: HeaderMap) {
+    for ours in [
+        CONTENT_TYPE,
+        CONTENT_LENGTH,
+        TRANSFER_ENCODING,
+        WWW_AUTHENTICATE,
+    ] {
+        earlier.remove(ours);
+    }
+    for name in rendered.keys() {
+        earlier.remove(name);
+    }
+    rendered.extend(earlier);
+}
+
+fn json_error(rejection: &Rejection) -> Response<Bytes> {
+    let body = format!(
+        r#"{{"error":{{"code":"{}","message":{},"details":{}}}}}"#,
+        rejection.code(),
+        Value::from(rejection.to_string()),
+        Value::from(rejection.details()),
+    );
+    typed(JSON, body)
+}
+
+fn problem(rejection: &Rejection, types: Option<&str>) -> Response<Bytes> {
+    let code = rejection.code();
+    let status = rejection.status();
+    // Without a type, the title is the status phrase; with one, it is the type's.
+    let (kind, title) = match types {
+        None => (
+            String::new(),
+            status.canonical_reason().unwrap_or_default().to_owned(),
+        ),
+        Some(types) => (
+            format!(r#""type":{},"#, Value::from(format!("{types}{code}"))),
+            code.replace('_', " "),
+        ),
+    };
+    let body = format!(
+        r#"{{{kind}"title":{},"status":{},"detail":{},"code":"{code}","details":{}}}"#,
+        Value::from(title),
+        status.as_u16(),
+        Value::from(rejection.to_string()),
+        Value::from(rejection.details()),
+    );
+    typed(PROBLEM_JSON, body)
+}
+
+fn typed(content_type: HeaderValue, body: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body));
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}

@@ -1,0 +1,76 @@
+//! The service: decide, then forward or refuse.
+
+use std::mem;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::future::ResponseFuture;
+use crate::response::body::ResponseBody;
+use crate::response::grpc;
+use crate::verify::{Gate, Identified};
+
+/// A service behind API keys; see [`ApiKeyLayer`](crate::ApiKeyLayer).
+#[derive(Debug, Clone)]
+pub struct ApiKeyService<S> {
+    inner: S,
+    gate: Arc<Gate>,
+}
+
+impl<S> ApiKeyService<S> {
+    pub(crate) fn new(inner: S, gate: Arc<Gate>) -> Self {
+        Self { inner, gate }
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for ApiKeyService<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
+    ResBody: Body<Data = Bytes>,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, ReqBody>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let (mut parts, body) = request.into_parts();
+        let gate = Arc::clone(&self.gate);
+        let grpc = grpc::is_grpc(&parts.headers);
+        match gate.identify(&mut parts) {
+            Identified::Decided(Ok(admission)) => {
+                let future = self.inner.call(Request::from_parts(parts, body));
+                ResponseFuture::forwarding(future, admission, gate, grpc)
+            }
+            Identified::Decided(Err(denial)) => {
+                // Whatever the readied service holds, such as a permit, is let go of here and now.
+                drop(self.take_readied());
+                ResponseFuture::denied(denial, gate, grpc)
+            }
+            Identified::Presented(key) => {
+                let readied = self.take_readied();
+                let judge = Arc::clone(&gate);
+                let decision = Box::pin(async move {
+                    let decision = judge.decide(&mut parts, key).await;
+                    (parts, decision)
+                });
+                ResponseFuture::deciding(decision, readied, body, gate, grpc)
+            }
+        }
+    }
+}
+
+impl<S: Clone> ApiKeyService<S> {
+    /// The service that `poll_ready` made ready; a clone that is not ready takes its place.
+    fn take_readied(&mut self) -> S {
+        let clone = self.inner.clone();
+        mem::replace(&mut self.inner, clone)
+    }
+}

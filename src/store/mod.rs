@@ -1,0 +1,157 @@
+//! The port to where records are kept.
+//!
+//! [`KeyStore`] is what the request path needs and cannot write; [`ManagedKeyStore`] adds what
+//! issuing and revoking need. An application that has a table of keys implements the first.
+
+mod error;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::key::digest::KeyId;
+use crate::key::record::KeyRecord;
+pub use error::{StoreError, StoreErrorKind};
+
+/// Finds the record of a key.
+///
+/// The store receives the id, never the key or its digest, so that it cannot build the record from
+/// what was presented. A failure is answered with 503; the safe direction is therefore to fail
+/// whenever it is not certain that a key does not exist.
+///
+/// ```
+/// use tower_api_key::{ApiKeys, KeyId, KeyRecord, KeyStore, StoreError};
+///
+/// struct MyTable { /* a connection pool */ }
+///
+/// impl KeyStore for MyTable {
+///     async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+///         let (first, last) = id.hex_range();
+///         // SELECT … WHERE key_sha256 BETWEEN first AND last
+/// #       let _ = (first, last);
+///         Ok(None)
+///     }
+/// }
+///
+/// let keys = ApiKeys::read_only(MyTable {}).build()?;
+/// let layer = keys.layer();
+/// # Ok::<(), tower_api_key::BuildError>(())
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a `KeyStore`",
+    note = "implement `KeyStore::find` to use keys of your own table; no other method is needed",
+    note = "or use `MemoryStore`"
+)]
+pub trait KeyStore: Send + Sync + 'static {
+    /// The record of this id, or `None` if there certainly is none.
+    fn find(
+        &self,
+        id: &KeyId,
+    ) -> impl Future<Output = Result<Option<KeyRecord>, StoreError>> + Send;
+}
+
+/// A store that keys can be issued into and changed in.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot change keys: it is not a `ManagedKeyStore`",
+    note = "implement `ManagedKeyStore::commit` to issue and revoke keys",
+    note = "or use `ApiKeys::read_only`, which only verifies them"
+)]
+pub trait ManagedKeyStore: KeyStore {
+    /// Carries out a change as one transaction: all of it, or nothing.
+    ///
+    /// - A record to create must not exist: [`StoreErrorKind::AlreadyExists`]. The database itself
+    ///   decides that, not a look before the write.
+    /// - A record to update must exist with the version before its own:
+    ///   [`StoreErrorKind::Conflict`].
+    fn commit(&self, change: &Change) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// Writes that belong together.
+#[derive(Debug, Clone, Default)]
+#[must_use = "a change does nothing until a store commits it"]
+pub struct Change {
+    creates: Vec<KeyRecord>,
+    updates: Vec<KeyRecord>,
+}
+
+impl Change {
+    /// A change that does nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a record that must not exist yet.
+    pub fn create(mut self, record: KeyRecord) -> Self {
+        self.creates.push(record);
+        self
+    }
+
+    /// Replaces a record: the new one carries the version of the old one, plus one.
+    pub fn update(mut self, record: KeyRecord) -> Self {
+        self.updates.push(record);
+        self
+    }
+
+    /// The records that must not exist yet.
+    pub fn creates(&self) -> &[KeyRecord] {
+        &self.creates
+    }
+
+    /// The records that must exist, each with the version before its own.
+    pub fn updates(&self) -> &[KeyRecord] {
+        &self.updates
+    }
+}
+
+/// The object-safe twin of [`KeyStore`].
+#[async_trait]
+pub(crate) trait DynKeyStore: Send + Sync {
+    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError>;
+}
+
+#[async_trait]
+impl<S: KeyStore> DynKeyStore for S {
+    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        KeyStore::find(self, id).await
+    }
+}
+
+/// The object-safe twin of [`ManagedKeyStore`].
+#[async_trait]
+pub(crate) trait DynManagedKeyStore: DynKeyStore {
+    async fn commit(&self, change: &Change) -> Result<(), StoreError>;
+}
+
+#[async_trait]
+impl<S: ManagedKeyStore> DynManagedKeyStore for S {
+    async fn commit(&self, change: &Change) -> Result<(), StoreError> {
+        ManagedKeyStore::commit(self, change).await
+    }
+}
+
+impl fmt::Debug for dyn DynKeyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyStore")
+    }
+}
+
+impl fmt::Debug for dyn DynManagedKeyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ManagedKeyStore")
+    }
+}
+
+/// A shared store is a store.
+impl<S: KeyStore> KeyStore for Arc<S> {
+    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        KeyStore::find(&**self, id).await
+    }
+}
+
+impl<S: ManagedKeyStore> ManagedKeyStore for Arc<S> {
+    async fn commit(&self, change: &Change) -> Result<(), StoreError> {
+        ManagedKeyStore::commit(&**self, change).await
+    }
+}

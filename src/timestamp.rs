@@ -1,0 +1,98 @@
+//! Instants as the standards write them: RFC 3339 and the HTTP-date of RFC 9110.
+//!
+//! Stores are free to hand us any instant, so each function first clamps it to the years that both
+//! formats can write (1970 to 9999): a strange record must not panic a request.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The last second of the year 9999.
+const LAST: u64 = 253_402_300_799;
+
+/// Whole seconds since 1970, rounded down, within the years 1970 to 9999.
+pub(crate) fn unix_seconds(instant: SystemTime) -> u64 {
+    instant
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs().min(LAST))
+}
+
+/// `2024-06-30T23:59:59Z`.
+pub(crate) fn rfc3339(instant: SystemTime) -> String {
+    let seconds = unix_seconds(instant);
+    let (year, month, day) = civil(seconds / 86_400);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// `Sun, 30 Jun 2024 23:59:59 GMT`.
+pub(crate) fn http_date(instant: SystemTime) -> String {
+    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(unix_seconds(instant)))
+}
+
+/// The proleptic Gregorian date of a day counted from 1970-01-01.
+///
+/// Counted in years that begin in March, so that the leap day is the last of its year.
+fn civil(days_since_1970: u64) -> (u64, u64, u64) {
+    let days = days_since_1970 + 719_468; // since 0000-03-01
+    let era = days / 146_097; // 400 years
+    let day_of_era = days % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    (year, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn known_instants() {
+        assert_eq!(rfc3339(at(0)), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(at(951_782_400)), "2000-02-29T00:00:00Z");
+        assert_eq!(rfc3339(at(1_719_791_999)), "2024-06-30T23:59:59Z");
+        assert_eq!(
+            http_date(at(1_719_791_999)),
+            "Sun, 30 Jun 2024 23:59:59 GMT"
+        );
+        assert_eq!(rfc3339(at(LAST)), "9999-12-31T23:59:59Z");
+    }
+
+    #[test]
+    fn instants_that_the_formats_cannot_write_are_clamped() {
+        for strange in [at(LAST + 1), at(u64::MAX >> 2)] {
+            assert_eq!(rfc3339(strange), "9999-12-31T23:59:59Z");
+            assert_eq!(http_date(strange), "Fri, 31 Dec 9999 23:59:59 GMT");
+        }
+        let before = UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(rfc3339(before), "1970-01-01T00:00:00Z");
+        assert_eq!(http_date(before), "Thu, 01 Jan 1970 00:00:00 GMT");
+    }
+
+    proptest! {
+        /// httpdate computes its calendar by another way; the two must agree on every day.
+        #[test]
+        fn both_formats_name_the_same_instant(seconds in 0..=LAST) {
+            const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                        "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+            let http = http_date(at(seconds));
+            let mut word = http.split([' ', ',']).skip(2);
+            let (day, month, year, time) =
+                (word.next().unwrap(), word.next().unwrap(), word.next().unwrap(), word.next().unwrap());
+            let month = MONTHS.iter().position(|name| *name == month).unwrap() + 1;
+            prop_assert_eq!(rfc3339(at(seconds)), format!("{year}-{month:02}-{day}T{time}Z"));
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What is written to the application's logs: one function an occasion, none of which can be handed
+//! a secret. Ids, accounts and codes only.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tracing::{debug, error, info, trace, warn};
+
+/// A request passed.
+pub(crate) fn admitted(key_id: &dyn fmt::Display, account: &str) {
+    trace!(%key_id, account, "API key accepted");
+}
+
+/// A request without a known key was turned away.
+pub(crate) fn refused_stranger(code: &str, reason: &dyn fmt::Debug) {
+    debug!(code, ?reason, "request refused: no valid API key");
+}
+
+/// A known key was turned away.
+pub(crate) fn refused_caller(code: &str, key_id: &dyn fmt::Display, account: &str) {
+    info!(code, %key_id, account, "request refused: the API key may not do this");
+}
+
+/// A key is on its way out: its owner should be told.
+pub(crate) fn deprecated(key_id: &dyn fmt::Display, account: &str, expires_at: &str) {
+    warn!(%key_id, account, expires_at, "a deprecated API key is in use; its owner should replace it");
+}
+
+/// A key stood in a URL.
+pub(crate) fn key_in_query(parameter: &str, key_id: &dyn fmt::Display) {
+    warn!(
+        parameter,
+        %key_id,
+        "an API key was sent in the URL, where logs and proxies keep it; send it in a header"
+    );
+}
+
+/// The store failed, and the request was answered with 503.
+pub(crate) fn store_failed(error: &(dyn Error + 'static), key_id: &dyn fmt::Display) {
+    let causes = Causes(error);
+    error!(%key_id, error = %causes, "the key store failed; the request was answered with 503");
+}
+
+/// A record cannot be judged, and the request was answered with 503.
+pub(crate) fn unverifiable(error: &(dyn Error + 'static), key_id: &dyn fmt::Display) {
+    let causes = Causes(error);
+    error!(%key_id, error = %causes, "a key's record cannot be verified; the request was answered with 503");
+}
+
+/// The store answered with a record of another key.
+pub(crate) fn wrong_record(key_id: &dyn fmt::Display) {
+    error!(%key_id, "the key store answered with the record of another key; the request was refused");
+}
+
+/// The `Caller` is asked for where no layer provides it.
+pub(crate) fn layer_missing(wanted: &str) {
+    error!(
+        wanted,
+        "no ApiKeyLayer stands before this; put ApiKeys::layer() outside of it"
+    );
+}
+
+/// A credential could not be taken out of the request's URI, so all of the query was dropped.
+pub(crate) fn query_dropped() {
+    warn!("the request's query could not be written without the API key and was dropped whole");
+}
+
+/// The address rules have no address to look at.
+pub(crate) fn no_client_address(once: &Once) {
+    once.run(|| {
+        warn!(
+            "the client's address is not known, so keys with an allow-list of networks are refused; \
+             see ClientAddress for how to provide it"
+        );
+    });
+}
+
+/// Somebody sends forwarding headers, and no proxy is trusted.
+pub(crate) fn untrusted_forwarding(once: &Once) {
+    once.run(|| {
+        warn!(
+            "requests carry X-Forwarded-For or Forwarded, and no proxy is trusted; behind a proxy, \
+             say so with ApiKeyLayer::client_address"
+        );
+    });
+}
+
+/// An error and what caused it, on one line.
+struct Causes<'e>(&'e (dyn Error + 'static));
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.0, f)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// Says a thing once in a life.
+#[derive(Debug, Default)]
+pub(crate) struct Once(AtomicBool);
+
+impl Once {
+    fn run(&self, say: impl FnOnce()) {
+        if !self.0.load(Ordering::Relaxed) && !self.0.swap(true, Ordering::Relaxed) {
+            say();
+        }
+    }
+}
+
+/// Says a thing about each key once an hour at most, in bounded memory.
+///
+/// Keys share a fixed number of slots; where two meet in one, the second is silent for that hour.
+pub(crate) struct Hourly([AtomicU64; 512]);
+
+impl Hourly {
+    /// Whether to speak of this key now.
+    pub(crate) fn is_due(&self, key: &[u8; 16], unix_seconds: u64) -> bool {
+        let slot = usize::from(u16::from_le_bytes([key[0], key[1]])) % self.0.len();
+        let hour = unix_seconds / 3600 + 1; // 0 is a slot that was never used
+        let slot = &self.0[slot];
+        slot.load(Ordering::Relaxed) != hour && slot.swap(hour, Ordering::Relaxed) != hour
+    }
+}
+
+impl Default for Hourly {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl fmt::Debug for Hourly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hourly")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_spoken_of_once_an_hour() {
+        let hourly = Hourly::default();
+        let (one, other) = ([1; 16], [2; 16]);
+        assert!(hourly.is_due(&one, 0));
+        assert!(!hourly.is_due(&one, 3599));
+        assert!(hourly.is_due(&other, 3599));
+        assert!(hourly.is_due(&one, 3600));
+        assert!(!hourly.is_due(&one, 3600));
+    }
+
+    #[test]
+    fn causes_are_told_on_one_line() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer")]
+        struct Outer(#[source] std::io::Error);
+        let error = Outer(std::io::Error::other("inner"));
+        assert_eq!(Causes(&error).to_string(), "outer: inner");
+    }
+}
