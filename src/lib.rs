@@ -53,5 +53,6 @@ pub use require_scope::{RequireScope, RequireScopeFuture, RequireScopeService};
 pub use response::body::ResponseBody;
 pub use response::challenge::InvalidRealm;
 pub use response::rejection::ErrorFormat;
+pub use secret::PlaintextKey;
 pub use service::ApiKeyService;
 pub use store::{Change, KeyStore, ManagedKeyStore, StoreError, StoreErrorKind};

@@ -78,7 +78,7 @@ impl WarningWindow {
 
 impl Default for WarningWindow {
     fn default() -> Self {
-        Self(Duration::from_secs(30 * 86_400))
+        Self(Duration::from_hours(30 * 24))
     }
 }
 
@@ -289,7 +289,8 @@ mod tests {
             if let Some(at) = ends { key = key.with_expires_at(at); }
             if let Some(at) = revoked { key = key.with_revoked(stop(at)); }
             if let Some(at) = rotated {
-                key = key.with_rotated_to(Rotation { successor: key.id(), at });
+                let successor = key.id();
+                key = key.with_rotated_to(Rotation { successor, at });
             }
             let lifecycle = key.lifecycle(now, WarningWindow::at_most(Duration::from_secs(window)));
             let works = revoked.is_none() && suspended.is_none()

@@ -47,11 +47,13 @@ pub struct PeerAddr(pub SocketAddr);
 #[derive(Clone)]
 pub struct ClientAddress(Kind);
 
+type FindAddress = dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync;
+
 #[derive(Clone)]
 enum Kind {
     Peer,
     Header(Forwarding, TrustedProxies),
-    Function(Arc<dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync>),
+    Function(Arc<FindAddress>),
 }
 
 impl ClientAddress {

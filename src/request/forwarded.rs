@@ -22,7 +22,7 @@ impl Forwarding {
     ///
     /// The whole answer is `None` if a line cannot be taken apart: nobody knows then which hop is
     /// whose.
-    pub(crate) fn nearest_first(self, headers: &HeaderMap) -> Option<Vec<Option<IpAddr>>> {
+    pub(crate) fn nearest_first(self, headers: &HeaderMap) -> Option<Vec<Hop>> {
         let mut hops = Vec::new();
         let lines = match self {
             Self::XForwardedFor => headers.get_all(X_FORWARDED_FOR),
@@ -44,8 +44,11 @@ impl Forwarding {
     }
 }
 
-/// The address in a `for` parameter of one element; the outer `None` if the element is malformed.
-fn element_node(element: &str) -> Option<Option<IpAddr>> {
+/// One hop of a request, by its address if that is told.
+type Hop = Option<IpAddr>;
+
+/// The hop that one element names; `None` if the element is malformed.
+fn element_node(element: &str) -> Option<Hop> {
     let mut address = None;
     let mut seen = false;
     for pair in outside_quotes(element, ';')? {
@@ -67,7 +70,7 @@ fn element_node(element: &str) -> Option<Option<IpAddr>> {
 
 /// An address, with a port or without, IPv6 bare or in brackets. `unknown`, obfuscated names and
 /// everything else is none.
-fn node(text: &str) -> Option<IpAddr> {
+fn node(text: &str) -> Hop {
     let text = text.trim_matches([' ', '\t']);
     let bare = text
         .strip_prefix('[')

@@ -10,6 +10,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
+use crate::key::scope::Scope;
 use crate::rejection::Rejection;
 use crate::request::credential::KeySources;
 use crate::response::challenge::Challenges;
@@ -49,7 +50,7 @@ impl Rejection {
                 json!({ "accepted_environment": accepted.as_str() })
             }
             Self::InsufficientScope { required } => {
-                let scopes: Vec<_> = required.scopes().iter().map(|s| s.as_str()).collect();
+                let scopes: Vec<_> = required.scopes().iter().map(Scope::as_str).collect();
                 let of = if required.is_any_of() { "any" } else { "all" };
                 json!({ "required_scopes": scopes, "required": of })
             }
@@ -75,11 +76,13 @@ impl Rejection {
 #[derive(Clone)]
 pub struct ErrorFormat(Format);
 
+type Render = dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync;
+
 #[derive(Clone)]
 enum Format {
     Json,
     Problem { types: Option<Box<str>> },
-    Custom(Arc<dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync>),
+    Custom(Arc<Render>),
 }
 
 impl ErrorFormat {
