@@ -114,14 +114,13 @@ impl Caller {
         self.lifecycle.expires_at()
     }
 
-    /// Goes on only if the key holds this scope.
+    /// Goes on only if the key holds this scope. A refusal is logged; to merely look, use
+    /// [`scopes`](Self::scopes).
     pub fn require(&self, scope: &Scope) -> Result<(), Rejection> {
         if self.scopes().contains(scope) {
             return Ok(());
         }
-        Err(Rejection::InsufficientScope {
-            required: scope.clone().into(),
-        })
+        Err(self.lacks(scope.clone().into()))
     }
 
     /// Goes on only if the key holds all of several scopes, or any of them.
@@ -138,9 +137,13 @@ impl Caller {
         if required.are_held_by(self.scopes()) {
             return Ok(());
         }
-        Err(Rejection::InsufficientScope {
-            required: required.clone(),
-        })
+        Err(self.lacks(required.clone()))
+    }
+
+    fn lacks(&self, required: RequiredScopes) -> Rejection {
+        let rejection = Rejection::InsufficientScope { required };
+        crate::trace::refused_caller(rejection.code(), &self.key_id(), self.account());
+        rejection
     }
 
     pub(crate) fn record(&self) -> &Arc<KeyRecord> {

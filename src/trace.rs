@@ -7,29 +7,32 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tracing::{debug, error, info, trace, warn};
 
+/// One name to filter by, wherever the shim lives.
+const TARGET: &str = "tower_api_key";
+
 /// A request passed.
 pub(crate) fn admitted(key_id: &dyn fmt::Display, account: &str) {
-    trace!(%key_id, account, "API key accepted");
+    trace!(target: TARGET, %key_id, account, "API key accepted");
 }
 
 /// A request without a known key was turned away.
 pub(crate) fn refused_stranger(code: &str, reason: &dyn fmt::Debug) {
-    debug!(code, ?reason, "request refused: no valid API key");
+    debug!(target: TARGET, code, ?reason, "request refused: no valid API key");
 }
 
 /// A known key was turned away.
 pub(crate) fn refused_caller(code: &str, key_id: &dyn fmt::Display, account: &str) {
-    info!(code, %key_id, account, "request refused: the API key may not do this");
+    info!(target: TARGET, code, %key_id, account, "request refused: the API key may not do this");
 }
 
 /// A key is on its way out: its owner should be told.
 pub(crate) fn deprecated(key_id: &dyn fmt::Display, account: &str, expires_at: &str) {
-    warn!(%key_id, account, expires_at, "a deprecated API key is in use; its owner should replace it");
+    warn!(target: TARGET, %key_id, account, expires_at, "a deprecated API key is in use; its owner should replace it");
 }
 
 /// A key stood in a URL.
 pub(crate) fn key_in_query(parameter: &str, key_id: &dyn fmt::Display) {
-    warn!(
+    warn!(target: TARGET,
         parameter,
         %key_id,
         "an API key was sent in the URL, where logs and proxies keep it; send it in a header"
@@ -39,23 +42,23 @@ pub(crate) fn key_in_query(parameter: &str, key_id: &dyn fmt::Display) {
 /// The store failed, and the request was answered with 503.
 pub(crate) fn store_failed(error: &(dyn Error + 'static), key_id: &dyn fmt::Display) {
     let causes = Causes(error);
-    error!(%key_id, error = %causes, "the key store failed; the request was answered with 503");
+    error!(target: TARGET, %key_id, error = %causes, "the key store failed; the request was answered with 503");
 }
 
 /// A record cannot be judged, and the request was answered with 503.
 pub(crate) fn unverifiable(error: &(dyn Error + 'static), key_id: &dyn fmt::Display) {
     let causes = Causes(error);
-    error!(%key_id, error = %causes, "a key's record cannot be verified; the request was answered with 503");
+    error!(target: TARGET, %key_id, error = %causes, "a key's record cannot be verified; the request was answered with 503");
 }
 
 /// The store answered with a record of another key.
 pub(crate) fn wrong_record(key_id: &dyn fmt::Display) {
-    error!(%key_id, "the key store answered with the record of another key; the request was refused");
+    error!(target: TARGET, %key_id, "the key store answered with the record of another key; the request was refused");
 }
 
 /// The `Caller` is asked for where no layer provides it.
 pub(crate) fn layer_missing(wanted: &str) {
-    error!(
+    error!(target: TARGET,
         wanted,
         "no ApiKeyLayer stands before this; put ApiKeys::layer() outside of it"
     );
@@ -63,13 +66,13 @@ pub(crate) fn layer_missing(wanted: &str) {
 
 /// A credential could not be taken out of the request's URI, so all of the query was dropped.
 pub(crate) fn query_dropped() {
-    warn!("the request's query could not be written without the API key and was dropped whole");
+    warn!(target: TARGET, "the request's query could not be written without the API key and was dropped whole");
 }
 
 /// The address rules have no address to look at.
 pub(crate) fn no_client_address(once: &Once) {
     once.run(|| {
-        warn!(
+        warn!(target: TARGET,
             "the client's address is not known, so keys with an allow-list of networks are refused; \
              see ClientAddress for how to provide it"
         );
@@ -79,7 +82,7 @@ pub(crate) fn no_client_address(once: &Once) {
 /// Somebody sends forwarding headers, and no proxy is trusted.
 pub(crate) fn untrusted_forwarding(once: &Once) {
     once.run(|| {
-        warn!(
+        warn!(target: TARGET,
             "requests carry X-Forwarded-For or Forwarded, and no proxy is trusted; behind a proxy, \
              say so with ApiKeyLayer::client_address"
         );

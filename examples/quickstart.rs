@@ -1,0 +1,144 @@
+//! An axum service behind API keys, on embedded defaults: nothing to install.
+//!
+//! `cargo run --example quickstart` prints a key of each kind, and `curl` commands to try them.
+//! The port comes from `PORT` (3000 by default, 0 for any), the log level from `RUST_LOG`.
+
+use std::time::{Duration, SystemTime};
+
+use axum::routing::get;
+use axum::{Extension, Json, Router};
+use serde_json::{Value, json};
+use tower_api_key::{
+    ApiKeys, Caller, Environment, KeySource, ManualClock, MemoryStore, RequireScope, Scope,
+};
+use tracing_subscriber::EnvFilter;
+
+const REPORTS_READ: Scope = Scope::from_static("reports:read");
+const REPORTS_WRITE: Scope = Scope::from_static("reports:write");
+
+type Error = Box<dyn std::error::Error>;
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
+        .with_writer(std::io::stderr)
+        .init();
+
+    let store = MemoryStore::new();
+    let keys = ApiKeys::builder(store.clone()).build()?;
+    issue_one_of_each(&keys, &store).await?;
+
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port()?)).await?;
+    let address = format!("http://{}", listener.local_addr()?);
+    println!("listening on {address}");
+    print_help(&address);
+    axum::serve(listener, app(&keys)).await?;
+    Ok(())
+}
+
+fn app(keys: &ApiKeys) -> Router {
+    let layer = keys.layer().sources([
+        KeySource::bearer(),
+        KeySource::api_key_scheme(),
+        KeySource::basic(),
+        KeySource::x_api_key(),
+        KeySource::dangerous_query("api_key"), // each use is warned about
+    ]);
+    let read = get(reports).layer(RequireScope::new(REPORTS_READ));
+    let write = axum::routing::post(write_report).layer(RequireScope::new(REPORTS_WRITE));
+    Router::new()
+        .route("/v1/whoami", get(whoami))
+        .route("/v1/reports", read.merge(write))
+        .layer(layer)
+        .route("/health", get(|| async { "ok" })) // added after the layer: open to everybody
+}
+
+// With the feature `axum`, write `caller: Caller` instead of `Extension(caller)`.
+async fn whoami(Extension(caller): Extension<Caller>) -> Json<Value> {
+    let scopes: Vec<_> = caller.scopes().iter().map(Scope::as_str).collect();
+    Json(json!({
+        "key_id": caller.key_id().to_string(),
+        "account": caller.account(),
+        "organization": caller.organization(),
+        "environment": caller.environment().as_str(),
+        "status": caller.status().as_str(),
+        "scopes": scopes,
+    }))
+}
+
+async fn reports() -> Json<Value> {
+    Json(json!({ "reports": ["2026-10", "2026-11"] }))
+}
+
+async fn write_report(Extension(caller): Extension<Caller>) -> Json<Value> {
+    Json(json!({ "written_for": caller.account() }))
+}
+
+async fn issue_one_of_each(keys: &ApiKeys, store: &MemoryStore) -> Result<(), Error> {
+    let day = Duration::from_hours(24);
+    let active = keys
+        .issue("acme")
+        .organization("Acme Inc.")
+        .scope(REPORTS_READ)
+        .await?;
+    let admin = keys
+        .issue("acme")
+        .organization("Acme Inc.")
+        .scopes([REPORTS_READ, REPORTS_WRITE])
+        .await?;
+
+    // Keys that were issued last year: the same store, seen by a clock that stands back then.
+    let last_year = ManualClock::at(SystemTime::now() - 355 * day);
+    let back_then = ApiKeys::builder(store.clone()).clock(last_year).build()?;
+    let expiring = back_then
+        .issue("globex")
+        .scope(REPORTS_READ)
+        .expires_in(365 * day) // ten days from now
+        .await?;
+    let expired = back_then.issue("initech").expires_in(90 * day).await?;
+
+    let revoked = keys.issue("hooli").await?;
+    keys.revoke(revoked.id())
+        .reason("found in a public repository")
+        .await?;
+    let suspended = keys.issue("umbrella").await?;
+    keys.suspend(suspended.id())
+        .reason("unpaid invoice")
+        .await?;
+    let test = keys.issue("acme").environment(Environment::TEST).await?;
+
+    for (name, key) in [
+        ("active", active),
+        ("admin", admin),
+        ("expiring", expiring),
+        ("expired", expired),
+        ("revoked", revoked),
+        ("suspended", suspended),
+        ("test", test),
+    ] {
+        println!("{name:<12}{}", key.expose_secret());
+    }
+    Ok(())
+}
+
+fn port() -> Result<u16, Error> {
+    match std::env::var("PORT") {
+        Ok(port) => Ok(port.parse()?),
+        Err(_) => Ok(3000),
+    }
+}
+
+fn print_help(address: &str) {
+    println!(
+        "
+try, with one of the keys above as KEY:
+  curl -i {address}/health
+  curl -i {address}/v1/whoami -H 'Authorization: Bearer KEY'
+  curl -i {address}/v1/whoami -H 'X-API-Key: KEY'
+  curl -i {address}/v1/whoami -u KEY:
+  curl -i {address}/v1/reports -H 'Authorization: ApiKey KEY'
+  curl -i {address}/v1/reports -H 'X-API-Key: KEY' -X POST
+  curl -i '{address}/v1/whoami?api_key=KEY'"
+    );
+}
