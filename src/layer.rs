@@ -8,11 +8,11 @@ use tower_layer::Layer;
 use crate::key::environment::Environment;
 use crate::key::scope::RequiredScopes;
 use crate::request::client_address::ClientAddress;
-use crate::request::credential::KeySource;
 use crate::response::challenge::{InvalidRealm, Realm};
 use crate::response::headers;
 use crate::response::rejection::ErrorFormat;
 use crate::service::ApiKeyService;
+use crate::source::KeySource;
 use crate::verify::Gate;
 
 /// Puts API keys in front of a service: only requests with a good key reach it.

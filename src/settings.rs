@@ -9,10 +9,10 @@ use crate::key::environment::Environment;
 use crate::key::scope::RequiredScopes;
 use crate::rejection::Rejection;
 use crate::request::client_address::ClientAddress;
-use crate::request::credential::KeySources;
 use crate::response::challenge::{Challenges, Realm};
 use crate::response::headers::KeyHeaders;
 use crate::response::rejection::{self, ErrorFormat};
+use crate::source::KeySources;
 
 /// What one layer is set to; `Default` is the documented default of each setter.
 #[derive(Debug, Clone)]

@@ -25,8 +25,9 @@ use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::key::record::KeyRecord;
 use crate::keyring::Keyring;
 use crate::rejection::{NotFound, Rejection};
-use crate::request::credential::{Ambiguous, Carrier};
+use crate::request::credential::Ambiguous;
 use crate::settings::Settings;
+use crate::source::Carrier;
 use crate::store::StoreError;
 use crate::{timestamp, trace};
 

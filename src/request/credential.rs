@@ -1,6 +1,6 @@
-//! Where a key may stand in a request, and how the one key of a request is found there.
+//! The one credential of a request: found, and hidden.
 
-use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use http::header::AUTHORIZATION;
 use http::request::Parts;
 use zeroize::Zeroizing;
 
@@ -8,169 +8,7 @@ use crate::framework;
 use crate::key::format::{KeyFormats, Place, Recognized};
 use crate::request::basic::Basic;
 use crate::request::query;
-
-/// One place where a key may stand in a request.
-///
-/// ```
-/// use tower_api_key::{ApiKeys, KeySource};
-///
-/// let keys = ApiKeys::in_memory();
-/// let layer = keys.layer().sources([
-///     KeySource::bearer(),
-///     KeySource::header("X-Acme-Api-Key")?,
-/// ]);
-/// # Ok::<(), tower_api_key::InvalidKeyHeader>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeySource(Source);
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Source {
-    Scheme(Scheme),
-    Header(KeyHeader),
-    Query(Box<str>),
-}
-
-impl KeySource {
-    /// `Authorization: Bearer KEY` (RFC 6750).
-    ///
-    /// A Bearer token that does not begin as one of our keys is somebody else's and left alone, so
-    /// that users' tokens pass beside a key in another place.
-    pub const fn bearer() -> Self {
-        Self(Source::Scheme(Scheme::Bearer))
-    }
-
-    /// `Authorization: ApiKey KEY`: not registered, and widely used.
-    pub const fn api_key_scheme() -> Self {
-        Self(Source::Scheme(Scheme::ApiKey))
-    }
-
-    /// `Authorization: Basic base64(KEY:)` (RFC 7617): the key is the user name, the password is
-    /// empty, as in `curl -u KEY:`.
-    pub const fn basic() -> Self {
-        Self(Source::Scheme(Scheme::Basic))
-    }
-
-    /// `X-API-Key: KEY`.
-    pub const fn x_api_key() -> Self {
-        Self(Source::Header(KeyHeader {
-            name: HeaderName::from_static("x-api-key"),
-            written: HeaderValue::from_static("X-API-Key"),
-        }))
-    }
-
-    /// A header of another name. In answers (`Vary`) it is written as it is here.
-    ///
-    /// Headers that have a meaning of their own, such as `Authorization` and `Cookie`, are refused.
-    pub fn header(name: &str) -> Result<Self, InvalidKeyHeader> {
-        const TAKEN: [&str; 6] = [
-            "authorization",
-            "proxy-authorization",
-            "cookie",
-            "host",
-            "connection",
-            "content-type",
-        ];
-        let invalid = || InvalidKeyHeader(name.to_owned());
-        let parsed = HeaderName::try_from(name).map_err(|_| invalid())?;
-        if TAKEN.contains(&parsed.as_str()) {
-            return Err(invalid());
-        }
-        Ok(Self(Source::Header(KeyHeader {
-            name: parsed,
-            written: HeaderValue::from_str(name).map_err(|_| invalid())?,
-        })))
-    }
-
-    /// A parameter of the URL's query, such as `api_key`.
-    ///
-    /// Danger: URLs are kept by proxies, browsers and logs. Each use is warned about, with the id
-    /// of the key. The parameter is taken out of the request before the inner service sees it; with
-    /// axum, turn on this crate's feature `axum`, or its `OriginalUri` keeps the key.
-    pub fn dangerous_query(parameter: impl Into<String>) -> Self {
-        Self(Source::Query(parameter.into().into()))
-    }
-}
-
-/// A name that no key can be read from.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} cannot carry a key: use a header name that has no meaning of its own")]
-pub struct InvalidKeyHeader(String);
-
-/// A scheme of `Authorization`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scheme {
-    Bearer,
-    ApiKey,
-    Basic,
-}
-
-impl Scheme {
-    fn from_name(name: &[u8]) -> Option<Self> {
-        let schemes = [
-            (&b"bearer"[..], Self::Bearer),
-            (b"apikey", Self::ApiKey),
-            (b"basic", Self::Basic),
-        ];
-        let named = schemes
-            .iter()
-            .find(|(known, _)| name.eq_ignore_ascii_case(known));
-        named.map(|(_, scheme)| *scheme)
-    }
-}
-
-/// A header that is made for keys.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct KeyHeader {
-    pub(crate) name: HeaderName,
-    pub(crate) written: HeaderValue,
-}
-
-/// All places where keys are looked for.
-#[derive(Debug, Clone)]
-pub(crate) struct KeySources {
-    schemes: Vec<Scheme>,
-    headers: Vec<KeyHeader>,
-    parameters: Vec<Box<str>>,
-}
-
-impl Default for KeySources {
-    fn default() -> Self {
-        Self::from_iter([
-            KeySource::bearer(),
-            KeySource::api_key_scheme(),
-            KeySource::x_api_key(),
-        ])
-    }
-}
-
-impl FromIterator<KeySource> for KeySources {
-    fn from_iter<I: IntoIterator<Item = KeySource>>(sources: I) -> Self {
-        fn add<T: PartialEq>(list: &mut Vec<T>, item: T) {
-            if !list.contains(&item) {
-                list.push(item);
-            }
-        }
-        let mut all = Self {
-            schemes: Vec::new(),
-            headers: Vec::new(),
-            parameters: Vec::new(),
-        };
-        for source in sources {
-            match source.0 {
-                Source::Scheme(scheme) => add(&mut all.schemes, scheme),
-                Source::Query(parameter) => add(&mut all.parameters, parameter),
-                Source::Header(header) => {
-                    // However it is written, it is one header.
-                    if all.headers.iter().all(|known| known.name != header.name) {
-                        all.headers.push(header);
-                    }
-                }
-            }
-        }
-        all
-    }
-}
+use crate::source::{Carrier, KeySources, Scheme};
 
 /// The one credential of a request that is meant for us.
 pub(crate) struct Credential<'r> {
@@ -195,43 +33,11 @@ impl Text<'_> {
     }
 }
 
-/// The place that a credential was found in; an index is one into its [`KeySources`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Carrier {
-    Authorization,
-    Header(usize),
-    Query(usize),
-}
-
 /// The request carries two keys, or a header twice that must be single.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ambiguous;
 
 impl KeySources {
-    pub(crate) fn schemes(&self) -> &[Scheme] {
-        &self.schemes
-    }
-
-    pub(crate) fn headers(&self) -> &[KeyHeader] {
-        &self.headers
-    }
-
-    /// The name of the parameter that a credential was found in.
-    pub(crate) fn parameter(&self, carrier: Carrier) -> Option<&str> {
-        match carrier {
-            Carrier::Query(at) => Some(&self.parameters[at]),
-            _ => None,
-        }
-    }
-
-    /// The header, made for keys, that a credential was found in.
-    pub(crate) fn header(&self, carrier: Carrier) -> Option<&KeyHeader> {
-        match carrier {
-            Carrier::Header(at) => Some(&self.headers[at]),
-            _ => None,
-        }
-    }
-
     /// Finds the one credential that is meant for us, if there is any.
     ///
     /// All places are looked at: two keys are an error, never a silent pick.

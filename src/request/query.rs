@@ -20,7 +20,10 @@ pub(crate) fn values<'q>(uri: &'q Uri, parameter: &str) -> impl Iterator<Item = 
 /// A value with its percent-encoding undone; what is too long for a key is cut, and so is none.
 pub(crate) fn decode(value: &str) -> Zeroizing<Vec<u8>> {
     let head = &value.as_bytes()[..value.len().min(3 * (MAX_KEY_LENGTH + 1))];
-    Zeroizing::new(percent_decode(head).collect())
+    // The whole capacity at once: growing would leave a copy of the secret behind.
+    let mut decoded = Zeroizing::new(Vec::with_capacity(head.len()));
+    decoded.extend(percent_decode(head));
+    decoded
 }
 
 /// The URI without a parameter; everything else as it was written. `None` if that is no URI.

@@ -5,7 +5,7 @@ use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, StatusCode};
 
 use crate::rejection::Rejection;
-use crate::request::credential::{KeySources, Scheme};
+use crate::source::{KeySources, Scheme};
 
 /// The `realm` of the challenges: what the keys are for, such as `api`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl Challenges {
             return;
         }
         let mut challenged = false;
-        for scheme in sources.schemes() {
+        for scheme in &sources.schemes {
             challenged |= match scheme {
                 Scheme::Bearer if matches!(rejection, Rejection::Missing) => {
                     add(format!("Bearer realm=\"{realm}\""));

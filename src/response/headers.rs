@@ -3,7 +3,7 @@
 use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, LINK, VARY};
 
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
-use crate::request::credential::{Carrier, KeySources};
+use crate::source::{Carrier, KeySources};
 use crate::timestamp;
 
 const KEY_STATUS: HeaderName = HeaderName::from_static("x-key-status");
@@ -93,7 +93,7 @@ pub(crate) fn keep_from_caches(
     }
     if optional {
         // With or without a key there are different answers, so each depends on every header.
-        for header in sources.headers() {
+        for header in &sources.headers {
             vary(headers, &header.written);
         }
     } else if let Some(header) = carrier.and_then(|carrier| sources.header(carrier)) {

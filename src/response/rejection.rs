@@ -12,9 +12,9 @@ use serde_json::{Map, Value, json};
 
 use crate::key::scope::Scope;
 use crate::rejection::Rejection;
-use crate::request::credential::KeySources;
 use crate::response::challenge::Challenges;
 use crate::response::grpc;
+use crate::source::KeySources;
 use crate::timestamp;
 
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
