@@ -1,0 +1,353 @@
+//! Issuing and changing keys: what is kept, what is refused, and what holds under contention.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Request, StatusCode};
+use support::{DAY, EchoService, READ, WRITE, call, today};
+use tower::Layer;
+use tower_api_key::{
+    AllowedNetworks, Alphabet, ApiKeys, Change, ChangeError, Environment, IssueError, KeyDigest,
+    KeyFormat, KeyId, KeyRecord, KeyStore, ManagedKeyStore, ManualClock, MemoryStore, PepperRing,
+    StoreError, StoreErrorKind,
+};
+
+fn keys_in(store: &MemoryStore) -> ApiKeys {
+    let clock = ManualClock::at(today());
+    let builder = ApiKeys::builder(store.clone()).clock(clock);
+    builder.build().unwrap()
+}
+
+async fn status<A>(keys: &ApiKeys<A>, key: &str) -> StatusCode {
+    let service = keys.layer().layer(EchoService);
+    let request = Request::builder()
+        .header("x-api-key", key)
+        .body(())
+        .unwrap();
+    call(service, request).await.status()
+}
+
+#[tokio::test]
+async fn what_was_asked_for_is_what_is_kept() {
+    let store = MemoryStore::new();
+    let keys = keys_in(&store);
+    let networks = AllowedNetworks::only(["192.0.2.0/24"]).unwrap();
+    let issued = keys
+        .issue("acme")
+        .organization("Acme Inc.")
+        .name("nightly export")
+        .environment(Environment::TEST)
+        .scope(READ)
+        .scopes([WRITE])
+        .networks(networks.clone())
+        .plan("pro")
+        .metadata("region", "eu")
+        .not_before(today() + DAY)
+        .expires_in(90 * DAY)
+        .await
+        .unwrap();
+    let digest = KeyDigest::of(issued.expose_secret());
+    assert!(issued.expose_secret().starts_with("sk_test_"));
+    assert_eq!(issued.id(), digest.id());
+
+    let kept = store.find(&issued.id()).await.unwrap().unwrap();
+    assert_eq!(&kept, issued.record());
+    assert_eq!(kept.account(), "acme");
+    assert_eq!(kept.organization(), Some("Acme Inc."));
+    assert_eq!(kept.name(), Some("nightly export"));
+    assert_eq!(kept.prefix(), Some("sk_test"));
+    assert_eq!(kept.environment(), &Environment::TEST);
+    assert_eq!(kept.scopes().to_string(), "reports:read reports:write");
+    assert_eq!(kept.networks(), &networks);
+    assert_eq!(kept.plan(), Some("pro"));
+    assert_eq!(kept.metadata()["region"], "eu");
+    assert_eq!(kept.created_at(), Some(today()));
+    assert_eq!(kept.not_before(), Some(today() + DAY));
+    assert_eq!(kept.expires_at(), Some(today() + 90 * DAY));
+    assert_eq!(kept.version(), 1);
+    assert_eq!(kept.verifier().pepper(), None);
+}
+
+#[tokio::test]
+async fn no_two_keys_are_alike() {
+    let store = MemoryStore::new();
+    let keys = keys_in(&store);
+    let clone = keys.clone(); // a cloned generator made every key the same, elsewhere
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..1000 {
+        for keys in [&keys, &clone] {
+            let key = keys.issue("acme").await.unwrap();
+            assert!(seen.insert(key.expose_secret().to_owned()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_not_issued() {
+    let keys = keys_in(&MemoryStore::new());
+    let error = keys.issue("").await.unwrap_err();
+    assert!(matches!(error, IssueError::NoAccount));
+    for ends in [today() - DAY, today()] {
+        let error = keys.issue("acme").expires_at(ends).await.unwrap_err();
+        assert!(matches!(error, IssueError::EndsBeforeItBegins), "{error}");
+    }
+    let never = keys
+        .issue("acme")
+        .not_before(today() + 2 * DAY)
+        .expires_in(DAY);
+    let error = never.await.unwrap_err();
+    assert!(matches!(error, IssueError::EndsBeforeItBegins));
+    let error = keys
+        .issue("acme")
+        .expires_in(Duration::MAX)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, IssueError::EndsTooLate));
+    let error = keys.issue("acme").prefix("pk_live").await.unwrap_err();
+    assert!(error.to_string().contains("pk_live"), "{error}");
+    let staging = Environment::from_static("staging");
+    let error = keys.issue("acme").environment(staging).await.unwrap_err();
+    assert!(error.to_string().contains("staging"), "{error}");
+}
+
+#[tokio::test]
+async fn the_format_is_chosen_by_environment_or_by_prefix() {
+    let imported = KeyFormat::imported("old-", Alphabet::HEX, 40..=40, Environment::LIVE).unwrap();
+    let keys = ApiKeys::builder(MemoryStore::new())
+        .formats([
+            imported, // recognized, never issued
+            KeyFormat::new("sk_live", Environment::LIVE).unwrap(),
+            KeyFormat::new("pk_live", Environment::LIVE)
+                .unwrap()
+                .secret_bytes(16)
+                .unwrap(),
+            KeyFormat::new("sk_test", Environment::TEST)
+                .unwrap()
+                .without_checksum(),
+        ])
+        .build()
+        .unwrap();
+    let key = keys.issue("acme").await.unwrap();
+    assert!(key.expose_secret().starts_with("sk_live_"));
+    let key = keys.issue("acme").prefix("pk_live").await.unwrap();
+    assert_eq!(key.expose_secret().len(), "pk_live_".len() + 22 + 6);
+    assert_eq!(status(&keys, key.expose_secret()).await, StatusCode::OK);
+    let key = keys.issue("acme").prefix("sk_test").await.unwrap();
+    assert_eq!(key.record().environment(), &Environment::TEST);
+    assert_eq!(key.expose_secret().len(), "sk_test_".len() + 43);
+    let both = keys
+        .issue("acme")
+        .prefix("sk_test")
+        .environment(Environment::LIVE);
+    assert!(matches!(
+        both.await.unwrap_err(),
+        IssueError::NoFormat { .. }
+    ));
+}
+
+#[tokio::test]
+async fn changes_are_safe_to_repeat_and_count_versions() {
+    let store = MemoryStore::new();
+    let keys = keys_in(&store);
+    let key = keys.issue("acme").await.unwrap();
+    assert_eq!(keys.resume(key.id()).await.unwrap().version(), 1);
+    let suspended = keys.suspend(key.id()).reason("unpaid").await.unwrap();
+    assert_eq!(suspended.version(), 2);
+    assert_eq!(
+        suspended.suspended().unwrap().reason.as_deref(),
+        Some("unpaid")
+    );
+    assert_eq!(
+        keys.suspend(key.id()).reason("again").await.unwrap(),
+        suspended
+    );
+    let revoked = keys.revoke(key.id()).reason("leaked").await.unwrap();
+    assert_eq!(
+        (revoked.version(), revoked.revoked().unwrap().at),
+        (3, today())
+    );
+    assert_eq!(
+        keys.revoke(key.id()).reason("other").await.unwrap(),
+        revoked
+    );
+    assert_eq!(store.find(&key.id()).await.unwrap(), Some(revoked));
+
+    let nobody = KeyDigest::of("nobody").id();
+    let error = keys.revoke(nobody).await.unwrap_err();
+    assert!(matches!(error, ChangeError::NotFound(id) if id == nobody));
+}
+
+#[tokio::test]
+async fn a_commit_is_all_or_nothing() {
+    let store = MemoryStore::new();
+    let record = |key: &str| KeyRecord::imported(KeyDigest::of(key), "acme");
+    let create = |record| Change::new().create(record);
+    store.commit(&create(record("one"))).await.unwrap();
+
+    let kind = |result: Result<(), StoreError>| result.unwrap_err().kind();
+    let both = create(record("two")).create(record("one"));
+    assert_eq!(
+        kind(store.commit(&both).await),
+        StoreErrorKind::AlreadyExists
+    );
+    let twice = create(record("two")).create(record("two"));
+    assert_eq!(
+        kind(store.commit(&twice).await),
+        StoreErrorKind::AlreadyExists
+    );
+    let stale = create(record("two")).update(record("one").with_version(3));
+    assert_eq!(kind(store.commit(&stale).await), StoreErrorKind::Conflict);
+    let absent = create(record("two")).update(record("three").with_version(2));
+    assert_eq!(kind(store.commit(&absent).await), StoreErrorKind::Conflict);
+    assert_eq!(store.find(&record("two").id()).await.unwrap(), None);
+
+    let good = create(record("two")).update(record("one").with_version(2));
+    store.commit(&good).await.unwrap();
+    let one = store.find(&record("one").id()).await.unwrap().unwrap();
+    assert_eq!(one.version(), 2);
+}
+
+/// A store in which somebody else is faster, so many times.
+struct Contended {
+    store: MemoryStore,
+    rivals: AtomicUsize,
+}
+
+impl KeyStore for Contended {
+    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.store.find(id).await
+    }
+}
+
+impl ManagedKeyStore for Contended {
+    async fn commit(&self, change: &Change) -> Result<(), StoreError> {
+        if let [update] = change.updates()
+            && self.rivals.load(Ordering::SeqCst) > 0
+        {
+            self.rivals.fetch_sub(1, Ordering::SeqCst);
+            let seen = self.store.find(&update.id()).await?.unwrap();
+            let next = seen.version() + 1;
+            let renamed = seen.with_name(format!("rival {next}")).with_version(next);
+            self.store.commit(&Change::new().update(renamed)).await?;
+        }
+        self.store.commit(change).await
+    }
+}
+
+#[tokio::test]
+async fn a_change_keeps_what_a_faster_one_wrote() {
+    for (rivals, succeeds) in [(3, true), (15, true), (16, false)] {
+        let store = Arc::new(Contended {
+            store: MemoryStore::new(),
+            rivals: rivals.into(),
+        });
+        let keys = ApiKeys::builder(store).build().unwrap();
+        let key = keys.issue("acme").await;
+        let id = key.unwrap().id();
+        match keys.revoke(id).await {
+            Ok(record) if succeeds => {
+                assert_eq!(
+                    record.name(),
+                    Some(format!("rival {}", rivals + 1).as_str())
+                );
+                assert!(record.revoked().is_some());
+            }
+            Err(ChangeError::Store(error)) if !succeeds => {
+                assert_eq!(error.kind(), StoreErrorKind::Conflict);
+            }
+            other => panic!("{rivals} rivals: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_revocations_at_once_one_is_the_first() {
+    let store = MemoryStore::new();
+    let keys = keys_in(&store);
+    let id = keys.issue("acme").await.unwrap().id();
+    let revoke = |at: usize| {
+        let revocation = keys.revoke(id).reason(at.to_string());
+        tokio::spawn(async move { revocation.await.unwrap() })
+    };
+    let all: Vec<_> = (0..32).map(revoke).collect();
+    let mut reasons = std::collections::HashSet::new();
+    for one in all {
+        reasons.insert(one.await.unwrap().revoked().unwrap().reason.clone());
+    }
+    assert_eq!(reasons.len(), 1);
+    assert_eq!(store.find(&id).await.unwrap().unwrap().version(), 2);
+}
+
+#[tokio::test]
+async fn peppers_are_rotated_without_the_keys() {
+    let store = MemoryStore::new();
+    let ring = |current, pepper: u8| PepperRing::new(current, &[pepper; 32]).unwrap();
+    let build = |ring| {
+        let builder = ApiKeys::builder(store.clone()).peppers(ring);
+        builder.build().unwrap()
+    };
+    let key = build(ring("old", 1)).issue("acme").await.unwrap();
+    let text = key.expose_secret();
+    assert_eq!(key.record().verifier().pepper(), Some(&"old".into()));
+
+    // Retired, it is still accepted; without it, the record cannot be judged.
+    let rotated = ring("new", 2).retired("old", &[1; 32]).unwrap();
+    assert_eq!(status(&build(rotated.clone()), text).await, StatusCode::OK);
+    assert_eq!(
+        status(&build(ring("new", 2)), text).await,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    // A pepper of the same name and another content is a wrong secret for every key.
+    assert_eq!(
+        status(&build(ring("old", 9)), text).await,
+        StatusCode::UNAUTHORIZED
+    );
+
+    // From the digest alone, which an import has, too.
+    let digest = KeyDigest::of(text);
+    let rehashed = key
+        .record()
+        .clone()
+        .with_verifier(rotated.verifier(&digest));
+    let rehash = Change::new().update(rehashed.with_version(2));
+    store.commit(&rehash).await.unwrap();
+    assert_eq!(status(&build(ring("new", 2)), text).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_table_of_existing_hashes_works_as_it_is() {
+    let store = MemoryStore::new();
+    let old = "acme-3f8a1c0b9d2e4f5a6b7c8d9e0f1a2b3c";
+    let sha256 = KeyDigest::of(old).to_hex();
+    let digest = KeyDigest::from_hex(&sha256).unwrap();
+    let import = Change::new().create(KeyRecord::imported(digest, "acme"));
+    store.commit(&import).await.unwrap();
+
+    let formats = || {
+        let imported = KeyFormat::imported("acme-", Alphabet::HEX, 32..=32, Environment::LIVE);
+        [
+            imported.unwrap(),
+            KeyFormat::new("sk_live", Environment::LIVE).unwrap(),
+        ]
+    };
+    let keys = ApiKeys::builder(store.clone())
+        .formats(formats())
+        .build()
+        .unwrap();
+    assert_eq!(status(&keys, old).await, StatusCode::OK);
+    let read_only = ApiKeys::read_only(store)
+        .formats(formats())
+        .build()
+        .unwrap();
+    assert_eq!(status(&read_only, old).await, StatusCode::OK);
+    assert_eq!(
+        status(&read_only, &old.to_uppercase()).await,
+        StatusCode::UNAUTHORIZED
+    );
+    // Beside it, keys of the new format are issued.
+    let key = keys.issue("acme").await.unwrap();
+    assert_eq!(status(&keys, key.expose_secret()).await, StatusCode::OK);
+}
