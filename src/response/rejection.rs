@@ -66,7 +66,8 @@ impl Rejection {
     /// Whole seconds, rounded up, at least one.
     fn retry_after_seconds(&self) -> Option<u64> {
         let after = self.retry_after()?;
-        Some((after.as_secs() + u64::from(after.subsec_nanos() > 0)).max(1))
+        let up = u64::from(after.subsec_nanos() > 0);
+        Some(after.as_secs().saturating_add(up).max(1))
     }
 }
 

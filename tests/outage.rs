@@ -1,0 +1,213 @@
+//! Trouble of ours is never taken for a fault of the caller's, and never for a yes; and what needs
+//! no store asks none.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use support::{EchoService, World, call};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tower::Layer;
+use tower_api_key::{
+    ApiKeyLayer, ApiKeys, KeyDigest, KeyId, KeyRecord, KeyStore, MemoryStore, NotFound, PepperRing,
+    Rejection, ResponseBody, StoreError, Verifier,
+};
+
+/// A store that answers as it is told to, and counts how often it is asked.
+#[derive(Clone)]
+struct Scripted {
+    answer: Arc<dyn Fn(&KeyId) -> Result<Option<KeyRecord>, StoreError> + Send + Sync>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Scripted {
+    fn new(
+        answer: impl Fn(&KeyId) -> Result<Option<KeyRecord>, StoreError> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            answer: Arc::new(answer),
+            asked: Arc::default(),
+        }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+impl KeyStore for Scripted {
+    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        (self.answer)(id)
+    }
+}
+
+async fn answer(layer: &ApiKeyLayer, key: &str) -> Response<ResponseBody<Full<Bytes>>> {
+    let request = Request::builder()
+        .header("x-api-key", key)
+        .body(())
+        .unwrap();
+    call(layer.layer(EchoService), request).await
+}
+
+#[tokio::test]
+async fn invariant_5_trouble_of_ours_is_503_never_401_and_never_a_silent_yes() {
+    let world = World::new().await;
+    let key = world.plaintexts["active"].clone();
+    let digest = KeyDigest::of(&key);
+    let peppered = move |pepper: &str| {
+        let hmac = Verifier::peppered([0; 32], pepper.into());
+        KeyRecord::new(digest.id(), hmac, "acme")
+    };
+    let ring = || PepperRing::new("known", &[7; 32]).unwrap();
+    let unknown = peppered("unknown");
+    let troubles: [(&str, Scripted, PepperRing); 6] = [
+        (
+            "down",
+            Scripted::new(|_| Err(StoreError::unavailable("down"))),
+            PepperRing::default(),
+        ),
+        (
+            "corrupt",
+            Scripted::new(|_| Err(StoreError::corrupt("row"))),
+            PepperRing::default(),
+        ),
+        (
+            "odd",
+            Scripted::new(|_| Err(StoreError::conflict())),
+            PepperRing::default(),
+        ),
+        (
+            "a pepper that is not in the ring",
+            Scripted::new(move |_| Ok(Some(unknown.clone()))),
+            ring(),
+        ),
+        (
+            "a record without a pepper",
+            Scripted::new(move |_| Ok(Some(KeyRecord::imported(digest, "acme")))),
+            ring(),
+        ),
+        (
+            "a pepper where there is no ring",
+            Scripted::new(move |_| Ok(Some(peppered("any")))),
+            PepperRing::default(),
+        ),
+    ];
+    for (trouble, store, ring) in troubles {
+        let keys = ApiKeys::read_only(store).peppers(ring).build().unwrap();
+        for layer in [
+            keys.layer(),
+            keys.layer().optional(),
+            keys.layer().allow_preflight(),
+        ] {
+            let answer = answer(&layer, &key).await;
+            assert_eq!(
+                answer.status(),
+                StatusCode::SERVICE_UNAVAILABLE,
+                "{trouble}"
+            );
+            assert_eq!(answer.headers()["retry-after"], "5", "{trouble}");
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            assert!(
+                !String::from_utf8_lossy(&body).contains("pepper"),
+                "{trouble} is told"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn retry_after_is_rounded_up_and_never_zero() {
+    use std::time::Duration;
+    let world = World::new().await;
+    let key = &world.plaintexts["active"];
+    let down = ApiKeys::read_only(support::Down).build().unwrap();
+    for (after, told) in [
+        (Duration::ZERO, "1"),
+        (Duration::from_millis(1), "1"),
+        (Duration::from_millis(1001), "2"),
+        (Duration::from_secs(30), "30"),
+        (Duration::MAX, "18446744073709551615"),
+    ] {
+        let answer = answer(&down.layer().outage_retry_after(after), key).await;
+        assert_eq!(answer.headers()["retry-after"], told);
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_written_as_a_key_reaches_no_store() {
+    let world = World::new().await;
+    let store = Scripted::new(|_| Ok(None));
+    let layer = ApiKeys::read_only(store.clone()).build().unwrap().layer();
+    for name in ["typo", "truncated", "junk", "jwt"] {
+        let answer = answer(&layer, &world.plaintexts[name]).await;
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(store.asked(), 0, "{name}");
+    }
+    answer(&layer, &world.plaintexts["unknown"]).await;
+    assert_eq!(store.asked(), 1);
+}
+
+#[tokio::test]
+async fn a_store_that_answers_with_another_keys_record_opens_nothing() {
+    let world = World::new().await;
+    let [active, admin] = ["active", "admin"].map(|name| world.plaintexts[name].clone());
+    let id = KeyDigest::of(&active).id();
+    let other = KeyDigest::of(&admin);
+    for wrong in [
+        KeyRecord::imported(other, "acme"),
+        KeyRecord::new(id, Verifier::sha256(other), "acme"), // the right id, another secret
+        KeyRecord::new(other.id(), Verifier::sha256(KeyDigest::of(&active)), "acme"),
+    ] {
+        let store = Scripted::new(move |_| Ok(Some(wrong.clone())));
+        let layer = ApiKeys::read_only(store).build().unwrap().layer();
+        let answer = answer(&layer, &active).await;
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        let reason = answer.extensions().get::<Rejection>();
+        assert_eq!(reason, Some(&Rejection::NotFound(NotFound::Mismatch)));
+    }
+}
+
+/// Unknown, malformed, and wrong-secret keys: to the byte, the same answer on the wire.
+#[tokio::test]
+async fn the_caller_cannot_tell_why_a_key_is_not_found() {
+    let world = World::new().await;
+    let other = KeyDigest::of("another");
+    let wrong = Scripted::new(move |_| Ok(Some(KeyRecord::imported(other, "acme"))));
+    let wrong = ApiKeys::read_only(wrong).build().unwrap().layer();
+    let empty = ApiKeys::builder(MemoryStore::new())
+        .build()
+        .unwrap()
+        .layer();
+    let mut answers = Vec::new();
+    for (layer, name) in [
+        (&empty, "unknown"),
+        (&empty, "typo"),
+        (&empty, "truncated"),
+        (&wrong, "active"),
+    ] {
+        let address = support::serve_hyper(layer.layer(EchoService)).await;
+        let key = &world.plaintexts[name];
+        let request = format!(
+            "GET / HTTP/1.1\r\nhost: localhost\r\nx-api-key: {key}\r\nconnection: close\r\n\r\n"
+        );
+        let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+        let lines: Vec<_> = answer
+            .lines()
+            .filter(|line| !line.starts_with("date:"))
+            .collect();
+        answers.push(lines.join("\n"));
+    }
+    assert!(answers[0].starts_with("HTTP/1.1 401 Unauthorized"));
+    assert!(
+        answers.iter().all(|answer| *answer == answers[0]),
+        "{answers:#?}"
+    );
+}
