@@ -1,5 +1,60 @@
-//! API keys for any tower service.
-#![cfg_attr(docsrs, feature(doc_cfg))]
+//! API keys for any tower service: axum, hyper, tonic.
+//!
+//! A [`Layer`](tower_layer::Layer) that finds the API key in a request, proves it, decides where it
+//! stands in its life, and says so to the caller; and what is needed around it to issue and revoke
+//! keys. A key identifies an **application**, never a person.
+//!
+//! ```
+//! use axum::{Extension, Router, routing::get};
+//! use tower_api_key::{ApiKeys, Caller, RequireScope, Scope};
+//!
+//! const REPORTS_READ: Scope = Scope::from_static("reports:read");
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let keys = ApiKeys::in_memory();
+//! let key = keys.issue("acme").scope(REPORTS_READ).await?;
+//! println!("{}", key.expose_secret()); // once: what is kept is a hash
+//!
+//! async fn whoami(Extension(caller): Extension<Caller>) -> String {
+//!     caller.account().to_owned() // with the feature `axum`, Caller is an extractor itself
+//! }
+//!
+//! let app: Router = Router::new()
+//!     .route("/v1/whoami", get(whoami))
+//!     .route("/v1/reports", get(|| async {}).layer(RequireScope::new(REPORTS_READ)))
+//!     .layer(keys.layer())
+//!     .route("/health", get(|| async { "ok" })); // added after the layer: open
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where to begin
+//!
+//! - [`ApiKeys`] is what an application holds: it makes the layers and manages the keys.
+//! - [`ApiKeyLayer`] goes around a service; its setters say what is asked of a request.
+//! - [`Caller`] is what a handler gets, [`RequireScope`] what guards a route, [`Rejection`] what a
+//!   refusal is.
+//! - [`KeyStore`] is the port to keys of your own table; [`MemoryStore`] keeps them in memory.
+//! - [`KeyFormat`] says how keys are written, [`KeyRecord`] what is kept of one.
+//!
+//! # What goes where
+//!
+//! From the outside in: CORS (so that refusals carry its headers), then [`ApiKeyLayer`], then what
+//! logs requests (the key is no longer in them), [`RequireScope`], and your service.
+//!
+//! # Features
+//!
+//! - `axum`: [`Caller`] as an extractor, [`Rejection`] as a response, the peer's address for
+//!   allow-lists, and `OriginalUri` without a key from the query.
+//! - `tonic`: [`Rejection`] into `tonic::Status`, and the peer's address.
+//!
+//! # Logs
+//!
+//! Under the target `tower_api_key`, with key ids, accounts and codes, never with keys: `ERROR` for
+//! trouble of ours (the store failed, the application is wired wrongly), `WARN` for what owners and
+//! operators should act on (deprecated keys in use, at most once an hour and key; keys in URLs),
+//! `INFO` for known keys that were refused, `DEBUG` for strangers, `TRACE` for accepted requests.
 
 // The path, in its order.
 mod future;

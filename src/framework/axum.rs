@@ -60,3 +60,8 @@ impl IntoResponse for Rejection {
         unrendered(self).map(Body::from)
     }
 }
+
+/// Keeps the examples of the README true.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
