@@ -2,6 +2,7 @@
 //!
 //! A canary key is used in every way, good and bad, and then searched for in everything that was
 //! said meanwhile.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 
@@ -65,7 +66,7 @@ impl Canary {
         let secret = key.rsplit('_').next().unwrap();
         // Not even a part of it: sixteen characters in the middle.
         let part = &secret[secret.len() / 4..secret.len() / 4 + 16];
-        let percent: String = key.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let percent = support::percent_encoded(key.as_bytes());
         Self(vec![
             part.to_owned(),
             part.to_lowercase(),

@@ -1,4 +1,5 @@
 //! The layer among other layers: it keeps tower's contract, and asks nothing that it need not.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

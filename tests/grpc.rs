@@ -1,4 +1,5 @@
 //! gRPC, with tonic's own server and client on a real socket: refusals arrive as statuses.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 
@@ -11,6 +12,9 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::health_server::HealthServer;
 use tower_api_key::{ApiKeyLayer, ApiKeys, RequireScope, Scope};
+
+const NO_KEY: &str = "This request needs an API key.";
+const INVALID: &str = "The API key is not valid.";
 
 /// tonic's health service behind a layer, and a channel to it.
 async fn serve(layer: ApiKeyLayer, scope: Option<Scope>) -> Channel {
@@ -60,8 +64,6 @@ async fn good_keys_reach_the_service_and_bad_ones_are_told_why() {
     assert_eq!(text(&answer, "x-key-status"), Some("deprecated"));
     assert_eq!(text(&answer, "deprecation"), Some("@1765497600"));
 
-    const NO_KEY: &str = "This request needs an API key.";
-    const INVALID: &str = "The API key is not valid.";
     for (key, code, message, status) in [
         (vec![], Code::Unauthenticated, NO_KEY, None),
         (bearer("jwt"), Code::Unauthenticated, NO_KEY, None),

@@ -1,4 +1,5 @@
 //! Holds the house to its plan: what may import what. It reads the `use` lines of `src`.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

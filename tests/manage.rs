@@ -1,4 +1,5 @@
 //! Issuing and changing keys: what is kept, what is refused, and what holds under contention.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

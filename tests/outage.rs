@@ -1,5 +1,6 @@
 //! Trouble of ours is never taken for a fault of the caller's, and never for a yes; and what needs
 //! no store asks none.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 
@@ -17,10 +18,12 @@ use tower_api_key::{
     Rejection, ResponseBody, StoreError, Verifier,
 };
 
+type Answer = dyn Fn(&KeyId) -> Result<Option<KeyRecord>, StoreError> + Send + Sync;
+
 /// A store that answers as it is told to, and counts how often it is asked.
 #[derive(Clone)]
 struct Scripted {
-    answer: Arc<dyn Fn(&KeyId) -> Result<Option<KeyRecord>, StoreError> + Send + Sync>,
+    answer: Arc<Answer>,
     asked: Arc<AtomicUsize>,
 }
 

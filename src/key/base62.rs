@@ -55,7 +55,11 @@ mod tests {
         let mut number = vec![0u8; bytes];
         let mut lost = 0;
         for character in text.bytes() {
-            let mut carry = DIGITS.iter().position(|d| *d == character).unwrap() as u32;
+            let mut carry = (0..)
+                .zip(DIGITS)
+                .find(|(_, digit)| **digit == character)
+                .unwrap()
+                .0;
             for byte in number.iter_mut().rev() {
                 carry += u32::from(*byte) * 62;
                 *byte = (carry & 0xff) as u8;

@@ -197,6 +197,7 @@ mod tests {
         request.into_parts().0
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "expected as it is found")]
     fn ip(text: &str) -> Option<IpAddr> {
         Some(text.parse().unwrap())
     }

@@ -138,6 +138,7 @@ mod tests {
         forwarding.nearest_first(&headers)
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "expected as it is found")]
     fn ip(text: &str) -> Option<IpAddr> {
         Some(text.parse().unwrap())
     }

@@ -1,6 +1,11 @@
 //! What the suites share: keys of every kind on a clock that stands still, real servers, and a
 //! client that sends exactly what it is told to.
-#![allow(dead_code, unreachable_pub, reason = "each suite uses its part")]
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    unreachable_pub,
+    reason = "each suite uses its part"
+)]
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -131,7 +136,7 @@ impl KeyStore for Down {
 }
 
 /// An inner service that answers with what it saw of the request.
-pub async fn echo<B>(request: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
+pub fn echo<B>(request: &Request<B>) -> Response<Full<Bytes>> {
     let caller = Caller::of(request.extensions());
     let account = caller.map_or("nobody", Caller::account);
     let mut seen = format!("{account} {}", request.uri());
@@ -150,10 +155,11 @@ pub async fn echo<B>(request: Request<B>) -> Result<Response<Full<Bytes>>, Infal
             } else {
                 ""
             };
-            seen += &format!(" {mark}{name}={}", value.to_str().unwrap_or("?"));
+            let value = value.to_str().unwrap_or("?");
+            seen.extend([" ", mark, name, "=", value]);
         }
     }
-    Ok(Response::new(Full::from(seen)))
+    Response::new(Full::from(seen))
 }
 
 /// Serves with axum, on a free port.
@@ -250,6 +256,15 @@ pub async fn send(address: SocketAddr, request: Request<()>) -> Answer {
     }
 }
 
+/// A text with every byte percent-encoded.
+pub fn percent_encoded(text: &[u8]) -> String {
+    text.iter().fold(String::new(), |mut encoded, byte| {
+        use std::fmt::Write;
+        write!(encoded, "%{byte:02X}").unwrap();
+        encoded
+    })
+}
+
 /// Calls a service in this process, which must answer without waiting.
 pub async fn call<S, B, R>(service: S, request: Request<B>) -> Response<R>
 where
@@ -285,8 +300,7 @@ impl<B> Service<Request<B>> for EchoService {
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        use futures_util::FutureExt;
-        std::future::ready(echo(request).now_or_never().unwrap())
+        std::future::ready(Ok(echo(&request)))
     }
 }
 
