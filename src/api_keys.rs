@@ -6,9 +6,11 @@ use std::time::SystemTime;
 
 use crate::backend::memory::MemoryStore;
 use crate::clock::{Clock, SystemClock};
-use crate::key::digest::{KeyId, PepperRing};
-use crate::key::format::{KeyFormat, KeyFormatError, KeyFormats};
+use crate::key::digest::KeyId;
+use crate::key::format::{KeyFormat, KeyFormatError};
+use crate::key::formats::KeyFormats;
 use crate::key::lifecycle::WarningWindow;
+use crate::key::verifier::PepperRing;
 use crate::keyring::{Keyring, Notices};
 use crate::layer::ApiKeyLayer;
 use crate::manage::Manager;

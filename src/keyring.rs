@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::clock::Clock;
-use crate::key::digest::{KeyId, PepperRing};
-use crate::key::format::KeyFormats;
+use crate::key::digest::KeyId;
+use crate::key::formats::KeyFormats;
 use crate::key::lifecycle::WarningWindow;
 use crate::key::record::KeyRecord;
+use crate::key::verifier::PepperRing;
 use crate::store::{DynKeyStore, StoreError};
 use crate::trace::{Hourly, Once};
 

@@ -90,15 +90,16 @@ pub use backend::memory::MemoryStore;
 pub use caller::Caller;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use future::ResponseFuture;
-pub use key::digest::{
-    InvalidKeyId, KeyDigest, KeyId, PepperError, PepperId, PepperRing, Verifier,
-};
+pub use key::alphabet::Alphabet;
+pub use key::digest::{InvalidKeyId, KeyDigest, KeyId};
 pub use key::environment::{Environment, InvalidEnvironment};
-pub use key::format::{Alphabet, GenerateError, KeyFormat, KeyFormatError, KeyFormats};
+pub use key::format::{GenerateError, KeyFormat, KeyFormatError};
+pub use key::formats::KeyFormats;
 pub use key::lifecycle::{KeyStatus, Lifecycle, WarningWindow};
 pub use key::network::{AllowedNetworks, InvalidNetwork, Network};
 pub use key::record::{KeyRecord, Rotation, Stop};
 pub use key::scope::{InvalidScope, RequiredScopes, Scope, ScopeSet};
+pub use key::verifier::{PepperError, PepperId, PepperRing, Verifier};
 pub use layer::ApiKeyLayer;
 pub use manage::change::{ChangeError, ResumeKey, RevokeKey, SuspendKey};
 pub use manage::issue::{IssueError, IssueKey, IssuedKey};

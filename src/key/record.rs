@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use crate::key::digest::{KeyDigest, KeyId, Verifier};
+use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::environment::Environment;
 use crate::key::network::AllowedNetworks;
 use crate::key::scope::ScopeSet;
+use crate::key::verifier::Verifier;
 
 /// Everything that is kept of a key: whom it identifies, what it may do, and until when.
 ///

@@ -5,7 +5,7 @@ use http::request::Parts;
 use zeroize::Zeroizing;
 
 use crate::framework;
-use crate::key::format::{KeyFormats, Place, Recognized};
+use crate::key::formats::{KeyFormats, Place, Recognized};
 use crate::request::basic::Basic;
 use crate::request::query;
 use crate::source::{Carrier, KeySources, Scheme};

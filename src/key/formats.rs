@@ -1,0 +1,188 @@
+//! The formats that are accepted together, and what a credential is to them.
+
+use std::cmp::Reverse;
+
+use crate::key::environment::Environment;
+use crate::key::format::{KeyFormat, KeyFormatError};
+
+/// The formats that are accepted together, such as live, test and a company's old one.
+///
+/// The longest prefix wins; a text that begins with it is judged by that format alone.
+///
+/// ```
+/// use tower_api_key::{Environment, KeyFormat, KeyFormats};
+///
+/// let formats = KeyFormats::new([
+///     KeyFormat::new("sk", Environment::LIVE)?,
+///     KeyFormat::new("sk_test", Environment::TEST)?,
+/// ])?;
+/// # Ok::<(), tower_api_key::KeyFormatError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyFormats {
+    /// As they were given: the first of an environment is the one that is issued by default.
+    given: Box<[KeyFormat]>,
+    /// Indices into `given`, longest lead first; a format without a lead is last.
+    by_lead: Box<[usize]>,
+}
+
+impl KeyFormats {
+    /// A set of formats that begin differently.
+    pub fn new(formats: impl IntoIterator<Item = KeyFormat>) -> Result<Self, KeyFormatError> {
+        let given: Box<[KeyFormat]> = formats.into_iter().collect();
+        if given.is_empty() {
+            return Err(KeyFormatError::Empty);
+        }
+        let mut by_lead: Box<[usize]> = (0..given.len()).collect();
+        by_lead.sort_by_key(|&at| (Reverse(given[at].lead().len()), given[at].lead()));
+        for pair in by_lead.windows(2) {
+            if given[pair[0]].lead() == given[pair[1]].lead() {
+                return Err(KeyFormatError::SamePrefix(given[pair[0]].lead().to_owned()));
+            }
+        }
+        Ok(Self { given, by_lead })
+    }
+
+    /// The formats, in the order in which they were given.
+    pub fn iter(&self) -> impl Iterator<Item = &KeyFormat> {
+        self.given.iter()
+    }
+
+    /// What a credential is to us.
+    pub(crate) fn recognize(&self, credential: &[u8], place: Place) -> Recognized {
+        for format in self.by_lead.iter().map(|&at| &self.given[at]) {
+            let Some(rest) = credential.strip_prefix(format.lead().as_bytes()) else {
+                continue;
+            };
+            if place == Place::Authorization && !format.is_read_from_authorization() {
+                continue;
+            }
+            if format.body_matches(rest) {
+                return Recognized::WellFormed;
+            }
+            // A lead is a claim to be ours; without one, there is only the shape to tell.
+            if !format.lead().is_empty() {
+                return Recognized::Malformed;
+            }
+        }
+        match place {
+            Place::Authorization => Recognized::Foreign,
+            Place::Own => Recognized::Malformed,
+        }
+    }
+}
+
+/// `sk_live` and `sk_test`.
+impl Default for KeyFormats {
+    fn default() -> Self {
+        Self {
+            given: Box::new([
+                KeyFormat::issued("sk_live_", Environment::LIVE),
+                KeyFormat::issued("sk_test_", Environment::TEST),
+            ]),
+            by_lead: Box::new([0, 1]),
+        }
+    }
+}
+
+/// Where a credential stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In `Authorization`, under a scheme that we share with others.
+    Authorization,
+    /// Where nothing but a key of ours is expected.
+    Own,
+}
+
+/// What a credential is to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Recognized {
+    /// Written as one of our keys.
+    WellFormed,
+    /// Meant as one of our keys, and not one.
+    Malformed,
+    /// Somebody else's.
+    Foreign,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::alphabet::Alphabet;
+    use proptest::prelude::*;
+
+    fn formats(formats: impl IntoIterator<Item = KeyFormat>) -> KeyFormats {
+        KeyFormats::new(formats).unwrap()
+    }
+
+    fn live(prefix: &str) -> KeyFormat {
+        KeyFormat::new(prefix, Environment::LIVE).unwrap()
+    }
+
+    #[test]
+    fn a_set_is_not_empty_and_begins_differently() {
+        let twice = KeyFormats::new([live("sk"), live("sk").without_checksum()]).unwrap_err();
+        assert_eq!(twice, KeyFormatError::SamePrefix("sk_".to_owned()));
+        assert_eq!(KeyFormats::new([]).unwrap_err(), KeyFormatError::Empty);
+    }
+
+    #[test]
+    fn the_default_set_is_what_its_constructors_make() {
+        let test = KeyFormat::new("sk_test", Environment::TEST).unwrap();
+        assert_eq!(KeyFormats::default(), formats([live("sk_live"), test]));
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_and_nothing_falls_through_it() {
+        let short = live("sk").without_checksum();
+        let long = live("sk_live");
+        // A text that the short format alone would accept, were it not the long one's.
+        let old = KeyFormat::imported("", Alphabet::BASE64URL, 20..=90, Environment::LIVE).unwrap();
+        let set = formats([old, short.clone(), long]);
+        let claimed = format!("sk_live_{}", "A".repeat(43));
+        assert!(
+            KeyFormat::imported("sk_", Alphabet::BASE64URL, 48..=48, Environment::LIVE)
+                .unwrap()
+                .matches(&claimed)
+        );
+        assert_eq!(
+            set.recognize(claimed.as_bytes(), Place::Own),
+            Recognized::Malformed
+        );
+        let short = short.generate().unwrap();
+        let short = short.expose_secret().as_bytes();
+        assert_eq!(set.recognize(short, Place::Own), Recognized::WellFormed);
+    }
+
+    #[test]
+    fn a_format_without_a_lead_claims_nothing_in_authorization_unless_told() {
+        let bare = KeyFormat::imported("", Alphabet::HEX, 32..=64, Environment::LIVE).unwrap();
+        let token = "0123456789abcdef0123456789abcdef".as_bytes();
+        let careful = formats([bare.clone()]);
+        assert_eq!(careful.recognize(token, Place::Own), Recognized::WellFormed);
+        assert_eq!(
+            careful.recognize(token, Place::Authorization),
+            Recognized::Foreign
+        );
+        let told = formats([bare.dangerous_in_authorization()]);
+        assert_eq!(
+            told.recognize(token, Place::Authorization),
+            Recognized::WellFormed
+        );
+        assert_eq!(
+            told.recognize(b"a.jwt.token", Place::Authorization),
+            Recognized::Foreign
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_recognized_without_panic(bytes: Vec<u8>) {
+            let bare = KeyFormat::imported("", Alphabet::HEX, 32..=64, Environment::LIVE).unwrap();
+            let set = formats([live("sk"), live("sk_live"), bare]);
+            for place in [Place::Own, Place::Authorization] {
+                prop_assert_ne!(set.recognize(&bytes, place), Recognized::WellFormed);
+            }
+        }
+    }
+}
