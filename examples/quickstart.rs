@@ -9,7 +9,8 @@ use axum::routing::get;
 use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
 use tower_api_key::{
-    ApiKeys, Caller, Environment, KeySource, ManualClock, MemoryStore, RequireScope, Scope,
+    ApiKeys, Caller, Environment, GrpcRequests, KeySource, ManualClock, MemoryStore, RequireScope,
+    Scope,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -38,13 +39,16 @@ async fn main() -> Result<(), Error> {
 }
 
 fn app(keys: &ApiKeys) -> Router {
-    let layer = keys.layer().sources([
-        KeySource::bearer(),
-        KeySource::api_key_scheme(),
-        KeySource::basic(),
-        KeySource::x_api_key(),
-        KeySource::dangerous_query("api_key"), // each use is warned about
-    ]);
+    let layer = keys
+        .layer()
+        .sources([
+            KeySource::bearer(),
+            KeySource::api_key_scheme(),
+            KeySource::basic(),
+            KeySource::x_api_key(),
+            KeySource::dangerous_query("api_key"), // each use is warned about
+        ])
+        .grpc(GrpcRequests::AnyMethod); // so that `curl` shows a gRPC refusal with any method
     let read = get(reports).layer(RequireScope::new(REPORTS_READ));
     let write = axum::routing::post(write_report).layer(RequireScope::new(REPORTS_WRITE));
     Router::new()
@@ -139,6 +143,7 @@ try, with one of the keys above as KEY:
   curl -i {address}/v1/whoami -u KEY:
   curl -i {address}/v1/reports -H 'Authorization: ApiKey KEY'
   curl -i {address}/v1/reports -H 'X-API-Key: KEY' -X POST
-  curl -i '{address}/v1/whoami?api_key=KEY'"
+  curl -i '{address}/v1/whoami?api_key=KEY'
+  curl -i {address}/v1/whoami -H 'Content-Type: application/grpc'"
     );
 }

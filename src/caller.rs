@@ -150,10 +150,6 @@ impl Caller {
         &self.record
     }
 
-    pub(crate) fn lifecycle(&self) -> &Lifecycle {
-        &self.lifecycle
-    }
-
     pub(crate) fn belongs_to(&self, keyring: &Arc<Keyring>) -> bool {
         Arc::ptr_eq(&self.keyring, keyring)
     }

@@ -14,7 +14,7 @@ use tower_service::Service;
 
 use crate::response::body::ResponseBody;
 use crate::response::headers::keep_from_caches;
-use crate::response::rejection::{Unrendered, keep_headers};
+use crate::response::rejection::{Manner, Unrendered, keep_headers};
 use crate::verify::{Admission, Denial, Gate};
 
 /// The decision owns what it looks at, and never the body: that may be neither `Send` nor
@@ -33,7 +33,7 @@ pin_project! {
         #[pin]
         state: State<S, B, S::Future>,
         gate: Arc<Gate>,
-        grpc: bool,
+        manner: Manner,
     }
 }
 
@@ -56,13 +56,13 @@ where
         readied: S,
         body: B,
         gate: Arc<Gate>,
-        grpc: bool,
+        manner: Manner,
     ) -> Self {
         let waiting = Some((readied, body));
         Self {
             state: State::Deciding { decision, waiting },
             gate,
-            grpc,
+            manner,
         }
     }
 
@@ -70,21 +70,21 @@ where
         future: S::Future,
         admission: Admission,
         gate: Arc<Gate>,
-        grpc: bool,
+        manner: Manner,
     ) -> Self {
         Self {
             state: State::Forwarding { future, admission },
             gate,
-            grpc,
+            manner,
         }
     }
 
-    pub(crate) fn denied(denial: Denial, gate: Arc<Gate>, grpc: bool) -> Self {
+    pub(crate) fn denied(denial: Denial, gate: Arc<Gate>, manner: Manner) -> Self {
         let denial = Some(denial);
         Self {
             state: State::Denied { denial },
             gate,
-            grpc,
+            manner,
         }
     }
 }
@@ -115,11 +115,11 @@ where
                 }
                 StateProjection::Forwarding { future, admission } => {
                     let response = ready!(future.poll(cx))?;
-                    return Poll::Ready(Ok(this.gate.forwarded(response, admission, *this.grpc)));
+                    return Poll::Ready(Ok(this.gate.forwarded(response, admission, *this.manner)));
                 }
                 StateProjection::Denied { denial } => {
                     let denial = denial.take().expect("polled after it was ready");
-                    let response = this.gate.refuse(&denial, *this.grpc);
+                    let response = this.gate.refuse(&denial, *this.manner);
                     return Poll::Ready(Ok(response.map(ResponseBody::refusal)));
                 }
             };
@@ -134,7 +134,7 @@ impl Gate {
         &self,
         response: Response<B>,
         admission: &Admission,
-        grpc: bool,
+        manner: Manner,
     ) -> Response<ResponseBody<B>> {
         let settings = &self.settings;
         let (lifecycle, carrier) = match admission {
@@ -142,7 +142,7 @@ impl Gate {
             Admission::Anonymous => (None, None),
             Admission::Key { lifecycle, carrier } => (Some(lifecycle), Some(*carrier)),
         };
-        let mut response = self.render_what_is_not(response, grpc);
+        let mut response = self.render_what_is_not(response, manner);
         let headers = response.headers_mut();
         if let Some(lifecycle) = lifecycle {
             settings.key_headers.write(headers, lifecycle);
@@ -155,12 +155,14 @@ impl Gate {
     fn render_what_is_not<B>(
         &self,
         mut response: Response<B>,
-        grpc: bool,
+        manner: Manner,
     ) -> Response<ResponseBody<B>> {
-        let Some(Unrendered(rejection)) = response.extensions_mut().remove::<Unrendered>() else {
-            return response.map(ResponseBody::inner);
+        let rejection = match response.extensions_mut().remove::<Unrendered>() {
+            Some(Unrendered(rejection)) if rejection.status() == response.status() => rejection,
+            // None, or a layer in between made another answer of it.
+            _ => return response.map(ResponseBody::inner),
         };
-        let mut rendered = self.settings.render(&rejection, grpc);
+        let mut rendered = self.settings.render(&rejection, manner);
         keep_headers(
             rendered.headers_mut(),
             std::mem::take(response.headers_mut()),
@@ -172,9 +174,9 @@ impl Gate {
     }
 
     /// The answer to a request that goes no further.
-    fn refuse(&self, denial: &Denial, grpc: bool) -> Response<Bytes> {
+    fn refuse(&self, denial: &Denial, manner: Manner) -> Response<Bytes> {
         let settings = &self.settings;
-        let mut response = settings.render(&denial.rejection, grpc);
+        let mut response = settings.render(&denial.rejection, manner);
         let headers = response.headers_mut();
         if let Some(lifecycle) = &denial.lifecycle {
             settings.key_headers.write(headers, lifecycle);

@@ -9,6 +9,7 @@ use crate::key::environment::Environment;
 use crate::key::scope::RequiredScopes;
 use crate::request::client_address::ClientAddress;
 use crate::response::challenge::{InvalidRealm, Realm};
+use crate::response::grpc::GrpcRequests;
 use crate::response::headers;
 use crate::response::rejection::ErrorFormat;
 use crate::service::ApiKeyService;
@@ -281,6 +282,19 @@ impl ApiKeyLayer {
             .settings
             .key_headers
             .sunset_link = headers::link(url, "sunset");
+        self
+    }
+
+    /// Which requests are refused in gRPC's way. Default: [`GrpcRequests::Post`].
+    ///
+    /// Danger: see [`GrpcRequests`] if a gateway asks this service by HTTP status.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, GrpcRequests};
+    /// let forward_auth = ApiKeys::in_memory().layer().grpc(GrpcRequests::Never);
+    /// ```
+    pub fn grpc(mut self, requests: GrpcRequests) -> Self {
+        Arc::make_mut(&mut self.gate).settings.grpc = requests;
         self
     }
 

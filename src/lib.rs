@@ -108,6 +108,7 @@ pub use request::client_address::{ClientAddress, PeerAddr, TrustedProxies};
 pub use require_scope::{RequireScope, RequireScopeFuture, RequireScopeService};
 pub use response::body::ResponseBody;
 pub use response::challenge::InvalidRealm;
+pub use response::grpc::GrpcRequests;
 pub use response::rejection::ErrorFormat;
 pub use secret::PlaintextKey;
 pub use service::ApiKeyService;

@@ -94,7 +94,7 @@ pub enum NotFound {
     Malformed,
     /// It is written as ours are, and the store has no record of it.
     Unknown,
-    /// The store answered with the record of another key. Look at the store: it is broken.
+    /// The store answered with the record of another id. Look at the store: it is broken.
     Mismatch,
 }
 

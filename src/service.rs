@@ -11,7 +11,6 @@ use tower_service::Service;
 
 use crate::future::ResponseFuture;
 use crate::response::body::ResponseBody;
-use crate::response::grpc;
 use crate::verify::{Gate, Identified};
 
 /// A service behind API keys; see [`ApiKeyLayer`](crate::ApiKeyLayer).
@@ -43,16 +42,16 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
         let gate = Arc::clone(&self.gate);
-        let grpc = grpc::is_grpc(&parts.headers);
+        let manner = gate.settings.manner(&parts.method, &parts.headers);
         match gate.identify(&mut parts) {
             Identified::Decided(Ok(admission)) => {
                 let future = self.inner.call(Request::from_parts(parts, body));
-                ResponseFuture::forwarding(future, admission, gate, grpc)
+                ResponseFuture::forwarding(future, admission, gate, manner)
             }
             Identified::Decided(Err(denial)) => {
                 // Whatever the readied service holds, such as a permit, is let go of here and now.
                 drop(self.take_readied());
-                ResponseFuture::denied(denial, gate, grpc)
+                ResponseFuture::denied(denial, gate, manner)
             }
             Identified::Presented(key) => {
                 let readied = self.take_readied();
@@ -61,7 +60,7 @@ where
                     let decision = judge.decide(&mut parts, key).await;
                     (parts, decision)
                 });
-                ResponseFuture::deciding(decision, readied, body, gate, grpc)
+                ResponseFuture::deciding(decision, readied, body, gate, manner)
             }
         }
     }

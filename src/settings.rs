@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderMap, Method, Response};
 
 use crate::key::environment::Environment;
 use crate::key::scope::RequiredScopes;
 use crate::rejection::Rejection;
 use crate::request::client_address::ClientAddress;
 use crate::response::challenge::{Challenges, Realm};
+use crate::response::grpc::GrpcRequests;
 use crate::response::headers::KeyHeaders;
-use crate::response::rejection::{self, ErrorFormat};
+use crate::response::rejection::{self, ErrorFormat, Manner};
 use crate::source::KeySources;
 
 /// What one layer is set to; `Default` is the documented default of each setter.
@@ -31,16 +32,25 @@ pub(crate) struct Settings {
     pub(crate) errors: ErrorFormat,
     pub(crate) challenges: Challenges,
     pub(crate) retry_after: Duration,
+    pub(crate) grpc: GrpcRequests,
 }
 
 impl Settings {
-    pub(crate) fn render(&self, rejection: &Rejection, grpc: bool) -> Response<Bytes> {
+    /// In which way a request is answered.
+    pub(crate) fn manner(&self, method: &Method, headers: &HeaderMap) -> Manner {
+        Manner {
+            grpc: self.grpc.include(method, headers),
+            head: method == Method::HEAD,
+        }
+    }
+
+    pub(crate) fn render(&self, rejection: &Rejection, manner: Manner) -> Response<Bytes> {
         rejection::render(
             rejection,
             &self.errors,
             &self.challenges,
             &self.sources,
-            grpc,
+            manner,
         )
     }
 }
@@ -62,6 +72,7 @@ impl Default for Settings {
                 basic: false,
             },
             retry_after: Duration::from_secs(5),
+            grpc: GrpcRequests::default(),
         }
     }
 }

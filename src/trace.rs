@@ -56,6 +56,11 @@ pub(crate) fn wrong_record(key_id: &dyn fmt::Display) {
     error!(target: TARGET, %key_id, "the key store answered with the record of another key; the request was refused");
 }
 
+/// A record does not verify the key that it is of.
+pub(crate) fn wrong_verifier(key_id: &dyn fmt::Display) {
+    error!(target: TARGET, %key_id, "a key's record does not verify it: its pepper has another content here, or the record was changed; the request was answered with 503");
+}
+
 /// The `Caller` is asked for where no layer provides it.
 pub(crate) fn layer_missing(wanted: &str) {
     error!(target: TARGET,

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::Method;
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, COOKIE, ORIGIN};
 use http::request::Parts;
 
 use crate::caller::{Anonymous, Caller};
@@ -142,9 +142,14 @@ impl Gate {
             trace::unverifiable(&error, &id);
             outage()
         })?;
-        if !proved || record.id() != id {
+        if record.id() != id {
             trace::wrong_record(&id);
             return Err(not_found(NotFound::Mismatch));
+        }
+        if !proved {
+            // 128 bits of the key agree, so it is not the caller who is wrong.
+            trace::wrong_verifier(&id);
+            return Err(outage());
         }
         Ok(record)
     }
@@ -203,15 +208,10 @@ impl Gate {
             let expires_at = lifecycle.expires_at().map(timestamp::rfc3339);
             trace::deprecated(&id, account, expires_at.as_deref().unwrap_or("never"));
         }
-        let sources = &self.settings.sources;
-        if let Some(parameter) = sources.parameter(carrier) {
+        if let Some(parameter) = self.settings.sources.parameter(carrier) {
             trace::key_in_query(parameter, &id);
         }
-        if self.settings.hide_credential {
-            sources.hide(parts, carrier);
-        } else {
-            sources.mark_sensitive(parts, carrier);
-        }
+        self.hide(parts, carrier);
         let caller = Caller::new(record, lifecycle, Arc::clone(&self.keyring));
         parts.extensions.insert(caller);
         Admission::Key { lifecycle, carrier }
@@ -223,22 +223,45 @@ impl Gate {
         if !self.settings.optional && !preflight {
             return Err(stranger(Rejection::Missing, None));
         }
+        // Nor does a caller of other keys, from a layer further out, speak for this request.
+        parts.extensions.remove::<Caller>();
         parts.extensions.insert(Anonymous);
         Ok(Admission::Anonymous)
     }
 
     /// A request that an outer layer of the same `ApiKeys` has let through: the key is proved, and
-    /// no longer in the request; what this layer asks for beyond the outer one still holds.
-    fn spoken_for(&self, parts: &Parts) -> Option<Result<Admission, Denial>> {
+    /// need not be in the request any more. What this layer asks for still holds, and if it finds
+    /// a key, it must be the same.
+    fn spoken_for(&self, parts: &mut Parts) -> Option<Result<Admission, Denial>> {
         let caller = parts.extensions.get::<Caller>()?;
         if !caller.belongs_to(&self.keyring) {
             return None;
         }
-        let (record, lifecycle) = (caller.record(), *caller.lifecycle());
-        Some(match self.judge(parts, record, lifecycle) {
-            Ok(()) => Ok(Admission::SpokenFor),
-            Err(rejection) => Err(refused(rejection, record, lifecycle, None)),
-        })
+        let record = Arc::clone(caller.record());
+        let lifecycle = record.lifecycle(self.keyring.now(), self.keyring.warning);
+        let carrier = match self.settings.sources.find(parts, &self.keyring.formats) {
+            Ok(None) => Ok(None),
+            Ok(Some(key)) if KeyDigest::of_bytes(key.text.as_bytes()).id() == record.id() => {
+                Ok(Some(key.carrier))
+            }
+            Ok(Some(_)) | Err(Ambiguous) => Err(Rejection::Ambiguous),
+        };
+        let judged = carrier.and_then(|carrier| {
+            self.judge(parts, &record, lifecycle)?;
+            if let Some(carrier) = carrier {
+                self.hide(parts, carrier);
+            }
+            Ok(Admission::SpokenFor)
+        });
+        Some(judged.map_err(|rejection| refused(rejection, &record, lifecycle, None)))
+    }
+
+    fn hide(&self, parts: &mut Parts, carrier: Carrier) {
+        if self.settings.hide_credential {
+            self.settings.sources.hide(parts, carrier);
+        } else {
+            self.settings.sources.mark_sensitive(parts, carrier);
+        }
     }
 
     fn client_address(&self, parts: &Parts) -> Option<IpAddr> {
@@ -285,4 +308,6 @@ fn is_preflight(parts: &Parts) -> bool {
     parts.method == Method::OPTIONS
         && parts.headers.contains_key(ORIGIN)
         && parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+        && !parts.headers.contains_key(AUTHORIZATION)
+        && !parts.headers.contains_key(COOKIE)
 }

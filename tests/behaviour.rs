@@ -15,8 +15,8 @@ use http::Request;
 use support::{Answer, Down, EchoService, READ, WRITE, World, send, serve_axum, serve_hyper};
 use tower::Layer;
 use tower_api_key::{
-    ApiKeyLayer, ApiKeys, ClientAddress, Environment, ErrorFormat, KeySource, RequireScope,
-    TrustedProxies,
+    ApiKeyLayer, ApiKeys, ClientAddress, Environment, ErrorFormat, GrpcRequests, KeySource,
+    RequireScope, TrustedProxies,
 };
 
 /// A request, and what must come back.
@@ -57,6 +57,7 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 const NO_STORE: (&str, &str) = ("cache-control", "no-store");
 const PRIVATE: (&str, &str) = ("cache-control", "private");
 const VARY: (&str, &str) = ("vary", "X-API-Key");
+const VARY_TOO: (&str, &str) = ("vary", "Authorization"); // in optional mode
 const ACTIVE: (&str, &str) = ("x-key-status", "active");
 const APIKEY_CHALLENGE: (&str, &str) = ("www-authenticate", r#"ApiKey realm="api""#);
 const BEARER_CHALLENGE: (&str, &str) = ("www-authenticate", r#"Bearer realm="api""#);
@@ -139,8 +140,10 @@ async fn by_default_three_places_carry_a_key() {
         row("a scheme without credentials is no key", [("authorization", "Bearer ")], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
         row("Basic is not read unless asked for", [("authorization", "Basic {basic:active}")], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
         row("nor is the query", [(":path", "/v1?api_key={active}")], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
-        row("a tab does not end a scheme", [("authorization", "Bearer\t{active}")], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
-        row("another scheme is somebody else's", [("authorization", "Token {active}")], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
+        row("a tab does not end a scheme", [("authorization", "Bearer\t{active}")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE], NOT_FOUND),
+        row("our key under another scheme is ours, and bad", [("authorization", "Token {active}")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE], NOT_FOUND),
+        row("without a scheme, too", [("authorization", "{active}")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE], NOT_FOUND),
+        row("another scheme is somebody else's", [("authorization", "Token abc")], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
         row("OPTIONS needs a key like any other", [(":method", "OPTIONS")], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
         row("also a preflight", [(":method", "OPTIONS"), ("origin", "https://a.example"), ("access-control-request-method", "GET")], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
     };
@@ -440,29 +443,32 @@ async fn the_application_chooses_where_keys_stand() {
         row("the query twice, hidden by encoding", [(":path", "/v1?api_key={active}&api%5Fkey={active}")], 400, [JSON, NO_STORE], AMBIGUOUS),
         row("the query and a header", [(":path", "/v1?api_key={active}"), ("x-acme-api-key", "{active}")], 400, [JSON, NO_STORE], AMBIGUOUS),
         row("what was not chosen is not read", [("x-api-key", "{active}")], 401, [JSON, NO_STORE, APIKEY_CHALLENGE], MISSING),
-        row("nor is Bearer", [("authorization", "Bearer {active}")], 401, [JSON, NO_STORE, APIKEY_CHALLENGE], MISSING),
+        row("our key in Authorization, under a scheme that is not chosen, is bad", [("authorization", "Bearer {active}")], 401, [JSON, NO_STORE, APIKEY_CHALLENGE], NOT_FOUND),
     };
     hold(&world, layer, rows).await;
 }
 
 #[tokio::test]
-async fn in_anonymous_mode_no_key_is_fine_and_a_bad_one_is_not() {
+async fn in_optional_mode_no_key_is_fine_and_a_bad_one_is_not() {
     let world = World::new().await;
     let rows = table! {
-        row("nobody; the answer depends on the header", [], 200, [VARY], "nobody /v1"),
-        row("a user's token is not ours to judge", [("authorization", "Bearer {jwt}")], 200, [VARY], "nobody /v1 authorization=Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln"),
-        row("a good key", [("authorization", "Bearer {active}")], 200, [ACTIVE, VARY], "acme /v1"),
-        row("a bad key is refused", [("authorization", "Bearer {unknown}")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE, VARY], NOT_FOUND),
-        row("also if it is only meant as one", [("x-api-key", "x")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE, VARY], NOT_FOUND),
-        row("two keys are refused", [("x-api-key", "{active}"), ("authorization", "Bearer {active}")], 400, [JSON, NO_STORE, VARY], AMBIGUOUS),
+        row("nobody; the answer depends on the header", [], 200, [VARY, VARY_TOO], "nobody /v1"),
+        row("a user's token is not ours to judge", [("authorization", "Bearer {jwt}")], 200, [VARY, VARY_TOO], "nobody /v1 authorization=Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln"),
+        row("a good key", [("authorization", "Bearer {active}")], 200, [ACTIVE, VARY, VARY_TOO], "acme /v1"),
+        row("a bad key is refused", [("authorization", "Bearer {unknown}")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE, VARY, VARY_TOO], NOT_FOUND),
+        row("also if it is only meant as one", [("x-api-key", "x")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE, VARY, VARY_TOO], NOT_FOUND),
+        row("a key with a slip of the pen is not passed on", [("authorization", "Bearer: {active}")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE, VARY, VARY_TOO], NOT_FOUND),
+        row("nor one in quotes", [("authorization", "Bearer \"{active}\"")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE, VARY, VARY_TOO], NOT_FOUND),
+        row("nor one whose scheme was said twice", [("authorization", "Bearer Bearer {active}")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE, VARY, VARY_TOO], NOT_FOUND),
+        row("two keys are refused", [("x-api-key", "{active}"), ("authorization", "Bearer {active}")], 400, [JSON, NO_STORE, VARY, VARY_TOO], AMBIGUOUS),
     };
     hold(&world, world.keys.layer().optional(), rows).await;
 
     let layer = world.keys.layer().optional();
     let scoped = layer.layer(RequireScope::new(READ).layer(EchoService));
     let rows = table! {
-        row("what needs a scope needs a key", [], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE, VARY], MISSING),
-        row("which opens it", [("authorization", "Bearer {active}")], 200, [ACTIVE, VARY], "acme /v1"),
+        row("what needs a scope needs a key", [], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE, VARY, VARY_TOO], MISSING),
+        row("which opens it", [("authorization", "Bearer {active}")], 200, [ACTIVE, VARY, VARY_TOO], "acme /v1"),
     };
     hold_on(&world, &[("hyper", serve_hyper(scoped).await)], rows).await;
 }
@@ -479,6 +485,8 @@ async fn only_a_true_preflight_is_let_through_and_only_if_asked_for() {
         row("without an origin", [OPTIONS, METHOD], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
         row("without a method", [OPTIONS, ORIGIN], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
         row("not OPTIONS", [ORIGIN, METHOD], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
+        row("a preflight never carries credentials", [OPTIONS, ORIGIN, METHOD, ("authorization", "Bearer {jwt}")], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
+        row("nor cookies", [OPTIONS, ORIGIN, METHOD, ("cookie", "a=b")], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
         row("with a bad key it is no preflight", [OPTIONS, ORIGIN, METHOD, ("authorization", "Bearer {typo}")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE], NOT_FOUND),
     };
     hold(&world, world.keys.layer().allow_preflight(), rows).await;
@@ -631,8 +639,8 @@ async fn an_outage_is_503_and_says_when_to_come_back() {
     hold(&world, down.clone(), rows).await;
 
     let rows = table! {
-        row("in anonymous mode, too: never a silent yes", [("authorization", "Bearer {active}")], 503,
-        [JSON, NO_STORE, VARY, ("retry-after", "5")], UNAVAILABLE),
+        row("in optional mode, too: never a silent yes", [("authorization", "Bearer {active}")], 503,
+        [JSON, NO_STORE, VARY, VARY_TOO, ("retry-after", "5")], UNAVAILABLE),
     };
     hold(&world, down.optional(), rows).await;
 }
@@ -641,20 +649,43 @@ async fn an_outage_is_503_and_says_when_to_come_back() {
 async fn grpc_is_answered_in_its_own_way() {
     let world = World::new().await;
     const GRPC: (&str, &str) = ("content-type", "application/grpc");
+    const POST: (&str, &str) = (":method", "POST");
+    const GRPC_MISSING: [(&str, &str); 4] = [
+        GRPC,
+        NO_STORE,
+        ("grpc-status", "16"),
+        ("grpc-message", "This request needs an API key."),
+    ];
     let rows = table! {
-        row("no key", [GRPC], 200, [GRPC, NO_STORE, ("grpc-status", "16"), ("grpc-message", "This request needs an API key.")], ""),
-        row("suspended", [("content-type", "application/grpc+proto"), ("authorization", "Bearer {suspended}")], 200,
+        row("no key", [POST, GRPC], 200, GRPC_MISSING, ""),
+        row("suspended", [POST, ("content-type", "application/grpc+proto"), ("authorization", "Bearer {suspended}")], 200,
             [GRPC, NO_STORE, ("grpc-status", "7"), ("grpc-message", "The API key is suspended."), ("x-key-status", "suspended")], ""),
-        row("gRPC-Web is another protocol", [("content-type", "application/grpc-web")], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
+        row("gRPC-Web is another protocol", [POST, ("content-type", "application/grpc-web")], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
+        row("gRPC is always a POST: who asks by status is not fooled", [GRPC], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
     };
     hold(&world, world.keys.layer(), rows).await;
 
+    let rows = table! {
+        row("any method, if asked for", [GRPC], 200, GRPC_MISSING, ""),
+    };
+    hold(
+        &world,
+        world.keys.layer().grpc(GrpcRequests::AnyMethod),
+        rows,
+    )
+    .await;
+
+    let rows = table! {
+        row("never, if asked for", [POST, GRPC], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
+    };
+    hold(&world, world.keys.layer().grpc(GrpcRequests::Never), rows).await;
+
     let down = ApiKeys::read_only(Down).build().unwrap().layer();
     let rows = table! {
-        row("an outage", [GRPC, ("authorization", "Bearer {active}")], 200, [
-        GRPC, NO_STORE, ("grpc-status", "14"), ("retry-after", "5"), ("grpc-retry-pushback-ms", "5000"),
-        ("grpc-message", "API keys cannot be verified at the moment. Try again later."),
-    ], ""),
+        row("an outage", [POST, GRPC, ("authorization", "Bearer {active}")], 200, [
+            GRPC, NO_STORE, ("grpc-status", "14"), ("retry-after", "5"), ("grpc-retry-pushback-ms", "5000"),
+            ("grpc-message", "API keys cannot be verified at the moment. Try again later."),
+        ], ""),
     };
     hold(&world, down, rows).await;
 }

@@ -22,7 +22,8 @@ use tokio::sync::Semaphore;
 use tower::util::BoxCloneService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_api_key::{
-    ApiKeys, Caller, KeyId, KeyRecord, KeyStore, Rejection, RequireScope, ResponseBody, StoreError,
+    ApiKeys, Caller, KeyId, KeyRecord, KeySource, KeyStore, Rejection, RequireScope, ResponseBody,
+    StoreError,
 };
 use tower_http::cors::CorsLayer;
 use tower_http::timeout::TimeoutLayer;
@@ -328,6 +329,33 @@ async fn the_same_keys_twice_are_judged_once_and_asked_for_all() {
     let reason = answer.extensions().get::<Rejection>().unwrap();
     assert_eq!(reason.code(), "wrong_environment");
 
+    // A key that the outer layer leaves in the request is taken out by the inner one; another key
+    // there is a second one.
+    let outer = world.keys.layer().sources([KeySource::x_api_key()]);
+    let kept = outer.clone().dangerous_keep_credential();
+    let service = kept.layer(world.keys.layer().layer(EchoService));
+    let answer = call(service, with_key(&world.fill("{active}"))).await;
+    assert_eq!(text(answer).await, "acme /v1");
+    let service = outer.layer(world.keys.layer().layer(EchoService));
+    let mut two = with_key(&world.fill("{active}"));
+    let revoked = world.fill("Bearer {revoked}").parse().unwrap();
+    two.headers_mut().insert("authorization", revoked);
+    assert_eq!(call(service, two).await.status(), StatusCode::BAD_REQUEST);
+
+    // Time goes on between the two.
+    let clock = world.clock.clone();
+    let service = ServiceBuilder::new()
+        .layer(world.keys.layer())
+        .map_request(move |request: Request<Empty<Bytes>>| {
+            clock.advance(10 * support::DAY);
+            request
+        })
+        .layer(world.keys.layer())
+        .service(EchoService);
+    let answer = call(service, with_key(&world.fill("{expiring}"))).await;
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    world.clock.set(support::today());
+
     // An outer layer that lets strangers through speaks for nobody.
     let outer = world.keys.layer().optional();
     let service = outer.layer(world.keys.layer().layer(EchoService));
@@ -345,6 +373,12 @@ async fn other_keys_do_not_speak_for_these() {
     let service = other.layer().layer(world.keys.layer().layer(EchoService));
     let answer = call(service, with_key(key.expose_secret())).await;
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+
+    // Nor where these are optional: whoever comes without one of them is nobody here.
+    let optional = world.keys.layer().optional().layer(EchoService);
+    let service = other.layer().layer(optional);
+    let answer = call(service, with_key(key.expose_secret())).await;
+    assert_eq!(text(answer).await, "nobody /v1");
 }
 
 #[tokio::test]
@@ -396,6 +430,74 @@ async fn headers_that_inner_layers_add_to_a_refusal_are_kept() {
     assert_eq!(answer.status(), StatusCode::FORBIDDEN);
     assert_eq!(answer.headers()["x-request-id"], "42");
     assert_eq!(answer.headers()["content-type"], "application/json");
+}
+
+#[tokio::test]
+async fn what_describes_a_replaced_body_goes_with_it() {
+    let world = World::new().await;
+    let service = ServiceBuilder::new()
+        .layer(world.keys.layer())
+        .map_response(|mut response: Response<_>| {
+            for name in [
+                "content-encoding",
+                "etag",
+                "content-digest",
+                "content-range",
+            ] {
+                let name = http::HeaderName::from_static(name);
+                response.headers_mut().insert(name, "x".parse().unwrap());
+            }
+            response
+        })
+        .layer(RequireScope::new(support::WRITE))
+        .service(EchoService);
+    let answer = call(service, with_key(&world.fill("{active}"))).await;
+    let mut names: Vec<_> = answer
+        .headers()
+        .keys()
+        .map(http::HeaderName::as_str)
+        .collect();
+    names.sort_unstable();
+    let left = [
+        "cache-control",
+        "content-type",
+        "vary",
+        "www-authenticate",
+        "x-key-status",
+    ];
+    assert_eq!(names, left);
+}
+
+#[tokio::test]
+async fn an_answer_that_a_layer_in_between_made_its_own_is_left_alone() {
+    let world = World::new().await;
+    let service = ServiceBuilder::new()
+        .layer(world.keys.layer())
+        .map_response(|mut response: Response<_>| {
+            *response.status_mut() = StatusCode::NOT_FOUND; // to hide that there is something
+            response
+        })
+        .layer(RequireScope::new(support::WRITE))
+        .service(EchoService);
+    let answer = call(service, with_key(&world.fill("{active}"))).await;
+    assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn an_answer_to_head_has_no_body_and_tells_its_length() {
+    let world = World::new().await;
+    let layer = world.keys.layer();
+    let service = layer.layer(RequireScope::new(support::WRITE).layer(EchoService));
+    for key in ["{typo}", "{active}"] {
+        let mut request = with_key(&world.fill(key));
+        let answer = call(service.clone(), request).await;
+        let whole = text(answer).await.len().to_string();
+        request = with_key(&world.fill(key));
+        *request.method_mut() = http::Method::HEAD;
+        let answer = call(service.clone(), request).await;
+        assert_eq!(answer.headers()["content-length"], whole.as_str());
+        assert!(answer.body().is_end_stream());
+    }
 }
 
 #[tokio::test]

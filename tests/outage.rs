@@ -161,18 +161,24 @@ async fn a_store_that_answers_with_another_keys_record_opens_nothing() {
     let [active, admin] = ["active", "admin"].map(|name| world.plaintexts[name].clone());
     let id = KeyDigest::of(&active).id();
     let other = KeyDigest::of(&admin);
-    for wrong in [
-        KeyRecord::imported(other, "acme"),
-        KeyRecord::new(id, Verifier::sha256(other), "acme"), // the right id, another secret
-        KeyRecord::new(other.id(), Verifier::sha256(KeyDigest::of(&active)), "acme"),
-    ] {
+    let answer_of = async |wrong: KeyRecord| {
         let store = Scripted::new(move |_| Ok(Some(wrong.clone())));
         let layer = ApiKeys::read_only(store).build().unwrap().layer();
-        let answer = answer(&layer, &active).await;
+        answer(&layer, &active).await
+    };
+    for wrong in [
+        KeyRecord::imported(other, "acme"),
+        KeyRecord::new(other.id(), Verifier::sha256(KeyDigest::of(&active)), "acme"),
+    ] {
+        let answer = answer_of(wrong).await;
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
         let reason = answer.extensions().get::<Rejection>();
         assert_eq!(reason, Some(&Rejection::NotFound(NotFound::Mismatch)));
     }
+    // The right id and another secret: the caller holds 128 bits of the key, so the fault is ours.
+    let changed = KeyRecord::new(id, Verifier::sha256(other), "acme");
+    let answer = answer_of(changed).await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
 }
 
 /// Unknown, malformed, and wrong-secret keys: to the byte, the same answer on the wire.

@@ -131,7 +131,10 @@ impl KeyFormat {
         if lead.len() > MAX_PREFIX_LENGTH || !lead.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(KeyFormatError::Prefix(lead.to_owned()));
         }
-        if *length.start() == 0 || length.is_empty() || lead.len() + length.end() > MAX_KEY_LENGTH {
+        if *length.start() == 0
+            || length.is_empty()
+            || lead.len().saturating_add(*length.end()) > MAX_KEY_LENGTH
+        {
             return Err(KeyFormatError::Length(length));
         }
         Ok(Self {
@@ -313,6 +316,15 @@ pub enum KeyFormatError {
     /// Two formats of one set begin alike, so that a key could belong to both.
     #[error("two formats begin with {0:?}: give each its own prefix")]
     SamePrefix(String),
+    /// One format's prefix is how keys of another may begin, which would then be taken for its own.
+    #[error("keys that begin with {shadowed:?} may also begin with {by:?}: rename one of the two")]
+    #[non_exhaustive]
+    Shadowed {
+        /// What the keys begin with that would be lost.
+        shadowed: String,
+        /// What would claim them.
+        by: String,
+    },
     /// A set without a single format accepts nothing.
     #[error("no format: name at least one")]
     Empty,
@@ -383,6 +395,10 @@ mod tests {
         );
         #[expect(clippy::reversed_empty_ranges)]
         let empty = 64..=63;
+        assert_eq!(
+            imported(Alphabet::HEX, 32..=usize::MAX),
+            KeyFormatError::Length(32..=usize::MAX)
+        );
         assert_eq!(
             imported(Alphabet::HEX, empty.clone()),
             KeyFormatError::Length(empty)

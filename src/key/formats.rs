@@ -40,12 +40,50 @@ impl KeyFormats {
                 return Err(KeyFormatError::SamePrefix(given[pair[0]].lead().to_owned()));
             }
         }
+        for (shadowed, by) in given
+            .iter()
+            .flat_map(|one| given.iter().map(move |by| (one, by)))
+        {
+            let rest = by.lead().strip_prefix(shadowed.lead());
+            // A secret of ours is letters and digits: it may begin as the longer lead goes on.
+            let may_begin_so = |rest: &str| rest.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            if shadowed.is_issued()
+                && rest.is_some_and(|rest| !rest.is_empty() && may_begin_so(rest))
+            {
+                return Err(KeyFormatError::Shadowed {
+                    shadowed: shadowed.lead().to_owned(),
+                    by: by.lead().to_owned(),
+                });
+            }
+        }
         Ok(Self { given, by_lead })
     }
 
     /// The formats, in the order in which they were given.
     pub fn iter(&self) -> impl Iterator<Item = &KeyFormat> {
         self.given.iter()
+    }
+
+    /// Whether something that begins as our keys do stands near the beginning of a text, at the
+    /// start of a word: a key with a slip of the pen around it.
+    pub(crate) fn is_claimed_in(&self, text: &[u8]) -> bool {
+        const NEAR: usize = 64;
+        let is_gap = |byte: u8| {
+            matches!(
+                byte,
+                b' ' | b'\t' | b':' | b',' | b';' | b'=' | b'"' | b'\''
+            )
+        };
+        let starts = (0..text.len().min(NEAR)).filter(|&at| at == 0 || is_gap(text[at - 1]));
+        let leads = || {
+            self.given
+                .iter()
+                .map(KeyFormat::lead)
+                .filter(|lead| !lead.is_empty())
+        };
+        starts
+            .map(|at| &text[at..])
+            .any(|word| leads().any(|lead| word.starts_with(lead.as_bytes())))
     }
 
     /// What a credential is to us.
@@ -124,6 +162,15 @@ mod tests {
         let twice = KeyFormats::new([live("sk"), live("sk").without_checksum()]).unwrap_err();
         assert_eq!(twice, KeyFormatError::SamePrefix("sk_".to_owned()));
         assert_eq!(KeyFormats::new([]).unwrap_err(), KeyFormatError::Empty);
+    }
+
+    #[test]
+    fn no_format_claims_the_keys_that_another_issues() {
+        let imported = |lead| KeyFormat::imported(lead, Alphabet::HEX, 32..=32, Environment::LIVE);
+        let error = KeyFormats::new([live("acme"), imported("acme_1").unwrap()]).unwrap_err();
+        assert!(error.to_string().contains("\"acme_1\""), "{error}");
+        // No issued secret has a `_` or a `-` in it.
+        formats([live("acme"), live("acme_1"), imported("acme_-").unwrap()]);
     }
 
     #[test]

@@ -52,7 +52,8 @@ impl Manager {
             let Some(changed) = change(&seen) else {
                 return Ok(seen);
             };
-            let changed = changed.with_version(seen.version() + 1);
+            let version = seen.version().checked_add(1);
+            let changed = changed.with_version(version.ok_or(StoreError::corrupt("version"))?);
             match self
                 .store
                 .commit(&Change::new().update(changed.clone()))

@@ -1,7 +1,7 @@
 //! `Authorization: Basic base64(KEY:)` (RFC 7617): the key is the user-id, and the password empty.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use base64::engine::{DecodePaddingMode, Engine as _};
 use zeroize::Zeroizing;
 
 use crate::key::format::MAX_KEY_LENGTH;
@@ -9,9 +9,18 @@ use crate::key::format::MAX_KEY_LENGTH;
 /// The longest encoding that can hold a key and its colon.
 const LONGEST: usize = (MAX_KEY_LENGTH + 1).div_ceil(3) * 4;
 
+/// Reads what RFC 7617 does not allow, so that a badly encoded key is known for one.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
 /// What Basic credentials hold, if they can be decoded at all.
 pub(crate) struct Basic {
-    user_id: Zeroizing<Vec<u8>>,
+    decoded: Zeroizing<Vec<u8>>,
+    colon: Option<usize>,
     exact: bool,
 }
 
@@ -20,23 +29,33 @@ impl Basic {
     pub(crate) fn decode(encoded: &[u8]) -> Option<Self> {
         let whole = encoded.len() <= LONGEST;
         let head = if whole { encoded } else { &encoded[..LONGEST] };
-        let mut decoded = Zeroizing::new([0u8; LONGEST / 4 * 3]);
-        let length = STANDARD.decode_slice(head, &mut decoded[..]).ok()?;
-        let decoded = &decoded[..length];
+        let mut decoded = Zeroizing::new(vec![0; LONGEST / 4 * 3]);
+        let standard = STANDARD.decode_slice(head, &mut decoded);
+        let length = standard
+            .clone()
+            .or_else(|_| LENIENT.decode_slice(head, &mut decoded))
+            .ok()?;
+        decoded.truncate(length);
         let colon = decoded.iter().position(|byte| *byte == b':');
         Some(Self {
-            user_id: Zeroizing::new(decoded[..colon.unwrap_or(length)].to_vec()),
-            exact: whole && colon.is_some_and(|colon| colon + 1 == length),
+            exact: whole && standard.is_ok() && colon.is_some_and(|colon| colon + 1 == length),
+            decoded,
+            colon,
         })
     }
 
-    /// What stands before the first colon, or the beginning of it.
-    pub(crate) fn into_user_id(self) -> Zeroizing<Vec<u8>> {
-        self.user_id
+    /// All that was decoded.
+    pub(crate) fn decoded(&self) -> &[u8] {
+        &self.decoded
     }
 
-    /// Whether there is nothing but a user-id and its colon.
-    pub(crate) fn is_only_user_id(&self) -> bool {
+    /// What stands before the first colon, or the beginning of it.
+    pub(crate) fn user_id(&self) -> &[u8] {
+        &self.decoded[..self.colon.unwrap_or(self.decoded.len())]
+    }
+
+    /// Whether it is well encoded, and nothing but a user-id and its colon.
+    pub(crate) fn is_exact(&self) -> bool {
         self.exact
     }
 }
@@ -49,18 +68,18 @@ mod tests {
     #[test]
     fn the_vectors_of_the_rfc() {
         let aladdin = Basic::decode(b"QWxhZGRpbjpvcGVuIHNlc2FtZQ==").unwrap();
-        assert_eq!(aladdin.user_id.as_slice(), b"Aladdin");
-        assert!(!aladdin.is_only_user_id());
+        assert_eq!(aladdin.user_id(), b"Aladdin");
+        assert!(!aladdin.is_exact());
         let test = Basic::decode("dGVzdDoxMjPCow==".as_bytes()).unwrap();
-        assert_eq!(test.user_id.as_slice(), b"test");
+        assert_eq!(test.user_id(), b"test");
     }
 
     #[test]
-    fn only_standard_padded_base64_is_read() {
+    fn only_standard_padded_base64_is_exact() {
         assert!(
             Basic::decode(&STANDARD.encode("key:").into_bytes())
                 .unwrap()
-                .is_only_user_id()
+                .is_exact()
         );
         for bad in [
             "a2V5Og",
@@ -71,7 +90,12 @@ mod tests {
             "%%%%",
             "a2V5-_8=",
         ] {
-            assert!(Basic::decode(bad.as_bytes()).is_none(), "{bad:?}");
+            let basic = Basic::decode(bad.as_bytes());
+            assert!(basic.is_none_or(|basic| !basic.is_exact()), "{bad:?}");
+        }
+        // Badly encoded, and yet known for what it is.
+        for bad in ["a2V5Og", "a2V5Og=", "a2V5Oh=="] {
+            assert_eq!(Basic::decode(bad.as_bytes()).unwrap().user_id(), b"key");
         }
     }
 
@@ -79,10 +103,10 @@ mod tests {
     fn what_is_too_long_is_decoded_only_so_far() {
         let long = STANDARD.encode("k".repeat(65_536) + ":");
         let basic = Basic::decode(long.as_bytes()).unwrap();
-        assert!(basic.user_id.len() <= MAX_KEY_LENGTH + 3);
-        assert!(!basic.is_only_user_id());
+        assert!(basic.user_id().len() <= MAX_KEY_LENGTH + 3);
+        assert!(!basic.is_exact());
         let longest = STANDARD.encode("k".repeat(MAX_KEY_LENGTH) + ":");
-        assert!(Basic::decode(longest.as_bytes()).unwrap().is_only_user_id());
+        assert!(Basic::decode(longest.as_bytes()).unwrap().is_exact());
     }
 
     proptest! {
@@ -94,8 +118,8 @@ mod tests {
         #[test]
         fn a_key_with_an_empty_password_comes_back(key in "[!-9;-~]{1,512}") {
             let basic = Basic::decode(STANDARD.encode(format!("{key}:")).as_bytes()).unwrap();
-            prop_assert!(basic.is_only_user_id());
-            prop_assert_eq!(basic.user_id.as_slice(), key.as_bytes());
+            prop_assert!(basic.is_exact());
+            prop_assert_eq!(basic.user_id(), key.as_bytes());
         }
     }
 }

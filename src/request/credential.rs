@@ -75,26 +75,32 @@ impl KeySources {
         let Some(line) = one(parts.headers.get_all(AUTHORIZATION))? else {
             return Ok(None);
         };
-        // credentials = auth-scheme 1*SP token68: no tab, and nothing else between the two.
         let line = trim(line.as_bytes());
+        let found = self.under_a_scheme(line, formats).or_else(|| {
+            // Not as it should be written, but ours: never to be passed on as somebody else's.
+            formats.is_claimed_in(line).then_some(Credential {
+                text: Text::Borrowed(line),
+                carrier: Carrier::Authorization,
+                well_formed: false,
+            })
+        });
+        Ok(found)
+    }
+
+    fn under_a_scheme<'r>(&self, line: &'r [u8], formats: &KeyFormats) -> Option<Credential<'r>> {
+        // credentials = auth-scheme 1*SP token68: no tab, and nothing else between the two.
         let end = line.iter().position(|byte| *byte == b' ');
         let (scheme, rest) = line.split_at(end.unwrap_or(line.len()));
         let token = &rest[rest.iter().take_while(|byte| **byte == b' ').count()..];
-        let scheme = Scheme::from_name(scheme).filter(|scheme| self.schemes.contains(scheme));
+        let scheme = Scheme::from_name(scheme).filter(|scheme| self.schemes.contains(scheme))?;
         if token.is_empty() {
-            return Ok(None);
+            return None;
         }
-        Ok(match scheme {
-            None => None,
-            Some(Scheme::Bearer) => shared(Text::Borrowed(token), true, formats),
-            Some(Scheme::ApiKey) => {
-                Some(own(Text::Borrowed(token), Carrier::Authorization, formats))
-            }
-            Some(Scheme::Basic) => Basic::decode(token).and_then(|basic| {
-                let exact = basic.is_only_user_id();
-                shared(Text::Decoded(basic.into_user_id()), exact, formats)
-            }),
-        })
+        match scheme {
+            Scheme::Bearer => shared(Text::Borrowed(token), formats),
+            Scheme::ApiKey => Some(own(Text::Borrowed(token), Carrier::Authorization, formats)),
+            Scheme::Basic => in_basic(&Basic::decode(token)?, formats),
+        }
     }
 
     /// Takes a credential out of the request, so that nothing behind the layer sees it.
@@ -142,12 +148,27 @@ fn own<'r>(text: Text<'r>, carrier: Carrier, formats: &KeyFormats) -> Credential
 }
 
 /// A credential under a scheme that we share: ours only if it begins as our keys do.
-fn shared<'r>(text: Text<'r>, exact: bool, formats: &KeyFormats) -> Option<Credential<'r>> {
+fn shared<'r>(text: Text<'r>, formats: &KeyFormats) -> Option<Credential<'r>> {
     let recognized = formats.recognize(text.as_bytes(), Place::Authorization);
     (recognized != Recognized::Foreign).then(|| Credential {
         text,
         carrier: Carrier::Authorization,
-        well_formed: exact && recognized == Recognized::WellFormed,
+        well_formed: recognized == Recognized::WellFormed,
+    })
+}
+
+/// A key is the user-id, and the password is empty; anywhere else it is ours and bad.
+fn in_basic<'r>(basic: &Basic, formats: &KeyFormats) -> Option<Credential<'r>> {
+    let text = Text::Decoded(Zeroizing::new(basic.user_id().to_vec()));
+    let found = shared(text, formats);
+    if basic.is_exact() {
+        return found;
+    }
+    let ours = found.is_some() || formats.is_claimed_in(basic.decoded());
+    ours.then(|| Credential {
+        text: Text::Decoded(Zeroizing::default()),
+        carrier: Carrier::Authorization,
+        well_formed: false,
     })
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use crate::rejection::Rejection;
 
@@ -13,8 +13,37 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// Whether a request speaks gRPC. (`application/grpc-web` is another protocol.)
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+/// Which requests are refused in gRPC's way: with HTTP status 200 and the refusal in `grpc-status`.
+///
+/// Danger: whoever decides by HTTP status, such as a gateway that asks this service whether to let
+/// a request pass (`auth_request`, forward auth), takes such a refusal for a yes. Such gateways ask
+/// with `GET`, which gRPC never uses; where one asks with the request's own method, say
+/// [`Never`](Self::Never).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum GrpcRequests {
+    /// `POST` with the content type `application/grpc`, alone or followed by `+` or `;`: the
+    /// default.
+    #[default]
+    Post,
+    /// Any method with that content type: a convenience for demonstrations with `curl`.
+    AnyMethod,
+    /// None: every refusal has its HTTP status.
+    Never,
+}
+
+impl GrpcRequests {
+    pub(crate) fn include(self, method: &Method, headers: &HeaderMap) -> bool {
+        match self {
+            Self::Post => method == Method::POST && is_grpc(headers),
+            Self::AnyMethod => is_grpc(headers),
+            Self::Never => false,
+        }
+    }
+}
+
+/// Whether a content type is gRPC's. (`application/grpc-web` is another protocol.)
+fn is_grpc(headers: &HeaderMap) -> bool {
     const TYPE: &[u8] = b"application/grpc";
     headers.get(CONTENT_TYPE).is_some_and(|content_type| {
         let content_type = content_type.as_bytes();

@@ -47,12 +47,13 @@ impl KeyHeaders {
                 headers.insert(name, date);
             }
         }
-        if let (true, Some(since)) = (self.deprecation, lifecycle.deprecated_at()) {
+        // What the resource itself says of its end goes before what we say of a key's.
+        let is_said = headers.contains_key(DEPRECATION) || headers.contains_key(SUNSET);
+        if let (true, Some(since)) = (self.deprecation && !is_said, lifecycle.deprecated_at()) {
             let since = format!("@{}", timestamp::unix_seconds(since));
             let sunset = lifecycle.expires_at().map(timestamp::http_date);
-            // What the resource itself says of its end goes before what we say of a key's.
             for (name, value) in [(DEPRECATION, text(Some(since))), (SUNSET, text(sunset))] {
-                if let Some(value) = value.filter(|_| !headers.contains_key(&name)) {
+                if let Some(value) = value {
                     headers.insert(name, value);
                 }
             }
@@ -92,7 +93,12 @@ pub(crate) fn keep_from_caches(
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
     }
     if optional {
-        // With or without a key there are different answers, so each depends on every header.
+        // With or without a key there are different answers, so each depends on every place. (A
+        // cache that protects requests with `Authorization` may still answer one with what it kept
+        // of a request without.)
+        if !sources.schemes.is_empty() {
+            vary(headers, &HeaderValue::from_static("Authorization"));
+        }
         for header in &sources.headers {
             vary(headers, &header.written);
         }

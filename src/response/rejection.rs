@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING, WWW_AUTHENTICATE,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH,
+    CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, LAST_MODIFIED, RETRY_AFTER,
+    TRAILER, TRANSFER_ENCODING, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value, json};
@@ -164,20 +166,35 @@ pub(crate) fn render(
     format: &ErrorFormat,
     challenges: &Challenges,
     sources: &KeySources,
-    grpc: bool,
+    manner: Manner,
 ) -> Response<Bytes> {
-    let mut response = if grpc {
+    let mut response = if manner.grpc {
         grpc::render(rejection)
     } else {
         format.render(rejection)
     };
-    if !grpc {
+    if !manner.grpc {
         *response.status_mut() = rejection.status();
         if !response.headers().contains_key(WWW_AUTHENTICATE) {
             challenges.write(response.headers_mut(), rejection, sources);
         }
     }
-    finish(response, rejection)
+    let mut response = finish(response, rejection);
+    if manner.head {
+        // Not every server leaves out the body of an answer to HEAD; HTTP/2 makes it an error.
+        let length = std::mem::take(response.body_mut()).len();
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
+    response
+}
+
+/// In which way a request is answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Manner {
+    /// In gRPC's way.
+    pub(crate) grpc: bool,
+    /// Without a body.
+    pub(crate) head: bool,
 }
 
 /// What every refusal has, in whatever format.
@@ -207,13 +224,24 @@ pub(crate) fn unrendered(rejection: Rejection) -> Response<Bytes> {
 
 /// Headers that the services in between added to a response that is rendered anew.
 pub(crate) fn keep_headers(rendered: &mut HeaderMap, mut earlier: HeaderMap) {
-    for ours in [
-        CONTENT_TYPE,
+    // What describes the body that is replaced, and the challenge of a layer that did not know.
+    for old in [
+        ACCEPT_RANGES,
+        CONTENT_ENCODING,
+        CONTENT_LANGUAGE,
         CONTENT_LENGTH,
+        CONTENT_LOCATION,
+        CONTENT_RANGE,
+        CONTENT_TYPE,
+        ETAG,
+        HeaderName::from_static("content-digest"),
+        HeaderName::from_static("repr-digest"),
+        LAST_MODIFIED,
+        TRAILER,
         TRANSFER_ENCODING,
         WWW_AUTHENTICATE,
     ] {
-        earlier.remove(ours);
+        earlier.remove(old);
     }
     for name in rendered.keys() {
         earlier.remove(name);

@@ -17,6 +17,8 @@ pub use error::{StoreError, StoreErrorKind};
 
 /// Finds the record of a key.
 ///
+/// The answer is waited for: give the query a time limit of its own, and fail when it has passed.
+///
 /// The store receives the id, never the key or its digest, so that it cannot build the record from
 /// what was presented. A failure is answered with 503; the safe direction is therefore to fail
 /// whenever it is not certain that a key does not exist.
@@ -65,6 +67,10 @@ pub trait ManagedKeyStore: KeyStore {
     ///   decides that, not a look before the write.
     /// - A record to update must exist with the version before its own:
     ///   [`StoreErrorKind::Conflict`].
+    /// - One change names each record once: a second time is an [`AlreadyExists`] or a [`Conflict`].
+    ///
+    /// [`AlreadyExists`]: StoreErrorKind::AlreadyExists
+    /// [`Conflict`]: StoreErrorKind::Conflict
     fn commit(&self, change: &Change) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 

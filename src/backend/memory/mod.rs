@@ -1,7 +1,7 @@
 //! Everything in the process's memory: for tests, demonstrations, and keys that come from elsewhere
 //! at start.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -46,15 +46,16 @@ impl ManagedKeyStore for MemoryStore {
     async fn commit(&self, change: &Change) -> Result<(), StoreError> {
         let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
         // Look at everything before anything is written: all of the change, or nothing.
-        let mut created = std::collections::HashSet::new();
+        let mut named = HashSet::new();
         for record in change.creates() {
-            if records.contains_key(&record.id()) || !created.insert(record.id()) {
+            if records.contains_key(&record.id()) || !named.insert(record.id()) {
                 return Err(StoreError::already_exists());
             }
         }
         for record in change.updates() {
             let seen = records.get(&record.id()).map(KeyRecord::version);
-            if seen.and_then(|seen| seen.checked_add(1)) != Some(record.version()) {
+            let next = seen.and_then(|seen| seen.checked_add(1));
+            if next != Some(record.version()) || !named.insert(record.id()) {
                 return Err(StoreError::conflict());
             }
         }
