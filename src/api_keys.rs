@@ -5,19 +5,22 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::backend::memory::MemoryStore;
+use crate::caller::Caller;
 use crate::clock::{Clock, SystemClock};
 use crate::key::digest::KeyId;
 use crate::key::format::{KeyFormat, KeyFormatError};
 use crate::key::formats::KeyFormats;
-use crate::key::lifecycle::WarningWindow;
+use crate::key::lifecycle::{Lifecycle, WarningWindow};
+use crate::key::record::KeyRecord;
 use crate::key::verifier::PepperRing;
 use crate::keyring::{Keyring, Notices};
 use crate::layer::ApiKeyLayer;
 use crate::manage::Manager;
 use crate::manage::change::{ResumeKey, RevokeKey, SuspendKey};
 use crate::manage::issue::IssueKey;
+use crate::rejection::Rejection;
 use crate::settings::Settings;
-use crate::store::{DynKeyStore, DynManagedKeyStore, KeyStore, ManagedKeyStore};
+use crate::store::{DynKeyStore, DynManagedKeyStore, KeyStore, ManagedKeyStore, StoreError};
 use crate::verify::Gate;
 
 /// The API keys of an application: the layers that ask for them, and the calls that manage them.
@@ -45,7 +48,7 @@ use crate::verify::Gate;
 /// # }
 /// ```
 ///
-/// `ApiKeys` without a parameter can change keys; [`ApiKeys::read_only`] makes an
+/// `ApiKeys` without a parameter can change keys; [`ApiKeys::read_only`] builds an
 /// `ApiKeys<ReadOnly>`, which only verifies those of a table that is managed elsewhere.
 pub struct ApiKeys<A = Managed> {
     keyring: Arc<Keyring>,
@@ -79,6 +82,9 @@ impl ApiKeys {
 
     /// Begins to revoke a key, for ever; awaiting it revokes.
     ///
+    /// Whose key it is, is not looked at: before a customer may revoke one, [`find`](Self::find)
+    /// it and compare its account.
+    ///
     /// No request whose `call` began after that is let through by this process.
     pub fn revoke(&self, id: KeyId) -> RevokeKey {
         RevokeKey::new(self.manager(), id)
@@ -109,15 +115,59 @@ impl ApiKeys<ReadOnly> {
 impl<A> ApiKeys<A> {
     /// A layer that asks for these keys, with the defaults of [`ApiKeyLayer`].
     pub fn layer(&self) -> ApiKeyLayer {
-        ApiKeyLayer::new(Gate {
+        ApiKeyLayer::new(self.gate())
+    }
+
+    /// Proves a key that did not come in an HTTP request, such as in the first message of a
+    /// WebSocket or on a queue: its format, its record, and its status. Environment, networks and
+    /// scopes are the application's to look at.
+    ///
+    /// ```
+    /// # use tower_api_key::ApiKeys;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let keys = ApiKeys::in_memory();
+    /// let key = keys.issue("acme").await?;
+    /// let caller = keys.verify(key.expose_secret()).await?;
+    /// assert_eq!(caller.account(), "acme");
+    /// assert_eq!(keys.verify("junk").await.unwrap_err().code(), "api_key_not_found");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn verify(&self, key: &str) -> Result<Caller, Rejection> {
+        self.gate().verify(key).await
+    }
+
+    /// The record of a key, if there is one, as the store has it.
+    pub async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.keyring.store.find(id).await
+    }
+
+    /// Where a key stands now, by the clock and the warning window that the layers go by.
+    pub fn lifecycle(&self, record: &KeyRecord) -> Lifecycle {
+        record.lifecycle(self.keyring.now(), self.keyring.warning)
+    }
+
+    /// The same keys, without the right to change them: for what should only verify.
+    pub fn to_read_only(&self) -> ApiKeys<ReadOnly> {
+        ApiKeys {
             keyring: Arc::clone(&self.keyring),
-            settings: Settings::default(),
-        })
+            access: ReadOnly(()),
+        }
     }
 
     /// The current time, by the clock that keys are judged by.
     pub fn now(&self) -> SystemTime {
         self.keyring.now()
+    }
+}
+
+impl<A> ApiKeys<A> {
+    fn gate(&self) -> Gate {
+        Gate {
+            keyring: Arc::clone(&self.keyring),
+            settings: Settings::default(),
+        }
     }
 }
 
@@ -184,7 +234,9 @@ impl<A> ApiKeysBuilder<A> {
     /// The secrets that verifiers are made under. Default: none, verifiers are plain SHA-256.
     ///
     /// Danger: without the pepper that its record names, a key cannot be judged (503). Keep
-    /// retired peppers in the ring until no record names them.
+    /// retired peppers in the ring until no record names them. To begin with peppers over existing
+    /// keys, put their records under one first, or bridge the time with
+    /// [`PepperRing::dangerous_accept_unpeppered`].
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, MemoryStore, PepperRing};
@@ -269,7 +321,7 @@ impl<A> fmt::Debug for ApiKeysBuilder<A> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// The formats do not go together.
-    #[error("the key formats do not go together")]
+    /// There is no format, or two that do not go together.
+    #[error(transparent)]
     Formats(#[from] KeyFormatError),
 }

@@ -8,9 +8,8 @@ use std::time::SystemTime;
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
-use crate::key::record::KeyRecord;
 use crate::key::scope::{RequiredScopes, Scope, ScopeSet};
-use crate::keyring::Keyring;
+use crate::keyring::{Keyring, KnownKey};
 use crate::rejection::Rejection;
 
 /// The application that a request comes from, proved by its key. Never a person.
@@ -30,7 +29,7 @@ use crate::rejection::Rejection;
 /// ```
 #[derive(Clone)]
 pub struct Caller {
-    record: Arc<KeyRecord>,
+    key: Arc<KnownKey>,
     lifecycle: Lifecycle,
     /// Whose caller this is: another `ApiKeys` in the same stack judges for itself.
     keyring: Arc<Keyring>,
@@ -41,9 +40,9 @@ pub struct Caller {
 pub(crate) struct Anonymous;
 
 impl Caller {
-    pub(crate) fn new(record: Arc<KeyRecord>, lifecycle: Lifecycle, keyring: Arc<Keyring>) -> Self {
+    pub(crate) fn new(key: Arc<KnownKey>, lifecycle: Lifecycle, keyring: Arc<Keyring>) -> Self {
         Self {
-            record,
+            key,
             lifecycle,
             keyring,
         }
@@ -51,7 +50,7 @@ impl Caller {
 
     /// The caller that the layer left in a request's extensions.
     ///
-    /// In anonymous mode, [`Rejection::Missing`] if there was no key; without the layer,
+    /// In optional mode, [`Rejection::Missing`] if there was no key; without the layer,
     /// [`Rejection::LayerMissing`], which is the application's mistake and is logged as an error.
     pub fn of(extensions: &http::Extensions) -> Result<&Self, Rejection> {
         match extensions.get::<Self>() {
@@ -66,42 +65,42 @@ impl Caller {
 
     /// The public id of the key: safe in logs.
     pub fn key_id(&self) -> KeyId {
-        self.record.id()
+        self.key.record.id()
     }
 
     /// What the owner calls the key.
     pub fn key_name(&self) -> Option<&str> {
-        self.record.name()
+        self.key.record.name()
     }
 
     /// The account: who is limited, metered and billed.
     pub fn account(&self) -> &str {
-        self.record.account()
+        self.key.record.account()
     }
 
     /// The organization that the account belongs to.
     pub fn organization(&self) -> Option<&str> {
-        self.record.organization()
+        self.key.record.organization()
     }
 
     /// The environment of the key.
     pub fn environment(&self) -> &Environment {
-        self.record.environment()
+        &self.key.environment
     }
 
     /// What the key may do.
     pub fn scopes(&self) -> &ScopeSet {
-        self.record.scopes()
+        self.key.record.scopes()
     }
 
     /// The name of the account's plan.
     pub fn plan(&self) -> Option<&str> {
-        self.record.plan()
+        self.key.record.plan()
     }
 
     /// What the application noted about the key when it was issued.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
-        self.record.metadata()
+        self.key.record.metadata()
     }
 
     /// [`KeyStatus::Active`] or [`KeyStatus::Deprecated`], as of this request.
@@ -146,8 +145,8 @@ impl Caller {
         rejection
     }
 
-    pub(crate) fn record(&self) -> &Arc<KeyRecord> {
-        &self.record
+    pub(crate) fn key(&self) -> &Arc<KnownKey> {
+        &self.key
     }
 
     pub(crate) fn belongs_to(&self, keyring: &Arc<Keyring>) -> bool {

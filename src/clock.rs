@@ -17,6 +17,13 @@ pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> SystemTime;
 }
 
+/// A shared clock is a clock.
+impl<C: Clock + ?Sized> Clock for Arc<C> {
+    fn now(&self) -> SystemTime {
+        (**self).now()
+    }
+}
+
 /// The operating system's clock: the default.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;

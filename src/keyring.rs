@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use crate::clock::Clock;
 use crate::key::digest::KeyId;
+use crate::key::environment::Environment;
 use crate::key::formats::KeyFormats;
 use crate::key::lifecycle::WarningWindow;
 use crate::key::record::KeyRecord;
@@ -23,6 +24,14 @@ pub(crate) struct Keyring {
     pub(crate) notices: Notices,
 }
 
+/// A record, and the environment that it stands for.
+#[derive(Debug)]
+pub(crate) struct KnownKey {
+    pub(crate) record: KeyRecord,
+    /// The record's own, or that of the format that the key is written in.
+    pub(crate) environment: Environment,
+}
+
 /// What the logs are told now and then, and not at each request.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
@@ -36,8 +45,20 @@ impl Keyring {
         self.clock.now()
     }
 
-    pub(crate) async fn find(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
-        Ok(self.store.find(id).await?.map(Arc::new))
+    /// The record of a key that is written as those of `environment` are.
+    pub(crate) async fn find(
+        &self,
+        id: &KeyId,
+        environment: &Environment,
+    ) -> Result<Option<Arc<KnownKey>>, StoreError> {
+        let record = self.store.find(id).await?;
+        Ok(record.map(|record| {
+            let environment = record.environment().unwrap_or(environment).clone();
+            Arc::new(KnownKey {
+                record,
+                environment,
+            })
+        }))
     }
 }
 

@@ -10,10 +10,10 @@ use crate::key::scope::RequiredScopes;
 use crate::request::client_address::ClientAddress;
 use crate::response::challenge::{InvalidRealm, Realm};
 use crate::response::grpc::GrpcRequests;
-use crate::response::headers;
+use crate::response::headers::{self, InvalidLink};
 use crate::response::rejection::ErrorFormat;
 use crate::service::ApiKeyService;
-use crate::source::KeySource;
+use crate::source::{KeySource, KeySources};
 use crate::verify::Gate;
 
 /// Puts API keys in front of a service: only requests with a good key reach it.
@@ -76,8 +76,13 @@ impl ApiKeyLayer {
 
     /// Where keys are looked for. Default: Bearer, the `ApiKey` scheme, and `X-API-Key`.
     ///
-    /// All sources are looked at, and two keys in one request are an error (400); the order is
-    /// that of the challenges in a 401, so the best one comes first.
+    /// This replaces the defaults; [`source`](Self::source) adds to them. All sources are looked
+    /// at, and two keys in one request are an error (400); the order is that of the challenges in
+    /// a 401, so the best scheme comes first. A key in a place that is not listed is neither read
+    /// nor taken out.
+    ///
+    /// # Panics
+    /// If the list is empty.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, KeySource};
@@ -85,8 +90,27 @@ impl ApiKeyLayer {
     /// let layer = keys.layer().sources([KeySource::basic(), KeySource::header("X-Acme-Key")?]);
     /// # Ok::<(), tower_api_key::InvalidKeyHeader>(())
     /// ```
+    #[track_caller]
     pub fn sources(mut self, sources: impl IntoIterator<Item = KeySource>) -> Self {
-        Arc::make_mut(&mut self.gate).settings.sources = sources.into_iter().collect();
+        let sources: KeySources = sources.into_iter().collect();
+        assert!(
+            !sources.is_empty(),
+            "name at least one place where keys stand"
+        );
+        Arc::make_mut(&mut self.gate).settings.sources = sources;
+        self
+    }
+
+    /// Looks for keys in one more place, beside those of the defaults or of
+    /// [`sources`](Self::sources).
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, KeySource};
+    /// let layer = ApiKeys::in_memory().layer().source(KeySource::header("X-Acme-Key")?);
+    /// # Ok::<(), tower_api_key::InvalidKeyHeader>(())
+    /// ```
+    pub fn source(mut self, source: KeySource) -> Self {
+        Arc::make_mut(&mut self.gate).settings.sources.add(source);
         self
     }
 
@@ -119,18 +143,23 @@ impl ApiKeyLayer {
         self
     }
 
-    /// The environment whose keys are accepted. Default: [`Environment::LIVE`].
+    /// The environments whose keys are accepted. Default: only [`Environment::LIVE`]. An empty list
+    /// accepts no key.
+    ///
+    /// Where several share a door, handlers must look at
+    /// [`Caller::environment`](crate::Caller::environment).
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, Environment};
-    /// let sandbox = ApiKeys::in_memory().layer().environment(Environment::TEST);
+    /// let sandbox = ApiKeys::in_memory().layer().environments([Environment::TEST]);
     /// ```
-    pub fn environment(mut self, environment: Environment) -> Self {
-        Arc::make_mut(&mut self.gate).settings.environment = Some(environment);
+    pub fn environments(mut self, environments: impl IntoIterator<Item = Environment>) -> Self {
+        let environments = environments.into_iter().collect();
+        Arc::make_mut(&mut self.gate).settings.environments = Some(environments);
         self
     }
 
-    /// Accepts keys of every environment. Default: only of one.
+    /// Accepts keys of every environment. Default: only of `live`.
     ///
     /// Danger: test keys then open this door. Handlers must look at
     /// [`Caller::environment`](crate::Caller::environment).
@@ -140,11 +169,12 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().dangerous_any_environment();
     /// ```
     pub fn dangerous_any_environment(mut self) -> Self {
-        Arc::make_mut(&mut self.gate).settings.environment = None;
+        Arc::make_mut(&mut self.gate).settings.environments = None;
         self
     }
 
-    /// The scopes that every request behind this layer needs. Default: none.
+    /// Adds scopes that every request behind this layer needs. Default: none. Each call adds: a
+    /// request must satisfy all of them.
     ///
     /// Scopes of single routes are better asked for with [`RequireScope`](crate::RequireScope) or
     /// [`Caller::require`](crate::Caller::require).
@@ -154,7 +184,8 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().require(Scope::from_static("admin"));
     /// ```
     pub fn require(mut self, scopes: impl Into<RequiredScopes>) -> Self {
-        Arc::make_mut(&mut self.gate).settings.required_scopes = Some(scopes.into());
+        let required = &mut Arc::make_mut(&mut self.gate).settings.required_scopes;
+        required.push(scopes.into());
         self
     }
 
@@ -256,33 +287,36 @@ impl ApiKeyLayer {
     }
 
     /// A page that tells how to replace a deprecated key, for `Link: <…>; rel="deprecation"`.
-    /// Default: none. A text that cannot stand in a link is ignored.
+    /// Default: none.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
-    /// let layer = ApiKeys::in_memory().layer().deprecation_link("https://docs.example.com/keys");
+    /// let layer = ApiKeys::in_memory().layer().deprecation_link("https://docs.example.com/keys")?;
+    /// # Ok::<(), tower_api_key::InvalidLink>(())
     /// ```
-    pub fn deprecation_link(mut self, url: &str) -> Self {
+    pub fn deprecation_link(mut self, url: &str) -> Result<Self, InvalidLink> {
+        let link = headers::link(url, "deprecation")?;
         Arc::make_mut(&mut self.gate)
             .settings
             .key_headers
-            .deprecation_link = headers::link(url, "deprecation");
-        self
+            .deprecation_link = Some(link);
+        Ok(self)
     }
 
-    /// A page that tells when keys end, for `Link: <…>; rel="sunset"`. Default: none. A text that
-    /// cannot stand in a link is ignored.
+    /// A page that tells when keys end, for `Link: <…>; rel="sunset"`. Default: none.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
-    /// let layer = ApiKeys::in_memory().layer().sunset_link("https://docs.example.com/sunset");
+    /// let layer = ApiKeys::in_memory().layer().sunset_link("https://docs.example.com/sunset")?;
+    /// # Ok::<(), tower_api_key::InvalidLink>(())
     /// ```
-    pub fn sunset_link(mut self, url: &str) -> Self {
+    pub fn sunset_link(mut self, url: &str) -> Result<Self, InvalidLink> {
+        let link = headers::link(url, "sunset")?;
         Arc::make_mut(&mut self.gate)
             .settings
             .key_headers
-            .sunset_link = headers::link(url, "sunset");
-        self
+            .sunset_link = Some(link);
+        Ok(self)
     }
 
     /// Which requests are refused in gRPC's way. Default: [`GrpcRequests::Post`].

@@ -41,7 +41,13 @@
 //! # What goes where
 //!
 //! From the outside in: CORS (so that refusals carry its headers), then [`ApiKeyLayer`], then what
-//! logs requests (the key is no longer in them), [`RequireScope`], and your service.
+//! logs requests (the key is no longer in them), [`RequireScope`], and your service. For browsers,
+//! the CORS layer allows the request headers that carry keys (`Authorization`, `X-API-Key`; a `*`
+//! does not cover `Authorization`), and exposes those that speak of them: `WWW-Authenticate`,
+//! `Retry-After`, `X-Key-Status`, `X-Key-Expires-At`, `Deprecation`, `Sunset`, `Link`.
+//!
+//! With axum, `Router::layer` also answers unknown paths with 401, and `Router::route_layer` leaves
+//! them 404. A strict layer may stand inside of an [optional](ApiKeyLayer::optional) one.
 //!
 //! # Features
 //!
@@ -94,7 +100,6 @@ pub use key::alphabet::Alphabet;
 pub use key::digest::{InvalidKeyId, KeyDigest, KeyId};
 pub use key::environment::{Environment, InvalidEnvironment};
 pub use key::format::{GenerateError, KeyFormat, KeyFormatError};
-pub use key::formats::KeyFormats;
 pub use key::lifecycle::{KeyStatus, Lifecycle, WarningWindow};
 pub use key::network::{AllowedNetworks, InvalidNetwork, Network};
 pub use key::record::{KeyRecord, Rotation, Stop};
@@ -109,6 +114,7 @@ pub use require_scope::{RequireScope, RequireScopeFuture, RequireScopeService};
 pub use response::body::ResponseBody;
 pub use response::challenge::InvalidRealm;
 pub use response::grpc::GrpcRequests;
+pub use response::headers::InvalidLink;
 pub use response::rejection::ErrorFormat;
 pub use secret::PlaintextKey;
 pub use service::ApiKeyService;

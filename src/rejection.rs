@@ -1,6 +1,8 @@
 //! Why a request is turned away: the typed answer, before anything renders it.
 
+use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::key::environment::Environment;
@@ -16,6 +18,44 @@ use crate::key::scope::RequiredScopes;
 /// `tonic` it turns into a `Status`.
 ///
 /// `Display` is the message that the caller reads.
+///
+/// # In an application's own error type
+///
+/// Convert it with `#[from]` and answer with [`to_response`](Self::to_response) (with axum, with
+/// `into_response`) as it is: the layer renders such an answer in the format that it is set to,
+/// with the challenge and `no-store`, and keeps the headers that were added. Changes of the body
+/// are lost then; who wants another body gives the layer an
+/// [`ErrorFormat::custom`](crate::ErrorFormat::custom).
+///
+/// ```
+/// use http::Response;
+/// use tower_api_key::{Caller, Rejection, Scope};
+///
+/// const WRITE: Scope = Scope::from_static("reports:write");
+///
+/// enum AppError {
+///     Refused(Rejection),
+///     NoSuchReport,
+/// }
+///
+/// impl AppError {
+///     fn into_response(self) -> Response<String> {
+///         match self {
+///             Self::Refused(rejection) => rejection.to_response(),
+///             Self::NoSuchReport => Response::builder().status(404).body("…".into()).unwrap(),
+///         }
+///     }
+/// }
+/// ```
+///
+/// # In an outer layer
+///
+/// ```
+/// # let response = http::Response::new(());
+/// if let Some(rejection) = response.extensions().get::<tower_api_key::Rejection>() {
+///     println!("refused: {}", rejection.code());
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejection {
@@ -32,7 +72,6 @@ pub enum Rejection {
     NotFound(NotFound),
     /// The key's time is over. 401 `api_key_expired`.
     #[error("The API key has expired.")]
-    #[non_exhaustive]
     Expired {
         /// When it ended.
         at: SystemTime,
@@ -45,35 +84,33 @@ pub enum Rejection {
     Suspended,
     /// The key's time has not come. 403 `api_key_not_yet_active`.
     #[error("The API key is not active yet.")]
-    #[non_exhaustive]
     NotYetActive {
         /// When it will work.
         not_before: SystemTime,
     },
     /// A key of another environment, such as a test key at a live API. 403 `wrong_environment`.
-    #[error("The API key belongs to another environment. Use a key of the environment {accepted}.")]
-    #[non_exhaustive]
+    #[error(
+        "The API key belongs to another environment. Use a key of: {}.",
+        Names(accepted)
+    )]
     WrongEnvironment {
-        /// The environment whose keys are accepted.
-        accepted: Environment,
+        /// The environments whose keys are accepted.
+        accepted: Arc<[Environment]>,
     },
     /// The key may not be used from this address. 403 `ip_not_allowed`.
     #[error("The API key may not be used from this network address.")]
-    #[non_exhaustive]
     IpNotAllowed {
         /// The client's address, where it is known. It is not told to the caller.
         client: Option<IpAddr>,
     },
     /// The key does not hold what this needs. 403 `insufficient_scope`.
     #[error("The API key lacks a scope that this request needs.")]
-    #[non_exhaustive]
     InsufficientScope {
         /// What is required; what is held is never told.
         required: RequiredScopes,
     },
     /// The key could not be judged: an outage of ours. 503 `service_unavailable`.
     #[error("API keys cannot be verified at the moment. Try again later.")]
-    #[non_exhaustive]
     ServiceUnavailable {
         /// When to try again.
         retry_after: Duration,
@@ -84,6 +121,19 @@ pub enum Rejection {
         "The server is set up wrongly: put ApiKeys::layer() outside of what asks for the Caller."
     )]
     LayerMissing,
+}
+
+/// Names with commas between them.
+struct Names<'n>(&'n [Environment]);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, name) in self.0.iter().enumerate() {
+            let comma = if at == 0 { "" } else { ", " };
+            write!(f, "{comma}{name}")?;
+        }
+        Ok(())
+    }
 }
 
 /// Why a key does not exist.

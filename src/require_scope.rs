@@ -15,12 +15,11 @@ use crate::caller::Caller;
 use crate::key::scope::{RequiredScopes, Scope};
 use crate::rejection::Rejection;
 use crate::response::body::ResponseBody;
-use crate::response::rejection::unrendered;
 
 /// Lets only callers through whose key holds what a route needs.
 ///
 /// It belongs inside of an [`ApiKeyLayer`](crate::ApiKeyLayer), which renders its refusals: 403
-/// `insufficient_scope`, or, in anonymous mode, 401 `missing_api_key`. Without that layer it
+/// `insufficient_scope`, or, in optional mode, 401 `missing_api_key`. Without that layer it
 /// answers 500 and says so in the logs.
 ///
 /// ```
@@ -44,10 +43,10 @@ pub struct RequireScope {
 }
 
 impl RequireScope {
-    /// Wants one scope.
-    pub fn new(scope: Scope) -> Self {
+    /// Wants a scope, or whatever [`RequiredScopes`] say.
+    pub fn new(required: impl Into<RequiredScopes>) -> Self {
         Self {
-            required: scope.into(),
+            required: required.into(),
         }
     }
 
@@ -150,7 +149,7 @@ where
             }
             StateProjection::Denied { rejection } => {
                 let rejection = rejection.take().expect("polled after it was ready");
-                unrendered(rejection).map(ResponseBody::refusal)
+                rejection.to_response::<Bytes>().map(ResponseBody::refusal)
             }
         }))
     }

@@ -1,5 +1,6 @@
 //! What one layer is set to.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,8 +23,10 @@ pub(crate) struct Settings {
     pub(crate) sources: KeySources,
     pub(crate) optional: bool,
     pub(crate) allow_preflight: bool,
-    pub(crate) environment: Option<Environment>,
-    pub(crate) required_scopes: Option<RequiredScopes>,
+    /// `None` is any.
+    pub(crate) environments: Option<Arc<[Environment]>>,
+    /// Each of them must be held.
+    pub(crate) required_scopes: Vec<RequiredScopes>,
     pub(crate) client_address: ClientAddress,
     // What becomes of it.
     pub(crate) hide_credential: bool,
@@ -61,8 +64,8 @@ impl Default for Settings {
             sources: KeySources::default(),
             optional: false,
             allow_preflight: false,
-            environment: Some(Environment::LIVE),
-            required_scopes: None,
+            environments: Some([Environment::LIVE].into()),
+            required_scopes: Vec::new(),
             client_address: ClientAddress::default(),
             hide_credential: true,
             key_headers: KeyHeaders::default(),

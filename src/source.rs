@@ -80,8 +80,14 @@ impl KeySource {
     /// Danger: URLs are kept by proxies, browsers and logs. Each use is warned about, with the id
     /// of the key. The parameter is taken out of the request before the inner service sees it; with
     /// axum, turn on this crate's feature `axum`, or its `OriginalUri` keeps the key.
+    ///
+    /// # Panics
+    /// If the name is empty.
+    #[track_caller]
     pub fn dangerous_query(parameter: impl Into<String>) -> Self {
-        Self(Source::Query(parameter.into().into()))
+        let parameter = parameter.into();
+        assert!(!parameter.is_empty(), "a parameter has a name");
+        Self(Source::Query(parameter.into()))
     }
 }
 
@@ -139,27 +145,13 @@ impl Default for KeySources {
 
 impl FromIterator<KeySource> for KeySources {
     fn from_iter<I: IntoIterator<Item = KeySource>>(sources: I) -> Self {
-        fn add<T: PartialEq>(list: &mut Vec<T>, item: T) {
-            if !list.contains(&item) {
-                list.push(item);
-            }
-        }
         let mut all = Self {
             schemes: Vec::new(),
             headers: Vec::new(),
             parameters: Vec::new(),
         };
         for source in sources {
-            match source.0 {
-                Source::Scheme(scheme) => add(&mut all.schemes, scheme),
-                Source::Query(parameter) => add(&mut all.parameters, parameter),
-                Source::Header(header) => {
-                    // However it is written, it is one header.
-                    if all.headers.iter().all(|known| known.name != header.name) {
-                        all.headers.push(header);
-                    }
-                }
-            }
+            all.add(source);
         }
         all
     }
@@ -174,6 +166,23 @@ pub(crate) enum Carrier {
 }
 
 impl KeySources {
+    /// Adds a place, unless it is there already.
+    pub(crate) fn add(&mut self, source: KeySource) {
+        match source.0 {
+            Source::Scheme(scheme) if !self.schemes.contains(&scheme) => self.schemes.push(scheme),
+            Source::Query(name) if !self.parameters.contains(&name) => self.parameters.push(name),
+            // However it is written, it is one header.
+            Source::Header(header) if self.headers.iter().all(|h| h.name != header.name) => {
+                self.headers.push(header);
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.schemes.is_empty() && self.headers.is_empty() && self.parameters.is_empty()
+    }
+
     /// The name of the parameter that a credential was found in.
     pub(crate) fn parameter(&self, carrier: Carrier) -> Option<&str> {
         match carrier {

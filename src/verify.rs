@@ -21,9 +21,10 @@ use http::request::Parts;
 
 use crate::caller::{Anonymous, Caller};
 use crate::key::digest::KeyDigest;
+use crate::key::environment::Environment;
+use crate::key::formats::{Place, Recognized};
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
-use crate::key::record::KeyRecord;
-use crate::keyring::Keyring;
+use crate::keyring::{Keyring, KnownKey};
 use crate::rejection::{NotFound, Rejection};
 use crate::request::credential::Ambiguous;
 use crate::settings::Settings;
@@ -47,9 +48,11 @@ pub(crate) enum Identified {
 }
 
 /// A well-formed key, as a digest.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Presented {
     digest: KeyDigest,
+    /// That of the format it is written in.
+    environment: Environment,
     carrier: Carrier,
 }
 
@@ -91,12 +94,15 @@ impl Gate {
             Ok(Some(credential)) => credential,
         };
         let carrier = credential.carrier;
-        if !credential.well_formed {
+        let Some(format) = credential.format else {
             let rejection = Rejection::NotFound(NotFound::Malformed);
             return Identified::Decided(Err(stranger(rejection, Some(carrier))));
-        }
-        let digest = KeyDigest::of_bytes(credential.text.as_bytes());
-        Identified::Presented(Presented { digest, carrier })
+        };
+        Identified::Presented(Presented {
+            digest: KeyDigest::of_bytes(credential.text.as_bytes()),
+            environment: format.environment().clone(),
+            carrier,
+        })
     }
 
     /// Steps 4 to 8.
@@ -105,67 +111,85 @@ impl Gate {
         parts: &mut Parts,
         key: Presented,
     ) -> Result<Admission, Denial> {
-        let found = self.keyring.find(&key.digest.id()).await;
+        let carrier = Some(key.carrier);
+        let found = self.keyring.find(&key.digest.id(), &key.environment).await;
         let now = self.keyring.now(); // after the wait: a key may have expired during it
-        let record = self.prove(key, found)?;
-        let lifecycle = record.lifecycle(now, self.keyring.warning);
-        self.judge(parts, &record, lifecycle)
-            .map_err(|rejection| refused(rejection, &record, lifecycle, Some(key.carrier)))?;
-        Ok(self.admit(parts, record, lifecycle, key.carrier, now))
+        let known = self
+            .prove(&key.digest, found)
+            .map_err(|rejection| stranger(rejection, carrier))?;
+        let lifecycle = known.record.lifecycle(now, self.keyring.warning);
+        self.judge(parts, &known, lifecycle)
+            .map_err(|rejection| refused(rejection, &known, lifecycle, carrier))?;
+        Ok(self.admit(parts, known, lifecycle, key.carrier, now))
+    }
+
+    /// Steps 2 to 6, for a key that did not come in a request.
+    pub(crate) async fn verify(&self, key: &str) -> Result<Caller, Rejection> {
+        let recognized = self.keyring.formats.recognize(key.as_bytes(), Place::Own);
+        let Recognized::WellFormed(format) = recognized else {
+            return Err(Rejection::NotFound(NotFound::Malformed));
+        };
+        let digest = KeyDigest::of(key);
+        let found = self.keyring.find(&digest.id(), format.environment()).await;
+        let known = self.prove(&digest, found)?;
+        let lifecycle = known
+            .record
+            .lifecycle(self.keyring.now(), self.keyring.warning);
+        match Rejection::of_lifecycle(&lifecycle, known.record.not_before()) {
+            Some(rejection) => Err(rejection),
+            None => Ok(Caller::new(known, lifecycle, Arc::clone(&self.keyring))),
+        }
     }
 
     /// Step 5: the record that was found, if it is that of the key that was presented.
     fn prove(
         &self,
-        key: Presented,
-        found: Result<Option<Arc<KeyRecord>>, StoreError>,
-    ) -> Result<Arc<KeyRecord>, Denial> {
-        let id = key.digest.id();
-        let not_found = |why| stranger(Rejection::NotFound(why), Some(key.carrier));
-        let outage = || Denial {
-            rejection: Rejection::ServiceUnavailable {
-                retry_after: self.settings.retry_after,
-            },
-            lifecycle: None,
-            carrier: Some(key.carrier),
+        digest: &KeyDigest,
+        found: Result<Option<Arc<KnownKey>>, StoreError>,
+    ) -> Result<Arc<KnownKey>, Rejection> {
+        let id = digest.id();
+        let peppers = &self.keyring.peppers;
+        let outage = || Rejection::ServiceUnavailable {
+            retry_after: self.settings.retry_after,
         };
-        let record = found.map_err(|error| {
+        let known = found.map_err(|error| {
             trace::store_failed(&error, &id);
             outage()
         })?;
-        let Some(record) = record else {
-            self.keyring.peppers.verify_dummy(&key.digest);
-            return Err(not_found(NotFound::Unknown));
+        let Some(known) = known else {
+            peppers.verify_dummy(digest);
+            return Err(Rejection::NotFound(NotFound::Unknown));
         };
-        let proved = self.keyring.peppers.verify(record.verifier(), &key.digest);
+        let proved = peppers.verify(known.record.verifier(), digest);
         let proved = proved.map_err(|error| {
             trace::unverifiable(&error, &id);
             outage()
         })?;
-        if record.id() != id {
+        if known.record.id() != id {
             trace::wrong_record(&id);
-            return Err(not_found(NotFound::Mismatch));
+            return Err(Rejection::NotFound(NotFound::Mismatch));
         }
         if !proved {
             // 128 bits of the key agree, so it is not the caller who is wrong.
             trace::wrong_verifier(&id);
             return Err(outage());
         }
-        Ok(record)
+        Ok(known)
     }
 
     /// Steps 6 and 7.
     fn judge(
         &self,
         parts: &Parts,
-        record: &KeyRecord,
+        known: &KnownKey,
         lifecycle: Lifecycle,
     ) -> Result<(), Rejection> {
+        let record = &known.record;
         if let Some(rejection) = Rejection::of_lifecycle(&lifecycle, record.not_before()) {
             return Err(rejection);
         }
-        if let Some(accepted) = &self.settings.environment
-            && record.environment() != accepted
+        if let Some(accepted) = &self.settings.environments
+            && !accepted.contains(&known.environment)
         {
             return Err(Rejection::WrongEnvironment {
                 accepted: accepted.clone(),
@@ -177,26 +201,26 @@ impl Gate {
                 return Err(Rejection::IpNotAllowed { client });
             }
         }
-        match &self.settings.required_scopes {
-            Some(required) if !required.are_held_by(record.scopes()) => {
-                Err(Rejection::InsufficientScope {
+        for required in &self.settings.required_scopes {
+            if !required.are_held_by(record.scopes()) {
+                return Err(Rejection::InsufficientScope {
                     required: required.clone(),
-                })
+                });
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     /// Step 8.
     fn admit(
         &self,
         parts: &mut Parts,
-        record: Arc<KeyRecord>,
+        known: Arc<KnownKey>,
         lifecycle: Lifecycle,
         carrier: Carrier,
         now: SystemTime,
     ) -> Admission {
-        let (id, account) = (record.id(), record.account());
+        let (id, account) = (known.record.id(), known.record.account());
         trace::admitted(&id, account);
         if lifecycle.status() == KeyStatus::Deprecated
             && self
@@ -212,7 +236,7 @@ impl Gate {
             trace::key_in_query(parameter, &id);
         }
         self.hide(parts, carrier);
-        let caller = Caller::new(record, lifecycle, Arc::clone(&self.keyring));
+        let caller = Caller::new(known, lifecycle, Arc::clone(&self.keyring));
         parts.extensions.insert(caller);
         Admission::Key { lifecycle, carrier }
     }
@@ -237,23 +261,25 @@ impl Gate {
         if !caller.belongs_to(&self.keyring) {
             return None;
         }
-        let record = Arc::clone(caller.record());
-        let lifecycle = record.lifecycle(self.keyring.now(), self.keyring.warning);
+        let known = Arc::clone(caller.key());
+        let lifecycle = known
+            .record
+            .lifecycle(self.keyring.now(), self.keyring.warning);
         let carrier = match self.settings.sources.find(parts, &self.keyring.formats) {
             Ok(None) => Ok(None),
-            Ok(Some(key)) if KeyDigest::of_bytes(key.text.as_bytes()).id() == record.id() => {
+            Ok(Some(key)) if KeyDigest::of_bytes(key.text.as_bytes()).id() == known.record.id() => {
                 Ok(Some(key.carrier))
             }
             Ok(Some(_)) | Err(Ambiguous) => Err(Rejection::Ambiguous),
         };
         let judged = carrier.and_then(|carrier| {
-            self.judge(parts, &record, lifecycle)?;
+            self.judge(parts, &known, lifecycle)?;
             if let Some(carrier) = carrier {
                 self.hide(parts, carrier);
             }
             Ok(Admission::SpokenFor)
         });
-        Some(judged.map_err(|rejection| refused(rejection, &record, lifecycle, None)))
+        Some(judged.map_err(|rejection| refused(rejection, &known, lifecycle, None)))
     }
 
     fn hide(&self, parts: &mut Parts, carrier: Carrier) {
@@ -291,10 +317,11 @@ fn stranger(rejection: Rejection, carrier: Option<Carrier>) -> Denial {
 /// A denial to a known key.
 fn refused(
     rejection: Rejection,
-    record: &KeyRecord,
+    known: &KnownKey,
     lifecycle: Lifecycle,
     carrier: Option<Carrier>,
 ) -> Denial {
+    let record = &known.record;
     trace::refused_caller(rejection.code(), &record.id(), record.account());
     Denial {
         rejection,

@@ -70,6 +70,7 @@ const BEARER_INVALID: (&str, &str) = (
 const MISSING: &str = r#"{"error":{"code":"missing_api_key","message":"This request needs an API key.","details":{}}}"#;
 const NOT_FOUND: &str =
     r#"{"error":{"code":"api_key_not_found","message":"The API key is not valid.","details":{}}}"#;
+const LACKS_WRITE: &str = r#"{"error":{"code":"insufficient_scope","message":"The API key lacks a scope that this request needs.","details":{"required":"all","required_scopes":["reports:write"]}}}"#;
 const AMBIGUOUS: &str = r#"{"error":{"code":"ambiguous_api_key","message":"The request carries more than one API key. Send exactly one.","details":{}}}"#;
 
 /// Serves a layer on both stacks and holds every row to its answer.
@@ -247,18 +248,18 @@ async fn a_key_opens_only_its_environment() {
     };
     let rows = table! {
         refused("a test key at a live door", "Bearer {test}", "active",
-            r#"{"error":{"code":"wrong_environment","message":"The API key belongs to another environment. Use a key of the environment live.","details":{"accepted_environment":"live"}}}"#),
+            r#"{"error":{"code":"wrong_environment","message":"The API key belongs to another environment. Use a key of: live.","details":{"accepted_environments":["live"]}}}"#),
     };
     hold(&world, world.keys.layer(), rows).await;
 
     let rows = table! {
         refused("a live key at a test door", "Bearer {active}", "active",
-            r#"{"error":{"code":"wrong_environment","message":"The API key belongs to another environment. Use a key of the environment test.","details":{"accepted_environment":"test"}}}"#),
+            r#"{"error":{"code":"wrong_environment","message":"The API key belongs to another environment. Use a key of: test.","details":{"accepted_environments":["test"]}}}"#),
         row("a test key at a test door", [("authorization", "Bearer {test}")], 200, [ACTIVE], "acme /v1"),
     };
     hold(
         &world,
-        world.keys.layer().environment(Environment::TEST),
+        world.keys.layer().environments([Environment::TEST]),
         rows,
     )
     .await;
@@ -268,6 +269,13 @@ async fn a_key_opens_only_its_environment() {
         row("test", [("authorization", "Bearer {test}")], 200, [ACTIVE], "acme /v1"),
     };
     hold(&world, world.keys.layer().dangerous_any_environment(), rows).await;
+
+    let rows = table! {
+        row("live, of a list", [("authorization", "Bearer {active}")], 200, [ACTIVE], "acme /v1"),
+        row("test, of a list", [("authorization", "Bearer {test}")], 200, [ACTIVE], "acme /v1"),
+    };
+    let both = [Environment::LIVE, Environment::TEST];
+    hold(&world, world.keys.layer().environments(both), rows).await;
 }
 
 const IP_NOT_ALLOWED: &str = r#"{"error":{"code":"ip_not_allowed","message":"The API key may not be used from this network address.","details":{}}}"#;
@@ -361,7 +369,7 @@ async fn scopes_are_asked_for_by_layer_and_by_route() {
                     r#"Bearer realm="api", error="insufficient_scope", error_description="The API key lacks a scope that this request needs.", scope="reports:write""#,
                 ),
             ],
-            r#"{"error":{"code":"insufficient_scope","message":"The API key lacks a scope that this request needs.","details":{"required":"all","required_scopes":["reports:write"]}}}"#,
+            LACKS_WRITE,
         )
     };
     let rows = table! {
@@ -389,6 +397,19 @@ async fn scopes_are_asked_for_by_layer_and_by_route() {
         row("no key", [], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
     };
     hold_on(&world, &route(RequireScope::new(WRITE)).await, rows).await;
+
+    let rows = table! {
+        row("each call of require adds", [("authorization", "ApiKey {active}")], 403, [
+            JSON, NO_STORE, ACTIVE,
+            ("www-authenticate", r#"Bearer realm="api", error="insufficient_scope", error_description="The API key lacks a scope that this request needs.", scope="reports:write""#),
+        ], LACKS_WRITE),
+    };
+    hold(
+        &world,
+        world.keys.layer().require(WRITE).require(READ),
+        rows,
+    )
+    .await;
 
     let rows = table! {
         row("one of several is held", [("authorization", "ApiKey {active}")], 200, [ACTIVE], "acme /v1"),
@@ -427,23 +448,27 @@ async fn the_application_chooses_where_keys_stand() {
         KeySource::header("X-Acme-Api-Key").unwrap(),
         KeySource::dangerous_query("api_key"),
     ]);
+    const ACME_CHALLENGE: (&str, &str) = (
+        "www-authenticate",
+        r#"ApiKey realm="api", header="X-Acme-Api-Key""#,
+    );
     let rows = table! {
         row("Basic, as curl -u KEY: sends it", [("authorization", "Basic {basic:active}")], 200, [ACTIVE], "acme /v1"),
         row("basic", [("authorization", "basic {basic:active}")], 200, [ACTIVE], "acme /v1"),
-        row("the password must be empty", [("authorization", "Basic {basic-with-password:active}")], 401, [JSON, NO_STORE, APIKEY_CHALLENGE], NOT_FOUND),
-        row("Basic of somebody else", [("authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==")], 401, [JSON, NO_STORE, APIKEY_CHALLENGE], MISSING),
+        row("the password must be empty", [("authorization", "Basic {basic-with-password:active}")], 401, [JSON, NO_STORE, ACME_CHALLENGE], NOT_FOUND),
+        row("Basic of somebody else", [("authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==")], 401, [JSON, NO_STORE, ACME_CHALLENGE], MISSING),
         row("and beside a key", [("authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="), ("x-acme-api-key", "{active}")], 200,
             [ACTIVE, PRIVATE, ("vary", "X-Acme-Api-Key")], "acme /v1 authorization=Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="),
         row("a header of the company's own", [("x-acme-api-key", "{active}")], 200, [ACTIVE, PRIVATE, ("vary", "X-Acme-Api-Key")], "acme /v1"),
         row("the query, without which the inner service gets it", [(":path", "/v1?a=1&api_key={active}&b=2")], 200, [ACTIVE, PRIVATE], "acme /v1?a=1&b=2"),
         row("nothing but the query", [(":path", "/v1?api_key={active}")], 200, [ACTIVE, PRIVATE], "acme /v1"),
-        row("another parameter", [(":path", "/v1?api_Key={active}")], 401, [JSON, NO_STORE, APIKEY_CHALLENGE], MISSING),
-        row("a bad key in the query", [(":path", "/v1?api_key={typo}")], 401, [JSON, NO_STORE, APIKEY_CHALLENGE], NOT_FOUND),
+        row("another parameter", [(":path", "/v1?api_Key={active}")], 401, [JSON, NO_STORE, ACME_CHALLENGE], MISSING),
+        row("a bad key in the query", [(":path", "/v1?api_key={typo}")], 401, [JSON, NO_STORE, ACME_CHALLENGE], NOT_FOUND),
         row("the query twice", [(":path", "/v1?api_key={active}&api_key={active}")], 400, [JSON, NO_STORE], AMBIGUOUS),
         row("the query twice, hidden by encoding", [(":path", "/v1?api_key={active}&api%5Fkey={active}")], 400, [JSON, NO_STORE], AMBIGUOUS),
         row("the query and a header", [(":path", "/v1?api_key={active}"), ("x-acme-api-key", "{active}")], 400, [JSON, NO_STORE], AMBIGUOUS),
-        row("what was not chosen is not read", [("x-api-key", "{active}")], 401, [JSON, NO_STORE, APIKEY_CHALLENGE], MISSING),
-        row("our key in Authorization, under a scheme that is not chosen, is bad", [("authorization", "Bearer {active}")], 401, [JSON, NO_STORE, APIKEY_CHALLENGE], NOT_FOUND),
+        row("what was not chosen is not read", [("x-api-key", "{active}")], 401, [JSON, NO_STORE, ACME_CHALLENGE], MISSING),
+        row("our key in Authorization, under a scheme that is not chosen, is bad", [("authorization", "Bearer {active}")], 401, [JSON, NO_STORE, ACME_CHALLENGE], NOT_FOUND),
     };
     hold(&world, layer, rows).await;
 }
@@ -529,7 +554,7 @@ async fn challenges_follow_the_sources() {
         .realm("Acme API")
         .unwrap();
     let rows = table! {
-        row("a 401 has a challenge, also without a scheme", [], 401, [JSON, NO_STORE, ("www-authenticate", r#"ApiKey realm="Acme API""#)], MISSING),
+        row("a 401 has a challenge, also without a scheme", [], 401, [JSON, NO_STORE, ("www-authenticate", r#"ApiKey realm="Acme API", header="X-API-Key""#)], MISSING),
     };
     hold(&world, layer, rows).await;
 
@@ -553,7 +578,9 @@ async fn what_is_told_of_a_key_can_be_chosen() {
         .keys
         .layer()
         .deprecation_link("https://docs.example.com/keys")
+        .unwrap()
         .sunset_link("https://docs.example.com/sunset")
+        .unwrap()
         .status_headers(false);
     let rows = table! {
         row("links, for a key on its way out", [("authorization", "Bearer {expiring}")], 200, [

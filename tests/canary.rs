@@ -18,8 +18,8 @@ use support::{DAY, Down, EchoService, READ, World};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_api_key::{
     AllowedNetworks, Alphabet, ApiKeyLayer, ApiKeys, Caller, Change, Environment, ErrorFormat,
-    KeyDigest, KeyFormat, KeyFormats, KeyId, KeyRecord, KeySource, KeyStore, ManagedKeyStore,
-    MemoryStore, PepperRing, PlaintextKey, RequireScope, StoreError, Verifier,
+    KeyDigest, KeyFormat, KeyId, KeyRecord, KeySource, KeyStore, ManagedKeyStore, MemoryStore,
+    PepperRing, PlaintextKey, RequireScope, StoreError, Verifier,
 };
 use tower_http::trace::{DefaultMakeSpan, DefaultOnRequest, DefaultOnResponse, TraceLayer};
 use tracing::Level;
@@ -86,7 +86,7 @@ async fn sing<A>(keys: &ApiKeys<A>, key: &str, heard: &Heard) {
     let layers: Vec<(&str, ApiKeyLayer)> = vec![
         ("default", keys.layer()),
         ("optional", keys.layer().optional()),
-        ("test", keys.layer().environment(Environment::TEST)),
+        ("test", keys.layer().environments([Environment::TEST])),
         ("scope", keys.layer().require(support::WRITE)),
         ("kept", keys.layer().dangerous_keep_credential()),
         (
@@ -206,7 +206,6 @@ async fn inspect(key: &str, issued: &tower_api_key::IssuedKey, heard: &Heard) {
     heard.note(key.parse::<KeyId>().unwrap_err().to_string());
     heard.debug(&KeyDigest::from_hex(key));
     heard.debug(&KeyFormat::new("sk_live", Environment::LIVE));
-    heard.debug(&KeyFormats::default());
 
     let store = MemoryStore::new();
     let record = KeyRecord::imported(digest, "acme");

@@ -96,7 +96,7 @@ async fn good_keys_reach_the_service_and_bad_ones_are_told_why() {
         (
             bearer("test"),
             Code::PermissionDenied,
-            "The API key belongs to another environment. Use a key of the environment live.",
+            "The API key belongs to another environment. Use a key of: live.",
             Some("active"),
         ),
         (

@@ -60,14 +60,14 @@ async fn what_was_asked_for_is_what_is_kept() {
     assert_eq!(kept.organization(), Some("Acme Inc."));
     assert_eq!(kept.name(), Some("nightly export"));
     assert_eq!(kept.prefix(), Some("sk_test"));
-    assert_eq!(kept.environment(), &Environment::TEST);
+    assert_eq!(kept.environment(), Some(&Environment::TEST));
     assert_eq!(kept.scopes().to_string(), "reports:read reports:write");
     assert_eq!(kept.networks(), &networks);
     assert_eq!(kept.plan(), Some("pro"));
     assert_eq!(kept.metadata()["region"], "eu");
     assert_eq!(kept.created_at(), Some(today()));
     assert_eq!(kept.not_before(), Some(today() + DAY));
-    assert_eq!(kept.expires_at(), Some(today() + 90 * DAY));
+    assert_eq!(kept.expires_at(), Some(today() + 91 * DAY));
     assert_eq!(kept.version(), 1);
     assert_eq!(kept.verifier().pepper(), None);
 }
@@ -89,16 +89,22 @@ async fn no_two_keys_are_alike() {
 #[tokio::test]
 async fn what_makes_no_sense_is_not_issued() {
     let keys = keys_in(&MemoryStore::new());
-    let error = keys.issue("").await.unwrap_err();
-    assert!(matches!(error, IssueError::NoAccount));
+    for nobody in ["", " "] {
+        let error = keys.issue(nobody).await.unwrap_err();
+        assert!(matches!(error, IssueError::NoAccount));
+    }
     for ends in [today() - DAY, today()] {
         let error = keys.issue("acme").expires_at(ends).await.unwrap_err();
         assert!(matches!(error, IssueError::EndsBeforeItBegins), "{error}");
     }
+    // A life is counted from its beginning.
+    let later = keys.issue("acme").not_before(today() + 30 * DAY);
+    let later = later.expires_in(30 * DAY).await.unwrap();
+    assert_eq!(later.record().expires_at(), Some(today() + 60 * DAY));
     let never = keys
         .issue("acme")
         .not_before(today() + 2 * DAY)
-        .expires_in(DAY);
+        .expires_at(today() + DAY);
     let error = never.await.unwrap_err();
     assert!(matches!(error, IssueError::EndsBeforeItBegins));
     let error = keys
@@ -137,7 +143,7 @@ async fn the_format_is_chosen_by_environment_or_by_prefix() {
     assert_eq!(key.expose_secret().len(), "pk_live_".len() + 22 + 6);
     assert_eq!(status(&keys, key.expose_secret()).await, StatusCode::OK);
     let key = keys.issue("acme").prefix("sk_test").await.unwrap();
-    assert_eq!(key.record().environment(), &Environment::TEST);
+    assert_eq!(key.record().environment(), Some(&Environment::TEST));
     assert_eq!(key.expose_secret().len(), "sk_test_".len() + 43);
     let both = keys
         .issue("acme")
@@ -319,6 +325,58 @@ async fn peppers_are_rotated_without_the_keys() {
     let rehash = Change::new().update(rehashed.with_version(2));
     store.commit(&rehash).await.unwrap();
     assert_eq!(status(&build(ring("new", 2)), text).await, StatusCode::OK);
+}
+
+/// Who forgets to say so does not open a live door with a test key.
+#[tokio::test]
+async fn a_record_without_an_environment_has_that_of_its_format() {
+    let format = KeyFormat::new("acme_test", Environment::TEST).unwrap();
+    let key = format.generate().unwrap();
+    let record = KeyRecord::imported(KeyDigest::of(key.expose_secret()), "acme");
+    let store: MemoryStore = [record.clone()].into_iter().collect();
+    let keys = ApiKeys::builder(store)
+        .formats([format.clone()])
+        .build()
+        .unwrap();
+    assert_eq!(
+        status(&keys, key.expose_secret()).await,
+        StatusCode::FORBIDDEN
+    );
+    let caller = keys.verify(key.expose_secret()).await.unwrap();
+    assert_eq!(caller.environment(), &Environment::TEST);
+    // The record's own goes before.
+    let live = record.with_environment(Environment::LIVE);
+    let store: MemoryStore = [live].into_iter().collect();
+    let keys = ApiKeys::builder(store).formats([format]).build().unwrap();
+    assert_eq!(status(&keys, key.expose_secret()).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_key_can_be_proved_without_a_request() {
+    let store = MemoryStore::new();
+    let keys = keys_in(&store);
+    let key = keys.issue("acme").await.unwrap();
+    let read_only = keys.to_read_only();
+    let verify = async || read_only.verify(key.expose_secret()).await;
+    assert_eq!(verify().await.unwrap().key_id(), key.id());
+    assert_eq!(
+        keys.find(&key.id()).await.unwrap().as_ref(),
+        Some(key.record())
+    );
+    keys.suspend(key.id()).await.unwrap();
+    assert_eq!(verify().await.unwrap_err().code(), "api_key_suspended");
+    keys.revoke(key.id()).await.unwrap();
+    assert_eq!(verify().await.unwrap_err().code(), "api_key_revoked");
+    let other = ApiKeys::in_memory().issue("acme").await.unwrap();
+    let unknown = keys.verify(other.expose_secret()).await.unwrap_err();
+    assert_eq!(unknown.code(), "api_key_not_found");
+    assert_eq!(
+        keys.verify("junk").await.unwrap_err().code(),
+        "api_key_not_found"
+    );
+    let down = ApiKeys::read_only(support::Down).build().unwrap();
+    let outage = down.verify(key.expose_secret()).await.unwrap_err();
+    assert_eq!(outage.code(), "service_unavailable");
 }
 
 #[tokio::test]

@@ -10,7 +10,6 @@ use http::{Extensions, Uri};
 
 use crate::caller::Caller;
 use crate::rejection::Rejection;
-use crate::response::rejection::unrendered;
 
 pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
     let connection = extensions.get::<ConnectInfo<SocketAddr>>();
@@ -21,7 +20,7 @@ pub(super) fn original_uri(extensions: &mut Extensions) -> Option<&mut Uri> {
     extensions.get_mut::<OriginalUri>().map(|uri| &mut uri.0)
 }
 
-/// The caller; in anonymous mode, a request without a key is answered 401.
+/// The caller; in optional mode, a request without a key is answered 401.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -40,7 +39,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     }
 }
 
-/// The caller, or `None` where anonymous mode let the request through.
+/// The caller, or `None` where the optional mode let the request through.
 impl<S: Sync> OptionalFromRequestParts<S> for Caller {
     type Rejection = Rejection;
 
@@ -57,7 +56,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for Caller {
 /// JSON.
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
-        unrendered(self).map(Body::from)
+        self.to_response::<Body>()
     }
 }
 

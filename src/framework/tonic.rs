@@ -1,6 +1,7 @@
 //! tonic: `Rejection` as a `Status`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use ::tonic::transport::server::TcpConnectInfo;
 use ::tonic::{Code, Status};
@@ -15,16 +16,22 @@ pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
 }
 
 /// ```
-/// use tower_api_key::Rejection;
+/// use tonic::{Request, Response, Status};
+/// use tower_api_key::{Caller, Scope};
 ///
-/// let status = tonic::Status::from(Rejection::Revoked);
-/// assert_eq!(status.code(), tonic::Code::Unauthenticated);
+/// const WRITE: Scope = Scope::from_static("reports:write");
+///
+/// async fn write(request: Request<()>) -> Result<Response<String>, Status> {
+///     let caller = Caller::of(request.extensions())?;
+///     caller.require(&WRITE)?;
+///     Ok(Response::new(caller.account().to_owned()))
+/// }
 /// ```
 impl From<Rejection> for Status {
     fn from(rejection: Rejection) -> Self {
-        Self::new(
-            Code::from_i32(grpc::code(&rejection)),
-            rejection.to_string(),
-        )
+        let code = Code::from_i32(grpc::code(&rejection));
+        let mut status = Self::new(code, rejection.to_string());
+        status.set_source(Arc::new(rejection));
+        status
     }
 }

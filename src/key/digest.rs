@@ -112,9 +112,9 @@ impl KeyDigest {
         Self(sha256)
     }
 
-    /// A SHA-256 that was kept as 64 lower-case hex digits; `None` if this is not one.
+    /// A SHA-256 that was kept as 64 hex digits, in lower or upper case; `None` if this is not one.
     pub fn from_hex(sha256: &str) -> Option<Self> {
-        unhex(sha256).map(Self)
+        unhex(&sha256.to_ascii_lowercase()).map(Self)
     }
 
     pub(super) const fn as_bytes(&self) -> &[u8; 32] {

@@ -8,18 +8,8 @@ use crate::key::format::{KeyFormat, KeyFormatError};
 /// The formats that are accepted together, such as live, test and a company's old one.
 ///
 /// The longest prefix wins; a text that begins with it is judged by that format alone.
-///
-/// ```
-/// use tower_api_key::{Environment, KeyFormat, KeyFormats};
-///
-/// let formats = KeyFormats::new([
-///     KeyFormat::new("sk", Environment::LIVE)?,
-///     KeyFormat::new("sk_test", Environment::TEST)?,
-/// ])?;
-/// # Ok::<(), tower_api_key::KeyFormatError>(())
-/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyFormats {
+pub(crate) struct KeyFormats {
     /// As they were given: the first of an environment is the one that is issued by default.
     given: Box<[KeyFormat]>,
     /// Indices into `given`, longest lead first; a format without a lead is last.
@@ -28,7 +18,9 @@ pub struct KeyFormats {
 
 impl KeyFormats {
     /// A set of formats that begin differently.
-    pub fn new(formats: impl IntoIterator<Item = KeyFormat>) -> Result<Self, KeyFormatError> {
+    pub(crate) fn new(
+        formats: impl IntoIterator<Item = KeyFormat>,
+    ) -> Result<Self, KeyFormatError> {
         let given: Box<[KeyFormat]> = formats.into_iter().collect();
         if given.is_empty() {
             return Err(KeyFormatError::Empty);
@@ -60,7 +52,7 @@ impl KeyFormats {
     }
 
     /// The formats, in the order in which they were given.
-    pub fn iter(&self) -> impl Iterator<Item = &KeyFormat> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &KeyFormat> {
         self.given.iter()
     }
 
@@ -87,7 +79,7 @@ impl KeyFormats {
     }
 
     /// What a credential is to us.
-    pub(crate) fn recognize(&self, credential: &[u8], place: Place) -> Recognized {
+    pub(crate) fn recognize(&self, credential: &[u8], place: Place) -> Recognized<'_> {
         for format in self.by_lead.iter().map(|&at| &self.given[at]) {
             let Some(rest) = credential.strip_prefix(format.lead().as_bytes()) else {
                 continue;
@@ -96,7 +88,7 @@ impl KeyFormats {
                 continue;
             }
             if format.body_matches(rest) {
-                return Recognized::WellFormed;
+                return Recognized::WellFormed(format);
             }
             // A lead is a claim to be ours; without one, there is only the shape to tell.
             if !format.lead().is_empty() {
@@ -134,9 +126,9 @@ pub(crate) enum Place {
 
 /// What a credential is to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Recognized {
-    /// Written as one of our keys.
-    WellFormed,
+pub(crate) enum Recognized<'f> {
+    /// Written as the keys of this format are.
+    WellFormed(&'f KeyFormat),
     /// Meant as one of our keys, and not one.
     Malformed,
     /// Somebody else's.
@@ -182,44 +174,59 @@ mod tests {
     #[test]
     fn the_longest_prefix_wins_and_nothing_falls_through_it() {
         let short = live("sk").without_checksum();
-        let long = live("sk_live");
-        // A text that the short format alone would accept, were it not the long one's.
+        // Texts that these formats alone would accept, were they not the long one's.
         let old = KeyFormat::imported("", Alphabet::BASE64URL, 20..=90, Environment::LIVE).unwrap();
-        let set = formats([old, short.clone(), long]);
+        let set = formats([old.clone(), short.clone(), live("sk_live")]);
         let claimed = format!("sk_live_{}", "A".repeat(43));
-        assert!(
-            KeyFormat::imported("sk_", Alphabet::BASE64URL, 48..=48, Environment::LIVE)
-                .unwrap()
-                .matches(&claimed)
-        );
+        assert!(old.matches(&claimed));
         assert_eq!(
             set.recognize(claimed.as_bytes(), Place::Own),
             Recognized::Malformed
         );
-        let short = short.generate().unwrap();
-        let short = short.expose_secret().as_bytes();
-        assert_eq!(set.recognize(short, Place::Own), Recognized::WellFormed);
+        let key = short.generate().unwrap();
+        let recognized = set.recognize(key.expose_secret().as_bytes(), Place::Own);
+        assert_eq!(recognized, Recognized::WellFormed(&short));
     }
 
     #[test]
     fn a_format_without_a_lead_claims_nothing_in_authorization_unless_told() {
         let bare = KeyFormat::imported("", Alphabet::HEX, 32..=64, Environment::LIVE).unwrap();
-        let token = "0123456789abcdef0123456789abcdef".as_bytes();
+        let told = bare.clone().dangerous_in_authorization();
+        let token = b"0123456789abcdef0123456789abcdef";
         let careful = formats([bare.clone()]);
-        assert_eq!(careful.recognize(token, Place::Own), Recognized::WellFormed);
+        let found = Recognized::WellFormed(&bare);
+        assert_eq!(careful.recognize(token, Place::Own), found);
         assert_eq!(
             careful.recognize(token, Place::Authorization),
             Recognized::Foreign
         );
-        let told = formats([bare.dangerous_in_authorization()]);
+        let set = formats([told.clone()]);
+        let found = Recognized::WellFormed(&told);
+        assert_eq!(set.recognize(token, Place::Authorization), found);
         assert_eq!(
-            told.recognize(token, Place::Authorization),
-            Recognized::WellFormed
-        );
-        assert_eq!(
-            told.recognize(b"a.jwt.token", Place::Authorization),
+            set.recognize(b"a.jwt.token", Place::Authorization),
             Recognized::Foreign
         );
+    }
+
+    #[test]
+    fn a_claim_is_seen_at_the_start_of_a_word_near_the_beginning() {
+        let set = formats([live("sk_live")]);
+        for claim in [
+            "sk_live_x",
+            "Bearer: sk_live_x",
+            "\"sk_live_x\"",
+            "a=sk_live_x",
+            "\tsk_live_",
+        ] {
+            assert!(set.is_claimed_in(claim.as_bytes()), "{claim}");
+        }
+        let far = format!("{}sk_live_x", " ".repeat(64));
+        for none in ["", "ask_live_x", "sk_liv", "sk_test_x", &far] {
+            assert!(!set.is_claimed_in(none.as_bytes()), "{none}");
+        }
+        let bare = KeyFormat::imported("", Alphabet::HEX, 32..=64, Environment::LIVE).unwrap();
+        assert!(!formats([bare]).is_claimed_in(b"anything"));
     }
 
     proptest! {
@@ -227,8 +234,10 @@ mod tests {
         fn any_bytes_are_recognized_without_panic(bytes: Vec<u8>) {
             let bare = KeyFormat::imported("", Alphabet::HEX, 32..=64, Environment::LIVE).unwrap();
             let set = formats([live("sk"), live("sk_live"), bare]);
+            set.is_claimed_in(&bytes);
             for place in [Place::Own, Place::Authorization] {
-                prop_assert_ne!(set.recognize(&bytes, place), Recognized::WellFormed);
+                let recognized = set.recognize(&bytes, place);
+                prop_assert!(!matches!(recognized, Recognized::WellFormed(_)));
             }
         }
     }

@@ -34,7 +34,7 @@ pub struct KeyRecord {
     name: Option<Box<str>>,
     account: Box<str>,
     organization: Option<Box<str>>,
-    environment: Environment,
+    environment: Option<Environment>,
     scopes: ScopeSet,
     networks: AllowedNetworks,
     plan: Option<Box<str>>,
@@ -50,6 +50,7 @@ pub struct KeyRecord {
 
 /// When and why a key was suspended or revoked.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stop {
     /// When it was done.
     pub at: SystemTime,
@@ -57,8 +58,23 @@ pub struct Stop {
     pub reason: Option<String>,
 }
 
+impl Stop {
+    /// A stop at an instant, for no stated reason.
+    pub const fn new(at: SystemTime) -> Self {
+        Self { at, reason: None }
+    }
+
+    /// Says why.
+    #[must_use]
+    pub fn with_reason(mut self, reason: impl Into<Option<String>>) -> Self {
+        self.reason = reason.into();
+        self
+    }
+}
+
 /// The successor of a key that was rotated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Rotation {
     /// The key that takes its place.
     pub successor: KeyId,
@@ -66,8 +82,15 @@ pub struct Rotation {
     pub at: SystemTime,
 }
 
+impl Rotation {
+    /// A rotation to this key at an instant.
+    pub const fn new(successor: KeyId, at: SystemTime) -> Self {
+        Self { successor, at }
+    }
+}
+
 impl KeyRecord {
-    /// The record of a key in the live environment, without scopes, of version 1.
+    /// The record of a key without scopes, in the environment of its format, of version 1.
     pub fn new(id: KeyId, verifier: Verifier, account: impl Into<String>) -> Self {
         Self {
             id,
@@ -77,7 +100,7 @@ impl KeyRecord {
             name: None,
             account: account.into().into(),
             organization: None,
-            environment: Environment::LIVE,
+            environment: None,
             scopes: ScopeSet::default(),
             networks: AllowedNetworks::any(),
             plan: None,
@@ -93,6 +116,9 @@ impl KeyRecord {
     }
 
     /// The record of a key of which only the SHA-256 is known.
+    ///
+    /// It has no pepper. Where a [`PepperRing`](crate::PepperRing) is set, put it under the current
+    /// one with `.with_verifier(ring.verifier(&digest))`, or each use is answered with 503.
     pub fn imported(digest: KeyDigest, account: impl Into<String>) -> Self {
         Self::new(digest.id(), Verifier::sha256(digest), account)
     }
@@ -167,15 +193,15 @@ impl KeyRecord {
         self
     }
 
-    /// The environment that the key opens: `live` unless set.
-    pub fn environment(&self) -> &Environment {
-        &self.environment
+    /// The environment that the key opens; unless set, that of the format it is written in.
+    pub fn environment(&self) -> Option<&Environment> {
+        self.environment.as_ref()
     }
 
     /// Sets the environment.
     #[must_use]
-    pub fn with_environment(mut self, environment: Environment) -> Self {
-        self.environment = environment;
+    pub fn with_environment(mut self, environment: impl Into<Option<Environment>>) -> Self {
+        self.environment = environment.into();
         self
     }
 
@@ -234,8 +260,8 @@ impl KeyRecord {
 
     /// Sets when the key was issued.
     #[must_use]
-    pub fn with_created_at(mut self, at: SystemTime) -> Self {
-        self.created_at = Some(at);
+    pub fn with_created_at(mut self, at: impl Into<Option<SystemTime>>) -> Self {
+        self.created_at = at.into();
         self
     }
 
@@ -246,8 +272,8 @@ impl KeyRecord {
 
     /// Sets the instant from which the key works.
     #[must_use]
-    pub fn with_not_before(mut self, at: SystemTime) -> Self {
-        self.not_before = Some(at);
+    pub fn with_not_before(mut self, at: impl Into<Option<SystemTime>>) -> Self {
+        self.not_before = at.into();
         self
     }
 
@@ -258,8 +284,8 @@ impl KeyRecord {
 
     /// Sets the instant from which the key no longer works.
     #[must_use]
-    pub fn with_expires_at(mut self, at: SystemTime) -> Self {
-        self.expires_at = Some(at);
+    pub fn with_expires_at(mut self, at: impl Into<Option<SystemTime>>) -> Self {
+        self.expires_at = at.into();
         self
     }
 
@@ -270,8 +296,8 @@ impl KeyRecord {
 
     /// Suspends the key, or lifts the suspension.
     #[must_use]
-    pub fn with_suspended(mut self, stop: Option<Stop>) -> Self {
-        self.suspended = stop;
+    pub fn with_suspended(mut self, stop: impl Into<Option<Stop>>) -> Self {
+        self.suspended = stop.into();
         self
     }
 
@@ -280,10 +306,10 @@ impl KeyRecord {
         self.revoked.as_ref()
     }
 
-    /// Revokes the key. The first revocation stands: revoked stays revoked.
+    /// Revokes the key. The first revocation stands: revoked stays revoked, also for `None`.
     #[must_use]
-    pub fn with_revoked(mut self, stop: Stop) -> Self {
-        self.revoked.get_or_insert(stop);
+    pub fn with_revoked(mut self, stop: impl Into<Option<Stop>>) -> Self {
+        self.revoked = self.revoked.or(stop.into());
         self
     }
 
@@ -294,8 +320,8 @@ impl KeyRecord {
 
     /// Sets the key that this one took the place of.
     #[must_use]
-    pub fn with_rotated_from(mut self, predecessor: KeyId) -> Self {
-        self.rotated_from = Some(predecessor);
+    pub fn with_rotated_from(mut self, predecessor: impl Into<Option<KeyId>>) -> Self {
+        self.rotated_from = predecessor.into();
         self
     }
 
@@ -306,8 +332,8 @@ impl KeyRecord {
 
     /// Sets the key that takes the place of this one.
     #[must_use]
-    pub fn with_rotated_to(mut self, rotation: Rotation) -> Self {
-        self.rotated_to = Some(rotation);
+    pub fn with_rotated_to(mut self, rotation: impl Into<Option<Rotation>>) -> Self {
+        self.rotated_to = rotation.into();
         self
     }
 }

@@ -101,9 +101,28 @@ impl ScopeSet {
         self.0.iter()
     }
 
+    /// Whether every scope of this set is in the other: nobody may grant more than they hold.
+    pub fn is_subset(&self, other: &Self) -> bool {
+        self.0.is_subset(&other.0)
+    }
+
+    /// How many scopes are held.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether nothing is held, and so nothing granted.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl IntoIterator for ScopeSet {
+    type Item = Scope;
+    type IntoIter = std::collections::btree_set::IntoIter<Scope>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
     }
 }
 
@@ -119,7 +138,7 @@ impl Extend<Scope> for ScopeSet {
     }
 }
 
-/// Reads a list separated by spaces, as OAuth writes it.
+/// Reads a list separated by spaces, as OAuth writes it. (A comma is part of a scope.)
 impl FromStr for ScopeSet {
     type Err = InvalidScope;
 

@@ -136,35 +136,38 @@ impl IssueKey {
     }
 
     /// The instant from which the key works. Default: at once.
-    pub fn not_before(mut self, at: SystemTime) -> Self {
-        self.not_before = Some(at);
+    pub fn not_before(mut self, at: impl Into<Option<SystemTime>>) -> Self {
+        self.not_before = at.into();
         self
     }
 
-    /// The instant from which the key no longer works. Default: never.
-    pub fn expires_at(mut self, at: SystemTime) -> Self {
-        self.end = Some(End::At(at));
+    /// The instant from which the key no longer works. Default: never. The last of this and
+    /// [`expires_in`](Self::expires_in) holds.
+    pub fn expires_at(mut self, at: impl Into<Option<SystemTime>>) -> Self {
+        self.end = at.into().map(End::At);
         self
     }
 
-    /// How long the key works, from now on. Default: for ever.
-    pub fn expires_in(mut self, life: Duration) -> Self {
-        self.end = Some(End::In(life));
+    /// How long the key works, counted from its beginning: [`not_before`](Self::not_before), or
+    /// the moment of issue. Default: for ever.
+    pub fn expires_in(mut self, life: impl Into<Option<Duration>>) -> Self {
+        self.end = life.into().map(End::In);
         self
     }
 
     async fn issue(self) -> Result<IssuedKey, IssueError> {
         let keyring = &self.manager.keyring;
         let now = keyring.now();
-        if self.account.is_empty() {
+        if self.account.trim().is_empty() {
             return Err(IssueError::NoAccount);
         }
+        let begins = self.not_before.unwrap_or(now).max(now);
         let expires_at = match self.end {
             None => None,
             Some(End::At(at)) => Some(at),
-            Some(End::In(life)) => Some(now.checked_add(life).ok_or(IssueError::EndsTooLate)?),
+            Some(End::In(life)) => Some(begins.checked_add(life).ok_or(IssueError::EndsTooLate)?),
         };
-        if expires_at.is_some_and(|end| end <= self.not_before.unwrap_or(now).max(now)) {
+        if expires_at.is_some_and(|end| end <= begins) {
             return Err(IssueError::EndsBeforeItBegins);
         }
         let format = self.format()?;
@@ -180,7 +183,9 @@ impl IssueKey {
         .with_scopes(self.scopes.clone())
         .with_networks(self.networks.clone())
         .with_metadata(self.metadata.clone())
-        .with_created_at(now);
+        .with_created_at(now)
+        .with_not_before(self.not_before)
+        .with_expires_at(expires_at);
         if let Some(organization) = &self.organization {
             record = record.with_organization(organization);
         }
@@ -189,12 +194,6 @@ impl IssueKey {
         }
         if let Some(plan) = &self.plan {
             record = record.with_plan(plan);
-        }
-        if let Some(at) = self.not_before {
-            record = record.with_not_before(at);
-        }
-        if let Some(at) = expires_at {
-            record = record.with_expires_at(at);
         }
         self.manager.create(record.clone()).await?;
         Ok(IssuedKey { plaintext, record })
@@ -253,6 +252,11 @@ impl IssuedKey {
     pub fn record(&self) -> &KeyRecord {
         &self.record
     }
+
+    /// The plaintext and the record, each on its own.
+    pub fn into_parts(self) -> (PlaintextKey, KeyRecord) {
+        (self.plaintext, self.record)
+    }
 }
 
 /// A key could not be issued.
@@ -270,10 +274,11 @@ pub enum IssueError {
     EndsTooLate,
     /// There is no format to write such a key in.
     #[error(
-        "no format for keys of the environment {environment:?} and the prefix {prefix:?}: \
-         add one with ApiKeysBuilder::formats"
+        "no format to issue a key in (environment: {}, prefix without its '_': {}): \
+         add one with ApiKeysBuilder::formats",
+        environment.as_ref().map_or("any", Environment::as_str),
+        prefix.as_deref().unwrap_or("any")
     )]
-    #[non_exhaustive]
     NoFormat {
         /// The environment that was asked for.
         environment: Option<Environment>,

@@ -15,8 +15,10 @@ use crate::request::forwarded::{Forwarding, X_FORWARDED_FOR};
 
 /// The address at the other end of the connection, in a request's extensions.
 ///
-/// axum's `ConnectInfo<SocketAddr>` (feature `axum`) and tonic's `TcpConnectInfo` (feature `tonic`)
-/// are found by themselves; any other server inserts this.
+/// tonic's `TcpConnectInfo` is found by itself (feature `tonic`); so is axum's
+/// `ConnectInfo<SocketAddr>` (feature `axum`), which axum notes only if it is served with
+/// `app.into_make_service_with_connect_info::<SocketAddr>()`. Any other server inserts this. Without
+/// it, keys with an allow-list are refused, and a warning says so once.
 ///
 /// ```
 /// use tower_api_key::PeerAddr;
@@ -128,19 +130,25 @@ enum Trust {
 }
 
 impl TrustedProxies {
-    /// Exactly so many proxies, each of which appends to the header.
+    /// Exactly so many proxies, each of which appends to the header: the address is the last entry
+    /// but so many. The peer is not looked at, so this is also the way behind a Unix socket. Where
+    /// there are fewer entries, the address is not known.
     ///
-    /// The service must not be reachable around them: whoever connects directly chooses an address.
+    /// Danger: the service must not be reachable around the proxies, since whoever connects
+    /// directly chooses an address.
     pub const fn count(proxies: NonZeroU8) -> Self {
         Self(Trust::Count(proxies))
     }
 
-    /// Any number of proxies in these networks. A peer outside of them is itself the client.
+    /// Any number of proxies in these networks. A peer outside of them is itself the client; a
+    /// proxy that sends no header, or that says it does not know, leaves the address unknown.
+    ///
+    /// With nginx: `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;`.
     pub fn networks<N: AsRef<str>>(
         networks: impl IntoIterator<Item = N>,
     ) -> Result<Self, InvalidNetwork> {
         let networks = networks.into_iter().map(|network| network.as_ref().parse());
-        Ok(Self(Trust::Networks(networks.collect::<Result<_, _>>()?)))
+        networks.collect::<Result<Self, _>>()
     }
 
     fn client(
@@ -160,7 +168,11 @@ impl TrustedProxies {
                 if !is_trusted(client) {
                     return Some(client);
                 }
-                for hop in header.nearest_first(headers)? {
+                let hops = header.nearest_first(headers)?;
+                if hops.is_empty() {
+                    return None; // a proxy that does not tell whom it speaks for
+                }
+                for hop in hops {
                     client = hop?; // a trusted proxy says that it does not know
                     if !is_trusted(client) {
                         break;
@@ -169,6 +181,13 @@ impl TrustedProxies {
                 Some(client)
             }
         }
+    }
+}
+
+/// Networks, as of [`TrustedProxies::networks`].
+impl FromIterator<Network> for TrustedProxies {
+    fn from_iter<I: IntoIterator<Item = Network>>(networks: I) -> Self {
+        Self(Trust::Networks(networks.into_iter().collect()))
     }
 }
 
@@ -248,7 +267,7 @@ mod tests {
             of(Some("198.51.100.1"), &["203.0.113.9"]),
             ip("198.51.100.1")
         );
-        assert_eq!(of(Some("10.0.0.1"), &[]), ip("10.0.0.1")); // the proxy's own health check
+        assert_eq!(of(Some("10.0.0.1"), &[]), None); // a proxy that does not tell
         assert_eq!(
             of(Some("10.0.0.1"), &["10.0.0.3, 10.0.0.2"]),
             ip("10.0.0.3")

@@ -5,6 +5,7 @@ use http::request::Parts;
 use zeroize::Zeroizing;
 
 use crate::framework;
+use crate::key::format::KeyFormat;
 use crate::key::formats::{KeyFormats, Place, Recognized};
 use crate::request::basic::Basic;
 use crate::request::query;
@@ -14,8 +15,8 @@ use crate::source::{Carrier, KeySources, Scheme};
 pub(crate) struct Credential<'r> {
     pub(crate) text: Text<'r>,
     pub(crate) carrier: Carrier,
-    /// Whether it is written as one of our keys. If not, there is no such key.
-    pub(crate) well_formed: bool,
+    /// The format that it is written in. If there is none, there is no such key.
+    pub(crate) format: Option<&'r KeyFormat>,
 }
 
 /// What a credential says: where it stands in the request, or decoded.
@@ -44,7 +45,7 @@ impl KeySources {
     pub(crate) fn find<'r>(
         &self,
         parts: &'r Parts,
-        formats: &KeyFormats,
+        formats: &'r KeyFormats,
     ) -> Result<Option<Credential<'r>>, Ambiguous> {
         let mut found = self.in_authorization(parts, formats)?;
         for (at, header) in self.headers.iter().enumerate() {
@@ -67,7 +68,7 @@ impl KeySources {
     fn in_authorization<'r>(
         &self,
         parts: &'r Parts,
-        formats: &KeyFormats,
+        formats: &'r KeyFormats,
     ) -> Result<Option<Credential<'r>>, Ambiguous> {
         if self.schemes.is_empty() {
             return Ok(None);
@@ -81,13 +82,17 @@ impl KeySources {
             formats.is_claimed_in(line).then_some(Credential {
                 text: Text::Borrowed(line),
                 carrier: Carrier::Authorization,
-                well_formed: false,
+                format: None,
             })
         });
         Ok(found)
     }
 
-    fn under_a_scheme<'r>(&self, line: &'r [u8], formats: &KeyFormats) -> Option<Credential<'r>> {
+    fn under_a_scheme<'r>(
+        &self,
+        line: &'r [u8],
+        formats: &'r KeyFormats,
+    ) -> Option<Credential<'r>> {
         // credentials = auth-scheme 1*SP token68: no tab, and nothing else between the two.
         let end = line.iter().position(|byte| *byte == b' ');
         let (scheme, rest) = line.split_at(end.unwrap_or(line.len()));
@@ -138,27 +143,34 @@ impl KeySources {
 }
 
 /// A credential in a place that is made for our keys: whatever it is, it is ours to judge.
-fn own<'r>(text: Text<'r>, carrier: Carrier, formats: &KeyFormats) -> Credential<'r> {
-    let well_formed = formats.recognize(text.as_bytes(), Place::Own) == Recognized::WellFormed;
+fn own<'r>(text: Text<'r>, carrier: Carrier, formats: &'r KeyFormats) -> Credential<'r> {
+    let format = match formats.recognize(text.as_bytes(), Place::Own) {
+        Recognized::WellFormed(format) => Some(format),
+        Recognized::Malformed | Recognized::Foreign => None,
+    };
     Credential {
         text,
         carrier,
-        well_formed,
+        format,
     }
 }
 
 /// A credential under a scheme that we share: ours only if it begins as our keys do.
-fn shared<'r>(text: Text<'r>, formats: &KeyFormats) -> Option<Credential<'r>> {
-    let recognized = formats.recognize(text.as_bytes(), Place::Authorization);
-    (recognized != Recognized::Foreign).then(|| Credential {
+fn shared<'r>(text: Text<'r>, formats: &'r KeyFormats) -> Option<Credential<'r>> {
+    let format = match formats.recognize(text.as_bytes(), Place::Authorization) {
+        Recognized::WellFormed(format) => Some(format),
+        Recognized::Malformed => None,
+        Recognized::Foreign => return None,
+    };
+    Some(Credential {
         text,
         carrier: Carrier::Authorization,
-        well_formed: recognized == Recognized::WellFormed,
+        format,
     })
 }
 
 /// A key is the user-id, and the password is empty; anywhere else it is ours and bad.
-fn in_basic<'r>(basic: &Basic, formats: &KeyFormats) -> Option<Credential<'r>> {
+fn in_basic<'r>(basic: &Basic, formats: &'r KeyFormats) -> Option<Credential<'r>> {
     let text = Text::Decoded(Zeroizing::new(basic.user_id().to_vec()));
     let found = shared(text, formats);
     if basic.is_exact() {
@@ -168,7 +180,7 @@ fn in_basic<'r>(basic: &Basic, formats: &KeyFormats) -> Option<Credential<'r>> {
     ours.then(|| Credential {
         text: Text::Decoded(Zeroizing::default()),
         carrier: Carrier::Authorization,
-        well_formed: false,
+        format: None,
     })
 }
 

@@ -102,7 +102,14 @@ impl Challenges {
         }
         if !challenged {
             // Keys come in a header of their own; a 401 must carry a challenge all the same.
-            add(format!("ApiKey realm=\"{realm}\""));
+            let header = sources
+                .headers
+                .first()
+                .and_then(|header| header.written.to_str().ok());
+            let header = header
+                .map(|name| format!(", header=\"{name}\""))
+                .unwrap_or_default();
+            add(format!("ApiKey realm=\"{realm}\"{header}"));
         }
     }
 }

@@ -71,13 +71,18 @@ fn text(text: Option<String>) -> Option<HeaderValue> {
     text.and_then(|text| HeaderValue::try_from(text).ok())
 }
 
-/// A `Link` to a page about deprecation or sunset; `None` if the URL cannot stand in one.
-pub(crate) fn link(url: &str, relation: &str) -> Option<HeaderValue> {
+/// A `Link` to a page about deprecation or sunset.
+pub(crate) fn link(url: &str, relation: &str) -> Result<HeaderValue, InvalidLink> {
     let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>' | b'"');
     let valid = !url.is_empty() && url.bytes().all(plain);
     let link = format!("<{url}>; rel=\"{relation}\"; type=\"text/html\"");
-    text(valid.then_some(link))
+    text(valid.then_some(link)).ok_or_else(|| InvalidLink(url.to_owned()))
 }
+
+/// A URL that cannot stand in a `Link` header.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} cannot stand in a Link header: percent-encode it")]
+pub struct InvalidLink(String);
 
 /// Keeps the answer to a key out of shared caches, which by themselves protect only requests with
 /// `Authorization` (RFC 9111 §3.5).

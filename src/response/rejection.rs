@@ -12,6 +12,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
+use crate::key::environment::Environment;
 use crate::key::scope::Scope;
 use crate::rejection::Rejection;
 use crate::response::challenge::Challenges;
@@ -41,6 +42,23 @@ impl Rejection {
         }
     }
 
+    /// An answer in JSON, for services without a framework; behind an
+    /// [`ApiKeyLayer`](crate::ApiKeyLayer), it is rendered in the format that the layer is set to.
+    ///
+    /// ```
+    /// use tower_api_key::Rejection;
+    ///
+    /// let response: http::Response<String> = Rejection::Revoked.to_response();
+    /// assert_eq!(response.status(), 401);
+    /// ```
+    pub fn to_response<B: From<String>>(&self) -> Response<B> {
+        let mut response = json_error(self);
+        *response.status_mut() = self.status();
+        let mut response = finish(response, self);
+        response.extensions_mut().insert(Unrendered(self.clone()));
+        response.map(B::from)
+    }
+
     /// What a program can act on, beyond the code.
     fn details(&self) -> Map<String, Value> {
         let details = match self {
@@ -49,7 +67,8 @@ impl Rejection {
                 json!({ "not_before": timestamp::rfc3339(*not_before) })
             }
             Self::WrongEnvironment { accepted } => {
-                json!({ "accepted_environment": accepted.as_str() })
+                let accepted: Vec<_> = accepted.iter().map(Environment::as_str).collect();
+                json!({ "accepted_environments": accepted })
             }
             Self::InsufficientScope { required } => {
                 let scopes: Vec<_> = required.scopes().iter().map(Scope::as_str).collect();
@@ -109,8 +128,12 @@ impl ErrorFormat {
     ///     .errors(ErrorFormat::problem_details_at("https://docs.example.com/errors/"));
     /// ```
     pub fn problem_details_at(types: impl Into<String>) -> Self {
+        let mut types = types.into();
+        if !types.ends_with(['/', '#', '=']) {
+            types.push('/');
+        }
         Self(Format::Problem {
-            types: Some(types.into().into()),
+            types: Some(types.into()),
         })
     }
 
@@ -137,8 +160,8 @@ impl ErrorFormat {
 
     fn render(&self, rejection: &Rejection) -> Response<Bytes> {
         match &self.0 {
-            Format::Json => json_error(rejection),
-            Format::Problem { types } => problem(rejection, types.as_deref()),
+            Format::Json => json_error(rejection).map(Bytes::from),
+            Format::Problem { types } => problem(rejection, types.as_deref()).map(Bytes::from),
             Format::Custom(render) => render(rejection),
         }
     }
@@ -198,7 +221,7 @@ pub(crate) struct Manner {
 }
 
 /// What every refusal has, in whatever format.
-fn finish(mut response: Response<Bytes>, rejection: &Rejection) -> Response<Bytes> {
+fn finish<B>(mut response: Response<B>, rejection: &Rejection) -> Response<B> {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, NO_STORE);
     if let Some(seconds) = rejection.retry_after_seconds() {
@@ -212,15 +235,6 @@ fn finish(mut response: Response<Bytes>, rejection: &Rejection) -> Response<Byte
 /// layer to render as it renders its own.
 #[derive(Debug, Clone)]
 pub(crate) struct Unrendered(pub(crate) Rejection);
-
-/// A rejection from behind the layer: JSON, in case there is no layer.
-pub(crate) fn unrendered(rejection: Rejection) -> Response<Bytes> {
-    let mut response = json_error(&rejection);
-    *response.status_mut() = rejection.status();
-    let mut response = finish(response, &rejection);
-    response.extensions_mut().insert(Unrendered(rejection));
-    response
-}
 
 /// Headers that the services in between added to a response that is rendered anew.
 pub(crate) fn keep_headers(rendered: &mut HeaderMap, mut earlier: HeaderMap) {
@@ -249,7 +263,7 @@ pub(crate) fn keep_headers(rendered: &mut HeaderMap, mut earlier: HeaderMap) {
     rendered.extend(earlier);
 }
 
-fn json_error(rejection: &Rejection) -> Response<Bytes> {
+fn json_error(rejection: &Rejection) -> Response<String> {
     let body = format!(
         r#"{{"error":{{"code":"{}","message":{},"details":{}}}}}"#,
         rejection.code(),
@@ -259,7 +273,7 @@ fn json_error(rejection: &Rejection) -> Response<Bytes> {
     typed(JSON, body)
 }
 
-fn problem(rejection: &Rejection, types: Option<&str>) -> Response<Bytes> {
+fn problem(rejection: &Rejection, types: Option<&str>) -> Response<String> {
     let code = rejection.code();
     let status = rejection.status();
     // Without a type, the title is the status phrase; with one, it is the type's.
@@ -283,8 +297,8 @@ fn problem(rejection: &Rejection, types: Option<&str>) -> Response<Bytes> {
     typed(PROBLEM_JSON, body)
 }
 
-fn typed(content_type: HeaderValue, body: String) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from(body));
+fn typed(content_type: HeaderValue, body: String) -> Response<String> {
+    let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
 }

@@ -12,16 +12,12 @@ use crate::store::{Change, KeyStore, ManagedKeyStore, StoreError};
 /// A store in memory. Clones share their keys; with the last of them, the keys are gone.
 ///
 /// ```
-/// use tower_api_key::{ApiKeys, Change, KeyDigest, KeyRecord, ManagedKeyStore, MemoryStore};
+/// use tower_api_key::{ApiKeys, KeyDigest, KeyRecord, MemoryStore};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let store = MemoryStore::new();
 /// let known = KeyDigest::from_hex(&"ab".repeat(32)).expect("64 hex digits");
-/// store.commit(&Change::new().create(KeyRecord::imported(known, "acme"))).await?;
+/// let store: MemoryStore = [KeyRecord::imported(known, "acme")].into_iter().collect();
 /// let keys = ApiKeys::builder(store).build()?;
-/// # Ok(())
-/// # }
+/// # Ok::<(), tower_api_key::BuildError>(())
 /// ```
 #[derive(Clone, Default)]
 pub struct MemoryStore {
@@ -32,6 +28,16 @@ impl MemoryStore {
     /// An empty store.
     pub fn new() -> Self {
         Self::default()
+    }
+}
+
+/// Keys that come from elsewhere; of two with one id, the last stays.
+impl FromIterator<KeyRecord> for MemoryStore {
+    fn from_iter<I: IntoIterator<Item = KeyRecord>>(records: I) -> Self {
+        let records = records.into_iter().map(|record| (record.id(), record));
+        Self {
+            records: Arc::new(RwLock::new(records.collect())),
+        }
     }
 }
 
