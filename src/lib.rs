@@ -81,6 +81,7 @@ mod manage;
 // Ports, and what stands behind them.
 mod backend;
 mod keyring;
+mod limit;
 mod rejection;
 mod store;
 // What a key is.
@@ -93,6 +94,7 @@ mod trace;
 
 pub use api_keys::{ApiKeys, ApiKeysBuilder, BuildError, Managed, ReadOnly};
 pub use backend::memory::MemoryStore;
+pub use backend::memory::limiter::MemoryLimiter;
 pub use caller::Caller;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use future::ResponseFuture;
@@ -106,6 +108,8 @@ pub use key::record::{KeyRecord, Rotation, Stop};
 pub use key::scope::{InvalidScope, RequiredScopes, Scope, ScopeSet};
 pub use key::verifier::{PepperError, PepperId, PepperRing, Verifier};
 pub use layer::ApiKeyLayer;
+pub use limit::quota::{InvalidQuota, Quota};
+pub use limit::{Charge, LimitName, LimiterError, RateLimiter, Standing, Subject, Verdict};
 pub use manage::change::{ChangeError, ResumeKey, RevokeKey, SuspendKey};
 pub use manage::issue::{IssueError, IssueKey, IssuedKey};
 pub use rejection::{NotFound, Rejection};

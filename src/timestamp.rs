@@ -28,6 +28,15 @@ pub(crate) fn http_date(instant: SystemTime) -> String {
     httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(unix_seconds(instant)))
 }
 
+/// The first day of a day's month, and that of the next one; days counted from 1970-01-01.
+pub(crate) fn month_around(day: u64) -> (u64, u64) {
+    let (_, _, day_of_month) = civil(day);
+    let first = day - (day_of_month - 1);
+    // 31 days on from the first of a month is within the first days of the next one.
+    let (_, _, beyond) = civil(first + 31);
+    (first, first + 31 - (beyond - 1))
+}
+
 /// The proleptic Gregorian date of a day counted from 1970-01-01.
 ///
 /// Counted in years that begin in March, so that the leap day is the last of its year.
@@ -81,7 +90,31 @@ mod tests {
         assert_eq!(http_date(before), "Thu, 01 Jan 1970 00:00:00 GMT");
     }
 
+    #[test]
+    fn months_are_as_long_as_they_are() {
+        let day = |date: &str| {
+            let date = httpdate::parse_http_date(date).unwrap();
+            unix_seconds(date) / 86_400
+        };
+        let february = day("Sat, 01 Feb 2025 00:00:00 GMT");
+        assert_eq!(month_around(february), (february, february + 28));
+        assert_eq!(month_around(february + 27), (february, february + 28));
+        let leap = day("Thu, 01 Feb 2024 00:00:00 GMT");
+        assert_eq!(month_around(leap + 28), (leap, leap + 29));
+        let december = day("Sun, 01 Dec 2024 00:00:00 GMT");
+        assert_eq!(month_around(december + 30), (december, december + 31));
+    }
+
     proptest! {
+        #[test]
+        fn a_month_is_the_days_that_share_it(day in 0..LAST / 86_400 - 31) {
+            let (first, next) = month_around(day);
+            prop_assert!((first..next).contains(&day) && (28..=31).contains(&(next - first)));
+            let month = |day| (civil(day).0, civil(day).1);
+            prop_assert_eq!(month(first), month(day));
+            prop_assert_eq!((month(next - 1), civil(next).2), (month(day), 1));
+        }
+
         /// httpdate computes its calendar by another way; the two must agree on every day.
         #[test]
         fn both_formats_name_the_same_instant(seconds in 0..=LAST) {

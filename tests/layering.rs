@@ -24,7 +24,7 @@ const LAYERS: [&[&str]; 6] = [
         "response",
         "source",
     ],
-    &["keyring", "rejection", "store"],
+    &["keyring", "limit", "rejection", "store"],
     &["key"],
     &["clock", "secret", "timestamp", "trace"],
 ];

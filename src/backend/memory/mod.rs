@@ -1,6 +1,8 @@
 //! Everything in the process's memory: for tests, demonstrations, and keys that come from elsewhere
 //! at start.
 
+pub(crate) mod limiter;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};

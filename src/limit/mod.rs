@@ -1,0 +1,227 @@
+//! Limits: how much a caller may use in how much time.
+//!
+//! [`quota`] says how much, [`rate`], [`window`] and [`calendar`] are the arithmetic of the three
+//! shapes over the [`state`] of one budget, and [`RateLimiter`] is the port to where those states
+//! are kept: in this process, or for a whole fleet. A limiter holds state, never configuration:
+//! quotas come with each call.
+
+pub(crate) mod calendar;
+pub(crate) mod quota;
+pub(crate) mod rate;
+pub(crate) mod state;
+pub(crate) mod verdict;
+pub(crate) mod window;
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::key::digest::KeyId;
+use quota::Quota;
+pub use verdict::{Standing, Verdict};
+
+/// The most charges that one request may bring.
+pub(crate) const MAX_CHARGES: usize = 16;
+
+/// Keeps budgets, and charges requests against them.
+///
+/// All charges of a request are taken, or none: a request that breaks one limit uses nothing of the
+/// others, and a denied request costs nothing, so that a caller who waits as told is admitted.
+///
+/// A failure is not a denial: what the application chose for outages decides then. The safe
+/// direction is to fail whenever it is not certain that a charge was taken for all processes.
+///
+/// ```
+/// use std::time::SystemTime;
+/// use tower_api_key::{Charge, LimitName, MemoryLimiter, Quota, RateLimiter, Subject};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// const PER_MINUTE: Quota = Quota::per_minute(2);
+///
+/// let limiter = MemoryLimiter::new();
+/// let name = LimitName::new("account_per_minute");
+/// let charge = [Charge::new(&name, Subject::Account("acme"), PER_MINUTE, 1)];
+/// let now = SystemTime::now();
+/// assert!(limiter.check(&charge, now).await?.is_allowed());
+/// assert!(limiter.check(&charge, now).await?.is_allowed());
+/// let denied = limiter.check(&charge, now).await?;
+/// assert!(!denied.is_allowed());
+/// assert!(denied.retry_after().is_some());
+/// # Ok(())
+/// # }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a `RateLimiter`",
+    note = "implement `RateLimiter::check` and `RateLimiter::refund`, or use `MemoryLimiter`"
+)]
+pub trait RateLimiter: Send + Sync + 'static {
+    /// As [`check`](Self::check), where the answer is at hand; `None` if it must be waited for.
+    ///
+    /// A limiter that never waits spares each request an allocation with this.
+    fn check_now(
+        &self,
+        charges: &[Charge<'_>],
+        now: SystemTime,
+    ) -> Option<Result<Verdict, LimiterError>> {
+        let _ = (charges, now);
+        None
+    }
+
+    /// Takes all charges, or none. At most 16; a charge of 0 only looks.
+    ///
+    /// A limiter that serves several machines goes by a clock of its own instead of `now`.
+    fn check(
+        &self,
+        charges: &[Charge<'_>],
+        now: SystemTime,
+    ) -> impl Future<Output = Result<Verdict, LimiterError>> + Send;
+
+    /// Gives charges back that were taken for work which did not happen. No budget becomes more
+    /// than whole.
+    fn refund(
+        &self,
+        charges: &[Charge<'_>],
+        now: SystemTime,
+    ) -> impl Future<Output = Result<(), LimiterError>> + Send;
+}
+
+/// A shared limiter is a limiter.
+impl<L: RateLimiter> RateLimiter for Arc<L> {
+    fn check_now(
+        &self,
+        charges: &[Charge<'_>],
+        now: SystemTime,
+    ) -> Option<Result<Verdict, LimiterError>> {
+        (**self).check_now(charges, now)
+    }
+
+    async fn check(
+        &self,
+        charges: &[Charge<'_>],
+        now: SystemTime,
+    ) -> Result<Verdict, LimiterError> {
+        (**self).check(charges, now).await
+    }
+
+    async fn refund(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<(), LimiterError> {
+        (**self).refund(charges, now).await
+    }
+}
+
+/// The name of a limit, as callers and logs read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitName {
+    text: Arc<str>,
+    hash: u64,
+}
+
+impl LimitName {
+    /// A name, such as `account_per_minute`.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        let text = name.into();
+        // FNV-1a. Names are the application's own, so nobody seeks collisions among them.
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        Self { text, hash }
+    }
+
+    /// The name as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    pub(crate) fn hash(&self) -> u64 {
+        self.hash
+    }
+}
+
+impl fmt::Display for LimitName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// What a limit counts by: each subject has a budget of its own under each limit's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Subject<'a> {
+    /// One key.
+    Key(KeyId),
+    /// All keys of an account together.
+    Account(&'a str),
+    /// One client address, as the rules masked it.
+    Address(IpAddr),
+    /// Everybody together.
+    Global,
+}
+
+/// So many units against one budget.
+#[derive(Debug, Clone, Copy)]
+pub struct Charge<'a> {
+    name: &'a LimitName,
+    subject: Subject<'a>,
+    quota: Quota,
+    cost: u64,
+}
+
+impl<'a> Charge<'a> {
+    /// A charge. A cost of 0 only looks; one above the whole quota is never admitted.
+    pub const fn new(name: &'a LimitName, subject: Subject<'a>, quota: Quota, cost: u64) -> Self {
+        Self {
+            name,
+            subject,
+            quota,
+            cost,
+        }
+    }
+
+    /// The name of the limit.
+    pub const fn name(&self) -> &'a LimitName {
+        self.name
+    }
+
+    /// Whose budget it is.
+    pub const fn subject(&self) -> Subject<'a> {
+        self.subject
+    }
+
+    /// What the budget is.
+    pub const fn quota(&self) -> Quota {
+        self.quota
+    }
+
+    /// How many units are asked for.
+    pub const fn cost(&self) -> u64 {
+        self.cost
+    }
+}
+
+/// A limiter could not say whether a request may pass.
+#[derive(Debug, Clone)]
+pub struct LimiterError(Arc<dyn Error + Send + Sync>);
+
+impl LimiterError {
+    /// The limiter could not be reached, or did not answer.
+    ///
+    /// The source is logged: strip it of connection strings.
+    pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(source.into().into())
+    }
+}
+
+impl fmt::Display for LimiterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the rate limiter is unavailable")
+    }
+}
+
+impl Error for LimiterError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.0)
+    }
+}

@@ -1,0 +1,248 @@
+//! How much may be used in how much time: values that cannot be wrong.
+
+use std::fmt;
+use std::time::Duration;
+
+/// The most that a quota can grant: what a structured field can write (RFC 9651).
+pub(crate) const MAX_LIMIT: u64 = 999_999_999_999_999;
+
+/// The longest period: 400 days.
+const MAX_PERIOD: Duration = Duration::from_secs(400 * 86_400);
+
+/// A grant of so many units in a time, in one of three shapes.
+///
+/// | shape | constructors | what it guarantees |
+/// |---|---|---|
+/// | **window** | [`per_second`](Self::per_second) … [`per_day`](Self::per_day), [`per`](Self::per) | never more than *n* in *any* window of that length; a caller who used it all may be held back by at most 1/60 of the window |
+/// | **rate** | [`smooth`](Self::smooth), [`burst`](Self::burst) | in any time *t*, never more than the burst plus *n·t*/period (GCRA); what is idle fills up evenly |
+/// | **calendar** | [`per_utc_day`](Self::per_utc_day), [`per_utc_month`](Self::per_utc_month) | never more than *n* in a day or month of UTC; whole again at its end |
+///
+/// A unit is a request, unless it costs more. Zero does not compile:
+///
+/// ```
+/// use tower_api_key::Quota;
+///
+/// const FREE: Quota = Quota::per_minute(60);
+/// const PRO: Quota = Quota::per_second(50).smooth().burst(100);
+/// const MONTHLY: Quota = Quota::per_utc_month(10_000);
+/// # let _ = (FREE, PRO, MONTHLY);
+/// ```
+///
+/// ```compile_fail
+/// # use tower_api_key::Quota;
+/// const NONE: Quota = Quota::per_minute(0);
+/// # let _ = NONE;
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Quota {
+    limit: u64,
+    shape: Shape,
+}
+
+/// In which way a quota counts; times in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Shape {
+    /// At most the limit in any window of this length.
+    Window { period: u64 },
+    /// One unit each `interval`; at most `limit` at once from idle.
+    Rate { interval: u64 },
+    /// At most the limit in each day or month of UTC.
+    Calendar(Calendar),
+}
+
+/// A period of the calendar, in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Calendar {
+    Day,
+    Month,
+}
+
+impl Quota {
+    /// So many in any second.
+    ///
+    /// # Panics
+    /// If the number is zero or above 999,999,999,999,999; in a `const` that is a compile error.
+    /// For numbers that are not known at compile time, use [`per`](Self::per).
+    #[track_caller]
+    pub const fn per_second(limit: u64) -> Self {
+        Self::window(limit, 1)
+    }
+
+    /// So many in any minute.
+    ///
+    /// # Panics
+    /// As [`per_second`](Self::per_second).
+    #[track_caller]
+    pub const fn per_minute(limit: u64) -> Self {
+        Self::window(limit, 60)
+    }
+
+    /// So many in any hour.
+    ///
+    /// # Panics
+    /// As [`per_second`](Self::per_second).
+    #[track_caller]
+    pub const fn per_hour(limit: u64) -> Self {
+        Self::window(limit, 3600)
+    }
+
+    /// So many in any 24 hours.
+    ///
+    /// # Panics
+    /// As [`per_second`](Self::per_second).
+    #[track_caller]
+    pub const fn per_day(limit: u64) -> Self {
+        Self::window(limit, 86_400)
+    }
+
+    /// So many in any window of this length: 1 second to 400 days.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_api_key::Quota;
+    ///
+    /// let configured = 500; // from a file
+    /// let quota = Quota::per(configured, Duration::from_secs(10))?;
+    /// assert!(Quota::per(0, Duration::from_secs(10)).is_err());
+    /// # Ok::<(), tower_api_key::InvalidQuota>(())
+    /// ```
+    pub fn per(limit: u64, period: Duration) -> Result<Self, InvalidQuota> {
+        if limit == 0 || limit > MAX_LIMIT {
+            return Err(InvalidQuota::Limit(limit));
+        }
+        if period < Duration::from_secs(1) || period > MAX_PERIOD {
+            return Err(InvalidQuota::Period(period));
+        }
+        let period = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX); // 400 days fit
+        Ok(Self {
+            limit,
+            shape: Shape::Window { period },
+        })
+    }
+
+    /// So many in each day of UTC, from midnight to midnight.
+    ///
+    /// # Panics
+    /// As [`per_second`](Self::per_second).
+    #[track_caller]
+    pub const fn per_utc_day(limit: u64) -> Self {
+        Self {
+            limit: checked(limit),
+            shape: Shape::Calendar(Calendar::Day),
+        }
+    }
+
+    /// So many in each month of UTC.
+    ///
+    /// # Panics
+    /// As [`per_second`](Self::per_second).
+    #[track_caller]
+    pub const fn per_utc_month(limit: u64) -> Self {
+        Self {
+            limit: checked(limit),
+            shape: Shape::Calendar(Calendar::Month),
+        }
+    }
+
+    /// The same amount, spread evenly: one unit each period / n, rounded up to whole nanoseconds,
+    /// and a burst of n, unless [`burst`](Self::burst) says otherwise.
+    ///
+    /// # Panics
+    /// If the quota is one of the calendar, or more than one unit a nanosecond; in a `const` that
+    /// is a compile error.
+    #[must_use]
+    #[track_caller]
+    pub const fn smooth(self) -> Self {
+        match self.shape {
+            Shape::Window { period } => {
+                assert!(self.limit <= period, "more than one unit a nanosecond");
+                Self {
+                    limit: self.limit,
+                    shape: Shape::Rate {
+                        interval: period.div_ceil(self.limit),
+                    },
+                }
+            }
+            Shape::Rate { .. } => self,
+            Shape::Calendar(_) => panic!("a quota of the calendar cannot be smooth"),
+        }
+    }
+
+    /// How much may be used at once from idle. Only of a [`smooth`](Self::smooth) quota.
+    ///
+    /// # Panics
+    /// If the quota is not smooth, the number is zero, or the burst takes more than 400 days to
+    /// fill up; in a `const` that is a compile error.
+    #[must_use]
+    #[track_caller]
+    pub const fn burst(self, burst: u64) -> Self {
+        match self.shape {
+            Shape::Rate { interval } => {
+                let burst = checked(burst);
+                let longest = MAX_PERIOD.as_nanos();
+                assert!(
+                    interval as u128 * burst as u128 <= longest,
+                    "a burst that takes more than 400 days to fill up"
+                );
+                Self {
+                    limit: burst,
+                    shape: self.shape,
+                }
+            }
+            _ => panic!("only a smooth quota has a burst"),
+        }
+    }
+
+    /// The most that can be used at once: the limit, or the burst of a smooth quota.
+    pub const fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    pub(crate) const fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    #[track_caller]
+    const fn window(limit: u64, seconds: u64) -> Self {
+        Self {
+            limit: checked(limit),
+            shape: Shape::Window {
+                period: seconds * 1_000_000_000,
+            },
+        }
+    }
+}
+
+#[track_caller]
+const fn checked(limit: u64) -> u64 {
+    assert!(limit > 0, "a quota of nothing: use at least 1");
+    assert!(limit <= MAX_LIMIT, "a quota above 999,999,999,999,999");
+    limit
+}
+
+impl fmt::Debug for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limit = self.limit;
+        match self.shape {
+            Shape::Window { period } => write!(f, "{limit} per {:?}", Duration::from_nanos(period)),
+            Shape::Rate { interval } => {
+                let interval = Duration::from_nanos(interval);
+                write!(f, "1 per {interval:?}, burst {limit}")
+            }
+            Shape::Calendar(Calendar::Day) => write!(f, "{limit} per UTC day"),
+            Shape::Calendar(Calendar::Month) => write!(f, "{limit} per UTC month"),
+        }
+    }
+}
+
+/// Numbers that are no quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidQuota {
+    /// Not 1 to 999,999,999,999,999.
+    #[error("a quota of {0}: use 1 to 999,999,999,999,999")]
+    Limit(u64),
+    /// Not 1 second to 400 days.
+    #[error("a quota per {0:?}: use 1 second to 400 days")]
+    Period(Duration),
+}

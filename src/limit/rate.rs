@@ -1,0 +1,61 @@
+//! The `rate` shape: GCRA, in whole nanoseconds.
+//!
+//! The state is one instant, the *theoretical arrival time*: when the budget is whole again. What it
+//! is ahead of now is what has been used. In any time `t`, no more than `burst + t / interval` units
+//! are admitted.
+
+use crate::limit::state::Look;
+
+/// A budget of `burst` units, of which one comes back each `interval`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RateQuota {
+    pub(crate) interval: u64,
+    pub(crate) burst: u64,
+}
+
+impl RateQuota {
+    /// How far ahead of now the state may be. A quota's constructor keeps it below 400 days.
+    const fn capacity(self) -> u64 {
+        self.interval * self.burst
+    }
+}
+
+/// When the budget is whole again, in nanoseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Rate(u64);
+
+impl Rate {
+    pub(crate) fn look(&mut self, quota: RateQuota, now: u64, cost: u64) -> Look {
+        let used = self.settle(quota, now);
+        let free = quota.capacity() - used;
+        let asked = cost
+            .checked_mul(quota.interval)
+            .filter(|_| cost <= quota.burst);
+        Look {
+            remaining: free / quota.interval,
+            whole_in: used,
+            wait: asked.map(|asked| asked.saturating_sub(free)),
+        }
+    }
+
+    pub(crate) fn take(&mut self, quota: RateQuota, now: u64, cost: u64) {
+        let used = self.settle(quota, now) + cost * quota.interval;
+        self.0 = now + used;
+    }
+
+    pub(crate) fn refund(&mut self, quota: RateQuota, now: u64, cost: u64) {
+        let back = cost.saturating_mul(quota.interval);
+        self.0 = now + self.settle(quota, now).saturating_sub(back);
+    }
+
+    pub(crate) fn is_idle(self, now: u64) -> bool {
+        self.0 <= now
+    }
+
+    /// What is used of the budget, in time. After a step of the clock backwards it is no more than
+    /// all, and is kept as that, so that the caller waits for no more than the step would have it.
+    fn settle(&mut self, quota: RateQuota, now: u64) -> u64 {
+        self.0 = self.0.min(now + quota.capacity());
+        self.0.saturating_sub(now)
+    }
+}

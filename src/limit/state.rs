@@ -1,0 +1,120 @@
+//! The state of one budget, of whatever shape: pure arithmetic over it, a quota and an instant.
+
+use crate::limit::calendar::{CalendarQuota, Period};
+use crate::limit::quota::{Quota, Shape};
+use crate::limit::rate::{Rate, RateQuota};
+use crate::limit::window::{Window, WindowQuota};
+
+/// What a budget allows at an instant; times in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// How many units are admissible now.
+    pub(crate) remaining: u64,
+    /// In what time the budget is whole again if nothing is used.
+    pub(crate) whole_in: u64,
+    /// In what time the cost is admissible, 0 if it is now; `None` if it is above the whole quota.
+    pub(crate) wait: Option<u64>,
+}
+
+impl Look {
+    /// Of a budget that there is no memory for: denied for a second.
+    pub(crate) const FULL: Self = Self {
+        remaining: 0,
+        whole_in: 1_000_000_000,
+        wait: Some(1_000_000_000),
+    };
+}
+
+/// The state of a budget. What is whole has none, so that it can be forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum State {
+    Rate(Rate),
+    Window(Window),
+    Calendar(Period),
+}
+
+/// A quota, taken apart.
+enum Kind {
+    Rate(RateQuota),
+    Window(WindowQuota),
+    Calendar(CalendarQuota),
+}
+
+impl Kind {
+    fn of(quota: &Quota) -> Self {
+        let limit = quota.limit();
+        match quota.shape() {
+            Shape::Rate { interval } => Self::Rate(RateQuota {
+                interval,
+                burst: limit,
+            }),
+            Shape::Window { period } => Self::Window(WindowQuota { period, limit }),
+            Shape::Calendar(calendar) => Self::Calendar(CalendarQuota { calendar, limit }),
+        }
+    }
+}
+
+impl State {
+    /// A whole budget.
+    pub(crate) fn whole(quota: &Quota) -> Self {
+        match quota.shape() {
+            Shape::Rate { .. } => Self::Rate(Rate::default()),
+            Shape::Window { .. } => Self::Window(Window::default()),
+            Shape::Calendar(_) => Self::Calendar(Period::default()),
+        }
+    }
+
+    /// What the budget allows. Nothing is used; what time has changed is noted.
+    pub(crate) fn look(&mut self, quota: &Quota, now: u64, cost: u64) -> Look {
+        match (&mut *self, Kind::of(quota)) {
+            (Self::Rate(state), Kind::Rate(quota)) => state.look(quota, now, cost),
+            (Self::Window(state), Kind::Window(quota)) => state.look(quota, now, cost),
+            (Self::Calendar(state), Kind::Calendar(quota)) => state.look(quota, now, cost),
+            // The quota was given another shape: its budget begins anew.
+            _ => {
+                *self = Self::whole(quota);
+                self.look(quota, now, cost)
+            }
+        }
+    }
+
+    /// Uses units that [`look`](Self::look) found admissible.
+    pub(crate) fn take(&mut self, quota: &Quota, now: u64, cost: u64, may_grow: bool) {
+        match (&mut *self, Kind::of(quota)) {
+            (Self::Rate(state), Kind::Rate(quota)) => state.take(quota, now, cost),
+            (Self::Window(state), Kind::Window(quota)) => state.take(quota, now, cost, may_grow),
+            (Self::Calendar(state), Kind::Calendar(quota)) => state.take(quota, now, cost),
+            _ => {
+                *self = Self::whole(quota);
+                self.take(quota, now, cost, may_grow);
+            }
+        }
+    }
+
+    /// Gives units back; never more than were used.
+    pub(crate) fn refund(&mut self, quota: &Quota, now: u64, cost: u64) {
+        match (self, Kind::of(quota)) {
+            (Self::Rate(state), Kind::Rate(quota)) => state.refund(quota, now, cost),
+            (Self::Window(state), Kind::Window(quota)) => state.refund(quota, now, cost),
+            (Self::Calendar(state), Kind::Calendar(quota)) => state.refund(quota, now, cost),
+            _ => {}
+        }
+    }
+
+    /// Whether the budget is whole, so that forgetting its state changes nothing.
+    pub(crate) fn is_idle(&self, now: u64) -> bool {
+        match self {
+            Self::Rate(state) => state.is_idle(now),
+            Self::Window(state) => state.is_idle(now),
+            Self::Calendar(state) => state.is_idle(now),
+        }
+    }
+
+    /// The memory that is this state's own, in bytes.
+    pub(crate) fn heap(&self) -> usize {
+        match self {
+            Self::Window(state) => state.heap(),
+            _ => 0,
+        }
+    }
+}

@@ -1,0 +1,637 @@
+//! The limiter in memory against an oracle that replays what was admitted and finds any
+//! over-admission, any partial debit, and any denial that was not due.
+//!
+//! `LIMITER_DECISIONS` sets how many decisions the random histories make; 100,000 unless set.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::FutureExt;
+use tower_api_key::{
+    Charge, LimitName, MemoryLimiter, Quota, RateLimiter, Standing, Subject, Verdict,
+};
+
+const SECOND: u64 = 1_000_000_000;
+const DAY: u64 = 86_400 * SECOND;
+/// 2026-01-31T23:59:00Z: a day and a month end a minute later.
+const START: u64 = 1_769_903_940 * SECOND;
+
+fn at(nanoseconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_nanos(nanoseconds)
+}
+
+fn check(limiter: &MemoryLimiter, charges: &[Charge<'_>], now: u64) -> Verdict {
+    limiter.check_now(charges, at(now)).unwrap().unwrap()
+}
+
+fn refund(limiter: &MemoryLimiter, charges: &[Charge<'_>], now: u64) {
+    limiter
+        .refund(charges, at(now))
+        .now_or_never()
+        .unwrap()
+        .unwrap();
+}
+
+/// A small generator of random numbers, for histories that can be told again by their seed.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        // SplitMix64.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+/// A shape as the oracle sees it: by its guarantee, not by its arithmetic.
+#[derive(Debug, Clone, Copy)]
+enum Guarantee {
+    /// At most `limit` in any `period`.
+    Window { limit: u64, period: u64 },
+    /// At most `burst`, plus one for each `interval`, in any time.
+    Rate { burst: u64, interval: u64 },
+    /// At most `limit` in each UTC day.
+    Day { limit: u64 },
+    /// At most `limit` in each month.
+    Month { limit: u64 },
+}
+
+impl Guarantee {
+    fn quota(self) -> Quota {
+        match self {
+            Self::Window { limit, period } => {
+                Quota::per(limit, Duration::from_nanos(period)).unwrap()
+            }
+            Self::Rate { burst, interval } => {
+                let per_hour = 3600 * SECOND / interval;
+                Quota::per_hour(per_hour).smooth().burst(burst)
+            }
+            Self::Day { limit } => Quota::per_utc_day(limit),
+            Self::Month { limit } => Quota::per_utc_month(limit),
+        }
+    }
+
+    fn period_of(self, now: u64) -> u64 {
+        match self {
+            Self::Day { .. } => now / DAY,
+            _ => month_of(now),
+        }
+    }
+
+    /// Whether one more admission keeps the promise.
+    fn allows(self, admitted: &[(u64, u64)], now: u64, cost: u64) -> bool {
+        let since = |oldest: u64| -> u64 {
+            let recent = admitted.iter().filter(|(at, _)| *at >= oldest);
+            recent.map(|(_, cost)| cost).sum()
+        };
+        match self {
+            Self::Window { limit, period } => {
+                since((now + 1).saturating_sub(period)) + cost <= limit
+            }
+            Self::Rate { burst, interval } => {
+                let mut sum = cost;
+                let mut all = cost <= burst;
+                for (at, cost) in admitted.iter().rev() {
+                    sum += cost;
+                    all &= sum <= burst + (now - at) / interval;
+                }
+                all
+            }
+            Self::Day { limit } | Self::Month { limit } => {
+                let period = self.period_of(now);
+                let same = admitted
+                    .iter()
+                    .filter(|(at, _)| self.period_of(*at) == period);
+                same.map(|(_, cost)| cost).sum::<u64>() + cost <= limit
+            }
+        }
+    }
+
+    /// Whether a denial was due. A window may hold a caller back for a sixtieth of it.
+    fn denies(self, admitted: &[(u64, u64)], now: u64, cost: u64) -> bool {
+        match self {
+            Self::Window { limit, period } => {
+                let period = period + period / 60 + 61;
+                !Self::Window { limit, period }.allows(admitted, now, cost)
+            }
+            _ => !self.allows(admitted, now, cost),
+        }
+    }
+}
+
+/// Months since the start, which is a minute before February 2026: counted off, month by month.
+fn month_of(now: u64) -> u64 {
+    let (mut begins, mut month) = (START + 60 * SECOND, 1);
+    while begins <= now {
+        month += 1;
+        let year = 2026 + (month - 1) / 12;
+        let days = match (month - 1) % 12 + 1 {
+            2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+            2 => 28,
+            4 | 6 | 9 | 11 => 30,
+            _ => 31,
+        };
+        begins += days * DAY;
+    }
+    month
+}
+
+fn decisions() -> u64 {
+    let asked = std::env::var("LIMITER_DECISIONS").ok();
+    asked.map_or(100_000, |text| text.parse().unwrap())
+}
+
+/// A limit of the history, and what was admitted under it.
+struct Limit {
+    name: LimitName,
+    guarantee: Guarantee,
+    admitted: Vec<(u64, u64)>,
+}
+
+fn limits(random: &mut Random) -> Vec<Limit> {
+    let count = 1 + random.below(4);
+    let limit = |random: &mut Random, at: u64| {
+        let limit = 1 + random.below(30);
+        let guarantee = match random.below(6) {
+            0 | 1 => Guarantee::Window {
+                limit,
+                period: SECOND * (1 + random.below(90)) + random.below(1000),
+            },
+            2 | 3 => Guarantee::Rate {
+                burst: limit,
+                interval: SECOND / (1 << random.below(8)),
+            },
+            4 => Guarantee::Day { limit },
+            _ => Guarantee::Month { limit },
+        };
+        Limit {
+            name: LimitName::new(format!("limit_{at}")),
+            guarantee,
+            admitted: Vec::new(),
+        }
+    };
+    (0..count).map(|at| limit(random, at)).collect()
+}
+
+#[test]
+fn invariant_6_limits_are_all_or_nothing_and_no_window_admits_more_than_its_quota() {
+    let mut left = decisions();
+    let mut seed = 0;
+    let (mut allowed, mut denied) = (0u64, 0u64);
+    while left > 0 {
+        seed += 1;
+        let mut random = Random(seed);
+        let limiter = MemoryLimiter::with_memory(0);
+        let mut limits = limits(&mut random);
+        let mut now = START;
+        for _ in 0..left.min(300) {
+            left -= 1;
+            now += match random.below(4) {
+                0 => 0,
+                1 => random.below(SECOND / 10),
+                2 => random.below(SECOND),
+                _ => random.below(20 * SECOND),
+            };
+            let costs: Vec<u64> = limits.iter().map(|_| random.below(5)).collect();
+            let charges: Vec<_> = limits
+                .iter()
+                .zip(&costs)
+                .map(|(limit, cost)| {
+                    let quota = limit.guarantee.quota();
+                    Charge::new(&limit.name, Subject::Account("a"), quota, *cost)
+                })
+                .collect();
+            let verdict = check(&limiter, &charges, now);
+            let wait = verdict.retry_after();
+            if verdict.is_allowed() {
+                allowed += 1;
+                for (limit, cost) in limits.iter_mut().zip(&costs) {
+                    let within = limit.guarantee.allows(&limit.admitted, now, *cost);
+                    assert!(
+                        within,
+                        "seed {seed}: over-admission of {:?}",
+                        limit.guarantee
+                    );
+                    limit.admitted.push((now, *cost));
+                }
+            } else {
+                denied += 1;
+                let due = limits
+                    .iter()
+                    .zip(&costs)
+                    .any(|(limit, cost)| limit.guarantee.denies(&limit.admitted, now, *cost));
+                assert!(due, "seed {seed}: a denial that was not due");
+                // A client that waits as told is admitted, as nothing else draws on its budgets;
+                // one that does not wait the last nanosecond is not.
+                let too_much = limits
+                    .iter()
+                    .zip(&costs)
+                    .any(|(limit, cost)| *cost > limit.guarantee.quota().limit());
+                assert_eq!(wait.is_none(), too_much, "seed {seed}");
+                if let Some(wait) = wait {
+                    let then = now + u64::try_from(wait.as_nanos()).unwrap();
+                    assert!(
+                        !check(&limiter, &charges, then - 1).is_allowed(),
+                        "seed {seed}"
+                    );
+                    assert!(check(&limiter, &charges, then).is_allowed(), "seed {seed}");
+                    now = then;
+                    for (limit, cost) in limits.iter_mut().zip(&costs) {
+                        let within = limit.guarantee.allows(&limit.admitted, now, *cost);
+                        assert!(within, "seed {seed}: over-admission after a wait");
+                        limit.admitted.push((now, *cost));
+                    }
+                }
+            }
+        }
+    }
+    println!("{allowed} allowed, {denied} denied, in {seed} histories");
+    assert!(allowed > 0 && denied > 0);
+}
+
+fn name(text: &str) -> LimitName {
+    LimitName::new(text)
+}
+
+const SHAPES: [Quota; 4] = [
+    Quota::per_minute(10),
+    Quota::per_second(10).smooth(),
+    Quota::per_second(1).smooth().burst(10),
+    Quota::per_utc_day(10),
+];
+
+/// The longest that any of the shapes above makes a caller wait: a day, and a window's slack.
+const LONGEST: u64 = DAY + 2 * SECOND;
+
+#[test]
+fn nobody_is_locked_out_by_a_step_of_the_clock() {
+    let day = 3600 * SECOND * 24;
+    for quota in SHAPES {
+        for step in [1, SECOND, 59 * SECOND, 3600 * SECOND, 40 * day, START] {
+            let limiter = MemoryLimiter::new();
+            let limit = name("limit");
+            let charge = |cost| [Charge::new(&limit, Subject::Global, quota, cost)];
+            assert!(check(&limiter, &charge(10), START).is_allowed());
+            let back = START - step;
+            let denied = check(&limiter, &charge(1), back);
+            assert!(
+                !denied.is_allowed(),
+                "{quota:?}: a step back of {step} fills the budget"
+            );
+            let wait = u64::try_from(denied.retry_after().unwrap().as_nanos()).unwrap();
+            assert!(wait <= LONGEST, "{quota:?}: locked out for {wait}");
+            let whole = denied.standings()[0].whole_in;
+            let whole = u64::try_from(whole.as_nanos()).unwrap();
+            assert!(whole <= LONGEST, "{quota:?}: whole in {whole}");
+            assert!(
+                check(&limiter, &charge(1), back + wait).is_allowed(),
+                "{quota:?}"
+            );
+        }
+        // Forwards, the budget is whole.
+        let limiter = MemoryLimiter::new();
+        let limit = name("limit");
+        let charge = [Charge::new(&limit, Subject::Global, quota, 10)];
+        assert!(check(&limiter, &charge, START).is_allowed());
+        assert!(check(&limiter, &charge, START + 40 * day).is_allowed());
+    }
+}
+
+#[test]
+fn instants_at_the_ends_of_time_are_answered() {
+    for quota in SHAPES {
+        let limiter = MemoryLimiter::new();
+        let limit = name("limit");
+        let charge = [Charge::new(&limit, Subject::Global, quota, 10)];
+        let ends = [
+            UNIX_EPOCH,
+            UNIX_EPOCH - Duration::from_secs(1),
+            UNIX_EPOCH + Duration::from_secs(u64::MAX >> 2),
+            at(u64::MAX),
+        ];
+        for now in ends {
+            let verdict = limiter.check_now(&charge, now).unwrap().unwrap();
+            assert_eq!(verdict.standings().len(), 1);
+        }
+    }
+}
+
+#[test]
+fn a_cost_of_nothing_only_looks() {
+    for quota in SHAPES {
+        let limiter = MemoryLimiter::new();
+        let limit = name("limit");
+        let charge = |cost| [Charge::new(&limit, Subject::Global, quota, cost)];
+        for _ in 0..100 {
+            let look = check(&limiter, &charge(0), START);
+            assert!(look.is_allowed());
+            assert_eq!(look.standings()[0].remaining, 10);
+            assert_eq!(look.standings()[0].whole_in, Duration::ZERO);
+        }
+        assert_eq!(
+            check(&limiter, &charge(4), START).standings()[0].remaining,
+            6
+        );
+        assert_eq!(
+            check(&limiter, &charge(0), START).standings()[0].remaining,
+            6
+        );
+    }
+}
+
+#[test]
+fn a_cost_above_the_quota_is_never_admitted_and_has_no_date() {
+    for quota in SHAPES {
+        let limiter = MemoryLimiter::new();
+        let limit = name("limit");
+        for cost in [11, u64::MAX] {
+            let charge = [Charge::new(&limit, Subject::Global, quota, cost)];
+            let verdict = check(&limiter, &charge, START);
+            assert!(!verdict.is_allowed());
+            assert_eq!(verdict.retry_after(), None);
+            assert_eq!(verdict.standings()[0].wait, None);
+        }
+        let whole = [Charge::new(&limit, Subject::Global, quota, 10)];
+        assert!(
+            check(&limiter, &whole, START).is_allowed(),
+            "a denial costs nothing"
+        );
+    }
+}
+
+#[test]
+fn what_is_given_back_can_be_used_and_no_more() {
+    for quota in SHAPES {
+        let limiter = MemoryLimiter::new();
+        let limit = name("limit");
+        let charge = |cost| [Charge::new(&limit, Subject::Global, quota, cost)];
+        assert!(check(&limiter, &charge(10), START).is_allowed());
+        refund(&limiter, &charge(3), START);
+        assert_eq!(
+            check(&limiter, &charge(0), START).standings()[0].remaining,
+            3
+        );
+        refund(&limiter, &charge(u64::MAX), START);
+        let whole = check(&limiter, &charge(0), START).standings()[0];
+        assert_eq!((whole.remaining, whole.whole_in), (10, Duration::ZERO));
+        assert!(
+            !check(&limiter, &charge(11), START).is_allowed(),
+            "{quota:?}"
+        );
+        // Of a budget that was never used.
+        refund(
+            &limiter,
+            &[Charge::new(&name("other"), Subject::Global, quota, 5)],
+            START,
+        );
+    }
+}
+
+/// If not the oldest units were meant, what is left counts for longer, never for shorter.
+#[test]
+fn a_refund_never_makes_room_for_too_much_in_a_window() {
+    let quota = Quota::per_minute(10);
+    let limiter = MemoryLimiter::new();
+    let limit = name("limit");
+    let charge = |cost| [Charge::new(&limit, Subject::Global, quota, cost)];
+    assert!(check(&limiter, &charge(5), START).is_allowed());
+    assert!(check(&limiter, &charge(5), START + 30 * SECOND).is_allowed());
+    refund(&limiter, &charge(5), START + 30 * SECOND);
+    // Which five remain is not known; those of second 30 are still held at second 62.
+    let look = check(&limiter, &charge(0), START + 62 * SECOND);
+    assert_eq!(look.standings()[0].remaining, 5);
+}
+
+#[test]
+fn a_denial_takes_nothing_of_the_other_budgets() {
+    let limiter = MemoryLimiter::new();
+    let names: Vec<_> = (0..16).map(|at| name(&format!("limit_{at}"))).collect();
+    let quota = |at: usize| SHAPES[at % SHAPES.len()];
+    let charges = |cost: u64| -> Vec<_> {
+        let charge = |(at, name)| Charge::new(name, Subject::Account("a"), quota(at), cost);
+        names.iter().enumerate().map(charge).collect()
+    };
+    let mut denied = charges(1);
+    denied[15] = Charge::new(&names[15], Subject::Account("a"), quota(15), 11);
+    assert!(!check(&limiter, &denied, START).is_allowed());
+    let look = check(&limiter, &charges(0), START);
+    assert!(
+        look.standings()
+            .iter()
+            .all(|standing| standing.remaining == 10)
+    );
+    assert!(check(&limiter, &charges(10), START).is_allowed());
+}
+
+#[test]
+fn each_subject_has_a_budget_of_its_own() {
+    let limiter = MemoryLimiter::new();
+    let (one, other) = (name("one"), name("other"));
+    let quota = Quota::per_minute(1);
+    let id = |byte| tower_api_key::KeyId::from_bytes([byte; 16]);
+    let subjects = [
+        Subject::Global,
+        Subject::Key(id(1)),
+        Subject::Key(id(2)),
+        Subject::Account("a"),
+        Subject::Account("b"),
+        Subject::Address("192.0.2.1".parse().unwrap()),
+        Subject::Address("2001:db8::".parse().unwrap()),
+    ];
+    for name in [&one, &other] {
+        for subject in subjects {
+            let charge = [Charge::new(name, subject, quota, 1)];
+            assert!(
+                check(&limiter, &charge, START).is_allowed(),
+                "{name} {subject:?}"
+            );
+            assert!(
+                !check(&limiter, &charge, START).is_allowed(),
+                "{name} {subject:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_quota_that_is_changed_keeps_what_was_used() {
+    let limiter = MemoryLimiter::new();
+    let limit = name("limit");
+    let charge = |quota, cost| [Charge::new(&limit, Subject::Global, quota, cost)];
+    assert!(check(&limiter, &charge(Quota::per_minute(10), 8), START).is_allowed());
+    let remaining = |quota, now| check(&limiter, &charge(quota, 0), now).standings()[0].remaining;
+    assert_eq!(remaining(Quota::per_minute(9), START), 1);
+    assert_eq!(remaining(Quota::per_minute(5), START), 0);
+    assert_eq!(remaining(Quota::per_hour(100), START), 92);
+    assert!(check(&limiter, &charge(Quota::per_hour(100), 1), START + SECOND).is_allowed());
+    assert_eq!(
+        remaining(Quota::per_hour(100), START + 30 * 60 * SECOND),
+        91
+    );
+    assert_eq!(
+        remaining(Quota::per_hour(100), START + 62 * 60 * SECOND),
+        100
+    );
+}
+
+#[test]
+fn many_threads_at_once_are_admitted_exactly_the_quota() {
+    for quota in [
+        Quota::per_day(1000),
+        Quota::per_day(1000).smooth(),
+        Quota::per_utc_day(1000),
+    ] {
+        let limiter = MemoryLimiter::new();
+        let (shared, own) = (name("shared"), name("own"));
+        let admitted = AtomicU64::new(0);
+        let barrier = Barrier::new(8);
+        std::thread::scope(|scope| {
+            for thread in 0..8u8 {
+                let (limiter, shared, own) = (&limiter, &shared, &own);
+                let (admitted, barrier) = (&admitted, &barrier);
+                scope.spawn(move || {
+                    let key = tower_api_key::KeyId::from_bytes([thread; 16]);
+                    let mut random = Random(u64::from(thread));
+                    barrier.wait();
+                    for _ in 0..2000 {
+                        let cost = 1 + random.below(3);
+                        let mut charges = [
+                            Charge::new(shared, Subject::Global, quota, cost),
+                            Charge::new(own, Subject::Key(key), Quota::per_day(400), cost),
+                        ];
+                        if random.below(2) == 0 {
+                            charges.reverse(); // the order of locking does not follow the order given
+                        }
+                        if check(limiter, &charges, START).is_allowed() {
+                            admitted.fetch_add(cost, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        let admitted = admitted.into_inner();
+        let look = |name, subject, quota| {
+            let look = check(&limiter, &[Charge::new(name, subject, quota, 0)], START);
+            look.standings()[0].remaining
+        };
+        let left = look(&shared, Subject::Global, quota);
+        assert_eq!(admitted + left, 1000, "partial debits or over-admission");
+        assert!(left <= 2, "no reason to be denied with {left} left");
+        let used: u64 = (0..8u8)
+            .map(|thread| {
+                let key = tower_api_key::KeyId::from_bytes([thread; 16]);
+                400 - look(&own, Subject::Key(key), Quota::per_day(400))
+            })
+            .sum();
+        assert_eq!(
+            used, admitted,
+            "a charge was taken in one budget and not in the other"
+        );
+    }
+}
+
+/// Junk fills the memory with live budgets; newcomers then share, and whoever was there is exact.
+#[test]
+fn invariant_7_memory_is_bounded_and_full_memory_is_stricter_never_laxer() {
+    let limiter = MemoryLimiter::with_memory(0);
+    let room = limiter.capacity();
+    let limit = name("limit");
+    let quota = Quota::per_hour(5);
+    let subject = |at: u64| {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&at.to_be_bytes());
+        Subject::Key(tower_api_key::KeyId::from_bytes(id))
+    };
+    let ask = |at: u64, now| check(&limiter, &[Charge::new(&limit, subject(at), quota, 1)], now);
+    let watched = 0;
+    let mut admitted = 0;
+    for junk in 1..=20 * room as u64 {
+        ask(junk, START);
+        if junk % 100 == 1 {
+            admitted += u32::from(ask(watched, START).is_allowed());
+        }
+        assert!(limiter.len() <= room);
+    }
+    assert_eq!(admitted, 5, "the budget of a live key was lost or shared");
+    // A newcomer finds the budgets that newcomers share used up, long since.
+    let newcomers = (0..1000).filter(|at| ask(u64::MAX - at, START).is_allowed());
+    assert_eq!(newcomers.count(), 0);
+    // When the junk is idle, its places are given to whoever comes.
+    let later = START + 2 * 3600 * SECOND;
+    let newcomers = (0..1000).filter(|at| ask(u64::MAX - at, later).is_allowed());
+    assert_eq!(newcomers.count(), 1000);
+}
+
+/// Windows that use many slots take memory of their own; when that is used up, they are coarser.
+#[test]
+fn windows_without_memory_for_their_slots_are_stricter() {
+    let limiter = MemoryLimiter::with_memory(0);
+    let limit = name("limit");
+    let quota = Quota::per_minute(100);
+    let keys = limiter.capacity() as u64 / 2;
+    let guarantee = Guarantee::Window {
+        limit: 100,
+        period: 60 * SECOND,
+    };
+    let mut histories: Vec<Vec<(u64, u64)>> = vec![Vec::new(); usize::try_from(keys).unwrap()];
+    for second in 0..130 {
+        let now = START + second * SECOND;
+        for (at, history) in (0u64..).zip(&mut histories) {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&at.to_be_bytes());
+            let key = Subject::Key(tower_api_key::KeyId::from_bytes(id));
+            if check(&limiter, &[Charge::new(&limit, key, quota, 3)], now).is_allowed() {
+                assert!(guarantee.allows(history, now, 3));
+                history.push((now, 3));
+            }
+        }
+    }
+    let least = histories.iter().map(Vec::len).min().unwrap();
+    assert!(
+        least >= 33,
+        "somebody was denied a window that was free: {least}"
+    );
+}
+
+#[test]
+fn the_verdict_names_what_tells_the_caller_most() {
+    let standing = |remaining, whole_in, wait: Option<u64>| Standing {
+        remaining,
+        whole_in: Duration::from_secs(whole_in),
+        wait: wait.map(Duration::from_secs),
+    };
+    let tightest = |standings: &[Standing]| Verdict::new(standings).tightest();
+    assert_eq!(tightest(&[]), None);
+    assert_eq!(
+        tightest(&[standing(5, 1, Some(0)), standing(3, 1, Some(0))]),
+        Some(1)
+    );
+    assert_eq!(
+        tightest(&[standing(3, 9, Some(0)), standing(3, 1, Some(0))]),
+        Some(0)
+    );
+    assert_eq!(
+        tightest(&[standing(0, 1, Some(0)), standing(9, 1, Some(2))]),
+        Some(1)
+    );
+    assert_eq!(
+        tightest(&[standing(0, 1, Some(7)), standing(0, 1, Some(2))]),
+        Some(0)
+    );
+    assert_eq!(
+        tightest(&[standing(9, 1, None), standing(0, 1, Some(2))]),
+        Some(0)
+    );
+    let verdict = Verdict::new(&[standing(0, 1, Some(7)), standing(0, 1, Some(2))]);
+    assert_eq!(verdict.retry_after(), Some(Duration::from_secs(7)));
+    let never = Verdict::new(&[standing(0, 1, Some(7)), standing(0, 1, None)]);
+    assert_eq!(never.retry_after(), None);
+}
