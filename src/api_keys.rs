@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::backend::memory::MemoryStore;
+use crate::backend::memory::limiter::MemoryLimiter;
 use crate::caller::Caller;
 use crate::clock::{Clock, SystemClock};
 use crate::key::digest::KeyId;
@@ -15,9 +16,13 @@ use crate::key::record::KeyRecord;
 use crate::key::verifier::PepperRing;
 use crate::keyring::{Keyring, Notices};
 use crate::layer::ApiKeyLayer;
+use crate::limit::limiting::{Limiting, Throttle};
+use crate::limit::rules::{InvalidLimits, Limits};
+use crate::limit::{DynRateLimiter, RateLimiter};
 use crate::manage::Manager;
 use crate::manage::change::{ResumeKey, RevokeKey, SuspendKey};
 use crate::manage::issue::IssueKey;
+use crate::quota::Quota;
 use crate::rejection::Rejection;
 use crate::settings::Settings;
 use crate::store::{DynKeyStore, DynManagedKeyStore, KeyStore, ManagedKeyStore, StoreError};
@@ -195,6 +200,9 @@ pub struct ApiKeysBuilder<A = Managed> {
     formats: Option<Vec<KeyFormat>>,
     peppers: PepperRing,
     warning: WarningWindow,
+    limits: Limits,
+    limiter: Option<Arc<dyn DynRateLimiter>>,
+    failed_attempts: Option<Quota>,
 }
 
 impl<A> ApiKeysBuilder<A> {
@@ -206,6 +214,9 @@ impl<A> ApiKeysBuilder<A> {
             formats: None,
             peppers: PepperRing::default(),
             warning: WarningWindow::default(),
+            limits: Limits::new(),
+            limiter: None,
+            failed_attempts: None,
         }
     }
 
@@ -268,6 +279,56 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
+    /// The limits that requests are charged against. Default: none.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, Limits, MemoryStore, Quota};
+    /// const PER_MINUTE: Quota = Quota::per_minute(600);
+    ///
+    /// let keys = ApiKeys::builder(MemoryStore::new())
+    ///     .limits(Limits::new().per_key(PER_MINUTE))
+    ///     .build()?;
+    /// # Ok::<(), tower_api_key::BuildError>(())
+    /// ```
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Where the budgets of the limits are kept. Default: a [`MemoryLimiter`] of this process.
+    ///
+    /// When it fails, requests are answered with 503.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, MemoryLimiter, MemoryStore};
+    /// let keys = ApiKeys::builder(MemoryStore::new())
+    ///     .limiter(MemoryLimiter::with_memory(256 << 20))
+    ///     .build()?;
+    /// # Ok::<(), tower_api_key::BuildError>(())
+    /// ```
+    pub fn limiter(mut self, limiter: impl RateLimiter) -> Self {
+        self.limiter = Some(Arc::new(limiter));
+        self
+    }
+
+    /// How many keys that do not exist one client address may have looked up. Default: any number.
+    ///
+    /// Beyond it, lookups from that address are refused with 429 `too_many_failed_attempts`. Only
+    /// well-formed unknown keys count. An IPv6 client is its /64. Where the address is not known,
+    /// this does not bind.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, MemoryStore, Quota};
+    /// let keys = ApiKeys::builder(MemoryStore::new())
+    ///     .failed_attempts(Quota::per_minute(300))
+    ///     .build()?;
+    /// # Ok::<(), tower_api_key::BuildError>(())
+    /// ```
+    pub fn failed_attempts(mut self, per_address: Quota) -> Self {
+        self.failed_attempts = Some(per_address);
+        self
+    }
+
     /// Where the time comes from. Default: [`SystemClock`].
     ///
     /// ```
@@ -288,16 +349,28 @@ impl<A> ApiKeysBuilder<A> {
             Some(formats) => KeyFormats::new(formats)?,
             None => KeyFormats::default(),
         };
+        self.limits.validate()?;
         Ok(self.assemble(formats))
     }
 
     fn assemble(self, formats: KeyFormats) -> ApiKeys<A> {
+        let limiter = self.limiter;
+        let limiting = Limiting {
+            rules: self.limits,
+            limiter: limiter.unwrap_or_else(|| Arc::new(MemoryLimiter::new())),
+        };
+        let throttle = self.failed_attempts.map(|quota| {
+            let limiter = MemoryLimiter::with_memory(THROTTLE_MEMORY);
+            Throttle::new(quota, Arc::new(limiter))
+        });
         let keyring = Keyring {
             store: self.store,
             clock: self.clock,
             formats,
             peppers: self.peppers,
             warning: self.warning,
+            limiting: (!limiting.rules.are_none()).then_some(limiting),
+            throttle,
             notices: Notices::default(),
         };
         ApiKeys {
@@ -306,6 +379,9 @@ impl<A> ApiKeysBuilder<A> {
         }
     }
 }
+
+/// The memory for failed attempts by address.
+const THROTTLE_MEMORY: usize = 8 << 20;
 
 impl<A> fmt::Debug for ApiKeysBuilder<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -324,4 +400,7 @@ pub enum BuildError {
     /// There is no format, or two that do not go together.
     #[error(transparent)]
     Formats(#[from] KeyFormatError),
+    /// The limits cannot be kept.
+    #[error(transparent)]
+    Limits(#[from] InvalidLimits),
 }

@@ -137,15 +137,22 @@ impl Gate {
         manner: Manner,
     ) -> Response<ResponseBody<B>> {
         let settings = &self.settings;
-        let (lifecycle, carrier) = match admission {
+        let (lifecycle, carrier, limits) = match admission {
             Admission::SpokenFor => return response.map(ResponseBody::inner),
-            Admission::Anonymous => (None, None),
-            Admission::Key { lifecycle, carrier } => (Some(lifecycle), Some(*carrier)),
+            Admission::Anonymous { limits } => (None, None, limits),
+            Admission::Key {
+                lifecycle,
+                carrier,
+                limits,
+            } => (Some(lifecycle), Some(*carrier), limits),
         };
         let mut response = self.render_what_is_not(response, manner);
         let headers = response.headers_mut();
         if let Some(lifecycle) = lifecycle {
             settings.key_headers.write(headers, lifecycle);
+        }
+        if let Some(limits) = limits {
+            limits.write(headers, settings.rate_limit_headers);
         }
         keep_from_caches(headers, &settings.sources, carrier, settings.optional);
         response
@@ -180,6 +187,9 @@ impl Gate {
         let headers = response.headers_mut();
         if let Some(lifecycle) = &denial.lifecycle {
             settings.key_headers.write(headers, lifecycle);
+        }
+        if let Some(limits) = &denial.limits {
+            limits.write(headers, settings.rate_limit_headers);
         }
         keep_from_caches(
             headers,

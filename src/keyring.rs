@@ -12,6 +12,7 @@ use crate::key::formats::KeyFormats;
 use crate::key::lifecycle::WarningWindow;
 use crate::key::record::KeyRecord;
 use crate::key::verifier::PepperRing;
+use crate::limit::limiting::{Limiting, Throttle};
 use crate::store::{DynKeyStore, StoreError};
 use crate::trace::{Hourly, Once};
 
@@ -21,6 +22,8 @@ pub(crate) struct Keyring {
     pub(crate) formats: KeyFormats,
     pub(crate) peppers: PepperRing,
     pub(crate) warning: WarningWindow,
+    pub(crate) limiting: Option<Limiting>,
+    pub(crate) throttle: Option<Throttle>,
     pub(crate) notices: Notices,
 }
 
@@ -68,6 +71,8 @@ impl fmt::Debug for Keyring {
             .field("formats", &self.formats)
             .field("peppers", &self.peppers)
             .field("warning", &self.warning)
+            .field("limiting", &self.limiting)
+            .field("throttle", &self.throttle)
             .finish_non_exhaustive()
     }
 }

@@ -11,8 +11,10 @@ use crate::request::client_address::ClientAddress;
 use crate::response::challenge::{InvalidRealm, Realm};
 use crate::response::grpc::GrpcRequests;
 use crate::response::headers::{self, InvalidLink};
+use crate::response::rate_limit::RateLimitHeaders;
 use crate::response::rejection::ErrorFormat;
 use crate::service::ApiKeyService;
+use crate::settings::Route;
 use crate::source::{KeySource, KeySources};
 use crate::verify::Gate;
 
@@ -253,6 +255,38 @@ impl ApiKeyLayer {
     /// ```
     pub fn challenge_basic(mut self) -> Self {
         Arc::make_mut(&mut self.gate).settings.challenges.basic = true;
+        self
+    }
+
+    /// Which headers tell callers of their limits. Default: [`RateLimitHeaders::epoch`].
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, RateLimitHeaders};
+    /// let layer = ApiKeys::in_memory().layer().rate_limit_headers(RateLimitHeaders::delta());
+    /// ```
+    pub fn rate_limit_headers(mut self, headers: RateLimitHeaders) -> Self {
+        Arc::make_mut(&mut self.gate).settings.rate_limit_headers = headers;
+        self
+    }
+
+    /// How the route of a request is found, for limits and costs of endpoints. Default: its path
+    /// as it is.
+    ///
+    /// With axum, that is the matched path, so that `/v1/reports/{id}` is one endpoint:
+    ///
+    /// ```
+    /// # use axum::extract::MatchedPath;
+    /// # use tower_api_key::ApiKeys;
+    /// let layer = ApiKeys::in_memory().layer().route_by(|request| {
+    ///     let path = request.extensions.get::<MatchedPath>()?;
+    ///     Some(path.as_str().to_owned())
+    /// });
+    /// ```
+    pub fn route_by(
+        mut self,
+        route: impl Fn(&http::request::Parts) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        Arc::make_mut(&mut self.gate).settings.route = Route(Some(Arc::new(route)));
         self
     }
 

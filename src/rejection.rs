@@ -109,6 +109,27 @@ pub enum Rejection {
         /// What is required; what is held is never told.
         required: RequiredScopes,
     },
+    /// A limit is used up. 429 `rate_limit_exceeded`.
+    #[error("The rate limit {:?} is used up. Try again in {} s.", .0.name, .0.retry_after_seconds())]
+    RateLimited(Box<Exceeded>),
+    /// The request costs more than the whole quota of a limit: it never passes. 403
+    /// `cost_exceeds_quota`.
+    #[error("This request costs more than the whole quota of the limit {name:?}.")]
+    CostExceedsQuota {
+        /// The name of the limit.
+        name: String,
+        /// What the limit grants at most.
+        quota: u64,
+        /// What the request costs.
+        cost: u64,
+    },
+    /// The client's address has sent too many keys that do not exist. 429
+    /// `too_many_failed_attempts`.
+    #[error("Too many keys that do not exist were sent from this address. Try again later.")]
+    TooManyFailedAttempts {
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// The key could not be judged: an outage of ours. 503 `service_unavailable`.
     #[error("API keys cannot be verified at the moment. Try again later.")]
     ServiceUnavailable {
@@ -121,6 +142,34 @@ pub enum Rejection {
         "The server is set up wrongly: put ApiKeys::layer() outside of what asks for the Caller."
     )]
     LayerMissing,
+}
+
+/// A limit that is used up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Exceeded {
+    /// The name of the limit.
+    pub name: String,
+    /// What it grants at most.
+    pub quota: u64,
+    /// The length of its window; of a rate, the time in which an empty budget is whole.
+    pub window: Duration,
+    /// When the request is admitted if nothing else draws on its budgets.
+    pub reset_at: SystemTime,
+    /// In what time that is.
+    pub retry_after: Duration,
+}
+
+impl Exceeded {
+    pub(crate) fn retry_after_seconds(&self) -> u64 {
+        seconds_up(self.retry_after).max(1)
+    }
+}
+
+/// Whole seconds, rounded up.
+pub(crate) fn seconds_up(duration: Duration) -> u64 {
+    let up = u64::from(duration.subsec_nanos() > 0);
+    duration.as_secs().saturating_add(up)
 }
 
 /// Names with commas between them.
@@ -162,15 +211,20 @@ impl Rejection {
             Self::WrongEnvironment { .. } => "wrong_environment",
             Self::IpNotAllowed { .. } => "ip_not_allowed",
             Self::InsufficientScope { .. } => "insufficient_scope",
+            Self::RateLimited(_) => "rate_limit_exceeded",
+            Self::CostExceedsQuota { .. } => "cost_exceeds_quota",
+            Self::TooManyFailedAttempts { .. } => "too_many_failed_attempts",
             Self::ServiceUnavailable { .. } => "service_unavailable",
             Self::LayerMissing => "api_key_layer_missing",
         }
     }
 
     /// When to try again, for those that pass by themselves.
-    pub const fn retry_after(&self) -> Option<Duration> {
+    pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::ServiceUnavailable { retry_after } => Some(*retry_after),
+            Self::RateLimited(exceeded) => Some(exceeded.retry_after),
+            Self::TooManyFailedAttempts { retry_after }
+            | Self::ServiceUnavailable { retry_after } => Some(*retry_after),
             _ => None,
         }
     }

@@ -53,11 +53,11 @@ where
                 drop(self.take_readied());
                 ResponseFuture::denied(denial, gate, manner)
             }
-            Identified::Presented(key) => {
+            Identified::Open(candidate) => {
                 let readied = self.take_readied();
                 let judge = Arc::clone(&gate);
                 let decision = Box::pin(async move {
-                    let decision = judge.decide(&mut parts, key).await;
+                    let decision = judge.decide(&mut parts, candidate).await;
                     (parts, decision)
                 });
                 ResponseFuture::deciding(decision, readied, body, gate, manner)

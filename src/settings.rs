@@ -1,9 +1,12 @@
 //! What one layer is set to.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, Method, Response};
 
 use crate::key::environment::Environment;
@@ -13,8 +16,28 @@ use crate::request::client_address::ClientAddress;
 use crate::response::challenge::{Challenges, Realm};
 use crate::response::grpc::GrpcRequests;
 use crate::response::headers::KeyHeaders;
+use crate::response::rate_limit::RateLimitHeaders;
 use crate::response::rejection::{self, ErrorFormat, Manner};
 use crate::source::KeySources;
+
+/// How the route of a request is found; by default it is the path.
+#[derive(Clone, Default)]
+pub(crate) struct Route(pub(crate) Option<Arc<FindRoute>>);
+
+type FindRoute = dyn Fn(&Parts) -> Option<String> + Send + Sync;
+
+impl Route {
+    pub(crate) fn of<'r>(&self, parts: &'r Parts) -> Cow<'r, str> {
+        let found = self.0.as_ref().and_then(|find| find(parts));
+        found.map_or(Cow::Borrowed(parts.uri.path()), Cow::Owned)
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Function" } else { "Path" })
+    }
+}
 
 /// What one layer is set to; `Default` is the documented default of each setter.
 #[derive(Debug, Clone)]
@@ -28,10 +51,12 @@ pub(crate) struct Settings {
     /// Each of them must be held.
     pub(crate) required_scopes: Vec<RequiredScopes>,
     pub(crate) client_address: ClientAddress,
+    pub(crate) route: Route,
     // What becomes of it.
     pub(crate) hide_credential: bool,
     // What is answered.
     pub(crate) key_headers: KeyHeaders,
+    pub(crate) rate_limit_headers: RateLimitHeaders,
     pub(crate) errors: ErrorFormat,
     pub(crate) challenges: Challenges,
     pub(crate) retry_after: Duration,
@@ -67,8 +92,10 @@ impl Default for Settings {
             environments: Some([Environment::LIVE].into()),
             required_scopes: Vec::new(),
             client_address: ClientAddress::default(),
+            route: Route::default(),
             hide_credential: true,
             key_headers: KeyHeaders::default(),
+            rate_limit_headers: RateLimitHeaders::default(),
             errors: ErrorFormat::default(),
             challenges: Challenges {
                 realm: Realm::default(),

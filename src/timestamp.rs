@@ -23,6 +23,18 @@ pub(crate) fn rfc3339(instant: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
+/// Whole seconds since 1970, rounded up.
+pub(crate) fn unix_seconds_up(instant: SystemTime) -> u64 {
+    let second = Duration::from_nanos(999_999_999);
+    unix_seconds(instant.checked_add(second).unwrap_or(instant))
+}
+
+/// As [`rfc3339`], of the next whole second.
+pub(crate) fn rfc3339_up(instant: SystemTime) -> String {
+    let second = Duration::from_nanos(999_999_999);
+    rfc3339(instant.checked_add(second).unwrap_or(instant))
+}
+
 /// `Sun, 30 Jun 2024 23:59:59 GMT`.
 pub(crate) fn http_date(instant: SystemTime) -> String {
     httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(unix_seconds(instant)))

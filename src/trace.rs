@@ -45,6 +45,12 @@ pub(crate) fn store_failed(error: &(dyn Error + 'static), key_id: &dyn fmt::Disp
     error!(target: TARGET, %key_id, error = %causes, "the key store failed; the request was answered with 503");
 }
 
+/// The limiter failed, and the request was answered with 503.
+pub(crate) fn limiter_failed(error: &(dyn Error + 'static)) {
+    let causes = Causes(error);
+    error!(target: TARGET, error = %causes, "the rate limiter failed; the request was answered with 503");
+}
+
 /// A record cannot be judged, and the request was answered with 503.
 pub(crate) fn unverifiable(error: &(dyn Error + 'static), key_id: &dyn fmt::Display) {
     let causes = Causes(error);
@@ -78,8 +84,8 @@ pub(crate) fn query_dropped() {
 pub(crate) fn no_client_address(once: &Once) {
     once.run(|| {
         warn!(target: TARGET,
-            "the client's address is not known, so keys with an allow-list of networks are refused; \
-             see ClientAddress for how to provide it"
+            "the client's address is not known: keys with an allow-list of networks are refused, and \
+             limits by address do not bind; see ClientAddress for how to provide it"
         );
     });
 }

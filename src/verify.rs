@@ -7,7 +7,8 @@
 //! 5. **Compare** the secret, in constant time.
 //! 6. **Status** from the record and the clock.
 //! 7. **Access**: environment, network, scopes.
-//! 8. **Admit**: the caller goes into the request, the credential out of it.
+//! 8. **Limits**: every charge that applies, all of them or none. This may wait, too.
+//! 9. **Admit**: the caller goes into the request, the credential out of it.
 //!
 //! Nothing else lets a request through.
 
@@ -25,12 +26,17 @@ use crate::key::environment::Environment;
 use crate::key::formats::{Place, Recognized};
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::keyring::{Keyring, KnownKey};
+use crate::limit::rules::Facts;
 use crate::rejection::{NotFound, Rejection};
 use crate::request::credential::Ambiguous;
+use crate::response::rate_limit::{self, Notice};
 use crate::settings::Settings;
 use crate::source::Carrier;
 use crate::store::StoreError;
 use crate::{timestamp, trace};
+
+/// What a look into the store brought.
+type Found = Result<Option<Arc<KnownKey>>, StoreError>;
 
 /// What decides about the requests of one layer.
 #[derive(Debug, Clone)]
@@ -43,8 +49,17 @@ pub(crate) struct Gate {
 pub(crate) enum Identified {
     /// It is decided.
     Decided(Result<Admission, Denial>),
-    /// It carries a well-formed key, which must be looked up.
-    Presented(Presented),
+    /// It must be looked up, or charged for.
+    Open(Candidate),
+}
+
+/// A request that is not decided yet.
+#[derive(Debug)]
+pub(crate) enum Candidate {
+    /// It carries a well-formed key.
+    Key(Presented),
+    /// It carries no key and needs none; limits bind it all the same.
+    NoKey,
 }
 
 /// A well-formed key, as a digest.
@@ -63,9 +78,10 @@ pub(crate) enum Admission {
     Key {
         lifecycle: Lifecycle,
         carrier: Carrier,
+        limits: Option<Notice>,
     },
     /// It carries no key and needs none.
-    Anonymous,
+    Anonymous { limits: Option<Notice> },
     /// An outer layer of the same `ApiKeys` speaks for it, and writes the headers.
     SpokenFor,
 }
@@ -77,6 +93,7 @@ pub(crate) struct Denial {
     /// The status of the key, if its secret was right.
     pub(crate) lifecycle: Option<Lifecycle>,
     pub(crate) carrier: Option<Carrier>,
+    pub(crate) limits: Option<Notice>,
 }
 
 impl Gate {
@@ -90,7 +107,7 @@ impl Gate {
             Err(Ambiguous) => {
                 return Identified::Decided(Err(stranger(Rejection::Ambiguous, None)));
             }
-            Ok(None) => return Identified::Decided(self.without_key(parts)),
+            Ok(None) => return self.without_key(parts),
             Ok(Some(credential)) => credential,
         };
         let carrier = credential.carrier;
@@ -98,29 +115,104 @@ impl Gate {
             let rejection = Rejection::NotFound(NotFound::Malformed);
             return Identified::Decided(Err(stranger(rejection, Some(carrier))));
         };
-        Identified::Presented(Presented {
+        Identified::Open(Candidate::Key(Presented {
             digest: KeyDigest::of_bytes(credential.text.as_bytes()),
             environment: format.environment().clone(),
             carrier,
-        })
+        }))
     }
 
-    /// Steps 4 to 8.
+    /// Steps 4 to 9.
     pub(crate) async fn decide(
         &self,
         parts: &mut Parts,
-        key: Presented,
+        candidate: Candidate,
     ) -> Result<Admission, Denial> {
+        let key = match candidate {
+            Candidate::Key(key) => key,
+            Candidate::NoKey => {
+                let limits = self.charge(parts, None, self.keyring.now()).await;
+                let limits = limits.map_err(Refusal::of_nobody)?;
+                return Ok(anonymous(parts, limits));
+            }
+        };
         let carrier = Some(key.carrier);
-        let found = self.keyring.find(&key.digest.id(), &key.environment).await;
+        let found = self.look_up(parts, &key).await;
+        let found = found.map_err(|rejection| stranger(rejection, carrier))?;
         let now = self.keyring.now(); // after the wait: a key may have expired during it
-        let known = self
-            .prove(&key.digest, found)
-            .map_err(|rejection| stranger(rejection, carrier))?;
+        let known = match self.prove(&key.digest, found) {
+            Ok(known) => known,
+            Err(rejection) => {
+                self.count_failure(parts, &rejection, now).await;
+                return Err(stranger(rejection, carrier));
+            }
+        };
         let lifecycle = known.record.lifecycle(now, self.keyring.warning);
         self.judge(parts, &known, lifecycle)
             .map_err(|rejection| refused(rejection, &known, lifecycle, carrier))?;
-        Ok(self.admit(parts, known, lifecycle, key.carrier, now))
+        let limits = self.charge(parts, Some(&known), now).await;
+        let limits = limits.map_err(|refusal| refusal.of(&known, lifecycle, carrier))?;
+        Ok(self.admit(parts, known, lifecycle, key.carrier, limits, now))
+    }
+
+    /// Step 4, unless this address has had too many keys looked up that do not exist.
+    async fn look_up(&self, parts: &Parts, key: &Presented) -> Result<Found, Rejection> {
+        if let Some(throttle) = &self.keyring.throttle
+            && let Some(client) = self.client_address(parts)
+            && let Some(retry_after) = throttle.wait(client, self.keyring.now()).await
+        {
+            return Err(Rejection::TooManyFailedAttempts { retry_after });
+        }
+        let id = key.digest.id();
+        Ok(self.keyring.find(&id, &key.environment).await)
+    }
+
+    async fn count_failure(&self, parts: &Parts, rejection: &Rejection, now: SystemTime) {
+        if matches!(rejection, Rejection::NotFound(NotFound::Unknown))
+            && let Some(throttle) = &self.keyring.throttle
+            && let Some(client) = self.client_address(parts)
+        {
+            throttle.count(client, now).await;
+        }
+    }
+
+    /// Step 8: what the headers say, or why the request goes no further.
+    async fn charge(
+        &self,
+        parts: &Parts,
+        known: Option<&KnownKey>,
+        now: SystemTime,
+    ) -> Result<Option<Notice>, Refusal> {
+        let Some(limiting) = &self.keyring.limiting else {
+            return Ok(None);
+        };
+        let route = self.settings.route.of(parts);
+        let needed = limiting.rules.need_address();
+        let charges = limiting.rules.charges(&Facts {
+            key: known.map(|known| &known.record),
+            method: parts.method.as_str(),
+            path: &route,
+            address: needed.then(|| self.client_address(parts)).flatten(),
+        });
+        let verdict = limiting.check(&charges, now).await.map_err(|error| {
+            trace::limiter_failed(&error);
+            Refusal {
+                rejection: self.outage(),
+                limits: None,
+            }
+        })?;
+        let headers = self.settings.rate_limit_headers;
+        let limits = Notice::of(headers, &charges, &verdict, now);
+        match rate_limit::rejection(&charges, &verdict, now) {
+            Some(rejection) => Err(Refusal { rejection, limits }),
+            None => Ok(limits),
+        }
+    }
+
+    fn outage(&self) -> Rejection {
+        Rejection::ServiceUnavailable {
+            retry_after: self.settings.retry_after,
+        }
     }
 
     /// Steps 2 to 6, for a key that did not come in a request.
@@ -142,19 +234,12 @@ impl Gate {
     }
 
     /// Step 5: the record that was found, if it is that of the key that was presented.
-    fn prove(
-        &self,
-        digest: &KeyDigest,
-        found: Result<Option<Arc<KnownKey>>, StoreError>,
-    ) -> Result<Arc<KnownKey>, Rejection> {
+    fn prove(&self, digest: &KeyDigest, found: Found) -> Result<Arc<KnownKey>, Rejection> {
         let id = digest.id();
         let peppers = &self.keyring.peppers;
-        let outage = || Rejection::ServiceUnavailable {
-            retry_after: self.settings.retry_after,
-        };
         let known = found.map_err(|error| {
             trace::store_failed(&error, &id);
-            outage()
+            self.outage()
         })?;
         let Some(known) = known else {
             peppers.verify_dummy(digest);
@@ -163,7 +248,7 @@ impl Gate {
         let proved = peppers.verify(known.record.verifier(), digest);
         let proved = proved.map_err(|error| {
             trace::unverifiable(&error, &id);
-            outage()
+            self.outage()
         })?;
         if known.record.id() != id {
             trace::wrong_record(&id);
@@ -172,7 +257,7 @@ impl Gate {
         if !proved {
             // 128 bits of the key agree, so it is not the caller who is wrong.
             trace::wrong_verifier(&id);
-            return Err(outage());
+            return Err(self.outage());
         }
         Ok(known)
     }
@@ -211,13 +296,14 @@ impl Gate {
         Ok(())
     }
 
-    /// Step 8.
+    /// Step 9.
     fn admit(
         &self,
         parts: &mut Parts,
         known: Arc<KnownKey>,
         lifecycle: Lifecycle,
         carrier: Carrier,
+        limits: Option<Notice>,
         now: SystemTime,
     ) -> Admission {
         let (id, account) = (known.record.id(), known.record.account());
@@ -238,19 +324,23 @@ impl Gate {
         self.hide(parts, carrier);
         let caller = Caller::new(known, lifecycle, Arc::clone(&self.keyring));
         parts.extensions.insert(caller);
-        Admission::Key { lifecycle, carrier }
+        Admission::Key {
+            lifecycle,
+            carrier,
+            limits,
+        }
     }
 
     /// A request without a key.
-    fn without_key(&self, parts: &mut Parts) -> Result<Admission, Denial> {
+    fn without_key(&self, parts: &mut Parts) -> Identified {
         let preflight = self.settings.allow_preflight && is_preflight(parts);
         if !self.settings.optional && !preflight {
-            return Err(stranger(Rejection::Missing, None));
+            return Identified::Decided(Err(stranger(Rejection::Missing, None)));
         }
-        // Nor does a caller of other keys, from a layer further out, speak for this request.
-        parts.extensions.remove::<Caller>();
-        parts.extensions.insert(Anonymous);
-        Ok(Admission::Anonymous)
+        if self.keyring.limiting.is_some() {
+            return Identified::Open(Candidate::NoKey);
+        }
+        Identified::Decided(Ok(anonymous(parts, None)))
     }
 
     /// A request that an outer layer of the same `ApiKeys` has let through: the key is proved, and
@@ -304,6 +394,36 @@ impl Gate {
     }
 }
 
+/// Lets a request through that comes from nobody in particular.
+fn anonymous(parts: &mut Parts, limits: Option<Notice>) -> Admission {
+    // A caller of other keys, from a layer further out, does not speak for this request.
+    parts.extensions.remove::<Caller>();
+    parts.extensions.insert(Anonymous);
+    Admission::Anonymous { limits }
+}
+
+/// Why a request is not admitted although its key is good, or none is needed.
+struct Refusal {
+    rejection: Rejection,
+    limits: Option<Notice>,
+}
+
+impl Refusal {
+    fn of_nobody(self) -> Denial {
+        Denial {
+            limits: self.limits,
+            ..stranger(self.rejection, None)
+        }
+    }
+
+    fn of(self, known: &KnownKey, lifecycle: Lifecycle, carrier: Option<Carrier>) -> Denial {
+        Denial {
+            limits: self.limits,
+            ..refused(self.rejection, known, lifecycle, carrier)
+        }
+    }
+}
+
 /// A denial to somebody who has not proved to hold a key.
 fn stranger(rejection: Rejection, carrier: Option<Carrier>) -> Denial {
     trace::refused_stranger(rejection.code(), &rejection);
@@ -311,6 +431,7 @@ fn stranger(rejection: Rejection, carrier: Option<Carrier>) -> Denial {
         rejection,
         lifecycle: None,
         carrier,
+        limits: None,
     }
 }
 
@@ -327,6 +448,7 @@ fn refused(
         rejection,
         lifecycle: Some(lifecycle),
         carrier,
+        limits: None,
     }
 }
 

@@ -26,7 +26,7 @@ const LAYERS: [&[&str]; 6] = [
     ],
     &["keyring", "limit", "rejection", "store"],
     &["key"],
-    &["clock", "secret", "timestamp", "trace"],
+    &["clock", "quota", "secret", "timestamp", "trace"],
 ];
 
 /// The lowest layer that knows of HTTP.

@@ -8,6 +8,7 @@ use crate::key::environment::Environment;
 use crate::key::network::AllowedNetworks;
 use crate::key::scope::ScopeSet;
 use crate::key::verifier::Verifier;
+use crate::quota::Quota;
 
 /// Everything that is kept of a key: whom it identifies, what it may do, and until when.
 ///
@@ -44,6 +45,8 @@ pub struct KeyRecord {
     expires_at: Option<SystemTime>,
     suspended: Option<Stop>,
     revoked: Option<Stop>,
+    budget: Option<KeyId>,
+    limits: BTreeMap<String, Quota>,
     rotated_from: Option<KeyId>,
     rotated_to: Option<Rotation>,
 }
@@ -110,6 +113,8 @@ impl KeyRecord {
             expires_at: None,
             suspended: None,
             revoked: None,
+            budget: None,
+            limits: BTreeMap::new(),
             rotated_from: None,
             rotated_to: None,
         }
@@ -238,6 +243,36 @@ impl KeyRecord {
     #[must_use]
     pub fn with_plan(mut self, plan: impl Into<String>) -> Self {
         self.plan = Some(plan.into().into());
+        self
+    }
+
+    /// Quotas of this key's own, by the name of the limit whose quota they replace.
+    pub fn limits(&self) -> &BTreeMap<String, Quota> {
+        &self.limits
+    }
+
+    /// Replaces the quota of a limit for this key. A name that no limit has changes nothing.
+    ///
+    /// ```
+    /// # use tower_api_key::{KeyDigest, KeyRecord, Quota};
+    /// # let record = KeyRecord::imported(KeyDigest::of("…"), "acme");
+    /// let generous = record.with_limit("account_per_minute", Quota::per_minute(10_000));
+    /// ```
+    #[must_use]
+    pub fn with_limit(mut self, name: impl Into<String>, quota: Quota) -> Self {
+        self.limits.insert(name.into(), quota);
+        self
+    }
+
+    /// The key whose budget this one draws on: its own, or that of a predecessor.
+    pub fn budget(&self) -> KeyId {
+        self.budget.unwrap_or(self.id)
+    }
+
+    /// Draws on the budget of another key, so that a key and its successor share one.
+    #[must_use]
+    pub fn with_budget(mut self, key: impl Into<Option<KeyId>>) -> Self {
+        self.budget = key.into();
         self
     }
 

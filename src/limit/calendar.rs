@@ -1,7 +1,7 @@
 //! The `calendar` shape: never more than the limit in a day or month of UTC.
 
-use crate::limit::quota::Calendar;
 use crate::limit::state::Look;
+use crate::quota::Calendar;
 use crate::timestamp;
 
 const DAY: u64 = 86_400 * 1_000_000_000;

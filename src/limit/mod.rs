@@ -1,13 +1,14 @@
 //! Limits: how much a caller may use in how much time.
 //!
-//! [`quota`] says how much, [`rate`], [`window`] and [`calendar`] are the arithmetic of the three
-//! shapes over the [`state`] of one budget, and [`RateLimiter`] is the port to where those states
-//! are kept: in this process, or for a whole fleet. A limiter holds state, never configuration:
-//! quotas come with each call.
+//! [`rules`] say which quotas bind a request, [`rate`], [`window`] and [`calendar`] are the
+//! arithmetic of the three shapes of quota over the [`state`] of one budget, and [`RateLimiter`] is
+//! the port to where those states are kept: in this process, or for a whole fleet. A limiter holds
+//! state, never configuration: quotas come with each call.
 
 pub(crate) mod calendar;
-pub(crate) mod quota;
+pub(crate) mod limiting;
 pub(crate) mod rate;
+pub(crate) mod rules;
 pub(crate) mod state;
 pub(crate) mod verdict;
 pub(crate) mod window;
@@ -19,8 +20,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use async_trait::async_trait;
+
 use crate::key::digest::KeyId;
-use quota::Quota;
+use crate::quota::Quota;
 pub use verdict::{Standing, Verdict};
 
 /// The most charges that one request may bring.
@@ -109,6 +112,44 @@ impl<L: RateLimiter> RateLimiter for Arc<L> {
 
     async fn refund(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<(), LimiterError> {
         (**self).refund(charges, now).await
+    }
+}
+
+/// The object-safe twin of [`RateLimiter`].
+#[async_trait]
+pub(crate) trait DynRateLimiter: Send + Sync {
+    fn check_now(
+        &self,
+        charges: &[Charge<'_>],
+        now: SystemTime,
+    ) -> Option<Result<Verdict, LimiterError>>;
+
+    async fn check(&self, charges: &[Charge<'_>], now: SystemTime)
+    -> Result<Verdict, LimiterError>;
+
+    async fn refund(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<(), LimiterError>;
+}
+
+#[async_trait]
+impl<L: RateLimiter> DynRateLimiter for L {
+    fn check_now(
+        &self,
+        charges: &[Charge<'_>],
+        now: SystemTime,
+    ) -> Option<Result<Verdict, LimiterError>> {
+        RateLimiter::check_now(self, charges, now)
+    }
+
+    async fn check(
+        &self,
+        charges: &[Charge<'_>],
+        now: SystemTime,
+    ) -> Result<Verdict, LimiterError> {
+        RateLimiter::check(self, charges, now).await
+    }
+
+    async fn refund(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<(), LimiterError> {
+        RateLimiter::refund(self, charges, now).await
     }
 }
 

@@ -1,9 +1,9 @@
 //! The state of one budget, of whatever shape: pure arithmetic over it, a quota and an instant.
 
 use crate::limit::calendar::{CalendarQuota, Period};
-use crate::limit::quota::{Quota, Shape};
 use crate::limit::rate::{Rate, RateQuota};
 use crate::limit::window::{Window, WindowQuota};
+use crate::quota::{Quota, Shape};
 
 /// What a budget allows at an instant; times in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use crate::key::network::AllowedNetworks;
 use crate::key::record::KeyRecord;
 use crate::key::scope::{Scope, ScopeSet};
 use crate::manage::{Manager, Managing};
+use crate::quota::Quota;
 use crate::secret::PlaintextKey;
 use crate::store::StoreError;
 
@@ -51,6 +52,7 @@ pub struct IssueKey {
     scopes: ScopeSet,
     networks: AllowedNetworks,
     plan: Option<String>,
+    limits: Vec<(String, Quota)>,
     metadata: BTreeMap<String, String>,
     not_before: Option<SystemTime>,
     end: Option<End>,
@@ -74,6 +76,7 @@ impl IssueKey {
             scopes: ScopeSet::default(),
             networks: AllowedNetworks::any(),
             plan: None,
+            limits: Vec::new(),
             metadata: BTreeMap::new(),
             not_before: None,
             end: None,
@@ -126,6 +129,12 @@ impl IssueKey {
     /// The name of the account's plan. Default: none.
     pub fn plan(mut self, plan: impl Into<String>) -> Self {
         self.plan = Some(plan.into());
+        self
+    }
+
+    /// Replaces the quota of a limit for this key. Default: those of the rules.
+    pub fn limit(mut self, name: impl Into<String>, quota: Quota) -> Self {
+        self.limits.push((name.into(), quota));
         self
     }
 
@@ -194,6 +203,9 @@ impl IssueKey {
         }
         if let Some(plan) = &self.plan {
             record = record.with_plan(plan);
+        }
+        for (name, quota) in &self.limits {
+            record = record.with_limit(name, *quota);
         }
         self.manager.create(record.clone()).await?;
         Ok(IssuedKey { plaintext, record })

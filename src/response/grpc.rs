@@ -59,6 +59,7 @@ pub(crate) fn code(rejection: &Rejection) -> i32 {
         StatusCode::BAD_REQUEST => 3,          // INVALID_ARGUMENT
         StatusCode::UNAUTHORIZED => 16,        // UNAUTHENTICATED
         StatusCode::FORBIDDEN => 7,            // PERMISSION_DENIED
+        StatusCode::TOO_MANY_REQUESTS => 8,    // RESOURCE_EXHAUSTED
         StatusCode::SERVICE_UNAVAILABLE => 14, // UNAVAILABLE
         _ => 13,                               // INTERNAL
     }

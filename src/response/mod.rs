@@ -4,4 +4,5 @@ pub(crate) mod body;
 pub(crate) mod challenge;
 pub(crate) mod grpc;
 pub(crate) mod headers;
+pub(crate) mod rate_limit;
 pub(crate) mod rejection;

@@ -14,11 +14,14 @@ use serde_json::{Map, Value, json};
 
 use crate::key::environment::Environment;
 use crate::key::scope::Scope;
-use crate::rejection::Rejection;
+use crate::rejection::{Rejection, seconds_up};
 use crate::response::challenge::Challenges;
 use crate::response::grpc;
 use crate::source::KeySources;
 use crate::timestamp;
+
+/// The problem type of draft-ietf-httpapi-ratelimit-headers.
+const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -37,6 +40,10 @@ impl Rejection {
             | Self::WrongEnvironment { .. }
             | Self::IpNotAllowed { .. }
             | Self::InsufficientScope { .. } => StatusCode::FORBIDDEN,
+            Self::CostExceedsQuota { .. } => StatusCode::FORBIDDEN,
+            Self::RateLimited(_) | Self::TooManyFailedAttempts { .. } => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::ServiceUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::LayerMissing => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -75,7 +82,19 @@ impl Rejection {
                 let of = if required.is_any_of() { "any" } else { "all" };
                 json!({ "required_scopes": scopes, "required": of })
             }
-            Self::ServiceUnavailable { .. } => json!({ "retry_after": self.retry_after_seconds() }),
+            Self::RateLimited(exceeded) => json!({
+                "limit": exceeded.name,
+                "quota": exceeded.quota,
+                "window": seconds_up(exceeded.window),
+                "reset_at": timestamp::rfc3339_up(exceeded.reset_at),
+                "retry_after": exceeded.retry_after_seconds(),
+            }),
+            Self::CostExceedsQuota { name, quota, cost } => {
+                json!({ "limit": name, "quota": quota, "cost": cost })
+            }
+            Self::TooManyFailedAttempts { .. } | Self::ServiceUnavailable { .. } => {
+                json!({ "retry_after": self.retry_after_seconds() })
+            }
             _ => Value::Null,
         };
         match details {
@@ -86,9 +105,7 @@ impl Rejection {
 
     /// Whole seconds, rounded up, at least one.
     fn retry_after_seconds(&self) -> Option<u64> {
-        let after = self.retry_after()?;
-        let up = u64::from(after.subsec_nanos() > 0);
-        Some(after.as_secs().saturating_add(up).max(1))
+        Some(seconds_up(self.retry_after()?).max(1))
     }
 }
 
@@ -277,18 +294,31 @@ fn problem(rejection: &Rejection, types: Option<&str>) -> Response<String> {
     let code = rejection.code();
     let status = rejection.status();
     // Without a type, the title is the status phrase; with one, it is the type's.
-    let (kind, title) = match types {
-        None => (
+    let (kind, title) = match (types, rejection) {
+        (None, Rejection::RateLimited(_)) => (
+            format!(r#""type":"{QUOTA_EXCEEDED}","#),
+            "Request cannot be satisfied as assigned quota has been exceeded".to_owned(),
+        ),
+        (None, _) => (
             String::new(),
             status.canonical_reason().unwrap_or_default().to_owned(),
         ),
-        Some(types) => (
+        (Some(types), _) => (
             format!(r#""type":{},"#, Value::from(format!("{types}{code}"))),
             code.replace('_', " "),
         ),
     };
+    let violated = match rejection {
+        Rejection::RateLimited(exceeded) => {
+            format!(
+                r#","violated-policies":[{}]"#,
+                Value::from(exceeded.name.as_str())
+            )
+        }
+        _ => String::new(),
+    };
     let body = format!(
-        r#"{{{kind}"title":{},"status":{},"detail":{},"code":"{code}","details":{}}}"#,
+        r#"{{{kind}"title":{},"status":{},"detail":{},"code":"{code}","details":{}{violated}}}"#,
         Value::from(title),
         status.as_u16(),
         Value::from(rejection.to_string()),

@@ -65,7 +65,7 @@ impl Quota {
     /// For numbers that are not known at compile time, use [`per`](Self::per).
     #[track_caller]
     pub const fn per_second(limit: u64) -> Self {
-        Self::window(limit, 1)
+        Self::in_any(limit, 1)
     }
 
     /// So many in any minute.
@@ -74,7 +74,7 @@ impl Quota {
     /// As [`per_second`](Self::per_second).
     #[track_caller]
     pub const fn per_minute(limit: u64) -> Self {
-        Self::window(limit, 60)
+        Self::in_any(limit, 60)
     }
 
     /// So many in any hour.
@@ -83,7 +83,7 @@ impl Quota {
     /// As [`per_second`](Self::per_second).
     #[track_caller]
     pub const fn per_hour(limit: u64) -> Self {
-        Self::window(limit, 3600)
+        Self::in_any(limit, 3600)
     }
 
     /// So many in any 24 hours.
@@ -92,7 +92,7 @@ impl Quota {
     /// As [`per_second`](Self::per_second).
     #[track_caller]
     pub const fn per_day(limit: u64) -> Self {
-        Self::window(limit, 86_400)
+        Self::in_any(limit, 86_400)
     }
 
     /// So many in any window of this length: 1 second to 400 days.
@@ -198,12 +198,27 @@ impl Quota {
         self.limit
     }
 
+    /// The length of the window; of a rate, the time in which an empty budget is whole; a month is
+    /// taken to have 31 days.
+    pub fn window(&self) -> Duration {
+        match self.shape {
+            Shape::Window { period } => Duration::from_nanos(period),
+            Shape::Rate { interval } => Duration::from_nanos(interval * self.limit),
+            Shape::Calendar(Calendar::Day) => Duration::from_secs(86_400),
+            Shape::Calendar(Calendar::Month) => Duration::from_secs(31 * 86_400),
+        }
+    }
+
+    pub(crate) const fn is_rate(&self) -> bool {
+        matches!(self.shape, Shape::Rate { .. })
+    }
+
     pub(crate) const fn shape(&self) -> Shape {
         self.shape
     }
 
     #[track_caller]
-    const fn window(limit: u64, seconds: u64) -> Self {
+    const fn in_any(limit: u64, seconds: u64) -> Self {
         Self {
             limit: checked(limit),
             shape: Shape::Window {

@@ -1,0 +1,454 @@
+//! The rules of an application: which limits bind which requests, and what a request costs.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use crate::key::record::KeyRecord;
+use crate::limit::{Charge, LimitName, MAX_CHARGES, Subject};
+use crate::quota::{Calendar, Quota, Shape};
+
+/// The limits of an application: stated once, and every request is charged against all that apply,
+/// together or not at all.
+///
+/// ```
+/// use http::Method;
+/// use tower_api_key::{ApiKeys, Limits, MemoryStore, Plan, Quota};
+///
+/// const FREE: Quota = Quota::per_minute(60);
+///
+/// let limits = Limits::new()
+///     .plan(Plan::new("free").per_account(FREE).per_account(Quota::per_utc_month(10_000)))
+///     .plan(Plan::new("pro").per_account(Quota::per_second(50).smooth().burst(100)))
+///     .default_plan("free")
+///     .per_ip(Quota::per_second(100))
+///     .global(Quota::per_second(5_000))
+///     .cost(Method::POST, "/v1/reports", 10);
+/// let keys = ApiKeys::builder(MemoryStore::new()).limits(limits).build()?;
+/// # Ok::<(), tower_api_key::BuildError>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+#[must_use = "limits bind nobody until ApiKeysBuilder::limits is given them"]
+pub struct Limits {
+    rules: Vec<Rule>,
+    plans: Vec<Plan>,
+    default_plan: Option<String>,
+    endpoints: Vec<Endpoint>,
+    ipv6_prefix: Ipv6Prefix,
+}
+
+/// A quota with a name, for rules that should have another than the one made of their words.
+///
+/// The name is what callers read in headers and errors, and what a record overrides: 1 to 64
+/// characters of visible ASCII and spaces, without `"` and `\`.
+///
+/// ```
+/// use tower_api_key::{Limit, Limits, Quota};
+///
+/// let limits = Limits::new().per_key(Limit::named("burst", Quota::per_second(10)));
+/// ```
+#[derive(Debug, Clone)]
+pub struct Limit {
+    name: Option<String>,
+    quota: Quota,
+}
+
+impl Limit {
+    /// A quota with a name.
+    pub fn named(name: impl Into<String>, quota: Quota) -> Self {
+        Self {
+            name: Some(name.into()),
+            quota,
+        }
+    }
+}
+
+impl From<Quota> for Limit {
+    fn from(quota: Quota) -> Self {
+        Self { name: None, quota }
+    }
+}
+
+/// A bundle of limits that binds an account; a key's record names its plan.
+///
+/// A key without a plan, or with one that is not among the rules, has the default plan.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    name: String,
+    rules: Vec<Rule>,
+}
+
+impl Plan {
+    /// A plan without limits yet.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            rules: Vec::new(),
+        }
+    }
+
+    /// Limits all keys of an account together.
+    #[must_use]
+    pub fn per_account(mut self, limit: impl Into<Limit>) -> Self {
+        self.rules.push(Rule::new(By::Account, limit.into(), None));
+        self
+    }
+
+    /// Limits each key by itself.
+    #[must_use]
+    pub fn per_key(mut self, limit: impl Into<Limit>) -> Self {
+        self.rules.push(Rule::new(By::Key, limit.into(), None));
+        self
+    }
+}
+
+/// One method and route, with limits and a cost of its own.
+///
+/// The path is compared with the request's as it is, or, where the layer is told how to find the
+/// route of a request, with that.
+///
+/// ```
+/// use http::Method;
+/// use tower_api_key::{Endpoint, Limits, Quota};
+///
+/// let limits = Limits::new().endpoint(
+///     Endpoint::new(Method::POST, "/v1/reports")
+///         .cost(10)
+///         .per_account(Quota::per_hour(100))
+///         .total(Quota::per_second(20)),
+/// );
+/// ```
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    method: String,
+    path: String,
+    cost: u64,
+    rules: Vec<Rule>,
+}
+
+impl Endpoint {
+    /// An endpoint, at a cost of 1 a request.
+    pub fn new(method: impl AsRef<str>, path: impl Into<String>) -> Self {
+        Self {
+            method: method.as_ref().to_owned(),
+            path: path.into(),
+            cost: 1,
+            rules: Vec::new(),
+        }
+    }
+
+    /// How many units a request here costs, of every limit that binds it. Default: 1. 0 is free.
+    #[must_use]
+    pub fn cost(mut self, units: u64) -> Self {
+        self.cost = units;
+        self
+    }
+
+    /// Limits each key here.
+    #[must_use]
+    pub fn per_key(self, limit: impl Into<Limit>) -> Self {
+        self.rule(By::Key, limit.into())
+    }
+
+    /// Limits each account here.
+    #[must_use]
+    pub fn per_account(self, limit: impl Into<Limit>) -> Self {
+        self.rule(By::Account, limit.into())
+    }
+
+    /// Limits everybody here together.
+    #[must_use]
+    pub fn total(self, limit: impl Into<Limit>) -> Self {
+        self.rule(By::Global, limit.into())
+    }
+
+    fn rule(mut self, by: By, limit: Limit) -> Self {
+        let place = format!("{} {}", self.method, self.path);
+        self.rules.push(Rule::new(by, limit, Some(&place)));
+        self
+    }
+}
+
+impl Limits {
+    /// No limits yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Limits each key.
+    pub fn per_key(self, limit: impl Into<Limit>) -> Self {
+        self.rule(By::Key, limit.into())
+    }
+
+    /// Limits all keys of each account together.
+    pub fn per_account(self, limit: impl Into<Limit>) -> Self {
+        self.rule(By::Account, limit.into())
+    }
+
+    /// Limits each client address; IPv6 by network, see [`ipv6_prefix`](Self::ipv6_prefix). Where
+    /// the address is not known, this limit does not bind, and a warning says so once.
+    pub fn per_ip(self, limit: impl Into<Limit>) -> Self {
+        self.rule(By::Address, limit.into())
+    }
+
+    /// Limits everybody together.
+    pub fn global(self, limit: impl Into<Limit>) -> Self {
+        self.rule(By::Global, limit.into())
+    }
+
+    /// Adds a plan. With any plan there must be a [default](Self::default_plan).
+    pub fn plan(mut self, plan: Plan) -> Self {
+        self.plans.push(plan);
+        self
+    }
+
+    /// The plan of keys without one, or with one that is not here: never no limit.
+    pub fn default_plan(mut self, name: impl Into<String>) -> Self {
+        self.default_plan = Some(name.into());
+        self
+    }
+
+    /// Adds an endpoint with limits or a cost of its own.
+    pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
+        self.endpoints.push(endpoint);
+        self
+    }
+
+    /// How many units a request to an endpoint costs. Default: 1.
+    pub fn cost(self, method: impl AsRef<str>, path: impl Into<String>, units: u64) -> Self {
+        self.endpoint(Endpoint::new(method, path).cost(units))
+    }
+
+    /// How many bits of an IPv6 address make one client: 48 to 128, 64 by default, since that is
+    /// what a network gives to one customer at least. Other numbers are brought into the range.
+    ///
+    /// Danger: with more than 64, one machine has as many budgets as it likes.
+    pub fn ipv6_prefix(mut self, bits: u8) -> Self {
+        self.ipv6_prefix = Ipv6Prefix(bits.clamp(48, 128));
+        self
+    }
+
+    fn rule(mut self, by: By, limit: Limit) -> Self {
+        self.rules.push(Rule::new(by, limit, None));
+        self
+    }
+
+    /// Whether all of it can be kept.
+    pub(crate) fn validate(&self) -> Result<(), InvalidLimits> {
+        let plan_names = self.plans.iter().map(|plan| plan.name.as_str());
+        let mut names = HashSet::new();
+        for name in plan_names {
+            if !names.insert(name) {
+                return Err(InvalidLimits::SamePlan(name.to_owned()));
+            }
+        }
+        match &self.default_plan {
+            Some(default) if !names.contains(default.as_str()) => {
+                return Err(InvalidLimits::UnknownPlan(default.clone()));
+            }
+            None if !self.plans.is_empty() => return Err(InvalidLimits::NoDefaultPlan),
+            _ => {}
+        }
+        let none: &[Rule] = &[];
+        let plans = || {
+            self.plans
+                .iter()
+                .map(|plan| plan.rules.as_slice())
+                .chain([none])
+        };
+        let endpoints = || {
+            self.endpoints
+                .iter()
+                .map(|at| at.rules.as_slice())
+                .chain([none])
+        };
+        for plan in plans() {
+            for endpoint in endpoints() {
+                let together = || self.rules.iter().chain(plan).chain(endpoint);
+                if together().count() > MAX_CHARGES {
+                    return Err(InvalidLimits::TooMany);
+                }
+                let mut names = HashSet::new();
+                for name in together().map(|rule| rule.name.as_str()) {
+                    let plain = |byte: u8| matches!(byte, 0x20 | 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+                    if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+                        return Err(InvalidLimits::Name(name.to_owned()));
+                    }
+                    if !names.insert(name) {
+                        return Err(InvalidLimits::SameName(name.to_owned()));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there are no rules at all.
+    pub(crate) fn are_none(&self) -> bool {
+        let none = |rules: &[Rule]| rules.is_empty();
+        none(&self.rules)
+            && self.plans.iter().all(|plan| none(&plan.rules))
+            && self.endpoints.iter().all(|endpoint| none(&endpoint.rules))
+    }
+
+    /// Whether the client's address matters.
+    pub(crate) fn need_address(&self) -> bool {
+        self.rules.iter().any(|rule| rule.by == By::Address)
+    }
+
+    /// What a request is charged.
+    pub(crate) fn charges<'a>(&'a self, request: &Facts<'a>) -> Charges<'a> {
+        let endpoint = self
+            .endpoints
+            .iter()
+            .find(|at| at.method == request.method && at.path == request.path);
+        let plan = request.key.and_then(|key| self.plan_of(key));
+        let cost = endpoint.map_or(1, |endpoint| endpoint.cost);
+        let rules = self
+            .rules
+            .iter()
+            .chain(plan.into_iter().flat_map(|plan| &plan.rules))
+            .chain(endpoint.into_iter().flat_map(|endpoint| &endpoint.rules));
+        let mut charges = Charges::with_capacity(4);
+        for rule in rules {
+            let Some(subject) = self.subject(rule.by, request) else {
+                continue;
+            };
+            let own = request
+                .key
+                .and_then(|key| key.limits().get(rule.name.as_str()));
+            let quota = own.copied().unwrap_or(rule.quota);
+            charges.push(Charge::new(&rule.name, subject, quota, cost));
+        }
+        charges
+    }
+
+    fn plan_of(&self, key: &KeyRecord) -> Option<&Plan> {
+        let named = |name: &str| self.plans.iter().find(|plan| plan.name == name);
+        let own = key.plan().and_then(named);
+        own.or_else(|| self.default_plan.as_deref().and_then(named))
+    }
+
+    fn subject<'a>(&self, by: By, request: &Facts<'a>) -> Option<Subject<'a>> {
+        Some(match by {
+            By::Key => Subject::Key(request.key?.budget()),
+            By::Account => Subject::Account(request.key?.account()),
+            By::Address => Subject::Address(self.ipv6_prefix.mask(request.address?)),
+            By::Global => Subject::Global,
+        })
+    }
+}
+
+/// What the rules ask of a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts<'a> {
+    pub(crate) key: Option<&'a KeyRecord>,
+    pub(crate) method: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) address: Option<IpAddr>,
+}
+
+/// The charges of one request.
+pub(crate) type Charges<'a> = Vec<Charge<'a>>;
+
+#[derive(Debug, Clone)]
+struct Rule {
+    by: By,
+    name: LimitName,
+    quota: Quota,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Key,
+    Account,
+    Address,
+    Global,
+}
+
+impl Rule {
+    /// Without a name of its own, a rule is called by what it says: `account_per_minute`.
+    fn new(by: By, limit: Limit, place: Option<&str>) -> Self {
+        let name = limit.name.unwrap_or_else(|| {
+            let subject = match by {
+                By::Key => "key",
+                By::Account => "account",
+                By::Address => "ip",
+                By::Global => "global",
+            };
+            let place = place.map(|place| format!("{place} ")).unwrap_or_default();
+            format!("{place}{subject}_{}", period_name(limit.quota))
+        });
+        Self {
+            by,
+            name: LimitName::new(name),
+            quota: limit.quota,
+        }
+    }
+}
+
+fn period_name(quota: Quota) -> String {
+    match quota.shape() {
+        Shape::Rate { .. } => "rate".to_owned(),
+        Shape::Calendar(Calendar::Day) => "per_utc_day".to_owned(),
+        Shape::Calendar(Calendar::Month) => "per_utc_month".to_owned(),
+        Shape::Window { period } => match Duration::from_nanos(period).as_secs() {
+            1 => "per_second".to_owned(),
+            60 => "per_minute".to_owned(),
+            3600 => "per_hour".to_owned(),
+            86_400 => "per_day".to_owned(),
+            other => format!("per_{other}s"),
+        },
+    }
+}
+
+/// The bits of an IPv6 address that make one client.
+#[derive(Debug, Clone, Copy)]
+struct Ipv6Prefix(u8);
+
+impl Default for Ipv6Prefix {
+    fn default() -> Self {
+        Self(64)
+    }
+}
+
+impl Ipv6Prefix {
+    fn mask(self, address: IpAddr) -> IpAddr {
+        match address.to_canonical() {
+            IpAddr::V6(address) => {
+                let mask = u128::MAX << (128 - u32::from(self.0));
+                Ipv6Addr::from_bits(address.to_bits() & mask).into()
+            }
+            v4 @ IpAddr::V4(_) => v4,
+        }
+    }
+}
+
+/// The network that counts as one client: an IPv4 address, or 64 bits of an IPv6 address.
+pub(crate) fn client_network(address: IpAddr) -> IpAddr {
+    Ipv6Prefix::default().mask(address)
+}
+
+/// Rules that cannot be kept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidLimits {
+    /// There are plans, and keys without one would have no limit.
+    #[error("there are plans but no default: say which one binds keys without a plan")]
+    NoDefaultPlan,
+    /// The default plan is none of the plans.
+    #[error("the default plan {0:?} is none of the plans")]
+    UnknownPlan(String),
+    /// Two plans of one name.
+    #[error("there are two plans of the name {0:?}")]
+    SamePlan(String),
+    /// Two limits of one name that bind the same request.
+    #[error("two limits of the name {0:?} bind the same request: name them with Limit::named")]
+    SameName(String),
+    /// A name that cannot stand in a header.
+    #[error("{0:?} cannot name a limit: use 1 to 64 characters of ASCII without '\"' and '\\'")]
+    Name(String),
+    /// More than 16 limits bind one request.
+    #[error("more than 16 limits bind the same request")]
+    TooMany,
+}

@@ -1,0 +1,190 @@
+//! What callers are told of their limits.
+
+use std::fmt::Write;
+use std::time::{Duration, SystemTime};
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::limit::{Charge, Standing, Verdict};
+use crate::rejection::{Exceeded, Rejection, seconds_up};
+use crate::timestamp;
+
+const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+const DRAFT_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const DRAFT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// Which headers tell callers of their limits.
+///
+/// ```
+/// use tower_api_key::{ApiKeys, RateLimitHeaders};
+///
+/// let layer = ApiKeys::in_memory()
+///     .layer()
+///     .rate_limit_headers(RateLimitHeaders::epoch().with_draft());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimitHeaders {
+    reset: Option<Reset>,
+    draft: bool,
+}
+
+/// How `X-RateLimit-Reset` counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reset {
+    Epoch,
+    Delta,
+}
+
+impl RateLimitHeaders {
+    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset` of the tightest limit, the reset in seconds
+    /// since 1970, as GitHub has it: the default.
+    pub const fn epoch() -> Self {
+        Self {
+            reset: Some(Reset::Epoch),
+            draft: false,
+        }
+    }
+
+    /// The same with the reset in seconds from now, as Envoy and Kong have it.
+    pub const fn delta() -> Self {
+        Self {
+            reset: Some(Reset::Delta),
+            draft: false,
+        }
+    }
+
+    /// None of these headers.
+    pub const fn none() -> Self {
+        Self {
+            reset: None,
+            draft: false,
+        }
+    }
+
+    /// Also `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-11, for all
+    /// limits that bind the request. The draft may still change.
+    #[must_use]
+    pub const fn with_draft(mut self) -> Self {
+        self.draft = true;
+        self
+    }
+}
+
+impl Default for RateLimitHeaders {
+    fn default() -> Self {
+        Self::epoch()
+    }
+}
+
+/// What a check said, for the headers of the answer.
+#[derive(Debug)]
+pub(crate) struct Notice {
+    limit: u64,
+    remaining: u64,
+    /// When the tightest budget is whole again.
+    whole_in: Duration,
+    now: SystemTime,
+    draft: Option<(String, String)>,
+}
+
+impl Notice {
+    /// `None` if nothing was limited.
+    pub(crate) fn of(
+        headers: RateLimitHeaders,
+        charges: &[Charge<'_>],
+        verdict: &Verdict,
+        now: SystemTime,
+    ) -> Option<Self> {
+        let tightest = verdict.tightest()?;
+        let standing = verdict.standings().get(tightest)?;
+        Some(Self {
+            limit: charges.get(tightest)?.quota().limit(),
+            remaining: standing.remaining,
+            whole_in: standing.whole_in,
+            now,
+            draft: headers.draft.then(|| draft(charges, verdict.standings())),
+        })
+    }
+
+    pub(crate) fn write(&self, headers: &mut HeaderMap, which: RateLimitHeaders) {
+        if let Some(reset) = which.reset {
+            let seconds = match reset {
+                Reset::Delta => seconds_up(self.whole_in),
+                Reset::Epoch => {
+                    let whole = self.now.checked_add(self.whole_in).unwrap_or(self.now);
+                    timestamp::unix_seconds_up(whole)
+                }
+            };
+            headers.insert(LIMIT, self.limit.into());
+            headers.insert(REMAINING, self.remaining.into());
+            headers.insert(RESET, seconds.into());
+        }
+        if let Some((policy, limit)) = &self.draft {
+            for (name, value) in [(DRAFT_POLICY, policy), (DRAFT_LIMIT, limit)] {
+                if let Ok(value) = HeaderValue::try_from(value.as_str()) {
+                    headers.insert(name, value);
+                }
+            }
+        }
+    }
+}
+
+/// The rejection that a verdict calls for: what can never pass, or the denial that lasts longest.
+pub(crate) fn rejection(
+    charges: &[Charge<'_>],
+    verdict: &Verdict,
+    now: SystemTime,
+) -> Option<Rejection> {
+    if verdict.is_allowed() {
+        return None;
+    }
+    let charge = charges.get(verdict.tightest()?)?;
+    let (name, quota) = (charge.name().to_string(), charge.quota());
+    Some(match verdict.retry_after() {
+        None => Rejection::CostExceedsQuota {
+            name,
+            quota: quota.limit(),
+            cost: charge.cost(),
+        },
+        Some(retry_after) => Rejection::RateLimited(Box::new(Exceeded {
+            name,
+            quota: quota.limit(),
+            window: quota.window(),
+            reset_at: now.checked_add(retry_after).unwrap_or(now),
+            retry_after,
+        })),
+    })
+}
+
+/// `RateLimit-Policy` and `RateLimit`: lists of structured fields (RFC 9651), an item for each limit.
+///
+/// Names are checked when the rules are, so they need no escapes.
+fn draft(charges: &[Charge<'_>], standings: &[Standing]) -> (String, String) {
+    let (mut policy, mut limit) = (String::new(), String::new());
+    for (charge, standing) in charges.iter().zip(standings) {
+        let separator = if policy.is_empty() { "" } else { ", " };
+        let (name, quota) = (charge.name(), charge.quota());
+        let window = seconds_up(quota.window()).max(1);
+        // In this time no more than what remains can be used: for a denial until it ends, so that
+        // Retry-After is never before it; else until the budget is whole, or, of a rate, could be.
+        let time = match standing.wait {
+            Some(wait) if wait > Duration::ZERO => seconds_up(wait),
+            _ if standing.whole_in.is_zero() || quota.is_rate() => window,
+            _ => seconds_up(standing.whole_in),
+        };
+        // Writing to a String cannot fail.
+        let _ = write!(
+            policy,
+            "{separator}\"{name}\";q={};w={window}",
+            quota.limit()
+        );
+        let _ = write!(
+            limit,
+            "{separator}\"{name}\";r={};t={time}",
+            standing.remaining
+        );
+    }
+    (policy, limit)
+}
