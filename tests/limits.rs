@@ -1,0 +1,490 @@
+//! Limits over real sockets, on a clock that stands still unless it is told to: what is admitted,
+//! what is refused, and what the caller is told, header by header.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use http::{Method, Request};
+use support::{Answer, DAY, EchoService, send, serve_hyper, today};
+use tower::Layer;
+use tower_api_key::{
+    ApiKeyLayer, ApiKeys, BuildError, Charge, Endpoint, ErrorFormat, GrpcRequests, InvalidLimits,
+    Limit, LimiterError, Limits, ManualClock, MemoryStore, Plan, Quota, RateLimitHeaders,
+    RateLimiter, Verdict,
+};
+
+struct World {
+    keys: ApiKeys,
+    clock: ManualClock,
+}
+
+impl World {
+    fn new(limits: Limits) -> Self {
+        let clock = ManualClock::at(today());
+        let builder = ApiKeys::builder(MemoryStore::new()).clock(clock.clone());
+        let keys = builder.limits(limits).build().unwrap();
+        Self { keys, clock }
+    }
+
+    async fn key(&self, account: &str, plan: &str) -> String {
+        let key = self.keys.issue(account).plan(plan).await.unwrap();
+        key.expose_secret().to_owned()
+    }
+}
+
+async fn serve(layer: ApiKeyLayer) -> SocketAddr {
+    serve_hyper(layer.layer(EchoService)).await
+}
+
+async fn ask(address: SocketAddr, key: &str) -> Answer {
+    ask_for(address, Method::GET, "/v1/facts", key).await
+}
+
+async fn ask_for(address: SocketAddr, method: Method, path: &str, key: &str) -> Answer {
+    let request = Request::builder().method(method).uri(path);
+    let request = match key {
+        "" => request,
+        key => request.header("authorization", format!("Bearer {key}")),
+    };
+    send(address, request.body(()).unwrap()).await
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        let mut found = self.headers.iter().filter(|(header, _)| header == name);
+        found.next().map(|(_, value)| value.as_str())
+    }
+
+    fn code(&self) -> String {
+        let body: serde_json::Value = serde_json::from_str(&self.body).unwrap();
+        body["error"]["code"].as_str().unwrap().to_owned()
+    }
+}
+
+fn headers(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let mut headers: Vec<_> = pairs.iter().map(owned).collect();
+    headers.sort();
+    headers
+}
+
+#[tokio::test]
+async fn the_tightest_limit_is_told_and_a_denial_names_it() {
+    let plan = Plan::new("free").per_account(Quota::per_minute(2));
+    let limits = Limits::new()
+        .plan(plan)
+        .default_plan("free")
+        .global(Quota::per_hour(100));
+    let world = World::new(limits);
+    let key = world.key("acme", "free").await;
+    let address = serve(world.keys.layer()).await;
+    // 2026-01-01T00:01:01Z: a window, and the slot that it may be held back for.
+    const RESET: (&str, &str) = ("x-ratelimit-reset", "1767225661");
+    for remaining in ["1", "0"] {
+        let told = [
+            ("x-key-status", "active"),
+            ("x-ratelimit-limit", "2"),
+            ("x-ratelimit-remaining", remaining),
+            RESET,
+        ];
+        let answer = ask(address, &key).await;
+        assert_eq!((answer.status, answer.headers), (200, headers(&told)));
+    }
+    let denied = ask(address, &key).await;
+    let told = [
+        ("content-type", "application/json"),
+        ("cache-control", "no-store"),
+        ("retry-after", "61"),
+        ("x-key-status", "active"),
+        ("x-ratelimit-limit", "2"),
+        ("x-ratelimit-remaining", "0"),
+        RESET,
+    ];
+    let body = r#"{"error":{"code":"rate_limit_exceeded","message":"The rate limit \"account_per_minute\" is used up. Try again in 61 s.","details":{"limit":"account_per_minute","quota":2,"reset_at":"2026-01-01T00:01:01Z","retry_after":61,"window":60}}}"#;
+    assert_eq!(denied.status, 429);
+    assert_eq!(denied.headers, headers(&told));
+    assert_eq!(denied.body, body);
+
+    // Who waits as told is admitted; who does not, is not.
+    world.clock.advance(Duration::from_secs(60));
+    assert_eq!(ask(address, &key).await.status, 429);
+    world.clock.advance(Duration::from_secs(1));
+    assert_eq!(ask(address, &key).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_drafts_fields_tell_of_all_limits() {
+    let plan = Plan::new("free")
+        .per_account(Quota::per_minute(2))
+        .per_account(Quota::per_second(1).smooth().burst(3))
+        .per_key(Limit::named(
+            "monthly",
+            Quota::per_utc_month(999_999_999_999_999),
+        ));
+    let world = World::new(Limits::new().plan(plan).default_plan("free"));
+    let key = world.key("acme", "free").await;
+    let draft = RateLimitHeaders::delta().with_draft();
+    let address = serve(world.keys.layer().rate_limit_headers(draft)).await;
+    let policy = "\"account_per_minute\";q=2;w=60, \"account_rate\";q=3;w=3, \
+                  \"monthly\";q=999999999999999;w=2678400";
+    let one = ask(address, &key).await;
+    assert_eq!(one.header("ratelimit-policy"), Some(policy));
+    let limit = "\"account_per_minute\";r=1;t=61, \"account_rate\";r=2;t=3, \
+                 \"monthly\";r=999999999999998;t=2678400";
+    assert_eq!(one.header("ratelimit"), Some(limit));
+    assert_eq!(one.header("x-ratelimit-reset"), Some("61"));
+    ask(address, &key).await;
+    let denied = ask(address, &key).await;
+    assert_eq!(denied.status, 429);
+    let limit = "\"account_per_minute\";r=0;t=61, \"account_rate\";r=1;t=3, \
+                 \"monthly\";r=999999999999997;t=2678400";
+    assert_eq!(denied.header("ratelimit"), Some(limit));
+
+    let silent = world
+        .keys
+        .layer()
+        .rate_limit_headers(RateLimitHeaders::none());
+    let denied = ask(serve(silent).await, &key).await;
+    assert_eq!(
+        (denied.status, denied.header("retry-after")),
+        (429, Some("61"))
+    );
+    assert_eq!(denied.header("x-ratelimit-limit"), None);
+    assert_eq!(denied.header("ratelimit"), None);
+}
+
+#[tokio::test]
+async fn a_plan_binds_the_account_and_unknown_plans_are_the_default() {
+    let limits = Limits::new()
+        .plan(Plan::new("free").per_account(Quota::per_minute(2)))
+        .plan(Plan::new("pro").per_account(Quota::per_minute(5)))
+        .default_plan("free");
+    let world = World::new(limits);
+    let address = serve(world.keys.layer()).await;
+    let admitted = async |key: &str| {
+        let mut count = 0;
+        while ask(address, key).await.status == 200 {
+            count += 1;
+        }
+        count
+    };
+    assert_eq!(admitted(&world.key("bob", "pro").await).await, 5);
+    assert_eq!(admitted(&world.key("ann", "free").await).await, 2);
+    assert_eq!(admitted(&world.key("eve", "unheard of").await).await, 2);
+    let none = world.keys.issue("nobody").await.unwrap();
+    assert_eq!(admitted(none.expose_secret()).await, 2);
+    // All keys of an account draw on one budget.
+    let [one, two] = [
+        world.key("acme", "pro").await,
+        world.key("acme", "pro").await,
+    ];
+    assert_eq!(admitted(&one).await + admitted(&two).await, 5);
+}
+
+#[tokio::test]
+async fn endpoints_have_costs_and_limits_of_their_own() {
+    let reports = Endpoint::new(Method::POST, "/v1/reports")
+        .cost(10)
+        .per_account(Quota::per_hour(20));
+    let limits = Limits::new()
+        .per_account(Quota::per_minute(25))
+        .endpoint(reports)
+        .cost(Method::GET, "/v1/free", 0);
+    let world = World::new(limits);
+    let key = world.key("acme", "").await;
+    let address = serve(world.keys.layer()).await;
+    let post = async || ask_for(address, Method::POST, "/v1/reports", &key).await;
+    let left = |answer: &Answer| answer.header("x-ratelimit-remaining").unwrap().to_owned();
+
+    assert_eq!(left(&post().await), "10");
+    let get = ask_for(address, Method::GET, "/v1/reports", &key).await;
+    assert_eq!(left(&get), "14", "another method is another endpoint");
+    let free = ask_for(address, Method::GET, "/v1/free", &key).await;
+    assert_eq!((free.status, left(&free)), (200, "14".to_owned()));
+    assert_eq!(post().await.status, 200);
+    let denied = post().await;
+    assert_eq!(denied.code(), "rate_limit_exceeded");
+    assert!(
+        denied
+            .body
+            .contains(r#""limit":"POST /v1/reports account_per_hour""#)
+    );
+    // The denial took nothing of the other limit.
+    assert_eq!(left(&ask(address, &key).await), "3");
+
+    // What a route is, the application may say.
+    let by_route = world.keys.layer().route_by(|parts| {
+        let reports = parts.uri.path().starts_with("/v1/reports");
+        reports.then(|| "/v1/reports".to_owned())
+    });
+    let denied = ask_for(serve(by_route).await, Method::POST, "/v1/reports/7", &key).await;
+    assert!(
+        denied
+            .body
+            .contains(r#""limit":"POST /v1/reports account_per_hour""#)
+    );
+}
+
+#[tokio::test]
+async fn a_cost_above_the_quota_never_passes() {
+    let limits = Limits::new()
+        .per_key(Quota::per_minute(5))
+        .cost(Method::GET, "/v1/facts", 6);
+    let world = World::new(limits);
+    let key = world.key("acme", "").await;
+    let refused = ask(serve(world.keys.layer()).await, &key).await;
+    assert_eq!(refused.status, 403);
+    assert_eq!(refused.header("retry-after"), None);
+    let body = r#"{"error":{"code":"cost_exceeds_quota","message":"This request costs more than the whole quota of the limit \"key_per_minute\".","details":{"cost":6,"limit":"key_per_minute","quota":5}}}"#;
+    assert_eq!(refused.body, body);
+}
+
+#[tokio::test]
+async fn addresses_and_everybody_are_limited_also_without_a_key() {
+    let limits = Limits::new()
+        .per_ip(Quota::per_minute(3))
+        .global(Quota::per_minute(5));
+    let world = World::new(limits);
+    let key = world.key("acme", "").await;
+    let address = serve(world.keys.layer().optional()).await;
+    assert_eq!(ask(address, "").await.status, 200);
+    assert_eq!(ask(address, &key).await.status, 200);
+    assert_eq!(ask(address, "").await.status, 200);
+    let denied = ask(address, "").await;
+    assert!(
+        denied.body.contains(r#""limit":"ip_per_minute""#),
+        "{}",
+        denied.body
+    );
+    // A key whose secret is wrong is charged to nobody.
+    assert_eq!(ask(address, "sk_live_junk").await.status, 401);
+    assert_eq!(ask(address, &key).await.status, 429);
+}
+
+#[tokio::test]
+async fn a_record_may_have_quotas_and_a_budget_of_its_own() {
+    let world = World::new(Limits::new().per_key(Quota::per_minute(2)));
+    let address = serve(world.keys.layer()).await;
+    let generous = world
+        .keys
+        .issue("acme")
+        .limit("key_per_minute", Quota::per_minute(7));
+    let generous = generous.await.unwrap();
+    let answer = ask(address, generous.expose_secret()).await;
+    assert_eq!(answer.header("x-ratelimit-limit"), Some("7"));
+
+    // A key that draws on the budget of another.
+    use tower_api_key::{Change, KeyDigest, KeyFormat, KeyRecord, ManagedKeyStore};
+    let store = MemoryStore::new();
+    let clock = ManualClock::at(today());
+    let limits = Limits::new().per_key(Quota::per_minute(2));
+    let builder = ApiKeys::builder(store.clone()).clock(clock).limits(limits);
+    let keys = builder.build().unwrap();
+    let old = keys.issue("acme").await.unwrap();
+    let format = KeyFormat::new("sk_live", tower_api_key::Environment::LIVE).unwrap();
+    let new = format.generate().unwrap();
+    let record = KeyRecord::imported(KeyDigest::of(new.expose_secret()), "acme");
+    let record = record.with_budget(old.id());
+    store.commit(&Change::new().create(record)).await.unwrap();
+    let address = serve(keys.layer()).await;
+    assert_eq!(ask(address, old.expose_secret()).await.status, 200);
+    assert_eq!(ask(address, new.expose_secret()).await.status, 200);
+    assert_eq!(ask(address, old.expose_secret()).await.status, 429);
+    assert_eq!(ask(address, new.expose_secret()).await.status, 429);
+}
+
+#[tokio::test]
+async fn denials_are_told_in_every_format() {
+    let world = World::new(Limits::new().per_key(Quota::per_minute(1)));
+    let key = world.key("acme", "").await;
+    let problem = world.keys.layer().errors(ErrorFormat::problem_details());
+    let address = serve(problem).await;
+    ask(address, &key).await;
+    let denied = ask(address, &key).await;
+    assert_eq!(
+        denied.header("content-type"),
+        Some("application/problem+json")
+    );
+    assert_eq!(
+        denied.body,
+        r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Request cannot be satisfied as assigned quota has been exceeded","status":429,"detail":"The rate limit \"key_per_minute\" is used up. Try again in 61 s.","code":"rate_limit_exceeded","details":{"limit":"key_per_minute","quota":1,"reset_at":"2026-01-01T00:01:01Z","retry_after":61,"window":60},"violated-policies":["key_per_minute"]}"#
+    );
+
+    let grpc = serve(world.keys.layer().grpc(GrpcRequests::AnyMethod)).await;
+    let request = Request::builder()
+        .header("authorization", format!("Bearer {key}"))
+        .header("content-type", "application/grpc");
+    let denied = send(grpc, request.body(()).unwrap()).await;
+    assert_eq!(
+        (denied.status, denied.header("grpc-status")),
+        (200, Some("8"))
+    );
+    assert_eq!(denied.header("grpc-retry-pushback-ms"), Some("61000"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_at_once_against_a_hundred_admit_exactly_a_hundred() {
+    for quota in [
+        Quota::per_day(100),
+        Quota::per_day(100).smooth(),
+        Quota::per_utc_day(100),
+    ] {
+        let world = World::new(Limits::new().per_account(quota).per_ip(Quota::per_day(500)));
+        let key = world.key("acme", "").await;
+        let address = serve(world.keys.layer()).await;
+        let requests: Vec<_> = (0..1000)
+            .map(|_| {
+                let key = key.clone();
+                tokio::spawn(async move { ask(address, &key).await.status })
+            })
+            .collect();
+        let mut statuses = std::collections::BTreeMap::new();
+        for request in requests {
+            *statuses.entry(request.await.unwrap()).or_insert(0) += 1;
+        }
+        assert_eq!(statuses, [(200, 100), (429, 900)].into(), "{quota:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_tries_unknown_keys_is_refused_lookups() {
+    let clock = ManualClock::at(today());
+    let builder = ApiKeys::builder(MemoryStore::new()).clock(clock.clone());
+    let keys = builder
+        .failed_attempts(Quota::per_minute(3))
+        .build()
+        .unwrap();
+    let good = keys.issue("acme").await.unwrap();
+    let address = serve(keys.layer()).await;
+    let unknown = async || {
+        let stranger = ApiKeys::in_memory().issue("nobody").await.unwrap();
+        ask(address, stranger.expose_secret()).await
+    };
+    // Malformed keys, no keys, and good keys do not count.
+    for _ in 0..10 {
+        assert_eq!(ask(address, "sk_live_junk").await.status, 401);
+        assert_eq!(ask(address, "").await.status, 401);
+        assert_eq!(ask(address, good.expose_secret()).await.status, 200);
+    }
+    for _ in 0..3 {
+        assert_eq!(unknown().await.code(), "api_key_not_found");
+    }
+    let refused = unknown().await;
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (429, "too_many_failed_attempts")
+    );
+    assert_eq!(refused.header("retry-after"), Some("61"));
+    assert_eq!(refused.header("x-key-status"), None);
+    clock.advance(Duration::from_secs(61));
+    assert_eq!(unknown().await.code(), "api_key_not_found");
+}
+
+/// A limiter that fails, after so many answers.
+struct Failing(AtomicUsize);
+
+impl RateLimiter for Failing {
+    async fn check(&self, charges: &[Charge<'_>], _: SystemTime) -> Result<Verdict, LimiterError> {
+        let left = |left: usize| left.checked_sub(1);
+        let answer = self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, left);
+        assert_eq!(charges.len(), 1);
+        answer
+            .map(|_| Verdict::new(&[]))
+            .map_err(|_| LimiterError::unavailable("down"))
+    }
+
+    async fn refund(&self, _: &[Charge<'_>], _: SystemTime) -> Result<(), LimiterError> {
+        Err(LimiterError::unavailable("down"))
+    }
+}
+
+#[tokio::test]
+async fn invariant_5_a_limiter_that_fails_gives_503_and_never_a_silent_yes() {
+    let keys = ApiKeys::builder(MemoryStore::new())
+        .limits(Limits::new().global(Quota::per_minute(10)))
+        .limiter(Failing(2.into()))
+        .build()
+        .unwrap();
+    let key = keys.issue("acme").await.unwrap();
+    let address = serve(keys.layer().optional()).await;
+    assert_eq!(ask(address, key.expose_secret()).await.status, 200);
+    assert_eq!(ask(address, "").await.status, 200);
+    for key in [key.expose_secret(), ""] {
+        let answer = ask(address, key).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (503, "service_unavailable")
+        );
+        assert_eq!(answer.header("retry-after"), Some("5"));
+    }
+}
+
+#[test]
+fn rules_that_cannot_be_kept_are_refused() {
+    let build = |limits| {
+        let keys = ApiKeys::builder(MemoryStore::new()).limits(limits).build();
+        match keys.map(|_| ()).unwrap_err() {
+            BuildError::Limits(error) => error,
+            other => panic!("{other}"),
+        }
+    };
+    const Q: Quota = Quota::per_minute(1);
+    let plan = |name: &str| Plan::new(name).per_account(Q);
+    assert_eq!(
+        build(Limits::new().plan(plan("a"))),
+        InvalidLimits::NoDefaultPlan
+    );
+    let unknown = Limits::new().plan(plan("a")).default_plan("b");
+    assert_eq!(build(unknown), InvalidLimits::UnknownPlan("b".into()));
+    let twice = Limits::new()
+        .plan(plan("a"))
+        .plan(plan("a"))
+        .default_plan("a");
+    assert_eq!(build(twice), InvalidLimits::SamePlan("a".into()));
+    let same = Limits::new()
+        .per_account(Q)
+        .plan(plan("a"))
+        .default_plan("a");
+    assert_eq!(
+        build(same),
+        InvalidLimits::SameName("account_per_minute".into())
+    );
+    for bad in ["", "a\"b", "a\\b", "ä", "a\n", &"x".repeat(65)] {
+        let named = Limits::new().per_key(Limit::named(bad, Q));
+        assert_eq!(build(named), InvalidLimits::Name(bad.into()));
+    }
+    let many = |count: u32| {
+        (0..count).fold(Limits::new(), |limits, at| {
+            limits.per_key(Limit::named(format!("limit {at}"), Q))
+        })
+    };
+    assert_eq!(build(many(17)), InvalidLimits::TooMany);
+    assert!(
+        ApiKeys::builder(MemoryStore::new())
+            .limits(many(16))
+            .build()
+            .is_ok()
+    );
+}
+
+#[test]
+fn numbers_that_are_no_quota_are_refused() {
+    assert!(Quota::per(0, DAY).is_err());
+    assert!(Quota::per(1_000_000_000_000_000, DAY).is_err());
+    assert!(Quota::per(1, Duration::from_millis(999)).is_err());
+    assert!(Quota::per(1, 401 * DAY).is_err());
+    assert!(Quota::per(999_999_999_999_999, 400 * DAY).is_ok());
+    let panics = |make: fn() -> Quota| std::panic::catch_unwind(make).is_err();
+    assert!(panics(|| Quota::per_minute(0)));
+    assert!(panics(|| Quota::per_minute(1).burst(3)));
+    assert!(panics(|| Quota::per_utc_day(1).smooth()));
+    assert!(panics(|| Quota::per_second(1).smooth().burst(0)));
+    assert!(panics(|| Quota::per_second(1_000_000_001).smooth()));
+    assert!(panics(|| Quota::per_day(1).smooth().burst(401)));
+}
