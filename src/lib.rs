@@ -35,6 +35,8 @@
 //! - [`ApiKeyLayer`] goes around a service; its setters say what is asked of a request.
 //! - [`Caller`] is what a handler gets, [`RequireScope`] what guards a route, [`Rejection`] what a
 //!   refusal is.
+//! - [`Limits`] are the rules that requests are charged against, [`Quota`] says how much in what
+//!   time, and [`RateLimiter`] is the port to where the budgets are kept.
 //! - [`KeyStore`] is the port to keys of your own table; [`MemoryStore`] keeps them in memory.
 //! - [`KeyFormat`] says how keys are written, [`KeyRecord`] what is kept of one.
 //!

@@ -288,7 +288,7 @@ fn nobody_is_locked_out_by_a_step_of_the_clock() {
             );
             let wait = u64::try_from(denied.retry_after().unwrap().as_nanos()).unwrap();
             assert!(wait <= LONGEST, "{quota:?}: locked out for {wait}");
-            let whole = denied.standings()[0].whole_in;
+            let whole = denied.standings()[0].whole_in();
             let whole = u64::try_from(whole.as_nanos()).unwrap();
             assert!(whole <= LONGEST, "{quota:?}: whole in {whole}");
             assert!(
@@ -333,15 +333,15 @@ fn a_cost_of_nothing_only_looks() {
         for _ in 0..100 {
             let look = check(&limiter, &charge(0), START);
             assert!(look.is_allowed());
-            assert_eq!(look.standings()[0].remaining, 10);
-            assert_eq!(look.standings()[0].whole_in, Duration::ZERO);
+            assert_eq!(look.standings()[0].remaining(), 10);
+            assert_eq!(look.standings()[0].whole_in(), Duration::ZERO);
         }
         assert_eq!(
-            check(&limiter, &charge(4), START).standings()[0].remaining,
+            check(&limiter, &charge(4), START).standings()[0].remaining(),
             6
         );
         assert_eq!(
-            check(&limiter, &charge(0), START).standings()[0].remaining,
+            check(&limiter, &charge(0), START).standings()[0].remaining(),
             6
         );
     }
@@ -357,7 +357,7 @@ fn a_cost_above_the_quota_is_never_admitted_and_has_no_date() {
             let verdict = check(&limiter, &charge, START);
             assert!(!verdict.is_allowed());
             assert_eq!(verdict.retry_after(), None);
-            assert_eq!(verdict.standings()[0].wait, None);
+            assert_eq!(verdict.standings()[0].wait(), None);
         }
         let whole = [Charge::new(&limit, Subject::Global, quota, 10)];
         assert!(
@@ -376,12 +376,12 @@ fn what_is_given_back_can_be_used_and_no_more() {
         assert!(check(&limiter, &charge(10), START).is_allowed());
         refund(&limiter, &charge(3), START);
         assert_eq!(
-            check(&limiter, &charge(0), START).standings()[0].remaining,
+            check(&limiter, &charge(0), START).standings()[0].remaining(),
             3
         );
         refund(&limiter, &charge(u64::MAX), START);
         let whole = check(&limiter, &charge(0), START).standings()[0];
-        assert_eq!((whole.remaining, whole.whole_in), (10, Duration::ZERO));
+        assert_eq!((whole.remaining(), whole.whole_in()), (10, Duration::ZERO));
         assert!(
             !check(&limiter, &charge(11), START).is_allowed(),
             "{quota:?}"
@@ -407,7 +407,7 @@ fn a_refund_never_makes_room_for_too_much_in_a_window() {
     refund(&limiter, &charge(5), START + 30 * SECOND);
     // Which five remain is not known; those of second 30 are still held at second 62.
     let look = check(&limiter, &charge(0), START + 62 * SECOND);
-    assert_eq!(look.standings()[0].remaining, 5);
+    assert_eq!(look.standings()[0].remaining(), 5);
 }
 
 #[test]
@@ -426,7 +426,7 @@ fn a_denial_takes_nothing_of_the_other_budgets() {
     assert!(
         look.standings()
             .iter()
-            .all(|standing| standing.remaining == 10)
+            .all(|standing| standing.remaining() == 10)
     );
     assert!(check(&limiter, &charges(10), START).is_allowed());
 }
@@ -467,7 +467,7 @@ fn a_quota_that_is_changed_keeps_what_was_used() {
     let limit = name("limit");
     let charge = |quota, cost| [Charge::new(&limit, Subject::Global, quota, cost)];
     assert!(check(&limiter, &charge(Quota::per_minute(10), 8), START).is_allowed());
-    let remaining = |quota, now| check(&limiter, &charge(quota, 0), now).standings()[0].remaining;
+    let remaining = |quota, now| check(&limiter, &charge(quota, 0), now).standings()[0].remaining();
     assert_eq!(remaining(Quota::per_minute(9), START), 1);
     assert_eq!(remaining(Quota::per_minute(5), START), 0);
     assert_eq!(remaining(Quota::per_hour(100), START), 92);
@@ -520,7 +520,7 @@ fn many_threads_at_once_are_admitted_exactly_the_quota() {
         let admitted = admitted.into_inner();
         let look = |name, subject, quota| {
             let look = check(&limiter, &[Charge::new(name, subject, quota, 0)], START);
-            look.standings()[0].remaining
+            look.standings()[0].remaining()
         };
         let left = look(&shared, Subject::Global, quota);
         assert_eq!(admitted + left, 1000, "partial debits or over-admission");
@@ -603,10 +603,9 @@ fn windows_without_memory_for_their_slots_are_stricter() {
 
 #[test]
 fn the_verdict_names_what_tells_the_caller_most() {
-    let standing = |remaining, whole_in, wait: Option<u64>| Standing {
-        remaining,
-        whole_in: Duration::from_secs(whole_in),
-        wait: wait.map(Duration::from_secs),
+    let standing = |remaining, whole_in, wait: Option<u64>| {
+        let whole_in = Duration::from_secs(whole_in);
+        Standing::new(remaining, whole_in, wait.map(Duration::from_secs))
     };
     let tightest = |standings: &[Standing]| Verdict::new(standings).tightest();
     assert_eq!(tightest(&[]), None);

@@ -1,6 +1,6 @@
 //! The `calendar` shape: never more than the limit in a day or month of UTC.
 
-use crate::limit::state::Look;
+use crate::limit::state::Left;
 use crate::quota::Calendar;
 use crate::timestamp;
 
@@ -22,14 +22,23 @@ pub(crate) struct Period {
 }
 
 impl Period {
-    pub(crate) fn look(&mut self, quota: CalendarQuota, now: u64, cost: u64) -> Look {
+    pub(crate) fn wait(&mut self, quota: CalendarQuota, now: u64, cost: u64) -> Option<u64> {
         *self = self.at(quota, now);
-        let remaining = quota.limit.saturating_sub(self.used);
-        let ends_in = self.ends - now;
-        Look {
-            remaining,
-            whole_in: if self.used == 0 { 0 } else { ends_in },
-            wait: (cost <= quota.limit).then_some(if cost <= remaining { 0 } else { ends_in }),
+        if cost > quota.limit {
+            return None;
+        }
+        let fits = self.used.saturating_add(cost) <= quota.limit;
+        Some(if fits { 0 } else { self.ends - now })
+    }
+
+    pub(crate) fn left(self, quota: CalendarQuota, now: u64) -> Left {
+        Left {
+            remaining: quota.limit.saturating_sub(self.used),
+            whole_in: if self.used == 0 {
+                0
+            } else {
+                self.ends.saturating_sub(now)
+            },
         }
     }
 

@@ -4,7 +4,7 @@
 //! is ahead of now is what has been used. In any time `t`, no more than `burst + t / interval` units
 //! are admitted.
 
-use crate::limit::state::Look;
+use crate::limit::state::Left;
 
 /// A budget of `burst` units, of which one comes back each `interval`.
 #[derive(Debug, Clone, Copy)]
@@ -25,16 +25,18 @@ impl RateQuota {
 pub(crate) struct Rate(u64);
 
 impl Rate {
-    pub(crate) fn look(&mut self, quota: RateQuota, now: u64, cost: u64) -> Look {
+    pub(crate) fn wait(&mut self, quota: RateQuota, now: u64, cost: u64) -> Option<u64> {
         let used = self.settle(quota, now);
-        let free = quota.capacity() - used;
-        let asked = cost
-            .checked_mul(quota.interval)
-            .filter(|_| cost <= quota.burst);
-        Look {
-            remaining: free / quota.interval,
+        // No more than the capacity, so it cannot overflow.
+        let asked = (cost <= quota.burst).then_some(cost)? * quota.interval;
+        Some((used + asked).saturating_sub(quota.capacity()))
+    }
+
+    pub(crate) fn left(self, quota: RateQuota, now: u64) -> Left {
+        let used = self.0.saturating_sub(now);
+        Left {
+            remaining: (quota.capacity() - used) / quota.interval,
             whole_in: used,
-            wait: asked.map(|asked| asked.saturating_sub(free)),
         }
     }
 

@@ -5,24 +5,13 @@ use crate::limit::rate::{Rate, RateQuota};
 use crate::limit::window::{Window, WindowQuota};
 use crate::quota::{Quota, Shape};
 
-/// What a budget allows at an instant; times in nanoseconds.
+/// What is left of a budget at an instant; times in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Look {
+pub(crate) struct Left {
     /// How many units are admissible now.
     pub(crate) remaining: u64,
     /// In what time the budget is whole again if nothing is used.
     pub(crate) whole_in: u64,
-    /// In what time the cost is admissible, 0 if it is now; `None` if it is above the whole quota.
-    pub(crate) wait: Option<u64>,
-}
-
-impl Look {
-    /// Of a budget that there is no memory for: denied for a second.
-    pub(crate) const FULL: Self = Self {
-        remaining: 0,
-        whole_in: 1_000_000_000,
-        wait: Some(1_000_000_000),
-    };
 }
 
 /// The state of a budget. What is whole has none, so that it can be forgotten.
@@ -64,21 +53,35 @@ impl State {
         }
     }
 
-    /// What the budget allows. Nothing is used; what time has changed is noted.
-    pub(crate) fn look(&mut self, quota: &Quota, now: u64, cost: u64) -> Look {
+    /// In what time, in nanoseconds, the cost is admissible, 0 if it is now; `None` if it is above
+    /// the whole quota. Nothing is used; what time has changed is noted.
+    pub(crate) fn wait(&mut self, quota: &Quota, now: u64, cost: u64) -> Option<u64> {
         match (&mut *self, Kind::of(quota)) {
-            (Self::Rate(state), Kind::Rate(quota)) => state.look(quota, now, cost),
-            (Self::Window(state), Kind::Window(quota)) => state.look(quota, now, cost),
-            (Self::Calendar(state), Kind::Calendar(quota)) => state.look(quota, now, cost),
+            (Self::Rate(state), Kind::Rate(quota)) => state.wait(quota, now, cost),
+            (Self::Window(state), Kind::Window(quota)) => state.wait(quota, now, cost),
+            (Self::Calendar(state), Kind::Calendar(quota)) => state.wait(quota, now, cost),
             // The quota was given another shape: its budget begins anew.
             _ => {
                 *self = Self::whole(quota);
-                self.look(quota, now, cost)
+                self.wait(quota, now, cost)
             }
         }
     }
 
-    /// Uses units that [`look`](Self::look) found admissible.
+    /// What is left, as of the instant of the last [`wait`](Self::wait).
+    pub(crate) fn left(&self, quota: &Quota, now: u64) -> Left {
+        match (self, Kind::of(quota)) {
+            (Self::Rate(state), Kind::Rate(quota)) => state.left(quota, now),
+            (Self::Window(state), Kind::Window(quota)) => state.left(quota, now),
+            (Self::Calendar(state), Kind::Calendar(quota)) => state.left(quota, now),
+            _ => Left {
+                remaining: quota.limit(),
+                whole_in: 0,
+            },
+        }
+    }
+
+    /// Uses units that are admissible now, as [`wait`](Self::wait) found.
     pub(crate) fn take(&mut self, quota: &Quota, now: u64, cost: u64, may_grow: bool) {
         match (&mut *self, Kind::of(quota)) {
             (Self::Rate(state), Kind::Rate(quota)) => state.take(quota, now, cost),

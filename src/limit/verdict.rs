@@ -3,81 +3,92 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
+
 use crate::limit::MAX_CHARGES;
-use crate::limit::state::Look;
+use crate::limit::state::Left;
 
 /// How one budget stands after a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// How many units are admissible now.
-    pub remaining: u64,
-    /// In what time the budget is whole again if nothing more is used.
-    pub whole_in: Duration,
-    /// In what time the charge is admissible: zero if it is now, `None` if it is above the whole
-    /// quota and never will be.
-    pub wait: Option<Duration>,
+    remaining: u64,
+    /// In nanoseconds, as are all times here: a verdict is copied often, so it is small.
+    whole_in: u64,
+    wait: u64,
 }
 
-impl Standing {
-    pub(crate) const NONE: Self = Self {
-        remaining: 0,
-        whole_in: Duration::ZERO,
-        wait: Some(Duration::ZERO),
-    };
+/// The wait for what will never be admitted.
+const NEVER: u64 = u64::MAX;
 
-    pub(crate) fn of(look: Look) -> Self {
+impl Standing {
+    /// A budget of which so much remains, which is whole in a time if nothing is used, and whose
+    /// charge is admissible in a time: zero if it is now, `None` if it is above the whole quota.
+    pub fn new(remaining: u64, whole_in: Duration, wait: Option<Duration>) -> Self {
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(NEVER - 1);
         Self {
-            remaining: look.remaining,
-            whole_in: Duration::from_nanos(look.whole_in),
-            wait: look.wait.map(Duration::from_nanos),
+            remaining,
+            whole_in: nanoseconds(whole_in),
+            wait: wait.map_or(NEVER, nanoseconds),
         }
     }
 
+    pub(crate) fn of(left: Left, wait: Option<u64>) -> Self {
+        Self {
+            remaining: left.remaining,
+            whole_in: left.whole_in,
+            wait: wait.unwrap_or(NEVER),
+        }
+    }
+
+    /// How many units are admissible now.
+    pub const fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
+    /// In what time the budget is whole again if nothing more is used.
+    pub const fn whole_in(&self) -> Duration {
+        Duration::from_nanos(self.whole_in)
+    }
+
+    /// In what time the charge is admissible: zero if it is now, `None` if it is above the whole
+    /// quota and never will be.
+    pub fn wait(&self) -> Option<Duration> {
+        (self.wait != NEVER).then(|| Duration::from_nanos(self.wait))
+    }
+
     pub(crate) const fn is_admissible(&self) -> bool {
-        matches!(self.wait, Some(Duration::ZERO))
+        self.wait == 0
     }
 }
 
 /// The answer to a check: all charges were taken, or none.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Verdict {
-    standings: [Standing; MAX_CHARGES],
-    count: usize,
+    standings: ArrayVec<Standing, MAX_CHARGES>,
 }
 
 impl Verdict {
-    /// The verdict that these standings make, one for each charge, in order. If each is admissible,
-    /// they stand as after the charges were taken, and the request is allowed.
-    ///
-    /// # Panics
-    /// If there are more than 16.
+    /// The verdict that these standings make, one for each charge, in order; no more than 16. If
+    /// each is admissible, they stand as after the charges were taken, and the request is allowed.
     pub fn new(standings: &[Standing]) -> Self {
-        let mut all = [Standing::NONE; MAX_CHARGES];
-        all[..standings.len()].copy_from_slice(standings);
-        Self {
-            standings: all,
-            count: standings.len(),
-        }
+        standings.iter().copied().collect()
     }
 
     /// How the budgets stand, one for each charge, in order.
     pub fn standings(&self) -> &[Standing] {
-        &self.standings[..self.count]
+        &self.standings
     }
 
     /// Whether all charges were taken. If not, none was.
     pub fn is_allowed(&self) -> bool {
-        self.standings().iter().all(Standing::is_admissible)
+        self.standings.iter().all(Standing::is_admissible)
     }
 
     /// In what time the request is admitted if nothing else draws on its budgets; `None` if it is
     /// admitted, or never will be.
     pub fn retry_after(&self) -> Option<Duration> {
-        let mut longest = Duration::ZERO;
-        for standing in self.standings() {
-            longest = longest.max(standing.wait?);
-        }
-        (longest > Duration::ZERO).then_some(longest)
+        let longest = self.standings.iter().map(|standing| standing.wait).max()?;
+        (longest > 0 && longest != NEVER).then(|| Duration::from_nanos(longest))
     }
 
     /// The index of the charge that tells the caller most: what can never be admitted, then the
@@ -85,13 +96,22 @@ impl Verdict {
     /// longest to be whole. `None` if there was no charge.
     pub fn tightest(&self) -> Option<usize> {
         let rank = |at: &usize| {
-            let Standing {
-                remaining,
-                whole_in,
-                wait,
-            } = self.standings[*at];
-            (wait.unwrap_or(Duration::MAX), Reverse(remaining), whole_in)
+            let standing = &self.standings[*at];
+            (
+                standing.wait,
+                Reverse(standing.remaining),
+                standing.whole_in,
+            )
         };
-        (0..self.count).max_by_key(rank)
+        (0..self.standings.len()).max_by_key(rank)
+    }
+}
+
+/// Of more than 16 standings, the first 16.
+impl FromIterator<Standing> for Verdict {
+    fn from_iter<I: IntoIterator<Item = Standing>>(standings: I) -> Self {
+        Self {
+            standings: standings.into_iter().take(MAX_CHARGES).collect(),
+        }
     }
 }

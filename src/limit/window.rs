@@ -5,7 +5,7 @@
 //! So none is forgotten too early, and each is held against the caller for at most one slot longer
 //! than it must be.
 
-use crate::limit::state::Look;
+use crate::limit::state::Left;
 
 /// Slots in a window.
 const SLOTS: u64 = 60;
@@ -49,31 +49,38 @@ struct Count {
 }
 
 impl Window {
-    pub(crate) fn look(&mut self, quota: WindowQuota, now: u64, cost: u64) -> Look {
+    pub(crate) fn wait(&mut self, quota: WindowQuota, now: u64, cost: u64) -> Option<u64> {
         self.settle(quota, now);
-        let used: u64 = self.all().iter().map(|count| count.units).sum();
-        // A count is forgotten when sixty whole slots have passed since its own.
-        let forgotten_in = |count: &Count| (count.slot + SLOTS + 1) * self.slot - now;
-        let whole_in = self.all().last().map_or(0, forgotten_in);
-        let needed = used.saturating_add(cost).saturating_sub(quota.limit);
+        if cost > quota.limit {
+            return None;
+        }
+        let needed = self.used().saturating_add(cost).saturating_sub(quota.limit);
+        if needed == 0 {
+            return Some(0);
+        }
         let mut freed: u64 = 0;
-        let enough = |count: &&Count| {
+        let enough = self.all().iter().find(|count| {
             freed = freed.saturating_add(count.units);
             freed >= needed
-        };
-        let wait = if needed == 0 {
-            0
-        } else {
-            self.all()
-                .iter()
-                .find(enough)
-                .map_or(whole_in, forgotten_in)
-        };
-        Look {
-            remaining: quota.limit.saturating_sub(used),
-            whole_in,
-            wait: (cost <= quota.limit).then_some(wait),
+        });
+        enough.map(|count| self.forgotten_in(count, now))
+    }
+
+    pub(crate) fn left(&self, quota: WindowQuota, now: u64) -> Left {
+        let last = self.all().last();
+        Left {
+            remaining: quota.limit.saturating_sub(self.used()),
+            whole_in: last.map_or(0, |last| self.forgotten_in(last, now)),
         }
+    }
+
+    fn used(&self) -> u64 {
+        self.all().iter().map(|count| count.units).sum()
+    }
+
+    /// A count is forgotten when sixty whole slots have passed since its own.
+    fn forgotten_in(&self, count: &Count, now: u64) -> u64 {
+        (count.slot + SLOTS + 1) * self.slot - now
     }
 
     /// `may_grow` is whether there is memory for one more slot; without it, older units are counted

@@ -101,8 +101,8 @@ impl Notice {
         let standing = verdict.standings().get(tightest)?;
         Some(Self {
             limit: charges.get(tightest)?.quota().limit(),
-            remaining: standing.remaining,
-            whole_in: standing.whole_in,
+            remaining: standing.remaining(),
+            whole_in: standing.whole_in(),
             now,
             draft: headers.draft.then(|| draft(charges, verdict.standings())),
         })
@@ -169,10 +169,10 @@ fn draft(charges: &[Charge<'_>], standings: &[Standing]) -> (String, String) {
         let window = seconds_up(quota.window()).max(1);
         // In this time no more than what remains can be used: for a denial until it ends, so that
         // Retry-After is never before it; else until the budget is whole, or, of a rate, could be.
-        let time = match standing.wait {
+        let time = match standing.wait() {
             Some(wait) if wait > Duration::ZERO => seconds_up(wait),
-            _ if standing.whole_in.is_zero() || quota.is_rate() => window,
-            _ => seconds_up(standing.whole_in),
+            _ if standing.whole_in().is_zero() || quota.is_rate() => window,
+            _ => seconds_up(standing.whole_in()),
         };
         // Writing to a String cannot fail.
         let _ = write!(
@@ -183,7 +183,7 @@ fn draft(charges: &[Charge<'_>], standings: &[Standing]) -> (String, String) {
         let _ = write!(
             limit,
             "{separator}\"{name}\";r={};t={time}",
-            standing.remaining
+            standing.remaining()
         );
     }
     (policy, limit)

@@ -39,8 +39,8 @@ impl Rejection {
             | Self::NotYetActive { .. }
             | Self::WrongEnvironment { .. }
             | Self::IpNotAllowed { .. }
-            | Self::InsufficientScope { .. } => StatusCode::FORBIDDEN,
-            Self::CostExceedsQuota { .. } => StatusCode::FORBIDDEN,
+            | Self::InsufficientScope { .. }
+            | Self::CostExceedsQuota { .. } => StatusCode::FORBIDDEN,
             Self::RateLimited(_) | Self::TooManyFailedAttempts { .. } => {
                 StatusCode::TOO_MANY_REQUESTS
             }

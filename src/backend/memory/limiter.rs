@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use arrayvec::ArrayVec;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use crate::limit::state::{Look, State};
+use crate::limit::state::{Left, State};
 use crate::limit::{Charge, LimiterError, MAX_CHARGES, RateLimiter, Standing, Subject, Verdict};
 
 /// So many parts of the memory, each under a lock of its own.
@@ -84,51 +85,64 @@ impl MemoryLimiter {
 
     fn decide(&self, charges: &[Charge<'_>], now: SystemTime) -> Verdict {
         let now = nanoseconds(now);
-        let mut budgets = self.open(charges, now);
-        let mut standings = [Standing::NONE; MAX_CHARGES];
-        let standings = &mut standings[..charges.len()];
+        if let [charge] = charges {
+            let key = self.key(charge);
+            let hash = self.hasher.hash_one(key);
+            let mut shard = lock(&self.shards[shard_of(hash)]);
+            let place = shard.place(key, hash, charge, now, &self.hasher, &[]);
+            let wait = shard.wait(place, charge, now);
+            return Verdict::new(&[shard.settle(place, charge, now, wait, wait == Some(0))]);
+        }
+        let mut open = self.open(charges, now);
+        let mut waits = ArrayVec::<Option<u64>, MAX_CHARGES>::new();
         for (at, charge) in charges.iter().enumerate() {
-            standings[at] = Standing::of(budgets.look(at, charge, now, charge.cost()));
+            let (shard, place) = open.at(at);
+            waits.push(shard.wait(place, charge, now));
         }
-        if standings.iter().all(Standing::is_admissible) {
-            for (at, charge) in charges.iter().enumerate() {
-                budgets.take(at, charge, now);
-                standings[at] = Standing::of(budgets.look(at, charge, now, 0));
-            }
+        let take = waits.iter().all(|wait| *wait == Some(0));
+        let mut standings = ArrayVec::<Standing, MAX_CHARGES>::new();
+        for (at, charge) in charges.iter().enumerate() {
+            let (shard, place) = open.at(at);
+            standings.push(shard.settle(place, charge, now, waits[at], take));
         }
-        Verdict::new(standings)
+        Verdict::new(&standings)
     }
 
     fn give_back(&self, charges: &[Charge<'_>], now: SystemTime) {
         let now = nanoseconds(now);
-        let mut budgets = self.open(charges, now);
+        let mut open = self.open(charges, now);
         for (at, charge) in charges.iter().enumerate() {
-            budgets.refund(at, charge, now);
+            let (shard, place) = open.at(at);
+            if let Some(state) = shard.state(place) {
+                state.refund(&charge.quota(), now, charge.cost());
+            }
         }
     }
 
     /// Locks what the charges are about, in one order for everybody, and finds their budgets.
     fn open(&self, charges: &[Charge<'_>], now: u64) -> Open<'_> {
-        let keys = charges.iter().map(|charge| self.key(charge));
-        let mut open = Open::default();
-        for (at, key) in keys.enumerate() {
-            open.shards[at] = shard_of(self.hasher.hash_one(key));
-            open.keys[at] = key;
-        }
-        let mut order = open.shards;
-        let order = &mut order[..charges.len()];
+        let hashed = charges.iter().map(|charge| {
+            let key = self.key(charge);
+            (key, self.hasher.hash_one(key))
+        });
+        let hashed: ArrayVec<_, MAX_CHARGES> = hashed.collect();
+        let mut order: ArrayVec<usize, MAX_CHARGES> =
+            hashed.iter().map(|(_, hash)| shard_of(*hash)).collect();
         order.sort_unstable();
+        let mut open = Open::default();
         for (at, shard) in order.iter().enumerate() {
             if at == 0 || order[at - 1] != *shard {
-                open.locked[at] = Some((*shard, lock(&self.shards[*shard])));
+                open.locked.push((*shard, lock(&self.shards[*shard])));
             }
         }
-        for (at, charge) in charges.iter().enumerate() {
-            let key = open.keys[at];
-            let places = open.places;
-            let shard = open.shard(at);
-            let place = shard.place(key, charge, now, &self.hasher, &places[..at]);
-            open.places[at] = place;
+        for ((key, hash), charge) in hashed.into_iter().zip(charges) {
+            let taken: ArrayVec<Place, MAX_CHARGES> =
+                open.places.iter().map(|(_, place)| *place).collect();
+            let shard = shard_of(hash);
+            let place = open
+                .shard(shard)
+                .place(key, hash, charge, now, &self.hasher, &taken);
+            open.places.push((shard, place));
         }
         open
     }
@@ -198,64 +212,29 @@ impl fmt::Debug for MemoryLimiter {
 }
 
 /// The budgets of one request, locked together.
+#[derive(Default)]
 struct Open<'l> {
-    keys: [BudgetKey; MAX_CHARGES],
-    /// The shard of each charge.
-    shards: [usize; MAX_CHARGES],
-    places: [Place; MAX_CHARGES],
-    locked: [Option<(usize, MutexGuard<'l, Shard>)>; MAX_CHARGES],
-}
-
-impl Default for Open<'_> {
-    fn default() -> Self {
-        Self {
-            keys: [BudgetKey::default(); MAX_CHARGES],
-            shards: [0; MAX_CHARGES],
-            places: [Place::Nowhere; MAX_CHARGES],
-            locked: [const { None }; MAX_CHARGES],
-        }
-    }
+    locked: ArrayVec<(usize, MutexGuard<'l, Shard>), MAX_CHARGES>,
+    /// The shard of each charge, and the place in it.
+    places: ArrayVec<(usize, Place), MAX_CHARGES>,
 }
 
 impl Open<'_> {
-    fn look(&mut self, at: usize, charge: &Charge<'_>, now: u64, cost: u64) -> Look {
-        let place = self.places[at];
-        match self.shard(at).state(place) {
-            Some(state) => state.look(&charge.quota(), now, cost),
-            None => Look::FULL,
-        }
+    fn at(&mut self, charge: usize) -> (&mut Shard, Place) {
+        let (shard, place) = self.places[charge];
+        (self.shard(shard), place)
     }
 
-    fn take(&mut self, at: usize, charge: &Charge<'_>, now: u64) {
-        let place = self.places[at];
-        let shard = self.shard(at);
-        let heap_left = shard.heap_left;
-        if let Some(state) = shard.state(place).filter(|_| charge.cost() > 0) {
-            let before = state.heap();
-            let may_grow = heap_left > before + SMALLEST_HEAP;
-            state.take(&charge.quota(), now, charge.cost(), may_grow);
-            let after = state.heap();
-            shard.heap_left = (heap_left + before).saturating_sub(after);
-        }
-    }
-
-    fn refund(&mut self, at: usize, charge: &Charge<'_>, now: u64) {
-        let place = self.places[at];
-        if let Some(state) = self.shard(at).state(place) {
-            state.refund(&charge.quota(), now, charge.cost());
-        }
-    }
-
-    fn shard(&mut self, at: usize) -> &mut Shard {
-        let wanted = self.shards[at];
-        let mut locked = self.locked.iter_mut().flatten();
-        let found = locked.find(|(shard, _)| *shard == wanted);
+    fn shard(&mut self, wanted: usize) -> &mut Shard {
+        let found = self.locked.iter_mut().find(|(shard, _)| *shard == wanted);
         &mut found.expect("every shard of the charges is locked").1
     }
 }
 
 /// The memory that the first slots of a window take: a window that is refused it has one slot.
 const SMALLEST_HEAP: usize = 64;
+
+const A_SECOND: u64 = 1_000_000_000;
 
 /// Which budget: that of a subject under a limit's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -307,16 +286,55 @@ impl Shard {
         }
     }
 
+    /// In what time a charge is admissible, as [`State::wait`] has it. Where there is no memory for
+    /// its budget, in a second.
+    fn wait(&mut self, place: Place, charge: &Charge<'_>, now: u64) -> Option<u64> {
+        match self.state(place) {
+            Some(state) => state.wait(&charge.quota(), now, charge.cost()),
+            None => Some(A_SECOND),
+        }
+    }
+
+    /// Takes a charge, or not, and says how its budget stands then.
+    fn settle(
+        &mut self,
+        place: Place,
+        charge: &Charge<'_>,
+        now: u64,
+        wait: Option<u64>,
+        take: bool,
+    ) -> Standing {
+        let quota = charge.quota();
+        let heap_left = self.heap_left;
+        let Some(state) = self.state(place) else {
+            let nothing = Left {
+                remaining: 0,
+                whole_in: A_SECOND,
+            };
+            return Standing::of(nothing, wait);
+        };
+        let (mut before, mut after) = (0, 0);
+        if take && charge.cost() > 0 {
+            before = state.heap();
+            let may_grow = heap_left > before + SMALLEST_HEAP;
+            state.take(&quota, now, charge.cost(), may_grow);
+            after = state.heap();
+        }
+        let standing = Standing::of(state.left(&quota, now), wait);
+        self.heap_left = (heap_left + before).saturating_sub(after);
+        standing
+    }
+
     /// Finds a budget, or makes room for it; not at the cost of those in `taken`.
     fn place(
         &mut self,
         key: BudgetKey,
+        hash: u64,
         charge: &Charge<'_>,
         now: u64,
         hasher: &DefaultHashBuilder,
         taken: &[Place],
     ) -> Place {
-        let hash = hasher.hash_one(key);
         let is_it = |at: &u32| self.budgets[*at as usize].key == key;
         if let Some(at) = self.index.find(hash, is_it) {
             return Place::Own(*at);
