@@ -12,9 +12,9 @@ use http::{Method, Request};
 use support::{Answer, DAY, EchoService, send, serve_hyper, today};
 use tower::Layer;
 use tower_api_key::{
-    ApiKeyLayer, ApiKeys, BuildError, Charge, Endpoint, ErrorFormat, GrpcRequests, InvalidLimits,
-    Limit, LimiterError, Limits, ManualClock, MemoryStore, Plan, Quota, RateLimitHeaders,
-    RateLimiter, Verdict,
+    ApiKeyLayer, ApiKeys, BuildError, Change, Charge, Endpoint, Environment, ErrorFormat,
+    GrpcRequests, InvalidLimits, KeyDigest, KeyFormat, KeyRecord, Limit, LimiterError, Limits,
+    ManagedKeyStore, ManualClock, MemoryStore, Plan, Quota, RateLimitHeaders, RateLimiter, Verdict,
 };
 
 struct World {
@@ -72,6 +72,9 @@ fn headers(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     headers
 }
 
+/// 2026-01-01T00:01:01Z: a window, and the slot that it may be held back for.
+const RESET: (&str, &str) = ("x-ratelimit-reset", "1767225661");
+
 #[tokio::test]
 async fn the_tightest_limit_is_told_and_a_denial_names_it() {
     let plan = Plan::new("free").per_account(Quota::per_minute(2));
@@ -82,8 +85,6 @@ async fn the_tightest_limit_is_told_and_a_denial_names_it() {
     let world = World::new(limits);
     let key = world.key("acme", "free").await;
     let address = serve(world.keys.layer()).await;
-    // 2026-01-01T00:01:01Z: a window, and the slot that it may be held back for.
-    const RESET: (&str, &str) = ("x-ratelimit-reset", "1767225661");
     for remaining in ["1", "0"] {
         let told = [
             ("x-key-status", "active"),
@@ -278,14 +279,13 @@ async fn a_record_may_have_quotas_and_a_budget_of_its_own() {
     assert_eq!(answer.header("x-ratelimit-limit"), Some("7"));
 
     // A key that draws on the budget of another.
-    use tower_api_key::{Change, KeyDigest, KeyFormat, KeyRecord, ManagedKeyStore};
     let store = MemoryStore::new();
     let clock = ManualClock::at(today());
     let limits = Limits::new().per_key(Quota::per_minute(2));
     let builder = ApiKeys::builder(store.clone()).clock(clock).limits(limits);
     let keys = builder.build().unwrap();
     let old = keys.issue("acme").await.unwrap();
-    let format = KeyFormat::new("sk_live", tower_api_key::Environment::LIVE).unwrap();
+    let format = KeyFormat::new("sk_live", Environment::LIVE).unwrap();
     let new = format.generate().unwrap();
     let record = KeyRecord::imported(KeyDigest::of(new.expose_secret()), "acme");
     let record = record.with_budget(old.id());
@@ -425,6 +425,8 @@ async fn invariant_5_a_limiter_that_fails_gives_503_and_never_a_silent_yes() {
     }
 }
 
+const ONE: Quota = Quota::per_minute(1);
+
 #[test]
 fn rules_that_cannot_be_kept_are_refused() {
     let build = |limits| {
@@ -434,8 +436,7 @@ fn rules_that_cannot_be_kept_are_refused() {
             other => panic!("{other}"),
         }
     };
-    const Q: Quota = Quota::per_minute(1);
-    let plan = |name: &str| Plan::new(name).per_account(Q);
+    let plan = |name: &str| Plan::new(name).per_account(ONE);
     assert_eq!(
         build(Limits::new().plan(plan("a"))),
         InvalidLimits::NoDefaultPlan
@@ -448,7 +449,7 @@ fn rules_that_cannot_be_kept_are_refused() {
         .default_plan("a");
     assert_eq!(build(twice), InvalidLimits::SamePlan("a".into()));
     let same = Limits::new()
-        .per_account(Q)
+        .per_account(ONE)
         .plan(plan("a"))
         .default_plan("a");
     assert_eq!(
@@ -456,12 +457,12 @@ fn rules_that_cannot_be_kept_are_refused() {
         InvalidLimits::SameName("account_per_minute".into())
     );
     for bad in ["", "a\"b", "a\\b", "ä", "a\n", &"x".repeat(65)] {
-        let named = Limits::new().per_key(Limit::named(bad, Q));
+        let named = Limits::new().per_key(Limit::named(bad, ONE));
         assert_eq!(build(named), InvalidLimits::Name(bad.into()));
     }
     let many = |count: u32| {
         (0..count).fold(Limits::new(), |limits, at| {
-            limits.per_key(Limit::named(format!("limit {at}"), Q))
+            limits.per_key(Limit::named(format!("limit {at}"), ONE))
         })
     };
     assert_eq!(build(many(17)), InvalidLimits::TooMany);
