@@ -634,3 +634,24 @@ fn the_verdict_names_what_tells_the_caller_most() {
     let never = Verdict::new(&[standing(0, 1, Some(7)), standing(0, 1, None)]);
     assert_eq!(never.retry_after(), None);
 }
+
+/// Periods that sixty slots or whole nanoseconds do not divide are rounded against the caller.
+#[test]
+fn what_does_not_divide_is_rounded_against_the_caller() {
+    let limit = name("limit");
+    let period = SECOND + 59;
+    let quota = Quota::per(1, Duration::from_nanos(period)).unwrap();
+    for slot in [period / 60, period.div_ceil(60)] {
+        let limiter = MemoryLimiter::new();
+        let charge = [Charge::new(&limit, Subject::Global, quota, 1)];
+        let last_of_a_slot = START / slot * slot + slot - 1;
+        assert!(check(&limiter, &charge, last_of_a_slot).is_allowed());
+        assert!(!check(&limiter, &charge, last_of_a_slot + period - 1).is_allowed());
+    }
+    let thirds = Quota::per_second(3).smooth().burst(1);
+    let limiter = MemoryLimiter::new();
+    let charge = [Charge::new(&limit, Subject::Global, thirds, 1)];
+    assert!(check(&limiter, &charge, START).is_allowed());
+    assert!(!check(&limiter, &charge, START + 333_333_333).is_allowed());
+    assert!(check(&limiter, &charge, START + 333_333_334).is_allowed());
+}

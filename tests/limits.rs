@@ -267,6 +267,23 @@ async fn addresses_and_everybody_are_limited_also_without_a_key() {
 }
 
 #[tokio::test]
+async fn who_is_refused_for_another_reason_is_charged_nothing() {
+    let world = World::new(Limits::new().per_account(Quota::per_minute(2)));
+    let address = serve(world.keys.layer()).await;
+    let good = world.key("acme", "").await;
+    let test = world.keys.issue("acme").environment(Environment::TEST);
+    let test = test.await.unwrap();
+    let revoked = world.keys.issue("acme").await.unwrap();
+    world.keys.revoke(revoked.id()).await.unwrap();
+    for _ in 0..5 {
+        assert_eq!(ask(address, test.expose_secret()).await.status, 403);
+        assert_eq!(ask(address, revoked.expose_secret()).await.status, 401);
+    }
+    let answer = ask(address, &good).await;
+    assert_eq!(answer.header("x-ratelimit-remaining"), Some("1"));
+}
+
+#[tokio::test]
 async fn a_record_may_have_quotas_and_a_budget_of_its_own() {
     let world = World::new(Limits::new().per_key(Quota::per_minute(2)));
     let address = serve(world.keys.layer()).await;

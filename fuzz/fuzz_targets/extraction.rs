@@ -23,6 +23,8 @@ use tower_api_key::{ApiKeyLayer, ApiKeys, Caller, IssuedKey, KeySource, Response
 
 const KEY_HEADERS: [&str; 2] = ["x-api-key", "x-acme-api-key"];
 const PARAMETER: &str = "api_key";
+/// How far into `Authorization` a key that is not as it should be is looked for.
+const NEAR: usize = 64;
 
 /// The key itself.
 const KEY: u8 = 0xff;
@@ -32,19 +34,24 @@ const HEAD: u8 = 0xfe;
 const TAIL: u8 = 0xfd;
 /// The key with its letters in the other case.
 const OTHER_CASE: u8 = 0xfc;
+/// The key as Basic credentials hold it.
+const USER_NAME: u8 = 0xf8;
 /// What stands between two of these is put into base64.
 const BASE64: u8 = 0xfb;
 /// What stands between two of these is percent-encoded.
 const PERCENT: u8 = 0xfa;
+/// Takes back the byte before it, such as the padding of base64.
+const ERASE: u8 = 0xf9;
 /// One byte for each of these, from 0x80 on, so that the fuzzer need not find out how to spell them.
-const WORDS: [&str; 12] = [
+const WORDS: [&str; 13] = [
+    "POST /v1",
     "\nAuthorization: Bearer ",
     "\nAuthorization: ApiKey ",
     "\nAuthorization: Basic ",
     "\nAuthorization: ",
     "\nX-API-Key: ",
     "\nX-Acme-Api-Key: ",
-    "\nContent-Type: application/grpc",
+    "\nContent-Type:application/grpc",
     "\nProxy-Authorization: Bearer ",
     "\nCookie: api_key=",
     "?api_key=",
@@ -158,9 +165,9 @@ enum Reading {
     Key,
     /// Meant for us, and not the key, or sent twice: nothing beside it may help.
     Ours,
-    /// Somebody else's, such as a user's token: it neither helps nor hurts.
+    /// Somebody else's, such as a user's token: it neither helps nor harms.
     Foreign,
-    /// Broken base64: the documentation does not say whose it is.
+    /// Broken base64, or something like a key within other text: either answer is right.
     Unclear,
 }
 
@@ -193,23 +200,36 @@ impl Door {
             [line] => stripped(line.as_bytes()),
             _ => return Reading::Ours,
         };
-        let Some(space) = line.iter().position(|byte| *byte == b' ') else {
-            return Reading::Nothing; // a scheme, and no token
-        };
-        let (scheme, token) = line.split_at(space);
-        let spaces = token.iter().take_while(|byte| **byte == b' ').count();
-        let token = &token[spaces..];
+        let scheme = line.split(|byte| *byte == b' ').next().unwrap_or(line);
+        let token = &line[scheme.len()..];
+        let token = &token[token.iter().take_while(|byte| **byte == b' ').count()..];
         match &scheme.to_ascii_lowercase()[..] {
             b"bearer" | b"apikey" if token == self.secret() => Reading::Key,
-            b"bearer" if begins_as_ours(token) => Reading::Ours,
-            b"apikey" => Reading::Ours,
             b"basic" if token == self.as_user_name().as_bytes() => Reading::Key,
+            b"bearer" if begins_as_ours(token) => Reading::Ours,
+            b"apikey" if !token.is_empty() => Reading::Ours,
             b"basic" => match STANDARD.decode(token) {
                 Ok(text) if begins_as_ours(&text) => Reading::Ours,
-                Ok(_) => Reading::Foreign,
+                Ok(text) => self.not_as_it_should_be(&text),
+                Err(_) if self.not_as_it_should_be(line) == Reading::Ours => Reading::Ours,
                 Err(_) => Reading::Unclear,
             },
-            _ => Reading::Foreign,
+            _ => self.not_as_it_should_be(line),
+        }
+    }
+
+    /// The key at the start of a word is ours, even where it is not written as it should be.
+    fn not_as_it_should_be(&self, text: &[u8]) -> Reading {
+        let ours = (0..text.len().min(NEAR)).any(|at| {
+            let begins_a_word = at == 0 || b" \t:,;='\"".contains(&text[at - 1]);
+            begins_a_word && text[at..].starts_with(self.secret())
+        });
+        if ours {
+            Reading::Ours
+        } else if (0..text.len()).any(|at| begins_as_ours(&text[at..])) {
+            Reading::Unclear
+        } else {
+            Reading::Foreign
         }
     }
 
@@ -279,7 +299,7 @@ impl Door {
         let (head, body) = response.into_parts();
         let body = body.collect().now_or_never().expect("a body at hand");
         let body = body.expect("a whole body").to_bytes();
-        if is_grpc(&sent.headers) {
+        if is_grpc(sent) {
             assert_eq!(head.status, 200);
             let status = head.headers["grpc-status"].as_bytes();
             assert!(status == b"3" || status == b"16", "grpc-status {status:?}");
@@ -301,9 +321,17 @@ impl Door {
     /// The input with its markers replaced.
     fn spliced(&self, input: &[u8]) -> Vec<u8> {
         let in_base64 = |text| STANDARD.encode::<Vec<u8>>(text).into_bytes();
-        encoded_between(BASE64, input, in_base64, |part| {
+        let text = encoded_between(BASE64, input, in_base64, |part| {
             encoded_between(PERCENT, part, percent_encoded, |part| self.expanded(part))
-        })
+        });
+        let mut spliced = Vec::new();
+        for byte in text {
+            match byte {
+                ERASE => drop(spliced.pop()),
+                byte => spliced.push(byte),
+            }
+        }
+        spliced
     }
 
     fn expanded(&self, input: &[u8]) -> Vec<u8> {
@@ -317,6 +345,7 @@ impl Door {
                 HEAD => text.extend(&key[..at()]),
                 TAIL => text.extend(&key[at()..]),
                 OTHER_CASE => text.extend(key.iter().map(other_case)),
+                USER_NAME => text.extend(self.as_user_name().bytes()),
                 byte => match WORDS.get(usize::from(byte).wrapping_sub(0x80)) {
                     Some(word) => text.extend(word.bytes()),
                     None => text.push(byte),
@@ -369,14 +398,15 @@ fn stripped(mut text: &[u8]) -> &[u8] {
     text
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
-    let Some(content_type) = headers.get(CONTENT_TYPE) else {
+fn is_grpc(sent: &Parts) -> bool {
+    let Some(content_type) = sent.headers.get(CONTENT_TYPE) else {
         return false;
     };
     let content_type = content_type.as_bytes().to_ascii_lowercase();
-    content_type == b"application/grpc"
+    let is_its_type = content_type == b"application/grpc"
         || content_type.starts_with(b"application/grpc+")
-        || content_type.starts_with(b"application/grpc;")
+        || content_type.starts_with(b"application/grpc;");
+    sent.method == Method::POST && is_its_type
 }
 
 fn pairs(uri: &Uri) -> impl Iterator<Item = &str> {

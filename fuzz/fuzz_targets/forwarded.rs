@@ -23,7 +23,7 @@ const INNER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
 
 /// One byte of the input for each of these, so that the fuzzer need not find out how to spell them.
-const WORDS: [&str; 8] = [
+const WORDS: [&str; 10] = [
     "for=",
     "192.0.2.99",
     "10.0.0.9",
@@ -32,11 +32,15 @@ const WORDS: [&str; 8] = [
     "\"[::ffff:192.0.2.99]\"",
     "unknown",
     ";by=\"_x\"",
+    ", for=192.0.2.98;",
+    "=\"",
 ];
 
+// The first line of the input is the host that the client asks for, the others are its header.
 fuzz_target!(|input: &[u8]| {
     let input = with_words(input);
-    let lines: Vec<&[u8]> = input.split(|byte| *byte == b'\n').collect();
+    let mut lines: Vec<&[u8]> = input.split(|byte| *byte == b'\n').collect();
+    let host = lines.remove(0);
     if lines
         .iter()
         .any(|line| HeaderValue::from_bytes(line).is_err())
@@ -45,37 +49,36 @@ fuzz_target!(|input: &[u8]| {
     }
     for header in [X_FORWARDED_FOR, FORWARDED] {
         check_whatever_is_sent(&header, &lines);
-        check_the_nearest_proxy(&header, &lines);
+        check_the_nearest_proxy(&header, &lines, host);
         check_two_proxies(&header, &lines);
+        check_a_proxy_that_does_not_know(&header, &lines);
     }
 });
 
 /// Without a proxy's word there is no oracle for the address, only for its form.
 fn check_whatever_is_sent(header: &HeaderName, lines: &[&[u8]]) {
-    let request = request(INNER, header, lines);
+    let request = request_from(INNER, header, lines);
     for trusted in [count(1), count(2), count(255), networks()] {
         let address = client_address(header, trusted).of(&request);
         let mapped = matches!(address, Some(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some());
         assert!(!mapped, "{address:?} is an IPv4 address in disguise");
     }
-    let around = self::request(STRANGER, header, lines);
+    let around = request_from(STRANGER, header, lines);
     let address = client_address(header, networks()).of(&around);
     assert_eq!(address, Some(STRANGER), "a stranger's header was believed");
 }
 
 /// One proxy: what it appends is the client, in a line of its own as well as in the client's line.
-fn check_the_nearest_proxy(header: &HeaderName, lines: &[&[u8]]) {
+fn check_the_nearest_proxy(header: &HeaderName, lines: &[&[u8]], host: &[u8]) {
+    let with_host = format!("for=192.0.2.1;host={};proto=https", quoted(host));
     let appended = if *header == FORWARDED {
-        vec![
+        [
             ("for=192.0.2.1", CLIENT),
-            (", for=192.0.2.1", CLIENT),
-            (
-                r#"proto=https;for="[2001:db8::1]:4711";by="_edge""#,
-                CLIENT_V6,
-            ),
+            (r#"by="_edge";for="[2001:db8::1]:4711""#, CLIENT_V6),
+            (&with_host, CLIENT),
         ]
     } else {
-        vec![
+        [
             ("192.0.2.1", CLIENT),
             (", 192.0.2.1", CLIENT),
             ("[2001:db8::1]:4711", CLIENT_V6),
@@ -83,8 +86,8 @@ fn check_the_nearest_proxy(header: &HeaderName, lines: &[&[u8]]) {
     };
     for (element, client) in appended {
         for request in [
-            request(INNER, header, &with_own_line(lines, element)),
-            request(INNER, header, &as_slices(&with_same_line(lines, element))),
+            request_from(INNER, header, &with_own_line(lines, element)),
+            request_from(INNER, header, &as_slices(&with_same_line(lines, element))),
         ] {
             for trusted in [count(1), networks()] {
                 check(header, lines, trusted, &request, client);
@@ -102,9 +105,25 @@ fn check_two_proxies(header: &HeaderName, lines: &[&[u8]]) {
     };
     let outer = with_same_line(lines, &outer);
     let both = with_same_line(&as_slices(&outer), &inner);
-    let request = request(INNER, header, &as_slices(&both));
+    let request = request_from(INNER, header, &as_slices(&both));
     for trusted in [count(2), networks()] {
         check(header, lines, trusted, &request, CLIENT);
+    }
+}
+
+/// A trusted proxy that does not know the client: then nobody does, whatever stands before it.
+fn check_a_proxy_that_does_not_know(header: &HeaderName, lines: &[&[u8]]) {
+    let unknown = if *header == FORWARDED {
+        ["for=unknown", "for=_hidden", "proto=https"]
+    } else {
+        ["unknown", "_hidden", ""]
+    };
+    for element in unknown {
+        let request = request_from(INNER, header, &as_slices(&with_same_line(lines, element)));
+        for trusted in [count(1), networks()] {
+            let address = client_address(header, trusted).of(&request);
+            assert_eq!(address, None, "{:?}", request.headers);
+        }
     }
 }
 
@@ -130,24 +149,35 @@ fn check(
     }
 }
 
-/// Whether nobody could fail to read a line. (Lines that are not plain may be readable, too.)
+/// Whether everybody must be able to read a line: by the grammar of RFC 7239, without quotes.
 fn is_plain(header: &HeaderName, line: &[u8]) -> bool {
-    let visible = line
-        .iter()
-        .all(|byte| (0x20..=0x7e).contains(byte) || *byte == b'\t');
     if *header == X_FORWARDED_FOR {
-        return visible;
+        let is_visible = |byte: &u8| (0x20..=0x7e).contains(byte) || *byte == b'\t';
+        return line.iter().all(is_visible);
     }
-    let is_element = |element: &[u8]| {
-        let pairs: Vec<_> = element.split(|byte| *byte == b';').collect();
-        let addresses = pairs.iter().filter(|pair| {
-            let pair = pair.trim_ascii();
-            pair.len() >= 3 && pair[..3].eq_ignore_ascii_case(b"for")
-        });
-        let spelled = |pair: &&[u8]| pair.trim_ascii().is_empty() || pair.contains(&b'=');
-        pairs.iter().all(spelled) && addresses.count() <= 1
+    line.split(|byte| *byte == b',').all(|element| {
+        let pairs = element.trim_ascii().split(|byte| *byte == b';');
+        let pairs: Vec<_> = pairs.filter(|pair| !pair.is_empty()).collect();
+        let mut names: Vec<_> = pairs.iter().map(|pair| name(pair)).collect();
+        names.sort();
+        let is_double = names.windows(2).any(|two| two[0] == two[1]);
+        pairs.iter().all(|pair| is_pair_of_tokens(pair)) && !is_double
+    })
+}
+
+fn is_pair_of_tokens(pair: &[u8]) -> bool {
+    let is_token = |text: &[u8]| {
+        let is_of_token =
+            |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+        !text.is_empty() && text.iter().all(is_of_token)
     };
-    visible && !line.contains(&b'"') && line.split(|byte| *byte == b',').all(is_element)
+    let mut sides = pair.splitn(2, |byte| *byte == b'=');
+    sides.all(is_token) && pair.contains(&b'=')
+}
+
+fn name(pair: &[u8]) -> Vec<u8> {
+    let name = pair.split(|byte| *byte == b'=').next().unwrap_or(pair);
+    name.to_ascii_lowercase()
 }
 
 fn count(proxies: u8) -> TrustedProxies {
@@ -166,7 +196,7 @@ fn client_address(header: &HeaderName, trusted: TrustedProxies) -> ClientAddress
     }
 }
 
-fn request(peer: IpAddr, header: &HeaderName, lines: &[&[u8]]) -> Parts {
+fn request_from(peer: IpAddr, header: &HeaderName, lines: &[&[u8]]) -> Parts {
     let mut request = http::Request::new(());
     let peer = PeerAddr(SocketAddr::new(peer, 4711));
     request.extensions_mut().insert(peer);
@@ -184,10 +214,23 @@ fn with_own_line<'l>(lines: &[&'l [u8]], element: &'l str) -> Vec<&'l [u8]> {
 /// As most proxies do it: behind a comma, in the last line.
 fn with_same_line(lines: &[&[u8]], element: &str) -> Vec<Vec<u8>> {
     let mut lines: Vec<_> = lines.iter().map(|line| line.to_vec()).collect();
-    if let Some(last) = lines.last_mut() {
-        last.extend(format!(", {element}").bytes());
+    match lines.last_mut() {
+        Some(last) => last.extend(format!(", {element}").bytes()),
+        None => lines.push(element.as_bytes().to_vec()),
     }
     lines
+}
+
+/// What a client says of itself and a proxy repeats, such as the host, as a quoted string.
+fn quoted(text: &[u8]) -> String {
+    let mut quoted = String::from('"');
+    for byte in text.iter().filter(|byte| (0x20..=0x7e).contains(*byte)) {
+        if matches!(byte, b'"' | b'\\') {
+            quoted.push('\\');
+        }
+        quoted.push(char::from(*byte));
+    }
+    quoted + "\""
 }
 
 fn as_slices(lines: &[Vec<u8>]) -> Vec<&[u8]> {

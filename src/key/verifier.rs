@@ -133,6 +133,9 @@ impl PepperRing {
         if self.peppers.iter().any(|(known, _)| *known == id) {
             return Err(PepperError::SameName(id));
         }
+        if self.peppers.is_empty() {
+            self.accept_unpeppered = false; // a ring with a pepper accepts none without
+        }
         let keyed = Hmac::new_from_slice(pepper).map_err(|_| PepperError::TooShort(id.clone()))?;
         self.peppers.push((id, keyed));
         Ok(self)
@@ -279,6 +282,11 @@ mod tests {
         assert_eq!(ring.verify(&planted, &digest), Err(PepperError::Unpeppered));
         let ring = ring.dangerous_accept_unpeppered();
         assert_eq!(ring.verify(&planted, &digest), Ok(true));
+        let begun = PepperRing::default().retired("now", CURRENT).unwrap();
+        assert_eq!(
+            begun.verify(&planted, &digest),
+            Err(PepperError::Unpeppered)
+        );
         assert_eq!(PepperRing::default().verify(&planted, &digest), Ok(true));
     }
 

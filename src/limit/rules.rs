@@ -452,3 +452,30 @@ pub enum InvalidLimits {
     #[error("more than 16 limits bind the same request")]
     TooMany,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_client_is_its_network() {
+        let masked = |bits, address: &str| {
+            let address = address.parse().unwrap();
+            Limits::new()
+                .ipv6_prefix(bits)
+                .ipv6_prefix
+                .mask(address)
+                .to_string()
+        };
+        assert_eq!(
+            client_network("2001:db8:1:2:3:4:5:6".parse().unwrap()).to_string(),
+            "2001:db8:1:2::"
+        );
+        assert_eq!(masked(48, "2001:db8:1:2:3:4:5:6"), "2001:db8:1::");
+        assert_eq!(masked(0, "2001:db8:1:2:3:4:5:6"), "2001:db8:1::");
+        assert_eq!(masked(128, "2001:db8::1"), "2001:db8::1");
+        // Mapped IPv4 is IPv4, or all of it would be one client.
+        assert_eq!(masked(64, "::ffff:192.0.2.1"), "192.0.2.1");
+        assert_eq!(masked(48, "192.0.2.1"), "192.0.2.1");
+    }
+}

@@ -57,12 +57,13 @@ fn element_node(element: &str) -> Option<Hop> {
             continue;
         }
         let (name, value) = pair.split_once('=')?;
+        let value = unquote(value)?; // of every parameter: one that is odd makes all of it odd
         if name.eq_ignore_ascii_case("for") {
             if seen {
                 return None; // each parameter at most once
             }
             seen = true;
-            address = node(&unquote(value)?);
+            address = node(&value);
         }
     }
     Some(address)
@@ -82,14 +83,18 @@ fn node(text: &str) -> Hop {
         .map(|address| address.to_canonical())
 }
 
-/// Splits where the separator stands outside of quotes; `None` if a quote is not closed.
+/// Splits where the separator stands outside of quotes; `None` if a quote is not closed, or a
+/// backslash stands outside of quotes.
 fn outside_quotes(text: &str, separator: char) -> Option<Vec<&str>> {
     let (mut pieces, mut start) = (Vec::new(), 0);
     let (mut quoted, mut escaped) = (false, false);
     for (at, character) in text.char_indices() {
         if escaped {
             escaped = false;
-        } else if quoted && character == '\\' {
+        } else if character == '\\' {
+            if !quoted {
+                return None; // or the quote behind it would open what a proxy meant to close
+            }
             escaped = true;
         } else if character == '"' {
             quoted = !quoted;
@@ -207,6 +212,10 @@ mod tests {
             "for=1.1.1.1;for=2.2.2.2",
             r#"for="1.1.1.1"x"#,
             r#"for=1"1"#,
+            r#"for=1.1.1.1;host=a"b"c"#,
+            r#"for=1.1.1.1;host=\"x\""#,
+            // A client opens a quote, and writes into a host that the proxy quotes and escapes.
+            r#"x=", for=192.0.2.1;host=", for=6.6.6.6;y=\"";proto=https"#,
         ] {
             assert_eq!(f(line), None, "{line}");
         }
