@@ -14,7 +14,8 @@ use tower::Layer;
 use tower_api_key::{
     ApiKeyLayer, ApiKeys, BuildError, Change, Charge, Endpoint, Environment, ErrorFormat,
     GrpcRequests, InvalidLimits, KeyDigest, KeyFormat, KeyRecord, Limit, LimiterError, Limits,
-    ManagedKeyStore, ManualClock, MemoryStore, Plan, Quota, RateLimitHeaders, RateLimiter, Verdict,
+    ManagedKeyStore, ManualClock, MemoryStore, Plan, Quota, RateLimitHeaders, RateLimiter,
+    Standing, Verdict,
 };
 
 struct World {
@@ -412,7 +413,7 @@ impl RateLimiter for Failing {
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, left);
         assert_eq!(charges.len(), 1);
         answer
-            .map(|_| Verdict::new(&[]))
+            .map(|_| Verdict::new(&[Standing::new(9, DAY, Some(Duration::ZERO))]))
             .map_err(|_| LimiterError::unavailable("down"))
     }
 
@@ -489,6 +490,34 @@ fn rules_that_cannot_be_kept_are_refused() {
             .build()
             .is_ok()
     );
+}
+
+/// A limiter whose verdicts are about other charges than those it was asked about.
+struct Confused(usize);
+
+impl RateLimiter for Confused {
+    async fn check(&self, _: &[Charge<'_>], _: SystemTime) -> Result<Verdict, LimiterError> {
+        let denied = Standing::new(0, DAY, Some(DAY));
+        Ok(Verdict::new(&vec![denied; self.0]))
+    }
+
+    async fn refund(&self, _: &[Charge<'_>], _: SystemTime) -> Result<(), LimiterError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn invariant_5_a_verdict_about_other_charges_is_no_yes() {
+    for standings in [0, 2] {
+        let keys = ApiKeys::builder(MemoryStore::new())
+            .limits(Limits::new().global(ONE))
+            .limiter(Confused(standings))
+            .build()
+            .unwrap();
+        let key = keys.issue("acme").await.unwrap();
+        let address = serve(keys.layer()).await;
+        assert_eq!(ask(address, key.expose_secret()).await.status, 503);
+    }
 }
 
 #[test]

@@ -22,10 +22,17 @@ impl Limiting {
         charges: &[Charge<'_>],
         now: SystemTime,
     ) -> Result<Verdict, LimiterError> {
-        match self.limiter.check_now(charges, now) {
-            Some(verdict) => verdict,
-            None => self.limiter.check(charges, now).await,
+        let verdict = match self.limiter.check_now(charges, now) {
+            Some(verdict) => verdict?,
+            None => self.limiter.check(charges, now).await?,
+        };
+        // A verdict about other charges than these is none: never a silent yes.
+        if verdict.standings().len() != charges.len() {
+            return Err(LimiterError::unavailable(
+                "the verdict is about other charges",
+            ));
         }
+        Ok(verdict)
     }
 }
 
