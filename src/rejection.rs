@@ -162,8 +162,13 @@ pub struct Exceeded {
 
 impl Exceeded {
     pub(crate) fn retry_after_seconds(&self) -> u64 {
-        seconds_up(self.retry_after).max(1)
+        retry_seconds(self.retry_after)
     }
+}
+
+/// What `Retry-After` says of a time: whole seconds, rounded up, at least one.
+pub(crate) fn retry_seconds(after: Duration) -> u64 {
+    seconds_up(after).max(1)
 }
 
 /// Whole seconds, rounded up.

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::key::environment::Environment;
 use crate::key::scope::Scope;
-use crate::rejection::{Rejection, seconds_up};
+use crate::rejection::{Rejection, retry_seconds, seconds_up};
 use crate::response::challenge::Challenges;
 use crate::response::grpc;
 use crate::source::KeySources;
@@ -105,7 +105,7 @@ impl Rejection {
 
     /// Whole seconds, rounded up, at least one.
     fn retry_after_seconds(&self) -> Option<u64> {
-        Some(seconds_up(self.retry_after()?).max(1))
+        self.retry_after().map(retry_seconds)
     }
 }
 
