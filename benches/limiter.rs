@@ -83,7 +83,7 @@ fn ours<'l>(limiter: &'l MemoryLimiter, names: &'l [LimitName], quota: Quota) ->
                 [a, b, c] => limiter.check_now(&[charge(a), charge(b), charge(c)], now),
                 _ => unreachable!("one or three"),
             };
-            black_box(verdict.is_some_and(|verdict| verdict.is_ok_and(|v| v.is_allowed())));
+            black_box(matches!(&verdict, Some(Ok(verdict)) if verdict.is_allowed()));
         }
     })
 }

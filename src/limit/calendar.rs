@@ -13,15 +13,15 @@ pub(crate) struct CalendarQuota {
     pub(crate) limit: u64,
 }
 
-/// Units used in a period, from its first nanosecond to the one after its last.
+/// Units used in the period that ends before an instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Period {
-    begins: u64,
     ends: u64,
     used: u64,
 }
 
 impl Period {
+    #[inline(never)]
     pub(crate) fn wait(&mut self, quota: CalendarQuota, now: u64, cost: u64) -> Option<u64> {
         *self = self.at(quota, now);
         if cost > quota.limit {
@@ -31,9 +31,11 @@ impl Period {
         Some(if fits { 0 } else { self.ends - now })
     }
 
+    #[inline(never)]
     pub(crate) fn left(self, quota: CalendarQuota, now: u64) -> Left {
         Left {
-            remaining: quota.limit.saturating_sub(self.used),
+            spare: quota.limit.saturating_sub(self.used),
+            unit: 1,
             whole_in: if self.used == 0 {
                 0
             } else {
@@ -42,6 +44,7 @@ impl Period {
         }
     }
 
+    #[inline(never)]
     pub(crate) fn take(&mut self, quota: CalendarQuota, now: u64, cost: u64) {
         *self = self.at(quota, now);
         self.used = self.used.saturating_add(cost);
@@ -59,22 +62,24 @@ impl Period {
     /// The period of now. After a step of the clock backwards, what was used in a later one counts
     /// against this one.
     fn at(self, quota: CalendarQuota, now: u64) -> Self {
-        if (self.begins..self.ends).contains(&now) {
+        let shortest = match quota.calendar {
+            Calendar::Day => DAY,
+            Calendar::Month => 28 * DAY,
+        };
+        if (self.ends.saturating_sub(shortest)..self.ends).contains(&now) {
             return self;
         }
-        let (begins, ends) = bounds(quota.calendar, now);
-        let used = if self.begins > now { self.used } else { 0 };
-        Self { begins, ends, used }
+        let ends = end(quota.calendar, now);
+        let used = if self.ends >= ends { self.used } else { 0 };
+        Self { ends, used }
     }
 }
 
-fn bounds(calendar: Calendar, now: u64) -> (u64, u64) {
+/// The end of the period around an instant.
+fn end(calendar: Calendar, now: u64) -> u64 {
     let day = now / DAY;
-    match calendar {
-        Calendar::Day => (day * DAY, (day + 1) * DAY),
-        Calendar::Month => {
-            let (first, next) = timestamp::month_around(day);
-            (first * DAY, next * DAY)
-        }
+    DAY * match calendar {
+        Calendar::Day => day + 1,
+        Calendar::Month => timestamp::month_around(day).1,
     }
 }

@@ -83,6 +83,16 @@ pub trait RateLimiter: Send + Sync + 'static {
         now: SystemTime,
     ) -> impl Future<Output = Result<Verdict, LimiterError>> + Send;
 
+    /// As [`refund`](Self::refund), where it can be done at once; `None` if it must be waited for.
+    fn refund_now(
+        &self,
+        charges: &[Charge<'_>],
+        now: SystemTime,
+    ) -> Option<Result<(), LimiterError>> {
+        let _ = (charges, now);
+        None
+    }
+
     /// Gives charges back that were taken for work which did not happen. No budget becomes more
     /// than whole.
     fn refund(
@@ -110,6 +120,14 @@ impl<L: RateLimiter> RateLimiter for Arc<L> {
         (**self).check(charges, now).await
     }
 
+    fn refund_now(
+        &self,
+        charges: &[Charge<'_>],
+        now: SystemTime,
+    ) -> Option<Result<(), LimiterError>> {
+        (**self).refund_now(charges, now)
+    }
+
     async fn refund(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<(), LimiterError> {
         (**self).refund(charges, now).await
     }
@@ -126,6 +144,12 @@ pub(crate) trait DynRateLimiter: Send + Sync {
 
     async fn check(&self, charges: &[Charge<'_>], now: SystemTime)
     -> Result<Verdict, LimiterError>;
+
+    fn refund_now(
+        &self,
+        charges: &[Charge<'_>],
+        now: SystemTime,
+    ) -> Option<Result<(), LimiterError>>;
 
     async fn refund(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<(), LimiterError>;
 }
@@ -146,6 +170,14 @@ impl<L: RateLimiter> DynRateLimiter for L {
         now: SystemTime,
     ) -> Result<Verdict, LimiterError> {
         RateLimiter::check(self, charges, now).await
+    }
+
+    fn refund_now(
+        &self,
+        charges: &[Charge<'_>],
+        now: SystemTime,
+    ) -> Option<Result<(), LimiterError>> {
+        RateLimiter::refund_now(self, charges, now)
     }
 
     async fn refund(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<(), LimiterError> {

@@ -15,6 +15,7 @@ pub(crate) struct RateQuota {
 
 impl RateQuota {
     /// How far ahead of now the state may be. A quota's constructor keeps it below 400 days.
+    #[inline]
     const fn capacity(self) -> u64 {
         self.interval * self.burst
     }
@@ -25,6 +26,7 @@ impl RateQuota {
 pub(crate) struct Rate(u64);
 
 impl Rate {
+    #[inline]
     pub(crate) fn wait(&mut self, quota: RateQuota, now: u64, cost: u64) -> Option<u64> {
         let used = self.settle(quota, now);
         // No more than the capacity, so it cannot overflow.
@@ -32,14 +34,17 @@ impl Rate {
         Some((used + asked).saturating_sub(quota.capacity()))
     }
 
+    #[inline]
     pub(crate) fn left(self, quota: RateQuota, now: u64) -> Left {
         let used = self.0.saturating_sub(now);
         Left {
-            remaining: (quota.capacity() - used) / quota.interval,
+            spare: quota.capacity() - used,
+            unit: quota.interval,
             whole_in: used,
         }
     }
 
+    #[inline]
     pub(crate) fn take(&mut self, quota: RateQuota, now: u64, cost: u64) {
         let used = self.settle(quota, now) + cost * quota.interval;
         self.0 = now + used;
@@ -56,6 +61,7 @@ impl Rate {
 
     /// What is used of the budget, in time. After a step of the clock backwards it is no more than
     /// all, and is kept as that, so that the caller waits for no more than the step would have it.
+    #[inline]
     fn settle(&mut self, quota: RateQuota, now: u64) -> u64 {
         self.0 = self.0.min(now + quota.capacity());
         self.0.saturating_sub(now)

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use crate::key::record::KeyRecord;
 use crate::limit::{Charge, LimitName, MAX_CHARGES, Subject};
 use crate::quota::{Calendar, Quota, Shape};
@@ -309,7 +311,7 @@ impl Limits {
             .iter()
             .chain(plan.into_iter().flat_map(|plan| &plan.rules))
             .chain(endpoint.into_iter().flat_map(|endpoint| &endpoint.rules));
-        let mut charges = Charges::with_capacity(4);
+        let mut charges = Charges::new();
         for rule in rules {
             let Some(subject) = self.subject(rule.by, request) else {
                 continue;
@@ -349,7 +351,7 @@ pub(crate) struct Facts<'a> {
 }
 
 /// The charges of one request.
-pub(crate) type Charges<'a> = Vec<Charge<'a>>;
+pub(crate) type Charges<'a> = SmallVec<[Charge<'a>; 4]>;
 
 #[derive(Debug, Clone)]
 struct Rule {

@@ -8,8 +8,10 @@ use crate::quota::{Quota, Shape};
 /// What is left of a budget at an instant; times in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Left {
-    /// How many units are admissible now.
-    pub(crate) remaining: u64,
+    /// How much is admissible now, in shares of a unit: it is divided only if somebody asks.
+    pub(crate) spare: u64,
+    /// How many such shares make a unit.
+    pub(crate) unit: u64,
     /// In what time the budget is whole again if nothing is used.
     pub(crate) whole_in: u64,
 }
@@ -30,6 +32,7 @@ enum Kind {
 }
 
 impl Kind {
+    #[inline]
     fn of(quota: &Quota) -> Self {
         let limit = quota.limit();
         match quota.shape() {
@@ -45,6 +48,7 @@ impl Kind {
 
 impl State {
     /// A whole budget.
+    #[inline]
     pub(crate) fn whole(quota: &Quota) -> Self {
         match quota.shape() {
             Shape::Rate { .. } => Self::Rate(Rate::default()),
@@ -55,6 +59,7 @@ impl State {
 
     /// In what time, in nanoseconds, the cost is admissible, 0 if it is now; `None` if it is above
     /// the whole quota. Nothing is used; what time has changed is noted.
+    #[inline]
     pub(crate) fn wait(&mut self, quota: &Quota, now: u64, cost: u64) -> Option<u64> {
         match (&mut *self, Kind::of(quota)) {
             (Self::Rate(state), Kind::Rate(quota)) => state.wait(quota, now, cost),
@@ -69,19 +74,22 @@ impl State {
     }
 
     /// What is left, as of the instant of the last [`wait`](Self::wait).
+    #[inline]
     pub(crate) fn left(&self, quota: &Quota, now: u64) -> Left {
         match (self, Kind::of(quota)) {
             (Self::Rate(state), Kind::Rate(quota)) => state.left(quota, now),
             (Self::Window(state), Kind::Window(quota)) => state.left(quota, now),
             (Self::Calendar(state), Kind::Calendar(quota)) => state.left(quota, now),
             _ => Left {
-                remaining: quota.limit(),
+                spare: quota.limit(),
+                unit: 1,
                 whole_in: 0,
             },
         }
     }
 
     /// Uses units that are admissible now, as [`wait`](Self::wait) found.
+    #[inline]
     pub(crate) fn take(&mut self, quota: &Quota, now: u64, cost: u64, may_grow: bool) {
         match (&mut *self, Kind::of(quota)) {
             (Self::Rate(state), Kind::Rate(quota)) => state.take(quota, now, cost),
@@ -114,6 +122,7 @@ impl State {
     }
 
     /// The memory that is this state's own, in bytes.
+    #[inline]
     pub(crate) fn heap(&self) -> usize {
         match self {
             Self::Window(state) => state.heap(),

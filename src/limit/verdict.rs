@@ -1,17 +1,19 @@
 //! What a limiter answers: how each budget stands, and whether the request may pass.
 
 use std::cmp::Reverse;
+use std::fmt;
 use std::time::Duration;
 
-use arrayvec::ArrayVec;
+use smallvec::SmallVec;
 
 use crate::limit::MAX_CHARGES;
 use crate::limit::state::Left;
 
 /// How one budget stands after a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub struct Standing {
-    remaining: u64,
+    spare: u64,
+    unit: u64,
     /// In nanoseconds, as are all times here: a verdict is copied often, so it is small.
     whole_in: u64,
     wait: u64,
@@ -26,15 +28,18 @@ impl Standing {
     pub fn new(remaining: u64, whole_in: Duration, wait: Option<Duration>) -> Self {
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(NEVER - 1);
         Self {
-            remaining,
+            spare: remaining,
+            unit: 1,
             whole_in: nanoseconds(whole_in),
             wait: wait.map_or(NEVER, nanoseconds),
         }
     }
 
+    #[inline]
     pub(crate) fn of(left: Left, wait: Option<u64>) -> Self {
         Self {
-            remaining: left.remaining,
+            spare: left.spare,
+            unit: left.unit,
             whole_in: left.whole_in,
             wait: wait.unwrap_or(NEVER),
         }
@@ -42,7 +47,7 @@ impl Standing {
 
     /// How many units are admissible now.
     pub const fn remaining(&self) -> u64 {
-        self.remaining
+        self.spare / self.unit
     }
 
     /// In what time the budget is whole again if nothing more is used.
@@ -61,33 +66,72 @@ impl Standing {
     }
 }
 
+impl PartialEq for Standing {
+    fn eq(&self, other: &Self) -> bool {
+        let told = |standing: &Self| (standing.remaining(), standing.whole_in, standing.wait);
+        told(self) == told(other)
+    }
+}
+
+impl Eq for Standing {}
+
+impl fmt::Debug for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Standing")
+            .field("remaining", &self.remaining())
+            .field("whole_in", &self.whole_in())
+            .field("wait", &self.wait())
+            .finish()
+    }
+}
+
 /// The answer to a check: all charges were taken, or none.
 #[derive(Debug, Clone)]
-pub struct Verdict {
-    standings: ArrayVec<Standing, MAX_CHARGES>,
+pub struct Verdict(Standings);
+
+/// Most requests have one limit, and few have many.
+#[derive(Debug, Clone)]
+enum Standings {
+    One([Standing; 1]),
+    Several(SmallVec<[Standing; 2]>),
 }
 
 impl Verdict {
     /// The verdict that these standings make, one for each charge, in order; no more than 16. If
     /// each is admissible, they stand as after the charges were taken, and the request is allowed.
     pub fn new(standings: &[Standing]) -> Self {
-        standings.iter().copied().collect()
+        match standings {
+            [standing] => Self::of_one(*standing),
+            several => several.iter().copied().collect(),
+        }
+    }
+
+    #[inline]
+    pub(crate) const fn of_one(standing: Standing) -> Self {
+        Self(Standings::One([standing]))
     }
 
     /// How the budgets stand, one for each charge, in order.
     pub fn standings(&self) -> &[Standing] {
-        &self.standings
+        match &self.0 {
+            Standings::One(one) => one,
+            Standings::Several(several) => several,
+        }
     }
 
     /// Whether all charges were taken. If not, none was.
     pub fn is_allowed(&self) -> bool {
-        self.standings.iter().all(Standing::is_admissible)
+        self.standings().iter().all(Standing::is_admissible)
     }
 
     /// In what time the request is admitted if nothing else draws on its budgets; `None` if it is
     /// admitted, or never will be.
     pub fn retry_after(&self) -> Option<Duration> {
-        let longest = self.standings.iter().map(|standing| standing.wait).max()?;
+        let longest = self
+            .standings()
+            .iter()
+            .map(|standing| standing.wait)
+            .max()?;
         (longest > 0 && longest != NEVER).then(|| Duration::from_nanos(longest))
     }
 
@@ -96,22 +140,21 @@ impl Verdict {
     /// longest to be whole. `None` if there was no charge.
     pub fn tightest(&self) -> Option<usize> {
         let rank = |at: &usize| {
-            let standing = &self.standings[*at];
+            let standing = &self.standings()[*at];
             (
                 standing.wait,
-                Reverse(standing.remaining),
+                Reverse(standing.remaining()),
                 standing.whole_in,
             )
         };
-        (0..self.standings.len()).max_by_key(rank)
+        (0..self.standings().len()).max_by_key(rank)
     }
 }
 
 /// Of more than 16 standings, the first 16.
 impl FromIterator<Standing> for Verdict {
     fn from_iter<I: IntoIterator<Item = Standing>>(standings: I) -> Self {
-        Self {
-            standings: standings.into_iter().take(MAX_CHARGES).collect(),
-        }
+        let several = standings.into_iter().take(MAX_CHARGES).collect();
+        Self(Standings::Several(several))
     }
 }

@@ -1,14 +1,18 @@
 //! The `window` shape: never more than the limit in *any* window of its length.
 //!
-//! Time is cut into slots of 1/60 of the window. Units are counted by slot, and count for as long as
-//! any window that ends now could reach into their slot: the current slot and the sixty before it.
-//! So none is forgotten too early, and each is held against the caller for at most one slot longer
-//! than it must be.
+//! Time is cut into slots of 1/60 of the window. Units are counted by slot, and count until sixty
+//! whole slots have passed since their own: no window that ends before then can miss them. So none
+//! is forgotten too early, and each is held against the caller for at most one slot longer than it
+//! must be.
+
+use std::collections::VecDeque;
 
 use crate::limit::state::Left;
 
 /// Slots in a window.
 const SLOTS: u64 = 60;
+
+const A_MILLISECOND: u64 = 1_000_000;
 
 /// At most `limit` units in any `period`.
 #[derive(Debug, Clone, Copy)]
@@ -22,84 +26,122 @@ impl WindowQuota {
     const fn slot(self) -> u64 {
         self.period.div_ceil(SLOTS)
     }
+
+    /// The length of a slot in milliseconds, rounded down: to know it again by.
+    fn slot_millis(self) -> u32 {
+        u32::try_from(self.slot() / A_MILLISECOND).unwrap_or(u32::MAX) // 400 days fit
+    }
+
+    /// For how long what is used at the first instant of a slot counts; nothing does for longer.
+    const fn longest(self) -> u64 {
+        (SLOTS + 1) * self.slot()
+    }
 }
 
-/// Units used, by slot, oldest first.
+/// Units used, by slot. Most callers use few slots; one needs no memory of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Window {
-    /// The length of the slots that the counts are in.
-    slot: u64,
-    counts: Counts,
-}
-
-/// Most callers use few slots; one needs no memory of its own.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-enum Counts {
+pub(crate) enum Window {
     #[default]
-    None,
-    One(Count),
-    Many(Vec<Count>),
+    Unused,
+    One {
+        slot_millis: u32,
+        count: Count,
+    },
+    Many(Box<Counts>),
 }
 
-/// So many units in a slot, which is numbered from 1970.
+/// So many units of one slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Count {
-    slot: u64,
+pub(crate) struct Count {
+    /// The instant from which they count no more: sixty slots after the end of their own.
+    forgotten: u64,
     units: u64,
 }
 
+/// Units of several slots, oldest first, and their sum.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Counts {
+    slot_millis: u32,
+    used: u64,
+    slots: VecDeque<Count>,
+}
+
 impl Window {
+    #[inline(never)]
     pub(crate) fn wait(&mut self, quota: WindowQuota, now: u64, cost: u64) -> Option<u64> {
         self.settle(quota, now);
         if cost > quota.limit {
             return None;
         }
         let needed = self.used().saturating_add(cost).saturating_sub(quota.limit);
-        if needed == 0 {
-            return Some(0);
+        match self {
+            _ if needed == 0 => Some(0),
+            Self::Unused => None,
+            Self::One { count, .. } => Some(count.forgotten - now),
+            Self::Many(counts) => {
+                let mut freed: u64 = 0;
+                let enough = counts.slots.iter().find(|count| {
+                    freed = freed.saturating_add(count.units);
+                    freed >= needed
+                });
+                enough.map(|count| count.forgotten - now)
+            }
         }
-        let mut freed: u64 = 0;
-        let enough = self.all().iter().find(|count| {
-            freed = freed.saturating_add(count.units);
-            freed >= needed
-        });
-        enough.map(|count| self.forgotten_in(count, now))
     }
 
+    #[inline(never)]
     pub(crate) fn left(&self, quota: WindowQuota, now: u64) -> Left {
-        let last = self.all().last();
         Left {
-            remaining: quota.limit.saturating_sub(self.used()),
-            whole_in: last.map_or(0, |last| self.forgotten_in(last, now)),
+            spare: quota.limit.saturating_sub(self.used()),
+            unit: 1,
+            whole_in: self.whole_at().saturating_sub(now),
         }
-    }
-
-    fn used(&self) -> u64 {
-        self.all().iter().map(|count| count.units).sum()
-    }
-
-    /// A count is forgotten when sixty whole slots have passed since its own.
-    fn forgotten_in(&self, count: &Count, now: u64) -> u64 {
-        (count.slot + SLOTS + 1) * self.slot - now
     }
 
     /// `may_grow` is whether there is memory for one more slot; without it, older units are counted
     /// into the newest slot: longer than they must be, never shorter.
+    #[inline(never)]
     pub(crate) fn take(&mut self, quota: WindowQuota, now: u64, cost: u64, may_grow: bool) {
         self.settle(quota, now);
+        if self.used() == 0 {
+            *self = Self::Unused; // and gives back what memory it had
+        }
+        // The newest slot has not ended yet if all that it counts is remembered for sixty more.
+        if let Some(last) = self.last()
+            && last.forgotten > now + SLOTS * quota.slot()
+        {
+            last.units = last.units.saturating_add(cost);
+            if let Self::Many(counts) = self {
+                counts.used = counts.used.saturating_add(cost);
+            }
+            return;
+        }
         let new = Count {
-            slot: now / quota.slot(),
+            forgotten: now - now % quota.slot() + quota.longest(),
             units: cost,
         };
-        let counts = &mut self.counts;
-        match counts {
-            Counts::None => *counts = Counts::One(new),
-            Counts::One(last) if last.slot == new.slot || !may_grow => last.add(new),
-            Counts::One(last) => *counts = Counts::Many(vec![*last, new]),
-            Counts::Many(all) => match all.last_mut() {
-                Some(last) if last.slot == new.slot || !may_grow => last.add(new),
-                _ => all.push(new),
-            },
+        match self {
+            Self::Unused => {
+                *self = Self::One {
+                    slot_millis: quota.slot_millis(),
+                    count: new,
+                }
+            }
+            Self::One { count: last, .. } if may_grow => {
+                *self = Self::Many(Box::new(Counts {
+                    slot_millis: quota.slot_millis(),
+                    used: last.units.saturating_add(cost),
+                    slots: VecDeque::from([*last, new]),
+                }));
+            }
+            Self::One { count: last, .. } => last.add(new),
+            Self::Many(counts) => {
+                counts.used = counts.used.saturating_add(cost);
+                match counts.slots.back_mut() {
+                    Some(last) if !may_grow => last.add(new),
+                    _ => counts.slots.push_back(new),
+                }
+            }
         }
     }
 
@@ -107,101 +149,127 @@ impl Window {
     /// must, never shorter.
     pub(crate) fn refund(&mut self, quota: WindowQuota, now: u64, cost: u64) {
         self.settle(quota, now);
-        let mut left = cost;
-        let counts = match &mut self.counts {
-            Counts::None => &mut [],
-            Counts::One(count) => std::slice::from_mut(count),
-            Counts::Many(all) => all.as_mut_slice(),
-        };
-        for count in counts {
-            let back = count.units.min(left);
-            count.units -= back;
-            left -= back;
+        match self {
+            Self::Unused => {}
+            Self::One { count, .. } if count.units > cost => count.units -= cost,
+            Self::One { .. } => *self = Self::Unused,
+            Self::Many(counts) => {
+                let mut left = cost;
+                while let Some(oldest) = counts.slots.front_mut() {
+                    let back = oldest.units.min(left);
+                    oldest.units -= back;
+                    counts.used -= back;
+                    left -= back;
+                    if oldest.units > 0 {
+                        break;
+                    }
+                    counts.slots.pop_front();
+                }
+            }
         }
-        self.drop_counts(|count| count.units == 0);
     }
 
     pub(crate) fn is_idle(&self, now: u64) -> bool {
-        let last = self.all().last();
-        last.is_none_or(|last| (last.slot + SLOTS + 1).saturating_mul(self.slot) <= now)
+        self.whole_at() <= now
     }
 
     /// The memory that is this window's own, in bytes.
     pub(crate) fn heap(&self) -> usize {
-        match &self.counts {
-            Counts::Many(all) => all.capacity() * size_of::<Count>(),
+        match self {
+            Self::Many(counts) => {
+                size_of::<Counts>() + counts.slots.capacity() * size_of::<Count>()
+            }
             _ => 0,
         }
     }
 
-    fn all(&self) -> &[Count] {
-        match &self.counts {
-            Counts::None => &[],
-            Counts::One(count) => std::slice::from_ref(count),
-            Counts::Many(all) => all,
+    fn used(&self) -> u64 {
+        match self {
+            Self::Unused => 0,
+            Self::One { count, .. } => count.units,
+            Self::Many(counts) => counts.used,
         }
     }
 
-    /// Puts all counts into the slots of this quota, drops those that no window which ends now
-    /// reaches into, and, after a step of the clock backwards, brings what seems to be in the
-    /// future to now.
+    /// When the last of what was used is forgotten.
+    fn whole_at(&self) -> u64 {
+        let last = match self {
+            Self::Unused => None,
+            Self::One { count, .. } => Some(count),
+            Self::Many(counts) => counts.slots.back(),
+        };
+        last.map_or(0, |last| last.forgotten)
+    }
+
+    fn last(&mut self) -> Option<&mut Count> {
+        match self {
+            Self::Unused => None,
+            Self::One { count, .. } => Some(count),
+            Self::Many(counts) => counts.slots.back_mut(),
+        }
+    }
+
+    /// Drops what no window that ends now reaches to. After a step of the clock backwards, what
+    /// seems to be used in the future is taken to be used now; after a change of the quota's
+    /// period, what was used counts for as long as the new one has it.
     fn settle(&mut self, quota: WindowQuota, now: u64) {
-        let current = now / quota.slot();
-        let (from, to) = (self.slot, quota.slot());
-        self.slot = to;
-        if from != to && from != 0 {
-            self.for_each(|count| *count = count.in_slots_of(from, to));
-            self.merge();
-        }
-        self.drop_counts(|count| count.slot + SLOTS < current);
-        if self.all().last().is_some_and(|last| last.slot > current) {
-            self.for_each(|count| count.slot = count.slot.min(current));
-            self.merge();
-        }
-    }
-
-    fn for_each(&mut self, change: impl FnMut(&mut Count)) {
-        match &mut self.counts {
-            Counts::None => {}
-            Counts::One(count) => std::slice::from_mut(count).iter_mut().for_each(change),
-            Counts::Many(all) => all.iter_mut().for_each(change),
-        }
-    }
-
-    fn drop_counts(&mut self, is_over: impl Fn(&Count) -> bool) {
-        match &mut self.counts {
-            Counts::One(count) if is_over(count) => self.counts = Counts::None,
-            Counts::None | Counts::One(_) => {}
-            Counts::Many(all) => all.retain(|count| !is_over(count)),
-        }
-    }
-
-    /// Neighbours of one slot become one count.
-    fn merge(&mut self) {
-        if let Counts::Many(all) = &mut self.counts {
-            all.dedup_by(|next, kept| {
-                let same = next.slot == kept.slot;
-                if same {
-                    kept.add(*next);
+        match self {
+            Self::Unused => {}
+            Self::One { slot_millis, count } => {
+                count.change_slot(slot_millis, quota);
+                count.forgotten = count.forgotten.min(now + quota.longest());
+                if count.forgotten <= now {
+                    *self = Self::Unused;
                 }
-                same
-            });
+            }
+            Self::Many(counts) => counts.settle(quota, now),
+        }
+    }
+}
+
+impl Counts {
+    fn settle(&mut self, quota: WindowQuota, now: u64) {
+        if self.slot_millis != quota.slot_millis() {
+            for count in &mut self.slots {
+                count.change_slot(&mut self.slot_millis.clone(), quota);
+            }
+            self.slot_millis = quota.slot_millis();
+        }
+        while let Some(oldest) = self.slots.front()
+            && oldest.forgotten <= now
+        {
+            self.used = self.used.saturating_sub(oldest.units);
+            self.slots.pop_front();
+        }
+        // Neighbours that are brought to the same instant become one.
+        let latest = now + quota.longest();
+        while let Some(last) = self.slots.back().copied()
+            && last.forgotten > latest
+        {
+            self.slots.pop_back();
+            match self.slots.back_mut() {
+                Some(before) if before.forgotten >= latest => before.units += last.units,
+                _ => self.slots.push_back(Count {
+                    forgotten: latest,
+                    ..last
+                }),
+            }
         }
     }
 }
 
 impl Count {
-    fn add(&mut self, other: Self) {
-        self.slot = self.slot.max(other.slot);
-        self.units = self.units.saturating_add(other.units);
-    }
-
-    /// The same units in slots of another length: in the one in which the old slot ends.
-    fn in_slots_of(self, from: u64, to: u64) -> Self {
-        let end = (self.slot + 1).saturating_mul(from).saturating_sub(1);
-        Self {
-            slot: end / to,
-            ..self
+    /// What was remembered for sixty slots of one length is so for sixty of another. The old length
+    /// is known to the millisecond below, so nothing is forgotten too early.
+    fn change_slot(&mut self, slot_millis: &mut u32, quota: WindowQuota) {
+        let old = std::mem::replace(slot_millis, quota.slot_millis());
+        if old != *slot_millis {
+            let end = self.forgotten - SLOTS * A_MILLISECOND * u64::from(old);
+            self.forgotten = end + SLOTS * quota.slot();
         }
+    }
+    fn add(&mut self, other: Self) {
+        self.forgotten = self.forgotten.max(other.forgotten);
+        self.units = self.units.saturating_add(other.units);
     }
 }

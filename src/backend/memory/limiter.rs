@@ -1,13 +1,13 @@
 //! Budgets in this process's memory: exact under concurrency, and bounded under any stream of keys.
 
 use std::fmt;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arrayvec::ArrayVec;
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::HashTable;
 
 use crate::limit::state::{Left, State};
 use crate::limit::{Charge, LimiterError, MAX_CHARGES, RateLimiter, Standing, Subject, Verdict};
@@ -15,8 +15,8 @@ use crate::limit::{Charge, LimiterError, MAX_CHARGES, RateLimiter, Standing, Sub
 /// So many parts of the memory, each under a lock of its own.
 const SHARDS: usize = 64;
 
-/// How many budgets a newcomer may look at to find one that is whole and can be forgotten.
-const SWEEP: usize = 8;
+/// How many places a newcomer may look at to find a budget that is whole and can be forgotten.
+const SWEEP: usize = 16;
 
 /// The most budgets that newcomers share in a shard when all its memory is in use.
 const SHARED: usize = 64;
@@ -34,8 +34,8 @@ const SHARED: usize = 64;
 /// let limiter = MemoryLimiter::with_memory(16 << 20); // 16 MiB
 /// ```
 pub struct MemoryLimiter {
-    shards: Box<[Mutex<Shard>]>,
-    hasher: DefaultHashBuilder,
+    shards: Box<[Locked]>,
+    hasher: Hasher,
 }
 
 impl MemoryLimiter {
@@ -44,37 +44,40 @@ impl MemoryLimiter {
         Self::with_memory(64 << 20)
     }
 
-    /// A limiter that uses at most so many bytes, but at least 1 MiB. A budget takes about 100.
+    /// A limiter that uses at most so many bytes, but at least 1 MiB. A budget takes about 100; a
+    /// window that is used all the time, 1,000 more.
     ///
     /// Too little memory makes callers share budgets when more of them are active than fit in.
     pub fn with_memory(bytes: usize) -> Self {
         let per_shard = bytes.max(1 << 20) / SHARDS;
-        // Half for the table of budgets, half for the slots of those windows that use many. A
-        // table doubles, so what it grows to is a power of two.
-        let places = per_shard / 2 / (size_of::<Budget>() + 2 * size_of::<u32>());
-        let places = (places + 1).next_power_of_two() / 2;
+        // Two thirds for the table of budgets, one for the slots of those windows that use many.
+        let heap_left = per_shard / 3;
+        let buckets = (per_shard - heap_left) / (size_of::<Budget>() + 1);
+        let buckets = (buckets + 1).next_power_of_two() / 2; // a table doubles
+        // A table that is not half full clears up in its place rather than grow.
+        let places = (buckets / 8 * 7 / 2).saturating_sub(MAX_CHARGES);
         let shard = |_| {
-            Mutex::new(Shard {
+            Locked(Mutex::new(Shard {
                 places,
-                heap_left: per_shard / 2,
+                heap_left,
                 ..Shard::default()
-            })
+            }))
         };
         Self {
             shards: (0..SHARDS).map(shard).collect(),
-            hasher: DefaultHashBuilder::default(),
+            hasher: Hasher::new(),
         }
     }
 
     /// How many budgets there is room for.
     pub fn capacity(&self) -> usize {
-        let places = |shard: &Mutex<Shard>| lock(shard).places;
+        let places = |shard: &Locked| shard.lock().places;
         self.shards.iter().map(places).sum()
     }
 
     /// How many budgets are remembered.
     pub fn len(&self) -> usize {
-        let used = |shard: &Mutex<Shard>| lock(shard).index.len();
+        let used = |shard: &Locked| shard.lock().budgets.len();
         self.shards.iter().map(used).sum()
     }
 
@@ -83,37 +86,42 @@ impl MemoryLimiter {
         self.len() == 0
     }
 
-    fn decide(&self, charges: &[Charge<'_>], now: SystemTime) -> Verdict {
+    #[inline]
+    fn decide(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<Verdict, LimiterError> {
         let now = nanoseconds(now);
-        if let [charge] = charges {
-            let key = self.key(charge);
-            let hash = self.hasher.hash_one(key);
-            let mut shard = lock(&self.shards[shard_of(hash)]);
-            let place = shard.place(key, hash, charge, now, &self.hasher, &[]);
-            let wait = shard.wait(place, charge, now);
-            return Verdict::new(&[shard.settle(place, charge, now, wait, wait == Some(0))]);
+        match charges {
+            [charge] => Ok(Verdict::of_one(self.decide_one(charge, now))),
+            several => Ok(self.decide_all(few(several)?, now)),
         }
+    }
+
+    fn decide_all(&self, charges: &[Charge<'_>], now: u64) -> Verdict {
         let mut open = self.open(charges, now);
         let mut waits = ArrayVec::<Option<u64>, MAX_CHARGES>::new();
         for (at, charge) in charges.iter().enumerate() {
-            let (shard, place) = open.at(at);
-            waits.push(shard.wait(place, charge, now));
+            waits.push(open.budget(at).wait(charge, now));
         }
         let take = waits.iter().all(|wait| *wait == Some(0));
-        let mut standings = ArrayVec::<Standing, MAX_CHARGES>::new();
-        for (at, charge) in charges.iter().enumerate() {
-            let (shard, place) = open.at(at);
-            standings.push(shard.settle(place, charge, now, waits[at], take));
-        }
-        Verdict::new(&standings)
+        let settle = |(at, charge): (usize, &Charge<'_>)| {
+            open.budget(at).settle(charge, now, waits[at], take)
+        };
+        charges.iter().enumerate().map(settle).collect()
+    }
+
+    #[inline]
+    fn decide_one(&self, charge: &Charge<'_>, now: u64) -> Standing {
+        let key = self.hasher.key(charge);
+        let mut shard = self.shards[shard_of(key)].lock();
+        let mut budget = shard.find_or_make(key, charge, now);
+        let wait = budget.wait(charge, now);
+        budget.settle(charge, now, wait, wait == Some(0))
     }
 
     fn give_back(&self, charges: &[Charge<'_>], now: SystemTime) {
         let now = nanoseconds(now);
         let mut open = self.open(charges, now);
         for (at, charge) in charges.iter().enumerate() {
-            let (shard, place) = open.at(at);
-            if let Some(state) = shard.state(place) {
+            if let Some(state) = open.budget(at).state {
                 state.refund(&charge.quota(), now, charge.cost());
             }
         }
@@ -121,43 +129,26 @@ impl MemoryLimiter {
 
     /// Locks what the charges are about, in one order for everybody, and finds their budgets.
     fn open(&self, charges: &[Charge<'_>], now: u64) -> Open<'_> {
-        let hashed = charges.iter().map(|charge| {
-            let key = self.key(charge);
-            (key, self.hasher.hash_one(key))
-        });
-        let hashed: ArrayVec<_, MAX_CHARGES> = hashed.collect();
-        let mut order: ArrayVec<usize, MAX_CHARGES> =
-            hashed.iter().map(|(_, hash)| shard_of(*hash)).collect();
+        let keys = charges.iter().map(|charge| self.hasher.key(charge));
+        let keys: ArrayVec<BudgetKey, MAX_CHARGES> = keys.collect();
+        let mut order: ArrayVec<usize, MAX_CHARGES> = keys.iter().copied().map(shard_of).collect();
         order.sort_unstable();
         let mut open = Open::default();
         for (at, shard) in order.iter().enumerate() {
             if at == 0 || order[at - 1] != *shard {
-                open.locked.push((*shard, lock(&self.shards[*shard])));
+                let mut locked = self.shards[*shard].lock();
+                locked.make_room();
+                open.locked.push((*shard, locked));
             }
         }
-        for ((key, hash), charge) in hashed.into_iter().zip(charges) {
+        for (key, charge) in keys.into_iter().zip(charges) {
             let taken: ArrayVec<Place, MAX_CHARGES> =
                 open.places.iter().map(|(_, place)| *place).collect();
-            let shard = shard_of(hash);
-            let place = open
-                .shard(shard)
-                .place(key, hash, charge, now, &self.hasher, &taken);
+            let shard = shard_of(key);
+            let place = open.shard(shard).place(key, charge, now, &taken);
             open.places.push((shard, place));
         }
         open
-    }
-
-    fn key(&self, charge: &Charge<'_>) -> BudgetKey {
-        let subject = match charge.subject() {
-            Subject::Key(id) => u128::from_be_bytes(*id.as_bytes()),
-            // Two accounts that share a hash, one in 2⁶⁴, share a budget: stricter, never laxer.
-            Subject::Account(account) => u128::from(self.hasher.hash_one(account)),
-            Subject::Address(IpAddr::V4(address)) => u128::from(address.to_bits()),
-            Subject::Address(IpAddr::V6(address)) => address.to_bits(),
-            Subject::Global => 0,
-        };
-        let rule = charge.name().hash();
-        BudgetKey { rule, subject }
     }
 }
 
@@ -168,18 +159,13 @@ fn few<'c, 'a>(charges: &'c [Charge<'a>]) -> Result<&'c [Charge<'a>], LimiterErr
         .ok_or_else(|| LimiterError::unavailable("more than 16 charges"))
 }
 
-/// The shard of a budget: by bits that the table of a shard makes no use of.
-const fn shard_of(hash: u64) -> usize {
-    (hash >> 40) as usize % SHARDS
-}
-
 impl RateLimiter for MemoryLimiter {
     fn check_now(
         &self,
         charges: &[Charge<'_>],
         now: SystemTime,
     ) -> Option<Result<Verdict, LimiterError>> {
-        Some(few(charges).map(|charges| self.decide(charges, now)))
+        Some(self.decide(charges, now))
     }
 
     async fn check(
@@ -187,7 +173,15 @@ impl RateLimiter for MemoryLimiter {
         charges: &[Charge<'_>],
         now: SystemTime,
     ) -> Result<Verdict, LimiterError> {
-        Ok(self.decide(few(charges)?, now))
+        self.decide(charges, now)
+    }
+
+    fn refund_now(
+        &self,
+        charges: &[Charge<'_>],
+        now: SystemTime,
+    ) -> Option<Result<(), LimiterError>> {
+        Some(few(charges).map(|charges| self.give_back(charges, now)))
     }
 
     async fn refund(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<(), LimiterError> {
@@ -220,9 +214,9 @@ struct Open<'l> {
 }
 
 impl Open<'_> {
-    fn at(&mut self, charge: usize) -> (&mut Shard, Place) {
+    fn budget(&mut self, charge: usize) -> Opened<'_> {
         let (shard, place) = self.places[charge];
-        (self.shard(shard), place)
+        self.shard(shard).at(place)
     }
 
     fn shard(&mut self, wanted: usize) -> &mut Shard {
@@ -231,16 +225,66 @@ impl Open<'_> {
     }
 }
 
-/// The memory that the first slots of a window take: a window that is refused it has one slot.
-const SMALLEST_HEAP: usize = 64;
+/// Which budget: a subject under a limit's name, hashed. Two that share a hash, one pair in 2⁶⁴,
+/// share a budget: stricter, never laxer.
+type BudgetKey = u64;
 
-const A_SECOND: u64 = 1_000_000_000;
+/// Hashes under secrets of this limiter, so that nobody can choose subjects that meet.
+struct Hasher {
+    secrets: [u64; 3],
+}
 
-/// Which budget: that of a subject under a limit's name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-struct BudgetKey {
-    rule: u64,
-    subject: u128,
+impl Hasher {
+    fn new() -> Self {
+        let random = RandomState::new();
+        Self {
+            secrets: [0, 1, 2].map(|at| random.hash_one(at)),
+        }
+    }
+
+    #[inline]
+    fn key(&self, charge: &Charge<'_>) -> BudgetKey {
+        let [a, b, _] = self.secrets;
+        let (kind, subject) = match charge.subject() {
+            Subject::Key(id) => (1, u128::from_ne_bytes(*id.as_bytes())),
+            Subject::Account(account) => (2, u128::from(self.text(account))),
+            Subject::Address(IpAddr::V4(address)) => (3, u128::from(address.to_bits())),
+            Subject::Address(IpAddr::V6(address)) => (4, address.to_bits()),
+            Subject::Global => (5, 0),
+        };
+        let (low, high) = halves(subject);
+        fold(low ^ charge.name().hash() ^ a, high ^ b ^ kind)
+    }
+
+    fn text(&self, text: &str) -> u64 {
+        let [a, b, c] = self.secrets;
+        let (words, rest) = text.as_bytes().as_chunks::<16>();
+        let mut last = [0; 16];
+        last[..rest.len()].copy_from_slice(rest);
+        let words = words.iter().chain([&last]);
+        words.fold(a ^ text.len() as u64, |hash, word| {
+            let (low, high) = halves(u128::from_le_bytes(*word));
+            fold(hash ^ low ^ b, high ^ c) ^ hash.rotate_left(23)
+        })
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "each half on its own")]
+#[inline]
+const fn halves(whole: u128) -> (u64, u64) {
+    (whole as u64, (whole >> 64) as u64)
+}
+
+/// All bits of both, mixed.
+#[inline]
+const fn fold(left: u64, right: u64) -> u64 {
+    let (low, high) = halves(left as u128 * right as u128);
+    low ^ high
+}
+
+/// The shard of a budget: by bits that the table of a shard makes no use of.
+const fn shard_of(key: BudgetKey) -> usize {
+    (key >> 40) as usize % SHARDS
 }
 
 struct Budget {
@@ -248,22 +292,33 @@ struct Budget {
     state: State,
 }
 
+const _: () = assert!(size_of::<Budget>() == 32);
+
 /// Where the state of a budget is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// In the list of budgets.
-    Own(u32),
+    /// At this place of the table.
+    Own(usize),
     /// Among those that newcomers share.
     Shared(usize),
     /// There is no room for it at all.
     Nowhere,
 }
 
+/// Shards share no line of the processor's cache with each other.
+#[repr(align(128))]
+struct Locked(Mutex<Shard>);
+
+impl Locked {
+    #[inline]
+    fn lock(&self) -> MutexGuard<'_, Shard> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 #[derive(Default)]
 struct Shard {
-    /// Where in `budgets` a key is.
-    index: HashTable<u32>,
-    budgets: Vec<Budget>,
+    budgets: HashTable<Budget>,
     /// How many budgets there may be.
     places: usize,
     /// Where the next newcomer begins to look for a budget that is whole.
@@ -275,115 +330,72 @@ struct Shard {
 }
 
 impl Shard {
-    fn state(&mut self, place: Place) -> Option<&mut State> {
-        match place {
-            Place::Own(at) => self
-                .budgets
-                .get_mut(at as usize)
-                .map(|budget| &mut budget.state),
+    #[inline]
+    fn find_or_make(&mut self, key: BudgetKey, charge: &Charge<'_>, now: u64) -> Opened<'_> {
+        let is_it = |budget: &Budget| budget.key == key;
+        if let Some(at) = self.budgets.find_bucket_index(key, is_it) {
+            return self.at(Place::Own(at));
+        }
+        self.make_room();
+        let place = self.place(key, charge, now, &[]);
+        self.at(place)
+    }
+
+    #[inline]
+    fn at(&mut self, place: Place) -> Opened<'_> {
+        let state = match place {
+            Place::Own(at) => {
+                let budget = self.budgets.get_bucket_mut(at);
+                budget.map(|budget| &mut budget.state)
+            }
             Place::Shared(at) => self.shared.get_mut(at).map(|(_, state)| state),
             Place::Nowhere => None,
-        }
-    }
-
-    /// In what time a charge is admissible, as [`State::wait`] has it. Where there is no memory for
-    /// its budget, in a second.
-    fn wait(&mut self, place: Place, charge: &Charge<'_>, now: u64) -> Option<u64> {
-        match self.state(place) {
-            Some(state) => state.wait(&charge.quota(), now, charge.cost()),
-            None => Some(A_SECOND),
-        }
-    }
-
-    /// Takes a charge, or not, and says how its budget stands then.
-    fn settle(
-        &mut self,
-        place: Place,
-        charge: &Charge<'_>,
-        now: u64,
-        wait: Option<u64>,
-        take: bool,
-    ) -> Standing {
-        let quota = charge.quota();
-        let heap_left = self.heap_left;
-        let Some(state) = self.state(place) else {
-            let nothing = Left {
-                remaining: 0,
-                whole_in: A_SECOND,
-            };
-            return Standing::of(nothing, wait);
         };
-        let (mut before, mut after) = (0, 0);
-        if take && charge.cost() > 0 {
-            before = state.heap();
-            let may_grow = heap_left > before + SMALLEST_HEAP;
-            state.take(&quota, now, charge.cost(), may_grow);
-            after = state.heap();
+        Opened {
+            state,
+            heap_left: &mut self.heap_left,
         }
-        let standing = Standing::of(state.left(&quota, now), wait);
-        self.heap_left = (heap_left + before).saturating_sub(after);
-        standing
+    }
+
+    /// Makes sure that no budget is moved while one request finds its own.
+    fn make_room(&mut self) {
+        self.budgets.reserve(MAX_CHARGES, |budget| budget.key);
     }
 
     /// Finds a budget, or makes room for it; not at the cost of those in `taken`.
-    fn place(
-        &mut self,
-        key: BudgetKey,
-        hash: u64,
-        charge: &Charge<'_>,
-        now: u64,
-        hasher: &DefaultHashBuilder,
-        taken: &[Place],
-    ) -> Place {
-        let is_it = |at: &u32| self.budgets[*at as usize].key == key;
-        if let Some(at) = self.index.find(hash, is_it) {
-            return Place::Own(*at);
-        }
-        let state = State::whole(&charge.quota());
-        if self.budgets.len() < self.places
-            && let Ok(at) = u32::try_from(self.budgets.len())
-        {
-            self.budgets.push(Budget { key, state });
-            self.remember(at, hash, hasher);
+    fn place(&mut self, key: BudgetKey, charge: &Charge<'_>, now: u64, taken: &[Place]) -> Place {
+        let found = self
+            .budgets
+            .find_bucket_index(key, |budget| budget.key == key);
+        if let Some(at) = found {
             return Place::Own(at);
         }
-        let Some(at) = self.forget_a_whole_one(now, hasher, taken) else {
-            return self.share(key.rule, state);
-        };
-        self.budgets[at as usize] = Budget { key, state };
-        self.remember(at, hash, hasher);
-        Place::Own(at)
+        let state = State::whole(&charge.quota());
+        if self.budgets.len() >= self.places && !self.forget_a_whole_one(now, taken) {
+            return self.share(charge.name().hash(), state);
+        }
+        let budget = Budget { key, state };
+        let entry = self.budgets.insert_unique(key, budget, |budget| budget.key);
+        Place::Own(entry.bucket_index())
     }
 
-    fn remember(&mut self, at: u32, hash: u64, hasher: &DefaultHashBuilder) {
-        let budgets = &self.budgets;
-        let rehash = |at: &u32| hasher.hash_one(budgets[*at as usize].key);
-        self.index.insert_unique(hash, at, rehash);
-    }
-
-    /// Looks at the next few budgets for one that can be forgotten.
-    fn forget_a_whole_one(
-        &mut self,
-        now: u64,
-        hasher: &DefaultHashBuilder,
-        taken: &[Place],
-    ) -> Option<u32> {
-        for _ in 0..SWEEP.min(self.budgets.len()) {
-            self.hand = (self.hand + 1) % self.budgets.len();
-            let at = u32::try_from(self.hand).ok()?;
-            let budget = &self.budgets[self.hand];
+    /// Looks at the next few places for a budget that can be forgotten.
+    fn forget_a_whole_one(&mut self, now: u64, taken: &[Place]) -> bool {
+        for _ in 0..SWEEP {
+            self.hand = (self.hand + 1) % self.budgets.num_buckets();
             // Another shard's place of this number only makes us look further.
-            if !budget.state.is_idle(now) || taken.contains(&Place::Own(at)) {
+            if taken.contains(&Place::Own(self.hand)) {
                 continue;
             }
-            let hash = hasher.hash_one(budget.key);
-            self.heap_left += budget.state.heap();
-            if let Ok(entry) = self.index.find_entry(hash, |found| *found == at) {
+            if let Ok(entry) = self.budgets.get_bucket_entry(self.hand)
+                && entry.get().state.is_idle(now)
+            {
+                self.heap_left += entry.get().state.heap();
                 entry.remove();
+                return true;
             }
-            return Some(at);
         }
-        None
+        false
     }
 
     /// The budget that newcomers under a limit share.
@@ -399,11 +411,52 @@ impl Shard {
     }
 }
 
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
+/// A budget, if there is room for it, and what memory is left for it to grow.
+struct Opened<'s> {
+    state: Option<&'s mut State>,
+    heap_left: &'s mut usize,
 }
 
+impl Opened<'_> {
+    /// In what time a charge is admissible, as [`State::wait`] has it. Where there is no memory for
+    /// its budget, in a second.
+    #[inline]
+    fn wait(&mut self, charge: &Charge<'_>, now: u64) -> Option<u64> {
+        match &mut self.state {
+            Some(state) => state.wait(&charge.quota(), now, charge.cost()),
+            None => Some(A_SECOND),
+        }
+    }
+
+    /// Takes a charge, or not, and says how its budget stands then.
+    #[inline]
+    fn settle(&mut self, charge: &Charge<'_>, now: u64, wait: Option<u64>, take: bool) -> Standing {
+        let quota = charge.quota();
+        let Some(state) = &mut self.state else {
+            let nothing = Left {
+                spare: 0,
+                unit: 1,
+                whole_in: A_SECOND,
+            };
+            return Standing::of(nothing, wait);
+        };
+        if take && charge.cost() > 0 {
+            let before = state.heap();
+            let may_grow = *self.heap_left > before + SMALLEST_HEAP;
+            state.take(&quota, now, charge.cost(), may_grow);
+            *self.heap_left = (*self.heap_left + before).saturating_sub(state.heap());
+        }
+        Standing::of(state.left(&quota, now), wait)
+    }
+}
+
+/// The memory that the first slots of a window take: a window that is refused it has one slot.
+const SMALLEST_HEAP: usize = 128;
+
+const A_SECOND: u64 = 1_000_000_000;
+
 /// Since 1970; a clock before that stands at 1970, one beyond the year 2480 there.
+#[inline]
 fn nanoseconds(now: SystemTime) -> u64 {
     let since = now.duration_since(SystemTime::UNIX_EPOCH);
     u64::try_from(since.unwrap_or(Duration::ZERO).as_nanos())
