@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use crate::backend::memory::MemoryStore;
 use crate::backend::memory::limiter::MemoryLimiter;
+use crate::cache::{Cache, KeyCache};
 use crate::caller::Caller;
 use crate::clock::{Clock, SystemClock};
 use crate::key::digest::KeyId;
@@ -16,8 +17,11 @@ use crate::key::record::KeyRecord;
 use crate::key::verifier::PepperRing;
 use crate::keyring::{Keyring, Notices};
 use crate::layer::ApiKeyLayer;
-use crate::limit::limiting::{Limiting, Throttle};
+use crate::limit::limiting::Limiting;
+use crate::limit::metering::Metering;
+use crate::limit::outage::{Emergency, LimiterOutage};
 use crate::limit::rules::{InvalidLimits, Limits};
+use crate::limit::throttle::Throttle;
 use crate::limit::{DynRateLimiter, RateLimiter};
 use crate::manage::Manager;
 use crate::manage::change::{ResumeKey, RevokeKey, SuspendKey};
@@ -148,6 +152,22 @@ impl<A> ApiKeys<A> {
         self.keyring.store.find(id).await
     }
 
+    /// Forgets what is remembered of a key that was changed, created or deleted elsewhere: in the
+    /// store itself, or by another process. What is done with this `ApiKeys` or its clones needs no
+    /// such call.
+    ///
+    /// No request whose `call` began after it returned is judged by what was loaded before.
+    pub fn invalidate(&self, id: &KeyId) {
+        self.keyring.cache.changed(id);
+    }
+
+    /// Forgets what is remembered of all keys, as [`invalidate`](Self::invalidate) does of one.
+    ///
+    /// Danger: all keys in use are then looked for in the store at once.
+    pub fn invalidate_all(&self) {
+        self.keyring.cache.all_changed();
+    }
+
     /// Where a key stands now, by the clock and the warning window that the layers go by.
     pub fn lifecycle(&self, record: &KeyRecord) -> Lifecycle {
         record.lifecycle(self.keyring.now(), self.keyring.warning)
@@ -202,7 +222,9 @@ pub struct ApiKeysBuilder<A = Managed> {
     warning: WarningWindow,
     limits: Limits,
     limiter: Option<Arc<dyn DynRateLimiter>>,
+    limiter_outage: LimiterOutage,
     failed_attempts: Option<Quota>,
+    cache: Cache,
 }
 
 impl<A> ApiKeysBuilder<A> {
@@ -216,7 +238,9 @@ impl<A> ApiKeysBuilder<A> {
             warning: WarningWindow::default(),
             limits: Limits::new(),
             limiter: None,
+            limiter_outage: LimiterOutage::default(),
             failed_attempts: None,
+            cache: Cache::default(),
         }
     }
 
@@ -297,7 +321,7 @@ impl<A> ApiKeysBuilder<A> {
 
     /// Where the budgets of the limits are kept. Default: a [`MemoryLimiter`] of this process.
     ///
-    /// When it fails, requests are answered with 503.
+    /// What happens when it fails is [`limiter_outage`](Self::limiter_outage)'s to say.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, MemoryLimiter, MemoryStore};
@@ -311,11 +335,43 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
+    /// What happens to requests when the limiter fails, or does not answer in time. Default:
+    /// [`LimiterOutage::refuse`], after 250 milliseconds.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, LimiterOutage, MemoryStore, Quota};
+    /// let keys = ApiKeys::builder(MemoryStore::new())
+    ///     .limiter_outage(LimiterOutage::admit(Quota::per_second(500)))
+    ///     .build()?;
+    /// # Ok::<(), tower_api_key::BuildError>(())
+    /// ```
+    pub fn limiter_outage(mut self, outage: LimiterOutage) -> Self {
+        self.limiter_outage = outage;
+        self
+    }
+
+    /// How this process remembers keys, and how it bears a store in trouble. Default:
+    /// [`Cache::new`], with which a key that is revoked elsewhere is let in for up to 10 seconds.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_api_key::{ApiKeys, Cache, MemoryStore};
+    /// let keys = ApiKeys::builder(MemoryStore::new())
+    ///     .cache(Cache::new().max_staleness(Duration::from_secs(60)))
+    ///     .build()?;
+    /// # Ok::<(), tower_api_key::BuildError>(())
+    /// ```
+    pub fn cache(mut self, cache: Cache) -> Self {
+        self.cache = cache;
+        self
+    }
+
     /// How many keys that do not exist one client address may have looked up. Default: any number.
     ///
-    /// Beyond it, lookups from that address are refused with 429 `too_many_failed_attempts`. Only
-    /// well-formed unknown keys count. An IPv6 client is its /64. Where the address is not known,
-    /// this does not bind.
+    /// Beyond it, keys from that address that are not remembered as good are refused with 429
+    /// `too_many_failed_attempts`, without a look into the store. A good key that is in the cache
+    /// always passes. Only well-formed unknown keys count. An IPv6 client is its /64. Where the
+    /// address is not known, this does not bind.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, MemoryStore, Quota};
@@ -355,21 +411,34 @@ impl<A> ApiKeysBuilder<A> {
 
     fn assemble(self, formats: KeyFormats) -> ApiKeys<A> {
         let limiter = self.limiter;
-        let limiting = Limiting {
+        let limiting = (!self.limits.are_none()).then(|| Limiting {
             rules: self.limits,
             limiter: limiter.unwrap_or_else(|| Arc::new(MemoryLimiter::new())),
-        };
+            time_limit: self.limiter_outage.time_limit,
+            emergency: Emergency::new(self.limiter_outage.policy, Arc::new(MemoryLimiter::new())),
+        });
         let throttle = self.failed_attempts.map(|quota| {
             let limiter = MemoryLimiter::with_memory(THROTTLE_MEMORY);
             Throttle::new(quota, Arc::new(limiter))
         });
+        let clock = self.clock;
+        let metering = Arc::new(Metering {
+            limiting,
+            clock: Arc::clone(&clock),
+        });
         let keyring = Keyring {
+            cache: KeyCache::new(
+                Arc::clone(&self.store),
+                Arc::clone(&clock),
+                Arc::clone(&metering),
+                self.cache,
+            ),
             store: self.store,
-            clock: self.clock,
+            clock,
             formats,
             peppers: self.peppers,
             warning: self.warning,
-            limiting: (!limiting.rules.are_none()).then_some(limiting),
+            metering,
             throttle,
             notices: Notices::default(),
         };

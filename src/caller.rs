@@ -5,11 +5,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::cache::KnownKey;
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::key::scope::{RequiredScopes, Scope, ScopeSet};
-use crate::keyring::{Keyring, KnownKey};
+use crate::keyring::Keyring;
+use crate::limit::LimiterError;
+use crate::limit::rules::Bound;
 use crate::rejection::Rejection;
 
 /// The application that a request comes from, proved by its key. Never a person.
@@ -31,8 +34,8 @@ use crate::rejection::Rejection;
 pub struct Caller {
     key: Arc<KnownKey>,
     lifecycle: Lifecycle,
-    /// Whose caller this is: another `ApiKeys` in the same stack judges for itself.
-    keyring: Arc<Keyring>,
+    /// What the limits know of the request, if there was one.
+    bound: Option<Bound>,
 }
 
 /// In the extensions of a request that was let through without a key.
@@ -40,11 +43,11 @@ pub struct Caller {
 pub(crate) struct Anonymous;
 
 impl Caller {
-    pub(crate) fn new(key: Arc<KnownKey>, lifecycle: Lifecycle, keyring: Arc<Keyring>) -> Self {
+    pub(crate) fn new(key: Arc<KnownKey>, lifecycle: Lifecycle, bound: Option<Bound>) -> Self {
         Self {
             key,
             lifecycle,
-            keyring,
+            bound,
         }
     }
 
@@ -139,6 +142,46 @@ impl Caller {
         Err(self.lacks(required.clone()))
     }
 
+    /// Gives back what this request was charged, for work that did not happen: so many units of
+    /// each limit that bound it, but no more than it cost. To be done once.
+    ///
+    /// ```
+    /// # use tower_api_key::{Caller, LimiterError};
+    /// # async fn render_report() -> Result<(), ()> { Ok(()) }
+    /// # async fn handler(caller: Caller) -> Result<(), LimiterError> {
+    /// if render_report().await.is_err() {
+    ///     caller.refund(10).await?; // what POST /v1/reports costs
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn refund(&self, units: u64) -> Result<(), LimiterError> {
+        let Some(bound) = self.bound else {
+            return Ok(()); // nothing was charged
+        };
+        let record = &self.key.record;
+        self.key.metering.refund(record, bound, units).await
+    }
+
+    /// Charges this request more, where its cost is known only after the work: so many units of each
+    /// limit that bound it, or what is left. The work is done, so this refuses nothing; the next
+    /// request may be.
+    ///
+    /// ```
+    /// # use tower_api_key::{Caller, LimiterError};
+    /// # async fn answer() -> u64 { 120 }
+    /// # async fn handler(caller: Caller) -> Result<(), LimiterError> {
+    /// let tokens = answer().await;
+    /// caller.charge(tokens).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn charge(&self, units: u64) -> Result<(), LimiterError> {
+        let record = &self.key.record;
+        let bound = self.bound.unwrap_or_default();
+        self.key.metering.charge(record, bound, units).await
+    }
+
     fn lacks(&self, required: RequiredScopes) -> Rejection {
         let rejection = Rejection::InsufficientScope { required };
         crate::trace::refused_caller(rejection.code(), &self.key_id(), self.account());
@@ -149,8 +192,9 @@ impl Caller {
         &self.key
     }
 
-    pub(crate) fn belongs_to(&self, keyring: &Arc<Keyring>) -> bool {
-        Arc::ptr_eq(&self.keyring, keyring)
+    /// Whether it is a caller of these keys: another `ApiKeys` in the same stack judges for itself.
+    pub(crate) fn belongs_to(&self, keyring: &Keyring) -> bool {
+        Arc::ptr_eq(&self.key.metering, &keyring.metering)
     }
 }
 

@@ -1,13 +1,22 @@
 //! Where the time comes from: [`SystemClock`] in production, [`ManualClock`] in tests.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant, SystemTime};
+
+/// A wait for a [`Clock`].
+pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The source of time for everything that this crate decides.
 ///
-/// It is read once per request. A clock that is wrong makes keys expire early or late by as much,
+/// The wall clock is read once per request. If it is wrong, keys expire early or late by as much,
 /// so the safe failure is to run fast.
+///
+/// A clock of an application's own need only tell the wall-clock time; what else there is, is the
+/// operating system's unless it says otherwise.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a `Clock`",
     note = "use `SystemClock`, or `ManualClock` in tests"
@@ -15,12 +24,31 @@ use std::time::{Duration, SystemTime};
 pub trait Clock: Send + Sync + 'static {
     /// The current wall-clock time. It may step backwards.
     fn now(&self) -> SystemTime;
+
+    /// The time since a fixed moment. It never steps, and tells how old cached records are.
+    fn monotonic(&self) -> Duration {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        START.elapsed()
+    }
+
+    /// Waits for a time: the limit of a load from the store, or of a check by a limiter.
+    fn sleep(&self, time: Duration) -> Sleep {
+        Box::pin(futures_timer::Delay::new(time))
+    }
 }
 
 /// A shared clock is a clock.
 impl<C: Clock + ?Sized> Clock for Arc<C> {
     fn now(&self) -> SystemTime {
         (**self).now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        (**self).monotonic()
+    }
+
+    fn sleep(&self, time: Duration) -> Sleep {
+        (**self).sleep(time)
     }
 }
 
@@ -32,6 +60,25 @@ impl Clock for SystemClock {
     fn now(&self) -> SystemTime {
         SystemTime::now()
     }
+}
+
+/// What came first of an answer and the end of a time limit: `None` if that was the end.
+pub(crate) async fn within<T>(
+    clock: &dyn Clock,
+    limit: Duration,
+    answer: impl Future<Output = T>,
+) -> Option<T> {
+    let mut answer = std::pin::pin!(answer);
+    let mut end: Option<Sleep> = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+            return Poll::Ready(Some(answer));
+        }
+        // What answers at once needs no timer.
+        let end = end.get_or_insert_with(|| clock.sleep(limit));
+        end.as_mut().poll(cx).map(|()| None)
+    })
+    .await
 }
 
 /// A clock that moves only when it is told to. Clones share the same hands.
@@ -54,31 +101,75 @@ impl Clock for SystemClock {
 /// # use tower_api_key::Clock;
 /// ```
 #[derive(Clone)]
-pub struct ManualClock(Arc<Mutex<SystemTime>>);
+pub struct ManualClock(Arc<Mutex<Hands>>);
+
+struct Hands {
+    wall: SystemTime,
+    monotonic: Duration,
+    /// Who waits, and until when.
+    sleepers: Vec<(Duration, Waker)>,
+}
 
 impl ManualClock {
     /// A clock that stands at `instant`.
     pub fn at(instant: SystemTime) -> Self {
-        Self(Arc::new(Mutex::new(instant)))
+        Self(Arc::new(Mutex::new(Hands {
+            wall: instant,
+            monotonic: Duration::ZERO,
+            sleepers: Vec::new(),
+        })))
     }
 
-    /// Moves the clock forwards.
+    /// Lets time go by: the wall clock and the monotonic one move forwards, and those who slept
+    /// for long enough wake up.
     ///
     /// # Panics
     /// If the result is beyond what [`SystemTime`] can hold.
     pub fn advance(&self, by: Duration) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += by;
+        let mut hands = self.hands();
+        hands.wall += by;
+        hands.monotonic += by;
+        let now = hands.monotonic;
+        let awake: Vec<_> = hands
+            .sleepers
+            .extract_if(.., |(until, _)| *until <= now)
+            .collect();
+        drop(hands);
+        for (_, waker) in awake {
+            waker.wake();
+        }
     }
 
-    /// Sets the clock, also backwards.
+    /// Sets the wall clock, also backwards. No time goes by.
     pub fn set(&self, instant: SystemTime) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = instant;
+        self.hands().wall = instant;
+    }
+
+    fn hands(&self) -> MutexGuard<'_, Hands> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> SystemTime {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.hands().wall
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.hands().monotonic
+    }
+
+    fn sleep(&self, time: Duration) -> Sleep {
+        let clock = self.clone();
+        let until = clock.monotonic().saturating_add(time);
+        Box::pin(poll_fn(move |cx| {
+            let mut hands = clock.hands();
+            if hands.monotonic >= until {
+                return Poll::Ready(());
+            }
+            hands.sleepers.push((until, cx.waker().clone()));
+            Poll::Pending
+        }))
     }
 }
 

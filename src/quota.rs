@@ -1,6 +1,7 @@
 //! How much may be used in how much time: values that cannot be wrong.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// The most that a quota can grant: what a structured field can write (RFC 9651).
@@ -207,6 +208,21 @@ impl Quota {
             Shape::Calendar(Calendar::Day) => Duration::from_secs(86_400),
             Shape::Calendar(Calendar::Month) => Duration::from_secs(31 * 86_400),
         }
+    }
+
+    /// One of so many equal shares, rounded down, but at least 1.
+    pub(crate) fn shared_by(self, nodes: NonZeroU32) -> Self {
+        let nodes = u64::from(nodes.get());
+        let limit = (self.limit / nodes).max(1);
+        let shape = match self.shape {
+            Shape::Rate { interval } => {
+                let longest = u64::try_from(MAX_PERIOD.as_nanos()).unwrap_or(u64::MAX);
+                let interval = interval.saturating_mul(nodes).min(longest / limit);
+                Shape::Rate { interval }
+            }
+            other => other,
+        };
+        Self { limit, shape }
     }
 
     pub(crate) const fn is_rate(&self) -> bool {

@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use crate::future::ResponseFuture;
 use crate::response::body::ResponseBody;
-use crate::verify::{Gate, Identified};
+use crate::verify::{Gate, Progress};
 
 /// A service behind API keys; see [`ApiKeyLayer`](crate::ApiKeyLayer).
 #[derive(Debug, Clone)]
@@ -43,21 +43,21 @@ where
         let (mut parts, body) = request.into_parts();
         let gate = Arc::clone(&self.gate);
         let manner = gate.settings.manner(&parts.method, &parts.headers);
-        match gate.identify(&mut parts) {
-            Identified::Decided(Ok(admission)) => {
+        match gate.begin(&mut parts) {
+            Progress::Decided(Ok(admission)) => {
                 let future = self.inner.call(Request::from_parts(parts, body));
                 ResponseFuture::forwarding(future, admission, gate, manner)
             }
-            Identified::Decided(Err(denial)) => {
+            Progress::Decided(Err(denial)) => {
                 // Whatever the readied service holds, such as a permit, is let go of here and now.
                 drop(self.take_readied());
                 ResponseFuture::denied(denial, gate, manner)
             }
-            Identified::Open(candidate) => {
+            Progress::Waiting(candidate) => {
                 let readied = self.take_readied();
                 let judge = Arc::clone(&gate);
                 let decision = Box::pin(async move {
-                    let decision = judge.decide(&mut parts, candidate).await;
+                    let decision = judge.finish(&mut parts, candidate).await;
                     (parts, decision)
                 });
                 ResponseFuture::deciding(decision, readied, body, gate, manner)

@@ -3,30 +3,36 @@
 //! 1. **Find** the one credential in the request.
 //! 2. **Parse** it: what is not written as a key of ours goes no further.
 //! 3. **Hash** it once: the digest names the record.
-//! 4. **Look up** the record by its id. This is the one step that may wait.
+//! 4. **Look up** the record by its id: in the cache, or else in the store, which may wait.
 //! 5. **Compare** the secret, in constant time.
 //! 6. **Status** from the record and the clock.
 //! 7. **Access**: environment, network, scopes.
-//! 8. **Limits**: every charge that applies, all of them or none. This may wait, too.
+//! 8. **Limits**: every charge that applies, all of them or none. A limiter elsewhere may wait, too.
 //! 9. **Admit**: the caller goes into the request, the credential out of it.
 //!
-//! Nothing else lets a request through.
+//! [`Gate::begin`] takes these steps without ever waiting, as far as they go; [`Gate::finish`] takes
+//! the others. Nothing else lets a request through.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use http::Method;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, COOKIE, ORIGIN};
 use http::request::Parts;
 
+use crate::cache::guard::Stamp;
+use crate::cache::{Found, KnownKey};
 use crate::caller::{Anonymous, Caller};
-use crate::key::digest::KeyDigest;
+use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::environment::Environment;
 use crate::key::formats::{Place, Recognized};
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
-use crate::keyring::{Keyring, KnownKey};
-use crate::limit::rules::Facts;
+use crate::keyring::Keyring;
+use crate::limit::limiting::Limiting;
+use crate::limit::outage::Fallback;
+use crate::limit::rules::Bound;
+use crate::limit::{Charge, LimiterError, Verdict};
 use crate::rejection::{NotFound, Rejection};
 use crate::request::credential::Ambiguous;
 use crate::response::rate_limit::{self, Notice};
@@ -35,9 +41,6 @@ use crate::source::Carrier;
 use crate::store::StoreError;
 use crate::{timestamp, trace};
 
-/// What a look into the store brought.
-type Found = Result<Option<Arc<KnownKey>>, StoreError>;
-
 /// What decides about the requests of one layer.
 #[derive(Debug, Clone)]
 pub(crate) struct Gate {
@@ -45,30 +48,43 @@ pub(crate) struct Gate {
     pub(crate) settings: Settings,
 }
 
-/// How far a request got without a look into the store.
-pub(crate) enum Identified {
-    /// It is decided.
+/// How far a request got without a wait.
+pub(crate) enum Progress {
     Decided(Result<Admission, Denial>),
-    /// It must be looked up, or charged for.
-    Open(Candidate),
+    Waiting(Candidate),
 }
 
-/// A request that is not decided yet.
-#[derive(Debug)]
+/// A request that must wait to be decided.
 pub(crate) enum Candidate {
-    /// It carries a well-formed key.
-    Key(Presented),
-    /// It carries no key and needs none; limits bind it all the same.
-    NoKey,
+    /// For its record.
+    ToLoad(Presented),
+    /// For its limits. Its key is good.
+    ToCharge(Presented, Proved),
+    /// For its limits. It has no key and needs none.
+    NoKey(Bound),
 }
 
 /// A well-formed key, as a digest.
-#[derive(Debug)]
 pub(crate) struct Presented {
     digest: KeyDigest,
+    id: KeyId,
     /// That of the format it is written in.
     environment: Environment,
     carrier: Carrier,
+    client: Client,
+}
+
+/// The address of the client: worked out once, and only if somebody asks.
+#[derive(Default)]
+struct Client(OnceLock<Option<IpAddr>>);
+
+/// A key that may be used here and now, within its limits.
+pub(crate) struct Proved {
+    known: Arc<KnownKey>,
+    stamp: Stamp,
+    lifecycle: Lifecycle,
+    bound: Bound,
+    now: SystemTime,
 }
 
 /// A decision in favour of a request.
@@ -93,125 +109,73 @@ pub(crate) struct Denial {
     /// The status of the key, if its secret was right.
     pub(crate) lifecycle: Option<Lifecycle>,
     pub(crate) carrier: Option<Carrier>,
-    pub(crate) limits: Option<Notice>,
+    pub(crate) limits: Option<Box<Notice>>,
 }
 
 impl Gate {
-    /// Steps 1 to 3.
-    pub(crate) fn identify(&self, parts: &mut Parts) -> Identified {
+    /// Steps 1 to 9, as far as they go without a wait.
+    pub(crate) fn begin(&self, parts: &mut Parts) -> Progress {
         if let Some(decision) = self.spoken_for(parts) {
-            return Identified::Decided(decision);
+            return Progress::Decided(decision);
         }
-        let found = self.settings.sources.find(parts, &self.keyring.formats);
-        let credential = match found {
-            Err(Ambiguous) => {
-                return Identified::Decided(Err(stranger(Rejection::Ambiguous, None)));
-            }
-            Ok(None) => return self.without_key(parts),
-            Ok(Some(credential)) => credential,
+        let key = match self.identify(parts) {
+            Err(denial) => return Progress::Decided(Err(denial)),
+            Ok(None) => return self.begin_without_key(parts),
+            Ok(Some(key)) => key,
         };
-        let carrier = credential.carrier;
-        let Some(format) = credential.format else {
-            let rejection = Rejection::NotFound(NotFound::Malformed);
-            return Identified::Decided(Err(stranger(rejection, Some(carrier))));
+        let Some(found) = self.keyring.cache.recall(&key.id) else {
+            return Progress::Waiting(Candidate::ToLoad(key));
         };
-        Identified::Open(Candidate::Key(Presented {
-            digest: KeyDigest::of_bytes(credential.text.as_bytes()),
-            environment: format.environment().clone(),
-            carrier,
-        }))
+        if found.value.is_none()
+            && let Err(rejection) = self.attempt(parts, &key)
+        {
+            return Progress::Decided(Err(stranger(rejection, Some(key.carrier))));
+        }
+        let proved = match self.prove(parts, &key, found) {
+            Err(denial) => return Progress::Decided(Err(denial)),
+            Ok(proved) => proved,
+        };
+        let Some(charged) = self.charge_now(Some(&proved.known), proved.bound, proved.now) else {
+            return Progress::Waiting(Candidate::ToCharge(key, proved));
+        };
+        Progress::Decided(match charged {
+            Ok(limits) => Ok(self.admit(parts, &key, proved, limits)),
+            Err(refusal) => Err(refusal.of(&proved, key.carrier)),
+        })
     }
 
-    /// Steps 4 to 9.
-    pub(crate) async fn decide(
+    /// Steps 4 to 9, for what had to wait.
+    pub(crate) async fn finish(
         &self,
         parts: &mut Parts,
         candidate: Candidate,
     ) -> Result<Admission, Denial> {
-        let key = match candidate {
-            Candidate::Key(key) => key,
-            Candidate::NoKey => {
-                let limits = self.charge(parts, None, self.keyring.now()).await;
-                let limits = limits.map_err(Refusal::of_nobody)?;
-                return Ok(anonymous(parts, limits));
+        let (key, proved) = match candidate {
+            Candidate::ToLoad(key) => {
+                let found = self.load(parts, &key).await?;
+                let proved = self.prove(parts, &key, found)?;
+                (key, proved)
+            }
+            Candidate::ToCharge(key, proved) => (key, proved),
+            Candidate::NoKey(bound) => {
+                let limits = self.charge(None, bound, self.keyring.now()).await;
+                return Ok(anonymous(parts, limits.map_err(Refusal::of_nobody)?));
             }
         };
-        let carrier = Some(key.carrier);
-        let found = self.look_up(parts, &key).await;
-        let found = found.map_err(|rejection| stranger(rejection, carrier))?;
-        let now = self.keyring.now(); // after the wait: a key may have expired during it
-        let known = match self.prove(&key.digest, found) {
-            Ok(known) => known,
-            Err(rejection) => {
-                self.count_failure(parts, &rejection, now).await;
-                return Err(stranger(rejection, carrier));
+        let charged = self.charge(Some(&proved.known), proved.bound, proved.now);
+        let limits = charged
+            .await
+            .map_err(|refusal| refusal.of(&proved, key.carrier))?;
+        if self.keyring.cache.is_current(&key.id, proved.stamp) {
+            return Ok(self.admit(parts, &key, proved, limits));
+        }
+        // The key was changed while the limiter let it wait.
+        match self.prove_anew(parts, &key).await {
+            Ok(proved) => Ok(self.admit(parts, &key, proved, limits)),
+            Err(denial) => {
+                self.give_back(&proved).await;
+                Err(denial)
             }
-        };
-        let lifecycle = known.record.lifecycle(now, self.keyring.warning);
-        self.judge(parts, &known, lifecycle)
-            .map_err(|rejection| refused(rejection, &known, lifecycle, carrier))?;
-        let limits = self.charge(parts, Some(&known), now).await;
-        let limits = limits.map_err(|refusal| refusal.of(&known, lifecycle, carrier))?;
-        Ok(self.admit(parts, known, lifecycle, key.carrier, limits, now))
-    }
-
-    /// Step 4, unless this address has had too many keys looked up that do not exist.
-    async fn look_up(&self, parts: &Parts, key: &Presented) -> Result<Found, Rejection> {
-        if let Some(throttle) = &self.keyring.throttle
-            && let Some(client) = self.client_address(parts)
-            && let Some(retry_after) = throttle.wait(client, self.keyring.now()).await
-        {
-            return Err(Rejection::TooManyFailedAttempts { retry_after });
-        }
-        let id = key.digest.id();
-        Ok(self.keyring.find(&id, &key.environment).await)
-    }
-
-    async fn count_failure(&self, parts: &Parts, rejection: &Rejection, now: SystemTime) {
-        if matches!(rejection, Rejection::NotFound(NotFound::Unknown))
-            && let Some(throttle) = &self.keyring.throttle
-            && let Some(client) = self.client_address(parts)
-        {
-            throttle.count(client, now).await;
-        }
-    }
-
-    /// Step 8: what the headers say, or why the request goes no further.
-    async fn charge(
-        &self,
-        parts: &Parts,
-        known: Option<&KnownKey>,
-        now: SystemTime,
-    ) -> Result<Option<Notice>, Refusal> {
-        let Some(limiting) = &self.keyring.limiting else {
-            return Ok(None);
-        };
-        let route = self.settings.route.of(parts);
-        let needed = limiting.rules.need_address();
-        let charges = limiting.rules.charges(&Facts {
-            key: known.map(|known| &known.record),
-            method: parts.method.as_str(),
-            path: &route,
-            address: needed.then(|| self.client_address(parts)).flatten(),
-        });
-        let verdict = limiting.check(&charges, now).await.map_err(|error| {
-            trace::limiter_failed(&error);
-            Refusal {
-                rejection: self.outage(),
-                limits: None,
-            }
-        })?;
-        let headers = self.settings.rate_limit_headers;
-        let limits = Notice::of(headers, &charges, &verdict, now);
-        match rate_limit::rejection(&charges, &verdict, now) {
-            Some(rejection) => Err(Refusal { rejection, limits }),
-            None => Ok(limits),
-        }
-    }
-
-    fn outage(&self) -> Rejection {
-        Rejection::ServiceUnavailable {
-            retry_after: self.settings.retry_after,
         }
     }
 
@@ -222,26 +186,107 @@ impl Gate {
             return Err(Rejection::NotFound(NotFound::Malformed));
         };
         let digest = KeyDigest::of(key);
-        let found = self.keyring.find(&digest.id(), format.environment()).await;
-        let known = self.prove(&digest, found)?;
-        let lifecycle = known
-            .record
-            .lifecycle(self.keyring.now(), self.keyring.warning);
+        let id = digest.id();
+        let mut found = self.keyring.cache.recall(&id);
+        if found.is_none() {
+            let loaded = self.keyring.cache.load(id, format.environment()).await;
+            found = Some(loaded.map_err(|error| self.store_failed(&error, &id))?);
+        }
+        let found = found.and_then(|found| found.value);
+        let known = self.compare(&digest, id, found)?;
+        let now = self.keyring.now();
+        let lifecycle = known.record.lifecycle(now, self.keyring.warning);
         match Rejection::of_lifecycle(&lifecycle, known.record.not_before()) {
             Some(rejection) => Err(rejection),
-            None => Ok(Caller::new(known, lifecycle, Arc::clone(&self.keyring))),
+            None => Ok(Caller::new(known, lifecycle, None)),
         }
     }
 
+    /// Steps 1 to 3. `None` if there is no credential.
+    fn identify(&self, parts: &Parts) -> Result<Option<Presented>, Denial> {
+        let found = self.settings.sources.find(parts, &self.keyring.formats);
+        let found = found.map_err(|Ambiguous| stranger(Rejection::Ambiguous, None))?;
+        let Some(credential) = found else {
+            return Ok(None);
+        };
+        let carrier = credential.carrier;
+        let Some(format) = credential.format else {
+            let rejection = Rejection::NotFound(NotFound::Malformed);
+            return Err(stranger(rejection, Some(carrier)));
+        };
+        let digest = KeyDigest::of_bytes(credential.text.as_bytes());
+        Ok(Some(Presented {
+            id: digest.id(),
+            digest,
+            environment: format.environment().clone(),
+            carrier,
+            client: Client::default(),
+        }))
+    }
+
+    /// Step 4, from the store, unless this address has tried too many keys that do not exist.
+    async fn load(&self, parts: &Parts, key: &Presented) -> Result<Found, Denial> {
+        let carrier = Some(key.carrier);
+        let attempt = self.attempt(parts, key);
+        attempt.map_err(|rejection| stranger(rejection, carrier))?;
+        let loaded = self.keyring.cache.load(key.id, &key.environment).await;
+        if !matches!(&loaded, Ok(found) if found.value.is_none()) {
+            self.forgive(parts, key);
+        }
+        loaded.map_err(|error| stranger(self.store_failed(&error, &key.id), carrier))
+    }
+
+    /// Counts an attempt to use a key that does not exist, which it is until it is found.
+    fn attempt(&self, parts: &Parts, key: &Presented) -> Result<(), Rejection> {
+        if let Some(throttle) = &self.keyring.throttle
+            && let Some(client) = key.client.address(self, parts)
+        {
+            let attempt = throttle.attempt(client, self.keyring.now());
+            attempt.map_err(|retry_after| Rejection::TooManyFailedAttempts { retry_after })?;
+        }
+        Ok(())
+    }
+
+    fn forgive(&self, parts: &Parts, key: &Presented) {
+        if let Some(throttle) = &self.keyring.throttle
+            && let Some(client) = key.client.address(self, parts)
+        {
+            throttle.forgive(client, self.keyring.now());
+        }
+    }
+
+    /// Steps 5 to 7.
+    fn prove(&self, parts: &Parts, key: &Presented, found: Found) -> Result<Proved, Denial> {
+        let compared = self.compare(&key.digest, key.id, found.value);
+        let known = compared.map_err(|rejection| stranger(rejection, Some(key.carrier)))?;
+        let now = self.keyring.now();
+        let lifecycle = known.record.lifecycle(now, self.keyring.warning);
+        if let Err(rejection) = self.judge(parts, &known, lifecycle, &key.client) {
+            return Err(refused(rejection, &known, lifecycle, Some(key.carrier)));
+        }
+        Ok(Proved {
+            bound: self.bind(parts, &key.client),
+            known,
+            stamp: found.stamp,
+            lifecycle,
+            now,
+        })
+    }
+
+    async fn prove_anew(&self, parts: &Parts, key: &Presented) -> Result<Proved, Denial> {
+        let found = self.load(parts, key).await?;
+        self.prove(parts, key, found)
+    }
+
     /// Step 5: the record that was found, if it is that of the key that was presented.
-    fn prove(&self, digest: &KeyDigest, found: Found) -> Result<Arc<KnownKey>, Rejection> {
-        let id = digest.id();
+    fn compare(
+        &self,
+        digest: &KeyDigest,
+        id: KeyId,
+        found: Option<Arc<KnownKey>>,
+    ) -> Result<Arc<KnownKey>, Rejection> {
         let peppers = &self.keyring.peppers;
-        let known = found.map_err(|error| {
-            trace::store_failed(&error, &id);
-            self.outage()
-        })?;
-        let Some(known) = known else {
+        let Some(known) = found else {
             peppers.verify_dummy(digest);
             return Err(Rejection::NotFound(NotFound::Unknown));
         };
@@ -268,6 +313,7 @@ impl Gate {
         parts: &Parts,
         known: &KnownKey,
         lifecycle: Lifecycle,
+        client: &Client,
     ) -> Result<(), Rejection> {
         let record = &known.record;
         if let Some(rejection) = Rejection::of_lifecycle(&lifecycle, record.not_before()) {
@@ -281,7 +327,7 @@ impl Gate {
             });
         }
         if record.networks().list().is_some() {
-            let client = self.client_address(parts);
+            let client = client.address(self, parts);
             if !record.networks().allow(client) {
                 return Err(Rejection::IpNotAllowed { client });
             }
@@ -296,16 +342,122 @@ impl Gate {
         Ok(())
     }
 
+    /// What the limits must know of a request.
+    fn bind(&self, parts: &Parts, client: &Client) -> Bound {
+        let Some(limiting) = &self.keyring.metering.limiting else {
+            return Bound::default();
+        };
+        let route = self.settings.route.of(parts);
+        let needed = limiting.rules.need_address();
+        let address = needed.then(|| client.address(self, parts)).flatten();
+        limiting.rules.bind(parts.method.as_str(), &route, address)
+    }
+
+    /// Step 8: what the headers say, or why the request goes no further. `None` if that must be
+    /// waited for.
+    fn charge_now(
+        &self,
+        known: Option<&KnownKey>,
+        bound: Bound,
+        now: SystemTime,
+    ) -> Option<Result<Option<Notice>, Refusal>> {
+        let Some(limiting) = &self.keyring.metering.limiting else {
+            return Some(Ok(None));
+        };
+        let charges = limiting
+            .rules
+            .charges(known.map(|known| &known.record), bound);
+        let checked = limiting.check_now(&charges, now)?;
+        Some(self.conclude(limiting, &charges, checked, now))
+    }
+
+    /// Step 8, with a wait.
+    async fn charge(
+        &self,
+        known: Option<&KnownKey>,
+        bound: Bound,
+        now: SystemTime,
+    ) -> Result<Option<Notice>, Refusal> {
+        let Some(limiting) = &self.keyring.metering.limiting else {
+            return Ok(None);
+        };
+        let charges = limiting
+            .rules
+            .charges(known.map(|known| &known.record), bound);
+        let checked = match limiting.check_now(&charges, now) {
+            Some(checked) => checked,
+            None => limiting.check(&*self.keyring.clock, &charges, now).await,
+        };
+        self.conclude(limiting, &charges, checked, now)
+    }
+
+    fn conclude(
+        &self,
+        limiting: &Limiting,
+        charges: &[Charge<'_>],
+        checked: Result<Verdict, LimiterError>,
+        now: SystemTime,
+    ) -> Result<Option<Notice>, Refusal> {
+        let told = |charges: &[Charge<'_>], verdict: &Verdict| {
+            let limits = Notice::of(self.settings.rate_limit_headers, charges, verdict, now);
+            match rate_limit::rejection(charges, verdict, now) {
+                Some(rejection) => Err(Refusal {
+                    rejection,
+                    limits: limits.map(Box::new),
+                }),
+                None => Ok(limits),
+            }
+        };
+        let error = match checked {
+            Ok(verdict) => return told(charges, &verdict),
+            Err(error) => error,
+        };
+        trace::limiter_failed(&error);
+        match limiting.emergency.decide(charges, now) {
+            Fallback::Charged(shares, verdict) => told(&shares, &verdict),
+            Fallback::Admit => Ok(None),
+            Fallback::Refuse => Err(Refusal {
+                rejection: self.outage(),
+                limits: None,
+            }),
+        }
+    }
+
+    /// What was charged to a request that goes no further after all.
+    async fn give_back(&self, proved: &Proved) {
+        let record = &proved.known.record;
+        let refunded = self.keyring.metering.refund(record, proved.bound, u64::MAX);
+        if let Err(error) = refunded.await {
+            trace::limiter_failed(&error);
+        }
+    }
+
+    fn outage(&self) -> Rejection {
+        Rejection::ServiceUnavailable {
+            retry_after: self.settings.retry_after,
+        }
+    }
+
+    fn store_failed(&self, error: &StoreError, id: &KeyId) -> Rejection {
+        trace::store_failed(error, id);
+        self.outage()
+    }
+
     /// Step 9.
     fn admit(
         &self,
         parts: &mut Parts,
-        known: Arc<KnownKey>,
-        lifecycle: Lifecycle,
-        carrier: Carrier,
+        key: &Presented,
+        proved: Proved,
         limits: Option<Notice>,
-        now: SystemTime,
     ) -> Admission {
+        let Proved {
+            known,
+            lifecycle,
+            bound,
+            now,
+            ..
+        } = proved;
         let (id, account) = (known.record.id(), known.record.account());
         trace::admitted(&id, account);
         if lifecycle.status() == KeyStatus::Deprecated
@@ -318,29 +470,32 @@ impl Gate {
             let expires_at = lifecycle.expires_at().map(timestamp::rfc3339);
             trace::deprecated(&id, account, expires_at.as_deref().unwrap_or("never"));
         }
-        if let Some(parameter) = self.settings.sources.parameter(carrier) {
+        if let Some(parameter) = self.settings.sources.parameter(key.carrier) {
             trace::key_in_query(parameter, &id);
         }
-        self.hide(parts, carrier);
-        let caller = Caller::new(known, lifecycle, Arc::clone(&self.keyring));
-        parts.extensions.insert(caller);
+        self.hide(parts, key.carrier);
+        parts
+            .extensions
+            .insert(Caller::new(known, lifecycle, Some(bound)));
         Admission::Key {
             lifecycle,
-            carrier,
+            carrier: key.carrier,
             limits,
         }
     }
 
     /// A request without a key.
-    fn without_key(&self, parts: &mut Parts) -> Identified {
+    fn begin_without_key(&self, parts: &mut Parts) -> Progress {
         let preflight = self.settings.allow_preflight && is_preflight(parts);
         if !self.settings.optional && !preflight {
-            return Identified::Decided(Err(stranger(Rejection::Missing, None)));
+            return Progress::Decided(Err(stranger(Rejection::Missing, None)));
         }
-        if self.keyring.limiting.is_some() {
-            return Identified::Open(Candidate::NoKey);
+        let bound = self.bind(parts, &Client::default());
+        match self.charge_now(None, bound, self.keyring.now()) {
+            None => Progress::Waiting(Candidate::NoKey(bound)),
+            Some(Ok(limits)) => Progress::Decided(Ok(anonymous(parts, limits))),
+            Some(Err(refusal)) => Progress::Decided(Err(refusal.of_nobody())),
         }
-        Identified::Decided(Ok(anonymous(parts, None)))
     }
 
     /// A request that an outer layer of the same `ApiKeys` has let through: the key is proved, and
@@ -363,7 +518,7 @@ impl Gate {
             Ok(Some(_)) | Err(Ambiguous) => Err(Rejection::Ambiguous),
         };
         let judged = carrier.and_then(|carrier| {
-            self.judge(parts, &known, lifecycle)?;
+            self.judge(parts, &known, lifecycle, &Client::default())?;
             if let Some(carrier) = carrier {
                 self.hide(parts, carrier);
             }
@@ -394,6 +549,12 @@ impl Gate {
     }
 }
 
+impl Client {
+    fn address(&self, gate: &Gate, parts: &Parts) -> Option<IpAddr> {
+        *self.0.get_or_init(|| gate.client_address(parts))
+    }
+}
+
 /// Lets a request through that comes from nobody in particular.
 fn anonymous(parts: &mut Parts, limits: Option<Notice>) -> Admission {
     // A caller of other keys, from a layer further out, does not speak for this request.
@@ -405,7 +566,7 @@ fn anonymous(parts: &mut Parts, limits: Option<Notice>) -> Admission {
 /// Why a request is not admitted although its key is good, or none is needed.
 struct Refusal {
     rejection: Rejection,
-    limits: Option<Notice>,
+    limits: Option<Box<Notice>>,
 }
 
 impl Refusal {
@@ -416,10 +577,15 @@ impl Refusal {
         }
     }
 
-    fn of(self, known: &KnownKey, lifecycle: Lifecycle, carrier: Option<Carrier>) -> Denial {
+    fn of(self, proved: &Proved, carrier: Carrier) -> Denial {
         Denial {
             limits: self.limits,
-            ..refused(self.rejection, known, lifecycle, carrier)
+            ..refused(
+                self.rejection,
+                &proved.known,
+                proved.lifecycle,
+                Some(carrier),
+            )
         }
     }
 }

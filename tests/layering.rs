@@ -24,9 +24,9 @@ const LAYERS: [&[&str]; 6] = [
         "response",
         "source",
     ],
-    &["keyring", "limit", "rejection", "store"],
+    &["cache", "keyring", "limit", "rejection", "store"],
     &["key"],
-    &["clock", "quota", "secret", "timestamp", "trace"],
+    &["clock", "quota", "secret", "sync", "timestamp", "trace"],
 ];
 
 /// The lowest layer that knows of HTTP.

@@ -371,4 +371,25 @@ impl KeyRecord {
         self.rotated_to = rotation.into();
         self
     }
+
+    /// About how much memory the record takes beside itself, in bytes.
+    pub(crate) fn heap(&self) -> usize {
+        /// What an entry of a map takes beside what it says.
+        const ENTRY: usize = 64;
+        let text = |text: Option<&str>| text.map_or(0, str::len);
+        let texts = [self.prefix(), self.name(), self.organization(), self.plan()].map(text);
+        let reasons = [self.revoked(), self.suspended()]
+            .map(|stop| text(stop.and_then(|stop| stop.reason.as_deref())));
+        let metadata = self
+            .metadata
+            .iter()
+            .map(|(name, value)| name.len() + value.len() + ENTRY);
+        let limits = self.limits.keys().map(|name| name.len() + ENTRY);
+        let scopes = self.scopes.iter().map(|scope| scope.as_str().len() + ENTRY);
+        let networks = self.networks.list().map_or(0, <[_]>::len) * ENTRY;
+        self.account.len()
+            + networks
+            + texts.iter().chain(&reasons).sum::<usize>()
+            + metadata.chain(limits).chain(scopes).sum::<usize>()
+    }
 }

@@ -1,93 +1,105 @@
-//! The rules, the limiter that keeps their budgets, and what happens when it fails.
+//! The rules, and the limiter that keeps their budgets.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::limit::rules::{Limits, client_network};
-use crate::limit::{Charge, DynRateLimiter, LimitName, LimiterError, Subject, Verdict};
-use crate::quota::Quota;
+use crate::clock::{Clock, within};
+use crate::limit::outage::Emergency;
+use crate::limit::rules::Limits;
+use crate::limit::{Charge, DynRateLimiter, LimiterError, Standing, Verdict};
 
-/// The rules of an application and where their budgets are kept.
+/// The rules of an application, where their budgets are kept, and what happens when that fails.
 pub(crate) struct Limiting {
     pub(crate) rules: Limits,
     pub(crate) limiter: Arc<dyn DynRateLimiter>,
+    pub(crate) time_limit: Duration,
+    pub(crate) emergency: Emergency,
 }
 
 impl Limiting {
-    /// Takes all charges, or none.
-    pub(crate) async fn check(
+    /// Takes all charges, or none; `None` if that must be waited for.
+    pub(crate) fn check_now(
         &self,
         charges: &[Charge<'_>],
         now: SystemTime,
-    ) -> Result<Verdict, LimiterError> {
-        let verdict = match self.limiter.check_now(charges, now) {
-            Some(verdict) => verdict?,
-            None => self.limiter.check(charges, now).await?,
-        };
-        // A verdict about other charges than these is none: never a silent yes.
-        if verdict.standings().len() != charges.len() {
-            return Err(LimiterError::unavailable(
-                "the verdict is about other charges",
-            ));
-        }
-        Ok(verdict)
+    ) -> Option<Result<Verdict, LimiterError>> {
+        let verdict = self.limiter.check_now(charges, now)?;
+        Some(verdict.and_then(|verdict| about(charges, verdict)))
     }
+
+    /// As [`check_now`](Self::check_now), after a wait within the time limit.
+    pub(crate) async fn check(
+        &self,
+        clock: &dyn Clock,
+        charges: &[Charge<'_>],
+        now: SystemTime,
+    ) -> Result<Verdict, LimiterError> {
+        let verdict = self.limiter.check(charges, now);
+        about(charges, self.in_time(clock, verdict).await?)
+    }
+
+    /// Gives charges back.
+    pub(crate) async fn refund(
+        &self,
+        clock: &dyn Clock,
+        charges: &[Charge<'_>],
+    ) -> Result<(), LimiterError> {
+        let now = clock.now();
+        match self.limiter.refund_now(charges, now) {
+            Some(refunded) => refunded,
+            None => self.in_time(clock, self.limiter.refund(charges, now)).await,
+        }
+    }
+
+    /// Takes a charge, or what is left of its budget.
+    pub(crate) async fn take(
+        &self,
+        clock: &dyn Clock,
+        charge: Charge<'_>,
+    ) -> Result<(), LimiterError> {
+        let mut charge = [charge];
+        // Others draw on the budget, too: what was left a moment ago may be gone.
+        for _ in 0..3 {
+            let now = clock.now();
+            let verdict = match self.check_now(&charge, now) {
+                Some(verdict) => verdict?,
+                None => self.check(clock, &charge, now).await?,
+            };
+            let left = verdict.standings().first().map_or(0, Standing::remaining);
+            if verdict.is_allowed() || left == 0 {
+                break;
+            }
+            charge = charge.map(|charge| charge.with_cost(left));
+        }
+        Ok(())
+    }
+
+    async fn in_time<T>(
+        &self,
+        clock: &dyn Clock,
+        answer: impl Future<Output = Result<T, LimiterError>>,
+    ) -> Result<T, LimiterError> {
+        let limit = self.time_limit;
+        let answer = within(clock, limit, answer).await;
+        answer.unwrap_or_else(|| Err(LimiterError::unavailable(format!("no answer in {limit:?}"))))
+    }
+}
+
+/// A verdict about other charges than these is none: never a silent yes.
+fn about(charges: &[Charge<'_>], verdict: Verdict) -> Result<Verdict, LimiterError> {
+    if verdict.standings().len() == charges.len() {
+        return Ok(verdict);
+    }
+    let error = "the verdict is about other charges";
+    Err(LimiterError::unavailable(error))
 }
 
 impl fmt::Debug for Limiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Limiting").field(&self.rules).finish()
-    }
-}
-
-/// Stops an address from making the store look for keys that do not exist.
-///
-/// It refuses lookups and never answers them, so junk cannot become load on the store.
-pub(crate) struct Throttle {
-    name: LimitName,
-    quota: Quota,
-    limiter: Arc<dyn DynRateLimiter>,
-}
-
-impl Throttle {
-    pub(crate) fn new(quota: Quota, limiter: Arc<dyn DynRateLimiter>) -> Self {
-        Self {
-            name: LimitName::new("failed_attempts"),
-            quota,
-            limiter,
-        }
-    }
-
-    /// In what time this address may have the store look again; `None` if it may now.
-    pub(crate) async fn wait(&self, client: IpAddr, now: SystemTime) -> Option<Duration> {
-        let charge = [self.charge(client)];
-        let verdict = self.limiter.check(&charge, now).await.ok()?;
-        if verdict.is_allowed() {
-            // Only a look: whether the attempt fails is not known yet.
-            let _ = self.limiter.refund(&charge, now).await;
-        }
-        verdict.retry_after()
-    }
-
-    /// Counts an attempt with a key that does not exist.
-    pub(crate) async fn count(&self, client: IpAddr, now: SystemTime) {
-        let _ = self.limiter.check(&[self.charge(client)], now).await;
-    }
-
-    fn charge(&self, client: IpAddr) -> Charge<'_> {
-        Charge::new(
-            &self.name,
-            Subject::Address(client_network(client)),
-            self.quota,
-            1,
-        )
-    }
-}
-
-impl fmt::Debug for Throttle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Throttle").field(&self.quota).finish()
+        f.debug_struct("Limiting")
+            .field("rules", &self.rules)
+            .field("emergency", &self.emergency)
+            .finish_non_exhaustive()
     }
 }

@@ -7,9 +7,12 @@
 
 pub(crate) mod calendar;
 pub(crate) mod limiting;
+pub(crate) mod metering;
+pub(crate) mod outage;
 pub(crate) mod rate;
 pub(crate) mod rules;
 pub(crate) mod state;
+pub(crate) mod throttle;
 pub(crate) mod verdict;
 pub(crate) mod window;
 
@@ -17,6 +20,7 @@ use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -251,6 +255,18 @@ impl<'a> Charge<'a> {
             quota,
             cost,
         }
+    }
+
+    /// The same charge at another cost.
+    pub(crate) const fn with_cost(mut self, cost: u64) -> Self {
+        self.cost = cost;
+        self
+    }
+
+    /// The same charge against one machine's share of the quota.
+    pub(crate) fn shared_by(mut self, nodes: NonZeroU32) -> Self {
+        self.quota = self.quota.shared_by(nodes);
+        self
     }
 
     /// The name of the limit.

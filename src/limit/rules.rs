@@ -298,14 +298,24 @@ impl Limits {
         self.rules.iter().any(|rule| rule.by == By::Address)
     }
 
+    /// What the rules must know of a request.
+    pub(crate) fn bind(&self, method: &str, path: &str, address: Option<IpAddr>) -> Bound {
+        let is_it = |at: &Endpoint| at.method == method && at.path == path;
+        let endpoint = self.endpoints.iter().position(is_it);
+        Bound { endpoint, address }
+    }
+
+    /// What a request costs, of each limit.
+    pub(crate) fn cost_of(&self, request: Bound) -> u64 {
+        self.endpoint_of(request)
+            .map_or(1, |endpoint| endpoint.cost)
+    }
+
     /// What a request is charged.
-    pub(crate) fn charges<'a>(&'a self, request: &Facts<'a>) -> Charges<'a> {
-        let endpoint = self
-            .endpoints
-            .iter()
-            .find(|at| at.method == request.method && at.path == request.path);
-        let plan = request.key.and_then(|key| self.plan_of(key));
-        let cost = endpoint.map_or(1, |endpoint| endpoint.cost);
+    pub(crate) fn charges<'a>(&'a self, key: Option<&'a KeyRecord>, request: Bound) -> Charges<'a> {
+        let endpoint = self.endpoint_of(request);
+        let plan = key.and_then(|key| self.plan_of(key));
+        let cost = self.cost_of(request);
         let rules = self
             .rules
             .iter()
@@ -313,16 +323,18 @@ impl Limits {
             .chain(endpoint.into_iter().flat_map(|endpoint| &endpoint.rules));
         let mut charges = Charges::new();
         for rule in rules {
-            let Some(subject) = self.subject(rule.by, request) else {
+            let Some(subject) = self.subject(rule.by, key, request) else {
                 continue;
             };
-            let own = request
-                .key
-                .and_then(|key| key.limits().get(rule.name.as_str()));
+            let own = key.and_then(|key| key.limits().get(rule.name.as_str()));
             let quota = own.copied().unwrap_or(rule.quota);
             charges.push(Charge::new(&rule.name, subject, quota, cost));
         }
         charges
+    }
+
+    fn endpoint_of(&self, request: Bound) -> Option<&Endpoint> {
+        self.endpoints.get(request.endpoint?)
     }
 
     fn plan_of(&self, key: &KeyRecord) -> Option<&Plan> {
@@ -331,23 +343,27 @@ impl Limits {
         own.or_else(|| self.default_plan.as_deref().and_then(named))
     }
 
-    fn subject<'a>(&self, by: By, request: &Facts<'a>) -> Option<Subject<'a>> {
+    fn subject<'a>(
+        &self,
+        by: By,
+        key: Option<&'a KeyRecord>,
+        request: Bound,
+    ) -> Option<Subject<'a>> {
         Some(match by {
-            By::Key => Subject::Key(request.key?.budget()),
-            By::Account => Subject::Account(request.key?.account()),
+            By::Key => Subject::Key(key?.budget()),
+            By::Account => Subject::Account(key?.account()),
             By::Address => Subject::Address(self.ipv6_prefix.mask(request.address?)),
             By::Global => Subject::Global,
         })
     }
 }
 
-/// What the rules ask of a request.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Facts<'a> {
-    pub(crate) key: Option<&'a KeyRecord>,
-    pub(crate) method: &'a str,
-    pub(crate) path: &'a str,
-    pub(crate) address: Option<IpAddr>,
+/// What the rules know of a request beside its key.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Bound {
+    /// Which of the endpoints it is.
+    endpoint: Option<usize>,
+    address: Option<IpAddr>,
 }
 
 /// The charges of one request.

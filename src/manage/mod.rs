@@ -32,6 +32,10 @@ impl Manager {
     }
 
     async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
+        let id = record.id();
+        let cache = &self.keyring.cache;
+        // However it ends, also if nobody waits for the end: the store may have written.
+        let _forget = OnDrop(|| cache.created(&id));
         self.store.commit(&Change::new().create(record)).await
     }
 
@@ -54,16 +58,31 @@ impl Manager {
             };
             let version = seen.version().checked_add(1);
             let changed = changed.with_version(version.ok_or(StoreError::corrupt("version"))?);
+            let cache = &self.keyring.cache;
+            // However it ends, also if nobody waits for the end: the store may have written.
+            let _forget = OnDrop(|| cache.changed(&id));
             match self
                 .store
                 .commit(&Change::new().update(changed.clone()))
                 .await
             {
-                Ok(()) => return Ok(changed),
+                Ok(()) => {
+                    cache.changed_to(changed.clone());
+                    return Ok(changed);
+                }
                 Err(error) if error.kind() != StoreErrorKind::Conflict => return Err(error.into()),
                 Err(error) if attempt == ATTEMPTS => return Err(error.into()),
                 Err(_) => attempt += 1,
             }
         }
+    }
+}
+
+/// Does something when it goes out of scope.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
     }
 }

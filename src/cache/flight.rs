@@ -1,0 +1,272 @@
+//! Single flight: whoever needs the same load at the same time waits for one.
+//!
+//! The load belongs to all who wait. Whichever of them is polled, polls it; if one goes away the
+//! others carry it on, and only when all are gone is it dropped.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::future::Future;
+use std::hash::Hash;
+use std::pin::Pin;
+use std::sync::PoisonError;
+use std::task::{Context, Poll, Wake, Waker};
+
+use crate::sync::{Arc, Mutex, MutexGuard};
+
+/// A load on its way.
+pub(crate) type Load<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// All loads that are on their way, each with the number of those who wait for it.
+pub(crate) struct Flights<K, T> {
+    flights: Mutex<Listed<K, T>>,
+    /// How many there may be.
+    most: usize,
+}
+
+type Listed<K, T> = HashMap<K, (Arc<Flight<T>>, usize)>;
+
+/// What came of the wish to join a flight.
+pub(crate) enum Boarding<'f, K: Copy + Eq + Hash, T> {
+    Joined(Join<'f, K, T>),
+    /// It has landed already.
+    Landed(T),
+    /// There are too many loads on their way.
+    Full,
+}
+
+impl<K: Copy + Eq + Hash, T> Flights<K, T> {
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            flights: Mutex::new(HashMap::new()),
+            most,
+        }
+    }
+
+    /// Joins the flight for a key, or begins it, unless `landed` finds what an earlier one brought.
+    pub(crate) fn join(
+        &self,
+        key: K,
+        landed: impl FnOnce() -> Option<T>,
+        begin: impl FnOnce() -> Load<T>,
+    ) -> Boarding<'_, K, T> {
+        let mut flights = self.flights();
+        let is_full = flights.len() >= self.most;
+        let flight = match flights.entry(key) {
+            Entry::Occupied(mut entry) => {
+                let (flight, waiting) = entry.get_mut();
+                *waiting += 1;
+                Arc::clone(flight)
+            }
+            // A flight is taken off this list after its answer is where `landed` looks for it.
+            Entry::Vacant(entry) => match landed() {
+                Some(answer) => return Boarding::Landed(answer),
+                None if is_full => return Boarding::Full,
+                None => {
+                    let flight = Arc::new(Flight::new(begin()));
+                    entry.insert((Arc::clone(&flight), 1));
+                    flight
+                }
+            },
+        };
+        Boarding::Joined(Join {
+            flights: self,
+            key,
+            flight,
+            seat: None,
+        })
+    }
+
+    /// One who waited goes away. The last takes the load with it.
+    fn leave(&self, key: &K, flight: &Arc<Flight<T>>) {
+        let mut flights = self.flights();
+        let Entry::Occupied(mut entry) = flights.entry(*key) else {
+            return;
+        };
+        let (listed, waiting) = entry.get_mut();
+        if !Arc::ptr_eq(listed, flight) {
+            return;
+        }
+        *waiting -= 1;
+        if *waiting == 0 {
+            entry.remove();
+            drop(flights);
+            flight.drop_load();
+        }
+    }
+
+    fn land(&self, key: &K, flight: &Arc<Flight<T>>) {
+        let mut flights = self.flights();
+        let listed = flights.get(key);
+        if listed.is_some_and(|(listed, _)| Arc::ptr_eq(listed, flight)) {
+            flights.remove(key);
+        }
+    }
+
+    fn flights(&self) -> MutexGuard<'_, Listed<K, T>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One who waits for a flight. Its answer is `None` if the load panicked, for whoever polled it.
+pub(crate) struct Join<'f, K: Copy + Eq + Hash, T> {
+    flights: &'f Flights<K, T>,
+    key: K,
+    flight: Arc<Flight<T>>,
+    seat: Option<usize>,
+}
+
+impl<K: Copy + Eq + Hash + Unpin, T: Clone + Send + 'static> Future for Join<'_, K, T> {
+    type Output = Option<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        let this = &mut *self;
+        let polled = this.flight.poll(&mut this.seat, cx);
+        if polled.is_ready() {
+            this.flights.land(&this.key, &this.flight);
+        }
+        polled
+    }
+}
+
+impl<K: Copy + Eq + Hash, T> Drop for Join<'_, K, T> {
+    fn drop(&mut self) {
+        if let Some(seat) = self.seat {
+            self.flight.state().seats[seat] = None;
+        }
+        self.flights.leave(&self.key, &self.flight);
+    }
+}
+
+struct Flight<T> {
+    state: Mutex<State<T>>,
+}
+
+struct State<T> {
+    /// Not here while somebody polls it, and when it is over.
+    load: Option<Load<T>>,
+    /// It wants to be polled again.
+    woken: bool,
+    answer: Answer<T>,
+    /// Those who wait.
+    seats: Vec<Option<Waker>>,
+}
+
+enum Answer<T> {
+    Awaited,
+    Here(T),
+    /// The load panicked.
+    Lost,
+}
+
+impl<T> Flight<T> {
+    fn new(load: Load<T>) -> Self {
+        Self {
+            state: Mutex::new(State {
+                load: Some(load),
+                woken: false,
+                answer: Answer::Awaited,
+                seats: Vec::new(),
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn drop_load(&self) {
+        let load = self.state().load.take();
+        drop(load);
+    }
+
+    fn answer(&self, answer: Answer<T>) {
+        let mut state = self.state();
+        state.answer = answer;
+        let waiting = state.take_wakers();
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl<T: Clone + Send + 'static> Flight<T> {
+    fn poll(self: &Arc<Self>, seat: &mut Option<usize>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        let mut state = self.state();
+        match &state.answer {
+            Answer::Awaited => {}
+            Answer::Here(answer) => return Poll::Ready(Some(answer.clone())),
+            Answer::Lost => return Poll::Ready(None),
+        }
+        let at = *seat.get_or_insert_with(|| {
+            state.seats.push(None);
+            state.seats.len() - 1
+        });
+        state.seats[at] = Some(cx.waker().clone());
+        let Some(load) = state.load.take() else {
+            return Poll::Pending; // somebody else polls it at this moment
+        };
+        let mut polling = Polling {
+            flight: self,
+            load: Some(load),
+        };
+        loop {
+            state.woken = false;
+            drop(state);
+            if let Poll::Ready(answer) = polling.poll() {
+                return Poll::Ready(Some(answer));
+            }
+            state = self.state();
+            if !state.woken {
+                state.load = polling.load.take();
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+/// Whoever polls the load. If that panics, those who wait are told.
+struct Polling<'f, T> {
+    flight: &'f Arc<Flight<T>>,
+    load: Option<Load<T>>,
+}
+
+impl<T: Clone + Send + 'static> Polling<'_, T> {
+    fn poll(&mut self) -> Poll<T> {
+        let waker = Waker::from(Arc::clone(self.flight));
+        let load = self.load.as_mut().expect("it is given back only once");
+        let Poll::Ready(answer) = load.as_mut().poll(&mut Context::from_waker(&waker)) else {
+            return Poll::Pending;
+        };
+        self.load = None;
+        self.flight.answer(Answer::Here(answer.clone()));
+        Poll::Ready(answer)
+    }
+}
+
+impl<T> Drop for Polling<'_, T> {
+    fn drop(&mut self) {
+        if self.load.is_some() {
+            self.flight.answer(Answer::Lost);
+        }
+    }
+}
+
+/// The load can go on: whoever waits may poll it.
+impl<T: Send + 'static> Wake for Flight<T> {
+    fn wake(self: Arc<Self>) {
+        let mut state = self.state();
+        state.woken = true;
+        // While somebody polls the load, that one looks again afterwards.
+        let waiting = match state.load {
+            Some(_) => state.take_wakers(),
+            None => Vec::new(),
+        };
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl<T> State<T> {
+    fn take_wakers(&mut self) -> Vec<Waker> {
+        self.seats.iter_mut().filter_map(Option::take).collect()
+    }
+}

@@ -1,0 +1,177 @@
+//! The process's cache, between the path and the store.
+//!
+//! [`guard`] says what may still serve, [`flight`] makes one load of many, [`guarded`] puts the two
+//! before a map; all three know nothing of keys, and `tests/model` tries them out in every order
+//! that threads can come in. [`shelf`] is the map of the real thing, [`recent`] what keeps a lagging
+//! replica from undoing a change.
+
+pub(crate) mod flight;
+pub(crate) mod guard;
+pub(crate) mod guarded;
+mod recent;
+mod settings;
+mod shelf;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Clock, within};
+use crate::key::digest::KeyId;
+use crate::key::environment::Environment;
+use crate::key::record::KeyRecord;
+use crate::limit::metering::Metering;
+use crate::store::{DynKeyStore, StoreError};
+use guard::Stamp;
+use guarded::{Guarded, LoadError, Loaded};
+use recent::Recent;
+pub use settings::Cache;
+use shelf::Shelf;
+
+/// A record, the environment that it stands for, and what its requests are metered by.
+#[derive(Debug)]
+pub(crate) struct KnownKey {
+    pub(crate) record: KeyRecord,
+    /// The record's own, or that of the format that the key is written in.
+    pub(crate) environment: Environment,
+    pub(crate) metering: Arc<Metering>,
+}
+
+impl KnownKey {
+    /// The memory that it takes, in bytes.
+    fn weight(&self) -> usize {
+        size_of::<Self>() + self.record.heap()
+    }
+}
+
+/// A key as the cache or the store has it: found, or found not to exist.
+pub(crate) type Found = Loaded<Arc<KnownKey>>;
+
+/// The keys of a store, each asked for only now and then.
+pub(crate) struct KeyCache {
+    guarded: Guarded<KeyId, Arc<KnownKey>, StoreError, Shelf>,
+    recent: Arc<Recent>,
+    store: Arc<dyn DynKeyStore>,
+    clock: Arc<dyn Clock>,
+    metering: Arc<Metering>,
+    settings: Cache,
+}
+
+impl KeyCache {
+    pub(crate) fn new(
+        store: Arc<dyn DynKeyStore>,
+        clock: Arc<dyn Clock>,
+        metering: Arc<Metering>,
+        settings: Cache,
+    ) -> Self {
+        Self {
+            guarded: Guarded::new(Shelf::new(settings.memory), settings.most_loads),
+            recent: Arc::default(),
+            store,
+            clock,
+            metering,
+            settings,
+        }
+    }
+
+    /// A key, if it is remembered and that may still be said of it.
+    #[inline]
+    pub(crate) fn recall(&self, id: &KeyId) -> Option<Found> {
+        let found = self.guarded.recall(id)?;
+        self.is_fresh(&found, self.clock.monotonic())
+            .then_some(found)
+    }
+
+    /// Whether a key that was found may still be used. To be asked again after each wait.
+    pub(crate) fn is_current(&self, id: &KeyId, stamp: Stamp) -> bool {
+        self.guarded.is_current(id, stamp, true)
+    }
+
+    /// A key from the store: loaded once for all who ask for it at the same time.
+    pub(crate) async fn load(
+        &self,
+        id: KeyId,
+        environment: &Environment,
+    ) -> Result<Found, StoreError> {
+        let now = self.clock.monotonic();
+        let is_fresh = |found: &Found| self.is_fresh(found, now);
+        let loaded = self
+            .guarded
+            .load(id, now, is_fresh, || self.ask(id, environment.clone()))
+            .await;
+        let error = match loaded {
+            Ok(found) => return Ok(found),
+            Err(LoadError::Source(error)) => error,
+            Err(LoadError::TooMany) => StoreError::unavailable("too many loads on their way"),
+            Err(LoadError::Lost) => StoreError::unavailable("the store panicked"),
+            Err(LoadError::Outdated) => {
+                StoreError::unavailable("keys change faster than they load")
+            }
+        };
+        self.stale(&id).ok_or(error)
+    }
+
+    /// One look into the store, within the time limit.
+    fn ask(
+        &self,
+        id: KeyId,
+        environment: Environment,
+    ) -> impl Future<Output = Result<Option<Arc<KnownKey>>, StoreError>> + Send + use<> {
+        let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
+        let (recent, metering) = (Arc::clone(&self.recent), Arc::clone(&self.metering));
+        let limit = self.settings.time_limit;
+        async move {
+            let found = within(&*clock, limit, store.find(&id)).await;
+            let found = found.unwrap_or_else(|| {
+                Err(StoreError::unavailable(format!("no answer in {limit:?}")))
+            })?;
+            Ok(found.map(|record| {
+                let record = recent.newest(record);
+                let environment = record.environment().cloned().unwrap_or(environment);
+                Arc::new(KnownKey {
+                    record,
+                    environment,
+                    metering,
+                })
+            }))
+        }
+    }
+
+    fn is_fresh(&self, found: &Found, now: Duration) -> bool {
+        let longest = match found.value {
+            Some(_) => self.settings.max_staleness,
+            None => self.settings.misses_for,
+        };
+        now.saturating_sub(found.since) < longest
+    }
+
+    /// A key that is too old to be sure of, for an application that has chosen to serve it while
+    /// the store fails.
+    fn stale(&self, id: &KeyId) -> Option<Found> {
+        let longest = self.settings.stale_for?;
+        let found = self.guarded.recall(id)?;
+        let age = self.clock.monotonic().saturating_sub(found.since);
+        (found.value.is_some() && age < longest).then_some(found)
+    }
+
+    /// After the store was told to create a key, and before anybody is told that it has.
+    pub(crate) fn created(&self, id: &KeyId) {
+        self.guarded.created(id);
+    }
+
+    /// After the store was told to change a key, and before anybody is told that it has.
+    pub(crate) fn changed(&self, id: &KeyId) {
+        self.guarded.changed(id);
+    }
+
+    /// After the store has changed a key: what it holds now.
+    pub(crate) fn changed_to(&self, record: KeyRecord) {
+        let id = record.id();
+        self.recent.remember(record);
+        self.guarded.changed(&id);
+    }
+
+    /// After any key may have been changed or created.
+    pub(crate) fn all_changed(&self) {
+        self.guarded.all_changed();
+    }
+}

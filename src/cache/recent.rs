@@ -1,0 +1,86 @@
+//! The latest changes of this process, for stores whose replicas lag behind them.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use crate::key::digest::KeyId;
+use crate::key::record::KeyRecord;
+
+/// How many changes are remembered.
+const MOST: usize = 4096;
+
+/// Records as they were last changed here. A load that brings an older version gets these instead,
+/// so that a revoked key is not let in by a replica that has not heard of it.
+#[derive(Default)]
+pub(super) struct Recent(Mutex<Changes>);
+
+#[derive(Default)]
+struct Changes {
+    records: HashMap<KeyId, KeyRecord>,
+    /// Oldest first; a key that is changed again keeps its turn.
+    order: VecDeque<KeyId>,
+}
+
+impl Recent {
+    pub(super) fn remember(&self, record: KeyRecord) {
+        let mut changes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = record.id();
+        let known = changes.records.get(&id).map(KeyRecord::version);
+        if known.is_some_and(|version| version >= record.version()) {
+            return;
+        }
+        if changes.records.insert(id, record).is_some() {
+            return;
+        }
+        changes.order.push_back(id);
+        if changes.order.len() > MOST
+            && let Some(oldest) = changes.order.pop_front()
+        {
+            changes.records.remove(&oldest);
+        }
+    }
+
+    /// The newer one of what was loaded and what was changed here.
+    pub(super) fn newest(&self, loaded: KeyRecord) -> KeyRecord {
+        let changes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match changes.records.get(&loaded.id()) {
+            Some(newer) if newer.version() > loaded.version() => newer.clone(),
+            _ => loaded,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::digest::KeyDigest;
+
+    fn record(key: &str, version: u64) -> KeyRecord {
+        KeyRecord::imported(KeyDigest::of(key), "acme").with_version(version)
+    }
+
+    #[test]
+    fn what_lags_behind_a_change_is_replaced_by_it() {
+        let recent = Recent::default();
+        recent.remember(record("a", 3));
+        recent.remember(record("a", 2)); // told late
+        assert_eq!(recent.newest(record("a", 2)).version(), 3);
+        assert_eq!(recent.newest(record("a", 3)).version(), 3);
+        assert_eq!(recent.newest(record("a", 4)).version(), 4);
+        assert_eq!(recent.newest(record("b", 1)).version(), 1);
+    }
+
+    #[test]
+    fn only_so_many_changes_are_remembered() {
+        let recent = Recent::default();
+        for at in 0..=MOST {
+            recent.remember(record(&at.to_string(), 2));
+            recent.remember(record(&at.to_string(), 3));
+        }
+        let changes = recent.0.lock().unwrap();
+        assert_eq!((changes.records.len(), changes.order.len()), (MOST, MOST));
+        drop(changes);
+        assert_eq!(recent.newest(record("0", 1)).version(), 1);
+        assert_eq!(recent.newest(record("1", 1)).version(), 3);
+    }
+}

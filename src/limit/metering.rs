@@ -1,0 +1,64 @@
+//! What is left to do about a request's charges once it was let in.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::key::record::KeyRecord;
+use crate::limit::LimiterError;
+use crate::limit::limiting::Limiting;
+use crate::limit::rules::{Bound, Charges};
+
+/// The limits of one `ApiKeys`, and the clock that they go by.
+pub(crate) struct Metering {
+    pub(crate) limiting: Option<Limiting>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Metering {
+    /// Gives back units of each limit that bound a request, but no more than it cost.
+    pub(crate) async fn refund(
+        &self,
+        key: &KeyRecord,
+        bound: Bound,
+        units: u64,
+    ) -> Result<(), LimiterError> {
+        let Some(limiting) = &self.limiting else {
+            return Ok(());
+        };
+        let units = units.min(limiting.rules.cost_of(bound));
+        let charges = with_cost(limiting.rules.charges(Some(key), bound), units);
+        limiting.refund(&*self.clock, &charges).await
+    }
+
+    /// Takes units of each limit that bound a request, or what is left of it.
+    pub(crate) async fn charge(
+        &self,
+        key: &KeyRecord,
+        bound: Bound,
+        units: u64,
+    ) -> Result<(), LimiterError> {
+        let Some(limiting) = &self.limiting else {
+            return Ok(());
+        };
+        for charge in with_cost(limiting.rules.charges(Some(key), bound), units) {
+            limiting.take(&*self.clock, charge).await?;
+        }
+        Ok(())
+    }
+}
+
+fn with_cost(mut charges: Charges<'_>, units: u64) -> Charges<'_> {
+    for charge in &mut charges {
+        *charge = charge.with_cost(units);
+    }
+    charges
+}
+
+impl fmt::Debug for Metering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metering")
+            .field("limiting", &self.limiting)
+            .finish_non_exhaustive()
+    }
+}
