@@ -412,7 +412,7 @@ impl<A> ApiKeysBuilder<A> {
     fn assemble(self, formats: KeyFormats) -> ApiKeys<A> {
         let limiter = self.limiter;
         let limiting = (!self.limits.are_none()).then(|| Limiting {
-            rules: self.limits,
+            rules: self.limits.into_book(),
             limiter: limiter.unwrap_or_else(|| Arc::new(MemoryLimiter::new())),
             time_limit: self.limiter_outage.time_limit,
             emergency: Emergency::new(self.limiter_outage.policy, Arc::new(MemoryLimiter::new())),

@@ -12,7 +12,7 @@ use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::key::scope::{RequiredScopes, Scope, ScopeSet};
 use crate::keyring::Keyring;
 use crate::limit::LimiterError;
-use crate::limit::rules::Bound;
+use crate::limit::rulebook::Bound;
 use crate::rejection::Rejection;
 
 /// The application that a request comes from, proved by its key. Never a person.
@@ -156,11 +156,10 @@ impl Caller {
     /// # }
     /// ```
     pub async fn refund(&self, units: u64) -> Result<(), LimiterError> {
-        let Some(bound) = self.bound else {
-            return Ok(()); // nothing was charged
-        };
-        let record = &self.key.record;
-        self.key.metering.refund(record, bound, units).await
+        match (self.key.holder(), self.bound) {
+            (Some(key), Some(bound)) => self.key.metering.refund(key, bound, units).await,
+            _ => Ok(()), // nothing was charged
+        }
     }
 
     /// Charges this request more, where its cost is known only after the work: so many units of each
@@ -177,9 +176,10 @@ impl Caller {
     /// # }
     /// ```
     pub async fn charge(&self, units: u64) -> Result<(), LimiterError> {
-        let record = &self.key.record;
-        let bound = self.bound.unwrap_or_default();
-        self.key.metering.charge(record, bound, units).await
+        match self.key.holder() {
+            Some(key) => self.key.metering.charge(key, self.bound, units).await,
+            None => Ok(()), // there are no limits
+        }
     }
 
     fn lacks(&self, required: RequiredScopes) -> Rejection {

@@ -15,7 +15,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::Method;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, COOKIE, ORIGIN};
@@ -31,7 +31,7 @@ use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::keyring::Keyring;
 use crate::limit::limiting::Limiting;
 use crate::limit::outage::Fallback;
-use crate::limit::rules::Bound;
+use crate::limit::rulebook::Bound;
 use crate::limit::{Charge, LimiterError, Verdict};
 use crate::rejection::{NotFound, Rejection};
 use crate::request::credential::Ambiguous;
@@ -61,13 +61,16 @@ pub(crate) enum Candidate {
     /// For its limits. Its key is good.
     ToCharge(Presented, Proved),
     /// For its limits. It has no key and needs none.
-    NoKey(Bound),
+    NoKey(Option<Bound>),
 }
 
 /// A well-formed key, as a digest.
 pub(crate) struct Presented {
     digest: KeyDigest,
     id: KeyId,
+    /// When it was presented, by either clock.
+    now: SystemTime,
+    asked_at: Duration,
     /// That of the format it is written in.
     environment: Environment,
     carrier: Carrier,
@@ -83,7 +86,7 @@ pub(crate) struct Proved {
     known: Arc<KnownKey>,
     stamp: Stamp,
     lifecycle: Lifecycle,
-    bound: Bound,
+    bound: Option<Bound>,
     now: SystemTime,
 }
 
@@ -123,25 +126,23 @@ impl Gate {
             Ok(None) => return self.begin_without_key(parts),
             Ok(Some(key)) => key,
         };
-        let Some(found) = self.keyring.cache.recall(&key.id) else {
-            return Progress::Waiting(Candidate::ToLoad(key));
+        let looked = self.keyring.cache.view(&key.id, key.asked_at, |found| {
+            if found.value.is_none() {
+                let attempt = self.attempt(parts, &key);
+                attempt.map_err(|rejection| stranger(rejection, Some(key.carrier)))?;
+            }
+            self.prove(parts, &key, found, key.now)
+        });
+        let proved = match looked {
+            None => return Progress::Waiting(Candidate::ToLoad(key)),
+            Some(Err(denial)) => return Progress::Decided(Err(denial)),
+            Some(Ok(proved)) => proved,
         };
-        if found.value.is_none()
-            && let Err(rejection) = self.attempt(parts, &key)
-        {
-            return Progress::Decided(Err(stranger(rejection, Some(key.carrier))));
+        match self.charge_now(Some(&proved.known), proved.bound, proved.now) {
+            None => Progress::Waiting(Candidate::ToCharge(key, proved)),
+            Some(Ok(limits)) => Progress::Decided(Ok(self.admit(parts, &key, proved, limits))),
+            Some(Err(refusal)) => Progress::Decided(Err(refusal.of(&proved, key.carrier))),
         }
-        let proved = match self.prove(parts, &key, found) {
-            Err(denial) => return Progress::Decided(Err(denial)),
-            Ok(proved) => proved,
-        };
-        let Some(charged) = self.charge_now(Some(&proved.known), proved.bound, proved.now) else {
-            return Progress::Waiting(Candidate::ToCharge(key, proved));
-        };
-        Progress::Decided(match charged {
-            Ok(limits) => Ok(self.admit(parts, &key, proved, limits)),
-            Err(refusal) => Err(refusal.of(&proved, key.carrier)),
-        })
     }
 
     /// Steps 4 to 9, for what had to wait.
@@ -153,7 +154,7 @@ impl Gate {
         let (key, proved) = match candidate {
             Candidate::ToLoad(key) => {
                 let found = self.load(parts, &key).await?;
-                let proved = self.prove(parts, &key, found)?;
+                let proved = self.prove(parts, &key, &found, self.keyring.now())?;
                 (key, proved)
             }
             Candidate::ToCharge(key, proved) => (key, proved),
@@ -187,13 +188,14 @@ impl Gate {
         };
         let digest = KeyDigest::of(key);
         let id = digest.id();
-        let mut found = self.keyring.cache.recall(&id);
+        let asked_at = self.keyring.clock.monotonic();
+        let mut found = self.keyring.cache.view(&id, asked_at, Found::clone);
         if found.is_none() {
             let loaded = self.keyring.cache.load(id, format.environment()).await;
             found = Some(loaded.map_err(|error| self.store_failed(&error, &id))?);
         }
         let found = found.and_then(|found| found.value);
-        let known = self.compare(&digest, id, found)?;
+        let known = Arc::clone(self.compare(&digest, id, found.as_ref())?);
         let now = self.keyring.now();
         let lifecycle = known.record.lifecycle(now, self.keyring.warning);
         match Rejection::of_lifecycle(&lifecycle, known.record.not_before()) {
@@ -214,10 +216,14 @@ impl Gate {
             let rejection = Rejection::NotFound(NotFound::Malformed);
             return Err(stranger(rejection, Some(carrier)));
         };
+        // Before the hash: to read a clock, the processor waits for all that it has begun.
+        let (now, asked_at) = (self.keyring.now(), self.keyring.clock.monotonic());
         let digest = KeyDigest::of_bytes(credential.text.as_bytes());
         Ok(Some(Presented {
             id: digest.id(),
             digest,
+            now,
+            asked_at,
             environment: format.environment().clone(),
             carrier,
             client: Client::default(),
@@ -256,17 +262,22 @@ impl Gate {
     }
 
     /// Steps 5 to 7.
-    fn prove(&self, parts: &Parts, key: &Presented, found: Found) -> Result<Proved, Denial> {
-        let compared = self.compare(&key.digest, key.id, found.value);
+    fn prove(
+        &self,
+        parts: &Parts,
+        key: &Presented,
+        found: &Found,
+        now: SystemTime,
+    ) -> Result<Proved, Denial> {
+        let compared = self.compare(&key.digest, key.id, found.value.as_ref());
         let known = compared.map_err(|rejection| stranger(rejection, Some(key.carrier)))?;
-        let now = self.keyring.now();
         let lifecycle = known.record.lifecycle(now, self.keyring.warning);
-        if let Err(rejection) = self.judge(parts, &known, lifecycle, &key.client) {
-            return Err(refused(rejection, &known, lifecycle, Some(key.carrier)));
+        if let Err(rejection) = self.judge(parts, known, lifecycle, &key.client) {
+            return Err(refused(rejection, known, lifecycle, Some(key.carrier)));
         }
         Ok(Proved {
             bound: self.bind(parts, &key.client),
-            known,
+            known: Arc::clone(known),
             stamp: found.stamp,
             lifecycle,
             now,
@@ -275,16 +286,16 @@ impl Gate {
 
     async fn prove_anew(&self, parts: &Parts, key: &Presented) -> Result<Proved, Denial> {
         let found = self.load(parts, key).await?;
-        self.prove(parts, key, found)
+        self.prove(parts, key, &found, self.keyring.now())
     }
 
     /// Step 5: the record that was found, if it is that of the key that was presented.
-    fn compare(
+    fn compare<'f>(
         &self,
         digest: &KeyDigest,
         id: KeyId,
-        found: Option<Arc<KnownKey>>,
-    ) -> Result<Arc<KnownKey>, Rejection> {
+        found: Option<&'f Arc<KnownKey>>,
+    ) -> Result<&'f Arc<KnownKey>, Rejection> {
         let peppers = &self.keyring.peppers;
         let Some(known) = found else {
             peppers.verify_dummy(digest);
@@ -343,14 +354,15 @@ impl Gate {
     }
 
     /// What the limits must know of a request.
-    fn bind(&self, parts: &Parts, client: &Client) -> Bound {
-        let Some(limiting) = &self.keyring.metering.limiting else {
-            return Bound::default();
-        };
-        let route = self.settings.route.of(parts);
-        let needed = limiting.rules.need_address();
+    fn bind(&self, parts: &Parts, client: &Client) -> Option<Bound> {
+        let rules = &self.keyring.metering.limiting.as_ref()?.rules;
+        let needed = rules.need_address();
         let address = needed.then(|| client.address(self, parts)).flatten();
-        limiting.rules.bind(parts.method.as_str(), &route, address)
+        if !rules.need_route() {
+            return Some(rules.bind("", "", address));
+        }
+        let route = self.settings.route.of(parts);
+        Some(rules.bind(parts.method.as_str(), &route, address))
     }
 
     /// Step 8: what the headers say, or why the request goes no further. `None` if that must be
@@ -358,15 +370,15 @@ impl Gate {
     fn charge_now(
         &self,
         known: Option<&KnownKey>,
-        bound: Bound,
+        bound: Option<Bound>,
         now: SystemTime,
     ) -> Option<Result<Option<Notice>, Refusal>> {
-        let Some(limiting) = &self.keyring.metering.limiting else {
+        let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, bound) else {
             return Some(Ok(None));
         };
         let charges = limiting
             .rules
-            .charges(known.map(|known| &known.record), bound);
+            .charges(known.and_then(KnownKey::holder), bound);
         let checked = limiting.check_now(&charges, now)?;
         Some(self.conclude(limiting, &charges, checked, now))
     }
@@ -375,15 +387,15 @@ impl Gate {
     async fn charge(
         &self,
         known: Option<&KnownKey>,
-        bound: Bound,
+        bound: Option<Bound>,
         now: SystemTime,
     ) -> Result<Option<Notice>, Refusal> {
-        let Some(limiting) = &self.keyring.metering.limiting else {
+        let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, bound) else {
             return Ok(None);
         };
         let charges = limiting
             .rules
-            .charges(known.map(|known| &known.record), bound);
+            .charges(known.and_then(KnownKey::holder), bound);
         let checked = match limiting.check_now(&charges, now) {
             Some(checked) => checked,
             None => limiting.check(&*self.keyring.clock, &charges, now).await,
@@ -401,11 +413,11 @@ impl Gate {
         let told = |charges: &[Charge<'_>], verdict: &Verdict| {
             let limits = Notice::of(self.settings.rate_limit_headers, charges, verdict, now);
             match rate_limit::rejection(charges, verdict, now) {
+                None => Ok(limits),
                 Some(rejection) => Err(Refusal {
                     rejection,
                     limits: limits.map(Box::new),
                 }),
-                None => Ok(limits),
             }
         };
         let error = match checked {
@@ -425,8 +437,10 @@ impl Gate {
 
     /// What was charged to a request that goes no further after all.
     async fn give_back(&self, proved: &Proved) {
-        let record = &proved.known.record;
-        let refunded = self.keyring.metering.refund(record, proved.bound, u64::MAX);
+        let (Some(key), Some(bound)) = (proved.known.holder(), proved.bound) else {
+            return;
+        };
+        let refunded = self.keyring.metering.refund(key, bound, u64::MAX);
         if let Err(error) = refunded.await {
             trace::limiter_failed(&error);
         }
@@ -476,7 +490,7 @@ impl Gate {
         self.hide(parts, key.carrier);
         parts
             .extensions
-            .insert(Caller::new(known, lifecycle, Some(bound)));
+            .insert(Caller::new(known, lifecycle, bound));
         Admission::Key {
             lifecycle,
             carrier: key.carrier,

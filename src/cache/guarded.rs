@@ -23,7 +23,8 @@ pub(crate) struct Loaded<V> {
 
 /// Where loaded values are kept. It may forget any of them at any time.
 pub(crate) trait Map<K, V>: Send + Sync + 'static {
-    fn get(&self, key: &K) -> Option<Loaded<V>>;
+    /// Shows what is kept of a key, where it is.
+    fn view<R>(&self, key: &K, look: impl FnOnce(&Loaded<V>) -> R) -> Option<R>;
     fn put(&self, key: K, loaded: Loaded<V>);
 }
 
@@ -66,11 +67,19 @@ where
         }
     }
 
-    /// What is kept of a key, if it may still serve.
+    /// Shows what is kept of a key, if it may still serve.
+    #[inline]
+    pub(crate) fn view<R>(&self, key: &K, look: impl FnOnce(&Loaded<V>) -> Option<R>) -> Option<R> {
+        let look = |loaded: &Loaded<V>| {
+            let current = self.is_current(key, loaded.stamp, loaded.value.is_some());
+            current.then(|| look(loaded)).flatten()
+        };
+        self.shared.map.view(key, look).flatten()
+    }
+
+    /// A copy of what is kept of a key, if it may still serve.
     pub(crate) fn recall(&self, key: &K) -> Option<Loaded<V>> {
-        let loaded = self.shared.map.get(key)?;
-        self.is_current(key, loaded.stamp, loaded.value.is_some())
-            .then_some(loaded)
+        self.view(key, |loaded| Some(loaded.clone()))
     }
 
     /// Whether an answer may still serve. To be asked again after each wait.

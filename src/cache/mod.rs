@@ -20,6 +20,7 @@ use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::record::KeyRecord;
 use crate::limit::metering::Metering;
+use crate::limit::rulebook::{Holder, PlanIndex};
 use crate::store::{DynKeyStore, StoreError};
 use guard::Stamp;
 use guarded::{Guarded, LoadError, Loaded};
@@ -29,14 +30,23 @@ use shelf::Shelf;
 
 /// A record, the environment that it stands for, and what its requests are metered by.
 #[derive(Debug)]
+#[repr(C)] // the record begins with what each request looks at
 pub(crate) struct KnownKey {
     pub(crate) record: KeyRecord,
+    plan: Option<PlanIndex>,
     /// The record's own, or that of the format that the key is written in.
     pub(crate) environment: Environment,
     pub(crate) metering: Arc<Metering>,
 }
 
 impl KnownKey {
+    /// What the limits must know of the key, if there are any.
+    #[inline]
+    pub(crate) fn holder(&self) -> Option<Holder<'_>> {
+        let (record, plan) = (&self.record, self.plan?);
+        Some(Holder { record, plan })
+    }
+
     /// The memory that it takes, in bytes.
     fn weight(&self) -> usize {
         size_of::<Self>() + self.record.heap()
@@ -73,12 +83,16 @@ impl KeyCache {
         }
     }
 
-    /// A key, if it is remembered and that may still be said of it.
+    /// Shows a key where it is, if it is remembered and that may still be said of it.
     #[inline]
-    pub(crate) fn recall(&self, id: &KeyId) -> Option<Found> {
-        let found = self.guarded.recall(id)?;
-        self.is_fresh(&found, self.clock.monotonic())
-            .then_some(found)
+    pub(crate) fn view<R>(
+        &self,
+        id: &KeyId,
+        now: Duration,
+        look: impl FnOnce(&Found) -> R,
+    ) -> Option<R> {
+        let look = |found: &Found| self.is_fresh(found, now).then(|| look(found));
+        self.guarded.view(id, look)
     }
 
     /// Whether a key that was found may still be used. To be asked again after each wait.
@@ -127,7 +141,9 @@ impl KeyCache {
             Ok(found.map(|record| {
                 let record = recent.newest(record);
                 let environment = record.environment().cloned().unwrap_or(environment);
+                let limiting = metering.limiting.as_ref();
                 Arc::new(KnownKey {
+                    plan: limiting.map(|limiting| limiting.rules.plan_of(&record)),
                     record,
                     environment,
                     metering,

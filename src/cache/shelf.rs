@@ -71,11 +71,11 @@ impl Shelf {
 
 impl Map<KeyId, Arc<KnownKey>> for Shelf {
     #[inline]
-    fn get(&self, id: &KeyId) -> Option<Loaded<Arc<KnownKey>>> {
+    fn view<R>(&self, id: &KeyId, look: impl FnOnce(&Loaded<Arc<KnownKey>>) -> R) -> Option<R> {
         if let Some(shelved) = self.found.pin().get(id) {
-            return Some(shelved.loaded.clone());
+            return Some(look(&shelved.loaded));
         }
-        self.misses.get(id)
+        self.misses.get(id).map(|miss| look(&miss))
     }
 
     fn put(&self, id: KeyId, loaded: Loaded<Arc<KnownKey>>) {

@@ -27,28 +27,30 @@ use crate::quota::Quota;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[repr(C)] // in this order: what each request looks at stands together
 pub struct KeyRecord {
     id: KeyId,
     verifier: Verifier,
+    revoked: Option<Box<Stop>>,
+    suspended: Option<Box<Stop>>,
+    rotated_to: Option<Box<Rotation>>,
+    expires_at: Option<SystemTime>,
+    not_before: Option<SystemTime>,
+    networks: AllowedNetworks,
+    limits: BTreeMap<String, Quota>,
+    budget: KeyId,
+    account: Box<str>,
+    plan: Option<Box<str>>,
+    // And this is what few do.
     version: u64,
+    scopes: ScopeSet,
+    environment: Option<Environment>,
     prefix: Option<Box<str>>,
     name: Option<Box<str>>,
-    account: Box<str>,
     organization: Option<Box<str>>,
-    environment: Option<Environment>,
-    scopes: ScopeSet,
-    networks: AllowedNetworks,
-    plan: Option<Box<str>>,
     metadata: BTreeMap<String, String>,
     created_at: Option<SystemTime>,
-    not_before: Option<SystemTime>,
-    expires_at: Option<SystemTime>,
-    suspended: Option<Stop>,
-    revoked: Option<Stop>,
-    budget: Option<KeyId>,
-    limits: BTreeMap<String, Quota>,
     rotated_from: Option<KeyId>,
-    rotated_to: Option<Rotation>,
 }
 
 /// When and why a key was suspended or revoked.
@@ -98,25 +100,25 @@ impl KeyRecord {
         Self {
             id,
             verifier,
+            revoked: None,
+            suspended: None,
+            rotated_to: None,
+            expires_at: None,
+            not_before: None,
+            networks: AllowedNetworks::any(),
+            budget: id,
+            account: account.into().into(),
+            plan: None,
+            limits: BTreeMap::new(),
             version: 1,
+            scopes: ScopeSet::default(),
+            environment: None,
             prefix: None,
             name: None,
-            account: account.into().into(),
             organization: None,
-            environment: None,
-            scopes: ScopeSet::default(),
-            networks: AllowedNetworks::any(),
-            plan: None,
             metadata: BTreeMap::new(),
             created_at: None,
-            not_before: None,
-            expires_at: None,
-            suspended: None,
-            revoked: None,
-            budget: None,
-            limits: BTreeMap::new(),
             rotated_from: None,
-            rotated_to: None,
         }
     }
 
@@ -251,6 +253,15 @@ impl KeyRecord {
         &self.limits
     }
 
+    /// The quota that a limit has for this key, if it is not that of the rules.
+    #[inline]
+    pub(crate) fn limit(&self, name: &str) -> Option<Quota> {
+        if self.limits.is_empty() {
+            return None;
+        }
+        self.limits.get(name).copied()
+    }
+
     /// Replaces the quota of a limit for this key. A name that no limit has changes nothing.
     ///
     /// ```
@@ -266,13 +277,13 @@ impl KeyRecord {
 
     /// The key whose budget this one draws on: its own, or that of a predecessor.
     pub fn budget(&self) -> KeyId {
-        self.budget.unwrap_or(self.id)
+        self.budget
     }
 
     /// Draws on the budget of another key, so that a key and its successor share one.
     #[must_use]
     pub fn with_budget(mut self, key: impl Into<Option<KeyId>>) -> Self {
-        self.budget = key.into();
+        self.budget = key.into().unwrap_or(self.id);
         self
     }
 
@@ -326,25 +337,25 @@ impl KeyRecord {
 
     /// The suspension, which can be lifted.
     pub fn suspended(&self) -> Option<&Stop> {
-        self.suspended.as_ref()
+        self.suspended.as_deref()
     }
 
     /// Suspends the key, or lifts the suspension.
     #[must_use]
     pub fn with_suspended(mut self, stop: impl Into<Option<Stop>>) -> Self {
-        self.suspended = stop.into();
+        self.suspended = stop.into().map(Box::new);
         self
     }
 
     /// The revocation, which is for ever.
     pub fn revoked(&self) -> Option<&Stop> {
-        self.revoked.as_ref()
+        self.revoked.as_deref()
     }
 
     /// Revokes the key. The first revocation stands: revoked stays revoked, also for `None`.
     #[must_use]
     pub fn with_revoked(mut self, stop: impl Into<Option<Stop>>) -> Self {
-        self.revoked = self.revoked.or(stop.into());
+        self.revoked = self.revoked.or(stop.into().map(Box::new));
         self
     }
 
@@ -362,13 +373,13 @@ impl KeyRecord {
 
     /// The key that takes the place of this one.
     pub fn rotated_to(&self) -> Option<&Rotation> {
-        self.rotated_to.as_ref()
+        self.rotated_to.as_deref()
     }
 
     /// Sets the key that takes the place of this one.
     #[must_use]
     pub fn with_rotated_to(mut self, rotation: impl Into<Option<Rotation>>) -> Self {
-        self.rotated_to = rotation.into();
+        self.rotated_to = rotation.into().map(Box::new);
         self
     }
 

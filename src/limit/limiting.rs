@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use crate::clock::{Clock, within};
 use crate::limit::outage::Emergency;
-use crate::limit::rules::Limits;
+use crate::limit::rulebook::Rulebook;
 use crate::limit::{Charge, DynRateLimiter, LimiterError, Standing, Verdict};
 
 /// The rules of an application, where their budgets are kept, and what happens when that fails.
 pub(crate) struct Limiting {
-    pub(crate) rules: Limits,
+    pub(crate) rules: Rulebook,
     pub(crate) limiter: Arc<dyn DynRateLimiter>,
     pub(crate) time_limit: Duration,
     pub(crate) emergency: Emergency,

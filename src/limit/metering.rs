@@ -4,10 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::key::record::KeyRecord;
 use crate::limit::LimiterError;
 use crate::limit::limiting::Limiting;
-use crate::limit::rules::{Bound, Charges};
+use crate::limit::rulebook::{Bound, Charges, Holder};
 
 /// The limits of one `ApiKeys`, and the clock that they go by.
 pub(crate) struct Metering {
@@ -19,7 +18,7 @@ impl Metering {
     /// Gives back units of each limit that bound a request, but no more than it cost.
     pub(crate) async fn refund(
         &self,
-        key: &KeyRecord,
+        key: Holder<'_>,
         bound: Bound,
         units: u64,
     ) -> Result<(), LimiterError> {
@@ -34,13 +33,14 @@ impl Metering {
     /// Takes units of each limit that bound a request, or what is left of it.
     pub(crate) async fn charge(
         &self,
-        key: &KeyRecord,
-        bound: Bound,
+        key: Holder<'_>,
+        bound: Option<Bound>,
         units: u64,
     ) -> Result<(), LimiterError> {
         let Some(limiting) = &self.limiting else {
             return Ok(());
         };
+        let bound = bound.unwrap_or_else(|| limiting.rules.unbound());
         for charge in with_cost(limiting.rules.charges(Some(key), bound), units) {
             limiting.take(&*self.clock, charge).await?;
         }

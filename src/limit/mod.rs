@@ -10,6 +10,7 @@ pub(crate) mod limiting;
 pub(crate) mod metering;
 pub(crate) mod outage;
 pub(crate) mod rate;
+pub(crate) mod rulebook;
 pub(crate) mod rules;
 pub(crate) mod state;
 pub(crate) mod throttle;

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::limit::rules::Charges;
+use crate::limit::rulebook::Charges;
 use crate::limit::{Charge, DynRateLimiter, LimitName, Subject, Verdict};
 use crate::quota::Quota;
 

@@ -4,10 +4,8 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
-use crate::key::record::KeyRecord;
-use crate::limit::{Charge, LimitName, MAX_CHARGES, Subject};
+use crate::limit::rulebook::{self, Rulebook};
+use crate::limit::{LimitName, MAX_CHARGES};
 use crate::quota::{Calendar, Quota, Shape};
 
 /// The limits of an application: stated once, and every request is charged against all that apply,
@@ -293,91 +291,38 @@ impl Limits {
             && self.endpoints.iter().all(|endpoint| none(&endpoint.rules))
     }
 
-    /// Whether the client's address matters.
-    pub(crate) fn need_address(&self) -> bool {
-        self.rules.iter().any(|rule| rule.by == By::Address)
-    }
-
-    /// What the rules must know of a request.
-    pub(crate) fn bind(&self, method: &str, path: &str, address: Option<IpAddr>) -> Bound {
-        let is_it = |at: &Endpoint| at.method == method && at.path == path;
-        let endpoint = self.endpoints.iter().position(is_it);
-        Bound { endpoint, address }
-    }
-
-    /// What a request costs, of each limit.
-    pub(crate) fn cost_of(&self, request: Bound) -> u64 {
-        self.endpoint_of(request)
-            .map_or(1, |endpoint| endpoint.cost)
-    }
-
-    /// What a request is charged.
-    pub(crate) fn charges<'a>(&'a self, key: Option<&'a KeyRecord>, request: Bound) -> Charges<'a> {
-        let endpoint = self.endpoint_of(request);
-        let plan = key.and_then(|key| self.plan_of(key));
-        let cost = self.cost_of(request);
-        let rules = self
-            .rules
-            .iter()
-            .chain(plan.into_iter().flat_map(|plan| &plan.rules))
-            .chain(endpoint.into_iter().flat_map(|endpoint| &endpoint.rules));
-        let mut charges = Charges::new();
-        for rule in rules {
-            let Some(subject) = self.subject(rule.by, key, request) else {
-                continue;
-            };
-            let own = key.and_then(|key| key.limits().get(rule.name.as_str()));
-            let quota = own.copied().unwrap_or(rule.quota);
-            charges.push(Charge::new(&rule.name, subject, quota, cost));
-        }
-        charges
-    }
-
-    fn endpoint_of(&self, request: Bound) -> Option<&Endpoint> {
-        self.endpoints.get(request.endpoint?)
-    }
-
-    fn plan_of(&self, key: &KeyRecord) -> Option<&Plan> {
-        let named = |name: &str| self.plans.iter().find(|plan| plan.name == name);
-        let own = key.plan().and_then(named);
-        own.or_else(|| self.default_plan.as_deref().and_then(named))
-    }
-
-    fn subject<'a>(
-        &self,
-        by: By,
-        key: Option<&'a KeyRecord>,
-        request: Bound,
-    ) -> Option<Subject<'a>> {
-        Some(match by {
-            By::Key => Subject::Key(key?.budget()),
-            By::Account => Subject::Account(key?.account()),
-            By::Address => Subject::Address(self.ipv6_prefix.mask(request.address?)),
-            By::Global => Subject::Global,
+    /// Puts together what binds together.
+    pub(crate) fn into_book(self) -> Rulebook {
+        let endpoints = self.endpoints.into_iter().map(|at| rulebook::Endpoint {
+            method: at.method,
+            path: at.path,
+            cost: at.cost,
+            rules: at.rules,
+        });
+        Rulebook::new(rulebook::Rules {
+            rules: self.rules,
+            plans: self
+                .plans
+                .into_iter()
+                .map(|plan| (plan.name, plan.rules))
+                .collect(),
+            default_plan: self.default_plan,
+            endpoints: endpoints.collect(),
+            ipv6_prefix: self.ipv6_prefix,
         })
     }
 }
 
-/// What the rules know of a request beside its key.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Bound {
-    /// Which of the endpoints it is.
-    endpoint: Option<usize>,
-    address: Option<IpAddr>,
-}
-
-/// The charges of one request.
-pub(crate) type Charges<'a> = SmallVec<[Charge<'a>; 4]>;
-
+/// One quota, and what it counts by.
 #[derive(Debug, Clone)]
-struct Rule {
-    by: By,
-    name: LimitName,
-    quota: Quota,
+pub(super) struct Rule {
+    pub(super) by: By,
+    pub(super) name: LimitName,
+    pub(super) quota: Quota,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum By {
+pub(super) enum By {
     Key,
     Account,
     Address,
@@ -422,7 +367,7 @@ fn period_name(quota: Quota) -> String {
 
 /// The bits of an IPv6 address that make one client.
 #[derive(Debug, Clone, Copy)]
-struct Ipv6Prefix(u8);
+pub(super) struct Ipv6Prefix(u8);
 
 impl Default for Ipv6Prefix {
     fn default() -> Self {
@@ -431,7 +376,7 @@ impl Default for Ipv6Prefix {
 }
 
 impl Ipv6Prefix {
-    fn mask(self, address: IpAddr) -> IpAddr {
+    pub(super) fn mask(self, address: IpAddr) -> IpAddr {
         match address.to_canonical() {
             IpAddr::V6(address) => {
                 let mask = u128::MAX << (128 - u32::from(self.0));

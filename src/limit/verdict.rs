@@ -120,6 +120,7 @@ impl Verdict {
     }
 
     /// Whether all charges were taken. If not, none was.
+    #[inline]
     pub fn is_allowed(&self) -> bool {
         self.standings().iter().all(Standing::is_admissible)
     }
@@ -139,6 +140,9 @@ impl Verdict {
     /// denial that lasts longest, then the budget with the least left, then the one that takes
     /// longest to be whole. `None` if there was no charge.
     pub fn tightest(&self) -> Option<usize> {
+        if let Standings::One(_) = self.0 {
+            return Some(0);
+        }
         let rank = |at: &usize| {
             let standing = &self.standings()[*at];
             (

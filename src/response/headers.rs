@@ -48,8 +48,10 @@ impl KeyHeaders {
             }
         }
         // What the resource itself says of its end goes before what we say of a key's.
-        let is_said = headers.contains_key(DEPRECATION) || headers.contains_key(SUNSET);
-        if let (true, Some(since)) = (self.deprecation && !is_said, lifecycle.deprecated_at()) {
+        if let (true, Some(since)) = (self.deprecation, lifecycle.deprecated_at())
+            && !headers.contains_key(DEPRECATION)
+            && !headers.contains_key(SUNSET)
+        {
             let since = format!("@{}", timestamp::unix_seconds(since));
             let sunset = lifecycle.expires_at().map(timestamp::http_date);
             for (name, value) in [(DEPRECATION, text(Some(since))), (SUNSET, text(sunset))] {

@@ -83,10 +83,9 @@ impl Default for RateLimitHeaders {
 pub(crate) struct Notice {
     limit: u64,
     remaining: u64,
-    /// When the tightest budget is whole again.
-    whole_in: Duration,
-    now: SystemTime,
-    draft: Option<(String, String)>,
+    /// When the tightest budget is whole again, in seconds as the header counts them.
+    reset: u64,
+    draft: Option<Box<(String, String)>>,
 }
 
 impl Notice {
@@ -99,29 +98,31 @@ impl Notice {
     ) -> Option<Self> {
         let tightest = verdict.tightest()?;
         let standing = verdict.standings().get(tightest)?;
+        let reset = match headers.reset {
+            None => 0,
+            Some(Reset::Delta) => seconds_up(standing.whole_in()),
+            Some(Reset::Epoch) => {
+                let whole = now.checked_add(standing.whole_in()).unwrap_or(now);
+                timestamp::unix_seconds_up(whole)
+            }
+        };
         Some(Self {
             limit: charges.get(tightest)?.quota().limit(),
             remaining: standing.remaining(),
-            whole_in: standing.whole_in(),
-            now,
-            draft: headers.draft.then(|| draft(charges, verdict.standings())),
+            reset,
+            draft: headers
+                .draft
+                .then(|| Box::new(draft(charges, verdict.standings()))),
         })
     }
 
     pub(crate) fn write(&self, headers: &mut HeaderMap, which: RateLimitHeaders) {
-        if let Some(reset) = which.reset {
-            let seconds = match reset {
-                Reset::Delta => seconds_up(self.whole_in),
-                Reset::Epoch => {
-                    let whole = self.now.checked_add(self.whole_in).unwrap_or(self.now);
-                    timestamp::unix_seconds_up(whole)
-                }
-            };
-            headers.insert(LIMIT, self.limit.into());
-            headers.insert(REMAINING, self.remaining.into());
-            headers.insert(RESET, seconds.into());
+        if which.reset.is_some() {
+            headers.insert(LIMIT, decimal(self.limit));
+            headers.insert(REMAINING, decimal(self.remaining));
+            headers.insert(RESET, decimal(self.reset));
         }
-        if let Some((policy, limit)) = &self.draft {
+        if let Some((policy, limit)) = self.draft.as_deref() {
             for (name, value) in [(DRAFT_POLICY, policy), (DRAFT_LIMIT, limit)] {
                 if let Ok(value) = HeaderValue::try_from(value.as_str()) {
                     headers.insert(name, value);
@@ -129,6 +130,21 @@ impl Notice {
             }
         }
     }
+}
+
+/// A number, in one allocation of its own length.
+fn decimal(mut number: u64) -> HeaderValue {
+    let mut digits = [b'0'; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] += u8::try_from(number % 10).unwrap_or_default();
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    HeaderValue::from_bytes(&digits[at..]).unwrap_or(HeaderValue::from_static("0"))
 }
 
 /// The rejection that a verdict calls for: what can never pass, or the denial that lasts longest.

@@ -1,0 +1,175 @@
+//! The rules as requests meet them: for each plan and endpoint, what binds together.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use smallvec::SmallVec;
+
+use crate::key::record::KeyRecord;
+use crate::limit::rules::{By, Ipv6Prefix, Rule};
+use crate::limit::{Charge, Subject};
+
+/// The charges of one request.
+pub(crate) type Charges<'a> = SmallVec<[Charge<'a>; 2]>;
+
+/// Rules that were found to be keepable.
+#[derive(Debug)]
+pub(crate) struct Rulebook {
+    /// What binds a request, by the place of its endpoint and that of its plan; the last place of
+    /// each is for requests without one.
+    bundles: Vec<Box<[Rule]>>,
+    plans: Vec<String>,
+    default_plan: PlanIndex,
+    endpoints: HashMap<Box<str>, Vec<Route>>,
+    /// The cost of a request to each endpoint, and to none.
+    costs: Vec<u64>,
+    ipv6_prefix: Ipv6Prefix,
+    need_address: bool,
+}
+
+/// What rules a key is bound by, beside those for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PlanIndex(usize);
+
+/// An endpoint of a path.
+#[derive(Debug)]
+struct Route {
+    method: Box<str>,
+    endpoint: usize,
+}
+
+/// What the rules know of a request beside its key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bound {
+    endpoint: usize,
+    address: Option<IpAddr>,
+}
+
+/// A key and its plan.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Holder<'a> {
+    pub(crate) record: &'a KeyRecord,
+    pub(crate) plan: PlanIndex,
+}
+
+/// What goes into a rulebook.
+pub(super) struct Rules {
+    pub(super) rules: Vec<Rule>,
+    pub(super) plans: Vec<(String, Vec<Rule>)>,
+    pub(super) default_plan: Option<String>,
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) ipv6_prefix: Ipv6Prefix,
+}
+
+pub(super) struct Endpoint {
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) cost: u64,
+    pub(super) rules: Vec<Rule>,
+}
+
+impl Rulebook {
+    pub(super) fn new(rules: Rules) -> Self {
+        let none: &[Rule] = &[];
+        let endpoints = rules.endpoints.iter().map(|at| at.rules.as_slice());
+        let bundles = endpoints.chain([none]).flat_map(|endpoint| {
+            let plans = rules.plans.iter().map(|(_, rules)| rules.as_slice());
+            let bundle = |plan: &[Rule]| [&rules.rules, plan, endpoint].concat().into();
+            plans.chain([none]).map(bundle).collect::<Vec<_>>()
+        });
+        let bundles: Vec<Box<[Rule]>> = bundles.collect();
+        let costs = rules.endpoints.iter().map(|endpoint| endpoint.cost);
+        let plans: Vec<String> = rules.plans.iter().map(|(name, _)| name.clone()).collect();
+        let default = |name| plans.iter().position(|plan| *plan == name);
+        let default_plan = rules.default_plan.and_then(default);
+        let mut book = Self {
+            need_address: rules.rules.iter().any(|rule| rule.by == By::Address),
+            default_plan: PlanIndex(default_plan.unwrap_or(plans.len())),
+            costs: costs.chain([1]).collect(),
+            endpoints: HashMap::new(),
+            ipv6_prefix: rules.ipv6_prefix,
+            bundles,
+            plans,
+        };
+        for (at, endpoint) in rules.endpoints.into_iter().enumerate() {
+            let routes = book.endpoints.entry(endpoint.path.into()).or_default();
+            routes.push(Route {
+                method: endpoint.method.into(),
+                endpoint: at,
+            });
+        }
+        book
+    }
+
+    /// Whether the client's address matters.
+    pub(crate) fn need_address(&self) -> bool {
+        self.need_address
+    }
+
+    /// Whether the route of a request matters.
+    pub(crate) fn need_route(&self) -> bool {
+        !self.endpoints.is_empty()
+    }
+
+    /// The plan of a key: its own if there is one of that name, or else the default.
+    pub(crate) fn plan_of(&self, key: &KeyRecord) -> PlanIndex {
+        let own = key
+            .plan()
+            .and_then(|name| self.plans.iter().position(|plan| plan == name));
+        own.map_or(self.default_plan, PlanIndex)
+    }
+
+    /// What the rules must know of a request; of several endpoints of one route, the first.
+    pub(crate) fn bind(&self, method: &str, path: &str, address: Option<IpAddr>) -> Bound {
+        let routes = self.endpoints.get(path).into_iter().flatten();
+        let endpoint = routes.into_iter().find(|route| &*route.method == method);
+        Bound {
+            endpoint: endpoint.map_or(self.costs.len() - 1, |route| route.endpoint),
+            address,
+        }
+    }
+
+    /// What is known of a request that went to no endpoint and came from nowhere.
+    pub(crate) fn unbound(&self) -> Bound {
+        Bound {
+            endpoint: self.costs.len() - 1,
+            address: None,
+        }
+    }
+
+    /// What a request costs, of each limit.
+    pub(crate) fn cost_of(&self, request: Bound) -> u64 {
+        self.costs[request.endpoint]
+    }
+
+    /// What a request is charged.
+    pub(crate) fn charges<'a>(&'a self, key: Option<Holder<'a>>, request: Bound) -> Charges<'a> {
+        let plan = key.map_or(self.plans.len(), |key| key.plan.0);
+        let bundle = &self.bundles[request.endpoint * (self.plans.len() + 1) + plan];
+        let record = key.map(|key| key.record);
+        let cost = self.cost_of(request);
+        let mut charges = Charges::new();
+        for rule in bundle {
+            if let Some(subject) = self.subject(rule.by, record, request) {
+                let own = record.and_then(|key| key.limit(rule.name.as_str()));
+                let quota = own.unwrap_or(rule.quota);
+                charges.push(Charge::new(&rule.name, subject, quota, cost));
+            }
+        }
+        charges
+    }
+
+    fn subject<'a>(
+        &self,
+        by: By,
+        key: Option<&'a KeyRecord>,
+        request: Bound,
+    ) -> Option<Subject<'a>> {
+        Some(match by {
+            By::Key => Subject::Key(key?.budget()),
+            By::Account => Subject::Account(key?.account()),
+            By::Address => Subject::Address(self.ipv6_prefix.mask(request.address?)),
+            By::Global => Subject::Global,
+        })
+    }
+}
