@@ -156,10 +156,11 @@ impl Caller {
     /// # }
     /// ```
     pub async fn refund(&self, units: u64) -> Result<(), LimiterError> {
-        match (self.key.holder(), self.bound) {
-            (Some(key), Some(bound)) => self.key.metering.refund(key, bound, units).await,
-            _ => Ok(()), // nothing was charged
-        }
+        let Some(bound) = self.bound else {
+            return Ok(()); // nothing was charged
+        };
+        let key = self.key.holder();
+        self.key.metering.refund(key, bound, units).await
     }
 
     /// Charges this request more, where its cost is known only after the work: so many units of each
@@ -176,10 +177,8 @@ impl Caller {
     /// # }
     /// ```
     pub async fn charge(&self, units: u64) -> Result<(), LimiterError> {
-        match self.key.holder() {
-            Some(key) => self.key.metering.charge(key, self.bound, units).await,
-            None => Ok(()), // there are no limits
-        }
+        let key = self.key.holder();
+        self.key.metering.charge(key, self.bound, units).await
     }
 
     fn lacks(&self, required: RequiredScopes) -> Rejection {

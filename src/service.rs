@@ -57,7 +57,7 @@ where
                 let readied = self.take_readied();
                 let judge = Arc::clone(&gate);
                 let decision = Box::pin(async move {
-                    let decision = judge.finish(&mut parts, candidate).await;
+                    let decision = judge.finish(&mut parts, *candidate).await;
                     (parts, decision)
                 });
                 ResponseFuture::deciding(decision, readied, body, gate, manner)

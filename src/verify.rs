@@ -25,7 +25,6 @@ use crate::cache::guard::Stamp;
 use crate::cache::{Found, KnownKey};
 use crate::caller::{Anonymous, Caller};
 use crate::key::digest::{KeyDigest, KeyId};
-use crate::key::environment::Environment;
 use crate::key::formats::{Place, Recognized};
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::keyring::Keyring;
@@ -51,7 +50,7 @@ pub(crate) struct Gate {
 /// How far a request got without a wait.
 pub(crate) enum Progress {
     Decided(Result<Admission, Denial>),
-    Waiting(Candidate),
+    Waiting(Box<Candidate>),
 }
 
 /// A request that must wait to be decided.
@@ -68,11 +67,11 @@ pub(crate) enum Candidate {
 pub(crate) struct Presented {
     digest: KeyDigest,
     id: KeyId,
+    /// The place of the format that it is written in.
+    format: usize,
     /// When it was presented, by either clock.
     now: SystemTime,
     asked_at: Duration,
-    /// That of the format it is written in.
-    environment: Environment,
     carrier: Carrier,
     client: Client,
 }
@@ -134,12 +133,12 @@ impl Gate {
             self.prove(parts, &key, found, key.now)
         });
         let proved = match looked {
-            None => return Progress::Waiting(Candidate::ToLoad(key)),
+            None => return Progress::Waiting(Box::new(Candidate::ToLoad(key))),
             Some(Err(denial)) => return Progress::Decided(Err(denial)),
             Some(Ok(proved)) => proved,
         };
         match self.charge_now(Some(&proved.known), proved.bound, proved.now) {
-            None => Progress::Waiting(Candidate::ToCharge(key, proved)),
+            None => Progress::Waiting(Box::new(Candidate::ToCharge(key, proved))),
             Some(Ok(limits)) => Progress::Decided(Ok(self.admit(parts, &key, proved, limits))),
             Some(Err(refusal)) => Progress::Decided(Err(refusal.of(&proved, key.carrier))),
         }
@@ -224,7 +223,7 @@ impl Gate {
             digest,
             now,
             asked_at,
-            environment: format.environment().clone(),
+            format: self.keyring.formats.place_of(format),
             carrier,
             client: Client::default(),
         }))
@@ -235,7 +234,8 @@ impl Gate {
         let carrier = Some(key.carrier);
         let attempt = self.attempt(parts, key);
         attempt.map_err(|rejection| stranger(rejection, carrier))?;
-        let loaded = self.keyring.cache.load(key.id, &key.environment).await;
+        let environment = self.keyring.formats.at(key.format).environment();
+        let loaded = self.keyring.cache.load(key.id, environment).await;
         if !matches!(&loaded, Ok(found) if found.value.is_none()) {
             self.forgive(parts, key);
         }
@@ -331,7 +331,7 @@ impl Gate {
             return Err(rejection);
         }
         if let Some(accepted) = &self.settings.environments
-            && !accepted.contains(&known.environment)
+            && !known.is_of(accepted)
         {
             return Err(Rejection::WrongEnvironment {
                 accepted: accepted.clone(),
@@ -376,9 +376,7 @@ impl Gate {
         let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, bound) else {
             return Some(Ok(None));
         };
-        let charges = limiting
-            .rules
-            .charges(known.and_then(KnownKey::holder), bound);
+        let charges = limiting.rules.charges(known.map(KnownKey::holder), bound);
         let checked = limiting.check_now(&charges, now)?;
         Some(self.conclude(limiting, &charges, checked, now))
     }
@@ -393,9 +391,7 @@ impl Gate {
         let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, bound) else {
             return Ok(None);
         };
-        let charges = limiting
-            .rules
-            .charges(known.and_then(KnownKey::holder), bound);
+        let charges = limiting.rules.charges(known.map(KnownKey::holder), bound);
         let checked = match limiting.check_now(&charges, now) {
             Some(checked) => checked,
             None => limiting.check(&*self.keyring.clock, &charges, now).await,
@@ -437,9 +433,10 @@ impl Gate {
 
     /// What was charged to a request that goes no further after all.
     async fn give_back(&self, proved: &Proved) {
-        let (Some(key), Some(bound)) = (proved.known.holder(), proved.bound) else {
+        let Some(bound) = proved.bound else {
             return;
         };
+        let key = proved.known.holder();
         let refunded = self.keyring.metering.refund(key, bound, u64::MAX);
         if let Err(error) = refunded.await {
             trace::limiter_failed(&error);
@@ -472,20 +469,20 @@ impl Gate {
             now,
             ..
         } = proved;
-        let (id, account) = (known.record.id(), known.record.account());
-        trace::admitted(&id, account);
+        trace::admitted(&key.id, || known.record.account());
         if lifecycle.status() == KeyStatus::Deprecated
             && self
                 .keyring
                 .notices
                 .deprecated
-                .is_due(id.as_bytes(), timestamp::unix_seconds(now))
+                .is_due(key.id.as_bytes(), timestamp::unix_seconds(now))
         {
             let expires_at = lifecycle.expires_at().map(timestamp::rfc3339);
-            trace::deprecated(&id, account, expires_at.as_deref().unwrap_or("never"));
+            let expires_at = expires_at.as_deref().unwrap_or("never");
+            trace::deprecated(&key.id, known.record.account(), expires_at);
         }
         if let Some(parameter) = self.settings.sources.parameter(key.carrier) {
-            trace::key_in_query(parameter, &id);
+            trace::key_in_query(parameter, &key.id);
         }
         self.hide(parts, key.carrier);
         parts
@@ -506,7 +503,7 @@ impl Gate {
         }
         let bound = self.bind(parts, &Client::default());
         match self.charge_now(None, bound, self.keyring.now()) {
-            None => Progress::Waiting(Candidate::NoKey(bound)),
+            None => Progress::Waiting(Box::new(Candidate::NoKey(bound))),
             Some(Ok(limits)) => Progress::Decided(Ok(anonymous(parts, limits))),
             Some(Err(refusal)) => Progress::Decided(Err(refusal.of_nobody())),
         }

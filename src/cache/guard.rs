@@ -5,7 +5,7 @@
 //! began, and its answer serves for as long as they stand there: what raced a change is dead on
 //! arrival, wherever it went.
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU32, Ordering};
 
 /// How many counters: a change of one key makes one key in so many be loaded anew.
 const COUNTERS: usize = 1024;
@@ -18,20 +18,20 @@ pub(crate) trait Spread {
 /// Where the counters of a key stood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Stamp {
-    changes: u64,
-    creations: u64,
+    changes: u32,
+    creations: u32,
 }
 
 #[derive(Debug)]
 pub(crate) struct Epochs {
-    changes: Box<[AtomicU64]>,
+    changes: Box<[AtomicU32]>,
     /// Apart, since a new key makes only the answer "there is none" wrong.
-    creations: Box<[AtomicU64]>,
+    creations: Box<[AtomicU32]>,
 }
 
 impl Epochs {
     pub(crate) fn new() -> Self {
-        let counters = || (0..COUNTERS).map(|_| AtomicU64::new(0)).collect();
+        let counters = || (0..COUNTERS).map(|_| AtomicU32::new(0)).collect();
         Self {
             changes: counters(),
             creations: counters(),

@@ -32,19 +32,32 @@ use shelf::Shelf;
 #[derive(Debug)]
 #[repr(C)] // the record begins with what each request looks at
 pub(crate) struct KnownKey {
+    plan: PlanIndex,
+    /// Whether its environment is that of nearly all keys.
+    is_live: bool,
     pub(crate) record: KeyRecord,
-    plan: Option<PlanIndex>,
     /// The record's own, or that of the format that the key is written in.
     pub(crate) environment: Environment,
     pub(crate) metering: Arc<Metering>,
 }
 
 impl KnownKey {
-    /// What the limits must know of the key, if there are any.
+    /// What the limits must know of the key.
     #[inline]
-    pub(crate) fn holder(&self) -> Option<Holder<'_>> {
-        let (record, plan) = (&self.record, self.plan?);
-        Some(Holder { record, plan })
+    pub(crate) fn holder(&self) -> Holder<'_> {
+        Holder {
+            record: &self.record,
+            plan: self.plan,
+        }
+    }
+
+    /// Whether it is of one of these environments; `live` is known at a glance.
+    #[inline]
+    pub(crate) fn is_of(&self, environments: &[Environment]) -> bool {
+        let is_it = |accepted: &Environment| {
+            (self.is_live && *accepted == Environment::LIVE) || *accepted == self.environment
+        };
+        environments.iter().any(is_it)
     }
 
     /// The memory that it takes, in bytes.
@@ -143,7 +156,10 @@ impl KeyCache {
                 let environment = record.environment().cloned().unwrap_or(environment);
                 let limiting = metering.limiting.as_ref();
                 Arc::new(KnownKey {
-                    plan: limiting.map(|limiting| limiting.rules.plan_of(&record)),
+                    plan: limiting.map_or_else(PlanIndex::default, |limiting| {
+                        limiting.rules.plan_of(&record)
+                    }),
+                    is_live: environment == Environment::LIVE,
                     record,
                     environment,
                     metering,

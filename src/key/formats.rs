@@ -56,6 +56,17 @@ impl KeyFormats {
         self.given.iter()
     }
 
+    /// Where one of these formats stands among them.
+    pub(crate) fn place_of(&self, format: &KeyFormat) -> usize {
+        let is_it = |given: &KeyFormat| std::ptr::eq(given, format);
+        self.given.iter().position(is_it).unwrap_or_default()
+    }
+
+    /// The format at a place.
+    pub(crate) fn at(&self, place: usize) -> &KeyFormat {
+        &self.given[place]
+    }
+
     /// Whether something that begins as our keys do stands near the beginning of a text, at the
     /// start of a word: a key with a slip of the pen around it.
     pub(crate) fn is_claimed_in(&self, text: &[u8]) -> bool {

@@ -92,7 +92,7 @@ pub struct AllowedNetworks(Option<Box<[Network]>>);
 
 impl AllowedNetworks {
     /// From anywhere: the default.
-    pub fn any() -> Self {
+    pub const fn any() -> Self {
         Self(None)
     }
 

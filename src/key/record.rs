@@ -31,26 +31,32 @@ use crate::quota::Quota;
 pub struct KeyRecord {
     id: KeyId,
     verifier: Verifier,
-    revoked: Option<Box<Stop>>,
-    suspended: Option<Box<Stop>>,
-    rotated_to: Option<Box<Rotation>>,
+    seldom: Option<Box<Seldom>>,
     expires_at: Option<SystemTime>,
     not_before: Option<SystemTime>,
-    networks: AllowedNetworks,
-    limits: BTreeMap<String, Quota>,
-    budget: KeyId,
-    account: Box<str>,
-    plan: Option<Box<str>>,
+    created_at: Option<SystemTime>,
     // And this is what few do.
+    account: Box<str>,
     version: u64,
+    plan: Option<Box<str>>,
     scopes: ScopeSet,
     environment: Option<Environment>,
     prefix: Option<Box<str>>,
     name: Option<Box<str>>,
     organization: Option<Box<str>>,
     metadata: BTreeMap<String, String>,
-    created_at: Option<SystemTime>,
     rotated_from: Option<KeyId>,
+}
+
+/// What few keys have and each request asks for: of most, that there is none of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Seldom {
+    revoked: Option<Stop>,
+    suspended: Option<Stop>,
+    rotated_to: Option<Rotation>,
+    networks: AllowedNetworks,
+    limits: BTreeMap<String, Quota>,
+    budget: Option<KeyId>,
 }
 
 /// When and why a key was suspended or revoked.
@@ -100,26 +106,29 @@ impl KeyRecord {
         Self {
             id,
             verifier,
-            revoked: None,
-            suspended: None,
-            rotated_to: None,
+            seldom: None,
             expires_at: None,
             not_before: None,
-            networks: AllowedNetworks::any(),
-            budget: id,
+            created_at: None,
             account: account.into().into(),
-            plan: None,
-            limits: BTreeMap::new(),
             version: 1,
+            plan: None,
             scopes: ScopeSet::default(),
             environment: None,
             prefix: None,
             name: None,
             organization: None,
             metadata: BTreeMap::new(),
-            created_at: None,
             rotated_from: None,
         }
+    }
+
+    fn change(mut self, change: impl FnOnce(&mut Seldom)) -> Self {
+        let mut seldom = self.seldom.take().map_or_else(Seldom::default, |it| *it);
+        change(&mut seldom);
+        let is_some = seldom != Seldom::default();
+        self.seldom = is_some.then(|| Box::new(seldom));
+        self
     }
 
     /// The record of a key of which only the SHA-256 is known.
@@ -226,14 +235,14 @@ impl KeyRecord {
 
     /// Where the key may be used from: anywhere unless set.
     pub fn networks(&self) -> &AllowedNetworks {
-        &self.networks
+        static ANY: AllowedNetworks = AllowedNetworks::any();
+        self.seldom.as_ref().map_or(&ANY, |it| &it.networks)
     }
 
     /// Sets where the key may be used from.
     #[must_use]
-    pub fn with_networks(mut self, networks: AllowedNetworks) -> Self {
-        self.networks = networks;
-        self
+    pub fn with_networks(self, networks: AllowedNetworks) -> Self {
+        self.change(|it| it.networks = networks)
     }
 
     /// The name of the account's plan.
@@ -250,16 +259,14 @@ impl KeyRecord {
 
     /// Quotas of this key's own, by the name of the limit whose quota they replace.
     pub fn limits(&self) -> &BTreeMap<String, Quota> {
-        &self.limits
+        static NONE: BTreeMap<String, Quota> = BTreeMap::new();
+        self.seldom.as_ref().map_or(&NONE, |it| &it.limits)
     }
 
     /// The quota that a limit has for this key, if it is not that of the rules.
     #[inline]
     pub(crate) fn limit(&self, name: &str) -> Option<Quota> {
-        if self.limits.is_empty() {
-            return None;
-        }
-        self.limits.get(name).copied()
+        self.seldom.as_ref()?.limits.get(name).copied()
     }
 
     /// Replaces the quota of a limit for this key. A name that no limit has changes nothing.
@@ -270,21 +277,23 @@ impl KeyRecord {
     /// let generous = record.with_limit("account_per_minute", Quota::per_minute(10_000));
     /// ```
     #[must_use]
-    pub fn with_limit(mut self, name: impl Into<String>, quota: Quota) -> Self {
-        self.limits.insert(name.into(), quota);
-        self
+    pub fn with_limit(self, name: impl Into<String>, quota: Quota) -> Self {
+        self.change(|it| {
+            it.limits.insert(name.into(), quota);
+        })
     }
 
     /// The key whose budget this one draws on: its own, or that of a predecessor.
     pub fn budget(&self) -> KeyId {
-        self.budget
+        let budget = self.seldom.as_ref().and_then(|it| it.budget);
+        budget.unwrap_or(self.id)
     }
 
     /// Draws on the budget of another key, so that a key and its successor share one.
     #[must_use]
-    pub fn with_budget(mut self, key: impl Into<Option<KeyId>>) -> Self {
-        self.budget = key.into().unwrap_or(self.id);
-        self
+    pub fn with_budget(self, key: impl Into<Option<KeyId>>) -> Self {
+        let (key, own) = (key.into(), self.id);
+        self.change(|it| it.budget = key.filter(|key| *key != own))
     }
 
     /// What the application wants to know about the key; this crate does not look at it.
@@ -337,26 +346,24 @@ impl KeyRecord {
 
     /// The suspension, which can be lifted.
     pub fn suspended(&self) -> Option<&Stop> {
-        self.suspended.as_deref()
+        self.seldom.as_ref()?.suspended.as_ref()
     }
 
     /// Suspends the key, or lifts the suspension.
     #[must_use]
-    pub fn with_suspended(mut self, stop: impl Into<Option<Stop>>) -> Self {
-        self.suspended = stop.into().map(Box::new);
-        self
+    pub fn with_suspended(self, stop: impl Into<Option<Stop>>) -> Self {
+        self.change(|it| it.suspended = stop.into())
     }
 
     /// The revocation, which is for ever.
     pub fn revoked(&self) -> Option<&Stop> {
-        self.revoked.as_deref()
+        self.seldom.as_ref()?.revoked.as_ref()
     }
 
     /// Revokes the key. The first revocation stands: revoked stays revoked, also for `None`.
     #[must_use]
-    pub fn with_revoked(mut self, stop: impl Into<Option<Stop>>) -> Self {
-        self.revoked = self.revoked.or(stop.into().map(Box::new));
-        self
+    pub fn with_revoked(self, stop: impl Into<Option<Stop>>) -> Self {
+        self.change(|it| it.revoked = it.revoked.take().or(stop.into()))
     }
 
     /// The key that this one took the place of.
@@ -373,14 +380,13 @@ impl KeyRecord {
 
     /// The key that takes the place of this one.
     pub fn rotated_to(&self) -> Option<&Rotation> {
-        self.rotated_to.as_deref()
+        self.seldom.as_ref()?.rotated_to.as_ref()
     }
 
     /// Sets the key that takes the place of this one.
     #[must_use]
-    pub fn with_rotated_to(mut self, rotation: impl Into<Option<Rotation>>) -> Self {
-        self.rotated_to = rotation.into().map(Box::new);
-        self
+    pub fn with_rotated_to(self, rotation: impl Into<Option<Rotation>>) -> Self {
+        self.change(|it| it.rotated_to = rotation.into())
     }
 
     /// About how much memory the record takes beside itself, in bytes.
@@ -395,11 +401,13 @@ impl KeyRecord {
             .metadata
             .iter()
             .map(|(name, value)| name.len() + value.len() + ENTRY);
-        let limits = self.limits.keys().map(|name| name.len() + ENTRY);
+        let limits = self.limits().keys().map(|name| name.len() + ENTRY);
         let scopes = self.scopes.iter().map(|scope| scope.as_str().len() + ENTRY);
-        let networks = self.networks.list().map_or(0, <[_]>::len) * ENTRY;
+        let networks = self.networks().list().map_or(0, <[_]>::len) * ENTRY;
+        let seldom = self.seldom.as_ref().map_or(0, |_| size_of::<Seldom>());
         self.account.len()
             + networks
+            + seldom
             + texts.iter().chain(&reasons).sum::<usize>()
             + metadata.chain(limits).chain(scopes).sum::<usize>()
     }

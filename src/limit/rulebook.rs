@@ -28,8 +28,14 @@ pub(crate) struct Rulebook {
 }
 
 /// What rules a key is bound by, beside those for all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PlanIndex(usize);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct PlanIndex(u32);
+
+impl PlanIndex {
+    fn at(index: usize) -> Self {
+        Self(u32::try_from(index).expect("fewer plans than memory could hold"))
+    }
+}
 
 /// An endpoint of a path.
 #[derive(Debug)]
@@ -54,7 +60,7 @@ pub(crate) struct Holder<'a> {
 
 /// What goes into a rulebook.
 pub(super) struct Rules {
-    pub(super) rules: Vec<Rule>,
+    pub(super) for_all: Vec<Rule>,
     pub(super) plans: Vec<(String, Vec<Rule>)>,
     pub(super) default_plan: Option<String>,
     pub(super) endpoints: Vec<Endpoint>,
@@ -74,7 +80,7 @@ impl Rulebook {
         let endpoints = rules.endpoints.iter().map(|at| at.rules.as_slice());
         let bundles = endpoints.chain([none]).flat_map(|endpoint| {
             let plans = rules.plans.iter().map(|(_, rules)| rules.as_slice());
-            let bundle = |plan: &[Rule]| [&rules.rules, plan, endpoint].concat().into();
+            let bundle = |plan: &[Rule]| [&rules.for_all, plan, endpoint].concat().into();
             plans.chain([none]).map(bundle).collect::<Vec<_>>()
         });
         let bundles: Vec<Box<[Rule]>> = bundles.collect();
@@ -83,8 +89,8 @@ impl Rulebook {
         let default = |name| plans.iter().position(|plan| *plan == name);
         let default_plan = rules.default_plan.and_then(default);
         let mut book = Self {
-            need_address: rules.rules.iter().any(|rule| rule.by == By::Address),
-            default_plan: PlanIndex(default_plan.unwrap_or(plans.len())),
+            need_address: rules.for_all.iter().any(|rule| rule.by == By::Address),
+            default_plan: PlanIndex::at(default_plan.unwrap_or(plans.len())),
             costs: costs.chain([1]).collect(),
             endpoints: HashMap::new(),
             ipv6_prefix: rules.ipv6_prefix,
@@ -116,7 +122,7 @@ impl Rulebook {
         let own = key
             .plan()
             .and_then(|name| self.plans.iter().position(|plan| plan == name));
-        own.map_or(self.default_plan, PlanIndex)
+        own.map_or(self.default_plan, PlanIndex::at)
     }
 
     /// What the rules must know of a request; of several endpoints of one route, the first.
@@ -144,7 +150,7 @@ impl Rulebook {
 
     /// What a request is charged.
     pub(crate) fn charges<'a>(&'a self, key: Option<Holder<'a>>, request: Bound) -> Charges<'a> {
-        let plan = key.map_or(self.plans.len(), |key| key.plan.0);
+        let plan = key.map_or(self.plans.len(), |key| key.plan.0 as usize);
         let bundle = &self.bundles[request.endpoint * (self.plans.len() + 1) + plan];
         let record = key.map(|key| key.record);
         let cost = self.cost_of(request);

@@ -300,7 +300,7 @@ impl Limits {
             rules: at.rules,
         });
         Rulebook::new(rulebook::Rules {
-            rules: self.rules,
+            for_all: self.rules,
             plans: self
                 .plans
                 .into_iter()

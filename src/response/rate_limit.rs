@@ -133,18 +133,9 @@ impl Notice {
 }
 
 /// A number, in one allocation of its own length.
-fn decimal(mut number: u64) -> HeaderValue {
-    let mut digits = [b'0'; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] += u8::try_from(number % 10).unwrap_or_default();
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    HeaderValue::from_bytes(&digits[at..]).unwrap_or(HeaderValue::from_static("0"))
+fn decimal(number: u64) -> HeaderValue {
+    let digits = HeaderValue::from_bytes(itoa::Buffer::new().format(number).as_bytes());
+    digits.unwrap_or(HeaderValue::from_static("0"))
 }
 
 /// The rejection that a verdict calls for: what can never pass, or the denial that lasts longest.
