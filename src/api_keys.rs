@@ -28,6 +28,7 @@ use crate::manage::change::{ResumeKey, RevokeKey, SuspendKey};
 use crate::manage::issue::IssueKey;
 use crate::quota::Quota;
 use crate::rejection::Rejection;
+use crate::response::rejection::Rendered;
 use crate::settings::Settings;
 use crate::store::{DynKeyStore, DynManagedKeyStore, KeyStore, ManagedKeyStore, StoreError};
 use crate::verify::Gate;
@@ -192,6 +193,7 @@ impl<A> ApiKeys<A> {
         Gate {
             keyring: Arc::clone(&self.keyring),
             settings: Settings::default(),
+            rendered: Rendered::default(),
         }
     }
 }

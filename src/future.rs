@@ -183,7 +183,10 @@ impl Gate {
     /// The answer to a request that goes no further.
     fn refuse(&self, denial: &Denial, manner: Manner) -> Response<Bytes> {
         let settings = &self.settings;
-        let mut response = settings.render(&denial.rejection, manner);
+        let render = || settings.render(&denial.rejection, manner);
+        let mut response =
+            self.rendered
+                .or_render(&denial.rejection, &settings.errors, manner, render);
         let headers = response.headers_mut();
         if let Some(lifecycle) = &denial.lifecycle {
             settings.key_headers.write(headers, lifecycle);

@@ -13,8 +13,9 @@ use crate::response::grpc::GrpcRequests;
 use crate::response::headers::{self, InvalidLink};
 use crate::response::rate_limit::RateLimitHeaders;
 use crate::response::rejection::ErrorFormat;
+use crate::response::rejection::Rendered;
 use crate::service::ApiKeyService;
-use crate::settings::Route;
+use crate::settings::{Route, Settings};
 use crate::source::{KeySource, KeySources};
 use crate::verify::Gate;
 
@@ -70,6 +71,13 @@ impl<S> Layer<S> for ApiKeyLayer {
 }
 
 impl ApiKeyLayer {
+    /// What is set so far. Answers that were rendered by it are forgotten.
+    fn settings(&mut self) -> &mut Settings {
+        let gate = Arc::make_mut(&mut self.gate);
+        gate.rendered = Rendered::default();
+        &mut gate.settings
+    }
+
     pub(crate) fn new(gate: Gate) -> Self {
         Self {
             gate: Arc::new(gate),
@@ -99,7 +107,7 @@ impl ApiKeyLayer {
             !sources.is_empty(),
             "name at least one place where keys stand"
         );
-        Arc::make_mut(&mut self.gate).settings.sources = sources;
+        self.settings().sources = sources;
         self
     }
 
@@ -112,7 +120,7 @@ impl ApiKeyLayer {
     /// # Ok::<(), tower_api_key::InvalidKeyHeader>(())
     /// ```
     pub fn source(mut self, source: KeySource) -> Self {
-        Arc::make_mut(&mut self.gate).settings.sources.add(source);
+        self.settings().sources.add(source);
         self
     }
 
@@ -126,7 +134,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().optional();
     /// ```
     pub fn optional(mut self) -> Self {
-        Arc::make_mut(&mut self.gate).settings.optional = true;
+        self.settings().optional = true;
         self
     }
 
@@ -141,7 +149,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().allow_preflight();
     /// ```
     pub fn allow_preflight(mut self) -> Self {
-        Arc::make_mut(&mut self.gate).settings.allow_preflight = true;
+        self.settings().allow_preflight = true;
         self
     }
 
@@ -157,7 +165,7 @@ impl ApiKeyLayer {
     /// ```
     pub fn environments(mut self, environments: impl IntoIterator<Item = Environment>) -> Self {
         let environments = environments.into_iter().collect();
-        Arc::make_mut(&mut self.gate).settings.environments = Some(environments);
+        self.settings().environments = Some(environments);
         self
     }
 
@@ -171,7 +179,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().dangerous_any_environment();
     /// ```
     pub fn dangerous_any_environment(mut self) -> Self {
-        Arc::make_mut(&mut self.gate).settings.environments = None;
+        self.settings().environments = None;
         self
     }
 
@@ -186,7 +194,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().require(Scope::from_static("admin"));
     /// ```
     pub fn require(mut self, scopes: impl Into<RequiredScopes>) -> Self {
-        let required = &mut Arc::make_mut(&mut self.gate).settings.required_scopes;
+        let required = &mut self.settings().required_scopes;
         required.push(scopes.into());
         self
     }
@@ -205,7 +213,7 @@ impl ApiKeyLayer {
     /// # Ok::<(), tower_api_key::InvalidNetwork>(())
     /// ```
     pub fn client_address(mut self, address: ClientAddress) -> Self {
-        Arc::make_mut(&mut self.gate).settings.client_address = address;
+        self.settings().client_address = address;
         self
     }
 
@@ -219,7 +227,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().dangerous_keep_credential();
     /// ```
     pub fn dangerous_keep_credential(mut self) -> Self {
-        Arc::make_mut(&mut self.gate).settings.hide_credential = false;
+        self.settings().hide_credential = false;
         self
     }
 
@@ -230,7 +238,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().errors(ErrorFormat::problem_details());
     /// ```
     pub fn errors(mut self, format: ErrorFormat) -> Self {
-        Arc::make_mut(&mut self.gate).settings.errors = format;
+        self.settings().errors = format;
         self
     }
 
@@ -242,7 +250,7 @@ impl ApiKeyLayer {
     /// # Ok::<(), tower_api_key::InvalidRealm>(())
     /// ```
     pub fn realm(mut self, realm: &str) -> Result<Self, InvalidRealm> {
-        Arc::make_mut(&mut self.gate).settings.challenges.realm = Realm::try_from(realm)?;
+        self.settings().challenges.realm = Realm::try_from(realm)?;
         Ok(self)
     }
 
@@ -254,7 +262,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().sources([KeySource::basic()]).challenge_basic();
     /// ```
     pub fn challenge_basic(mut self) -> Self {
-        Arc::make_mut(&mut self.gate).settings.challenges.basic = true;
+        self.settings().challenges.basic = true;
         self
     }
 
@@ -265,7 +273,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().rate_limit_headers(RateLimitHeaders::delta());
     /// ```
     pub fn rate_limit_headers(mut self, headers: RateLimitHeaders) -> Self {
-        Arc::make_mut(&mut self.gate).settings.rate_limit_headers = headers;
+        self.settings().rate_limit_headers = headers;
         self
     }
 
@@ -286,7 +294,7 @@ impl ApiKeyLayer {
         mut self,
         route: impl Fn(&http::request::Parts) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
-        Arc::make_mut(&mut self.gate).settings.route = Route(Some(Arc::new(route)));
+        self.settings().route = Route(Some(Arc::new(route)));
         self
     }
 
@@ -298,7 +306,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().status_headers(false);
     /// ```
     pub fn status_headers(mut self, on: bool) -> Self {
-        Arc::make_mut(&mut self.gate).settings.key_headers.status = on;
+        self.settings().key_headers.status = on;
         self
     }
 
@@ -313,10 +321,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().deprecation_headers(false);
     /// ```
     pub fn deprecation_headers(mut self, on: bool) -> Self {
-        Arc::make_mut(&mut self.gate)
-            .settings
-            .key_headers
-            .deprecation = on;
+        self.settings().key_headers.deprecation = on;
         self
     }
 
@@ -330,10 +335,7 @@ impl ApiKeyLayer {
     /// ```
     pub fn deprecation_link(mut self, url: &str) -> Result<Self, InvalidLink> {
         let link = headers::link(url, "deprecation")?;
-        Arc::make_mut(&mut self.gate)
-            .settings
-            .key_headers
-            .deprecation_link = Some(link);
+        self.settings().key_headers.deprecation_link = Some(link);
         Ok(self)
     }
 
@@ -346,10 +348,7 @@ impl ApiKeyLayer {
     /// ```
     pub fn sunset_link(mut self, url: &str) -> Result<Self, InvalidLink> {
         let link = headers::link(url, "sunset")?;
-        Arc::make_mut(&mut self.gate)
-            .settings
-            .key_headers
-            .sunset_link = Some(link);
+        self.settings().key_headers.sunset_link = Some(link);
         Ok(self)
     }
 
@@ -362,7 +361,7 @@ impl ApiKeyLayer {
     /// let forward_auth = ApiKeys::in_memory().layer().grpc(GrpcRequests::Never);
     /// ```
     pub fn grpc(mut self, requests: GrpcRequests) -> Self {
-        Arc::make_mut(&mut self.gate).settings.grpc = requests;
+        self.settings().grpc = requests;
         self
     }
 
@@ -375,7 +374,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().outage_retry_after(Duration::from_secs(30));
     /// ```
     pub fn outage_retry_after(mut self, after: Duration) -> Self {
-        Arc::make_mut(&mut self.gate).settings.retry_after = after;
+        self.settings().retry_after = after;
         self
     }
 }

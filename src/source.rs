@@ -106,15 +106,13 @@ pub(crate) enum Scheme {
 
 impl Scheme {
     pub(crate) fn from_name(name: &[u8]) -> Option<Self> {
-        let schemes = [
-            (&b"bearer"[..], Self::Bearer),
-            (b"apikey", Self::ApiKey),
-            (b"basic", Self::Basic),
-        ];
-        let named = schemes
-            .iter()
-            .find(|(known, _)| name.eq_ignore_ascii_case(known));
-        named.map(|(_, scheme)| *scheme)
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        match name.len() {
+            5 if is("basic") => Some(Self::Basic),
+            6 if is("bearer") => Some(Self::Bearer),
+            6 if is("apikey") => Some(Self::ApiKey),
+            _ => None,
+        }
     }
 }
 

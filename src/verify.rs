@@ -21,7 +21,6 @@ use http::Method;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, COOKIE, ORIGIN};
 use http::request::Parts;
 
-use crate::cache::guard::Stamp;
 use crate::cache::{Found, KnownKey};
 use crate::caller::{Anonymous, Caller};
 use crate::key::digest::{KeyDigest, KeyId};
@@ -35,6 +34,7 @@ use crate::limit::{Charge, LimiterError, Verdict};
 use crate::rejection::{NotFound, Rejection};
 use crate::request::credential::Ambiguous;
 use crate::response::rate_limit::{self, Notice};
+use crate::response::rejection::Rendered;
 use crate::settings::Settings;
 use crate::source::Carrier;
 use crate::store::StoreError;
@@ -45,6 +45,8 @@ use crate::{timestamp, trace};
 pub(crate) struct Gate {
     pub(crate) keyring: Arc<Keyring>,
     pub(crate) settings: Settings,
+    /// Answers that are the same each time.
+    pub(crate) rendered: Rendered,
 }
 
 /// How far a request got without a wait.
@@ -83,7 +85,6 @@ struct Client(OnceLock<Option<IpAddr>>);
 /// A key that may be used here and now, within its limits.
 pub(crate) struct Proved {
     known: Arc<KnownKey>,
-    stamp: Stamp,
     lifecycle: Lifecycle,
     bound: Option<Bound>,
     now: SystemTime,
@@ -126,7 +127,7 @@ impl Gate {
             Ok(Some(key)) => key,
         };
         let looked = self.keyring.cache.view(&key.id, key.asked_at, |found| {
-            if found.value.is_none() {
+            if found.key().is_none() {
                 let attempt = self.attempt(parts, &key);
                 attempt.map_err(|rejection| stranger(rejection, Some(key.carrier)))?;
             }
@@ -166,7 +167,7 @@ impl Gate {
         let limits = charged
             .await
             .map_err(|refusal| refusal.of(&proved, key.carrier))?;
-        if self.keyring.cache.is_current(&key.id, proved.stamp) {
+        if self.keyring.cache.is_current(&key.id, proved.known.stamp()) {
             return Ok(self.admit(parts, &key, proved, limits));
         }
         // The key was changed while the limiter let it wait.
@@ -193,8 +194,8 @@ impl Gate {
             let loaded = self.keyring.cache.load(id, format.environment()).await;
             found = Some(loaded.map_err(|error| self.store_failed(&error, &id))?);
         }
-        let found = found.and_then(|found| found.value);
-        let known = Arc::clone(self.compare(&digest, id, found.as_ref())?);
+        let found = found.as_ref().and_then(Found::key);
+        let known = Arc::clone(self.compare(&digest, id, found)?);
         let now = self.keyring.now();
         let lifecycle = known.record.lifecycle(now, self.keyring.warning);
         match Rejection::of_lifecycle(&lifecycle, known.record.not_before()) {
@@ -236,7 +237,7 @@ impl Gate {
         attempt.map_err(|rejection| stranger(rejection, carrier))?;
         let environment = self.keyring.formats.at(key.format).environment();
         let loaded = self.keyring.cache.load(key.id, environment).await;
-        if !matches!(&loaded, Ok(found) if found.value.is_none()) {
+        if !matches!(&loaded, Ok(Found::Nothing { .. })) {
             self.forgive(parts, key);
         }
         loaded.map_err(|error| stranger(self.store_failed(&error, &key.id), carrier))
@@ -269,7 +270,7 @@ impl Gate {
         found: &Found,
         now: SystemTime,
     ) -> Result<Proved, Denial> {
-        let compared = self.compare(&key.digest, key.id, found.value.as_ref());
+        let compared = self.compare(&key.digest, key.id, found.key());
         let known = compared.map_err(|rejection| stranger(rejection, Some(key.carrier)))?;
         let lifecycle = known.record.lifecycle(now, self.keyring.warning);
         if let Err(rejection) = self.judge(parts, known, lifecycle, &key.client) {
@@ -278,7 +279,6 @@ impl Gate {
         Ok(Proved {
             bound: self.bind(parts, &key.client),
             known: Arc::clone(known),
-            stamp: found.stamp,
             lifecycle,
             now,
         })
@@ -359,7 +359,7 @@ impl Gate {
         let needed = rules.need_address();
         let address = needed.then(|| client.address(self, parts)).flatten();
         if !rules.need_route() {
-            return Some(rules.bind("", "", address));
+            return Some(rules.bind_nowhere(address));
         }
         let route = self.settings.route.of(parts);
         Some(rules.bind(parts.method.as_str(), &route, address))
@@ -378,7 +378,7 @@ impl Gate {
         };
         let charges = limiting.rules.charges(known.map(KnownKey::holder), bound);
         let checked = limiting.check_now(&charges, now)?;
-        Some(self.conclude(limiting, &charges, checked, now))
+        Some(self.conclude(limiting, &charges, &checked, now))
     }
 
     /// Step 8, with a wait.
@@ -396,14 +396,14 @@ impl Gate {
             Some(checked) => checked,
             None => limiting.check(&*self.keyring.clock, &charges, now).await,
         };
-        self.conclude(limiting, &charges, checked, now)
+        self.conclude(limiting, &charges, &checked, now)
     }
 
     fn conclude(
         &self,
         limiting: &Limiting,
         charges: &[Charge<'_>],
-        checked: Result<Verdict, LimiterError>,
+        checked: &Result<Verdict, LimiterError>,
         now: SystemTime,
     ) -> Result<Option<Notice>, Refusal> {
         let told = |charges: &[Charge<'_>], verdict: &Verdict| {
@@ -417,10 +417,10 @@ impl Gate {
             }
         };
         let error = match checked {
-            Ok(verdict) => return told(charges, &verdict),
+            Ok(verdict) => return told(charges, verdict),
             Err(error) => error,
         };
-        trace::limiter_failed(&error);
+        trace::limiter_failed(error);
         match limiting.emergency.decide(charges, now) {
             Fallback::Charged(shares, verdict) => told(&shares, &verdict),
             Fallback::Admit => Ok(None),

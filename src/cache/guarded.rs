@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::hash::Hash;
-use std::time::Duration;
 
 use super::flight::{Boarding, Flights, Load};
 use super::guard::{Epochs, Spread, Stamp};
@@ -11,27 +10,24 @@ use crate::sync::Arc;
 /// How often a load is begun anew when its answer was outdated before it came.
 const ATTEMPTS: usize = 8;
 
-/// A value that was loaded, or that there is none.
-#[derive(Debug, Clone)]
-pub(crate) struct Loaded<V> {
-    pub(crate) value: Option<V>,
+/// What a load brought: something, or that there is nothing.
+pub(crate) trait Answer: Clone + Send + 'static {
     /// Where the counters stood before the load began.
-    pub(crate) stamp: Stamp,
-    /// When the load began, by the monotonic clock.
-    pub(crate) since: Duration,
+    fn stamp(&self) -> Stamp;
+    fn is_something(&self) -> bool;
 }
 
-/// Where loaded values are kept. It may forget any of them at any time.
-pub(crate) trait Map<K, V>: Send + Sync + 'static {
+/// Where answers are kept. It may forget any of them at any time.
+pub(crate) trait Map<K, A>: Send + Sync + 'static {
     /// Shows what is kept of a key, where it is.
-    fn view<R>(&self, key: &K, look: impl FnOnce(&Loaded<V>) -> R) -> Option<R>;
-    fn put(&self, key: K, loaded: Loaded<V>);
+    fn view<R>(&self, key: &K, look: impl FnOnce(&A) -> R) -> Option<R>;
+    fn put(&self, key: K, answer: A);
 }
 
 /// The map, the guard over it, and the loads on their way to it.
-pub(crate) struct Guarded<K, V, E, M> {
+pub(crate) struct Guarded<K, A, E, M> {
     shared: Arc<Shared<M>>,
-    flights: Flights<(K, Stamp), Result<Loaded<V>, E>>,
+    flights: Flights<(K, Stamp), Result<A, E>>,
 }
 
 struct Shared<M> {
@@ -52,12 +48,12 @@ pub(crate) enum LoadError<E> {
     Outdated,
 }
 
-impl<K, V, E, M> Guarded<K, V, E, M>
+impl<K, A, E, M> Guarded<K, A, E, M>
 where
     K: Copy + Eq + Hash + Spread + Send + Sync + Unpin + 'static,
-    V: Clone + Send + 'static,
+    A: Answer,
     E: Clone + Send + 'static,
-    M: Map<K, V>,
+    M: Map<K, A>,
 {
     pub(crate) fn new(map: M, most_loads: usize) -> Self {
         let epochs = Epochs::new();
@@ -69,76 +65,65 @@ where
 
     /// Shows what is kept of a key, if it may still serve.
     #[inline]
-    pub(crate) fn view<R>(&self, key: &K, look: impl FnOnce(&Loaded<V>) -> Option<R>) -> Option<R> {
-        let look = |loaded: &Loaded<V>| {
-            let current = self.is_current(key, loaded.stamp, loaded.value.is_some());
-            current.then(|| look(loaded)).flatten()
+    pub(crate) fn view<R>(&self, key: &K, look: impl FnOnce(&A) -> Option<R>) -> Option<R> {
+        let look = |answer: &A| {
+            let current = self.shared.epochs.allow(key, answer);
+            current.then(|| look(answer)).flatten()
         };
         self.shared.map.view(key, look).flatten()
     }
 
-    /// A copy of what is kept of a key, if it may still serve.
-    pub(crate) fn recall(&self, key: &K) -> Option<Loaded<V>> {
-        self.view(key, |loaded| Some(loaded.clone()))
-    }
-
-    /// Whether an answer may still serve. To be asked again after each wait.
-    pub(crate) fn is_current(&self, key: &K, stamp: Stamp, found: bool) -> bool {
-        self.shared.epochs.is_current(key, stamp, found)
+    /// Whether something that was found may still be used. To be asked again after each wait.
+    pub(crate) fn is_current(&self, key: &K, stamp: Stamp) -> bool {
+        self.shared.epochs.is_current(key, stamp, true)
     }
 
     /// Loads a key, once for all who ask for it at the same time, and keeps the answer.
     ///
-    /// `now` is when this was asked for; `is_fresh` is whether what is kept needs no load; `begin`
-    /// begins one.
+    /// `is_fresh` is whether what is kept needs no load; `begin` begins one, whose answer bears the
+    /// stamp that it is given.
     pub(crate) async fn load<F>(
         &self,
         key: K,
-        now: Duration,
-        is_fresh: impl Fn(&Loaded<V>) -> bool,
-        begin: impl Fn() -> F,
-    ) -> Result<Loaded<V>, LoadError<E>>
+        is_fresh: impl Fn(&A) -> bool,
+        begin: impl Fn(Stamp) -> F,
+    ) -> Result<A, LoadError<E>>
     where
-        F: Future<Output = Result<Option<V>, E>> + Send + 'static,
+        F: Future<Output = Result<A, E>> + Send + 'static,
     {
         for _ in 0..ATTEMPTS {
             let stamp = self.shared.epochs.stamp(&key);
-            let landed = || self.recall(&key).filter(&is_fresh).map(Ok);
-            let begin = || self.begin(key, stamp, now, begin());
+            let landed = || {
+                let fresh = |answer: &A| is_fresh(answer).then(|| answer.clone());
+                self.view(&key, fresh).map(Ok)
+            };
+            let begin = || self.begin(key, begin(stamp));
             let answer = match self.flights.join((key, stamp), landed, begin) {
                 Boarding::Joined(flight) => flight.await.ok_or(LoadError::Lost)?,
                 Boarding::Landed(answer) => answer,
                 Boarding::Full => return Err(LoadError::TooMany),
             };
-            let loaded = answer.map_err(LoadError::Source)?;
-            if self.is_current(&key, loaded.stamp, loaded.value.is_some()) {
-                return Ok(loaded);
+            let answer = answer.map_err(LoadError::Source)?;
+            if self.shared.epochs.allow(&key, &answer) {
+                return Ok(answer);
             }
         }
         Err(LoadError::Outdated)
     }
 
     /// A load that keeps its answer before anybody sees it.
-    fn begin<F>(&self, key: K, stamp: Stamp, since: Duration, load: F) -> Load<Result<Loaded<V>, E>>
+    fn begin<F>(&self, key: K, load: F) -> Load<Result<A, E>>
     where
-        F: Future<Output = Result<Option<V>, E>> + Send + 'static,
+        F: Future<Output = Result<A, E>> + Send + 'static,
     {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
-            let value = load.await?;
-            let loaded = Loaded {
-                value,
-                stamp,
-                since,
-            };
+            let answer = load.await?;
             // What is outdated by now could only take the place of what is not.
-            if shared
-                .epochs
-                .is_current(&key, stamp, loaded.value.is_some())
-            {
-                shared.map.put(key, loaded.clone());
+            if shared.epochs.allow(&key, &answer) {
+                shared.map.put(key, answer.clone());
             }
-            Ok(loaded)
+            Ok(answer)
         })
     }
 
@@ -155,5 +140,11 @@ where
     /// After any key may have been changed or created.
     pub(crate) fn all_changed(&self) {
         self.shared.epochs.all_changed();
+    }
+}
+
+impl Epochs {
+    fn allow(&self, key: &impl Spread, answer: &impl Answer) -> bool {
+        self.is_current(key, answer.stamp(), answer.is_something())
     }
 }

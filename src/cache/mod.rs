@@ -23,15 +23,18 @@ use crate::limit::metering::Metering;
 use crate::limit::rulebook::{Holder, PlanIndex};
 use crate::store::{DynKeyStore, StoreError};
 use guard::Stamp;
-use guarded::{Guarded, LoadError, Loaded};
+use guarded::{Answer, Guarded, LoadError};
 use recent::Recent;
 pub use settings::Cache;
 use shelf::Shelf;
 
 /// A record, the environment that it stands for, and what its requests are metered by.
 #[derive(Debug)]
-#[repr(C)] // the record begins with what each request looks at
+#[repr(C)] // in this order: what each request looks at stands together
 pub(crate) struct KnownKey {
+    stamp: Stamp,
+    /// When it was asked for, in nanoseconds of the monotonic clock.
+    since: u64,
     plan: PlanIndex,
     /// Whether its environment is that of nearly all keys.
     is_live: bool,
@@ -42,6 +45,10 @@ pub(crate) struct KnownKey {
 }
 
 impl KnownKey {
+    pub(crate) fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
     /// What the limits must know of the key.
     #[inline]
     pub(crate) fn holder(&self) -> Holder<'_> {
@@ -67,11 +74,46 @@ impl KnownKey {
 }
 
 /// A key as the cache or the store has it: found, or found not to exist.
-pub(crate) type Found = Loaded<Arc<KnownKey>>;
+#[derive(Debug, Clone)]
+pub(crate) enum Found {
+    Key(Arc<KnownKey>),
+    Nothing { stamp: Stamp, since: u64 },
+}
+
+impl Found {
+    pub(crate) fn key(&self) -> Option<&Arc<KnownKey>> {
+        match self {
+            Self::Key(known) => Some(known),
+            Self::Nothing { .. } => None,
+        }
+    }
+
+    fn since(&self) -> Duration {
+        Duration::from_nanos(match self {
+            Self::Key(known) => known.since,
+            Self::Nothing { since, .. } => *since,
+        })
+    }
+}
+
+impl Answer for Found {
+    #[inline]
+    fn stamp(&self) -> Stamp {
+        match self {
+            Self::Key(known) => known.stamp,
+            Self::Nothing { stamp, .. } => *stamp,
+        }
+    }
+
+    #[inline]
+    fn is_something(&self) -> bool {
+        matches!(self, Self::Key(_))
+    }
+}
 
 /// The keys of a store, each asked for only now and then.
 pub(crate) struct KeyCache {
-    guarded: Guarded<KeyId, Arc<KnownKey>, StoreError, Shelf>,
+    guarded: Guarded<KeyId, Found, StoreError, Shelf>,
     recent: Arc<Recent>,
     store: Arc<dyn DynKeyStore>,
     clock: Arc<dyn Clock>,
@@ -110,7 +152,7 @@ impl KeyCache {
 
     /// Whether a key that was found may still be used. To be asked again after each wait.
     pub(crate) fn is_current(&self, id: &KeyId, stamp: Stamp) -> bool {
-        self.guarded.is_current(id, stamp, true)
+        self.guarded.is_current(id, stamp)
     }
 
     /// A key from the store: loaded once for all who ask for it at the same time.
@@ -123,7 +165,9 @@ impl KeyCache {
         let is_fresh = |found: &Found| self.is_fresh(found, now);
         let loaded = self
             .guarded
-            .load(id, now, is_fresh, || self.ask(id, environment.clone()))
+            .load(id, is_fresh, |stamp| {
+                self.ask(id, environment.clone(), stamp, now)
+            })
             .await;
         let error = match loaded {
             Ok(found) => return Ok(found),
@@ -142,7 +186,10 @@ impl KeyCache {
         &self,
         id: KeyId,
         environment: Environment,
-    ) -> impl Future<Output = Result<Option<Arc<KnownKey>>, StoreError>> + Send + use<> {
+        stamp: Stamp,
+        now: Duration,
+    ) -> impl Future<Output = Result<Found, StoreError>> + Send + use<> {
+        let since = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
         let (recent, metering) = (Arc::clone(&self.recent), Arc::clone(&self.metering));
         let limit = self.settings.time_limit;
@@ -151,38 +198,42 @@ impl KeyCache {
             let found = found.unwrap_or_else(|| {
                 Err(StoreError::unavailable(format!("no answer in {limit:?}")))
             })?;
-            Ok(found.map(|record| {
-                let record = recent.newest(record);
-                let environment = record.environment().cloned().unwrap_or(environment);
-                let limiting = metering.limiting.as_ref();
-                Arc::new(KnownKey {
-                    plan: limiting.map_or_else(PlanIndex::default, |limiting| {
-                        limiting.rules.plan_of(&record)
-                    }),
-                    is_live: environment == Environment::LIVE,
-                    record,
-                    environment,
-                    metering,
-                })
-            }))
+            let Some(record) = found else {
+                return Ok(Found::Nothing { stamp, since });
+            };
+            let record = recent.newest(record);
+            let environment = record.environment().cloned().unwrap_or(environment);
+            let limiting = metering.limiting.as_ref();
+            let plan = limiting.map(|limiting| limiting.rules.plan_of(&record));
+            Ok(Found::Key(Arc::new(KnownKey {
+                stamp,
+                since,
+                plan: plan.unwrap_or_default(),
+                is_live: environment == Environment::LIVE,
+                record,
+                environment,
+                metering,
+            })))
         }
     }
 
     fn is_fresh(&self, found: &Found, now: Duration) -> bool {
-        let longest = match found.value {
-            Some(_) => self.settings.max_staleness,
-            None => self.settings.misses_for,
+        let longest = match found {
+            Found::Key(_) => self.settings.max_staleness,
+            Found::Nothing { .. } => self.settings.misses_for,
         };
-        now.saturating_sub(found.since) < longest
+        now.saturating_sub(found.since()) < longest
     }
 
     /// A key that is too old to be sure of, for an application that has chosen to serve it while
     /// the store fails.
     fn stale(&self, id: &KeyId) -> Option<Found> {
         let longest = self.settings.stale_for?;
-        let found = self.guarded.recall(id)?;
-        let age = self.clock.monotonic().saturating_sub(found.since);
-        (found.value.is_some() && age < longest).then_some(found)
+        let now = self.clock.monotonic();
+        self.guarded.view(id, |found| {
+            let young = now.saturating_sub(found.since()) < longest;
+            (found.key().is_some() && young).then(|| found.clone())
+        })
     }
 
     /// After the store was told to create a key, and before anybody is told that it has.

@@ -6,11 +6,10 @@
 
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::KnownKey;
+use super::Found;
 use super::guard::Spread;
-use super::guarded::{Loaded, Map};
+use super::guarded::Map;
 use crate::key::digest::KeyId;
 
 /// How many keys that do not exist are remembered.
@@ -22,21 +21,16 @@ const OVERHEAD: usize = 400;
 pub(super) struct Shelf {
     found: Arc<Index>,
     keeper: moka::sync::Cache<KeyId, Kept>,
-    misses: moka::sync::Cache<KeyId, Loaded<Arc<KnownKey>>>,
-    serial: AtomicU64,
+    misses: moka::sync::Cache<KeyId, Found>,
 }
 
-type Index = papaya::HashMap<KeyId, Shelved, BuildHasherDefault<IdHasher>>;
-
-struct Shelved {
-    loaded: Loaded<Arc<KnownKey>>,
-    serial: u64,
-}
+type Index = papaya::HashMap<KeyId, Found, BuildHasherDefault<IdHasher>>;
 
 /// What moka keeps in the place of a key.
 #[derive(Clone, Copy)]
 struct Kept {
-    serial: u64,
+    /// Where the key is in memory, to tell it from one that has taken its place.
+    address: usize,
     weight: u32,
 }
 
@@ -47,9 +41,8 @@ impl Shelf {
         let keeper = moka::sync::Cache::builder()
             .max_capacity(bytes)
             .weigher(|_, kept: &Kept| kept.weight)
-            // What replaced the evicted one stays.
             .eviction_listener(move |id: Arc<KeyId>, kept: Kept, _| {
-                let is_it = |_: &KeyId, shelved: &Shelved| shelved.serial == kept.serial;
+                let is_it = |_: &KeyId, found: &Found| address(found) == Some(kept.address);
                 let _ = index.pin().remove_if(&*id, is_it);
             })
             .build();
@@ -57,40 +50,38 @@ impl Shelf {
             found,
             keeper,
             misses: moka::sync::Cache::new(MISSES),
-            serial: AtomicU64::new(0),
         }
-    }
-
-    /// How many good keys are found here.
-    #[cfg(test)]
-    fn len(&self) -> usize {
-        self.keeper.run_pending_tasks();
-        self.found.len()
     }
 }
 
-impl Map<KeyId, Arc<KnownKey>> for Shelf {
+impl Map<KeyId, Found> for Shelf {
     #[inline]
-    fn view<R>(&self, id: &KeyId, look: impl FnOnce(&Loaded<Arc<KnownKey>>) -> R) -> Option<R> {
-        if let Some(shelved) = self.found.pin().get(id) {
-            return Some(look(&shelved.loaded));
+    fn view<R>(&self, id: &KeyId, look: impl FnOnce(&Found) -> R) -> Option<R> {
+        if let Some(found) = self.found.pin().get(id) {
+            return Some(look(found));
         }
         self.misses.get(id).map(|miss| look(&miss))
     }
 
-    fn put(&self, id: KeyId, loaded: Loaded<Arc<KnownKey>>) {
-        let Some(known) = &loaded.value else {
+    fn put(&self, id: KeyId, found: Found) {
+        let Found::Key(known) = &found else {
             // The keeper follows when it needs the room.
             self.found.pin().remove(&id);
-            self.misses.insert(id, loaded);
+            self.misses.insert(id, found);
             return;
         };
-        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        let weight = u32::try_from(known.weight() + OVERHEAD).unwrap_or(u32::MAX);
+        let kept = Kept {
+            address: Arc::as_ptr(known).addr(),
+            weight: u32::try_from(known.weight() + OVERHEAD).unwrap_or(u32::MAX),
+        };
         // In this order: whatever the keeper evicts is there to be removed.
-        self.found.pin().insert(id, Shelved { loaded, serial });
-        self.keeper.insert(id, Kept { serial, weight });
+        self.found.pin().insert(id, found);
+        self.keeper.insert(id, kept);
     }
+}
+
+fn address(found: &Found) -> Option<usize> {
+    found.key().map(|known| Arc::as_ptr(known).addr())
 }
 
 /// Ids are digests: evenly spread as they are.

@@ -19,13 +19,20 @@ pub(crate) struct Limiting {
 
 impl Limiting {
     /// Takes all charges, or none; `None` if that must be waited for.
+    #[inline]
     pub(crate) fn check_now(
         &self,
         charges: &[Charge<'_>],
         now: SystemTime,
     ) -> Option<Result<Verdict, LimiterError>> {
-        let verdict = self.limiter.check_now(charges, now)?;
-        Some(verdict.and_then(|verdict| about(charges, verdict)))
+        let checked = self.limiter.check_now(charges, now)?;
+        if checked
+            .as_ref()
+            .is_ok_and(|verdict| !is_about(charges, verdict))
+        {
+            return Some(Err(about_others()));
+        }
+        Some(checked)
     }
 
     /// As [`check_now`](Self::check_now), after a wait within the time limit.
@@ -36,7 +43,11 @@ impl Limiting {
         now: SystemTime,
     ) -> Result<Verdict, LimiterError> {
         let verdict = self.limiter.check(charges, now);
-        about(charges, self.in_time(clock, verdict).await?)
+        let verdict = self.in_time(clock, verdict).await?;
+        if !is_about(charges, &verdict) {
+            return Err(about_others());
+        }
+        Ok(verdict)
     }
 
     /// Gives charges back.
@@ -87,12 +98,12 @@ impl Limiting {
 }
 
 /// A verdict about other charges than these is none: never a silent yes.
-fn about(charges: &[Charge<'_>], verdict: Verdict) -> Result<Verdict, LimiterError> {
-    if verdict.standings().len() == charges.len() {
-        return Ok(verdict);
-    }
-    let error = "the verdict is about other charges";
-    Err(LimiterError::unavailable(error))
+fn is_about(charges: &[Charge<'_>], verdict: &Verdict) -> bool {
+    verdict.standings().len() == charges.len()
+}
+
+fn about_others() -> LimiterError {
+    LimiterError::unavailable("the verdict is about other charges")
 }
 
 impl fmt::Debug for Limiting {

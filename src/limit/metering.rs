@@ -40,7 +40,7 @@ impl Metering {
         let Some(limiting) = &self.limiting else {
             return Ok(());
         };
-        let bound = bound.unwrap_or_else(|| limiting.rules.unbound());
+        let bound = bound.unwrap_or_else(|| limiting.rules.bind_nowhere(None));
         for charge in with_cost(limiting.rules.charges(Some(key), bound), units) {
             limiting.take(&*self.clock, charge).await?;
         }

@@ -113,6 +113,7 @@ impl Rulebook {
     }
 
     /// Whether the route of a request matters.
+    #[inline]
     pub(crate) fn need_route(&self) -> bool {
         !self.endpoints.is_empty()
     }
@@ -135,20 +136,23 @@ impl Rulebook {
         }
     }
 
-    /// What is known of a request that went to no endpoint and came from nowhere.
-    pub(crate) fn unbound(&self) -> Bound {
+    /// What is known of a request that goes to no endpoint.
+    #[inline]
+    pub(crate) fn bind_nowhere(&self, address: Option<IpAddr>) -> Bound {
         Bound {
             endpoint: self.costs.len() - 1,
-            address: None,
+            address,
         }
     }
 
     /// What a request costs, of each limit.
+    #[inline]
     pub(crate) fn cost_of(&self, request: Bound) -> u64 {
         self.costs[request.endpoint]
     }
 
     /// What a request is charged.
+    #[inline]
     pub(crate) fn charges<'a>(&'a self, key: Option<Holder<'a>>, request: Bound) -> Charges<'a> {
         let plan = key.map_or(self.plans.len(), |key| key.plan.0 as usize);
         let bundle = &self.bundles[request.endpoint * (self.plans.len() + 1) + plan];
@@ -165,6 +169,7 @@ impl Rulebook {
         charges
     }
 
+    #[inline]
     fn subject<'a>(
         &self,
         by: By,

@@ -1,6 +1,6 @@
 //! The one credential of a request: found, and hidden.
 
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use zeroize::Zeroizing;
 
@@ -49,7 +49,7 @@ impl KeySources {
     ) -> Result<Option<Credential<'r>>, Ambiguous> {
         let mut found = self.in_authorization(parts, formats)?;
         for (at, header) in self.headers.iter().enumerate() {
-            let credential = one(parts.headers.get_all(&header.name))?
+            let credential = one_line(&parts.headers, &header.name)?
                 .map(|value| trim(value.as_bytes()))
                 .filter(|text| !text.is_empty())
                 .map(|text| own(Text::Borrowed(text), Carrier::Header(at), formats));
@@ -73,7 +73,7 @@ impl KeySources {
         if self.schemes.is_empty() {
             return Ok(None);
         }
-        let Some(line) = one(parts.headers.get_all(AUTHORIZATION))? else {
+        let Some(line) = one_line(&parts.headers, &AUTHORIZATION)? else {
             return Ok(None);
         };
         let line = trim(line.as_bytes());
@@ -182,6 +182,19 @@ fn in_basic<'r>(basic: &Basic, formats: &'r KeyFormats) -> Option<Credential<'r>
         carrier: Carrier::Authorization,
         format: None,
     })
+}
+
+/// The value of a header that must be single.
+fn one_line<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'h HeaderValue>, Ambiguous> {
+    let line = headers.get(name);
+    // Where no name is there twice, this one is not.
+    if line.is_some() && headers.len() != headers.keys_len() {
+        return one(headers.get_all(name));
+    }
+    Ok(line)
 }
 
 fn one<T>(values: impl IntoIterator<Item = T>) -> Result<Option<T>, Ambiguous> {

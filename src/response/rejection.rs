@@ -1,7 +1,7 @@
 //! How a rejection becomes an answer.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::header::{
@@ -226,6 +226,47 @@ pub(crate) fn render(
         response.headers_mut().insert(CONTENT_LENGTH, length.into());
     }
     response
+}
+
+/// Answers that are the same each time, kept once they were rendered: those to strangers, of whom
+/// there may be many.
+#[derive(Debug, Default)]
+pub(crate) struct Rendered {
+    missing: OnceLock<Response<Bytes>>,
+    not_found: OnceLock<Response<Bytes>>,
+}
+
+impl Rendered {
+    pub(crate) fn or_render(
+        &self,
+        rejection: &Rejection,
+        format: &ErrorFormat,
+        manner: Manner,
+        render: impl FnOnce() -> Response<Bytes>,
+    ) -> Response<Bytes> {
+        let kept = match rejection {
+            Rejection::Missing => &self.missing,
+            Rejection::NotFound(_) => &self.not_found,
+            _ => return render(),
+        };
+        // What an application renders may differ each time.
+        if manner.grpc || manner.head || matches!(format.0, Format::Custom(_)) {
+            return render();
+        }
+        let kept = kept.get_or_init(render);
+        let mut response = Response::new(kept.body().clone());
+        *response.status_mut() = kept.status();
+        *response.headers_mut() = kept.headers().clone();
+        response.extensions_mut().insert(rejection.clone());
+        response
+    }
+}
+
+/// Other settings may render otherwise.
+impl Clone for Rendered {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 /// In which way a request is answered.
