@@ -1,0 +1,256 @@
+//! What is tried out: a source of keys, requests that look one up, and what happens meanwhile.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::task::{Context, Waker};
+
+use shuttle::future::{block_on, yield_now};
+use shuttle::rand::Rng;
+use shuttle::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use shuttle::sync::{Arc, Mutex};
+use shuttle::thread;
+
+use super::guard::{Spread, Stamp};
+use super::guarded::{Answer, Guarded, Map};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key(usize);
+
+const KEY: Key = Key(7);
+
+impl Spread for Key {
+    fn spread(&self) -> usize {
+        self.0
+    }
+}
+
+/// What the source said of the key: whether it is good, or that there is none.
+#[derive(Debug, Clone)]
+struct Said {
+    stamp: Stamp,
+    good: Option<bool>,
+}
+
+impl Answer for Said {
+    fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    fn is_something(&self) -> bool {
+        self.good.is_some()
+    }
+}
+
+/// The map of the model: it forgets nothing.
+#[derive(Default)]
+struct Plain(Mutex<HashMap<Key, Said>>);
+
+impl Map<Key, Said> for Plain {
+    fn view<R>(&self, key: &Key, look: impl FnOnce(&Said) -> R) -> Option<R> {
+        let kept = self.0.lock().unwrap().get(key).cloned();
+        kept.map(|said| look(&said))
+    }
+
+    fn put(&self, key: Key, said: Said) {
+        self.0.lock().unwrap().insert(key, said);
+    }
+}
+
+struct World {
+    cache: Guarded<Key, Said, (), Plain>,
+    source: Arc<Mutex<Option<bool>>>,
+    loads: Arc<AtomicUsize>,
+    /// The change of the scenario has returned.
+    returned: AtomicBool,
+}
+
+impl World {
+    fn new(source: Option<bool>) -> Arc<Self> {
+        Arc::new(Self {
+            cache: Guarded::new(Plain::default(), 16),
+            source: Arc::new(Mutex::new(source)),
+            loads: Arc::default(),
+            returned: AtomicBool::new(false),
+        })
+    }
+
+    /// As the path does it: what is kept, or else a load.
+    async fn look_up(&self) -> Said {
+        let kept = self.cache.view(&KEY, |said| Some(said.clone()));
+        match kept {
+            Some(said) => said,
+            None => self.load().await,
+        }
+    }
+
+    async fn load(&self) -> Said {
+        let begin = |stamp| {
+            let (source, loads) = (Arc::clone(&self.source), Arc::clone(&self.loads));
+            async move {
+                loads.fetch_add(1, Ordering::SeqCst);
+                yield_now().await; // on its way there
+                let good = *source.lock().unwrap();
+                yield_now().await; // and back
+                Ok(Said { stamp, good })
+            }
+        };
+        self.cache.load(KEY, |_| true, begin).await.unwrap()
+    }
+
+    fn write(&self, said: Option<bool>) {
+        *self.source.lock().unwrap() = said;
+    }
+
+    fn has_returned(&self) -> bool {
+        self.returned.load(Ordering::SeqCst)
+    }
+
+    fn return_from(&self) {
+        self.returned.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Lets the others go on for a while: a change would else be over before any load is on its way.
+fn dawdle() {
+    for _ in 0..shuttle::rand::thread_rng().gen_range(0..40) {
+        thread::yield_now();
+    }
+}
+
+/// Runs requests in threads of their own while something happens in this one.
+fn while_requested(
+    world: &Arc<World>,
+    threads: usize,
+    request: fn(&World),
+    meanwhile: impl FnOnce(&World),
+) {
+    let request = |_| {
+        let world = Arc::clone(world);
+        thread::spawn(move || {
+            request(&world);
+            request(&world);
+        })
+    };
+    let requests: Vec<_> = (0..threads).map(request).collect();
+    meanwhile(world);
+    for request in requests {
+        request.join().unwrap();
+    }
+}
+
+fn request_that_must_be_refused_after_the_revocation(world: &World) {
+    let after = world.has_returned();
+    let said = block_on(world.look_up());
+    assert!(
+        !(after && said.good == Some(true)),
+        "accepted after its revocation had returned"
+    );
+}
+
+pub(crate) fn revoke_against_late_load() {
+    let request = request_that_must_be_refused_after_the_revocation;
+    while_requested(&World::new(Some(true)), 2, request, |world| {
+        dawdle();
+        world.write(Some(false));
+        dawdle();
+        world.cache.changed(&KEY);
+        world.return_from();
+    });
+}
+
+pub(crate) fn revoke_in_the_wrong_order() {
+    let request = request_that_must_be_refused_after_the_revocation;
+    while_requested(&World::new(Some(true)), 2, request, |world| {
+        dawdle();
+        world.cache.changed(&KEY);
+        dawdle();
+        world.write(Some(false));
+        world.return_from();
+    });
+}
+
+pub(crate) fn revoke_against_a_waiting_request() {
+    let request = |world: &World| {
+        block_on(async {
+            let mut said = world.look_up().await;
+            if said.good != Some(true) {
+                return;
+            }
+            yield_now().await; // for its limits
+            let after = world.has_returned();
+            if !world.cache.is_current(&KEY, said.stamp) {
+                said = world.load().await;
+            }
+            assert!(
+                !(after && said.good == Some(true)),
+                "accepted after its revocation had returned"
+            );
+        });
+    };
+    while_requested(&World::new(Some(true)), 2, request, |world| {
+        dawdle();
+        world.write(Some(false));
+        dawdle();
+        world.cache.changed(&KEY);
+        world.return_from();
+    });
+}
+
+pub(crate) fn invalidate_all_against_load() {
+    let request = |world: &World| {
+        let after = world.has_returned();
+        let said = block_on(world.look_up());
+        assert!(!after || said.good == Some(false), "saw the past");
+    };
+    while_requested(&World::new(Some(true)), 2, request, |world| {
+        dawdle();
+        world.write(Some(false)); // elsewhere
+        dawdle();
+        world.cache.all_changed();
+        world.return_from();
+    });
+}
+
+pub(crate) fn create_against_a_remembered_miss() {
+    let request = |world: &World| {
+        let after = world.has_returned();
+        let said = block_on(world.look_up());
+        assert!(!after || said.good == Some(true), "hidden by a miss");
+    };
+    while_requested(&World::new(None), 2, request, |world| {
+        dawdle();
+        world.write(Some(true));
+        dawdle();
+        world.cache.created(&KEY);
+        world.return_from();
+    });
+}
+
+pub(crate) fn concurrent_misses() {
+    let world = World::new(Some(true));
+    let request = |world: &World| {
+        assert_eq!(block_on(world.look_up()).good, Some(true));
+    };
+    while_requested(&world, 3, request, |_| {});
+    assert_eq!(world.loads.load(Ordering::SeqCst), 1);
+}
+
+pub(crate) fn cancelled_leader() {
+    let world = World::new(Some(true));
+    let request = |world: &World| {
+        assert_eq!(block_on(world.look_up()).good, Some(true));
+    };
+    while_requested(&world, 2, request, |world| {
+        for polls in 1..3 {
+            let mut leader = Box::pin(world.look_up());
+            for _ in 0..polls {
+                let mut cx = Context::from_waker(Waker::noop());
+                if leader.as_mut().poll(&mut cx).is_ready() {
+                    break;
+                }
+            }
+        }
+    });
+    // Each time it was the only one left, whoever came next began anew.
+    assert!(world.loads.load(Ordering::SeqCst) <= 3);
+}
