@@ -432,6 +432,30 @@ fn a_denial_takes_nothing_of_the_other_budgets() {
 }
 
 #[test]
+fn charges_against_one_budget_count_together() {
+    for quota in SHAPES {
+        let limiter = MemoryLimiter::new();
+        let limit = name("limit");
+        let charge = |cost| Charge::new(&limit, Subject::Global, quota, cost);
+        let denied = check(&limiter, &[charge(6), charge(6)], START);
+        assert!(!denied.is_allowed(), "{quota:?}");
+        assert_eq!(denied.retry_after(), None, "12 are above the whole quota");
+        assert!(!check(&limiter, &[charge(1), charge(u64::MAX)], START).is_allowed());
+        assert!(check(&limiter, &[charge(4), charge(6)], START).is_allowed());
+        let look = check(&limiter, &[charge(0)], START);
+        assert_eq!(look.standings()[0].remaining(), 0, "{quota:?}");
+    }
+    // Also where the quotas are not the same.
+    let limiter = MemoryLimiter::new();
+    let limit = name("limit");
+    let slow = Quota::per_minute(6).smooth().burst(5);
+    let fast = Quota::per_second(1).smooth().burst(10);
+    let charges = [slow, fast].map(|quota| Charge::new(&limit, Subject::Global, quota, 2));
+    assert!(check(&limiter, &charges, START).is_allowed());
+    assert_eq!(check(&limiter, &charges, START).standings().len(), 2);
+}
+
+#[test]
 fn each_subject_has_a_budget_of_its_own() {
     let limiter = MemoryLimiter::new();
     let (one, other) = (name("one"), name("other"));

@@ -79,7 +79,8 @@ pub trait RateLimiter: Send + Sync + 'static {
         None
     }
 
-    /// Takes all charges, or none. At most 16; a charge of 0 only looks.
+    /// Takes all charges, or none. At most 16; a charge of 0 only looks. Charges against the same
+    /// budget count together.
     ///
     /// A limiter that serves several machines goes by a clock of its own instead of `now`.
     fn check(
