@@ -277,17 +277,19 @@ impl ApiKeyLayer {
         self
     }
 
-    /// How the route of a request is found, for limits and costs of endpoints. Default: its path
-    /// as it is.
+    /// How the route of a request is found, for limits and costs of endpoints. Default: with the
+    /// feature `axum`, the path that its router matched, such as `/v1/reports/{id}`; without it, or
+    /// where no route was matched, the request's path as it is. `None` is the default, too.
     ///
-    /// With axum, that is the matched path, so that `/v1/reports/{id}` is one endpoint:
+    /// What the function answers should be one of few: a route that is made of what the client sends
+    /// has as many spellings as the client likes, and a limit binds but one.
     ///
     /// ```
-    /// # use axum::extract::MatchedPath;
     /// # use tower_api_key::ApiKeys;
     /// let layer = ApiKeys::in_memory().layer().route_by(|request| {
-    ///     let path = request.extensions.get::<MatchedPath>()?;
-    ///     Some(path.as_str().to_owned())
+    ///     let tenant = request.uri.path().strip_prefix("/tenants/")?;
+    ///     let (_, rest) = tenant.split_once('/')?;
+    ///     Some(format!("/tenants/{{tenant}}/{rest}"))
     /// });
     /// ```
     pub fn route_by(

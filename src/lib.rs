@@ -54,8 +54,10 @@
 //! # Features
 //!
 //! - `axum`: [`Caller`] as an extractor, [`Rejection`] as a response, the peer's address for
-//!   allow-lists, and `OriginalUri` without a key from the query.
+//!   allow-lists, matched routes for [`Endpoint`]s, and `OriginalUri` without a key from the query.
 //! - `tonic`: [`Rejection`] into `tonic::Status`, and the peer's address.
+//! - `conformance`: suites in which implementors of the ports find out whether they keep their
+//!   promises. For tests.
 //!
 //! # Logs
 //!
@@ -87,6 +89,9 @@ mod keyring;
 mod limit;
 mod rejection;
 mod store;
+// What is promised at the ports.
+#[cfg(feature = "conformance")]
+pub mod conformance;
 // What a key is.
 mod key;
 // Below everything.

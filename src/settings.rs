@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Method, Response};
 
+use crate::framework;
 use crate::key::environment::Environment;
 use crate::key::scope::RequiredScopes;
 use crate::rejection::Rejection;
@@ -20,7 +21,8 @@ use crate::response::rate_limit::RateLimitHeaders;
 use crate::response::rejection::{self, ErrorFormat, Manner};
 use crate::source::KeySources;
 
-/// How the route of a request is found; by default it is the path.
+/// How the route of a request is found; by default it is that which a framework matched, or else the
+/// path.
 #[derive(Clone, Default)]
 pub(crate) struct Route(pub(crate) Option<Arc<FindRoute>>);
 
@@ -28,14 +30,21 @@ type FindRoute = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
 impl Route {
     pub(crate) fn of<'r>(&self, parts: &'r Parts) -> Cow<'r, str> {
-        let found = self.0.as_ref().and_then(|find| find(parts));
-        found.map_or(Cow::Borrowed(parts.uri.path()), Cow::Owned)
+        if let Some(found) = self.0.as_ref().and_then(|find| find(parts)) {
+            return Cow::Owned(found);
+        }
+        let matched = framework::matched_route(&parts.extensions);
+        Cow::Borrowed(matched.unwrap_or(parts.uri.path()))
     }
 }
 
 impl fmt::Debug for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Function" } else { "Path" })
+        f.write_str(if self.0.is_some() {
+            "Function"
+        } else {
+            "Default"
+        })
     }
 }
 

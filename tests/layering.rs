@@ -33,7 +33,8 @@ const LAYERS: [&[&str]; 6] = [
 const HTTP: usize = 2;
 /// The only layer that knows of tower.
 const TOWER: usize = 1;
-/// Backends stand beside the layers and use the ports downwards.
+/// These stand beside the layers and use the ports downwards; only the top names them.
+const BESIDE: [&str; 2] = ["backend", "conformance"];
 const PORTS: usize = 3;
 
 struct File {
@@ -100,6 +101,9 @@ fn files() -> Vec<File> {
 }
 
 fn layer_of(module: &str) -> usize {
+    if BESIDE.contains(&module) {
+        return PORTS;
+    }
     let layer = LAYERS.iter().position(|layer| layer.contains(&module));
     layer.unwrap_or_else(|| panic!("give the module `{module}` its layer in this test"))
 }
@@ -109,16 +113,12 @@ fn imports_point_downwards() {
     for file in files() {
         for import in file.imports() {
             let path = file.path.display();
-            if import == "backend" {
-                assert_eq!(layer_of(&file.module), 0, "{path} names a backend");
+            if BESIDE.contains(&import.as_str()) {
+                assert_eq!(layer_of(&file.module), 0, "{path} names `{import}`");
                 continue;
             }
-            let lowest = match file.module.as_str() {
-                "backend" => PORTS,
-                module => layer_of(module),
-            };
             assert!(
-                lowest <= layer_of(&import),
+                layer_of(&file.module) <= layer_of(&import),
                 "{path} imports `{import}` from above"
             );
         }
@@ -149,11 +149,7 @@ fn there_are_no_circles() {
 #[test]
 fn only_the_edge_knows_of_http_and_of_tower() {
     for file in files() {
-        let layer = match file.module.as_str() {
-            "backend" => PORTS,
-            module => layer_of(module),
-        };
-        let (code, path) = (file.code(), file.path.display());
+        let (layer, code, path) = (layer_of(&file.module), file.code(), file.path.display());
         for (name, lowest) in [
             ("http::", HTTP),
             ("http_body::", HTTP),
@@ -184,16 +180,16 @@ fn the_path_and_the_management_calls_do_not_know_each_other() {
 
 #[test]
 fn a_feature_has_its_switch_in_one_place() {
-    for feature in ["axum", "tonic"] {
+    for (feature, place) in [
+        ("axum", "framework/mod.rs"),
+        ("tonic", "framework/mod.rs"),
+        ("conformance", "lib.rs"),
+    ] {
         let switch = format!("feature = \"{feature}\"");
         let places = files()
             .into_iter()
             .filter(|file| file.code().contains(&switch));
         let places: Vec<_> = places.map(|file| file.path).collect();
-        assert_eq!(
-            places,
-            [Path::new("framework/mod.rs")],
-            "the switch of `{feature}`"
-        );
+        assert_eq!(places, [Path::new(place)], "the switch of `{feature}`");
     }
 }

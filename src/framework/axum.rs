@@ -1,9 +1,11 @@
-//! axum: `Caller` as an extractor, `Rejection` as a response.
+//! axum: `Caller` as an extractor, `Rejection` as a response, and the route that was matched.
 
 use std::net::SocketAddr;
 
 use ::axum::body::Body;
-use ::axum::extract::{ConnectInfo, FromRequestParts, OptionalFromRequestParts, OriginalUri};
+use ::axum::extract::{
+    ConnectInfo, FromRequestParts, MatchedPath, OptionalFromRequestParts, OriginalUri,
+};
 use ::axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{Extensions, Uri};
@@ -14,6 +16,10 @@ use crate::rejection::Rejection;
 pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
     let connection = extensions.get::<ConnectInfo<SocketAddr>>();
     connection.map(|connection| connection.0)
+}
+
+pub(super) fn matched_route(extensions: &Extensions) -> Option<&str> {
+    extensions.get::<MatchedPath>().map(MatchedPath::as_str)
 }
 
 pub(super) fn original_uri(extensions: &mut Extensions) -> Option<&mut Uri> {

@@ -23,6 +23,16 @@ pub(crate) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
     address
 }
 
+/// The route that a framework's router matched, as it was given to the router.
+#[cfg_attr(not(feature = "axum"), expect(unused_variables))]
+pub(crate) fn matched_route(extensions: &Extensions) -> Option<&str> {
+    #[cfg(feature = "axum")]
+    let route = axum::matched_route(extensions);
+    #[cfg(not(feature = "axum"))]
+    let route = None;
+    route
+}
+
 /// A copy of the request's URI that a framework keeps beside it.
 #[cfg_attr(not(feature = "axum"), expect(unused_variables))]
 pub(crate) fn kept_uri(extensions: &mut Extensions) -> Option<&mut Uri> {

@@ -289,7 +289,8 @@ impl KeyRecord {
         budget.unwrap_or(self.id)
     }
 
-    /// Draws on the budget of another key, so that a key and its successor share one.
+    /// Draws on the budget of another key, so that a key and its successor share one. Its own id is
+    /// the same as `None`.
     #[must_use]
     pub fn with_budget(self, key: impl Into<Option<KeyId>>) -> Self {
         let (key, own) = (key.into(), self.id);
@@ -410,5 +411,19 @@ impl KeyRecord {
             + seldom
             + texts.iter().chain(&reasons).sum::<usize>()
             + metadata.chain(limits).chain(scopes).sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_equal_to_one_built_from_what_it_says() {
+        let record = KeyRecord::imported(KeyDigest::of("key"), "acme");
+        let built = record.clone().with_budget(record.budget());
+        assert_eq!(built, record);
+        let other = KeyDigest::of("other").id();
+        assert_eq!(record.with_budget(other).budget(), other);
     }
 }

@@ -42,6 +42,9 @@ pub(crate) const MAX_CHARGES: usize = 16;
 /// A failure is not a denial: what the application chose for outages decides then. The safe
 /// direction is to fail whenever it is not certain that a charge was taken for all processes.
 ///
+/// With the feature `conformance`, the suites of `conformance::rate_limiter` ask an implementor what is
+/// promised here and by [`Quota`].
+///
 /// ```
 /// use std::time::SystemTime;
 /// use tower_api_key::{Charge, LimitName, MemoryLimiter, Quota, RateLimiter, Subject};
@@ -79,7 +82,8 @@ pub trait RateLimiter: Send + Sync + 'static {
         None
     }
 
-    /// Takes all charges, or none. At most 16; a charge of 0 only looks.
+    /// Takes all charges, or none. At most 16; a charge of 0 only looks. Charges against the same
+    /// budget count together.
     ///
     /// A limiter that serves several machines goes by a clock of its own instead of `now`.
     fn check(

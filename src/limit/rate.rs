@@ -38,7 +38,7 @@ impl Rate {
     pub(crate) fn left(self, quota: RateQuota, now: u64) -> Left {
         let used = self.0.saturating_sub(now);
         Left {
-            spare: quota.capacity() - used,
+            spare: quota.capacity().saturating_sub(used),
             unit: quota.interval,
             whole_in: used,
         }

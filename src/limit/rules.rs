@@ -104,8 +104,15 @@ impl Plan {
 
 /// One method and route, with limits and a cost of its own.
 ///
-/// The path is compared with the request's as it is, or, where the layer is told how to find the
-/// route of a request, with that.
+/// The path is compared with the route of the request, as text. That is
+/// - what [`ApiKeyLayer::route_by`](crate::ApiKeyLayer::route_by) finds, where it is set;
+/// - with the feature `axum`, the path that axum's router matched, as it was given to the router:
+///   `/v1/reports/{id}` is one endpoint, whatever the id, and so is `/files/{*path}`. Of a nested
+///   router, it is the whole path from the outermost on, also for a layer inside of it;
+/// - else the request's path as it is: without the feature, for a layer around the whole router and
+///   not on it, in a fallback, and behind `nest_service`.
+///
+/// An endpoint whose path is no route's limits nothing and costs nobody anything.
 ///
 /// ```
 /// use http::Method;
@@ -214,7 +221,8 @@ impl Limits {
         self
     }
 
-    /// How many units a request to an endpoint costs. Default: 1.
+    /// How many units a request to an endpoint costs. Default: 1. How the path is compared is said at
+    /// [`Endpoint`]: with the feature `axum`, write `/v1/reports/{id}` as in the router.
     pub fn cost(self, method: impl AsRef<str>, path: impl Into<String>, units: u64) -> Self {
         self.endpoint(Endpoint::new(method, path).cost(units))
     }

@@ -23,6 +23,8 @@ pub use error::{StoreError, StoreErrorKind};
 /// what was presented. A failure is answered with 503; the safe direction is therefore to fail
 /// whenever it is not certain that a key does not exist.
 ///
+/// With the feature `conformance`, `conformance::key_store` asks an implementor what is promised here.
+///
 /// ```
 /// use tower_api_key::{ApiKeys, KeyId, KeyRecord, KeyStore, StoreError};
 ///
@@ -55,6 +57,10 @@ pub trait KeyStore: Send + Sync + 'static {
 }
 
 /// A store that keys can be issued into and changed in.
+///
+/// What was committed is found at once, in every field; instants to the microsecond at least. With
+/// the feature `conformance`, `conformance::managed_key_store` asks an implementor what is promised
+/// here.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot change keys: it is not a `ManagedKeyStore`",
     note = "implement `ManagedKeyStore::commit` to issue and revoke keys",

@@ -99,7 +99,8 @@ impl MemoryLimiter {
         let mut open = self.open(charges, now);
         let mut waits = ArrayVec::<Option<u64>, MAX_CHARGES>::new();
         for (at, charge) in charges.iter().enumerate() {
-            waits.push(open.budget(at).wait(charge, now));
+            let cost = open.cost(at, charges);
+            waits.push(open.budget(at).wait(charge, now, cost));
         }
         let take = waits.iter().all(|wait| *wait == Some(0));
         let settle = |(at, charge): (usize, &Charge<'_>)| {
@@ -113,7 +114,7 @@ impl MemoryLimiter {
         let key = self.hasher.key(charge);
         let mut shard = self.shards[shard_of(key)].lock();
         let mut budget = shard.find_or_make(key, charge, now);
-        let wait = budget.wait(charge, now);
+        let wait = budget.wait(charge, now, charge.cost());
         budget.settle(charge, now, wait, wait == Some(0))
     }
 
@@ -217,6 +218,14 @@ impl Open<'_> {
     fn budget(&mut self, charge: usize) -> Opened<'_> {
         let (shard, place) = self.places[charge];
         self.shard(shard).at(place)
+    }
+
+    /// What a charge and all others against its budget cost together.
+    fn cost(&self, charge: usize, charges: &[Charge<'_>]) -> u64 {
+        let with_places = charges.iter().zip(&self.places);
+        with_places
+            .filter(|(_, place)| **place == self.places[charge])
+            .fold(0, |cost, (charge, _)| cost.saturating_add(charge.cost()))
     }
 
     fn shard(&mut self, wanted: usize) -> &mut Shard {
@@ -418,12 +427,12 @@ struct Opened<'s> {
 }
 
 impl Opened<'_> {
-    /// In what time a charge is admissible, as [`State::wait`] has it. Where there is no memory for
-    /// its budget, in a second.
+    /// In what time so much is admissible of a charge's budget, as [`State::wait`] has it. Where
+    /// there is no memory for it, in a second.
     #[inline]
-    fn wait(&mut self, charge: &Charge<'_>, now: u64) -> Option<u64> {
+    fn wait(&mut self, charge: &Charge<'_>, now: u64, cost: u64) -> Option<u64> {
         match &mut self.state {
-            Some(state) => state.wait(&charge.quota(), now, charge.cost()),
+            Some(state) => state.wait(&charge.quota(), now, cost),
             None => Some(A_SECOND),
         }
     }

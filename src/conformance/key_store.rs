@@ -1,0 +1,67 @@
+//! What a store promises that keys are only found in.
+
+use crate::conformance::promise::Promise;
+use crate::conformance::records::{Digests, same};
+use crate::conformance::together::together;
+use crate::key::digest::KeyId;
+use crate::key::record::KeyRecord;
+use crate::store::KeyStore;
+
+const ANSWERS: Promise = Promise("a live store answers");
+const FOUND: Promise = Promise("a record is found as it is kept");
+const NONE: Promise = Promise("an id that is not kept is not found");
+
+/// What a [`KeyStore`] promises, given records that it holds.
+///
+/// - Each is found by its id, with every field as it is here; instants to the microsecond. Finding it
+///   again, and all of them at once, brings the same.
+/// - An id that the store does not hold is `None`, also if only one bit of it is another's.
+///
+/// ```
+/// use tower_api_key::{KeyDigest, KeyRecord, MemoryStore, conformance};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let known = KeyRecord::imported(KeyDigest::of("a key of the test database"), "acme");
+/// let store: MemoryStore = [known.clone()].into_iter().collect();
+/// conformance::key_store(&store, &[known]).await;
+/// # }
+/// ```
+///
+/// # Panics
+/// Where a promise is broken, or the store fails.
+pub async fn key_store<S: KeyStore>(store: &S, kept: &[KeyRecord]) {
+    let find = async |id: &KeyId| ANSWERS.answer(store.find(id).await, "find");
+    for record in kept {
+        same(FOUND, find(&record.id()).await.as_ref(), record);
+        for near in near(record.id()) {
+            if kept.iter().any(|record| record.id() == near) {
+                continue;
+            }
+            let found = find(&near).await;
+            NONE.holds(
+                found.is_none(),
+                format_args!("{near} brings {:?}", found.map(|record| record.id())),
+            );
+        }
+    }
+    let unknown = Digests::new().id();
+    let found = find(&unknown).await;
+    NONE.holds(found.is_none(), format_args!("{unknown} is found"));
+
+    let all = kept
+        .iter()
+        .map(|record| async { store.find(&record.id()).await });
+    for (record, found) in kept.iter().zip(together(all).await) {
+        same(FOUND, ANSWERS.answer(found, "find").as_ref(), record);
+    }
+}
+
+/// Ids of which one bit is another's: at the ends, and where halves of it meet.
+fn near(id: KeyId) -> impl Iterator<Item = KeyId> {
+    [0, 7, 8, 15].into_iter().map(move |at| {
+        let mut bytes = *id.as_bytes();
+        bytes[at] ^= 1;
+        KeyId::from_bytes(bytes)
+    })
+}

@@ -1,0 +1,393 @@
+//! What a store promises that keys are issued into and changed in.
+
+use std::time::UNIX_EPOCH;
+
+use crate::conformance::key_store::key_store;
+use crate::conformance::promise::Promise;
+use crate::conformance::records::{Digests, all_kinds, full, named, same, with_nanoseconds};
+use crate::conformance::together::together;
+use crate::key::digest::KeyId;
+use crate::key::record::{KeyRecord, Rotation, Stop};
+use crate::store::{Change, ManagedKeyStore, StoreError, StoreErrorKind};
+
+const ANSWERS: Promise = Promise("a live store answers");
+const FOUND: Promise = Promise("a record is found as it was committed");
+const CREATED_ONCE: Promise = Promise("a record that exists is not created again");
+const VERSIONS: Promise = Promise("an update of another version than the one before is a conflict");
+const REPLACED: Promise = Promise("an update replaces the whole record");
+const ALL_OR_NOTHING: Promise = Promise("a change is carried out whole, or not at all");
+const NAMED_ONCE: Promise = Promise("one change names each record once");
+const ONE_CREATES: Promise = Promise("of creates of one id at once, exactly one is carried out");
+const ONE_UPDATES: Promise =
+    Promise("of updates of one version at once, exactly one is carried out");
+const DISTINCT: Promise = Promise("records of different ids are different records");
+const READABLE: Promise = Promise("a revoked record stays readable");
+
+/// How many change the same record at once.
+const RIVALS: usize = 12;
+
+/// What a [`ManagedKeyStore`] promises.
+///
+/// - What [`key_store`] asks, of records that set everything a record can hold and of records that
+///   set next to nothing: empty, non-ASCII and long texts; instants from 1970 to the year 9999, to
+///   the microsecond.
+/// - What was committed is found at once. A record that exists is not created again
+///   ([`AlreadyExists`](StoreErrorKind::AlreadyExists)). An update replaces all of the record, and
+///   one of another version than the one before, or of no record, is a
+///   [`Conflict`](StoreErrorKind::Conflict). What fails changes nothing.
+/// - A change of several records is carried out whole or not at all, and names each record once.
+/// - Of rivals at once, exactly one creates a record, and exactly one updates a version; the others
+///   get the errors above, also if their changes name the same records in another order.
+/// - Ids that are alike are different; a revoked record stays readable.
+///
+/// It leaves some fifty records behind. Rivals are futures of one task: a store on which they
+/// interleave is one that waits for its backend.
+///
+/// # Panics
+/// Where a promise is broken, or the store fails.
+pub async fn managed_key_store<S: ManagedKeyStore>(store: &S) {
+    let suite = Suite { store };
+    let mut digests = Digests::new();
+    suite.records_come_back(&mut digests).await;
+    suite.creates_once(&mut digests).await;
+    suite.updates_by_version(&mut digests).await;
+    suite.updates_replace(&mut digests).await;
+    suite.all_or_nothing(&mut digests).await;
+    suite.names_once(&mut digests).await;
+    suite.one_creates(&mut digests).await;
+    suite.one_updates(&mut digests).await;
+    suite.one_changes_several(&mut digests).await;
+    suite.one_rotates(&mut digests).await;
+    suite.ids_are_distinct(&mut digests).await;
+    suite.revoked_stays_readable(&mut digests).await;
+}
+
+struct Suite<'s, S> {
+    store: &'s S,
+}
+
+impl<S: ManagedKeyStore> Suite<'_, S> {
+    async fn records_come_back(&self, digests: &mut Digests) {
+        let mut records = all_kinds(digests);
+        records.push(with_nanoseconds(digests));
+        for record in &records {
+            self.create(record).await;
+            self.is_kept(FOUND, record).await;
+        }
+        key_store(self.store, &records).await;
+    }
+
+    async fn creates_once(&self, digests: &mut Digests) {
+        let digest = digests.next();
+        let first = named(digest, "first");
+        self.create(&first).await;
+        let second = named(digest, "second");
+        for again in [first.clone(), second.clone(), second.with_version(2)] {
+            let refused = self.commit(Change::new().create(again)).await;
+            fails(CREATED_ONCE, refused, StoreErrorKind::AlreadyExists);
+            self.is_kept(CREATED_ONCE, &first).await;
+        }
+    }
+
+    async fn updates_by_version(&self, digests: &mut Digests) {
+        let digest = digests.next();
+        let first = named(digest, "first").with_version(5);
+        let nobody = self.update(&first.clone().with_version(6)).await;
+        fails(VERSIONS, nobody, StoreErrorKind::Conflict);
+        self.is_not_kept(VERSIONS, first.id()).await;
+        self.create(&first).await;
+        for version in [0, 1, 4, 5, 7, u64::MAX >> 1] {
+            let wrong = named(digest, "wrong").with_version(version);
+            fails(
+                VERSIONS,
+                self.update(&wrong).await,
+                StoreErrorKind::Conflict,
+            );
+            self.is_kept(VERSIONS, &first).await;
+        }
+        for version in [6, 7] {
+            let next = named(digest, "next").with_version(version);
+            VERSIONS.answer(self.update(&next).await, "an update of the version before");
+            self.is_kept(FOUND, &next).await;
+        }
+        let stale = self.update(&first.with_version(6)).await;
+        fails(VERSIONS, stale, StoreErrorKind::Conflict);
+    }
+
+    async fn updates_replace(&self, digests: &mut Digests) {
+        let set = full(digests, UNIX_EPOCH);
+        let bare = KeyRecord::new(set.id(), set.verifier().clone(), "acme");
+        self.create(&bare).await;
+        let mut version = 1;
+        for next in [set, bare] {
+            version += 1;
+            let next = next.with_version(version);
+            REPLACED.answer(self.update(&next).await, "update");
+            self.is_kept(REPLACED, &next).await;
+        }
+    }
+
+    async fn all_or_nothing(&self, digests: &mut Digests) {
+        let [one, other] = [digests.next(), digests.next()];
+        let kept = [named(one, "kept"), named(other, "kept")];
+        let both = Change::new()
+            .create(kept[0].clone())
+            .create(kept[1].clone());
+        ALL_OR_NOTHING.answer(self.commit(both).await, "two creates");
+        let right = |digest| named(digest, "changed").with_version(2);
+        let stale = |digest| named(digest, "changed").with_version(3);
+        let new = |digests: &mut Digests| named(digests.next(), "new");
+        let [first, last, third, fourth] = [(); 4].map(|()| new(digests));
+        let (exists, conflict) = (StoreErrorKind::AlreadyExists, StoreErrorKind::Conflict);
+        let changes = [
+            (
+                Change::new().create(first.clone()).create(kept[0].clone()),
+                exists,
+            ),
+            (
+                Change::new().create(kept[0].clone()).create(last.clone()),
+                exists,
+            ),
+            (
+                Change::new().create(kept[0].clone()).update(right(other)),
+                exists,
+            ),
+            (
+                Change::new().create(third.clone()).update(stale(one)),
+                conflict,
+            ),
+            (
+                Change::new().update(right(one)).update(stale(other)),
+                conflict,
+            ),
+            (
+                Change::new().update(stale(one)).update(right(other)),
+                conflict,
+            ),
+            (
+                Change::new()
+                    .update(right(one))
+                    .update(fourth.clone().with_version(2)),
+                conflict,
+            ),
+        ];
+        for (change, kind) in changes {
+            fails(ALL_OR_NOTHING, self.commit(change).await, kind);
+            for new in [&first, &last, &third, &fourth] {
+                self.is_not_kept(ALL_OR_NOTHING, new.id()).await;
+            }
+            for record in &kept {
+                self.is_kept(ALL_OR_NOTHING, record).await;
+            }
+        }
+        let (one, other) = (right(one), right(other));
+        let all = Change::new()
+            .create(first.clone())
+            .update(one.clone())
+            .create(last.clone())
+            .update(other.clone());
+        ALL_OR_NOTHING.answer(self.commit(all).await, "two creates and two updates");
+        for record in [&first, &last, &one, &other] {
+            self.is_kept(ALL_OR_NOTHING, record).await;
+        }
+    }
+
+    async fn names_once(&self, digests: &mut Digests) {
+        let (new, kept) = (digests.next(), digests.next());
+        let record = named(kept, "kept");
+        self.create(&record).await;
+        let next = |version| named(kept, "next").with_version(version);
+        let changes = [
+            Change::new()
+                .create(named(new, "one"))
+                .create(named(new, "other")),
+            Change::new()
+                .create(named(new, "one"))
+                .update(named(new, "other").with_version(2)),
+            Change::new().update(next(2)).update(next(2)),
+            Change::new().update(next(2)).update(next(3)),
+        ];
+        for change in changes {
+            let refused = self.commit(change).await.map_err(|error| error.kind());
+            let expected = [StoreErrorKind::AlreadyExists, StoreErrorKind::Conflict];
+            NAMED_ONCE.holds(
+                refused.is_err_and(|kind| expected.contains(&kind)),
+                format_args!("a second time is {refused:?}"),
+            );
+            self.is_not_kept(NAMED_ONCE, new.id()).await;
+            self.is_kept(NAMED_ONCE, &record).await;
+        }
+    }
+
+    async fn one_creates(&self, digests: &mut Digests) {
+        let digest = digests.next();
+        let rivals: Vec<_> = rivals(|name| named(digest, name));
+        let changes = rivals
+            .iter()
+            .map(|record| Change::new().create(record.clone()));
+        let winner = self
+            .one_wins(ONE_CREATES, changes, StoreErrorKind::AlreadyExists)
+            .await;
+        self.is_kept(ONE_CREATES, &rivals[winner]).await;
+    }
+
+    async fn one_updates(&self, digests: &mut Digests) {
+        let digest = digests.next();
+        self.create(&named(digest, "first")).await;
+        let rivals: Vec<_> = rivals(|name| named(digest, name).with_version(2));
+        let changes = rivals
+            .iter()
+            .map(|record| Change::new().update(record.clone()));
+        let winner = self
+            .one_wins(ONE_UPDATES, changes, StoreErrorKind::Conflict)
+            .await;
+        self.is_kept(ONE_UPDATES, &rivals[winner]).await;
+    }
+
+    /// The same two records, in one order and in the other.
+    async fn one_changes_several(&self, digests: &mut Digests) {
+        let (one, other) = (digests.next(), digests.next());
+        self.create(&named(one, "first")).await;
+        self.create(&named(other, "first")).await;
+        let rivals: Vec<_> =
+            rivals(|name| [one, other].map(|digest| named(digest, name).with_version(2)));
+        let changes = rivals.iter().enumerate().map(|(at, [one, other])| {
+            let (first, second) = if at % 2 == 0 {
+                (one, other)
+            } else {
+                (other, one)
+            };
+            Change::new().update(first.clone()).update(second.clone())
+        });
+        let winner = self
+            .one_wins(ONE_UPDATES, changes, StoreErrorKind::Conflict)
+            .await;
+        for record in &rivals[winner] {
+            self.is_kept(ALL_OR_NOTHING, record).await;
+        }
+    }
+
+    /// As a rotation does it: a successor is created, and its predecessor updated.
+    async fn one_rotates(&self, digests: &mut Digests) {
+        let digest = digests.next();
+        self.create(&named(digest, "first")).await;
+        let rivals: Vec<_> = rivals(|name| {
+            let successor = named(digests.next(), name).with_rotated_from(digest.id());
+            let rotation = Rotation::new(successor.id(), UNIX_EPOCH);
+            let predecessor = named(digest, "first").with_version(2);
+            (successor, predecessor.with_rotated_to(rotation))
+        });
+        let changes = rivals.iter().map(|(successor, predecessor)| {
+            Change::new()
+                .create(successor.clone())
+                .update(predecessor.clone())
+        });
+        let winner = self
+            .one_wins(ONE_UPDATES, changes, StoreErrorKind::Conflict)
+            .await;
+        self.is_kept(ONE_UPDATES, &rivals[winner].1).await;
+        for (at, (successor, _)) in rivals.iter().enumerate() {
+            if at == winner {
+                self.is_kept(ALL_OR_NOTHING, successor).await;
+            } else {
+                self.is_not_kept(ALL_OR_NOTHING, successor.id()).await;
+            }
+        }
+    }
+
+    async fn ids_are_distinct(&self, digests: &mut Digests) {
+        let near = digests.near_each_other();
+        let records = near
+            .into_iter()
+            .map(|digest| named(digest, &digest.to_hex()));
+        let records: Vec<_> = records.collect();
+        for record in &records {
+            self.is_not_kept(DISTINCT, record.id()).await;
+            let created = self.commit(Change::new().create(record.clone())).await;
+            DISTINCT.answer(created, "create");
+        }
+        let changed = records[0].clone().with_name("changed").with_version(2);
+        DISTINCT.answer(self.update(&changed).await, "update");
+        self.is_kept(DISTINCT, &changed).await;
+        for record in &records[1..] {
+            self.is_kept(DISTINCT, record).await;
+        }
+    }
+
+    async fn revoked_stays_readable(&self, digests: &mut Digests) {
+        let digest = digests.next();
+        self.create(&named(digest, "key")).await;
+        let revoked = named(digest, "key")
+            .with_expires_at(UNIX_EPOCH)
+            .with_revoked(Stop::new(UNIX_EPOCH).with_reason("leaked".to_owned()))
+            .with_version(2);
+        READABLE.answer(self.update(&revoked).await, "update");
+        self.is_kept(READABLE, &revoked).await;
+        let renamed = revoked.with_name("renamed").with_version(3);
+        READABLE.answer(self.update(&renamed).await, "update");
+        self.is_kept(READABLE, &renamed).await;
+    }
+
+    /// Commits all at once, and says which one was carried out; the others fail in this way.
+    async fn one_wins(
+        &self,
+        promise: Promise,
+        changes: impl Iterator<Item = Change>,
+        others: StoreErrorKind,
+    ) -> usize {
+        let outcomes = together(changes.map(|change| self.commit(change))).await;
+        let outcomes: Vec<_> = outcomes
+            .into_iter()
+            .map(|outcome| outcome.map_err(|error| error.kind()))
+            .collect();
+        let winners = outcomes.iter().filter(|outcome| outcome.is_ok());
+        let expected =
+            |outcome: &Result<(), StoreErrorKind>| matches!(outcome, Err(kind) if *kind != others);
+        promise.holds(
+            winners.count() == 1 && !outcomes.iter().any(expected),
+            format_args!("{outcomes:?}"),
+        );
+        let winner = outcomes.iter().position(Result::is_ok);
+        winner.unwrap_or_default()
+    }
+
+    async fn commit(&self, change: Change) -> Result<(), StoreError> {
+        self.store.commit(&change).await
+    }
+
+    async fn create(&self, record: &KeyRecord) {
+        let created = self.commit(Change::new().create(record.clone())).await;
+        ANSWERS.answer(created, "create");
+    }
+
+    async fn update(&self, record: &KeyRecord) -> Result<(), StoreError> {
+        self.commit(Change::new().update(record.clone())).await
+    }
+
+    async fn is_kept(&self, promise: Promise, record: &KeyRecord) {
+        let found = ANSWERS.answer(self.store.find(&record.id()).await, "find");
+        same(promise, found.as_ref(), record);
+    }
+
+    async fn is_not_kept(&self, promise: Promise, id: KeyId) {
+        let found = ANSWERS.answer(self.store.find(&id).await, "find");
+        promise.holds(
+            found.is_none(),
+            format_args!("{id} is kept, which nobody created: {found:?}"),
+        );
+    }
+}
+
+fn rivals<T>(mut rival: impl FnMut(&str) -> T) -> Vec<T> {
+    (0..RIVALS)
+        .map(|at| rival(&format!("rival {at}")))
+        .collect()
+}
+
+fn fails(promise: Promise, outcome: Result<(), StoreError>, expected: StoreErrorKind) {
+    let outcome = outcome.map_err(|error| error.kind());
+    promise.holds(
+        outcome == Err(expected),
+        format_args!("{outcome:?} instead of {expected:?}"),
+    );
+}

@@ -1,0 +1,161 @@
+//! A limiter under test, asked as the layer asks it, and what each of its answers must be.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use crate::conformance::promise::Promise;
+use crate::conformance::random::Random;
+use crate::limit::{Charge, LimitName, RateLimiter, Subject, Verdict};
+use crate::quota::Quota;
+
+const ANSWERS: Promise = Promise("a live limiter answers");
+pub(super) const NEVER: Promise = Promise("a cost above the whole quota is never admitted");
+pub(super) const TELLS: Promise = Promise("a verdict tells how each budget stands");
+
+/// A limiter, and names of limits that nobody used before.
+pub(super) struct Bench<'l, L> {
+    pub(super) limiter: &'l L,
+    run: u64,
+    named: AtomicU64,
+}
+
+/// A budget that nobody used before.
+#[derive(Debug)]
+pub(super) struct Budget {
+    pub(super) name: LimitName,
+    pub(super) quota: Quota,
+}
+
+impl Budget {
+    pub(super) fn charge(&self, cost: u64) -> Charge<'_> {
+        self.charge_under(self.quota, cost)
+    }
+
+    /// A charge that comes with another quota.
+    pub(super) fn charge_under(&self, quota: Quota, cost: u64) -> Charge<'_> {
+        Charge::new(&self.name, Subject::Account("acme"), quota, cost)
+    }
+}
+
+impl<'l, L: RateLimiter> Bench<'l, L> {
+    pub(super) fn new(limiter: &'l L) -> Self {
+        Self {
+            limiter,
+            run: Random::new().next(),
+            named: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn name(&self) -> LimitName {
+        let count = self.named.fetch_add(1, Ordering::Relaxed);
+        LimitName::new(format!("conformance_{:016x}_{count}", self.run))
+    }
+
+    pub(super) fn budget(&self, quota: Quota) -> Budget {
+        Budget {
+            name: self.name(),
+            quota,
+        }
+    }
+
+    /// Asks now.
+    pub(super) async fn ask(&self, charges: &[Charge<'_>]) -> Verdict {
+        self.ask_at(charges, SystemTime::now()).await
+    }
+
+    /// Asks as the layer does: for an answer at hand, and then for one to wait for.
+    pub(super) async fn ask_at(&self, charges: &[Charge<'_>], now: SystemTime) -> Verdict {
+        match self.limiter.check_now(charges, now) {
+            Some(verdict) => understood(charges, ANSWERS.answer(verdict, "check_now")),
+            None => self.wait_for(charges, now).await,
+        }
+    }
+
+    /// Asks without looking for an answer at hand.
+    pub(super) async fn wait_for(&self, charges: &[Charge<'_>], now: SystemTime) -> Verdict {
+        let verdict = self.limiter.check(charges, now).await;
+        understood(charges, ANSWERS.answer(verdict, "check"))
+    }
+
+    pub(super) async fn refund(&self, charges: &[Charge<'_>]) {
+        self.refund_at(charges, SystemTime::now()).await;
+    }
+
+    /// Gives back as the layer does: at once, or else by waiting.
+    pub(super) async fn refund_at(&self, charges: &[Charge<'_>], now: SystemTime) {
+        match self.limiter.refund_now(charges, now) {
+            Some(refunded) => ANSWERS.answer(refunded, "refund_now"),
+            None => self.wait_for_refund(charges, now).await,
+        }
+    }
+
+    /// Gives back without trying to do it at once.
+    pub(super) async fn wait_for_refund(&self, charges: &[Charge<'_>], now: SystemTime) {
+        let refunded = self.limiter.refund(charges, now).await;
+        ANSWERS.answer(refunded, "refund");
+    }
+
+    /// How much of a budget is admissible now.
+    pub(super) async fn remaining(&self, budget: &Budget) -> u64 {
+        let verdict = self.ask(&[budget.charge(0)]).await;
+        verdict.standings()[0].remaining()
+    }
+}
+
+/// The longest that a quota may make a caller wait: its period, the sixtieth of a window that a
+/// caller may be held back, and a second for a clock that is read in pieces.
+pub(super) fn longest(quota: Quota) -> Duration {
+    quota.window() + quota.window() / 60 + Duration::from_secs(1)
+}
+
+/// The verdict, if it makes sense of itself.
+fn understood(charges: &[Charge<'_>], verdict: Verdict) -> Verdict {
+    let standings = verdict.standings();
+    let (seen, expected) = (standings.len(), charges.len());
+    TELLS.holds(
+        seen == expected,
+        format_args!("{seen} standings for {expected} charges"),
+    );
+    for (charge, standing) in charges.iter().zip(standings) {
+        let (cost, quota) = (charge.cost(), charge.quota());
+        let tells = |kept: bool, what: &str| {
+            let seen = format_args!("{what}: a cost of {cost} under {quota:?}: {standing:?}");
+            TELLS.holds(kept, seen);
+        };
+        tells(
+            standing.remaining() <= quota.limit(),
+            "more remains than the quota",
+        );
+        tells(
+            standing.whole_in().is_zero() == (standing.remaining() == quota.limit()),
+            "exactly what is whole needs no time to be",
+        );
+        let is_same = |other: &&Charge<'_>| {
+            other.name() == charge.name() && other.subject() == charge.subject()
+        };
+        if charges.iter().filter(is_same).count() > 1 {
+            continue; // what they cost together is asked for where that is the matter
+        }
+        let wait = standing.wait();
+        NEVER.holds(
+            wait.is_none() || cost <= quota.limit(),
+            format_args!("{cost} in {wait:?}, {quota:?}"),
+        );
+        tells(
+            wait.is_some() || cost > quota.limit(),
+            "a cost within the quota is never admissible",
+        );
+        if !verdict.is_allowed() {
+            // Nothing was taken, so the standings are those before the charges.
+            tells(
+                standing.is_admissible() == (cost <= standing.remaining()),
+                "exactly what is within what remains is admissible",
+            );
+            tells(
+                wait.is_none_or(|wait| wait <= standing.whole_in()),
+                "the wait is longer than until the budget is whole",
+            );
+        }
+    }
+    verdict
+}

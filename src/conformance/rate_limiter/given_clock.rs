@@ -1,0 +1,284 @@
+//! Random histories against the oracle.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::conformance::promise::Promise;
+use crate::conformance::random::Random;
+use crate::conformance::rate_limiter::bench::{Bench, longest};
+use crate::conformance::rate_limiter::oracle::{DAY, Guarantee, Oracle, SECOND, START};
+use crate::limit::{Charge, LimitName, RateLimiter, Subject, Verdict};
+
+const NO_MORE: Promise = Promise("no window admits more than its quota");
+const NO_LESS: Promise = Promise("nobody is denied what is due to them");
+const WAITS: Promise = Promise("a caller who waits as told is admitted");
+const NO_LONGER: Promise = Promise("nobody is told to wait for longer than they must");
+const WHOLE: Promise = Promise("a budget is whole when it said that it would be");
+const NO_LOCKOUT: Promise = Promise("nobody is locked out by a step of the clock");
+
+/// Decisions in a history.
+const LENGTH: u64 = 300;
+/// By so much a wait may be rounded up.
+const ROUNDING: Duration = Duration::from_millis(1);
+/// No history goes back into the month before its first.
+const EARLIEST: u64 = START - 29 * DAY;
+
+const ACCOUNTS: [&str; 2] = ["acme", "globex"];
+
+pub(super) async fn run<L: RateLimiter>(make: &mut impl FnMut() -> L, decisions: u64) {
+    let (mut left, mut seed) = (decisions, 0);
+    while left > 0 {
+        seed += 1;
+        let limiter = make();
+        let mut history = History::new(Bench::new(&limiter), seed);
+        for _ in 0..left.min(LENGTH) {
+            history.step().await;
+        }
+        left = left.saturating_sub(LENGTH);
+    }
+}
+
+/// A few limits on two accounts, and a clock.
+struct History<'l, L> {
+    bench: Bench<'l, L>,
+    limits: Vec<Limit>,
+    seed: u64,
+    random: Random,
+    /// Nanoseconds since 1970.
+    now: u64,
+    /// Whether the clock of this history steps backwards now and then.
+    steps_back: bool,
+}
+
+struct Limit {
+    name: LimitName,
+    /// One for each account.
+    oracles: [Oracle; 2],
+}
+
+impl<'l, L: RateLimiter> History<'l, L> {
+    fn new(bench: Bench<'l, L>, seed: u64) -> Self {
+        let mut random = Random::seeded(seed);
+        let limit = |random: &mut Random| {
+            let guarantee = guarantee(random);
+            Limit {
+                name: bench.name(),
+                oracles: [Oracle::new(guarantee), Oracle::new(guarantee)],
+            }
+        };
+        let count = 1 + random.below(4);
+        Self {
+            limits: (0..count).map(|_| limit(&mut random)).collect(),
+            bench,
+            seed,
+            now: START - random.below(60 * SECOND),
+            steps_back: random.coin(),
+            random,
+        }
+    }
+
+    /// Some time passes, and somebody asks for something.
+    async fn step(&mut self) {
+        self.let_time_pass();
+        let account = usize::from(self.random.coin());
+        let costs = self.costs();
+        let verdict = self.ask(account, &costs).await;
+        if let Some(wait) = verdict.retry_after() {
+            if self.random.coin() {
+                self.now += nanoseconds(wait);
+                let verdict = self.ask(account, &costs).await;
+                let seed = self.seed;
+                WAITS.holds(
+                    verdict.is_allowed(),
+                    format_args!("denied after {wait:?}, seed {seed}: {:?}", self.limits()),
+                );
+            }
+        } else if verdict.is_allowed() {
+            match self.random.below(16) {
+                0..=2 => self.refund(account, &costs).await,
+                3 => self.refund_too_much(account).await,
+                4 => self.wait_until_whole(account, &verdict).await,
+                _ => {}
+            }
+        }
+    }
+
+    /// Asks, and compares the answer with what it may be.
+    async fn ask(&mut self, account: usize, costs: &[u64]) -> Verdict {
+        let (now, seed) = (self.now, self.seed);
+        for limit in &mut self.limits {
+            limit.oracles[account].read(now);
+        }
+        let charges = charges(&self.limits, account, costs);
+        let verdict = if self.random.coin() {
+            self.bench.ask_at(&charges, instant(now)).await
+        } else {
+            self.bench.wait_for(&charges, instant(now)).await
+        };
+        let budgets = || self.limits.iter().map(|limit| &limit.oracles[account]);
+        if verdict.is_allowed() {
+            for (oracle, cost) in budgets().zip(costs) {
+                let (room, guarantee) = (oracle.at_most(now), oracle.guarantee);
+                NO_MORE.holds(
+                    *cost <= room,
+                    format_args!(
+                        "{cost} admitted where {room} are left, seed {seed}: {guarantee:?}"
+                    ),
+                );
+            }
+        } else {
+            let due = |then| {
+                budgets()
+                    .zip(costs)
+                    .any(|(it, cost)| *cost > it.at_least(then))
+            };
+            NO_LESS.holds(
+                due(now),
+                format_args!("{costs:?} denied, seed {seed}: {:?}", self.limits()),
+            );
+            let wait = verdict.retry_after().unwrap_or_default();
+            if let Some(before) = wait.checked_sub(ROUNDING) {
+                NO_LONGER.holds(
+                    due(now + nanoseconds(before)),
+                    format_args!("{wait:?} for {costs:?}, seed {seed}: {:?}", self.limits()),
+                );
+            }
+        }
+        for (at, standing) in verdict.standings().iter().enumerate() {
+            let oracle = &mut self.limits[at].oracles[account];
+            if verdict.is_allowed() {
+                oracle.take(costs[at]);
+            }
+            let (remaining, guarantee) = (standing.remaining(), oracle.guarantee);
+            let (least, most) = (oracle.at_least(now), oracle.at_most(now));
+            let says = format_args!(
+                "it says that {remaining} remain where {least} to {most} do, seed {seed}: {guarantee:?}"
+            );
+            NO_MORE.holds(remaining <= most, says);
+            NO_LESS.holds(remaining >= least, says);
+            let wait = standing.wait().unwrap_or_default();
+            NO_LOCKOUT.holds(
+                wait <= longest(guarantee.quota()),
+                format_args!("a wait of {wait:?}, seed {seed}: {guarantee:?}"),
+            );
+        }
+        verdict
+    }
+
+    /// Gives back what was just taken, of all budgets or of the first few.
+    async fn refund(&mut self, account: usize, costs: &[u64]) {
+        self.now += self.random.below(SECOND / 10);
+        let some = 1 + usize::from(self.random.coin()) * (self.limits.len() - 1);
+        let charges = charges(&self.limits, account, costs);
+        let now = instant(self.now);
+        self.bench.refund_at(&charges[..some], now).await;
+        for limit in &mut self.limits[..some] {
+            limit.oracles[account].read(self.now);
+            limit.oracles[account].give_back();
+        }
+    }
+
+    async fn refund_too_much(&mut self, account: usize) {
+        let costs = vec![u64::MAX; self.limits.len()];
+        let charges = charges(&self.limits, account, &costs);
+        let now = instant(self.now);
+        self.bench.refund_at(&charges, now).await;
+        for limit in &mut self.limits {
+            limit.oracles[account].give_all_back();
+        }
+        let nothing = vec![0; self.limits.len()];
+        self.ask(account, &nothing).await;
+    }
+
+    async fn wait_until_whole(&mut self, account: usize, verdict: &Verdict) {
+        let whole_in = |standing: &crate::limit::Standing| standing.whole_in();
+        let longest = verdict.standings().iter().map(whole_in).max();
+        self.now += nanoseconds(longest.unwrap_or_default());
+        let nothing = vec![0; self.limits.len()];
+        let look = self.ask(account, &nothing).await;
+        let seed = self.seed;
+        for (limit, standing) in self.limits.iter().zip(look.standings()) {
+            let guarantee = limit.oracles[account].guarantee;
+            let (remaining, all) = (standing.remaining(), guarantee.quota().limit());
+            WHOLE.holds(
+                remaining == all,
+                format_args!("{remaining} of {all} remain, seed {seed}: {guarantee:?}"),
+            );
+        }
+    }
+
+    fn let_time_pass(&mut self) {
+        let random = &mut self.random;
+        match random.below(40) {
+            0..10 => {}
+            10..20 => self.now += random.below(SECOND / 10),
+            20..29 => self.now += random.below(SECOND),
+            29..38 => self.now += random.below(20 * SECOND),
+            38 => self.now += random.below(2 * DAY),
+            _ if self.steps_back => {
+                let furthest = match random.below(4) {
+                    0 => SECOND / 100,
+                    1 => SECOND,
+                    2 => 100 * SECOND,
+                    _ => 3 * DAY,
+                };
+                self.now = EARLIEST.max(self.now - random.below(furthest));
+            }
+            _ => {}
+        }
+    }
+
+    fn costs(&mut self) -> Vec<u64> {
+        let random = &mut self.random;
+        let cost = |limit: &Limit| match random.below(40) {
+            0 => limit.oracles[0].guarantee.quota().limit() + random.below(2),
+            _ => random.below(5),
+        };
+        self.limits.iter().map(cost).collect()
+    }
+
+    fn limits(&self) -> Vec<Guarantee> {
+        let limits = self.limits.iter();
+        limits.map(|limit| limit.oracles[0].guarantee).collect()
+    }
+}
+
+fn guarantee(random: &mut Random) -> Guarantee {
+    let limit = 1 + random.below(30);
+    match random.below(6) {
+        0 | 1 => Guarantee::Window {
+            limit,
+            period: SECOND * (1 + random.below(90)) + random.below(1000),
+        },
+        2 => Guarantee::Rate {
+            burst: limit,
+            interval: SECOND / (1 << random.below(8)),
+        },
+        3 => Guarantee::Rate {
+            burst: limit,
+            interval: SECOND * (1 + random.below(30)) + random.below(1000),
+        },
+        4 => Guarantee::Day { limit },
+        _ => Guarantee::Month { limit },
+    }
+}
+
+fn charges<'a>(limits: &'a [Limit], account: usize, costs: &[u64]) -> Vec<Charge<'a>> {
+    let charge = |(limit, cost): (&'a Limit, &u64)| {
+        let quota = limit.oracles[account].guarantee.quota();
+        Charge::new(
+            &limit.name,
+            Subject::Account(ACCOUNTS[account]),
+            quota,
+            *cost,
+        )
+    };
+    limits.iter().zip(costs).map(charge).collect()
+}
+
+fn instant(now: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_nanos(now)
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

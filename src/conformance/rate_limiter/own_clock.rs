@@ -1,0 +1,337 @@
+//! What holds on whatever clock: budgets of a day or more, of which nothing comes back meanwhile.
+
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use crate::conformance::promise::Promise;
+use crate::conformance::rate_limiter::bench::{Bench, Budget, NEVER, TELLS, longest};
+use crate::key::digest::KeyId;
+use crate::limit::{Charge, LimitName, RateLimiter, Subject};
+use crate::quota::{MAX_LIMIT, Quota};
+
+const DENIED_IS_FREE: Promise = Promise("a denied request costs nothing");
+const LOOKS: Promise = Promise("a charge of 0 only looks");
+const ALL_OR_NONE: Promise = Promise("all charges are taken, or none");
+const TOGETHER: Promise = Promise("charges against one budget count together");
+const AT_MOST_16: Promise = Promise("more than 16 charges are an error");
+const GIVEN_BACK: Promise = Promise("what is given back can be used");
+const NEVER_MORE: Promise = Promise("no budget becomes more than whole");
+const OF_ITS_OWN: Promise = Promise("each subject has a budget of its own under each name");
+const SAME_BUDGETS: Promise = Promise("it is the same whether an answer is waited for or not");
+
+pub(super) async fn run<L: RateLimiter>(bench: &Bench<'_, L>) {
+    let quotas = quotas(bench, 10).await;
+    for quota in quotas.iter().copied() {
+        uses_are_told(bench, quota).await;
+    }
+    all_or_none(bench, &quotas).await;
+    for quota in quotas {
+        denials_are_free(bench, quota).await;
+        above_the_quota(bench, quota).await;
+        refunds(bench, quota).await;
+        one_budget_twice(bench, quota).await;
+        both_ways_to_ask(bench, quota).await;
+    }
+    numbers_of_charges(bench).await;
+    budgets_of_their_own(bench).await;
+}
+
+/// A quota of each shape, none of which gives a unit back within two hours.
+pub(super) async fn quotas<L: RateLimiter>(bench: &Bench<'_, L>, limit: u64) -> Vec<Quota> {
+    let day = Duration::from_secs(86_400);
+    let mut quotas = vec![
+        Quota::per_day(limit),
+        Quota::per_day(10).smooth().burst(limit),
+        Quota::per_day(5).smooth().burst(limit),
+    ];
+    // The longer period, in the last minute of the shorter one.
+    for quota in [Quota::per_utc_day(limit), Quota::per_utc_month(limit)] {
+        let probe = bench.budget(quota);
+        let verdict = bench.ask(&[probe.charge(1)]).await;
+        let ends_in = verdict.standings()[0].whole_in();
+        TELLS.holds(
+            !ends_in.is_zero() && ends_in <= day * 31,
+            format_args!("a period of the calendar ends in {ends_in:?}: {quota:?}"),
+        );
+        if ends_in > Duration::from_secs(60) {
+            quotas.push(quota);
+            break;
+        }
+    }
+    quotas
+}
+
+async fn uses_are_told<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
+    let budget = bench.budget(quota);
+    for _ in 0..3 {
+        let look = bench.ask(&[budget.charge(0)]).await;
+        let standing = look.standings()[0];
+        LOOKS.holds(
+            look.is_allowed() && standing.remaining() == 10,
+            format_args!("of a budget that was never used: {standing:?}, {quota:?}"),
+        );
+    }
+    for (cost, remaining) in [(4, 6), (6, 0)] {
+        let verdict = bench.ask(&[budget.charge(cost)]).await;
+        let standing = verdict.standings()[0];
+        TELLS.holds(
+            verdict.is_allowed()
+                && standing.remaining() == remaining
+                && standing.whole_in() <= longest(quota),
+            format_args!("after a charge of {cost}: {standing:?}, {quota:?}"),
+        );
+        let look = bench.remaining(&budget).await;
+        LOOKS.holds(
+            look == remaining,
+            format_args!("{look} remain where {remaining} did, {quota:?}"),
+        );
+    }
+    let look = bench.ask(&[budget.charge(0)]).await;
+    LOOKS.holds(
+        look.is_allowed(),
+        format_args!("a look at what is used up is denied, {quota:?}"),
+    );
+    let denied = bench.ask(&[budget.charge(1)]).await;
+    let wait = denied.retry_after().unwrap_or_default();
+    TELLS.holds(
+        !wait.is_zero() && wait <= longest(quota),
+        format_args!("of what is used up, one more may be had in {wait:?}, {quota:?}"),
+    );
+}
+
+async fn denials_are_free<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
+    let budget = bench.budget(quota);
+    let used = bench.ask(&[budget.charge(6)]).await;
+    TELLS.holds(used.is_allowed(), format_args!("6 of 10 are denied"));
+    for cost in [5, 10, 5] {
+        let denied = bench.ask(&[budget.charge(cost)]).await;
+        TELLS.holds(
+            !denied.is_allowed(),
+            format_args!("6 and {cost} of 10 are admitted, {quota:?}"),
+        );
+        let remaining = bench.remaining(&budget).await;
+        DENIED_IS_FREE.holds(
+            remaining == 4,
+            format_args!("{remaining} remain where 4 did, {quota:?}"),
+        );
+    }
+    let rest = bench.ask(&[budget.charge(4)]).await;
+    DENIED_IS_FREE.holds(
+        rest.is_allowed(),
+        format_args!("what remained is denied to whoever asked for more before, {quota:?}"),
+    );
+}
+
+async fn above_the_quota<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
+    let (budget, other) = (bench.budget(quota), bench.budget(quota));
+    for cost in [11, MAX_LIMIT + 1, u64::MAX] {
+        let denied = bench.ask(&[other.charge(1), budget.charge(cost)]).await;
+        NEVER.holds(
+            !denied.is_allowed() && denied.retry_after().is_none(),
+            format_args!("{cost} of 10: {:?}, {quota:?}", denied.standings()),
+        );
+    }
+    let whole = bench.ask(&[other.charge(10), budget.charge(10)]).await;
+    DENIED_IS_FREE.holds(
+        whole.is_allowed(),
+        format_args!("after a cost above the quota: {:?}", whole.standings()),
+    );
+}
+
+async fn refunds<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
+    let (budget, other) = (bench.budget(quota), bench.budget(quota));
+    bench.ask(&[budget.charge(10), other.charge(2)]).await;
+    let denied = bench.ask(&[budget.charge(1)]).await;
+    TELLS.holds(!denied.is_allowed(), format_args!("11 of 10, {quota:?}"));
+    bench.refund(&[budget.charge(3), other.charge(1)]).await;
+    for (budget, expected) in [(&budget, 3), (&other, 9)] {
+        let remaining = bench.remaining(budget).await;
+        GIVEN_BACK.holds(
+            remaining == expected,
+            format_args!("{remaining} remain instead of {expected}, {quota:?}"),
+        );
+    }
+    let again = bench.ask(&[budget.charge(3)]).await;
+    GIVEN_BACK.holds(again.is_allowed(), format_args!("denied, {quota:?}"));
+    let denied = bench.ask(&[budget.charge(1)]).await;
+    NEVER_MORE.holds(
+        !denied.is_allowed(),
+        format_args!("more was given back than was asked for, {quota:?}"),
+    );
+
+    // More than was used, and of what was never used.
+    let unused = bench.budget(quota);
+    for cost in [11, u64::MAX] {
+        bench
+            .refund(&[budget.charge(cost), unused.charge(cost)])
+            .await;
+        for budget in [&budget, &unused] {
+            let remaining = bench.remaining(budget).await;
+            NEVER_MORE.holds(
+                remaining == 10,
+                format_args!("{remaining} of 10 remain, {quota:?}"),
+            );
+            let whole = bench.ask(&[budget.charge(10)]).await;
+            NEVER_MORE.holds(
+                whole.is_allowed(),
+                format_args!("a whole budget is denied, {quota:?}"),
+            );
+            let more = bench.ask(&[budget.charge(1)]).await;
+            NEVER_MORE.holds(!more.is_allowed(), format_args!("11 of 10, {quota:?}"));
+        }
+    }
+}
+
+async fn one_budget_twice<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
+    let (budget, other) = (bench.budget(quota), bench.budget(quota));
+    let charges = [budget.charge(6), other.charge(1), budget.charge(6)];
+    let denied = bench.ask(&charges).await;
+    TOGETHER.holds(
+        !denied.is_allowed() && denied.retry_after().is_none(),
+        format_args!("twice 6 of 10: {:?}, {quota:?}", denied.standings()),
+    );
+    let charges = [budget.charge(4), budget.charge(6)];
+    let whole = bench.ask(&charges).await;
+    TOGETHER.holds(
+        whole.is_allowed(),
+        format_args!("4 and 6 of 10 are denied, {quota:?}"),
+    );
+    let remaining = bench.remaining(&budget).await;
+    TOGETHER.holds(
+        remaining == 0,
+        format_args!("{remaining} remain after 4 and 6 of 10, {quota:?}"),
+    );
+}
+
+async fn both_ways_to_ask<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
+    let budget = bench.budget(quota);
+    let now = SystemTime::now();
+    bench.wait_for(&[budget.charge(3)], now).await;
+    let seen = bench.ask(&[budget.charge(2)]).await.standings()[0].remaining();
+    let look = bench.wait_for(&[budget.charge(0)], now).await;
+    let waited_for = look.standings()[0].remaining();
+    SAME_BUDGETS.holds(
+        (seen, waited_for) == (5, 5),
+        format_args!("after 3 and 2 of 10, {seen} or {waited_for} remain, {quota:?}"),
+    );
+    bench.wait_for_refund(&[budget.charge(1)], now).await;
+    bench.refund(&[budget.charge(1)]).await;
+    let remaining = bench.remaining(&budget).await;
+    SAME_BUDGETS.holds(
+        remaining == 7,
+        format_args!("twice 1 was given back, {remaining} remain instead of 7, {quota:?}"),
+    );
+}
+
+async fn all_or_none<L: RateLimiter>(bench: &Bench<'_, L>, quotas: &[Quota]) {
+    let budgets = || -> Vec<Budget> {
+        let quotas = quotas.iter().cycle().take(16);
+        quotas.map(|quota| bench.budget(*quota)).collect()
+    };
+    for used_up in [0, 7, 15] {
+        let budgets = budgets();
+        bench.ask(&[budgets[used_up].charge(10)]).await;
+        let charges = |cost| -> Vec<_> { budgets.iter().map(|at| at.charge(cost)).collect() };
+        let denied = bench.ask(&charges(1)).await;
+        ALL_OR_NONE.holds(
+            !denied.is_allowed(),
+            format_args!("admitted, though charge {used_up} has nothing left"),
+        );
+        let mut look = bench.ask(&charges(0)).await.standings().to_vec();
+        look.remove(used_up);
+        ALL_OR_NONE.holds(
+            look.iter().all(|standing| standing.remaining() == 10),
+            format_args!("charge {used_up} had nothing left, and of the others: {look:?}"),
+        );
+        let mut others = charges(10);
+        others.remove(used_up);
+        let verdict = bench.ask(&others).await;
+        let all = verdict.standings().iter();
+        ALL_OR_NONE.holds(
+            verdict.is_allowed() && all.clone().all(|standing| standing.remaining() == 0),
+            format_args!("fifteen whole budgets: {:?}", all.as_slice()),
+        );
+    }
+}
+
+async fn numbers_of_charges<L: RateLimiter>(bench: &Bench<'_, L>) {
+    let none = bench.ask(&[]).await;
+    ALL_OR_NONE.holds(none.is_allowed(), format_args!("no charges are denied"));
+
+    let budget = bench.budget(Quota::per_day(100));
+    let charges = [budget.charge(1); 17];
+    let now = SystemTime::now();
+    let at_hand = bench.limiter.check_now(&charges, now);
+    AT_MOST_16.holds(
+        at_hand.is_none_or(|verdict| verdict.is_err()),
+        format_args!("check_now answers 17"),
+    );
+    let waited_for = bench.limiter.check(&charges, now).await;
+    AT_MOST_16.holds(waited_for.is_err(), format_args!("check answers 17"));
+    let remaining = bench.remaining(&budget).await;
+    AT_MOST_16.holds(
+        remaining == 100,
+        format_args!("{} were taken", 100 - remaining),
+    );
+}
+
+/// Names and subjects that are one if they are cut short, joined, or compared carelessly.
+async fn budgets_of_their_own<L: RateLimiter>(bench: &Bench<'_, L>) {
+    let id = |head: u8, tail: u8| {
+        let mut bytes = [0x5a; 16];
+        (bytes[0], bytes[15]) = (head, tail);
+        KeyId::from_bytes(bytes)
+    };
+    let hex = id(1, 2).to_string();
+    let long = |tail: &str| format!("{}{tail}", "a".repeat(300));
+    let (long_one, long_other) = (long("b"), long("c"));
+    let mut subjects = vec![
+        Subject::Global,
+        Subject::Key(id(1, 2)),
+        Subject::Key(id(1, 3)),
+        Subject::Key(id(2, 2)),
+        Subject::Address(IpAddr::from([192, 0, 2, 1])),
+        Subject::Address(IpAddr::from([192, 0, 2, 2])),
+        Subject::Address(IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, 0])),
+        Subject::Address(IpAddr::from([0x2001, 0xdb8, 0, 2, 0, 0, 0, 0])),
+    ];
+    let accounts = [
+        "",
+        "a",
+        "A",
+        "a:",
+        ":a",
+        "a b",
+        "a{b}",
+        "{a}",
+        "a*",
+        "a%3A",
+        "ä",
+        "a\u{308}",
+        "global",
+        "192.0.2.1",
+        &hex,
+        &long_one,
+        &long_other,
+    ];
+    subjects.extend(accounts.map(Subject::Account));
+    let name = bench.name();
+    let names = ["", ":", ":a", ":a:"].map(|tail| LimitName::new(format!("{name}{tail}")));
+    let quota = Quota::per_day(1);
+    for expected in [true, false] {
+        for name in &names {
+            for subject in &subjects {
+                let charge = [Charge::new(name, *subject, quota, 1)];
+                let allowed = bench.ask(&charge).await.is_allowed();
+                OF_ITS_OWN.holds(
+                    allowed == expected,
+                    if expected {
+                        format!("another's use counts against {subject:?} under {name}")
+                    } else {
+                        format!("{subject:?} under {name} uses more than its quota")
+                    },
+                );
+            }
+        }
+    }
+}

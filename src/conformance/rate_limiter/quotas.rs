@@ -1,0 +1,95 @@
+//! Quotas that change from call to call, and the greatest and slowest that there are.
+
+use std::time::Duration;
+
+use crate::conformance::promise::Promise;
+use crate::conformance::rate_limiter::bench::Bench;
+use crate::limit::RateLimiter;
+use crate::quota::{MAX_LIMIT, Quota};
+
+const WITH_EACH_CALL: Promise = Promise("a quota comes with each call");
+const TO_THE_UNIT: Promise = Promise("the greatest quota is kept to the unit");
+
+pub(super) async fn run<L: RateLimiter>(bench: &Bench<'_, L>) {
+    another_quota(bench).await;
+    extremes(bench).await;
+}
+
+async fn another_quota<L: RateLimiter>(bench: &Bench<'_, L>) {
+    let rate = Quota::per_day(1).smooth();
+    let quotas = [
+        (
+            Quota::per_day(10),
+            Quota::per_day(9),
+            Quota::per_day(5),
+            Quota::per_day(100),
+        ),
+        (
+            rate.burst(10),
+            rate.burst(9),
+            rate.burst(5),
+            rate.burst(100),
+        ),
+    ];
+    for (quota, less, too_little, more) in quotas {
+        let budget = bench.budget(quota);
+        bench.ask(&[budget.charge(8)]).await;
+        for (quota, remaining) in [(less, 1), (quota, 2), (more, 92)] {
+            let look = bench.ask(&[budget.charge_under(quota, 0)]).await;
+            let seen = look.standings()[0].remaining();
+            WITH_EACH_CALL.holds(
+                seen == remaining,
+                format_args!("after 8, {seen} remain instead of {remaining}, {quota:?}"),
+            );
+        }
+        let denied = bench.ask(&[budget.charge_under(too_little, 1)]).await;
+        WITH_EACH_CALL.holds(
+            !denied.is_allowed(),
+            format_args!("after 8, one more is admitted, {too_little:?}"),
+        );
+        let never = bench.ask(&[budget.charge_under(too_little, 6)]).await;
+        WITH_EACH_CALL.holds(
+            !never.is_allowed() && never.retry_after().is_none(),
+            format_args!("a cost of 6 is not above the quota, {too_little:?}"),
+        );
+        let allowed = bench.ask(&[budget.charge_under(more, 3)]).await;
+        WITH_EACH_CALL.holds(
+            allowed.is_allowed(),
+            format_args!("a quota that was raised is not honoured, {more:?}"),
+        );
+    }
+}
+
+async fn extremes<L: RateLimiter>(bench: &Bench<'_, L>) {
+    let longest_period = Duration::from_secs(400 * 86_400);
+    for quota in [
+        Quota::per_day(MAX_LIMIT),
+        Quota::per(MAX_LIMIT, longest_period).unwrap_or(Quota::per_day(MAX_LIMIT)),
+        Quota::per_utc_month(MAX_LIMIT),
+    ] {
+        let budget = bench.budget(quota);
+        for (cost, remaining) in [(0, MAX_LIMIT), (MAX_LIMIT - 1, 1), (1, 0)] {
+            let verdict = bench.ask(&[budget.charge(cost)]).await;
+            let seen = verdict.standings()[0].remaining();
+            TO_THE_UNIT.holds(
+                verdict.is_allowed() && seen == remaining,
+                format_args!("after {cost}, {seen} remain instead of {remaining}, {quota:?}"),
+            );
+        }
+        let denied = bench.ask(&[budget.charge(1)]).await;
+        TO_THE_UNIT.holds(!denied.is_allowed(), format_args!("one more, {quota:?}"));
+    }
+    let Ok(slowest) = Quota::per(1, longest_period) else {
+        return;
+    };
+    for quota in [slowest, slowest.smooth()] {
+        let budget = bench.budget(quota);
+        let first = bench.ask(&[budget.charge(1)]).await;
+        let second = bench.ask(&[budget.charge(1)]).await;
+        let wait = second.retry_after().unwrap_or_default();
+        TO_THE_UNIT.holds(
+            first.is_allowed() && wait + Duration::from_secs(3600) > longest_period,
+            format_args!("of one in 400 days, another may be had in {wait:?}, {quota:?}"),
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! Which endpoint a request is charged as, where axum's router matched it and where it did not.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::routing::get;
+use http::Method;
+use support::{call, today};
+use tower::Layer;
+use tower_api_key::{ApiKeys, Endpoint, Limits, ManualClock, MemoryStore, Quota};
+
+const ALL: Quota = Quota::per_hour(1000);
+
+fn keys(limits: Limits) -> ApiKeys {
+    let builder = ApiKeys::builder(MemoryStore::new()).clock(ManualClock::at(today()));
+    builder.limits(limits).build().unwrap()
+}
+
+fn routes() -> Router {
+    Router::new()
+        .route("/v1/reports/{id}", get(|| async {}))
+        .route("/v1/reports", get(|| async {}).post(|| async {}))
+        .route("/files/{*path}", get(|| async {}))
+}
+
+fn request(path: &str, key: &str) -> Request {
+    let request = Request::builder().uri(path).header("x-api-key", key);
+    request.body(Body::empty()).unwrap()
+}
+
+/// What a request costs: what is missing of a fresh key's budget after it.
+async fn cost(keys: &ApiKeys, app: &Router, path: &str) -> u64 {
+    let key = keys.issue("acme").await.unwrap();
+    let answer = call(app.clone(), request(path, key.expose_secret())).await;
+    let remaining = answer.headers()["x-ratelimit-remaining"].to_str().unwrap();
+    ALL.limit() - remaining.parse::<u64>().unwrap()
+}
+
+#[tokio::test]
+async fn all_ids_of_a_route_share_its_budget_and_its_cost() {
+    let reports = Endpoint::new(Method::GET, "/v1/reports/{id}")
+        .cost(10)
+        .per_account(Quota::per_hour(20));
+    let keys = keys(Limits::new().per_account(ALL).endpoint(reports));
+    let around = routes().layer(keys.layer());
+    let on_routes = routes().route_layer(keys.layer());
+    for (account, app) in [("around", around), ("on routes", on_routes)] {
+        let key = keys.issue(account).await.unwrap();
+        let ask = async |path| call(app.clone(), request(path, key.expose_secret())).await;
+        for (path, status) in [
+            ("/v1/reports/1", 200),
+            ("/v1/reports/2", 200),
+            ("/v1/reports/3", 429),
+            ("/v1/reports/%31?id=4", 429),
+            ("/v1/reports/{id}", 429),
+            ("/v1/reports", 200),
+        ] {
+            assert_eq!(ask(path).await.status(), status, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_route_is_what_the_router_was_given_and_else_the_path() {
+    let limits = Limits::new()
+        .per_key(ALL)
+        .cost(Method::GET, "/v1/reports/{id}", 2)
+        .cost(Method::GET, "/v1/reports/7", 3)
+        .cost(Method::GET, "/files/{*path}", 4)
+        .cost(Method::GET, "/api/v1/reports/{id}", 5)
+        .cost(Method::GET, "/api/v1/reports/7", 6)
+        .cost(Method::GET, "/nowhere", 7)
+        .cost(Method::GET, "/v1/{name}", 8);
+    let keys = keys(limits);
+    let hold = async |app: Router, expected: &[(&str, u64)]| {
+        for (path, units) in expected {
+            assert_eq!(cost(&keys, &app, path).await, *units, "{path}");
+        }
+    };
+    let inner = || routes().layer(keys.layer());
+    let nowhere = ("/nowhere", 7);
+
+    let all = [
+        ("/v1/reports/7", 2),
+        ("/v1/reports", 1),
+        ("/files/a/b", 4),
+        nowhere,
+    ];
+    let with_fallback = routes().fallback(|| async {}).layer(keys.layer());
+    hold(with_fallback, &all).await;
+    // A route that one of its paths would match, too.
+    let wide = Router::new().route("/v1/{name}", get(|| async {}));
+    let both = routes().merge(wide).layer(keys.layer());
+    hold(both, &[("/v1/reports", 1), ("/v1/other", 8)]).await;
+
+    // Nested, the route is the whole of it, wherever the layer stands.
+    let nested = [("/api/v1/reports/7", 5)];
+    hold(
+        Router::new().nest("/api", routes()).layer(keys.layer()),
+        &nested,
+    )
+    .await;
+    hold(Router::new().nest("/api", inner()), &nested).await;
+    // A fallback has no route, and inside of a nested router no prefix either.
+    let fallback = || Router::new().fallback(|| async {}).layer(keys.layer());
+    hold(fallback(), &[nowhere, ("/v1/reports/7", 3)]).await;
+
+    // A service that is nested has no route; outside the path is whole, inside it is stripped.
+    let service = || Router::new().nest_service("/api", get(|| async {}));
+    hold(service().layer(keys.layer()), &[("/api/v1/reports/7", 6)]).await;
+    let stripped = keys.layer().layer(get(|| async {}));
+    let stripped = Router::new().nest_service("/api", stripped);
+    hold(stripped, &[("/api/v1/reports/7", 3)]).await;
+
+    // Around a router that has not matched yet, there is only the path.
+    let outside = Router::new().fallback_service(keys.layer().layer(routes()));
+    hold(outside, &[("/v1/reports/7", 3), ("/v1/reports/8", 1)]).await;
+
+    // What the application says goes first; where it says nothing, it is as without it.
+    let layer = keys.layer().route_by(|request| {
+        let is_eight = request.uri.path().ends_with('8');
+        is_eight.then(|| "/nowhere".to_owned())
+    });
+    let expected = [("/v1/reports/7", 2), ("/v1/reports/8", 7)];
+    hold(routes().layer(layer), &expected).await;
+}
