@@ -208,18 +208,22 @@ impl<T: Clone + Send + 'static> Flight<T> {
             flight: self,
             load: Some(load),
         };
-        loop {
-            state.woken = false;
-            drop(state);
-            if let Poll::Ready(answer) = polling.poll() {
-                return Poll::Ready(Some(answer));
-            }
-            state = self.state();
-            if !state.woken {
-                state.load = polling.load.take();
-                return Poll::Pending;
-            }
+        state.woken = false;
+        drop(state);
+        if let Poll::Ready(answer) = polling.poll() {
+            return Poll::Ready(Some(answer));
         }
+        let mut state = self.state();
+        state.load = polling.load.take();
+        // It wants to go on already. Not here: it may mean to let others of this thread go first.
+        let waiting = if state.woken {
+            state.take_wakers()
+        } else {
+            Vec::new()
+        };
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+        Poll::Pending
     }
 }
 

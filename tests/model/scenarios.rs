@@ -1,8 +1,8 @@
 //! What is tried out: a source of keys, requests that look one up, and what happens meanwhile.
 
 use std::collections::HashMap;
-use std::future::Future;
-use std::task::{Context, Waker};
+use std::future::{Future, poll_fn};
+use std::task::{Context, Poll, Waker};
 
 use shuttle::future::{block_on, yield_now};
 use shuttle::rand::Rng;
@@ -88,9 +88,9 @@ impl World {
             let (source, loads) = (Arc::clone(&self.source), Arc::clone(&self.loads));
             async move {
                 loads.fetch_add(1, Ordering::SeqCst);
-                yield_now().await; // on its way there
-                let good = *source.lock().unwrap();
-                yield_now().await; // and back
+                // Somebody else brings the answer, whenever that may be.
+                let good = ask_elsewhere(source).await;
+                yield_now().await;
                 Ok(Said { stamp, good })
             }
         };
@@ -108,6 +108,29 @@ impl World {
     fn return_from(&self) {
         self.returned.store(true, Ordering::SeqCst);
     }
+}
+
+/// What the source says, brought by a thread of its own.
+async fn ask_elsewhere(source: Arc<Mutex<Option<bool>>>) -> Option<bool> {
+    let brought: Arc<Mutex<(Option<Option<bool>>, Option<Waker>)>> = Arc::default();
+    let bring = Arc::clone(&brought);
+    thread::spawn(move || {
+        let said = *source.lock().unwrap();
+        let waiting = {
+            let mut brought = bring.lock().unwrap();
+            brought.0 = Some(said);
+            brought.1.take()
+        };
+        if let Some(waker) = waiting {
+            waker.wake();
+        }
+    });
+    poll_fn(|cx| {
+        let mut brought = brought.lock().unwrap();
+        brought.1 = Some(cx.waker().clone());
+        brought.0.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
 }
 
 /// Lets the others go on for a while: a change would else be over before any load is on its way.
