@@ -124,7 +124,7 @@ pub use limit::rules::{Endpoint, InvalidLimits, Limit, Limits, Plan};
 pub use limit::{Charge, LimitName, LimiterError, RateLimiter, Standing, Subject, Verdict};
 pub use manage::change::{ChangeError, ResumeKey, RevokeKey, SuspendKey};
 pub use manage::issue::{IssueError, IssueKey, IssuedKey};
-pub use quota::{InvalidQuota, Quota};
+pub use quota::{InvalidQuota, Quota, QuotaShape};
 pub use rejection::{Exceeded, NotFound, Rejection};
 pub use request::client_address::{ClientAddress, PeerAddr, TrustedProxies};
 pub use require_scope::{RequireScope, RequireScopeFuture, RequireScopeService};

@@ -40,6 +40,27 @@ pub struct Quota {
     shape: Shape,
 }
 
+/// In which way a quota counts, for those who implement a [`RateLimiter`](crate::RateLimiter) or
+/// keep quotas in a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum QuotaShape {
+    /// At most the limit in any window of this length.
+    Window {
+        /// The length of the window.
+        period: Duration,
+    },
+    /// One unit each interval; at most the limit at once from idle.
+    Rate {
+        /// The time in which one unit comes back.
+        interval: Duration,
+    },
+    /// At most the limit in each day of UTC.
+    UtcDay,
+    /// At most the limit in each month of UTC.
+    UtcMonth,
+}
+
 /// In which way a quota counts; times in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Shape {
@@ -225,12 +246,49 @@ impl Quota {
         Self { limit, shape }
     }
 
+    /// In which way the quota counts. With [`limit`](Self::limit), that is all there is to it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_api_key::{Quota, QuotaShape};
+    ///
+    /// let minute = Duration::from_secs(60);
+    /// assert_eq!(Quota::per_minute(60).shape(), QuotaShape::Window { period: minute });
+    /// let interval = Duration::from_secs(1);
+    /// assert_eq!(Quota::per_minute(60).smooth().shape(), QuotaShape::Rate { interval });
+    /// ```
+    pub const fn shape(&self) -> QuotaShape {
+        match self.shape {
+            Shape::Window { period } => QuotaShape::Window {
+                period: Duration::from_nanos(period),
+            },
+            Shape::Rate { interval } => QuotaShape::Rate {
+                interval: Duration::from_nanos(interval),
+            },
+            Shape::Calendar(Calendar::Day) => QuotaShape::UtcDay,
+            Shape::Calendar(Calendar::Month) => QuotaShape::UtcMonth,
+        }
+    }
+
     pub(crate) const fn is_rate(&self) -> bool {
         matches!(self.shape, Shape::Rate { .. })
     }
 
-    pub(crate) const fn shape(&self) -> Shape {
+    pub(crate) const fn form(&self) -> Shape {
         self.shape
+    }
+
+    /// A number that differs where the quota counts in another way. Budgets of one name and subject
+    /// whose quotas have other forms are not the same: neither could be told from the other's state.
+    #[inline]
+    pub(crate) const fn form_hash(&self) -> u64 {
+        match self.shape {
+            Shape::Window { period } => period,
+            // The burst, too: how much is used of a rate is told by how far from whole it is.
+            Shape::Rate { interval } => !interval ^ self.limit.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            Shape::Calendar(Calendar::Day) => 1,
+            Shape::Calendar(Calendar::Month) => 2,
+        }
     }
 
     #[track_caller]

@@ -362,7 +362,8 @@ impl Gate {
             return Some(rules.bind_nowhere(address));
         }
         let route = self.settings.route.of(parts);
-        Some(rules.bind(parts.method.as_str(), &route, address))
+        let path = parts.uri.path();
+        Some(rules.bind(parts.method.as_str(), &route, path, address))
     }
 
     /// Step 8: what the headers say, or why the request goes no further. `None` if that must be

@@ -126,14 +126,29 @@ impl Rulebook {
         own.map_or(self.default_plan, PlanIndex::at)
     }
 
-    /// What the rules must know of a request; of several endpoints of one route, the first.
-    pub(crate) fn bind(&self, method: &str, path: &str, address: Option<IpAddr>) -> Bound {
-        let routes = self.endpoints.get(path).into_iter().flatten();
-        let endpoint = routes.into_iter().find(|route| &*route.method == method);
+    /// What the rules must know of a request: whether an endpoint is named by its route, or else by
+    /// its path.
+    pub(crate) fn bind(
+        &self,
+        method: &str,
+        route: &str,
+        path: &str,
+        address: Option<IpAddr>,
+    ) -> Bound {
+        let endpoint = self.endpoint(method, route);
+        let endpoint = endpoint.or_else(|| self.endpoint(method, path));
         Bound {
-            endpoint: endpoint.map_or(self.costs.len() - 1, |route| route.endpoint),
+            endpoint: endpoint.unwrap_or(self.costs.len() - 1),
             address,
         }
+    }
+
+    /// Of several endpoints of one route, the first. `HEAD` is what `GET` would be without a body.
+    fn endpoint(&self, method: &str, path: &str) -> Option<usize> {
+        let routes = self.endpoints.get(path)?;
+        let of = |method: &str| routes.iter().find(|route| &*route.method == method);
+        let found = of(method).or_else(|| (method == "HEAD").then(|| of("GET")).flatten());
+        found.map(|route| route.endpoint)
     }
 
     /// What is known of a request that goes to no endpoint.

@@ -359,7 +359,7 @@ impl Rule {
 }
 
 fn period_name(quota: Quota) -> String {
-    match quota.shape() {
+    match quota.form() {
         Shape::Rate { .. } => "rate".to_owned(),
         Shape::Calendar(Calendar::Day) => "per_utc_day".to_owned(),
         Shape::Calendar(Calendar::Month) => "per_utc_month".to_owned(),

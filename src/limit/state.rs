@@ -35,7 +35,7 @@ impl Kind {
     #[inline]
     fn of(quota: &Quota) -> Self {
         let limit = quota.limit();
-        match quota.shape() {
+        match quota.form() {
             Shape::Rate { interval } => Self::Rate(RateQuota {
                 interval,
                 burst: limit,
@@ -50,7 +50,7 @@ impl State {
     /// A whole budget.
     #[inline]
     pub(crate) fn whole(quota: &Quota) -> Self {
-        match quota.shape() {
+        match quota.form() {
             Shape::Rate { .. } => Self::Rate(Rate::default()),
             Shape::Window { .. } => Self::Window(Window::default()),
             Shape::Calendar(_) => Self::Calendar(Period::default()),

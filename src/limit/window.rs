@@ -12,8 +12,6 @@ use crate::limit::state::Left;
 /// Slots in a window.
 const SLOTS: u64 = 60;
 
-const A_MILLISECOND: u64 = 1_000_000;
-
 /// At most `limit` units in any `period`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WindowQuota {
@@ -27,11 +25,6 @@ impl WindowQuota {
         self.period.div_ceil(SLOTS)
     }
 
-    /// The length of a slot in milliseconds, rounded down: to know it again by.
-    fn slot_millis(self) -> u32 {
-        u32::try_from(self.slot() / A_MILLISECOND).unwrap_or(u32::MAX) // 400 days fit
-    }
-
     /// For how long what is used at the first instant of a slot counts; nothing does for longer.
     const fn longest(self) -> u64 {
         (SLOTS + 1) * self.slot()
@@ -43,10 +36,7 @@ impl WindowQuota {
 pub(crate) enum Window {
     #[default]
     Unused,
-    One {
-        slot_millis: u32,
-        count: Count,
-    },
+    One(Count),
     Many(Box<Counts>),
 }
 
@@ -61,7 +51,6 @@ pub(crate) struct Count {
 /// Units of several slots, oldest first, and their sum.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Counts {
-    slot_millis: u32,
     used: u64,
     slots: VecDeque<Count>,
 }
@@ -77,7 +66,7 @@ impl Window {
         match self {
             _ if needed == 0 => Some(0),
             Self::Unused => None,
-            Self::One { count, .. } => Some(count.forgotten - now),
+            Self::One(count) => Some(count.forgotten - now),
             Self::Many(counts) => {
                 let mut freed: u64 = 0;
                 let enough = counts.slots.iter().find(|count| {
@@ -121,20 +110,14 @@ impl Window {
             units: cost,
         };
         match self {
-            Self::Unused => {
-                *self = Self::One {
-                    slot_millis: quota.slot_millis(),
-                    count: new,
-                }
-            }
-            Self::One { count: last, .. } if may_grow => {
+            Self::Unused => *self = Self::One(new),
+            Self::One(last) if may_grow => {
                 *self = Self::Many(Box::new(Counts {
-                    slot_millis: quota.slot_millis(),
                     used: last.units.saturating_add(cost),
                     slots: VecDeque::from([*last, new]),
                 }));
             }
-            Self::One { count: last, .. } => last.add(new),
+            Self::One(last) => last.add(new),
             Self::Many(counts) => {
                 counts.used = counts.used.saturating_add(cost);
                 match counts.slots.back_mut() {
@@ -151,8 +134,8 @@ impl Window {
         self.settle(quota, now);
         match self {
             Self::Unused => {}
-            Self::One { count, .. } if count.units > cost => count.units -= cost,
-            Self::One { .. } => *self = Self::Unused,
+            Self::One(count) if count.units > cost => count.units -= cost,
+            Self::One(_) => *self = Self::Unused,
             Self::Many(counts) => {
                 let mut left = cost;
                 while let Some(oldest) = counts.slots.front_mut() {
@@ -186,7 +169,7 @@ impl Window {
     fn used(&self) -> u64 {
         match self {
             Self::Unused => 0,
-            Self::One { count, .. } => count.units,
+            Self::One(count) => count.units,
             Self::Many(counts) => counts.used,
         }
     }
@@ -195,7 +178,7 @@ impl Window {
     fn whole_at(&self) -> u64 {
         let last = match self {
             Self::Unused => None,
-            Self::One { count, .. } => Some(count),
+            Self::One(count) => Some(count),
             Self::Many(counts) => counts.slots.back(),
         };
         last.map_or(0, |last| last.forgotten)
@@ -204,19 +187,17 @@ impl Window {
     fn last(&mut self) -> Option<&mut Count> {
         match self {
             Self::Unused => None,
-            Self::One { count, .. } => Some(count),
+            Self::One(count) => Some(count),
             Self::Many(counts) => counts.slots.back_mut(),
         }
     }
 
     /// Drops what no window that ends now reaches to. After a step of the clock backwards, what
-    /// seems to be used in the future is taken to be used now; after a change of the quota's
-    /// period, what was used counts for as long as the new one has it.
+    /// seems to be used in the future is taken to be used now.
     fn settle(&mut self, quota: WindowQuota, now: u64) {
         match self {
             Self::Unused => {}
-            Self::One { slot_millis, count } => {
-                count.change_slot(slot_millis, quota);
+            Self::One(count) => {
                 count.forgotten = count.forgotten.min(now + quota.longest());
                 if count.forgotten <= now {
                     *self = Self::Unused;
@@ -229,12 +210,6 @@ impl Window {
 
 impl Counts {
     fn settle(&mut self, quota: WindowQuota, now: u64) {
-        if self.slot_millis != quota.slot_millis() {
-            for count in &mut self.slots {
-                count.change_slot(&mut self.slot_millis.clone(), quota);
-            }
-            self.slot_millis = quota.slot_millis();
-        }
         while let Some(oldest) = self.slots.front()
             && oldest.forgotten <= now
         {
@@ -259,15 +234,6 @@ impl Counts {
 }
 
 impl Count {
-    /// What was remembered for sixty slots of one length is so for sixty of another. The old length
-    /// is known to the millisecond below, so nothing is forgotten too early.
-    fn change_slot(&mut self, slot_millis: &mut u32, quota: WindowQuota) {
-        let old = std::mem::replace(slot_millis, quota.slot_millis());
-        if old != *slot_millis {
-            let end = self.forgotten - SLOTS * A_MILLISECOND * u64::from(old);
-            self.forgotten = end + SLOTS * quota.slot();
-        }
-    }
     fn add(&mut self, other: Self) {
         self.forgotten = self.forgotten.max(other.forgotten);
         self.units = self.units.saturating_add(other.units);

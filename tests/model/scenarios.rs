@@ -110,9 +110,12 @@ impl World {
     }
 }
 
+/// What was brought, and who waits for it.
+type Brought = (Option<Option<bool>>, Option<Waker>);
+
 /// What the source says, brought by a thread of its own.
 async fn ask_elsewhere(source: Arc<Mutex<Option<bool>>>) -> Option<bool> {
-    let brought: Arc<Mutex<(Option<Option<bool>>, Option<Waker>)>> = Arc::default();
+    let brought: Arc<Mutex<Brought>> = Arc::default();
     let bring = Arc::clone(&brought);
     thread::spawn(move || {
         let said = *source.lock().unwrap();

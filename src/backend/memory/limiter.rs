@@ -262,7 +262,8 @@ impl Hasher {
             Subject::Global => (5, 0),
         };
         let (low, high) = halves(subject);
-        fold(low ^ charge.name().hash() ^ a, high ^ b ^ kind)
+        let rule = charge.name().hash() ^ charge.quota().form_hash();
+        fold(low ^ rule ^ a, high ^ b ^ kind)
     }
 
     fn text(&self, text: &str) -> u64 {
@@ -381,7 +382,8 @@ impl Shard {
         }
         let state = State::whole(&charge.quota());
         if self.budgets.len() >= self.places && !self.forget_a_whole_one(now, taken) {
-            return self.share(charge.name().hash(), state);
+            let rule = charge.name().hash() ^ charge.quota().form_hash();
+            return self.share(rule, state);
         }
         let budget = Budget { key, state };
         let entry = self.budgets.insert_unique(key, budget, |budget| budget.key);

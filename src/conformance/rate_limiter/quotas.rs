@@ -8,54 +8,64 @@ use crate::limit::RateLimiter;
 use crate::quota::{MAX_LIMIT, Quota};
 
 const WITH_EACH_CALL: Promise = Promise("a quota comes with each call");
+const APART: Promise = Promise("quotas that count in other ways do not undo each other");
 const TO_THE_UNIT: Promise = Promise("the greatest quota is kept to the unit");
 
 pub(super) async fn run<L: RateLimiter>(bench: &Bench<'_, L>) {
     another_quota(bench).await;
+    other_forms(bench).await;
     extremes(bench).await;
 }
 
 async fn another_quota<L: RateLimiter>(bench: &Bench<'_, L>) {
-    let rate = Quota::per_day(1).smooth();
-    let quotas = [
-        (
-            Quota::per_day(10),
-            Quota::per_day(9),
-            Quota::per_day(5),
-            Quota::per_day(100),
-        ),
-        (
-            rate.burst(10),
-            rate.burst(9),
-            rate.burst(5),
-            rate.burst(100),
-        ),
-    ];
-    for (quota, less, too_little, more) in quotas {
-        let budget = bench.budget(quota);
-        bench.ask(&[budget.charge(8)]).await;
-        for (quota, remaining) in [(less, 1), (quota, 2), (more, 92)] {
-            let look = bench.ask(&[budget.charge_under(quota, 0)]).await;
-            let seen = look.standings()[0].remaining();
-            WITH_EACH_CALL.holds(
-                seen == remaining,
-                format_args!("after 8, {seen} remain instead of {remaining}, {quota:?}"),
-            );
+    let [quota, less, too_little, more] = [10, 9, 5, 100].map(Quota::per_day);
+    let budget = bench.budget(quota);
+    bench.ask(&[budget.charge(8)]).await;
+    for (quota, remaining) in [(less, 1), (quota, 2), (more, 92)] {
+        let look = bench.ask(&[budget.charge_under(quota, 0)]).await;
+        let seen = look.standings()[0].remaining();
+        WITH_EACH_CALL.holds(
+            seen == remaining,
+            format_args!("after 8, {seen} remain instead of {remaining}, {quota:?}"),
+        );
+    }
+    let denied = bench.ask(&[budget.charge_under(too_little, 1)]).await;
+    WITH_EACH_CALL.holds(
+        !denied.is_allowed(),
+        format_args!("after 8, one more is admitted, {too_little:?}"),
+    );
+    let never = bench.ask(&[budget.charge_under(too_little, 6)]).await;
+    WITH_EACH_CALL.holds(
+        !never.is_allowed() && never.retry_after().is_none(),
+        format_args!("a cost of 6 is not above the quota, {too_little:?}"),
+    );
+    let allowed = bench.ask(&[budget.charge_under(more, 3)]).await;
+    WITH_EACH_CALL.holds(
+        allowed.is_allowed(),
+        format_args!("a quota that was raised is not honoured, {more:?}"),
+    );
+}
+
+/// Keys of one account may have quotas of their own under one name: what one of them counts by is
+/// no way around what another does.
+async fn other_forms<L: RateLimiter>(bench: &Bench<'_, L>) {
+    let slow = Quota::per_day(1).smooth();
+    for (one, other) in [
+        (Quota::per_day(10), slow.burst(5)),
+        (slow.burst(10), slow.burst(5)),
+        (Quota::per_day(10), Quota::per_hour(5)),
+    ] {
+        let budget = bench.budget(one);
+        let mut admitted = 0;
+        for _ in 0..20 {
+            for quota in [one, other] {
+                let verdict = bench.ask(&[budget.charge_under(quota, 1)]).await;
+                admitted += u64::from(verdict.is_allowed());
+            }
         }
-        let denied = bench.ask(&[budget.charge_under(too_little, 1)]).await;
-        WITH_EACH_CALL.holds(
-            !denied.is_allowed(),
-            format_args!("after 8, one more is admitted, {too_little:?}"),
-        );
-        let never = bench.ask(&[budget.charge_under(too_little, 6)]).await;
-        WITH_EACH_CALL.holds(
-            !never.is_allowed() && never.retry_after().is_none(),
-            format_args!("a cost of 6 is not above the quota, {too_little:?}"),
-        );
-        let allowed = bench.ask(&[budget.charge_under(more, 3)]).await;
-        WITH_EACH_CALL.holds(
-            allowed.is_allowed(),
-            format_args!("a quota that was raised is not honoured, {more:?}"),
+        APART.holds(
+            admitted <= one.limit() + other.limit(),
+            format_args!("{admitted} admitted by {one:?} and {other:?} in turn"),
         );
     }
 }
