@@ -3,14 +3,16 @@
 //! `cargo run --example quickstart` prints a key of each kind, and `curl` commands to try them.
 //! The port comes from `PORT` (3000 by default, 0 for any), the log level from `RUST_LOG`.
 
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
+use axum::extract::{ConnectInfo, Request};
 use axum::routing::get;
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json, Router, middleware};
 use serde_json::{Value, json};
 use tower_api_key::{
-    ApiKeys, Caller, Environment, GrpcRequests, KeySource, ManualClock, MemoryStore, RequireScope,
-    Scope,
+    ApiKeys, Caller, Environment, GrpcRequests, KeySource, Limits, ManualClock, MemoryStore,
+    PeerAddr, Quota, RequireScope, Scope,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -27,14 +29,18 @@ async fn main() -> Result<(), Error> {
         .init();
 
     let store = MemoryStore::new();
-    let keys = ApiKeys::builder(store.clone()).build()?;
+    let keys = ApiKeys::builder(store.clone())
+        .limits(Limits::new().per_key(Quota::per_minute(600)))
+        .failed_attempts(Quota::per_minute(300))
+        .build()?;
     issue_one_of_each(&keys, &store).await?;
 
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port()?)).await?;
     let address = format!("http://{}", listener.local_addr()?);
     println!("listening on {address}");
     print_help(&address);
-    axum::serve(listener, app(&keys)).await?;
+    let app = app(&keys).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, app).await?;
     Ok(())
 }
 
@@ -55,7 +61,14 @@ fn app(keys: &ApiKeys) -> Router {
         .route("/v1/whoami", get(whoami))
         .route("/v1/reports", read.merge(write))
         .layer(layer)
+        .layer(middleware::map_request(note_peer))
         .route("/health", get(|| async { "ok" })) // added after the layer: open to everybody
+}
+
+// Tells the layer who connected. With the feature `axum`, it finds out by itself.
+async fn note_peer(ConnectInfo(peer): ConnectInfo<SocketAddr>, mut request: Request) -> Request {
+    request.extensions_mut().insert(PeerAddr(peer));
+    request
 }
 
 // With the feature `axum`, write `caller: Caller` instead of `Extension(caller)`.

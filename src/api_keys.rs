@@ -370,9 +370,9 @@ impl<A> ApiKeysBuilder<A> {
 
     /// How many keys that do not exist one client address may have looked up. Default: any number.
     ///
-    /// Beyond it, keys from that address that are not remembered as good are refused with 429
-    /// `too_many_failed_attempts`, without a look into the store. A good key that is in the cache
-    /// always passes. Only well-formed unknown keys count. An IPv6 client is its /64. Where the
+    /// Beyond it, keys from that address that this process does not know are refused with 429
+    /// `too_many_failed_attempts`, without a look into the store. A key that was found before, and
+    /// is still in the cache, always passes. Only well-formed unknown keys count. An IPv6 client is its /64. Where the
     /// address is not known, this does not bind.
     ///
     /// ```

@@ -233,11 +233,15 @@ impl Gate {
     /// Step 4, from the store, unless this address has tried too many keys that do not exist.
     async fn load(&self, parts: &Parts, key: &Presented) -> Result<Found, Denial> {
         let carrier = Some(key.carrier);
-        let attempt = self.attempt(parts, key);
-        attempt.map_err(|rejection| stranger(rejection, carrier))?;
+        // Whoever holds a key that was found before tries nothing out.
+        let unknown = !self.keyring.cache.knew(&key.id);
+        if unknown {
+            let attempt = self.attempt(parts, key);
+            attempt.map_err(|rejection| stranger(rejection, carrier))?;
+        }
         let environment = self.keyring.formats.at(key.format).environment();
         let loaded = self.keyring.cache.load(key.id, environment).await;
-        if !matches!(&loaded, Ok(Found::Nothing { .. })) {
+        if unknown && !matches!(&loaded, Ok(Found::Nothing { .. })) {
             self.forgive(parts, key);
         }
         loaded.map_err(|error| stranger(self.store_failed(&error, &key.id), carrier))

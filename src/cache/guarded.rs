@@ -73,6 +73,12 @@ where
         self.shared.map.view(key, look).flatten()
     }
 
+    /// Whether something is kept of a key, however old.
+    pub(crate) fn holds(&self, key: &K) -> bool {
+        let found = self.shared.map.view(key, Answer::is_something);
+        found.unwrap_or(false)
+    }
+
     /// Whether something that was found may still be used. To be asked again after each wait.
     pub(crate) fn is_current(&self, key: &K, stamp: Stamp) -> bool {
         self.shared.epochs.is_current(key, stamp, true)

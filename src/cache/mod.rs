@@ -150,6 +150,11 @@ impl KeyCache {
         self.guarded.view(id, look)
     }
 
+    /// Whether there was such a key when it was last looked for, however long ago.
+    pub(crate) fn knew(&self, id: &KeyId) -> bool {
+        self.guarded.holds(id)
+    }
+
     /// Whether a key that was found may still be used. To be asked again after each wait.
     pub(crate) fn is_current(&self, id: &KeyId, stamp: Stamp) -> bool {
         self.guarded.is_current(id, stamp)
