@@ -271,6 +271,9 @@ impl KeyRecord {
 
     /// Replaces the quota of a limit for this key. A name that no limit has changes nothing.
     ///
+    /// A quota of another period, shape or burst than the rule's has a budget of its own: where the
+    /// limit is the account's, the account then has one of each.
+    ///
     /// ```
     /// # use tower_api_key::{KeyDigest, KeyRecord, Quota};
     /// # let record = KeyRecord::imported(KeyDigest::of("…"), "acme");

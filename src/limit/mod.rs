@@ -39,6 +39,10 @@ pub(crate) const MAX_CHARGES: usize = 16;
 /// All charges of a request are taken, or none: a request that breaks one limit uses nothing of the
 /// others, and a denied request costs nothing, so that a caller who waits as told is admitted.
 ///
+/// A budget belongs to a limit's name, a subject, and the form of the quota: its shape and period, and
+/// of a rate its burst. Charges that differ in any of these draw on different budgets; those that
+/// differ only in how much a window grants draw on the same.
+///
 /// A failure is not a denial: what the application chose for outages decides then. The safe
 /// direction is to fail whenever it is not certain that a charge was taken for all processes.
 ///
@@ -102,8 +106,8 @@ pub trait RateLimiter: Send + Sync + 'static {
         None
     }
 
-    /// Gives charges back that were taken for work which did not happen. No budget becomes more
-    /// than whole.
+    /// Gives charges back that were taken for work which did not happen, while they still count. No
+    /// budget becomes more than whole.
     fn refund(
         &self,
         charges: &[Charge<'_>],

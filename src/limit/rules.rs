@@ -109,10 +109,12 @@ impl Plan {
 /// - with the feature `axum`, the path that axum's router matched, as it was given to the router:
 ///   `/v1/reports/{id}` is one endpoint, whatever the id, and so is `/files/{*path}`. Of a nested
 ///   router, it is the whole path from the outermost on, also for a layer inside of it;
-/// - else the request's path as it is: without the feature, for a layer around the whole router and
-///   not on it, in a fallback, and behind `nest_service`.
+/// - where no endpoint is named so, the request's path as it is: without the feature, for a layer
+///   around the whole router and not on it, in a fallback, behind `nest_service`, and for one
+///   particular path of a route such as `/v1/reports/{id}`.
 ///
-/// An endpoint whose path is no route's limits nothing and costs nobody anything.
+/// `HEAD` is charged as `GET`, unless it has an endpoint of its own. An endpoint whose path is never
+/// requested limits nothing and costs nobody anything.
 ///
 /// ```
 /// use http::Method;

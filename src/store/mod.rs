@@ -17,7 +17,9 @@ pub use error::{StoreError, StoreErrorKind};
 
 /// Finds the record of a key.
 ///
-/// The answer is waited for: give the query a time limit of its own, and fail when it has passed.
+/// The answer is waited for as long as [`Cache::store_time_limit`](crate::Cache::store_time_limit)
+/// says; then the look is dropped where it stands, and counts as failed. It is asked for one key at a
+/// time by all who need it, and not again while [`Cache`](crate::Cache) remembers.
 ///
 /// The store receives the id, never the key or its digest, so that it cannot build the record from
 /// what was presented. A failure is answered with 503; the safe direction is therefore to fail
