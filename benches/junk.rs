@@ -1,0 +1,142 @@
+//! Good requests in the midst of junk: 19 of 20 requests bear a well-formed key that does not exist,
+//! each another one; only the good ones are timed, beside the same good ones without junk.
+//!
+//! `cargo bench --bench junk`; `JUNK_REQUESTS` sets how many requests, 4,000,000 unless set. It fails if
+//! a good key is looked up in the store more than once in a thousand requests, or resident memory grows
+//! by more than 64 MiB. `ratio junk_p99/quiet_p99` is of the time of a good request.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use tower::Layer;
+use tower_api_key::{
+    ApiKeys, Cache, KeyId, KeyRecord, KeyStore, Limits, MemoryStore, Quota, StoreError,
+};
+
+use support::random::Random;
+use support::requests::{Bare, request};
+use support::serve::{RUNTIME, Stack, stack};
+use support::{keys, setting};
+
+const GOOD: usize = 10_000;
+/// One request in so many is good.
+const MIX: usize = 20;
+const ALLOWED: u64 = 64 << 20;
+
+/// Counts what is found.
+struct Counting {
+    keys: MemoryStore,
+    found: Arc<AtomicU64>,
+}
+
+impl KeyStore for Counting {
+    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        let record = self.keys.find(id).await?;
+        if record.is_some() {
+            self.found.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(record)
+    }
+}
+
+fn main() {
+    let requests = setting("JUNK_REQUESTS", 4_000_000);
+    let _runtime = RUNTIME.enter();
+    let good = keys::keys(1, GOOD);
+    let junk = keys::keys(2, requests.min(1_000_000));
+    let found = Arc::new(AtomicU64::new(0));
+    let store = Counting {
+        keys: keys::store(&good),
+        found: Arc::clone(&found),
+    };
+    let built = ApiKeys::read_only(store)
+        .limits(Limits::new().per_key(Quota::per_second(1_000_000).smooth()))
+        // What is loaded stays: only what junk evicts is looked up again.
+        .cache(Cache::new().max_staleness(Duration::from_secs(3600)))
+        .build();
+    let mut stack = stack(built.expect("limits that can be kept").layer().layer(Bare));
+    for key in &good {
+        assert_eq!(serve(&mut *stack, key).0, StatusCode::OK);
+    }
+
+    let mut random = Random::new(3);
+    let quiet = good_ones(&mut *stack, &good, requests / MIX, &mut random, |_, _| {});
+    let (loaded, before) = (found.load(Ordering::Relaxed), resident());
+    let mut at = 0;
+    let in_junk = good_ones(
+        &mut *stack,
+        &good,
+        requests / MIX,
+        &mut random,
+        |stack, _| {
+            for _ in 1..MIX {
+                at = (at + 1) % junk.len();
+                assert_eq!(serve(stack, &junk[at]).0, StatusCode::UNAUTHORIZED);
+            }
+        },
+    );
+    let again = found.load(Ordering::Relaxed) - loaded;
+    let grown = resident().saturating_sub(before);
+
+    println!(
+        "good requests in junk: {}, looked up again {again}",
+        requests / MIX
+    );
+    println!("resident memory: {} MiB more", grown >> 20);
+    for (name, times) in [("quiet", &quiet), ("in_junk", &in_junk)] {
+        let (half, most) = (at_rank(times, 50), at_rank(times, 99));
+        println!("{name:<10} median {half:>6} ns, p99 {most:>6} ns");
+    }
+    assert!(
+        again * 1000 <= (requests / MIX) as u64,
+        "junk evicts good keys"
+    );
+    assert!(grown <= ALLOWED, "junk takes memory");
+    #[expect(clippy::cast_precision_loss, reason = "nanoseconds of a request")]
+    let ratio = at_rank(&in_junk, 99) as f64 / at_rank(&quiet, 99) as f64;
+    println!("ratio junk_p99/quiet_p99 {ratio:.3}");
+}
+
+/// The times of good requests, in order of their length.
+fn good_ones(
+    stack: &mut dyn Stack,
+    good: &[Box<str>],
+    count: usize,
+    random: &mut Random,
+    mut before_each: impl FnMut(&mut dyn Stack, usize),
+) -> Vec<u64> {
+    let mut times = Vec::with_capacity(count);
+    for at in 0..count {
+        before_each(stack, at);
+        let key = &good[random.below(good.len())];
+        let (status, time) = serve(stack, key);
+        assert_eq!(status, StatusCode::OK);
+        times.push(time);
+    }
+    times.sort_unstable();
+    times
+}
+
+fn serve(stack: &mut dyn Stack, key: &str) -> (StatusCode, u64) {
+    let request = request(Some(key));
+    let started = Instant::now();
+    let status = stack.answer(request).status;
+    let time = started.elapsed().as_nanos();
+    (status, u64::try_from(time).unwrap_or(u64::MAX))
+}
+
+fn at_rank(sorted: &[u64], percent: usize) -> u64 {
+    sorted[sorted.len() * percent / 100]
+}
+
+/// Resident memory, in bytes.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kilobytes.expect("resident memory") << 10
+}
