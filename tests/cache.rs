@@ -668,7 +668,7 @@ async fn too_many_loads_are_an_outage_too() {
 /// Whatever is in their records.
 #[test]
 fn invariant_7_a_flood_of_good_keys_stays_within_its_memory() {
-    const MEMORY: u64 = 1 << 20;
+    const MEMORY: u64 = 2 << 20;
     type Shape = fn(KeyRecord) -> KeyRecord;
     let shapes: [(&str, Shape); 7] = [
         ("bare", |key| key),
@@ -686,7 +686,7 @@ fn invariant_7_a_flood_of_good_keys_stays_within_its_memory() {
     ];
     for (shape, build) in shapes {
         let world = World::new(Cache::new().memory(MEMORY));
-        let flood: Vec<_> = strangers().take(4_000).collect();
+        let flood: Vec<_> = strangers().take(6_000).collect();
         for key in &flood {
             let record = build(KeyRecord::imported(KeyDigest::of(key), "acme"));
             let change = Change::new().create(record);
@@ -699,9 +699,9 @@ fn invariant_7_a_flood_of_good_keys_stays_within_its_memory() {
             }
         });
         let kept = u64::try_from(measured.bytes_current).unwrap();
-        // What somebody may still read is freed a little later.
+        // What was put there last is weighed, and what goes is freed, a little later.
         assert!(kept < MEMORY * 3 / 2, "{kept} bytes are kept of {shape}");
-        assert!(kept > MEMORY / 2, "only {kept} bytes are kept of {shape}");
+        assert!(kept > MEMORY / 3, "only {kept} bytes are kept of {shape}");
         let most = measured.bytes_max;
         assert!(most < MEMORY * 2, "{most} bytes at a time of {shape}");
     }
