@@ -344,9 +344,11 @@ async fn invariant_4_a_load_that_began_before_a_revocation_never_serves_after_it
         world.keys.revoke(key.id()).await.unwrap();
         // Before the load has landed, nobody joins it…
         assert_eq!(world.ask(&key), 401);
-        // …and when it has, nobody is let in by it.
+        // …and when it has, nobody is let in by it, nor does it take the place of what is newer.
+        world.store.asked();
         old_record_in_hand.open();
         assert_eq!(join_all(early).await, vec![401; waiting]);
+        assert_eq!(world.store.asked(), 0);
         assert_eq!(world.look(&key), (401, 0));
         world.clock.advance(MAX_STALENESS);
         world.store.fails();
