@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::environment::Environment;
 use crate::key::network::AllowedNetworks;
-use crate::key::scope::ScopeSet;
+use crate::key::scope::{Scope, ScopeSet};
 use crate::key::verifier::Verifier;
 use crate::quota::Quota;
 
@@ -395,26 +395,31 @@ impl KeyRecord {
 
     /// About how much memory the record takes beside itself, in bytes.
     pub(crate) fn heap(&self) -> usize {
-        /// What an entry of a map takes beside what it says.
-        const ENTRY: usize = 64;
         let text = |text: Option<&str>| text.map_or(0, str::len);
         let texts = [self.prefix(), self.name(), self.organization(), self.plan()].map(text);
         let reasons = [self.revoked(), self.suspended()]
             .map(|stop| text(stop.and_then(|stop| stop.reason.as_deref())));
-        let metadata = self
-            .metadata
-            .iter()
-            .map(|(name, value)| name.len() + value.len() + ENTRY);
-        let limits = self.limits().keys().map(|name| name.len() + ENTRY);
-        let scopes = self.scopes.iter().map(|scope| scope.as_str().len() + ENTRY);
-        let networks = self.networks().list().map_or(0, <[_]>::len) * ENTRY;
+        let metadata = self.metadata.iter();
+        let metadata = metadata.map(|(name, value)| name.len() + value.len());
+        let limits = self.limits().keys().map(String::len);
+        let scopes = self.scopes.iter().map(|scope| scope.as_str().len());
+        let networks = self.networks().list().map_or(0, size_of_val::<[_]>);
         let seldom = self.seldom.as_ref().map_or(0, |_| size_of::<Seldom>());
         self.account.len()
             + networks
             + seldom
+            + nodes::<(String, String)>(metadata.len())
+            + nodes::<(String, Quota)>(limits.len())
+            + nodes::<Scope>(self.scopes.len())
             + texts.iter().chain(&reasons).sum::<usize>()
             + metadata.chain(limits).chain(scopes).sum::<usize>()
     }
+}
+
+/// About what a map of so many entries takes beside what they point to: its nodes have room for
+/// eleven each, and are hardly more than half full if they were filled in order.
+fn nodes<Entry>(entries: usize) -> usize {
+    entries.div_ceil(6) * (16 + 11 * size_of::<Entry>())
 }
 
 #[cfg(test)]

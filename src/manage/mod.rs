@@ -53,12 +53,14 @@ impl Manager {
                 .find(&id)
                 .await?
                 .ok_or(ChangeError::NotFound(id))?;
+            let cache = &self.keyring.cache;
             let Some(changed) = change(&seen) else {
+                // Somebody else has done it already: what is remembered here may not say so.
+                cache.changed_to(seen.clone());
                 return Ok(seen);
             };
             let version = seen.version().checked_add(1);
             let changed = changed.with_version(version.ok_or(StoreError::corrupt("version"))?);
-            let cache = &self.keyring.cache;
             // However it ends, also if nobody waits for the end: the store may have written.
             let _forget = OnDrop(|| cache.changed(&id));
             match self

@@ -7,10 +7,14 @@
     reason = "each suite uses its part"
 )]
 
+pub mod trouble;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -23,8 +27,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tower::{Layer, Service};
 use tower_api_key::{
-    AllowedNetworks, ApiKeyService, ApiKeys, Caller, Environment, KeyStore, ManualClock,
-    MemoryStore, PeerAddr, Scope, StoreError,
+    AllowedNetworks, ApiKeyLayer, ApiKeyService, ApiKeys, Caller, Environment, KeyStore,
+    ManualClock, MemoryStore, PeerAddr, ResponseBody, Scope, StoreError,
 };
 
 pub const READ: Scope = Scope::from_static("reports:read");
@@ -208,10 +212,7 @@ impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for WithPeer<S> {
     type Error = S::Error;
     type Future = S::Future;
 
-    fn poll_ready(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), S::Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> std::task::Poll<Result<(), S::Error>> {
         self.0.poll_ready(cx)
     }
 
@@ -283,6 +284,26 @@ where
     layer.layer(EchoService)
 }
 
+/// A request on its way through a layer, in this process.
+pub type Asking = Pin<Box<dyn Future<Output = Response<ResponseBody<Full<Bytes>>>> + Send>>;
+
+/// Sends a request to the echo service behind a layer; it sets out when it is first polled.
+pub fn asking(layer: &ApiKeyLayer, request: Request<()>) -> Asking {
+    Box::pin(call(echoing(layer), request))
+}
+
+/// A request with a key.
+pub fn with_key(key: &str) -> Request<()> {
+    let request = Request::builder().header("x-api-key", key);
+    request.body(()).unwrap()
+}
+
+/// Lets a future go on as far as it can, which is not to its end.
+pub fn is_waiting<F: Future + Unpin>(future: &mut F) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    Pin::new(future).poll(&mut cx).is_pending()
+}
+
 /// [`echo`] as a service that is at once ready.
 #[derive(Clone, Debug)]
 pub struct EchoService;
@@ -292,10 +313,7 @@ impl<B> Service<Request<B>> for EchoService {
     type Error = Infallible;
     type Future = std::future::Ready<Result<Self::Response, Infallible>>;
 
-    fn poll_ready(
-        &mut self,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), Infallible>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
         std::task::Poll::Ready(Ok(()))
     }
 

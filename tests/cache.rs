@@ -1,0 +1,736 @@
+//! What is remembered of keys, for how long, and what ends it: on a clock that stands still unless
+//! it is told to move, over a store that does as it is told.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use support::trouble::{Delay, Says, TroubledStore};
+use support::{DAY, asking, is_waiting, today, with_key};
+use tower_api_key::{
+    AllowedNetworks, ApiKeys, Cache, Change, Environment, IssuedKey, KeyDigest, KeyFormat, KeyId,
+    KeyRecord, KeyStore, ManagedKeyStore, ManualClock, Quota, Rejection, Stop,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const INSTANT: Duration = Duration::from_nanos(1);
+
+/// The last instant before a time has passed.
+fn just_before(time: Duration) -> Duration {
+    time.saturating_sub(INSTANT)
+}
+
+/// The defaults.
+const MAX_STALENESS: Duration = Duration::from_secs(10);
+const MISSES: Duration = Duration::from_secs(1);
+
+struct World {
+    keys: ApiKeys,
+    store: TroubledStore,
+    clock: ManualClock,
+}
+
+/// A request on its way, and in the end the status of its answer.
+type Asking = Pin<Box<dyn Future<Output = u16> + Send>>;
+
+impl World {
+    fn new(cache: Cache) -> Self {
+        let clock = ManualClock::at(today());
+        let store = TroubledStore::new(&clock);
+        let builder = ApiKeys::builder(store.clone()).clock(clock.clone());
+        let keys = builder.cache(cache).build().unwrap();
+        Self { keys, store, clock }
+    }
+
+    async fn issue(&self) -> IssuedKey {
+        self.keys.issue("acme").await.unwrap()
+    }
+
+    /// A key that is remembered from this instant on.
+    async fn remembered(&self) -> IssuedKey {
+        let key = self.issue().await;
+        assert_eq!(self.ask(&key), 200);
+        self.store.asked();
+        key
+    }
+
+    fn asking(&self, key: &impl Text) -> Asking {
+        let asking = asking(&self.keys.layer(), with_key(key.text()));
+        Box::pin(asking.map(|answer| answer.status().as_u16()))
+    }
+
+    /// The status of the answer, which must not be waited for.
+    fn ask(&self, key: &impl Text) -> u16 {
+        self.asking(key).now_or_never().expect("an answer at once")
+    }
+
+    /// The status of the answer, and how often the store was asked for it.
+    fn look(&self, key: &impl Text) -> (u16, usize) {
+        self.store.asked();
+        (self.ask(key), self.store.asked())
+    }
+
+    /// Changes a record behind the back of `keys`.
+    async fn change_elsewhere(&self, id: KeyId, change: impl FnOnce(KeyRecord) -> KeyRecord) {
+        let record = self.store.kept.find(&id).await.unwrap().unwrap();
+        let version = record.version() + 1;
+        let change = Change::new().update(change(record).with_version(version));
+        self.store.kept.commit(&change).await.unwrap();
+    }
+
+    async fn revoke_elsewhere(&self, id: KeyId) {
+        let revoke = |record: KeyRecord| record.with_revoked(Stop::new(today()));
+        self.change_elsewhere(id, revoke).await;
+    }
+
+    async fn create_elsewhere(&self, key: &str) {
+        let record = KeyRecord::imported(KeyDigest::of(key), "acme");
+        let change = Change::new().create(record);
+        self.store.kept.commit(&change).await.unwrap();
+    }
+}
+
+trait Text {
+    fn text(&self) -> &str;
+}
+
+impl Text for IssuedKey {
+    fn text(&self) -> &str {
+        self.expose_secret()
+    }
+}
+
+impl Text for String {
+    fn text(&self) -> &str {
+        self
+    }
+}
+
+/// Keys that are well-formed and not issued.
+fn strangers() -> impl Iterator<Item = String> {
+    let format = KeyFormat::new("sk_live", Environment::LIVE).unwrap();
+    std::iter::repeat_with(move || format.generate().unwrap().expose_secret().to_owned())
+}
+
+fn stranger() -> String {
+    strangers().next().unwrap()
+}
+
+// For how long a key is remembered.
+
+#[tokio::test]
+async fn a_remembered_key_is_looked_up_again_when_it_is_stale_and_then_once() {
+    for (cache, longest) in [
+        (Cache::new(), MAX_STALENESS),
+        (Cache::new().max_staleness(3 * SECOND), 3 * SECOND),
+    ] {
+        let world = World::new(cache);
+        let key = world.issue().await;
+        for _ in 0..3 {
+            assert_eq!(world.look(&key), (200, 1), "{longest:?}");
+            assert_eq!(world.look(&key), (200, 0));
+            world.clock.advance(just_before(longest));
+            assert_eq!(world.look(&key), (200, 0));
+            world.clock.advance(INSTANT);
+        }
+    }
+}
+
+#[tokio::test]
+async fn steps_of_the_wall_clock_change_nothing_about_the_age_of_what_is_remembered() {
+    let world = World::new(Cache::new());
+    let key = world.remembered().await;
+    let unknown = stranger();
+    world.ask(&unknown);
+    for instant in [
+        today() - 400 * DAY,
+        today() + 400 * DAY,
+        SystemTime::UNIX_EPOCH,
+    ] {
+        world.clock.set(instant);
+        assert_eq!(world.look(&key), (200, 0), "{instant:?}");
+        assert_eq!(world.look(&unknown), (401, 0), "{instant:?}");
+    }
+    world.clock.advance(just_before(MAX_STALENESS));
+    world.clock.set(today() - DAY);
+    assert_eq!(world.look(&key), (200, 0));
+    world.clock.advance(INSTANT);
+    world.clock.set(today() - 2 * DAY);
+    assert_eq!(world.look(&key), (200, 1));
+}
+
+#[tokio::test]
+async fn the_age_counts_from_the_question_and_not_from_the_answer() {
+    let world = World::new(Cache::new().store_time_limit(DAY));
+    let key = world.issue().await;
+    world.store.gets(Says::WhatItKeeps, Delay::For(4 * SECOND));
+    let mut slow = world.asking(&key);
+    assert!(is_waiting(&mut slow));
+    world.clock.advance(4 * SECOND);
+    assert_eq!(slow.await, 200);
+    world.store.gets_well();
+    world.clock.advance(just_before(6 * SECOND));
+    assert_eq!(world.look(&key), (200, 0));
+    world.clock.advance(INSTANT);
+    assert_eq!(world.look(&key), (200, 1));
+}
+
+#[tokio::test]
+async fn verifying_without_a_request_goes_by_the_same_memory() {
+    let world = World::new(Cache::new());
+    let key = world.remembered().await;
+    assert!(world.keys.verify(key.expose_secret()).await.is_ok());
+    assert_eq!(world.store.asked(), 0);
+    world.clock.advance(MAX_STALENESS);
+    assert!(world.keys.verify(key.expose_secret()).await.is_ok());
+    assert_eq!(world.store.asked(), 1);
+    assert_eq!(world.look(&key), (200, 0));
+    world.keys.revoke(key.id()).await.unwrap();
+    let refused = world.keys.verify(key.expose_secret()).await.unwrap_err();
+    assert_eq!(refused, Rejection::Revoked);
+    // And the layers of all clones have one memory, too.
+    world.store.asked();
+    let clone = world.keys.clone().layer();
+    assert_eq!(
+        asking(&clone, with_key(key.expose_secret())).await.status(),
+        401
+    );
+    assert_eq!(world.store.asked(), 0);
+}
+
+#[tokio::test]
+async fn without_a_cache_each_request_asks_the_store() {
+    let world = World::new(Cache::none());
+    let key = world.issue().await;
+    let unknown = stranger();
+    for _ in 0..3 {
+        assert_eq!(world.look(&key), (200, 1));
+        assert_eq!(world.look(&unknown), (401, 1));
+    }
+    world.revoke_elsewhere(key.id()).await;
+    assert_eq!(world.look(&key), (401, 1));
+}
+
+// What ends it.
+
+#[tokio::test]
+async fn invariant_3_a_cached_record_never_outlives_its_expiry() {
+    let world = World::new(Cache::new().dangerous_serve_stale(DAY));
+    let key = world
+        .keys
+        .issue("acme")
+        .expires_in(5 * SECOND)
+        .await
+        .unwrap();
+    assert_eq!(world.ask(&key), 200);
+    world.store.fails();
+    world.clock.advance(just_before(5 * SECOND));
+    assert_eq!(world.look(&key), (200, 0));
+    world.clock.advance(INSTANT);
+    assert_eq!(world.look(&key), (401, 0));
+    world.clock.advance(MAX_STALENESS);
+    assert_eq!(world.look(&key), (401, 1));
+    // By the wall clock, whatever the age of what is remembered.
+    let world = World::new(Cache::new());
+    let key = world.keys.issue("acme").expires_in(DAY).await.unwrap();
+    assert_eq!(world.ask(&key), 200);
+    world.clock.set(today() + DAY);
+    assert_eq!(world.look(&key), (401, 0));
+}
+
+#[tokio::test]
+async fn invariant_3_a_cached_record_never_outlives_its_revocation_or_suspension_here() {
+    let world = World::new(Cache::new().max_staleness(DAY).dangerous_serve_stale(DAY));
+    let key = world.remembered().await;
+    world.keys.suspend(key.id()).await.unwrap();
+    assert_eq!(world.ask(&key), 403);
+    world.keys.resume(key.id()).await.unwrap();
+    assert_eq!(world.ask(&key), 200);
+    world.keys.clone().revoke(key.id()).await.unwrap();
+    assert_eq!(world.ask(&key), 401);
+    assert_eq!(world.look(&key), (401, 0), "also a refusal is remembered");
+    // While another key, and by the age that it has, stays.
+    let other = world.remembered().await;
+    world.keys.revoke(world.issue().await.id()).await.unwrap();
+    assert_eq!(world.ask(&other), 200);
+}
+
+#[tokio::test]
+async fn invariant_3_a_cached_record_never_outlives_its_max_staleness_when_changed_elsewhere() {
+    let world = World::new(Cache::new());
+    let key = world.remembered().await;
+    world.revoke_elsewhere(key.id()).await;
+    world.clock.advance(just_before(MAX_STALENESS));
+    assert_eq!(world.look(&key), (200, 0));
+    world.clock.advance(INSTANT);
+    assert_eq!(world.look(&key), (401, 1));
+}
+
+#[tokio::test]
+async fn invariant_3_what_was_done_elsewhere_already_and_is_done_here_again_holds_here() {
+    let world = World::new(Cache::new());
+    let key = world.remembered().await;
+    world.revoke_elsewhere(key.id()).await;
+    world.keys.revoke(key.id()).await.unwrap();
+    assert_eq!(world.ask(&key), 401);
+
+    let key = world.remembered().await;
+    let suspend = |record: KeyRecord| record.with_suspended(Stop::new(today()));
+    world.change_elsewhere(key.id(), suspend).await;
+    world.keys.suspend(key.id()).await.unwrap();
+    assert_eq!(world.ask(&key), 403);
+    // Nor does a replica that lags behind undo it.
+    let old = key.record().clone();
+    world.keys.invalidate(&key.id());
+    world.store.says(old);
+    assert_eq!(world.ask(&key), 403);
+}
+
+#[tokio::test]
+async fn what_is_invalidated_is_looked_up_again_at_the_next_request() {
+    let world = World::new(Cache::new());
+    let keys = [world.remembered().await, world.remembered().await];
+    world.revoke_elsewhere(keys[0].id()).await;
+    world.keys.invalidate(&keys[0].id());
+    assert_eq!(world.look(&keys[0]), (401, 1));
+    assert_eq!(world.look(&keys[0]), (401, 0));
+
+    let unknown = stranger();
+    assert_eq!(world.look(&unknown), (401, 1));
+    world.create_elsewhere(&unknown).await;
+    world.revoke_elsewhere(keys[1].id()).await;
+    world.keys.invalidate_all();
+    assert_eq!(world.look(&keys[0]), (401, 1));
+    assert_eq!(world.look(&keys[1]), (401, 1));
+    assert_eq!(world.look(&unknown), (200, 1));
+    assert_eq!(world.look(&unknown), (200, 0));
+}
+
+#[tokio::test]
+async fn a_key_that_goes_and_comes_back_is_remembered_again() {
+    let world = World::new(Cache::new());
+    let key = world.issue().await;
+    let record = key.record().clone();
+    for round in 0..100 {
+        world.store.says(record.clone());
+        world.keys.invalidate(&key.id());
+        assert_eq!(world.look(&key), (200, 1), "round {round}");
+        assert_eq!(world.look(&key), (200, 0), "round {round}");
+        world.store.says(None);
+        world.keys.invalidate(&key.id());
+        assert_eq!(world.look(&key), (401, 1), "round {round}");
+        assert_eq!(world.look(&key), (401, 0), "round {round}");
+    }
+}
+
+// Loads that race a change.
+
+#[tokio::test]
+async fn invariant_4_a_load_that_began_before_a_revocation_never_serves_after_it() {
+    for waiting in [1, 3] {
+        let world = World::new(Cache::new().dangerous_serve_stale(DAY));
+        let key = world.issue().await;
+        let old_record_in_hand = world.store.hangs();
+        let mut early: Vec<_> = (0..waiting).map(|_| world.asking(&key)).collect();
+        assert!(early.iter_mut().all(is_waiting));
+        assert_eq!(world.store.asked(), 1);
+        world.store.gets_well();
+        world.keys.revoke(key.id()).await.unwrap();
+        // Before the load has landed, nobody joins it…
+        assert_eq!(world.ask(&key), 401);
+        // …and when it has, nobody is let in by it, nor does it take the place of what is newer.
+        world.store.asked();
+        old_record_in_hand.open();
+        assert_eq!(join_all(early).await, vec![401; waiting]);
+        assert_eq!(world.store.asked(), 0);
+        assert_eq!(world.look(&key), (401, 0));
+        world.clock.advance(MAX_STALENESS);
+        world.store.fails();
+        assert_eq!(world.ask(&key), 401, "the revocation is what is stale");
+    }
+}
+
+#[tokio::test]
+async fn invariant_4_holds_for_verifying_and_for_what_is_invalidated_too() {
+    let world = World::new(Cache::new());
+    for all in [false, true] {
+        let key = world.issue().await;
+        let gate = world.store.hangs();
+        let mut request = world.asking(&key);
+        let mut verified = Box::pin(world.keys.verify(key.expose_secret()));
+        assert!(is_waiting(&mut request) && is_waiting(&mut verified));
+        world.revoke_elsewhere(key.id()).await;
+        if all {
+            world.keys.invalidate_all();
+        } else {
+            world.keys.invalidate(&key.id());
+        }
+        world.store.gets_well();
+        gate.open();
+        assert_eq!(request.await, 401);
+        assert_eq!(verified.await.unwrap_err(), Rejection::Revoked);
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_changes_faster_than_it_loads_is_503_in_the_end() {
+    let world = World::new(Cache::new());
+    let key = world.issue().await;
+    let mut gate = world.store.hangs();
+    let mut request = world.asking(&key);
+    for _ in 0..100 {
+        if !is_waiting(&mut request) {
+            assert!(world.store.asked() < 20);
+            return;
+        }
+        world.keys.invalidate(&key.id());
+        let next = world.store.hangs();
+        std::mem::replace(&mut gate, next).open();
+    }
+    panic!("it is waited for without end");
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_not_let_in_by_a_replica_that_lags_behind() {
+    let world = World::new(Cache::new());
+    let key = world.remembered().await;
+    world.keys.revoke(key.id()).await.unwrap();
+    world.store.says(key.record().clone());
+    assert_eq!(world.look(&key), (401, 1));
+    world.keys.invalidate(&key.id());
+    assert_eq!(world.look(&key), (401, 1));
+    world.keys.invalidate_all();
+    assert_eq!(world.look(&key), (401, 1));
+    world.clock.advance(100 * DAY);
+    assert_eq!(world.look(&key), (401, 1));
+    // What is newer than what was done here is believed.
+    let suspended = {
+        world.store.gets_well();
+        world.remembered().await
+    };
+    world.keys.suspend(suspended.id()).await.unwrap();
+    let resumed = suspended.record().clone().with_version(3);
+    world.store.says(resumed);
+    assert_eq!(world.ask(&suspended), 200);
+}
+
+// Keys that do not exist.
+
+#[tokio::test]
+async fn that_there_is_no_such_key_is_remembered_for_a_short_time() {
+    for (cache, time) in [
+        (Cache::new(), MISSES),
+        (Cache::new().misses(5 * SECOND), 5 * SECOND),
+    ] {
+        let world = World::new(cache);
+        let unknown = stranger();
+        for _ in 0..3 {
+            assert_eq!(world.look(&unknown), (401, 1), "{time:?}");
+            world.clock.advance(just_before(time));
+            assert_eq!(world.look(&unknown), (401, 0));
+            world.clock.advance(INSTANT);
+        }
+        world.ask(&unknown);
+        world.create_elsewhere(&unknown).await;
+        world.clock.advance(just_before(time));
+        assert_eq!(world.look(&unknown), (401, 0));
+        world.clock.advance(INSTANT);
+        assert_eq!(world.look(&unknown), (200, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_created_is_unknown_no_more() {
+    let world = World::new(Cache::new().misses(DAY));
+    let unknown = stranger();
+    assert_eq!(world.ask(&unknown), 401);
+    world.create_elsewhere(&unknown).await;
+    assert_eq!(world.look(&unknown), (401, 0));
+    world.keys.invalidate(&KeyDigest::of(&unknown).id());
+    assert_eq!(world.look(&unknown), (200, 1));
+}
+
+#[tokio::test]
+async fn a_failure_of_the_store_is_not_remembered() {
+    let world = World::new(Cache::new().misses(DAY));
+    let key = world.issue().await;
+    for says in [Says::Down, Says::Corrupt] {
+        world.keys.invalidate_all();
+        world.store.gets(says, Delay::None);
+        assert_eq!(world.look(&key), (503, 1));
+        assert_eq!(world.look(&key), (503, 1));
+        world.store.gets_well();
+        assert_eq!(world.look(&key), (200, 1));
+    }
+}
+
+// Many at once.
+
+#[tokio::test]
+async fn ten_thousand_requests_for_a_key_make_one_load_and_none_fails() {
+    let world = World::new(Cache::none());
+    let key = world.issue().await;
+    let gate = world.store.hangs();
+    let mut requests: Vec<_> = (0..10_000).map(|_| world.asking(&key)).collect();
+    assert!(requests.iter_mut().all(is_waiting));
+    gate.open();
+    assert_eq!(join_all(requests).await, vec![200; 10_000]);
+    assert_eq!(world.store.asked(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_requests_on_several_threads_make_one_load_and_none_fails() {
+    let world = World::new(Cache::new());
+    let key = world.issue().await;
+    let gate = world.store.hangs();
+    let requests: Vec<_> = (0..10_000)
+        .map(|_| tokio::spawn(world.asking(&key)))
+        .collect();
+    gate.open();
+    for request in requests {
+        assert_eq!(request.await.unwrap(), 200);
+    }
+    assert_eq!(world.store.asked(), 1);
+}
+
+#[tokio::test]
+async fn who_goes_away_takes_the_load_of_the_others_not_along() {
+    let world = World::new(Cache::new().max_loads(1));
+    let key = world.issue().await;
+    let gate = world.store.hangs();
+    let mut requests: Vec<_> = (0..10).map(|_| world.asking(&key)).collect();
+    assert!(requests.iter_mut().all(is_waiting));
+    drop(requests.remove(0)); // the one that began it
+    drop(requests.remove(4));
+    assert!(requests.iter_mut().all(is_waiting));
+    gate.open();
+    assert_eq!(join_all(requests).await, vec![200; 8]);
+    assert!(world.store.asked() <= 2);
+}
+
+/// Wakers are the only thing that makes these go on.
+#[tokio::test]
+async fn when_the_first_goes_away_the_others_are_still_woken() {
+    let world = World::new(Cache::new());
+    let key = world.issue().await;
+    let gate = world.store.hangs();
+    let first = tokio::spawn(world.asking(&key));
+    let others: Vec<_> = (0..10).map(|_| tokio::spawn(world.asking(&key))).collect();
+    while world.store.asked() == 0 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..20 {
+        tokio::task::yield_now().await; // all have set out
+    }
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    gate.open();
+    for other in others {
+        assert_eq!(other.await.unwrap(), 200);
+    }
+}
+
+#[tokio::test]
+async fn when_all_have_gone_away_the_next_request_loads_afresh() {
+    let world = World::new(Cache::new().max_loads(1));
+    let [key, other] = [world.issue().await, world.issue().await];
+    let gate = world.store.hangs();
+    let mut requests: Vec<_> = (0..10).map(|_| world.asking(&key)).collect();
+    assert!(requests.iter_mut().all(is_waiting));
+    drop(requests);
+    world.store.gets_well();
+    assert_eq!(world.look(&other), (200, 1), "the load is gone");
+    assert_eq!(world.look(&key), (200, 1));
+    gate.open();
+    assert_eq!(world.look(&key), (200, 0));
+}
+
+#[tokio::test]
+async fn a_store_that_panics_does_so_for_one_request_and_is_503_for_the_others() {
+    let world = World::new(Cache::new().max_loads(1));
+    let key = world.issue().await;
+    let gate = support::trouble::Gate::default();
+    world.store.gets(Says::Panic, Delay::Until(gate.clone()));
+    let mut requests: Vec<_> = (0..10).map(|_| world.asking(&key)).collect();
+    assert!(requests.iter_mut().all(is_waiting));
+    gate.open();
+    let mut panicked = 0;
+    for request in requests {
+        match AssertUnwindSafe(request).catch_unwind().await {
+            Ok(status) => assert_eq!(status, 503),
+            Err(_) => panicked += 1,
+        }
+    }
+    assert_eq!((panicked, world.store.asked()), (1, 1));
+    world.store.gets_well();
+    assert_eq!(world.look(&key), (200, 1));
+}
+
+#[tokio::test]
+async fn only_so_many_keys_are_loaded_at_the_same_time() {
+    let world = World::new(Cache::new().max_loads(2));
+    let cached = world.remembered().await;
+    let keys = [
+        world.issue().await,
+        world.issue().await,
+        world.issue().await,
+    ];
+    let gate = world.store.hangs();
+    let mut loading = [world.asking(&keys[0]), world.asking(&keys[1])];
+    assert!(loading.iter_mut().all(is_waiting));
+    assert_eq!(world.look(&keys[2]), (503, 0));
+    assert_eq!(world.look(&cached), (200, 0));
+    let mut joins = world.asking(&keys[0]);
+    assert!(
+        is_waiting(&mut joins),
+        "who needs no load of his own may wait"
+    );
+    gate.open();
+    world.store.gets_well();
+    assert_eq!(join_all(loading).await, [200, 200]);
+    assert_eq!(joins.await, 200);
+    assert_eq!(world.look(&keys[2]), (200, 1));
+}
+
+// While the store fails.
+
+#[tokio::test]
+async fn a_stale_key_is_served_while_the_store_fails_only_if_that_was_chosen_and_not_for_ever() {
+    let longest = 60 * SECOND;
+    for serves_stale in [false, true] {
+        let cache = if serves_stale {
+            Cache::new().dangerous_serve_stale(longest)
+        } else {
+            Cache::new()
+        };
+        let world = World::new(cache);
+        let key = world.remembered().await;
+        world.store.fails();
+        world.clock.advance(just_before(MAX_STALENESS));
+        assert_eq!(world.look(&key), (200, 0));
+        world.clock.advance(INSTANT);
+        let expected = if serves_stale { 200 } else { 503 };
+        assert_eq!(world.look(&key), (expected, 1));
+        world.clock.advance(just_before(50 * SECOND));
+        assert_eq!(world.look(&key), (expected, 1));
+        world.clock.advance(INSTANT);
+        assert_eq!(world.look(&key), (503, 1));
+        world.store.gets_well();
+        assert_eq!(world.look(&key), (200, 1));
+        assert_eq!(world.look(&key), (200, 0));
+    }
+}
+
+#[tokio::test]
+async fn what_was_stopped_here_and_what_was_never_known_is_not_served_stale() {
+    let world = World::new(Cache::new().dangerous_serve_stale(DAY));
+    let [revoked, suspended, invalidated] = [
+        world.remembered().await,
+        world.remembered().await,
+        world.remembered().await,
+    ];
+    let unknown = stranger();
+    assert_eq!(world.ask(&unknown), 401);
+    let unseen = world.issue().await;
+    world.keys.revoke(revoked.id()).await.unwrap();
+    world.keys.suspend(suspended.id()).await.unwrap();
+    world.revoke_elsewhere(invalidated.id()).await;
+    world.keys.invalidate(&invalidated.id());
+    world.store.fails();
+    for age in [Duration::ZERO, MAX_STALENESS] {
+        world.clock.advance(age);
+        for key in [&revoked, &suspended, &invalidated, &unseen] {
+            assert_eq!(world.ask(key), 503);
+        }
+    }
+    assert_eq!(world.ask(&unknown), 503);
+}
+
+#[tokio::test]
+async fn too_many_loads_are_an_outage_too() {
+    let world = World::new(Cache::new().max_loads(1).dangerous_serve_stale(DAY));
+    let [stale, loading] = [world.remembered().await, world.issue().await];
+    world.clock.advance(MAX_STALENESS);
+    let gate = world.store.hangs();
+    let mut hung = world.asking(&loading);
+    assert!(is_waiting(&mut hung));
+    assert_eq!(world.look(&stale), (200, 0));
+    gate.open();
+    assert_eq!(hung.await, 200);
+}
+
+// How much is remembered.
+
+/// Whatever is in their records.
+#[test]
+fn invariant_7_a_flood_of_good_keys_stays_within_its_memory() {
+    const MEMORY: u64 = 2 << 20;
+    type Shape = fn(KeyRecord) -> KeyRecord;
+    let shapes: [(&str, Shape); 7] = [
+        ("bare", |key| key),
+        ("a short note", |key| key.with_metadata(notes(1, 1))),
+        ("a long note", |key| key.with_metadata(notes(1, 1_000))),
+        ("many notes", |key| key.with_metadata(notes(40, 1))),
+        ("a quota", |key| key.with_limit("a", Quota::per_minute(1))),
+        ("scopes", |key| {
+            key.with_scopes("a b c d e f g".parse().unwrap())
+        }),
+        ("networks", |key| {
+            let networks = (0..=255).map(|net| format!("10.0.{net}.0/24"));
+            key.with_networks(AllowedNetworks::only(networks).unwrap())
+        }),
+    ];
+    for (shape, build) in shapes {
+        let world = World::new(Cache::new().memory(MEMORY));
+        let flood: Vec<_> = strangers().take(6_000).collect();
+        for key in &flood {
+            let record = build(KeyRecord::imported(KeyDigest::of(key), "acme"));
+            let change = Change::new().create(record);
+            let created = world.store.kept.commit(&change).now_or_never();
+            created.unwrap().unwrap();
+        }
+        let measured = allocation_counter::measure(|| {
+            for key in &flood {
+                assert_ne!(world.ask(key), 503, "{shape}");
+            }
+        });
+        let kept = u64::try_from(measured.bytes_current).unwrap();
+        // What was put there last is weighed, and what goes is freed, a little later.
+        assert!(kept < MEMORY * 3 / 2, "{kept} bytes are kept of {shape}");
+        assert!(kept > MEMORY / 3, "only {kept} bytes are kept of {shape}");
+        let most = measured.bytes_max;
+        assert!(most < MEMORY * 2, "{most} bytes at a time of {shape}");
+    }
+}
+
+fn notes(count: usize, length: usize) -> BTreeMap<String, String> {
+    let note = |at| (format!("note {at:2}"), "n".repeat(length));
+    (0..count).map(note).collect()
+}
+
+#[tokio::test]
+async fn invariant_7_a_flood_of_unknown_keys_evicts_no_good_key_and_is_bounded_itself() {
+    let world = World::new(Cache::new().memory(1 << 20).misses(DAY));
+    let mut good = Vec::new();
+    for _ in 0..200 {
+        good.push(world.remembered().await);
+    }
+    let flood: Vec<_> = strangers().take(30_000).collect();
+    let measured = allocation_counter::measure(|| {
+        for key in &flood {
+            assert_eq!(world.ask(key), 401);
+        }
+    });
+    assert_eq!(world.store.asked(), flood.len());
+    let kept = measured.bytes_current;
+    assert!(kept < 5 << 20, "{kept} bytes are kept");
+    for key in &good {
+        assert_eq!(world.look(key), (200, 0));
+    }
+}
