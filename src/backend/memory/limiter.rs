@@ -9,8 +9,10 @@ use std::time::{Duration, SystemTime};
 use arrayvec::ArrayVec;
 use hashbrown::HashTable;
 
+use crate::limit::rate::RateQuota;
 use crate::limit::state::{Left, State};
 use crate::limit::{Charge, LimiterError, MAX_CHARGES, RateLimiter, Standing, Subject, Verdict};
+use crate::quota::Shape;
 
 /// So many parts of the memory, each under a lock of its own.
 const SHARDS: usize = 64;
@@ -114,6 +116,10 @@ impl MemoryLimiter {
         let key = self.hasher.key(charge);
         let mut shard = self.shards[shard_of(key)].lock();
         let mut budget = shard.find_or_make(key, charge, now);
+        let state = budget.state.as_deref_mut();
+        if let Some(standing) = state.and_then(|state| decide_rate(state, charge, now)) {
+            return standing;
+        }
         let wait = budget.wait(charge, now, charge.cost());
         budget.settle(charge, now, wait, wait == Some(0))
     }
@@ -461,6 +467,22 @@ impl Opened<'_> {
     }
 }
 
+/// The whole of a decision about one charge against a `rate`, which is most of them, in one stroke.
+#[inline]
+fn decide_rate(state: &mut State, charge: &Charge<'_>, now: u64) -> Option<Standing> {
+    let (quota, cost) = (charge.quota(), charge.cost());
+    let (State::Rate(rate), Shape::Rate { interval }) = (state, quota.form()) else {
+        return None;
+    };
+    let burst = quota.limit();
+    let quota = RateQuota { interval, burst };
+    let wait = rate.wait(quota, now, cost);
+    if wait == Some(0) {
+        rate.take(quota, now, cost);
+    }
+    Some(Standing::of(rate.left(quota, now), wait))
+}
+
 /// The memory that the first slots of a window take: a window that is refused it has one slot.
 const SMALLEST_HEAP: usize = 128;
 
@@ -470,8 +492,10 @@ const A_SECOND: u64 = 1_000_000_000;
 #[inline]
 fn nanoseconds(now: SystemTime) -> u64 {
     let since = now.duration_since(SystemTime::UNIX_EPOCH);
-    u64::try_from(since.unwrap_or(Duration::ZERO).as_nanos())
-        .unwrap_or(u64::MAX)
+    let since = since.unwrap_or(Duration::ZERO);
+    let seconds = since.as_secs().saturating_mul(A_SECOND);
+    seconds
+        .saturating_add(u64::from(since.subsec_nanos()))
         .min(LATEST)
 }
 
