@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Method, Request, Response};
 use http_body_util::Full;
-use support::trouble::{Judges, TroubledLimiter, TroubledStore};
+use support::trouble::{Delay, Gate, Judges, TroubledLimiter, TroubledStore};
 use support::{is_waiting, today};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_api_key::{
@@ -362,24 +362,41 @@ async fn a_key_that_cannot_be_looked_at_again_is_503_and_costs_nothing() {
 
 #[tokio::test]
 async fn what_the_limiter_did_not_take_is_not_given_back_to_it() {
-    let nodes = 2.try_into().unwrap();
-    for outage in [
+    let outages = [
         LimiterOutage::admit(Quota::per_minute(10)),
-        LimiterOutage::local_share(nodes),
-    ] {
+        LimiterOutage::local_share(2.try_into().unwrap()),
+    ];
+    for (outage, meanwhile) in outages.iter().flat_map(|outage| {
+        ["nothing", "changed", "revoked"].map(|meanwhile| (outage.clone(), meanwhile))
+    }) {
         let world = World::new(limits(), true, outage).await;
         assert_eq!(world.ask(REPORT, Does::Nothing).await, 200);
-        // A request is let in while the limiter fails, and is done when it works again.
+        // A request comes while the limiter fails, and is done when it works again.
         let mut request = world.asking(REPORT, Does::Refund(4));
-        let check = world.limiter.hangs();
-        world
-            .limiter
-            .gets(Judges::Fails, support::trouble::Delay::Until(check.clone()));
+        let gate = Gate::default();
+        let until = Delay::Until(gate.clone());
+        world.limiter.gets(Judges::Fails, until);
         assert!(is_waiting(&mut request));
-        check.open();
+        let id = world.key.id();
+        let status = match meanwhile {
+            "revoked" => {
+                world.keys.revoke(id).await.unwrap();
+                401
+            }
+            "changed" => {
+                world.keys.invalidate(&id);
+                200
+            }
+            _ => 200,
+        };
         world.limiter.gets_well();
-        let answer = request.await;
-        assert_eq!(answer.status(), 200);
-        assert_eq!(world.left().await, [6, 16]);
+        gate.open();
+        assert_eq!(request.await.status(), status);
+        let other = world.keys.issue("acme").await.unwrap();
+        let world = World {
+            key: other,
+            ..world
+        };
+        assert_eq!(world.left().await[1], 16, "{meanwhile}");
     }
 }
