@@ -133,12 +133,12 @@ impl Gate {
             }
             self.prove(parts, &key, found, key.now)
         });
-        let proved = match looked {
+        let mut proved = match looked {
             None => return Progress::Waiting(Box::new(Candidate::ToLoad(key))),
             Some(Err(denial)) => return Progress::Decided(Err(denial)),
             Some(Ok(proved)) => proved,
         };
-        match self.charge_now(Some(&proved.known), proved.bound, proved.now) {
+        match self.charge_now(Some(&proved.known), &mut proved.bound, proved.now) {
             None => Progress::Waiting(Box::new(Candidate::ToCharge(key, proved))),
             Some(Ok(limits)) => Progress::Decided(Ok(self.admit(parts, &key, proved, limits))),
             Some(Err(refusal)) => Progress::Decided(Err(refusal.of(&proved, key.carrier))),
@@ -151,19 +151,19 @@ impl Gate {
         parts: &mut Parts,
         candidate: Candidate,
     ) -> Result<Admission, Denial> {
-        let (key, proved) = match candidate {
+        let (key, mut proved) = match candidate {
             Candidate::ToLoad(key) => {
                 let found = self.load(parts, &key).await?;
                 let proved = self.prove(parts, &key, &found, self.keyring.now())?;
                 (key, proved)
             }
             Candidate::ToCharge(key, proved) => (key, proved),
-            Candidate::NoKey(bound) => {
-                let limits = self.charge(None, bound, self.keyring.now()).await;
+            Candidate::NoKey(mut bound) => {
+                let limits = self.charge(None, &mut bound, self.keyring.now()).await;
                 return Ok(anonymous(parts, limits.map_err(Refusal::of_nobody)?));
             }
         };
-        let charged = self.charge(Some(&proved.known), proved.bound, proved.now);
+        let charged = self.charge(Some(&proved.known), &mut proved.bound, proved.now);
         let limits = charged
             .await
             .map_err(|refusal| refusal.of(&proved, key.carrier))?;
@@ -172,7 +172,10 @@ impl Gate {
         }
         // The key was changed while the limiter let it wait.
         match self.prove_anew(parts, &key).await {
-            Ok(proved) => Ok(self.admit(parts, &key, proved, limits)),
+            Ok(anew) => {
+                let bound = proved.bound; // as it was charged
+                Ok(self.admit(parts, &key, Proved { bound, ..anew }, limits))
+            }
             Err(denial) => {
                 self.give_back(&proved).await;
                 Err(denial)
@@ -375,33 +378,33 @@ impl Gate {
     fn charge_now(
         &self,
         known: Option<&KnownKey>,
-        bound: Option<Bound>,
+        bound: &mut Option<Bound>,
         now: SystemTime,
     ) -> Option<Result<Option<Notice>, Refusal>> {
         let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, bound) else {
             return Some(Ok(None));
         };
-        let charges = limiting.rules.charges(known.map(KnownKey::holder), bound);
+        let charges = limiting.rules.charges(known.map(KnownKey::holder), *bound);
         let checked = limiting.check_now(&charges, now)?;
-        Some(self.conclude(limiting, &charges, &checked, now))
+        Some(self.conclude(limiting, &charges, &checked, bound, now))
     }
 
     /// Step 8, with a wait.
     async fn charge(
         &self,
         known: Option<&KnownKey>,
-        bound: Option<Bound>,
+        bound: &mut Option<Bound>,
         now: SystemTime,
     ) -> Result<Option<Notice>, Refusal> {
         let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, bound) else {
             return Ok(None);
         };
-        let charges = limiting.rules.charges(known.map(KnownKey::holder), bound);
+        let charges = limiting.rules.charges(known.map(KnownKey::holder), *bound);
         let checked = match limiting.check_now(&charges, now) {
             Some(checked) => checked,
             None => limiting.check(&*self.keyring.clock, &charges, now).await,
         };
-        self.conclude(limiting, &charges, &checked, now)
+        self.conclude(limiting, &charges, &checked, bound, now)
     }
 
     fn conclude(
@@ -409,6 +412,7 @@ impl Gate {
         limiting: &Limiting,
         charges: &[Charge<'_>],
         checked: &Result<Verdict, LimiterError>,
+        bound: &mut Bound,
         now: SystemTime,
     ) -> Result<Option<Notice>, Refusal> {
         let told = |charges: &[Charge<'_>], verdict: &Verdict| {
@@ -426,6 +430,7 @@ impl Gate {
             Err(error) => error,
         };
         trace::limiter_failed(error);
+        bound.let_off();
         match limiting.emergency.decide(charges, now) {
             Fallback::Charged(shares, verdict) => told(&shares, &verdict),
             Fallback::Admit => Ok(None),
@@ -506,8 +511,8 @@ impl Gate {
         if !self.settings.optional && !preflight {
             return Progress::Decided(Err(stranger(Rejection::Missing, None)));
         }
-        let bound = self.bind(parts, &Client::default());
-        match self.charge_now(None, bound, self.keyring.now()) {
+        let mut bound = self.bind(parts, &Client::default());
+        match self.charge_now(None, &mut bound, self.keyring.now()) {
             None => Progress::Waiting(Box::new(Candidate::NoKey(bound))),
             Some(Ok(limits)) => Progress::Decided(Ok(anonymous(parts, limits))),
             Some(Err(refusal)) => Progress::Decided(Err(refusal.of_nobody())),

@@ -22,7 +22,7 @@ impl Metering {
         bound: Bound,
         units: u64,
     ) -> Result<(), LimiterError> {
-        let Some(limiting) = &self.limiting else {
+        let Some(limiting) = self.limiting.as_ref().filter(|_| !bound.is_let_off()) else {
             return Ok(());
         };
         let units = units.min(limiting.rules.cost_of(bound));

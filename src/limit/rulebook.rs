@@ -49,6 +49,8 @@ struct Route {
 pub(crate) struct Bound {
     endpoint: usize,
     address: Option<IpAddr>,
+    /// The limiter failed, and took nothing.
+    is_let_off: bool,
 }
 
 /// A key and its plan.
@@ -72,6 +74,17 @@ pub(super) struct Endpoint {
     pub(super) path: String,
     pub(super) cost: u64,
     pub(super) rules: Vec<Rule>,
+}
+
+impl Bound {
+    /// Notes that the limiter took nothing, so that there is nothing to give back to it.
+    pub(crate) fn let_off(&mut self) {
+        self.is_let_off = true;
+    }
+
+    pub(crate) fn is_let_off(&self) -> bool {
+        self.is_let_off
+    }
 }
 
 impl Rulebook {
@@ -140,6 +153,7 @@ impl Rulebook {
         Bound {
             endpoint: endpoint.unwrap_or(self.costs.len() - 1),
             address,
+            is_let_off: false,
         }
     }
 
@@ -157,6 +171,7 @@ impl Rulebook {
         Bound {
             endpoint: self.costs.len() - 1,
             address,
+            is_let_off: false,
         }
     }
 

@@ -1,0 +1,402 @@
+//! What becomes of a request's charges after it was let in, or while it waits to be: what handlers
+//! give back and take, over budgets that are at hand and over budgets that must be waited for.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Method, Request, Response};
+use http_body_util::Full;
+use support::trouble::{Delay, Gate, Judges, TroubledLimiter, TroubledStore};
+use support::{is_waiting, today};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_api_key::{
+    ApiKeys, Caller, Change, Endpoint, IssuedKey, KeyRecord, KeyStore, LimiterError, LimiterOutage,
+    Limits, ManagedKeyStore, ManualClock, MemoryLimiter, PeerAddr, Quota, RateLimitHeaders,
+    ResponseBody, Stop,
+};
+
+const REPORT: (Method, &str) = (Method::POST, "/report");
+/// It costs nothing, to see how budgets stand.
+const LOOK: (Method, &str) = (Method::GET, "/look");
+
+type Answer = Response<ResponseBody<Full<Bytes>>>;
+type Asking = std::pin::Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// What a handler does about its charges.
+#[derive(Clone, Copy)]
+enum Does {
+    Nothing,
+    Refund(u64),
+    Charge(u64),
+}
+
+/// In the extensions of an answer: how that went.
+#[derive(Clone)]
+struct Done(Result<(), LimiterError>);
+
+async fn work(request: Request<()>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let caller = Caller::of(request.extensions()).unwrap();
+    let done = match request.extensions().get().unwrap() {
+        Does::Nothing => Ok(()),
+        Does::Refund(units) => caller.refund(*units).await,
+        Does::Charge(units) => caller.charge(*units).await,
+    };
+    let mut response = Response::default();
+    response.extensions_mut().insert(Done(done));
+    Ok(response)
+}
+
+struct World {
+    keys: ApiKeys,
+    clock: ManualClock,
+    store: TroubledStore,
+    limiter: TroubledLimiter,
+    key: IssuedKey,
+}
+
+impl World {
+    /// Budgets at hand.
+    async fn near(limits: Limits) -> Self {
+        Self::new(limits, false, LimiterOutage::refuse()).await
+    }
+
+    /// Budgets that are waited for each time.
+    async fn far(limits: Limits) -> Self {
+        Self::new(limits, true, LimiterOutage::refuse()).await
+    }
+
+    async fn new(limits: Limits, far: bool, outage: LimiterOutage) -> Self {
+        let clock = ManualClock::at(today());
+        let (store, limiter) = (TroubledStore::new(&clock), TroubledLimiter::new(&clock));
+        let builder = ApiKeys::builder(store.clone())
+            .clock(clock.clone())
+            .limits(limits)
+            .limiter_outage(outage);
+        let builder = if far {
+            builder.limiter(limiter.clone())
+        } else {
+            builder.limiter(MemoryLimiter::new())
+        };
+        let keys = builder.build().unwrap();
+        let key = keys.issue("acme").await.unwrap();
+        Self {
+            keys,
+            clock,
+            store,
+            limiter,
+            key,
+        }
+    }
+
+    fn asking(&self, (method, path): (Method, &str), does: Does) -> Asking {
+        let headers = RateLimitHeaders::none().with_draft();
+        let layer = self.keys.layer().rate_limit_headers(headers);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("x-api-key", self.key.expose_secret())
+            .extension(PeerAddr(SocketAddr::from(([192, 0, 2, 1], 80))))
+            .extension(does);
+        let request = request.body(()).unwrap();
+        let answer = layer.layer(service_fn(work)).oneshot(request);
+        Box::pin(answer.map(Result::unwrap))
+    }
+
+    async fn ask(&self, endpoint: (Method, &str), does: Does) -> u16 {
+        let answer = self.asking(endpoint, does).await;
+        if let Some(Done(done)) = answer.extensions().get() {
+            assert!(done.is_ok());
+        }
+        answer.status().as_u16()
+    }
+
+    /// What is left of each budget that binds a request to any endpoint.
+    async fn left(&self) -> Vec<u64> {
+        left(&self.asking(LOOK, Does::Nothing).await)
+    }
+
+    async fn change_elsewhere(&self, change: impl FnOnce(KeyRecord) -> KeyRecord) {
+        let record = self.store.kept.find(&self.key.id()).await.unwrap().unwrap();
+        let version = record.version() + 1;
+        let change = Change::new().update(change(record).with_version(version));
+        self.store.kept.commit(&change).await.unwrap();
+    }
+}
+
+/// What the answer says to be left of each budget.
+fn left(answer: &Answer) -> Vec<u64> {
+    let told = answer.headers()["ratelimit"].to_str().unwrap();
+    let left = |limit: &str| {
+        let left = limit.split(';').find_map(|part| part.strip_prefix("r="));
+        left.unwrap().parse().unwrap()
+    };
+    told.split(", ").map(left).collect()
+}
+
+fn limits() -> Limits {
+    Limits::new()
+        .per_key(Quota::per_minute(10))
+        .per_account(Quota::per_hour(20))
+        .cost(REPORT.0, REPORT.1, 4)
+        .cost(LOOK.0, LOOK.1, 0)
+}
+
+#[tokio::test]
+async fn a_refund_gives_back_what_the_request_cost_and_not_more() {
+    for world in [World::near(limits()).await, World::far(limits()).await] {
+        assert_eq!(world.ask(REPORT, Does::Nothing).await, 200);
+        assert_eq!(world.left().await, [6, 16]);
+        for (units, left) in [(3, [5, 15]), (0, [1, 11])] {
+            assert_eq!(world.ask(REPORT, Does::Refund(units)).await, 200);
+            assert_eq!(world.left().await, left, "{units} of 4");
+        }
+        world.clock.advance(Duration::from_secs(61));
+        for units in [4, 5, u64::MAX] {
+            assert_eq!(world.ask(REPORT, Does::Refund(units)).await, 200);
+            assert_eq!(world.left().await, [10, 11], "{units} of 4");
+        }
+        // What cost nothing gives nothing back.
+        let before = world.left().await;
+        assert_eq!(world.ask(LOOK, Does::Refund(4)).await, 200);
+        assert_eq!(world.left().await, before);
+    }
+}
+
+#[tokio::test]
+async fn a_refund_reaches_every_limit_that_bound_the_request() {
+    let limits = || {
+        let report = Endpoint::new(REPORT.0, REPORT.1)
+            .cost(2)
+            .per_key(Quota::per_minute(10))
+            .total(Quota::per_minute(20));
+        Limits::new()
+            .per_key(Quota::per_minute(11))
+            .per_ip(Quota::per_minute(12))
+            .global(Quota::per_utc_month(13))
+            .endpoint(report)
+    };
+    for world in [World::near(limits()).await, World::far(limits()).await] {
+        let first = left(&world.asking(REPORT, Does::Refund(2)).await);
+        assert_eq!(first, [9, 10, 11, 8, 18]);
+        let second = left(&world.asking(REPORT, Does::Charge(3)).await);
+        assert_eq!(second, first);
+        let third = left(&world.asking(REPORT, Does::Nothing).await);
+        assert_eq!(third, [4, 5, 6, 3, 13]);
+    }
+}
+
+#[tokio::test]
+async fn a_charge_takes_what_is_left_at_most_and_the_next_request_is_refused() {
+    for world in [World::near(limits()).await, World::far(limits()).await] {
+        let page = || (Method::GET, "/page");
+        assert_eq!(world.ask(page(), Does::Charge(0)).await, 200);
+        assert_eq!(world.left().await, [9, 19]);
+        assert_eq!(world.ask(page(), Does::Charge(3)).await, 200);
+        assert_eq!(world.left().await, [5, 15]);
+        // More than the key has left, and less than the account.
+        assert_eq!(world.ask(page(), Does::Charge(6)).await, 200);
+        assert_eq!(world.left().await, [0, 8]);
+        assert_eq!(world.ask(page(), Does::Nothing).await, 429);
+        assert_eq!(
+            world.ask(LOOK, Does::Nothing).await,
+            200,
+            "it takes nothing"
+        );
+        // Nothing is left to take, which is no failure, and what is taken comes back in time.
+        assert_eq!(world.ask(LOOK, Does::Charge(1)).await, 200);
+        assert_eq!(world.left().await, [0, 7]);
+        world.clock.advance(Duration::from_secs(61));
+        // More than there ever is.
+        assert_eq!(world.ask(page(), Does::Charge(u64::MAX)).await, 200);
+        assert_eq!(world.left().await, [0, 0]);
+        world.clock.advance(Duration::from_secs(3661));
+        assert_eq!(world.left().await, [10, 20]);
+    }
+}
+
+#[tokio::test]
+async fn without_limits_there_is_nothing_to_give_back_or_to_charge() {
+    for world in [
+        World::near(Limits::new()).await,
+        World::far(Limits::new()).await,
+    ] {
+        world.limiter.fails(); // nobody asks it
+        for does in [Does::Refund(1), Does::Charge(1)] {
+            assert_eq!(world.ask(REPORT, does).await, 200);
+        }
+        let caller = world.keys.verify(world.key.expose_secret()).await.unwrap();
+        caller.refund(1).await.unwrap();
+        caller.charge(1).await.unwrap();
+    }
+}
+
+/// A job that is not a request was charged nothing, but may be charged.
+#[tokio::test]
+async fn a_caller_without_a_request_has_nothing_to_give_back() {
+    for world in [World::near(limits()).await, World::far(limits()).await] {
+        assert_eq!(world.ask(REPORT, Does::Nothing).await, 200);
+        let caller = world.keys.verify(world.key.expose_secret()).await.unwrap();
+        assert_eq!(world.left().await, [6, 16]);
+        caller.refund(4).await.unwrap();
+        assert_eq!(world.left().await, [6, 16]);
+        caller.charge(2).await.unwrap();
+        assert_eq!(world.left().await, [4, 14]);
+    }
+}
+
+#[tokio::test]
+async fn a_limiter_that_fails_is_told_to_the_handler_in_time() {
+    let world = World::far(limits()).await;
+    for does in [Does::Refund(1), Does::Charge(1)] {
+        for judges in [Judges::Fails, Judges::Rightly] {
+            let mut request = world.asking(REPORT, does);
+            // The check is asked for before the trouble, the rest after it began.
+            let check = world.limiter.hangs();
+            assert!(is_waiting(&mut request));
+            check.open();
+            let never_opened = world.limiter.hangs();
+            if let Judges::Fails = judges {
+                world.limiter.fails();
+            } else {
+                assert!(is_waiting(&mut request));
+                assert!(is_waiting(&mut request));
+                world.clock.advance(Duration::from_millis(250));
+            }
+            let answer = request.await;
+            assert_eq!(answer.status(), 200, "the work is done");
+            let Done(done) = answer.extensions().get().unwrap();
+            assert!(done.is_err());
+            drop(never_opened);
+            world.limiter.gets_well();
+            world.clock.advance(Duration::from_secs(3661));
+        }
+    }
+}
+
+// While a request waits for its limits.
+
+#[tokio::test]
+async fn invariant_4_a_key_that_is_stopped_while_its_request_waits_for_a_limiter_is_not_let_in() {
+    for (stop, status) in [
+        ("revoke", 401),
+        ("suspend", 403),
+        ("elsewhere", 401),
+        ("delete", 401),
+    ] {
+        let world = World::far(limits()).await;
+        assert_eq!(world.ask(REPORT, Does::Nothing).await, 200);
+        let gate = world.limiter.hangs();
+        // One has its key at hand; the other had to load it, in the same go.
+        let mut requests = [
+            world.asking(REPORT, Does::Nothing),
+            world.asking(LOOK, Does::Nothing),
+        ];
+        assert!(requests.iter_mut().all(is_waiting));
+        let id = world.key.id();
+        match stop {
+            "revoke" => drop(world.keys.revoke(id).await.unwrap()),
+            "suspend" => drop(world.keys.suspend(id).await.unwrap()),
+            "elsewhere" => {
+                let revoke = |key: KeyRecord| key.with_revoked(Stop::new(today()));
+                world.change_elsewhere(revoke).await;
+                world.keys.invalidate(&id);
+            }
+            _ => {
+                world.store.says(None);
+                world.keys.invalidate_all();
+            }
+        }
+        world.limiter.gets_well();
+        gate.open();
+        for request in requests {
+            let answer = request.await;
+            assert_eq!(answer.status(), status, "{stop}");
+            assert!(answer.extensions().get::<Done>().is_none(), "{stop}");
+        }
+        // And it has cost nothing.
+        world.store.gets_well();
+        world.keys.invalidate_all();
+        let other = world.keys.issue("acme").await.unwrap();
+        let world = World {
+            key: other,
+            ..world
+        };
+        assert_eq!(world.left().await[1], 16, "{stop}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_merely_changed_while_its_request_waits_for_a_limiter_is_let_in() {
+    let world = World::far(limits()).await;
+    let gate = world.limiter.hangs();
+    let mut request = world.asking(REPORT, Does::Nothing);
+    assert!(is_waiting(&mut request));
+    world.change_elsewhere(|key| key.with_name("renamed")).await;
+    world.keys.invalidate(&world.key.id());
+    world.limiter.gets_well();
+    gate.open();
+    assert_eq!(request.await.status(), 200);
+    assert_eq!(world.left().await, [6, 16], "it was charged once");
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_looked_at_again_is_503_and_costs_nothing() {
+    let world = World::far(limits()).await;
+    let gate = world.limiter.hangs();
+    let mut request = world.asking(REPORT, Does::Nothing);
+    assert!(is_waiting(&mut request));
+    world.keys.invalidate(&world.key.id());
+    world.store.fails();
+    world.limiter.gets_well();
+    gate.open();
+    assert_eq!(request.await.status(), 503);
+    world.store.gets_well();
+    assert_eq!(world.left().await, [10, 20]);
+}
+
+#[tokio::test]
+async fn what_the_limiter_did_not_take_is_not_given_back_to_it() {
+    let outages = [
+        LimiterOutage::admit(Quota::per_minute(10)),
+        LimiterOutage::local_share(2.try_into().unwrap()),
+    ];
+    for (outage, meanwhile) in outages.iter().flat_map(|outage| {
+        ["nothing", "changed", "revoked"].map(|meanwhile| (outage.clone(), meanwhile))
+    }) {
+        let world = World::new(limits(), true, outage).await;
+        assert_eq!(world.ask(REPORT, Does::Nothing).await, 200);
+        // A request comes while the limiter fails, and is done when it works again.
+        let mut request = world.asking(REPORT, Does::Refund(4));
+        let gate = Gate::default();
+        let until = Delay::Until(gate.clone());
+        world.limiter.gets(Judges::Fails, until);
+        assert!(is_waiting(&mut request));
+        let id = world.key.id();
+        let status = match meanwhile {
+            "revoked" => {
+                world.keys.revoke(id).await.unwrap();
+                401
+            }
+            "changed" => {
+                world.keys.invalidate(&id);
+                200
+            }
+            _ => 200,
+        };
+        world.limiter.gets_well();
+        gate.open();
+        assert_eq!(request.await.status(), status);
+        let other = world.keys.issue("acme").await.unwrap();
+        let world = World {
+            key: other,
+            ..world
+        };
+        assert_eq!(world.left().await[1], 16, "{meanwhile}");
+    }
+}
