@@ -456,6 +456,7 @@ async fn the_application_chooses_where_keys_stand() {
         row("Basic, as curl -u KEY: sends it", [("authorization", "Basic {basic:active}")], 200, [ACTIVE], "acme /v1"),
         row("basic", [("authorization", "basic {basic:active}")], 200, [ACTIVE], "acme /v1"),
         row("the password must be empty", [("authorization", "Basic {basic-with-password:active}")], 401, [JSON, NO_STORE, ACME_CHALLENGE], NOT_FOUND),
+        row("something before a key of ours", [("authorization", "Basic eCBza19saXZlX2FiYzo=")], 401, [JSON, NO_STORE, ACME_CHALLENGE], NOT_FOUND),
         row("Basic of somebody else", [("authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==")], 401, [JSON, NO_STORE, ACME_CHALLENGE], MISSING),
         row("and beside a key", [("authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="), ("x-acme-api-key", "{active}")], 200,
             [ACTIVE, PRIVATE, ("vary", "X-Acme-Api-Key")], "acme /v1 authorization=Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="),

@@ -173,7 +173,7 @@ fn shared<'r>(text: Text<'r>, formats: &'r KeyFormats) -> Option<Credential<'r>>
 fn in_basic<'r>(basic: &Basic, formats: &'r KeyFormats) -> Option<Credential<'r>> {
     let text = Text::Decoded(Zeroizing::new(basic.user_id().to_vec()));
     let found = shared(text, formats);
-    if basic.is_exact() {
+    if found.is_some() && basic.is_exact() {
         return found;
     }
     let ours = found.is_some() || formats.is_claimed_in(basic.decoded());
