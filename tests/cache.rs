@@ -4,18 +4,18 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use support::trouble::{Delay, Says, TroubledStore};
+use support::trouble::{Delay, Gate, Says, TroubledStore};
 use support::{DAY, asking, is_waiting, today, with_key};
+use tower::Service;
 use tower_api_key::{
-    AllowedNetworks, ApiKeys, Cache, Change, Environment, IssuedKey, KeyDigest, KeyFormat, KeyId,
-    KeyRecord, KeyStore, ManagedKeyStore, ManualClock, Quota, Rejection, Stop,
+    ApiKeys, Cache, Change, Environment, IssuedKey, KeyDigest, KeyFormat, KeyId, KeyRecord,
+    KeyStore, ManagedKeyStore, ManualClock, Rejection, Stop,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -500,6 +500,49 @@ async fn ten_thousand_requests_on_several_threads_make_one_load_and_none_fails()
 }
 
 #[tokio::test]
+async fn who_comes_when_a_load_has_landed_joins_it_no_more() {
+    for fails in [false, true] {
+        let world = World::new(Cache::none());
+        let key = world.issue().await;
+        let gate = Gate::default();
+        let says = if fails { Says::Down } else { Says::WhatItKeeps };
+        world.store.gets(says, Delay::Until(gate.clone()));
+        let [mut one, mut other] = [world.asking(&key), world.asking(&key)];
+        assert!(is_waiting(&mut one) && is_waiting(&mut other));
+        gate.open();
+        world.store.gets_well();
+        let status = if fails { 503 } else { 200 };
+        assert_eq!(one.now_or_never(), Some(status));
+        world.revoke_elsewhere(key.id()).await;
+        assert_eq!(
+            world.look(&key),
+            (401, 1),
+            "while another has not looked yet"
+        );
+        assert_eq!(other.now_or_never(), Some(status));
+    }
+}
+
+#[tokio::test]
+async fn who_set_out_before_a_load_landed_needs_none_of_his_own() {
+    let world = World::new(Cache::new().max_loads(1));
+    let [key, other] = [world.issue().await, world.issue().await];
+    let mut service = support::echoing(&world.keys.layer());
+    // It was called when nothing was remembered, and goes on when something is.
+    let slow = service.call(with_key(key.expose_secret()));
+    assert_eq!(world.look(&key), (200, 1));
+    // Not even if there are too many.
+    let gate = world.store.hangs();
+    let mut hung = world.asking(&other);
+    assert!(is_waiting(&mut hung));
+    world.store.asked();
+    assert_eq!(slow.await.unwrap().status(), 200);
+    assert_eq!(world.store.asked(), 0);
+    gate.open();
+    assert_eq!(hung.await, 200);
+}
+
+#[tokio::test]
 async fn who_goes_away_takes_the_load_of_the_others_not_along() {
     let world = World::new(Cache::new().max_loads(1));
     let key = world.issue().await;
@@ -555,7 +598,7 @@ async fn when_all_have_gone_away_the_next_request_loads_afresh() {
 async fn a_store_that_panics_does_so_for_one_request_and_is_503_for_the_others() {
     let world = World::new(Cache::new().max_loads(1));
     let key = world.issue().await;
-    let gate = support::trouble::Gate::default();
+    let gate = Gate::default();
     world.store.gets(Says::Panic, Delay::Until(gate.clone()));
     let mut requests: Vec<_> = (0..10).map(|_| world.asking(&key)).collect();
     assert!(requests.iter_mut().all(is_waiting));
@@ -663,74 +706,4 @@ async fn too_many_loads_are_an_outage_too() {
     assert_eq!(world.look(&stale), (200, 0));
     gate.open();
     assert_eq!(hung.await, 200);
-}
-
-// How much is remembered.
-
-/// Whatever is in their records.
-#[test]
-fn invariant_7_a_flood_of_good_keys_stays_within_its_memory() {
-    const MEMORY: u64 = 2 << 20;
-    type Shape = fn(KeyRecord) -> KeyRecord;
-    let shapes: [(&str, Shape); 7] = [
-        ("bare", |key| key),
-        ("a short note", |key| key.with_metadata(notes(1, 1))),
-        ("a long note", |key| key.with_metadata(notes(1, 1_000))),
-        ("many notes", |key| key.with_metadata(notes(40, 1))),
-        ("a quota", |key| key.with_limit("a", Quota::per_minute(1))),
-        ("scopes", |key| {
-            key.with_scopes("a b c d e f g".parse().unwrap())
-        }),
-        ("networks", |key| {
-            let networks = (0..=255).map(|net| format!("10.0.{net}.0/24"));
-            key.with_networks(AllowedNetworks::only(networks).unwrap())
-        }),
-    ];
-    for (shape, build) in shapes {
-        let world = World::new(Cache::new().memory(MEMORY));
-        let flood: Vec<_> = strangers().take(6_000).collect();
-        for key in &flood {
-            let record = build(KeyRecord::imported(KeyDigest::of(key), "acme"));
-            let change = Change::new().create(record);
-            let created = world.store.kept.commit(&change).now_or_never();
-            created.unwrap().unwrap();
-        }
-        let measured = allocation_counter::measure(|| {
-            for key in &flood {
-                assert_ne!(world.ask(key), 503, "{shape}");
-            }
-        });
-        let kept = u64::try_from(measured.bytes_current).unwrap();
-        // What was put there last is weighed, and what goes is freed, a little later.
-        assert!(kept < MEMORY * 3 / 2, "{kept} bytes are kept of {shape}");
-        assert!(kept > MEMORY / 3, "only {kept} bytes are kept of {shape}");
-        let most = measured.bytes_max;
-        assert!(most < MEMORY * 2, "{most} bytes at a time of {shape}");
-    }
-}
-
-fn notes(count: usize, length: usize) -> BTreeMap<String, String> {
-    let note = |at| (format!("note {at:2}"), "n".repeat(length));
-    (0..count).map(note).collect()
-}
-
-#[tokio::test]
-async fn invariant_7_a_flood_of_unknown_keys_evicts_no_good_key_and_is_bounded_itself() {
-    let world = World::new(Cache::new().memory(1 << 20).misses(DAY));
-    let mut good = Vec::new();
-    for _ in 0..200 {
-        good.push(world.remembered().await);
-    }
-    let flood: Vec<_> = strangers().take(30_000).collect();
-    let measured = allocation_counter::measure(|| {
-        for key in &flood {
-            assert_eq!(world.ask(key), 401);
-        }
-    });
-    assert_eq!(world.store.asked(), flood.len());
-    let kept = measured.bytes_current;
-    assert!(kept < 5 << 20, "{kept} bytes are kept");
-    for key in &good {
-        assert_eq!(world.look(key), (200, 0));
-    }
 }

@@ -368,40 +368,6 @@ async fn a_thousand_at_once_against_a_hundred_admit_exactly_a_hundred() {
     }
 }
 
-#[tokio::test]
-async fn an_address_that_tries_unknown_keys_is_refused_lookups() {
-    let clock = ManualClock::at(today());
-    let builder = ApiKeys::builder(MemoryStore::new()).clock(clock.clone());
-    let keys = builder
-        .failed_attempts(Quota::per_minute(3))
-        .build()
-        .unwrap();
-    let good = keys.issue("acme").await.unwrap();
-    let address = serve(keys.layer()).await;
-    let unknown = async || {
-        let stranger = ApiKeys::in_memory().issue("nobody").await.unwrap();
-        ask(address, stranger.expose_secret()).await
-    };
-    // Malformed keys, no keys, and good keys do not count.
-    for _ in 0..10 {
-        assert_eq!(ask(address, "sk_live_junk").await.status, 401);
-        assert_eq!(ask(address, "").await.status, 401);
-        assert_eq!(ask(address, good.expose_secret()).await.status, 200);
-    }
-    for _ in 0..3 {
-        assert_eq!(unknown().await.code(), "api_key_not_found");
-    }
-    let refused = unknown().await;
-    assert_eq!(
-        (refused.status, refused.code().as_str()),
-        (429, "too_many_failed_attempts")
-    );
-    assert_eq!(refused.header("retry-after"), Some("61"));
-    assert_eq!(refused.header("x-key-status"), None);
-    clock.advance(Duration::from_secs(61));
-    assert_eq!(unknown().await.code(), "api_key_not_found");
-}
-
 /// A limiter that fails, after so many answers.
 struct Failing(AtomicUsize);
 

@@ -1,0 +1,124 @@
+//! How much memory the cache takes under a flood of keys, good ones and others.
+//!
+//! What is measured is what a test's own thread allocates and frees. Part of the cache's memory is
+//! freed later, by whichever thread comes along, so these tests run one after the other, and apart
+//! from others.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::FutureExt;
+use support::trouble::TroubledStore;
+use support::{DAY, asking, today, with_key};
+use tower_api_key::{
+    AllowedNetworks, ApiKeyLayer, ApiKeys, Cache, Change, Environment, KeyDigest, KeyFormat,
+    KeyRecord, ManagedKeyStore, ManualClock, Quota,
+};
+
+const MEMORY: u64 = 2 << 20;
+
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Keys, the store that some of them are in, and the layer that asks for them.
+fn world(cache: Cache) -> (TroubledStore, ApiKeyLayer) {
+    let clock = ManualClock::at(today());
+    let store = TroubledStore::new(&clock);
+    let builder = ApiKeys::builder(store.clone()).clock(clock);
+    let keys = builder.cache(cache).build().unwrap();
+    (store, keys.layer())
+}
+
+/// Keys that are well-formed.
+fn flood(count: usize) -> Vec<String> {
+    let format = KeyFormat::new("sk_live", Environment::LIVE).unwrap();
+    let key = |_| format.generate().unwrap().expose_secret().to_owned();
+    (0..count).map(key).collect()
+}
+
+fn issue(store: &TroubledStore, record: KeyRecord) {
+    let change = Change::new().create(record);
+    store.kept.commit(&change).now_or_never().unwrap().unwrap();
+}
+
+fn record(key: &str) -> KeyRecord {
+    KeyRecord::imported(KeyDigest::of(key), "acme")
+}
+
+/// The status of the answer, which must not be waited for.
+fn ask(layer: &ApiKeyLayer, key: &str) -> u16 {
+    let answer = asking(layer, with_key(key)).now_or_never();
+    answer.unwrap().status().as_u16()
+}
+
+/// Whatever is in their records.
+#[test]
+fn invariant_7_a_flood_of_good_keys_stays_within_its_memory() {
+    type Shape = fn(KeyRecord) -> KeyRecord;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let shapes: [(&str, Shape); 7] = [
+        ("bare", |key| key),
+        ("a short note", |key| key.with_metadata(notes(1, 1))),
+        ("a long note", |key| key.with_metadata(notes(1, 1_000))),
+        ("many notes", |key| key.with_metadata(notes(40, 1))),
+        ("a quota", |key| key.with_limit("a", Quota::per_minute(1))),
+        ("scopes", |key| {
+            key.with_scopes("a b c d e f g".parse().unwrap())
+        }),
+        ("networks", |key| {
+            let networks = (0..=255).map(|net| format!("10.0.{net}.0/24"));
+            key.with_networks(AllowedNetworks::only(networks).unwrap())
+        }),
+    ];
+    for (shape, build) in shapes {
+        let (store, layer) = world(Cache::new().memory(MEMORY));
+        let flood = flood(4_500);
+        for key in &flood {
+            issue(&store, build(record(key)));
+        }
+        let measured = allocation_counter::measure(|| {
+            for key in &flood {
+                assert_ne!(ask(&layer, key), 503, "{shape}");
+            }
+        });
+        assert_eq!(store.asked(), flood.len(), "{shape}");
+        let kept = u64::try_from(measured.bytes_current).unwrap();
+        // What was put there last is weighed, and what goes is freed, a little later.
+        assert!(kept < MEMORY * 3 / 2, "{kept} bytes are kept of {shape}");
+        assert!(kept > MEMORY / 3, "only {kept} bytes are kept of {shape}");
+        let most = measured.bytes_max;
+        assert!(most < MEMORY * 3 / 2, "{most} bytes at a time of {shape}");
+    }
+}
+
+fn notes(count: usize, length: usize) -> BTreeMap<String, String> {
+    let note = |at| (format!("note {at:2}"), "n".repeat(length));
+    (0..count).map(note).collect()
+}
+
+#[test]
+fn invariant_7_a_flood_of_unknown_keys_evicts_no_good_key_and_is_bounded_itself() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (store, layer) = world(Cache::new().memory(1 << 20).misses(DAY));
+    let good = flood(200);
+    for key in &good {
+        issue(&store, record(key));
+        assert_eq!(ask(&layer, key), 200);
+    }
+    store.asked();
+    let flood = flood(20_000);
+    let measured = allocation_counter::measure(|| {
+        for key in &flood {
+            assert_eq!(ask(&layer, key), 401);
+        }
+    });
+    assert_eq!(store.asked(), flood.len());
+    let kept = measured.bytes_current;
+    assert!(kept < 5 << 20, "{kept} bytes are kept");
+    for key in &good {
+        assert_eq!(ask(&layer, key), 200);
+    }
+    assert_eq!(store.asked(), 0);
+}
