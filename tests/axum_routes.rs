@@ -73,7 +73,8 @@ async fn the_route_is_what_the_router_was_given_and_else_the_path() {
         .cost(Method::GET, "/api/v1/reports/{id}", 5)
         .cost(Method::GET, "/api/v1/reports/7", 6)
         .cost(Method::GET, "/nowhere", 7)
-        .cost(Method::GET, "/v1/{name}", 8);
+        .cost(Method::GET, "/v1/{name}", 8)
+        .cost(Method::GET, "/v1/one/7", 9);
     let keys = keys(limits);
     let hold = async |app: Router, expected: &[(&str, u64)]| {
         for (path, units) in expected {
@@ -95,6 +96,11 @@ async fn the_route_is_what_the_router_was_given_and_else_the_path() {
     let wide = Router::new().route("/v1/{name}", get(|| async {}));
     let both = routes().merge(wide).layer(keys.layer());
     hold(both, &[("/v1/reports", 1), ("/v1/other", 8)]).await;
+
+    // One path of a route that is no endpoint itself.
+    let one = Router::new().route("/v1/one/{id}", get(|| async {}));
+    let expected = [("/v1/one/7", 9), ("/v1/one/8", 1)];
+    hold(one.layer(keys.layer()), &expected).await;
 
     // Nested, the route is the whole of it, wherever the layer stands.
     let nested = [("/api/v1/reports/7", 5)];

@@ -232,6 +232,49 @@ async fn endpoints_have_costs_and_limits_of_their_own() {
 }
 
 #[tokio::test]
+async fn head_is_no_way_around_the_limits_of_get() {
+    let facts = Endpoint::new(Method::GET, "/v1/facts").per_key(Quota::per_hour(2));
+    let own = Endpoint::new(Method::HEAD, "/v1/own").per_key(Quota::per_hour(7));
+    let world = World::new(
+        Limits::new()
+            .endpoint(facts)
+            .endpoint(Endpoint::new(Method::GET, "/v1/own").per_key(Quota::per_hour(1)))
+            .endpoint(own),
+    );
+    let key = world.key("acme", "").await;
+    let address = serve(world.keys.layer()).await;
+    let mut statuses = Vec::new();
+    for method in [Method::GET, Method::HEAD, Method::HEAD, Method::GET] {
+        statuses.push(
+            ask_for(address, method, "/v1/facts", &key)
+                .await
+                .status
+                .as_u16(),
+        );
+    }
+    assert_eq!(statuses, [200, 200, 429, 429]);
+    let head = ask_for(address, Method::HEAD, "/v1/own", &key).await;
+    assert_eq!(head.header("x-ratelimit-limit"), Some("7"));
+}
+
+#[tokio::test]
+async fn keys_of_one_account_with_quotas_of_their_own_do_not_undo_each_other() {
+    let world = World::new(Limits::new().per_account(Quota::per_minute(10)));
+    let plain = world.key("acme", "").await;
+    let smooth = world.keys.issue("acme");
+    let smooth = smooth.limit("account_per_minute", Quota::per_hour(5).smooth());
+    let smooth = smooth.await.unwrap().expose_secret().to_owned();
+    let address = serve(world.keys.layer()).await;
+    let mut admitted = 0;
+    for _ in 0..20 {
+        for key in [&plain, &smooth] {
+            admitted += u32::from(ask(address, key).await.status == 200);
+        }
+    }
+    assert_eq!(admitted, 15);
+}
+
+#[tokio::test]
 async fn a_cost_above_the_quota_never_passes() {
     let limits = Limits::new()
         .per_key(Quota::per_minute(5))
