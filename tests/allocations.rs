@@ -1,0 +1,222 @@
+//! How many allocations a decision takes, by count: what the layer does for a request, less what
+//! the same answer takes without it.
+//!
+//! | request | allocations above a bare service |
+//! |---|---|
+//! | a cached key, without limits | 0 |
+//! | a cached key, with one limit or two | 0 |
+//! | a cached key, with three limits | 2: more charges and standings than are kept in place |
+//! | a bad checksum, no key | 0 |
+//!
+//! The bare service puts the same extension into the request and the same headers into the answer,
+//! or answers with a refusal that is as large.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::convert::Infallible;
+use std::future::{IntoFuture, Ready, ready};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full};
+use support::{is_waiting, today};
+use tower::{Layer, Service};
+use tower_api_key::{
+    ApiKeys, Caller, IssuedKey, Limits, ManualClock, MemoryStore, Quota, Rejection,
+};
+
+/// It answers with nothing.
+#[derive(Clone)]
+struct Silent;
+
+impl Service<Request<()>> for Silent {
+    type Response = Response<Empty<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        ready(Ok(Response::default()))
+    }
+}
+
+/// Keys under these limits, and one that is remembered.
+fn keys(limits: Limits) -> (ApiKeys, IssuedKey) {
+    let keys = ApiKeys::builder(MemoryStore::new())
+        .clock(ManualClock::at(today()))
+        .limits(limits)
+        .build()
+        .unwrap();
+    let key = keys.issue("acme").into_future().now_or_never().unwrap();
+    (keys, key.unwrap())
+}
+
+/// How many allocations the answer to a request takes; each is asked for often enough to know.
+fn allocations<S, B>(service: &mut S, request: impl Fn() -> Request<()>) -> u64
+where
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+{
+    let mut answer = || {
+        let request = request();
+        let measured = allocation_counter::measure(|| {
+            let mut answer = Box::pin(service.call(request));
+            assert!(!is_waiting(&mut answer));
+        });
+        measured.count_total
+    };
+    for _ in 0..10 {
+        answer(); // first uses of whatever is set up once
+    }
+    let counts: Vec<_> = (0..100).map(|_| answer()).collect();
+    assert!(counts.iter().all(|count| *count == counts[0]), "{counts:?}");
+    counts[0]
+}
+
+/// What the layer allocates for a request with a cached key, above a bare service.
+fn above_bare(limits: Limits, header: &str) -> u64 {
+    let (keys, key) = keys(limits);
+    let mut layered = keys.layer().layer(Silent);
+    let value = match header {
+        "authorization" => format!("Bearer {}", key.expose_secret()),
+        _ => key.expose_secret().to_owned(),
+    };
+    let request = || {
+        let request = Request::builder().header(header, &value);
+        request.body(()).unwrap()
+    };
+    let answer = layered.call(request()).now_or_never().unwrap(); // it had to be loaded
+    drop(answer);
+    let answer = layered.call(request()).now_or_never().unwrap().unwrap();
+    assert_eq!(answer.status(), 200);
+    let caller = keys.verify(key.expose_secret()).now_or_never().unwrap();
+    let mut bare = Bare {
+        caller: caller.unwrap(),
+        headers: answer.into_parts().0.headers,
+    };
+    allocations(&mut layered, request) - allocations(&mut bare, request)
+}
+
+/// It puts the same caller into a request and the same headers into the answer, for no reason.
+struct Bare {
+    caller: Caller,
+    headers: HeaderMap,
+}
+
+impl Service<Request<()>> for Bare {
+    type Response = Response<Empty<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<()>) -> Self::Future {
+        request.extensions_mut().insert(self.caller.clone());
+        let mut response = Response::default();
+        for (name, value) in &self.headers {
+            // Numbers are written anew each time; the rest are constants.
+            let is_number = name.as_str().starts_with("x-ratelimit-");
+            let written = is_number.then(|| HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            let value = written.unwrap_or_else(|| value.clone());
+            response.headers_mut().insert(name.clone(), value);
+        }
+        ready(Ok(response))
+    }
+}
+
+/// It refuses every request with an answer that it has made before.
+struct Refusing {
+    headers: HeaderMap,
+    rejection: Rejection,
+    body: Bytes,
+}
+
+impl Service<Request<()>> for Refusing {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        let mut response = Response::new(Full::new(self.body.clone()));
+        *response.status_mut() = StatusCode::UNAUTHORIZED;
+        *response.headers_mut() = self.headers.clone();
+        response.extensions_mut().insert(self.rejection.clone());
+        ready(Ok(response))
+    }
+}
+
+#[test]
+fn a_cached_key_without_limits_allocates_nothing_beyond_the_answer() {
+    assert_eq!(above_bare(Limits::new(), "authorization"), 0);
+    assert_eq!(above_bare(Limits::new(), "x-api-key"), 0);
+}
+
+#[test]
+fn a_cached_key_with_one_limit_allocates_nothing_beyond_the_answer() {
+    for limit in [
+        Quota::per_hour(100_000),
+        Quota::per_hour(100_000).smooth(),
+        Quota::per_utc_month(100_000),
+    ] {
+        let limits = || Limits::new().per_key(limit);
+        assert_eq!(above_bare(limits(), "authorization"), 0, "{limit:?}");
+    }
+}
+
+#[test]
+fn a_cached_key_with_two_limits_allocates_nothing_beyond_the_answer() {
+    let limits = Limits::new()
+        .per_key(Quota::per_hour(1_000))
+        .per_account(Quota::per_utc_month(100_000));
+    assert_eq!(above_bare(limits, "authorization"), 0);
+}
+
+#[test]
+fn a_cached_key_with_three_limits_allocates_twice_beyond_the_answer() {
+    let limits = Limits::new()
+        .per_key(Quota::per_hour(1_000))
+        .per_account(Quota::per_utc_month(100_000))
+        .global(Quota::per_second(5_000).smooth());
+    assert_eq!(above_bare(limits, "authorization"), 2);
+}
+
+#[test]
+fn a_bad_checksum_and_no_key_allocate_nothing_beyond_the_answer() {
+    let limits = Limits::new().per_key(Quota::per_hour(1_000));
+    let (keys, key) = keys(limits);
+    let good = key.expose_secret();
+    let bad = &good[..good.len() - 1];
+    let with_bad = || {
+        let request = Request::builder().header("authorization", format!("Bearer {bad}"));
+        request.body(()).unwrap()
+    };
+    let without = || Request::new(());
+    let mut layered = keys.layer().layer(Silent);
+    let requests: [&dyn Fn() -> Request<()>; 2] = [&with_bad, &without];
+    for request in requests {
+        let answer = layered.call(request()).now_or_never().unwrap().unwrap();
+        let (parts, body) = answer.into_parts();
+        assert_eq!(parts.status, 401);
+        let mut refusing = Refusing {
+            rejection: parts.extensions.get::<Rejection>().unwrap().clone(),
+            headers: parts.headers,
+            body: body.collect().now_or_never().unwrap().unwrap().to_bytes(),
+        };
+        let [layered, bare] = [
+            allocations(&mut layered, request),
+            allocations(&mut refusing, request),
+        ];
+        assert_eq!(layered, bare);
+    }
+}
