@@ -20,6 +20,7 @@ use crate::layer::ApiKeyLayer;
 use crate::limit::limiting::Limiting;
 use crate::limit::metering::Metering;
 use crate::limit::outage::{Emergency, LimiterOutage};
+use crate::limit::rulebook::Rulebook;
 use crate::limit::rules::{InvalidLimits, Limits};
 use crate::limit::throttle::Throttle;
 use crate::limit::{DynRateLimiter, RateLimiter};
@@ -414,7 +415,7 @@ impl<A> ApiKeysBuilder<A> {
     fn assemble(self, formats: KeyFormats) -> ApiKeys<A> {
         let limiter = self.limiter;
         let limiting = (!self.limits.are_none()).then(|| Limiting {
-            rules: self.limits.into_book(),
+            rules: Rulebook::new(self.limits),
             limiter: limiter.unwrap_or_else(|| Arc::new(MemoryLimiter::new())),
             time_limit: self.limiter_outage.time_limit,
             emergency: Emergency::new(self.limiter_outage.policy, Arc::new(MemoryLimiter::new())),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use smallvec::SmallVec;
 
 use crate::key::record::KeyRecord;
-use crate::limit::rules::{By, Ipv6Prefix, Rule};
+use crate::limit::rules::{By, Ipv6Prefix, Limits, Rule};
 use crate::limit::{Charge, Subject};
 
 /// The charges of one request.
@@ -60,22 +60,6 @@ pub(crate) struct Holder<'a> {
     pub(crate) plan: PlanIndex,
 }
 
-/// What goes into a rulebook.
-pub(super) struct Rules {
-    pub(super) for_all: Vec<Rule>,
-    pub(super) plans: Vec<(String, Vec<Rule>)>,
-    pub(super) default_plan: Option<String>,
-    pub(super) endpoints: Vec<Endpoint>,
-    pub(super) ipv6_prefix: Ipv6Prefix,
-}
-
-pub(super) struct Endpoint {
-    pub(super) method: String,
-    pub(super) path: String,
-    pub(super) cost: u64,
-    pub(super) rules: Vec<Rule>,
-}
-
 impl Bound {
     /// Notes that the limiter took nothing, so that there is nothing to give back to it.
     pub(crate) fn let_off(&mut self) {
@@ -88,29 +72,30 @@ impl Bound {
 }
 
 impl Rulebook {
-    pub(super) fn new(rules: Rules) -> Self {
+    /// Puts together what binds together.
+    pub(crate) fn new(limits: Limits) -> Self {
         let none: &[Rule] = &[];
-        let endpoints = rules.endpoints.iter().map(|at| at.rules.as_slice());
+        let endpoints = limits.endpoints.iter().map(|at| at.rules.as_slice());
         let bundles = endpoints.chain([none]).flat_map(|endpoint| {
-            let plans = rules.plans.iter().map(|(_, rules)| rules.as_slice());
-            let bundle = |plan: &[Rule]| [&rules.for_all, plan, endpoint].concat().into();
+            let plans = limits.plans.iter().map(|plan| plan.rules.as_slice());
+            let bundle = |plan: &[Rule]| [&limits.rules, plan, endpoint].concat().into();
             plans.chain([none]).map(bundle).collect::<Vec<_>>()
         });
         let bundles: Vec<Box<[Rule]>> = bundles.collect();
-        let costs = rules.endpoints.iter().map(|endpoint| endpoint.cost);
-        let plans: Vec<String> = rules.plans.iter().map(|(name, _)| name.clone()).collect();
+        let costs = limits.endpoints.iter().map(|endpoint| endpoint.cost);
+        let plans: Vec<String> = limits.plans.iter().map(|plan| plan.name.clone()).collect();
         let default = |name| plans.iter().position(|plan| *plan == name);
-        let default_plan = rules.default_plan.and_then(default);
+        let default_plan = limits.default_plan.and_then(default);
         let mut book = Self {
-            need_address: rules.for_all.iter().any(|rule| rule.by == By::Address),
+            need_address: limits.rules.iter().any(|rule| rule.by == By::Address),
             default_plan: PlanIndex::at(default_plan.unwrap_or(plans.len())),
             costs: costs.chain([1]).collect(),
             endpoints: HashMap::new(),
-            ipv6_prefix: rules.ipv6_prefix,
+            ipv6_prefix: limits.ipv6_prefix,
             bundles,
             plans,
         };
-        for (at, endpoint) in rules.endpoints.into_iter().enumerate() {
+        for (at, endpoint) in limits.endpoints.into_iter().enumerate() {
             let routes = book.endpoints.entry(endpoint.path.into()).or_default();
             routes.push(Route {
                 method: endpoint.method.into(),

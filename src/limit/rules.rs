@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use crate::limit::rulebook::{self, Rulebook};
 use crate::limit::{LimitName, MAX_CHARGES};
 use crate::quota::{Calendar, Quota, Shape};
 
@@ -30,11 +29,11 @@ use crate::quota::{Calendar, Quota, Shape};
 #[derive(Debug, Clone, Default)]
 #[must_use = "limits bind nobody until ApiKeysBuilder::limits is given them"]
 pub struct Limits {
-    rules: Vec<Rule>,
-    plans: Vec<Plan>,
-    default_plan: Option<String>,
-    endpoints: Vec<Endpoint>,
-    ipv6_prefix: Ipv6Prefix,
+    pub(super) rules: Vec<Rule>,
+    pub(super) plans: Vec<Plan>,
+    pub(super) default_plan: Option<String>,
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) ipv6_prefix: Ipv6Prefix,
 }
 
 /// A quota with a name, for rules that should have another than the one made of their words.
@@ -74,8 +73,8 @@ impl From<Quota> for Limit {
 /// A key without a plan, or with one that is not among the rules, has the default plan.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    name: String,
-    rules: Vec<Rule>,
+    pub(super) name: String,
+    pub(super) rules: Vec<Rule>,
 }
 
 impl Plan {
@@ -129,10 +128,10 @@ impl Plan {
 /// ```
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    method: String,
-    path: String,
-    cost: u64,
-    rules: Vec<Rule>,
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) cost: u64,
+    pub(super) rules: Vec<Rule>,
 }
 
 impl Endpoint {
@@ -299,27 +298,6 @@ impl Limits {
         none(&self.rules)
             && self.plans.iter().all(|plan| none(&plan.rules))
             && self.endpoints.iter().all(|endpoint| none(&endpoint.rules))
-    }
-
-    /// Puts together what binds together.
-    pub(crate) fn into_book(self) -> Rulebook {
-        let endpoints = self.endpoints.into_iter().map(|at| rulebook::Endpoint {
-            method: at.method,
-            path: at.path,
-            cost: at.cost,
-            rules: at.rules,
-        });
-        Rulebook::new(rulebook::Rules {
-            for_all: self.rules,
-            plans: self
-                .plans
-                .into_iter()
-                .map(|plan| (plan.name, plan.rules))
-                .collect(),
-            default_plan: self.default_plan,
-            endpoints: endpoints.collect(),
-            ipv6_prefix: self.ipv6_prefix,
-        })
     }
 }
 
