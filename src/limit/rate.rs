@@ -4,7 +4,9 @@
 //! is ahead of now is what has been used. In any time `t`, no more than `burst + t / interval` units
 //! are admitted.
 
+use crate::limit::Standing;
 use crate::limit::state::Left;
+use crate::quota::{Quota, Shape};
 
 /// A budget of `burst` units, of which one comes back each `interval`.
 #[derive(Debug, Clone, Copy)]
@@ -14,6 +16,18 @@ pub(crate) struct RateQuota {
 }
 
 impl RateQuota {
+    /// `None` if the quota is of another shape.
+    #[inline]
+    pub(crate) const fn of(quota: &Quota) -> Option<Self> {
+        match quota.form() {
+            Shape::Rate { interval } => Some(Self {
+                interval,
+                burst: quota.limit(),
+            }),
+            _ => None,
+        }
+    }
+
     /// How far ahead of now the state may be. A quota's constructor keeps it below 400 days.
     #[inline]
     const fn capacity(self) -> u64 {
@@ -26,6 +40,16 @@ impl RateQuota {
 pub(crate) struct Rate(u64);
 
 impl Rate {
+    /// The whole of a decision about one charge, in one stroke.
+    #[inline]
+    pub(crate) fn decide(&mut self, quota: RateQuota, now: u64, cost: u64) -> Standing {
+        let wait = self.wait(quota, now, cost);
+        if wait == Some(0) {
+            self.take(quota, now, cost);
+        }
+        Standing::of(self.left(quota, now), wait)
+    }
+
     #[inline]
     pub(crate) fn wait(&mut self, quota: RateQuota, now: u64, cost: u64) -> Option<u64> {
         let used = self.settle(quota, now);

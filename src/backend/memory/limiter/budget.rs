@@ -1,0 +1,107 @@
+//! One budget, wherever it is kept, and what memory is left for it to grow.
+
+use crate::limit::rate::{Rate, RateQuota};
+use crate::limit::state::{Left, State};
+use crate::limit::{Charge, Standing};
+use crate::quota::Quota;
+
+/// The memory that the first slots of a window take: a window that is refused it has one slot.
+const SMALLEST_HEAP: usize = 128;
+
+const A_SECOND: u64 = 1_000_000_000;
+
+pub(super) enum Budget<'s> {
+    Rate(&'s mut Rate, RateQuota),
+    Any {
+        state: &'s mut State,
+        quota: Quota,
+        heap_left: &'s mut usize,
+    },
+    /// There is no memory for it: it has nothing to give, and will be asked again in a second.
+    None,
+}
+
+impl<'s> Budget<'s> {
+    pub(super) fn of(state: &'s mut State, quota: &Quota, heap_left: &'s mut usize) -> Self {
+        let quota = *quota;
+        Self::Any {
+            state,
+            quota,
+            heap_left,
+        }
+    }
+
+    /// `None` if the quota is of another shape.
+    pub(super) fn of_rate(rate: &'s mut Rate, quota: &Quota) -> Option<Self> {
+        RateQuota::of(quota).map(|quota| Self::Rate(rate, quota))
+    }
+
+    /// In what time so much is admissible, as [`State::wait`] has it.
+    pub(super) fn wait(&mut self, now: u64, cost: u64) -> Option<u64> {
+        match self {
+            Self::Rate(rate, quota) => rate.wait(*quota, now, cost),
+            Self::Any { state, quota, .. } => state.wait(quota, now, cost),
+            Self::None => Some(A_SECOND),
+        }
+    }
+
+    /// Takes units that are admissible now.
+    pub(super) fn take(&mut self, now: u64, cost: u64) {
+        match self {
+            Self::Rate(rate, quota) => rate.take(*quota, now, cost),
+            Self::Any {
+                state,
+                quota,
+                heap_left,
+            } => {
+                let before = state.heap();
+                let may_grow = **heap_left > before + SMALLEST_HEAP;
+                state.take(quota, now, cost, may_grow);
+                **heap_left = (**heap_left + before).saturating_sub(state.heap());
+            }
+            Self::None => {}
+        }
+    }
+
+    /// How it stands, if so long is to wait for what was asked for.
+    pub(super) fn standing(&self, now: u64, wait: Option<u64>) -> Standing {
+        let left = match self {
+            Self::Rate(rate, quota) => rate.left(*quota, now),
+            Self::Any { state, quota, .. } => state.left(quota, now),
+            Self::None => Left {
+                spare: 0,
+                unit: 1,
+                whole_in: A_SECOND,
+            },
+        };
+        Standing::of(left, wait)
+    }
+
+    /// The whole of a decision about one charge.
+    pub(super) fn decide(&mut self, charge: &Charge<'_>, now: u64) -> Standing {
+        let wait = self.wait(now, charge.cost());
+        self.settle(charge, now, wait, wait == Some(0))
+    }
+
+    /// Takes a charge, or not, and says how the budget stands then.
+    pub(super) fn settle(
+        &mut self,
+        charge: &Charge<'_>,
+        now: u64,
+        wait: Option<u64>,
+        take: bool,
+    ) -> Standing {
+        if take && charge.cost() > 0 {
+            self.take(now, charge.cost());
+        }
+        self.standing(now, wait)
+    }
+
+    pub(super) fn refund(&mut self, now: u64, cost: u64) {
+        match self {
+            Self::Rate(rate, quota) => rate.refund(*quota, now, cost),
+            Self::Any { state, quota, .. } => state.refund(quota, now, cost),
+            Self::None => {}
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Budgets in this process's memory: exact under concurrency, and bounded under any stream of keys.
+
+//!
+//! [`hasher`] says which budget a charge is about, [`shard`] where that is, a [`table`] bounds how
+//! many there are, and [`budget`] is one of them.
+
+mod budget;
+mod hasher;
+mod shard;
+mod table;
+
+use std::fmt;
+use std::sync::MutexGuard;
+use std::time::{Duration, SystemTime};
+
+use arrayvec::ArrayVec;
+
+use crate::limit::rate::RateQuota;
+use crate::limit::{Charge, LimiterError, MAX_CHARGES, RateLimiter, Standing, Verdict};
+use budget::Budget;
+use hasher::{BudgetKey, Hasher};
+use shard::{Locked, Place, Shard};
+
+/// So many parts of the memory, each under a lock of its own.
+const SHARDS: usize = 64;
+
+/// A limiter for one process, exact under concurrency and bounded in memory.
+///
+/// A budget that is whole again is forgotten when its place is needed. When all are in use,
+/// newcomers share budgets with each other: that is stricter, never laxer. Nothing runs in the
+/// background. Clock steps forwards fill budgets up; after one backwards nobody waits for longer
+/// than the period of their quota.
+///
+/// ```
+/// use tower_api_key::MemoryLimiter;
+///
+/// let limiter = MemoryLimiter::with_memory(16 << 20); // 16 MiB
+/// ```
+pub struct MemoryLimiter {
+    shards: Box<[Locked]>,
+    hasher: Hasher,
+}
+
+impl MemoryLimiter {
+    /// A limiter that uses at most 64 MiB.
+    pub fn new() -> Self {
+        Self::with_memory(64 << 20)
+    }
+
+    /// A limiter that uses at most so many bytes, but at least 1 MiB. In 64 MiB there is room for
+    /// 450,000 budgets of rates and for as many of other shapes; a window that is used all the time
+    /// takes 1,000 bytes more.
+    ///
+    /// Too little memory makes callers share budgets when more of them are active than fit in.
+    pub fn with_memory(bytes: usize) -> Self {
+        let shard = |_| Locked::new(bytes.max(1 << 20) / SHARDS);
+        Self {
+            shards: (0..SHARDS).map(shard).collect(),
+            hasher: Hasher::new(),
+        }
+    }
+
+    /// How many budgets of rates there is room for, and beside them as many of other shapes.
+    pub fn capacity(&self) -> usize {
+        let places = |shard: &Locked| shard.lock().places();
+        self.shards.iter().map(places).sum()
+    }
+
+    /// How many budgets are remembered.
+    pub fn len(&self) -> usize {
+        let used = |shard: &Locked| shard.lock().len();
+        self.shards.iter().map(used).sum()
+    }
+
+    /// Whether no budget is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    #[inline]
+    fn decide(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<Verdict, LimiterError> {
+        let now = nanoseconds(now);
+        match charges {
+            [charge] => Ok(Verdict::of_one(self.decide_one(charge, now))),
+            several => Ok(self.decide_all(few(several)?, now)),
+        }
+    }
+
+    fn decide_all(&self, charges: &[Charge<'_>], now: u64) -> Verdict {
+        let mut open = self.open(charges, now);
+        let mut waits = ArrayVec::<Option<u64>, MAX_CHARGES>::new();
+        for (at, charge) in charges.iter().enumerate() {
+            let cost = open.cost(at, charges);
+            waits.push(open.budget(at, charge).wait(now, cost));
+        }
+        let take = waits.iter().all(|wait| *wait == Some(0));
+        let settle = |(at, charge): (usize, &Charge<'_>)| {
+            let mut budget = open.budget(at, charge);
+            budget.settle(charge, now, waits[at], take)
+        };
+        charges.iter().enumerate().map(settle).collect()
+    }
+
+    #[inline]
+    fn decide_one(&self, charge: &Charge<'_>, now: u64) -> Standing {
+        let key = self.hasher.key(charge);
+        let mut shard = self.shards[shard_of(key)].lock();
+        let quota = charge.quota();
+        if let Some(rate_quota) = RateQuota::of(&quota)
+            && let Some(rate) = shard.rate(key)
+        {
+            return rate.decide(rate_quota, now, charge.cost());
+        }
+        let place = shard.find(key, charge).unwrap_or_else(|| {
+            shard.make_room();
+            shard.make(key, charge, now, &[])
+        });
+        shard.at(place, &quota).decide(charge, now)
+    }
+
+    fn give_back(&self, charges: &[Charge<'_>], now: SystemTime) {
+        let now = nanoseconds(now);
+        let mut open = self.open(charges, now);
+        for (at, charge) in charges.iter().enumerate() {
+            open.budget(at, charge).refund(now, charge.cost());
+        }
+    }
+
+    /// Locks what the charges are about, in one order for everybody, and finds their budgets.
+    fn open(&self, charges: &[Charge<'_>], now: u64) -> Open<'_> {
+        let keys = charges.iter().map(|charge| self.hasher.key(charge));
+        let keys: ArrayVec<BudgetKey, MAX_CHARGES> = keys.collect();
+        let mut order: ArrayVec<usize, MAX_CHARGES> = keys.iter().copied().map(shard_of).collect();
+        order.sort_unstable();
+        let mut open = Open::default();
+        for (at, shard) in order.iter().enumerate() {
+            if at == 0 || order[at - 1] != *shard {
+                let mut locked = self.shards[*shard].lock();
+                locked.make_room();
+                open.locked.push((*shard, locked));
+            }
+        }
+        for (key, charge) in keys.into_iter().zip(charges) {
+            let taken: ArrayVec<Place, MAX_CHARGES> =
+                open.places.iter().map(|(_, place)| *place).collect();
+            let shard = shard_of(key);
+            let locked = open.shard(shard);
+            let place = locked.find(key, charge);
+            let place = place.unwrap_or_else(|| locked.make(key, charge, now, &taken));
+            open.places.push((shard, place));
+        }
+        open
+    }
+}
+
+/// No more charges than a request may bring.
+fn few<'c, 'a>(charges: &'c [Charge<'a>]) -> Result<&'c [Charge<'a>], LimiterError> {
+    let few = charges.len() <= MAX_CHARGES;
+    few.then_some(charges)
+        .ok_or_else(|| LimiterError::unavailable("more than 16 charges"))
+}
+
+impl RateLimiter for MemoryLimiter {
+    fn check_now(
+        &self,
+        charges: &[Charge<'_>],
+        now: SystemTime,
+    ) -> Option<Result<Verdict, LimiterError>> {
+        Some(self.decide(charges, now))
+    }
+
+    async fn check(
+        &self,
+        charges: &[Charge<'_>],
+        now: SystemTime,
+    ) -> Result<Verdict, LimiterError> {
+        self.decide(charges, now)
+    }
+
+    fn refund_now(
+        &self,
+        charges: &[Charge<'_>],
+        now: SystemTime,
+    ) -> Option<Result<(), LimiterError>> {
+        Some(few(charges).map(|charges| self.give_back(charges, now)))
+    }
+
+    async fn refund(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<(), LimiterError> {
+        self.give_back(few(charges)?, now);
+        Ok(())
+    }
+}
+
+impl Default for MemoryLimiter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryLimiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryLimiter")
+            .field("budgets", &self.len())
+            .field("capacity", &self.capacity())
+            .finish()
+    }
+}
+
+/// The budgets of one request, locked together.
+#[derive(Default)]
+struct Open<'l> {
+    locked: ArrayVec<(usize, MutexGuard<'l, Shard>), MAX_CHARGES>,
+    /// The shard of each charge, and the place in it.
+    places: ArrayVec<(usize, Place), MAX_CHARGES>,
+}
+
+impl Open<'_> {
+    fn budget(&mut self, at: usize, charge: &Charge<'_>) -> Budget<'_> {
+        let (shard, place) = self.places[at];
+        self.shard(shard).at(place, &charge.quota())
+    }
+
+    /// What a charge and all others against its budget cost together.
+    fn cost(&self, charge: usize, charges: &[Charge<'_>]) -> u64 {
+        let with_places = charges.iter().zip(&self.places);
+        with_places
+            .filter(|(_, place)| **place == self.places[charge])
+            .fold(0, |cost, (charge, _)| cost.saturating_add(charge.cost()))
+    }
+
+    fn shard(&mut self, wanted: usize) -> &mut Shard {
+        let found = self.locked.iter_mut().find(|(shard, _)| *shard == wanted);
+        &mut found.expect("every shard of the charges is locked").1
+    }
+}
+
+/// The shard of a budget: by bits that the tables of a shard make no use of.
+const fn shard_of(key: BudgetKey) -> usize {
+    (key >> 40) as usize % SHARDS
+}
+
+const A_SECOND: u64 = 1_000_000_000;
+
+/// Since 1970; a clock before that stands at 1970, one beyond the year 2480 there.
+#[inline]
+fn nanoseconds(now: SystemTime) -> u64 {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH);
+    let since = since.unwrap_or(Duration::ZERO);
+    let seconds = since.as_secs().saturating_mul(A_SECOND);
+    seconds
+        .saturating_add(u64::from(since.subsec_nanos()))
+        .min(LATEST)
+}
+
+/// Far from overflow, whatever a quota adds.
+const LATEST: u64 = u64::MAX / 16 * 14;
