@@ -6,10 +6,12 @@
 
 use std::hint::black_box;
 use std::num::NonZeroU32;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use governor::{DefaultKeyedRateLimiter, RateLimiter as Governor};
-use tower_api_key::{Charge, KeyId, LimitName, MemoryLimiter, Quota, RateLimiter, Subject};
+use tower_api_key::{
+    Charge, Clock, KeyId, LimitName, MemoryLimiter, Quota, RateLimiter, Subject, SystemClock,
+};
 
 /// Checks in a round of a case.
 const CHECKS: usize = 200_000;
@@ -77,7 +79,7 @@ fn ours<'l>(limiter: &'l MemoryLimiter, names: &'l [LimitName], quota: Quota) ->
         for key in keys {
             let subject = Subject::Key(KeyId::from_bytes(*key));
             let charge = |name| Charge::new(name, subject, quota, 1);
-            let now = SystemTime::now();
+            let now = SystemClock.now();
             let verdict = match names {
                 [one] => limiter.check_now(&[charge(one)], now),
                 [a, b, c] => limiter.check_now(&[charge(a), charge(b), charge(c)], now),

@@ -1,5 +1,6 @@
 //! Where the time comes from: [`SystemClock`] in production, [`ManualClock`] in tests.
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -27,8 +28,13 @@ pub trait Clock: Send + Sync + 'static {
 
     /// The time since a fixed moment. It never steps, and tells how old cached records are.
     fn monotonic(&self) -> Duration {
-        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         START.elapsed()
+    }
+
+    /// [`now`](Self::now) and [`monotonic`](Self::monotonic) at one moment, as each request asks for
+    /// them. A clock that can tell both at one look spares each request the other.
+    fn both(&self) -> (SystemTime, Duration) {
+        (self.now(), self.monotonic())
     }
 
     /// Waits for a time: the limit of a load from the store, or of a check by a limiter.
@@ -47,18 +53,74 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
         (**self).monotonic()
     }
 
+    fn both(&self) -> (SystemTime, Duration) {
+        (**self).both()
+    }
+
     fn sleep(&self, time: Duration) -> Sleep {
         (**self).sleep(time)
     }
 }
 
 /// The operating system's clock: the default.
+///
+/// To ask the operating system takes longer than to charge a limit. So each thread asks it once in a
+/// millisecond, and in between the processor's counter tells how much time has gone by: a step of the
+/// wall clock is noticed up to a millisecond late. Where there is no such counter, or it goes
+/// backwards, the operating system is asked.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
+/// What the operating system said, and where the processor's counter stood.
+#[derive(Clone, Copy)]
+struct Anchor {
+    counter: u64,
+    wall: SystemTime,
+    monotonic: Duration,
+}
+
+impl Anchor {
+    fn drop(counter: u64) -> Self {
+        Self {
+            counter,
+            wall: SystemTime::now(),
+            monotonic: START.elapsed(),
+        }
+    }
+}
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+static COUNTER: LazyLock<quanta::Clock> = LazyLock::new(quanta::Clock::new);
+
+/// For how long the counter is believed, in nanoseconds.
+const BELIEVED: u64 = 1_000_000;
+
 impl Clock for SystemClock {
+    #[inline]
     fn now(&self) -> SystemTime {
-        SystemTime::now()
+        self.both().0
+    }
+
+    #[inline]
+    fn monotonic(&self) -> Duration {
+        self.both().1
+    }
+
+    fn both(&self) -> (SystemTime, Duration) {
+        thread_local!(static ANCHOR: Cell<Option<Anchor>> = const { Cell::new(None) });
+        let counter = COUNTER.raw();
+        if let Some(anchor) = ANCHOR.get()
+            && counter >= anchor.counter
+        {
+            let since = COUNTER.delta_as_nanos(anchor.counter, counter);
+            if since < BELIEVED {
+                let since = Duration::from_nanos(since);
+                return (anchor.wall + since, anchor.monotonic + since);
+            }
+        }
+        let anchor = Anchor::drop(counter);
+        ANCHOR.set(Some(anchor));
+        (anchor.wall, anchor.monotonic)
     }
 }
 
@@ -157,6 +219,11 @@ impl Clock for ManualClock {
 
     fn monotonic(&self) -> Duration {
         self.hands().monotonic
+    }
+
+    fn both(&self) -> (SystemTime, Duration) {
+        let hands = self.hands();
+        (hands.wall, hands.monotonic)
     }
 
     fn sleep(&self, time: Duration) -> Sleep {
