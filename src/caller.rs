@@ -68,42 +68,42 @@ impl Caller {
 
     /// The public id of the key: safe in logs.
     pub fn key_id(&self) -> KeyId {
-        self.key.record.id()
+        self.key.record().id()
     }
 
     /// What the owner calls the key.
     pub fn key_name(&self) -> Option<&str> {
-        self.key.record.name()
+        self.key.record().name()
     }
 
     /// The account: who is limited, metered and billed.
     pub fn account(&self) -> &str {
-        self.key.record.account()
+        self.key.record().account()
     }
 
     /// The organization that the account belongs to.
     pub fn organization(&self) -> Option<&str> {
-        self.key.record.organization()
+        self.key.record().organization()
     }
 
     /// The environment of the key.
     pub fn environment(&self) -> &Environment {
-        &self.key.environment
+        self.key.environment()
     }
 
     /// What the key may do.
     pub fn scopes(&self) -> &ScopeSet {
-        self.key.record.scopes()
+        self.key.record().scopes()
     }
 
     /// The name of the account's plan.
     pub fn plan(&self) -> Option<&str> {
-        self.key.record.plan()
+        self.key.record().plan()
     }
 
     /// What the application noted about the key when it was issued.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
-        self.key.record.metadata()
+        self.key.record().metadata()
     }
 
     /// [`KeyStatus::Active`] or [`KeyStatus::Deprecated`], as of this request.
@@ -159,8 +159,8 @@ impl Caller {
         let Some(bound) = self.bound else {
             return Ok(()); // nothing was charged
         };
-        let key = self.key.holder();
-        self.key.metering.refund(key, bound, units).await
+        let key = self.key.holder(self.key_id());
+        self.key.metering().refund(key, bound, units).await
     }
 
     /// Charges this request more, where its cost is known only after the work: so many units of each
@@ -177,8 +177,8 @@ impl Caller {
     /// # }
     /// ```
     pub async fn charge(&self, units: u64) -> Result<(), LimiterError> {
-        let key = self.key.holder();
-        self.key.metering.charge(key, self.bound, units).await
+        let key = self.key.holder(self.key_id());
+        self.key.metering().charge(key, self.bound, units).await
     }
 
     fn lacks(&self, required: RequiredScopes) -> Rejection {
@@ -193,7 +193,7 @@ impl Caller {
 
     /// Whether it is a caller of these keys: another `ApiKeys` in the same stack judges for itself.
     pub(crate) fn belongs_to(&self, keyring: &Keyring) -> bool {
-        Arc::ptr_eq(&self.key.metering, &keyring.metering)
+        Arc::ptr_eq(self.key.metering(), &keyring.metering)
     }
 }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::request::Parts;
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
@@ -19,7 +18,7 @@ use crate::verify::{Admission, Denial, Gate};
 
 /// The decision owns what it looks at, and never the body: that may be neither `Send` nor
 /// `'static`.
-type Decision = Pin<Box<dyn Future<Output = (Parts, Result<Admission, Denial>)> + Send>>;
+type Decision = Pin<Box<dyn Future<Output = (Request<()>, Result<Admission, Denial>)> + Send>>;
 
 pin_project! {
     /// The answer of an [`ApiKeyService`](crate::ApiKeyService).
@@ -100,11 +99,11 @@ where
         loop {
             let next = match this.state.as_mut().project() {
                 StateProjection::Deciding { decision, waiting } => {
-                    let (parts, decision) = ready!(decision.as_mut().poll(cx));
+                    let (head, decision) = ready!(decision.as_mut().poll(cx));
                     let waiting = waiting.take();
                     match (decision, waiting) {
                         (Ok(admission), Some((mut service, body))) => State::Forwarding {
-                            future: service.call(Request::from_parts(parts, body)),
+                            future: service.call(head.map(|()| body)),
                             admission,
                         },
                         (Err(denial), _) => State::Denied {

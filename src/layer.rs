@@ -8,6 +8,7 @@ use tower_layer::Layer;
 use crate::key::environment::Environment;
 use crate::key::scope::RequiredScopes;
 use crate::request::client_address::ClientAddress;
+use crate::request::head::RequestHead;
 use crate::response::challenge::{InvalidRealm, Realm};
 use crate::response::grpc::GrpcRequests;
 use crate::response::headers::{self, InvalidLink};
@@ -294,7 +295,7 @@ impl ApiKeyLayer {
     /// ```
     pub fn route_by(
         mut self,
-        route: impl Fn(&http::request::Parts) -> Option<String> + Send + Sync + 'static,
+        route: impl Fn(RequestHead<'_>) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
         self.settings().route = Route(Some(Arc::new(route)));
         self

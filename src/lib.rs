@@ -127,6 +127,7 @@ pub use manage::issue::{IssueError, IssueKey, IssuedKey};
 pub use quota::{InvalidQuota, Quota, QuotaShape};
 pub use rejection::{Exceeded, NotFound, Rejection};
 pub use request::client_address::{ClientAddress, PeerAddr, TrustedProxies};
+pub use request::head::RequestHead;
 pub use require_scope::{RequireScope, RequireScopeFuture, RequireScopeService};
 pub use response::body::ResponseBody;
 pub use response::challenge::InvalidRealm;

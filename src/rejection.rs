@@ -198,8 +198,6 @@ pub enum NotFound {
     Malformed,
     /// It is written as ours are, and the store has no record of it.
     Unknown,
-    /// The store answered with the record of another id. Look at the store: it is broken.
-    Mismatch,
 }
 
 impl Rejection {
@@ -235,16 +233,17 @@ impl Rejection {
     }
 
     /// The rejection that a status calls for, if it does.
+    #[inline]
     pub(crate) fn of_lifecycle(
         lifecycle: &Lifecycle,
-        not_before: Option<SystemTime>,
+        not_before: impl FnOnce() -> Option<SystemTime>,
     ) -> Option<Self> {
         // An expired key has an expiry and an early one a beginning; 1970 stands for neither.
         let date = |date: Option<SystemTime>| date.unwrap_or(SystemTime::UNIX_EPOCH);
         match lifecycle.status() {
             KeyStatus::Active | KeyStatus::Deprecated => None,
             KeyStatus::NotYetActive => Some(Self::NotYetActive {
-                not_before: date(not_before),
+                not_before: date(not_before()),
             }),
             KeyStatus::Suspended => Some(Self::Suspended),
             KeyStatus::Expired => Some(Self::Expired {

@@ -39,14 +39,12 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let (mut parts, body) = request.into_parts();
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let gate = Arc::clone(&self.gate);
-        let manner = gate.settings.manner(&parts.method, &parts.headers);
-        match gate.begin(&mut parts) {
+        let manner = gate.settings.manner(request.method(), request.headers());
+        match gate.begin(&mut request) {
             Progress::Decided(Ok(admission)) => {
-                let future = self.inner.call(Request::from_parts(parts, body));
-                ResponseFuture::forwarding(future, admission, gate, manner)
+                ResponseFuture::forwarding(self.inner.call(request), admission, gate, manner)
             }
             Progress::Decided(Err(denial)) => {
                 // Whatever the readied service holds, such as a permit, is let go of here and now.
@@ -54,13 +52,14 @@ where
                 ResponseFuture::denied(denial, gate, manner)
             }
             Progress::Waiting(candidate) => {
-                let readied = self.take_readied();
+                let (parts, body) = request.into_parts();
+                let mut head = Request::from_parts(parts, ());
                 let judge = Arc::clone(&gate);
                 let decision = Box::pin(async move {
-                    let decision = judge.finish(&mut parts, *candidate).await;
-                    (parts, decision)
+                    let decision = judge.finish(&mut head, *candidate).await;
+                    (head, decision)
                 });
-                ResponseFuture::deciding(decision, readied, body, gate, manner)
+                ResponseFuture::deciding(decision, self.take_readied(), body, gate, manner)
             }
         }
     }

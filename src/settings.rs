@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::request::Parts;
 use http::{HeaderMap, Method, Response};
 
 use crate::framework;
@@ -14,6 +13,7 @@ use crate::key::environment::Environment;
 use crate::key::scope::RequiredScopes;
 use crate::rejection::Rejection;
 use crate::request::client_address::ClientAddress;
+use crate::request::head::RequestHead;
 use crate::response::challenge::{Challenges, Realm};
 use crate::response::grpc::GrpcRequests;
 use crate::response::headers::KeyHeaders;
@@ -26,15 +26,15 @@ use crate::source::KeySources;
 #[derive(Clone, Default)]
 pub(crate) struct Route(pub(crate) Option<Arc<FindRoute>>);
 
-type FindRoute = dyn Fn(&Parts) -> Option<String> + Send + Sync;
+type FindRoute = dyn Fn(RequestHead<'_>) -> Option<String> + Send + Sync;
 
 impl Route {
-    pub(crate) fn of<'r>(&self, parts: &'r Parts) -> Cow<'r, str> {
-        if let Some(found) = self.0.as_ref().and_then(|find| find(parts)) {
+    pub(crate) fn of<'r>(&self, head: RequestHead<'r>) -> Cow<'r, str> {
+        if let Some(found) = self.0.as_ref().and_then(|find| find(head)) {
             return Cow::Owned(found);
         }
-        let matched = framework::matched_route(&parts.extensions);
-        Cow::Borrowed(matched.unwrap_or(parts.uri.path()))
+        let matched = framework::matched_route(head.extensions);
+        Cow::Borrowed(matched.unwrap_or(head.uri.path()))
     }
 }
 

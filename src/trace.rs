@@ -57,11 +57,6 @@ pub(crate) fn unverifiable(error: &(dyn Error + 'static), key_id: &dyn fmt::Disp
     error!(target: TARGET, %key_id, error = %causes, "a key's record cannot be verified; the request was answered with 503");
 }
 
-/// The store answered with a record of another key.
-pub(crate) fn wrong_record(key_id: &dyn fmt::Display) {
-    error!(target: TARGET, %key_id, "the key store answered with the record of another key; the request was refused");
-}
-
 /// A record does not verify the key that it is of.
 pub(crate) fn wrong_verifier(key_id: &dyn fmt::Display) {
     error!(target: TARGET, %key_id, "a key's record does not verify it: its pepper has another content here, or the record was changed; the request was answered with 503");

@@ -219,8 +219,8 @@ async fn endpoints_have_costs_and_limits_of_their_own() {
     assert_eq!(left(&ask(address, &key).await), "3");
 
     // What a route is, the application may say.
-    let by_route = world.keys.layer().route_by(|parts| {
-        let reports = parts.uri.path().starts_with("/v1/reports");
+    let by_route = world.keys.layer().route_by(|request| {
+        let reports = request.uri.path().starts_with("/v1/reports");
         reports.then(|| "/v1/reports".to_owned())
     });
     let denied = ask_for(serve(by_route).await, Method::POST, "/v1/reports/7", &key).await;

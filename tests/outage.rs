@@ -171,9 +171,7 @@ async fn a_store_that_answers_with_another_keys_record_opens_nothing() {
         KeyRecord::new(other.id(), Verifier::sha256(KeyDigest::of(&active)), "acme"),
     ] {
         let answer = answer_of(wrong).await;
-        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
-        let reason = answer.extensions().get::<Rejection>();
-        assert_eq!(reason, Some(&Rejection::NotFound(NotFound::Mismatch)));
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     }
     // The right id and another secret: the caller holds 128 bits of the key, so the fault is ours.
     let changed = KeyRecord::new(id, Verifier::sha256(other), "acme");
@@ -181,25 +179,17 @@ async fn a_store_that_answers_with_another_keys_record_opens_nothing() {
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
 }
 
-/// Unknown, malformed, and wrong-secret keys: to the byte, the same answer on the wire.
+/// Unknown and malformed keys: to the byte, the same answer on the wire.
 #[tokio::test]
 async fn the_caller_cannot_tell_why_a_key_is_not_found() {
     let world = World::new().await;
-    let other = KeyDigest::of("another");
-    let wrong = Scripted::new(move |_| Ok(Some(KeyRecord::imported(other, "acme"))));
-    let wrong = ApiKeys::read_only(wrong).build().unwrap().layer();
     let empty = ApiKeys::builder(MemoryStore::new())
         .build()
         .unwrap()
         .layer();
     let mut answers = Vec::new();
-    for (layer, name) in [
-        (&empty, "unknown"),
-        (&empty, "typo"),
-        (&empty, "truncated"),
-        (&wrong, "active"),
-    ] {
-        let address = support::serve_hyper(layer.layer(EchoService)).await;
+    for name in ["unknown", "typo", "truncated"] {
+        let address = support::serve_hyper(empty.layer(EchoService)).await;
         let key = &world.plaintexts[name];
         let request = format!(
             "GET / HTTP/1.1\r\nhost: localhost\r\nx-api-key: {key}\r\nconnection: close\r\n\r\n"

@@ -19,8 +19,7 @@ pub(crate) trait Answer: Clone + Send + 'static {
 
 /// Where answers are kept. It may forget any of them at any time.
 pub(crate) trait Map<K, A>: Send + Sync + 'static {
-    /// Shows what is kept of a key, where it is.
-    fn view<R>(&self, key: &K, look: impl FnOnce(&A) -> R) -> Option<R>;
+    fn get(&self, key: &K) -> Option<A>;
     fn put(&self, key: K, answer: A);
 }
 
@@ -63,20 +62,17 @@ where
         }
     }
 
-    /// Shows what is kept of a key, if it may still serve.
+    /// What is kept of a key, if it may still serve and is `fresh`.
     #[inline]
-    pub(crate) fn view<R>(&self, key: &K, look: impl FnOnce(&A) -> Option<R>) -> Option<R> {
-        let look = |answer: &A| {
-            let current = self.shared.epochs.allow(key, answer);
-            current.then(|| look(answer)).flatten()
-        };
-        self.shared.map.view(key, look).flatten()
+    pub(crate) fn find(&self, key: &K, fresh: impl FnOnce(&A) -> bool) -> Option<A> {
+        let kept = self.shared.map.get(key)?;
+        (self.shared.epochs.allow(key, &kept) && fresh(&kept)).then_some(kept)
     }
 
     /// Whether something is kept of a key, however old.
     pub(crate) fn holds(&self, key: &K) -> bool {
-        let found = self.shared.map.view(key, Answer::is_something);
-        found.unwrap_or(false)
+        let kept = self.shared.map.get(key);
+        kept.is_some_and(|kept| kept.is_something())
     }
 
     /// Whether something that was found may still be used. To be asked again after each wait.
@@ -99,10 +95,7 @@ where
     {
         for _ in 0..ATTEMPTS {
             let stamp = self.shared.epochs.stamp(&key);
-            let landed = || {
-                let fresh = |answer: &A| is_fresh(answer).then(|| answer.clone());
-                self.view(&key, fresh).map(Ok)
-            };
+            let landed = || self.find(&key, &is_fresh).map(Ok);
             let begin = || self.begin(key, begin(stamp));
             let answer = match self.flights.join((key, stamp), landed, begin) {
                 Boarding::Joined(flight) => flight.await.ok_or(LoadError::Lost)?,
@@ -150,6 +143,7 @@ where
 }
 
 impl Epochs {
+    #[inline]
     fn allow(&self, key: &impl Spread, answer: &impl Answer) -> bool {
         self.is_current(key, answer.stamp(), answer.is_something())
     }

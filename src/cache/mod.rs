@@ -8,6 +8,7 @@
 pub(crate) mod flight;
 pub(crate) mod guard;
 pub(crate) mod guarded;
+mod known;
 mod recent;
 mod settings;
 mod shelf;
@@ -20,58 +21,13 @@ use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::record::KeyRecord;
 use crate::limit::metering::Metering;
-use crate::limit::rulebook::{Holder, PlanIndex};
 use crate::store::{DynKeyStore, StoreError};
 use guard::Stamp;
 use guarded::{Answer, Guarded, LoadError};
+pub(crate) use known::KnownKey;
 use recent::Recent;
 pub use settings::Cache;
 use shelf::Shelf;
-
-/// A record, the environment that it stands for, and what its requests are metered by.
-#[derive(Debug)]
-#[repr(C)] // in this order: what each request looks at stands together
-pub(crate) struct KnownKey {
-    stamp: Stamp,
-    /// When it was asked for, in nanoseconds of the monotonic clock.
-    since: u64,
-    plan: PlanIndex,
-    /// Whether its environment is that of nearly all keys.
-    is_live: bool,
-    pub(crate) record: KeyRecord,
-    /// The record's own, or that of the format that the key is written in.
-    pub(crate) environment: Environment,
-    pub(crate) metering: Arc<Metering>,
-}
-
-impl KnownKey {
-    pub(crate) fn stamp(&self) -> Stamp {
-        self.stamp
-    }
-
-    /// What the limits must know of the key.
-    #[inline]
-    pub(crate) fn holder(&self) -> Holder<'_> {
-        Holder {
-            record: &self.record,
-            plan: self.plan,
-        }
-    }
-
-    /// Whether it is of one of these environments; `live` is known at a glance.
-    #[inline]
-    pub(crate) fn is_of(&self, environments: &[Environment]) -> bool {
-        let is_it = |accepted: &Environment| {
-            (self.is_live && *accepted == Environment::LIVE) || *accepted == self.environment
-        };
-        environments.iter().any(is_it)
-    }
-
-    /// The memory that it takes, in bytes.
-    fn weight(&self) -> usize {
-        size_of::<Self>() + self.record.heap()
-    }
-}
 
 /// A key as the cache or the store has it: found, or found not to exist.
 #[derive(Debug, Clone)]
@@ -81,18 +37,12 @@ pub(crate) enum Found {
 }
 
 impl Found {
-    pub(crate) fn key(&self) -> Option<&Arc<KnownKey>> {
-        match self {
-            Self::Key(known) => Some(known),
-            Self::Nothing { .. } => None,
-        }
-    }
-
+    #[inline]
     fn since(&self) -> Duration {
-        Duration::from_nanos(match self {
-            Self::Key(known) => known.since,
-            Self::Nothing { since, .. } => *since,
-        })
+        match self {
+            Self::Key(known) => known.since(),
+            Self::Nothing { since, .. } => Duration::from_nanos(*since),
+        }
     }
 }
 
@@ -100,7 +50,7 @@ impl Answer for Found {
     #[inline]
     fn stamp(&self) -> Stamp {
         match self {
-            Self::Key(known) => known.stamp,
+            Self::Key(known) => known.stamp(),
             Self::Nothing { stamp, .. } => *stamp,
         }
     }
@@ -138,16 +88,10 @@ impl KeyCache {
         }
     }
 
-    /// Shows a key where it is, if it is remembered and that may still be said of it.
+    /// A key, if it is remembered and what is remembered may still serve.
     #[inline]
-    pub(crate) fn view<R>(
-        &self,
-        id: &KeyId,
-        now: Duration,
-        look: impl FnOnce(&Found) -> R,
-    ) -> Option<R> {
-        let look = |found: &Found| self.is_fresh(found, now).then(|| look(found));
-        self.guarded.view(id, look)
+    pub(crate) fn find(&self, id: &KeyId, now: Duration) -> Option<Found> {
+        self.guarded.find(id, |found| self.is_fresh(found, now))
     }
 
     /// Whether there was such a key when it was last looked for, however long ago.
@@ -206,19 +150,14 @@ impl KeyCache {
             let Some(record) = found else {
                 return Ok(Found::Nothing { stamp, since });
             };
+            if record.id() != id {
+                return Err(StoreError::corrupt(
+                    "it answered with the record of another key",
+                ));
+            }
             let record = recent.newest(record);
-            let environment = record.environment().cloned().unwrap_or(environment);
-            let limiting = metering.limiting.as_ref();
-            let plan = limiting.map(|limiting| limiting.rules.plan_of(&record));
-            Ok(Found::Key(Arc::new(KnownKey {
-                stamp,
-                since,
-                plan: plan.unwrap_or_default(),
-                is_live: environment == Environment::LIVE,
-                record,
-                environment,
-                metering,
-            })))
+            let known = KnownKey::new(record, environment, metering, stamp, since);
+            Ok(Found::Key(Arc::new(known)))
         }
     }
 
@@ -235,9 +174,8 @@ impl KeyCache {
     fn stale(&self, id: &KeyId) -> Option<Found> {
         let longest = self.settings.stale_for?;
         let now = self.clock.monotonic();
-        self.guarded.view(id, |found| {
-            let young = now.saturating_sub(found.since()) < longest;
-            (found.key().is_some() && young).then(|| found.clone())
+        self.guarded.find(id, |found| {
+            found.is_something() && now.saturating_sub(found.since()) < longest
         })
     }
 

@@ -7,9 +7,9 @@
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use super::Found;
 use super::guard::Spread;
 use super::guarded::Map;
+use super::{Found, KnownKey};
 use crate::key::digest::KeyId;
 
 /// How many keys that do not exist are remembered.
@@ -24,7 +24,7 @@ pub(super) struct Shelf {
     misses: moka::sync::Cache<KeyId, Found>,
 }
 
-type Index = papaya::HashMap<KeyId, Found, BuildHasherDefault<IdHasher>>;
+type Index = papaya::HashMap<KeyId, Arc<KnownKey>, BuildHasherDefault<IdHasher>>;
 
 /// What moka keeps in the place of a key.
 #[derive(Clone, Copy)]
@@ -42,7 +42,8 @@ impl Shelf {
             .max_capacity(bytes)
             .weigher(|_, kept: &Kept| kept.weight)
             .eviction_listener(move |id: Arc<KeyId>, kept: Kept, _| {
-                let is_it = |_: &KeyId, found: &Found| address(found) == Some(kept.address);
+                let is_it =
+                    |_: &KeyId, known: &Arc<KnownKey>| Arc::as_ptr(known).addr() == kept.address;
                 let _ = index.pin().remove_if(&*id, is_it);
             })
             .build();
@@ -56,32 +57,28 @@ impl Shelf {
 
 impl Map<KeyId, Found> for Shelf {
     #[inline]
-    fn view<R>(&self, id: &KeyId, look: impl FnOnce(&Found) -> R) -> Option<R> {
-        if let Some(found) = self.found.pin().get(id) {
-            return Some(look(found));
+    fn get(&self, id: &KeyId) -> Option<Found> {
+        if let Some(known) = self.found.pin().get(id) {
+            return Some(Found::Key(Arc::clone(known)));
         }
-        self.misses.get(id).map(|miss| look(&miss))
+        self.misses.get(id)
     }
 
     fn put(&self, id: KeyId, found: Found) {
-        let Found::Key(known) = &found else {
+        let Found::Key(known) = found else {
             // The keeper follows when it needs the room.
             self.found.pin().remove(&id);
             self.misses.insert(id, found);
             return;
         };
         let kept = Kept {
-            address: Arc::as_ptr(known).addr(),
+            address: Arc::as_ptr(&known).addr(),
             weight: u32::try_from(known.weight() + OVERHEAD).unwrap_or(u32::MAX),
         };
         // In this order: whatever the keeper evicts is there to be removed.
-        self.found.pin().insert(id, found);
+        self.found.pin().insert(id, known);
         self.keeper.insert(id, kept);
     }
-}
-
-fn address(found: &Found) -> Option<usize> {
-    found.key().map(|known| Arc::as_ptr(known).addr())
 }
 
 /// Ids are digests: evenly spread as they are.

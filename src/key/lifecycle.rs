@@ -91,6 +91,13 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
+    /// Of a key that works, and has no dates.
+    pub(crate) const ACTIVE: Self = Self {
+        status: KeyStatus::Active,
+        expires_at: None,
+        deprecated_at: None,
+    };
+
     /// Where the key stands.
     pub const fn status(&self) -> KeyStatus {
         self.status

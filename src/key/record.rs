@@ -27,7 +27,6 @@ use crate::quota::Quota;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[repr(C)] // in this order: what each request looks at stands together
 pub struct KeyRecord {
     id: KeyId,
     verifier: Verifier,
@@ -35,7 +34,6 @@ pub struct KeyRecord {
     expires_at: Option<SystemTime>,
     not_before: Option<SystemTime>,
     created_at: Option<SystemTime>,
-    // And this is what few do.
     account: Box<str>,
     version: u64,
     plan: Option<Box<str>>,
@@ -129,6 +127,12 @@ impl KeyRecord {
         let is_some = seldom != Seldom::default();
         self.seldom = is_some.then(|| Box::new(seldom));
         self
+    }
+
+    /// Whether it has no dates, and nothing that few keys have: what it may do is then the same at
+    /// any time, from anywhere.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.seldom.is_none() && self.expires_at.is_none() && self.not_before.is_none()
     }
 
     /// The record of a key of which only the SHA-256 is known.

@@ -25,14 +25,7 @@ impl Limiting {
         charges: &[Charge<'_>],
         now: SystemTime,
     ) -> Option<Result<Verdict, LimiterError>> {
-        let checked = self.limiter.check_now(charges, now)?;
-        if checked
-            .as_ref()
-            .is_ok_and(|verdict| !is_about(charges, verdict))
-        {
-            return Some(Err(about_others()));
-        }
-        Some(checked)
+        self.limiter.check_now(charges, now)
     }
 
     /// As [`check_now`](Self::check_now), after a wait within the time limit.
@@ -43,11 +36,7 @@ impl Limiting {
         now: SystemTime,
     ) -> Result<Verdict, LimiterError> {
         let verdict = self.limiter.check(charges, now);
-        let verdict = self.in_time(clock, verdict).await?;
-        if !is_about(charges, &verdict) {
-            return Err(about_others());
-        }
-        Ok(verdict)
+        self.in_time(clock, verdict).await
     }
 
     /// Gives charges back.
@@ -73,10 +62,11 @@ impl Limiting {
         // Others draw on the budget, too: what was left a moment ago may be gone.
         for _ in 0..3 {
             let now = clock.now();
-            let verdict = match self.check_now(&charge, now) {
-                Some(verdict) => verdict?,
-                None => self.check(clock, &charge, now).await?,
+            let checked = match self.check_now(&charge, now) {
+                Some(checked) => checked,
+                None => self.check(clock, &charge, now).await,
             };
+            let verdict = verdict(&charge, &checked)?;
             let left = verdict.standings().first().map_or(0, Standing::remaining);
             if verdict.is_allowed() || left == 0 {
                 break;
@@ -97,13 +87,19 @@ impl Limiting {
     }
 }
 
-/// A verdict about other charges than these is none: never a silent yes.
-fn is_about(charges: &[Charge<'_>], verdict: &Verdict) -> bool {
-    verdict.standings().len() == charges.len()
-}
-
-fn about_others() -> LimiterError {
-    LimiterError::unavailable("the verdict is about other charges")
+/// What a check says of these charges. A verdict about others is none: never a silent yes.
+#[inline]
+pub(crate) fn verdict<'v>(
+    charges: &[Charge<'_>],
+    checked: &'v Result<Verdict, LimiterError>,
+) -> Result<&'v Verdict, LimiterError> {
+    match checked {
+        Ok(verdict) if verdict.standings().len() == charges.len() => Ok(verdict),
+        Ok(_) => Err(LimiterError::unavailable(
+            "the verdict is about other charges",
+        )),
+        Err(error) => Err(error.clone()),
+    }
 }
 
 impl fmt::Debug for Limiting {

@@ -5,9 +5,11 @@ use std::net::IpAddr;
 
 use smallvec::SmallVec;
 
+use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::limit::rules::{By, Ipv6Prefix, Limits, Rule};
-use crate::limit::{Charge, Subject};
+use crate::limit::{Charge, LimitName, Subject};
+use crate::quota::Quota;
 
 /// The charges of one request.
 pub(crate) type Charges<'a> = SmallVec<[Charge<'a>; 2]>;
@@ -58,6 +60,19 @@ pub(crate) struct Bound {
 pub(crate) struct Holder<'a> {
     pub(crate) record: &'a KeyRecord,
     pub(crate) plan: PlanIndex,
+    /// Whose budget it draws on.
+    pub(crate) budget: KeyId,
+    /// Whether the record may have quotas of its own.
+    pub(crate) has_limits: bool,
+}
+
+impl Holder<'_> {
+    /// The quota that a limit has for this key, if it is not that of the rules.
+    #[inline]
+    fn limit(self, name: &LimitName) -> Option<Quota> {
+        let own = self.has_limits.then(|| self.record.limit(name.as_str()));
+        own.flatten()
+    }
 }
 
 impl Bound {
@@ -171,12 +186,11 @@ impl Rulebook {
     pub(crate) fn charges<'a>(&'a self, key: Option<Holder<'a>>, request: Bound) -> Charges<'a> {
         let plan = key.map_or(self.plans.len(), |key| key.plan.0 as usize);
         let bundle = &self.bundles[request.endpoint * (self.plans.len() + 1) + plan];
-        let record = key.map(|key| key.record);
         let cost = self.cost_of(request);
         let mut charges = Charges::new();
         for rule in bundle {
-            if let Some(subject) = self.subject(rule.by, record, request) {
-                let own = record.and_then(|key| key.limit(rule.name.as_str()));
+            if let Some(subject) = self.subject(rule.by, key, request) {
+                let own = key.and_then(|key| key.limit(&rule.name));
                 let quota = own.unwrap_or(rule.quota);
                 charges.push(Charge::new(&rule.name, subject, quota, cost));
             }
@@ -185,15 +199,10 @@ impl Rulebook {
     }
 
     #[inline]
-    fn subject<'a>(
-        &self,
-        by: By,
-        key: Option<&'a KeyRecord>,
-        request: Bound,
-    ) -> Option<Subject<'a>> {
+    fn subject<'a>(&self, by: By, key: Option<Holder<'a>>, request: Bound) -> Option<Subject<'a>> {
         Some(match by {
-            By::Key => Subject::Key(key?.budget()),
-            By::Account => Subject::Account(key?.account()),
+            By::Key => Subject::Key(key?.budget),
+            By::Account => Subject::Account(key?.record.account()),
             By::Address => Subject::Address(self.ipv6_prefix.mask(request.address?)),
             By::Global => Subject::Global,
         })

@@ -6,12 +6,12 @@ use std::num::NonZeroU8;
 use std::sync::Arc;
 
 use http::header::FORWARDED;
-use http::request::Parts;
 use http::{Extensions, HeaderMap};
 
 use crate::framework;
 use crate::key::network::{InvalidNetwork, Network};
 use crate::request::forwarded::{Forwarding, X_FORWARDED_FOR};
+use crate::request::head::RequestHead;
 
 /// The address at the other end of the connection, in a request's extensions.
 ///
@@ -49,7 +49,7 @@ pub struct PeerAddr(pub SocketAddr);
 #[derive(Clone)]
 pub struct ClientAddress(Kind);
 
-type FindAddress = dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync;
+type FindAddress = dyn Fn(RequestHead<'_>) -> Option<IpAddr> + Send + Sync;
 
 #[derive(Clone)]
 enum Kind {
@@ -77,18 +77,21 @@ impl ClientAddress {
     /// The application's own way, such as a header that its platform sets and clients cannot.
     ///
     /// `None` means that the address is not known: keys with an allow-list are then refused.
-    pub fn from_fn(find: impl Fn(&Parts) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
+    pub fn from_fn(
+        find: impl Fn(RequestHead<'_>) -> Option<IpAddr> + Send + Sync + 'static,
+    ) -> Self {
         Self(Kind::Function(Arc::new(find)))
     }
 
     /// The client's address in canonical form (never mapped IPv6), or `None` if nothing that can
     /// be trusted tells it.
-    pub fn of(&self, request: &Parts) -> Option<IpAddr> {
-        let peer = || peer(&request.extensions);
+    pub fn of<'r>(&self, request: impl Into<RequestHead<'r>>) -> Option<IpAddr> {
+        let head = request.into();
+        let peer = || peer(head.extensions);
         match &self.0 {
             Kind::Peer => peer(),
-            Kind::Header(header, trusted) => trusted.client(*header, &request.headers, peer()),
-            Kind::Function(find) => find(request).map(|address| address.to_canonical()),
+            Kind::Header(header, trusted) => trusted.client(*header, head.headers, peer()),
+            Kind::Function(find) => find(head).map(|address| address.to_canonical()),
         }
     }
 
@@ -202,7 +205,7 @@ mod tests {
     use super::*;
     use http::Request;
 
-    fn request(peer: Option<&str>, forwarded_for: &[&str]) -> Parts {
+    fn request(peer: Option<&str>, forwarded_for: &[&str]) -> Request<()> {
         let mut request = Request::new(());
         if let Some(peer) = peer {
             let address = SocketAddr::new(peer.parse().unwrap(), 4711);
@@ -213,7 +216,7 @@ mod tests {
                 .headers_mut()
                 .append(X_FORWARDED_FOR, line.parse().unwrap());
         }
-        request.into_parts().0
+        request
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "expected as it is found")]
@@ -233,8 +236,8 @@ mod tests {
             ip("192.0.2.1")
         );
         assert_eq!(address.of(&request(None, &["10.0.0.1"])), None);
-        assert!(address.ignores_forwarding(&request(None, &["10.0.0.1"]).headers));
-        assert!(!address.ignores_forwarding(&request(None, &[]).headers));
+        assert!(address.ignores_forwarding(request(None, &["10.0.0.1"]).headers()));
+        assert!(!address.ignores_forwarding(request(None, &[]).headers()));
     }
 
     #[test]
@@ -281,8 +284,8 @@ mod tests {
 
     #[test]
     fn an_application_may_know_better() {
-        let address = ClientAddress::from_fn(|parts| {
-            parts
+        let address = ClientAddress::from_fn(|request| {
+            request
                 .headers
                 .get("cf-connecting-ip")?
                 .to_str()
@@ -290,11 +293,11 @@ mod tests {
                 .parse()
                 .ok()
         });
-        let mut parts = request(Some("10.0.0.1"), &[]);
-        assert_eq!(address.of(&parts), None);
-        parts
-            .headers
+        let mut request = request(Some("10.0.0.1"), &[]);
+        assert_eq!(address.of(&request), None);
+        request
+            .headers_mut()
             .insert("cf-connecting-ip", "::ffff:192.0.2.1".parse().unwrap());
-        assert_eq!(address.of(&parts), ip("192.0.2.1"));
+        assert_eq!(address.of(&request), ip("192.0.2.1"));
     }
 }

@@ -1,13 +1,14 @@
 //! The one credential of a request: found, and hidden.
 
-use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
-use http::request::Parts;
+use http::Request;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use zeroize::Zeroizing;
 
 use crate::framework;
 use crate::key::format::KeyFormat;
 use crate::key::formats::{KeyFormats, Place, Recognized};
 use crate::request::basic::Basic;
+use crate::request::head::RequestHead;
 use crate::request::query;
 use crate::source::{Carrier, KeySources, Scheme};
 
@@ -44,19 +45,28 @@ impl KeySources {
     /// All places are looked at: two keys are an error, never a silent pick.
     pub(crate) fn find<'r>(
         &self,
-        parts: &'r Parts,
+        head: RequestHead<'r>,
         formats: &'r KeyFormats,
     ) -> Result<Option<Credential<'r>>, Ambiguous> {
-        let mut found = self.in_authorization(parts, formats)?;
-        for (at, header) in self.headers.iter().enumerate() {
-            let credential = one_line(&parts.headers, &header.name)?
-                .map(|value| trim(value.as_bytes()))
-                .filter(|text| !text.is_empty())
-                .map(|text| own(Text::Borrowed(text), Carrier::Header(at), formats));
+        let mut found = None;
+        // Most requests have few headers: to pass by all of them is faster than to look for one.
+        for (name, line) in head.headers {
+            let Some(carrier) = self.carrier(name) else {
+                continue;
+            };
+            if is_repeated(head.headers, name) {
+                return Err(Ambiguous);
+            }
+            let line = trim(line.as_bytes());
+            let credential = match carrier {
+                Carrier::Authorization => self.in_authorization(line, formats),
+                _ if line.is_empty() => None,
+                _ => Some(own(Text::Borrowed(line), carrier, formats)),
+            };
             found = at_most_one(found, credential)?;
         }
         for (at, parameter) in self.parameters.iter().enumerate() {
-            let credential = one(query::values(&parts.uri, parameter))?
+            let credential = one(query::values(head.uri, parameter))?
                 .filter(|value| !value.is_empty())
                 .map(|value| Text::Decoded(query::decode(value)))
                 .map(|text| own(text, Carrier::Query(at), formats));
@@ -65,27 +75,29 @@ impl KeySources {
         Ok(found)
     }
 
+    /// What a header would carry, if it is one that carries keys.
+    #[inline]
+    fn carrier(&self, name: &HeaderName) -> Option<Carrier> {
+        if name == AUTHORIZATION {
+            return (!self.schemes.is_empty()).then_some(Carrier::Authorization);
+        }
+        let header = self.headers.iter().position(|header| header.name == name);
+        header.map(Carrier::Header)
+    }
+
     fn in_authorization<'r>(
         &self,
-        parts: &'r Parts,
+        line: &'r [u8],
         formats: &'r KeyFormats,
-    ) -> Result<Option<Credential<'r>>, Ambiguous> {
-        if self.schemes.is_empty() {
-            return Ok(None);
-        }
-        let Some(line) = one_line(&parts.headers, &AUTHORIZATION)? else {
-            return Ok(None);
-        };
-        let line = trim(line.as_bytes());
-        let found = self.under_a_scheme(line, formats).or_else(|| {
+    ) -> Option<Credential<'r>> {
+        self.under_a_scheme(line, formats).or_else(|| {
             // Not as it should be written, but ours: never to be passed on as somebody else's.
             formats.is_claimed_in(line).then_some(Credential {
                 text: Text::Borrowed(line),
                 carrier: Carrier::Authorization,
                 format: None,
             })
-        });
-        Ok(found)
+        })
     }
 
     fn under_a_scheme<'r>(
@@ -109,10 +121,10 @@ impl KeySources {
     }
 
     /// Takes a credential out of the request, so that nothing behind the layer sees it.
-    pub(crate) fn hide(&self, parts: &mut Parts, carrier: Carrier) {
+    pub(crate) fn hide<B>(&self, request: &mut Request<B>, carrier: Carrier) {
         match carrier {
-            Carrier::Authorization => drop(parts.headers.remove(AUTHORIZATION)),
-            Carrier::Header(at) => drop(parts.headers.remove(&self.headers[at].name)),
+            Carrier::Authorization => drop(request.headers_mut().remove(AUTHORIZATION)),
+            Carrier::Header(at) => drop(request.headers_mut().remove(&self.headers[at].name)),
             Carrier::Query(at) => {
                 let parameter = &self.parameters[at];
                 let strip = |uri: &mut http::Uri| {
@@ -121,8 +133,8 @@ impl KeySources {
                         query::without_all(uri)
                     });
                 };
-                strip(&mut parts.uri);
-                if let Some(kept) = framework::kept_uri(&mut parts.extensions) {
+                strip(request.uri_mut());
+                if let Some(kept) = framework::kept_uri(request.extensions_mut()) {
                     strip(kept);
                 }
             }
@@ -130,13 +142,13 @@ impl KeySources {
     }
 
     /// Marks a credential that stays in the request, so that `Debug` does not print it.
-    pub(crate) fn mark_sensitive(&self, parts: &mut Parts, carrier: Carrier) {
+    pub(crate) fn mark_sensitive(&self, headers: &mut HeaderMap, carrier: Carrier) {
         let name = match carrier {
             Carrier::Authorization => &AUTHORIZATION,
             Carrier::Header(at) => &self.headers[at].name,
             Carrier::Query(_) => return,
         };
-        if let Some(value) = parts.headers.get_mut(name) {
+        if let Some(value) = headers.get_mut(name) {
             value.set_sensitive(true);
         }
     }
@@ -184,17 +196,11 @@ fn in_basic<'r>(basic: &Basic, formats: &'r KeyFormats) -> Option<Credential<'r>
     })
 }
 
-/// The value of a header that must be single.
-fn one_line<'h>(
-    headers: &'h HeaderMap,
-    name: &HeaderName,
-) -> Result<Option<&'h HeaderValue>, Ambiguous> {
-    let line = headers.get(name);
+/// Whether a header that must be single is there more than once.
+#[inline]
+fn is_repeated(headers: &HeaderMap, name: &HeaderName) -> bool {
     // Where no name is there twice, this one is not.
-    if line.is_some() && headers.len() != headers.keys_len() {
-        return one(headers.get_all(name));
-    }
-    Ok(line)
+    headers.len() != headers.keys_len() && headers.get_all(name).iter().nth(1).is_some()
 }
 
 fn one<T>(values: impl IntoIterator<Item = T>) -> Result<Option<T>, Ambiguous> {

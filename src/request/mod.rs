@@ -4,4 +4,5 @@ pub(crate) mod basic;
 pub(crate) mod client_address;
 pub(crate) mod credential;
 pub(crate) mod forwarded;
+pub(crate) mod head;
 pub(crate) mod query;

@@ -13,13 +13,14 @@
 //! [`Gate::begin`] takes these steps without ever waiting, as far as they go; [`Gate::finish`] takes
 //! the others. Nothing else lets a request through.
 
-use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+mod charge;
 
-use http::Method;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, COOKIE, ORIGIN};
-use http::request::Parts;
+use http::{Method, Request};
 
 use crate::cache::{Found, KnownKey};
 use crate::caller::{Anonymous, Caller};
@@ -27,18 +28,17 @@ use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::formats::{Place, Recognized};
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::keyring::Keyring;
-use crate::limit::limiting::Limiting;
-use crate::limit::outage::Fallback;
 use crate::limit::rulebook::Bound;
-use crate::limit::{Charge, LimiterError, Verdict};
 use crate::rejection::{NotFound, Rejection};
 use crate::request::credential::Ambiguous;
-use crate::response::rate_limit::{self, Notice};
+use crate::request::head::RequestHead;
+use crate::response::rate_limit::Notice;
 use crate::response::rejection::Rendered;
 use crate::settings::Settings;
 use crate::source::Carrier;
 use crate::store::StoreError;
 use crate::{timestamp, trace};
+use charge::Refusal;
 
 /// What decides about the requests of one layer.
 #[derive(Debug, Clone)]
@@ -68,19 +68,10 @@ pub(crate) enum Candidate {
 /// A well-formed key, as a digest.
 pub(crate) struct Presented {
     digest: KeyDigest,
-    id: KeyId,
     /// The place of the format that it is written in.
     format: usize,
-    /// When it was presented, by either clock.
-    now: SystemTime,
-    asked_at: Duration,
     carrier: Carrier,
-    client: Client,
 }
-
-/// The address of the client: worked out once, and only if somebody asks.
-#[derive(Default)]
-struct Client(OnceLock<Option<IpAddr>>);
 
 /// A key that may be used here and now, within its limits.
 pub(crate) struct Proved {
@@ -115,69 +106,103 @@ pub(crate) struct Denial {
     pub(crate) limits: Option<Box<Notice>>,
 }
 
+impl Progress {
+    fn denied(denial: Denial) -> Self {
+        Self::Decided(Err(denial))
+    }
+}
+
+impl Presented {
+    #[inline]
+    fn id(&self) -> KeyId {
+        self.digest.id()
+    }
+}
+
 impl Gate {
     /// Steps 1 to 9, as far as they go without a wait.
-    pub(crate) fn begin(&self, parts: &mut Parts) -> Progress {
-        if let Some(decision) = self.spoken_for(parts) {
+    pub(crate) fn begin<B>(&self, request: &mut Request<B>) -> Progress {
+        if let Some(decision) = self.spoken_for(request) {
             return Progress::Decided(decision);
         }
-        let key = match self.identify(parts) {
-            Err(denial) => return Progress::Decided(Err(denial)),
-            Ok(None) => return self.begin_without_key(parts),
-            Ok(Some(key)) => key,
+        let head = RequestHead::from(&*request);
+        let credential = match self.settings.sources.find(head, &self.keyring.formats) {
+            Ok(Some(credential)) => credential,
+            Ok(None) => return self.begin_without_key(request),
+            Err(Ambiguous) => return Progress::denied(stranger(Rejection::Ambiguous, None)),
         };
-        let looked = self.keyring.cache.view(&key.id, key.asked_at, |found| {
-            if found.key().is_none() {
-                let attempt = self.attempt(parts, &key);
-                attempt.map_err(|rejection| stranger(rejection, Some(key.carrier)))?;
-            }
-            self.prove(parts, &key, found, key.now)
-        });
-        let mut proved = match looked {
-            None => return Progress::Waiting(Box::new(Candidate::ToLoad(key))),
-            Some(Err(denial)) => return Progress::Decided(Err(denial)),
-            Some(Ok(proved)) => proved,
+        let carrier = credential.carrier;
+        let Some(format) = credential.format else {
+            let rejection = Rejection::NotFound(NotFound::Malformed);
+            return Progress::denied(stranger(rejection, Some(carrier)));
         };
-        match self.charge_now(Some(&proved.known), &mut proved.bound, proved.now) {
+        let (now, asked_at) = self.keyring.clock.both();
+        let key = Presented {
+            digest: KeyDigest::of_bytes(credential.text.as_bytes()),
+            format: self.keyring.formats.place_of(format),
+            carrier,
+        };
+        let Some(found) = self.keyring.cache.find(&key.id(), asked_at) else {
+            return Progress::Waiting(Box::new(Candidate::ToLoad(key)));
+        };
+        if let Found::Nothing { .. } = found
+            && let Err(rejection) = self.attempt(head)
+        {
+            return Progress::denied(stranger(rejection, Some(carrier)));
+        }
+        let mut proved = match self.prove(head, &key, found, now) {
+            Ok(proved) => proved,
+            Err(denial) => return Progress::denied(denial),
+        };
+        let holder = proved.known.holder(key.id());
+        match self.charge_now(Some(holder), &mut proved.bound, now) {
             None => Progress::Waiting(Box::new(Candidate::ToCharge(key, proved))),
-            Some(Ok(limits)) => Progress::Decided(Ok(self.admit(parts, &key, proved, limits))),
-            Some(Err(refusal)) => Progress::Decided(Err(refusal.of(&proved, key.carrier))),
+            Some(Ok(limits)) => Progress::Decided(Ok(self.admit(request, &key, proved, limits))),
+            Some(Err(refusal)) => Progress::denied(refusal.of(&proved, carrier)),
         }
     }
 
     /// Steps 4 to 9, for what had to wait.
     pub(crate) async fn finish(
         &self,
-        parts: &mut Parts,
+        request: &mut Request<()>,
         candidate: Candidate,
     ) -> Result<Admission, Denial> {
         let (key, mut proved) = match candidate {
             Candidate::ToLoad(key) => {
-                let found = self.load(parts, &key).await?;
-                let proved = self.prove(parts, &key, &found, self.keyring.now())?;
+                let found = self.load((&*request).into(), &key).await?;
+                let proved = self.prove((&*request).into(), &key, found, self.keyring.now())?;
                 (key, proved)
             }
             Candidate::ToCharge(key, proved) => (key, proved),
             Candidate::NoKey(mut bound) => {
                 let limits = self.charge(None, &mut bound, self.keyring.now()).await;
-                return Ok(anonymous(parts, limits.map_err(Refusal::of_nobody)?));
+                return Ok(anonymous(request, limits.map_err(Refusal::of_nobody)?));
             }
         };
-        let charged = self.charge(Some(&proved.known), &mut proved.bound, proved.now);
+        let charged = self.charge(
+            Some(proved.known.holder(key.id())),
+            &mut proved.bound,
+            proved.now,
+        );
         let limits = charged
             .await
             .map_err(|refusal| refusal.of(&proved, key.carrier))?;
-        if self.keyring.cache.is_current(&key.id, proved.known.stamp()) {
-            return Ok(self.admit(parts, &key, proved, limits));
+        if self
+            .keyring
+            .cache
+            .is_current(&key.id(), proved.known.stamp())
+        {
+            return Ok(self.admit(request, &key, proved, limits));
         }
         // The key was changed while the limiter let it wait.
-        match self.prove_anew(parts, &key).await {
+        match self.prove_anew((&*request).into(), &key).await {
             Ok(anew) => {
                 let bound = proved.bound; // as it was charged
-                Ok(self.admit(parts, &key, Proved { bound, ..anew }, limits))
+                Ok(self.admit(request, &key, Proved { bound, ..anew }, limits))
             }
             Err(denial) => {
-                self.give_back(&proved).await;
+                self.give_back(&key, &proved).await;
                 Err(denial)
             }
         }
@@ -192,68 +217,42 @@ impl Gate {
         let digest = KeyDigest::of(key);
         let id = digest.id();
         let asked_at = self.keyring.clock.monotonic();
-        let mut found = self.keyring.cache.view(&id, asked_at, Found::clone);
-        if found.is_none() {
+        let found = if let Some(found) = self.keyring.cache.find(&id, asked_at) {
+            found
+        } else {
             let loaded = self.keyring.cache.load(id, format.environment()).await;
-            found = Some(loaded.map_err(|error| self.store_failed(&error, &id))?);
-        }
-        let found = found.as_ref().and_then(Found::key);
-        let known = Arc::clone(self.compare(&digest, id, found)?);
+            loaded.map_err(|error| self.store_failed(&error, &id))?
+        };
+        let known = self.compare(&digest, found)?;
         let now = self.keyring.now();
-        let lifecycle = known.record.lifecycle(now, self.keyring.warning);
-        match Rejection::of_lifecycle(&lifecycle, known.record.not_before()) {
+        let lifecycle = known.lifecycle(now, self.keyring.warning);
+        match Rejection::of_lifecycle(&lifecycle, || known.record().not_before()) {
             Some(rejection) => Err(rejection),
             None => Ok(Caller::new(known, lifecycle, None)),
         }
     }
 
-    /// Steps 1 to 3. `None` if there is no credential.
-    fn identify(&self, parts: &Parts) -> Result<Option<Presented>, Denial> {
-        let found = self.settings.sources.find(parts, &self.keyring.formats);
-        let found = found.map_err(|Ambiguous| stranger(Rejection::Ambiguous, None))?;
-        let Some(credential) = found else {
-            return Ok(None);
-        };
-        let carrier = credential.carrier;
-        let Some(format) = credential.format else {
-            let rejection = Rejection::NotFound(NotFound::Malformed);
-            return Err(stranger(rejection, Some(carrier)));
-        };
-        // Before the hash: to read a clock, the processor waits for all that it has begun.
-        let (now, asked_at) = (self.keyring.now(), self.keyring.clock.monotonic());
-        let digest = KeyDigest::of_bytes(credential.text.as_bytes());
-        Ok(Some(Presented {
-            id: digest.id(),
-            digest,
-            now,
-            asked_at,
-            format: self.keyring.formats.place_of(format),
-            carrier,
-            client: Client::default(),
-        }))
-    }
-
     /// Step 4, from the store, unless this address has tried too many keys that do not exist.
-    async fn load(&self, parts: &Parts, key: &Presented) -> Result<Found, Denial> {
+    async fn load(&self, head: RequestHead<'_>, key: &Presented) -> Result<Found, Denial> {
         let carrier = Some(key.carrier);
         // Whoever holds a key that was found before tries nothing out.
-        let unknown = !self.keyring.cache.knew(&key.id);
+        let unknown = !self.keyring.cache.knew(&key.id());
         if unknown {
-            let attempt = self.attempt(parts, key);
+            let attempt = self.attempt(head);
             attempt.map_err(|rejection| stranger(rejection, carrier))?;
         }
         let environment = self.keyring.formats.at(key.format).environment();
-        let loaded = self.keyring.cache.load(key.id, environment).await;
+        let loaded = self.keyring.cache.load(key.id(), environment).await;
         if unknown && !matches!(&loaded, Ok(Found::Nothing { .. })) {
-            self.forgive(parts, key);
+            self.forgive(head);
         }
-        loaded.map_err(|error| stranger(self.store_failed(&error, &key.id), carrier))
+        loaded.map_err(|error| stranger(self.store_failed(&error, &key.id()), carrier))
     }
 
     /// Counts an attempt to use a key that does not exist, which it is until it is found.
-    fn attempt(&self, parts: &Parts, key: &Presented) -> Result<(), Rejection> {
+    fn attempt(&self, head: RequestHead<'_>) -> Result<(), Rejection> {
         if let Some(throttle) = &self.keyring.throttle
-            && let Some(client) = key.client.address(self, parts)
+            && let Some(client) = self.client_address(head)
         {
             let attempt = throttle.attempt(client, self.keyring.now());
             attempt.map_err(|retry_after| Rejection::TooManyFailedAttempts { retry_after })?;
@@ -261,65 +260,57 @@ impl Gate {
         Ok(())
     }
 
-    fn forgive(&self, parts: &Parts, key: &Presented) {
+    fn forgive(&self, head: RequestHead<'_>) {
         if let Some(throttle) = &self.keyring.throttle
-            && let Some(client) = key.client.address(self, parts)
+            && let Some(client) = self.client_address(head)
         {
             throttle.forgive(client, self.keyring.now());
         }
     }
 
     /// Steps 5 to 7.
+    #[inline]
     fn prove(
         &self,
-        parts: &Parts,
+        head: RequestHead<'_>,
         key: &Presented,
-        found: &Found,
+        found: Found,
         now: SystemTime,
     ) -> Result<Proved, Denial> {
-        let compared = self.compare(&key.digest, key.id, found.key());
+        let compared = self.compare(&key.digest, found);
         let known = compared.map_err(|rejection| stranger(rejection, Some(key.carrier)))?;
-        let lifecycle = known.record.lifecycle(now, self.keyring.warning);
-        if let Err(rejection) = self.judge(parts, known, lifecycle, &key.client) {
-            return Err(refused(rejection, known, lifecycle, Some(key.carrier)));
+        let lifecycle = known.lifecycle(now, self.keyring.warning);
+        if let Err(rejection) = self.judge(head, &known, lifecycle) {
+            return Err(refused(rejection, &known, lifecycle, Some(key.carrier)));
         }
         Ok(Proved {
-            bound: self.bind(parts, &key.client),
-            known: Arc::clone(known),
+            bound: self.bind(head),
+            known,
             lifecycle,
             now,
         })
     }
 
-    async fn prove_anew(&self, parts: &Parts, key: &Presented) -> Result<Proved, Denial> {
-        let found = self.load(parts, key).await?;
-        self.prove(parts, key, &found, self.keyring.now())
+    async fn prove_anew(&self, head: RequestHead<'_>, key: &Presented) -> Result<Proved, Denial> {
+        let found = self.load(head, key).await?;
+        self.prove(head, key, found, self.keyring.now())
     }
 
     /// Step 5: the record that was found, if it is that of the key that was presented.
-    fn compare<'f>(
-        &self,
-        digest: &KeyDigest,
-        id: KeyId,
-        found: Option<&'f Arc<KnownKey>>,
-    ) -> Result<&'f Arc<KnownKey>, Rejection> {
+    fn compare(&self, digest: &KeyDigest, found: Found) -> Result<Arc<KnownKey>, Rejection> {
         let peppers = &self.keyring.peppers;
-        let Some(known) = found else {
+        let Found::Key(known) = found else {
             peppers.verify_dummy(digest);
             return Err(Rejection::NotFound(NotFound::Unknown));
         };
-        let proved = peppers.verify(known.record.verifier(), digest);
+        let proved = peppers.verify(known.verifier(), digest);
         let proved = proved.map_err(|error| {
-            trace::unverifiable(&error, &id);
+            trace::unverifiable(&error, &digest.id());
             self.outage()
         })?;
-        if known.record.id() != id {
-            trace::wrong_record(&id);
-            return Err(Rejection::NotFound(NotFound::Mismatch));
-        }
         if !proved {
             // 128 bits of the key agree, so it is not the caller who is wrong.
-            trace::wrong_verifier(&id);
+            trace::wrong_verifier(&digest.id());
             return Err(self.outage());
         }
         Ok(known)
@@ -328,13 +319,12 @@ impl Gate {
     /// Steps 6 and 7.
     fn judge(
         &self,
-        parts: &Parts,
+        head: RequestHead<'_>,
         known: &KnownKey,
         lifecycle: Lifecycle,
-        client: &Client,
     ) -> Result<(), Rejection> {
-        let record = &known.record;
-        if let Some(rejection) = Rejection::of_lifecycle(&lifecycle, record.not_before()) {
+        let record = known.record();
+        if let Some(rejection) = Rejection::of_lifecycle(&lifecycle, || record.not_before()) {
             return Err(rejection);
         }
         if let Some(accepted) = &self.settings.environments
@@ -344,9 +334,9 @@ impl Gate {
                 accepted: accepted.clone(),
             });
         }
-        if record.networks().list().is_some() {
-            let client = client.address(self, parts);
-            if !record.networks().allow(client) {
+        if let Some(networks) = known.networks() {
+            let client = self.client_address(head);
+            if !networks.allow(client) {
                 return Err(Rejection::IpNotAllowed { client });
             }
         }
@@ -358,99 +348,6 @@ impl Gate {
             }
         }
         Ok(())
-    }
-
-    /// What the limits must know of a request.
-    fn bind(&self, parts: &Parts, client: &Client) -> Option<Bound> {
-        let rules = &self.keyring.metering.limiting.as_ref()?.rules;
-        let needed = rules.need_address();
-        let address = needed.then(|| client.address(self, parts)).flatten();
-        if !rules.need_route() {
-            return Some(rules.bind_nowhere(address));
-        }
-        let route = self.settings.route.of(parts);
-        let path = parts.uri.path();
-        Some(rules.bind(parts.method.as_str(), &route, path, address))
-    }
-
-    /// Step 8: what the headers say, or why the request goes no further. `None` if that must be
-    /// waited for.
-    fn charge_now(
-        &self,
-        known: Option<&KnownKey>,
-        bound: &mut Option<Bound>,
-        now: SystemTime,
-    ) -> Option<Result<Option<Notice>, Refusal>> {
-        let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, bound) else {
-            return Some(Ok(None));
-        };
-        let charges = limiting.rules.charges(known.map(KnownKey::holder), *bound);
-        let checked = limiting.check_now(&charges, now)?;
-        Some(self.conclude(limiting, &charges, &checked, bound, now))
-    }
-
-    /// Step 8, with a wait.
-    async fn charge(
-        &self,
-        known: Option<&KnownKey>,
-        bound: &mut Option<Bound>,
-        now: SystemTime,
-    ) -> Result<Option<Notice>, Refusal> {
-        let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, bound) else {
-            return Ok(None);
-        };
-        let charges = limiting.rules.charges(known.map(KnownKey::holder), *bound);
-        let checked = match limiting.check_now(&charges, now) {
-            Some(checked) => checked,
-            None => limiting.check(&*self.keyring.clock, &charges, now).await,
-        };
-        self.conclude(limiting, &charges, &checked, bound, now)
-    }
-
-    fn conclude(
-        &self,
-        limiting: &Limiting,
-        charges: &[Charge<'_>],
-        checked: &Result<Verdict, LimiterError>,
-        bound: &mut Bound,
-        now: SystemTime,
-    ) -> Result<Option<Notice>, Refusal> {
-        let told = |charges: &[Charge<'_>], verdict: &Verdict| {
-            let limits = Notice::of(self.settings.rate_limit_headers, charges, verdict, now);
-            match rate_limit::rejection(charges, verdict, now) {
-                None => Ok(limits),
-                Some(rejection) => Err(Refusal {
-                    rejection,
-                    limits: limits.map(Box::new),
-                }),
-            }
-        };
-        let error = match checked {
-            Ok(verdict) => return told(charges, verdict),
-            Err(error) => error,
-        };
-        trace::limiter_failed(error);
-        bound.let_off();
-        match limiting.emergency.decide(charges, now) {
-            Fallback::Charged(shares, verdict) => told(&shares, &verdict),
-            Fallback::Admit => Ok(None),
-            Fallback::Refuse => Err(Refusal {
-                rejection: self.outage(),
-                limits: None,
-            }),
-        }
-    }
-
-    /// What was charged to a request that goes no further after all.
-    async fn give_back(&self, proved: &Proved) {
-        let Some(bound) = proved.bound else {
-            return;
-        };
-        let key = proved.known.holder();
-        let refunded = self.keyring.metering.refund(key, bound, u64::MAX);
-        if let Err(error) = refunded.await {
-            trace::limiter_failed(&error);
-        }
     }
 
     fn outage(&self) -> Rejection {
@@ -465,9 +362,9 @@ impl Gate {
     }
 
     /// Step 9.
-    fn admit(
+    fn admit<B>(
         &self,
-        parts: &mut Parts,
+        request: &mut Request<B>,
         key: &Presented,
         proved: Proved,
         limits: Option<Notice>,
@@ -479,24 +376,24 @@ impl Gate {
             now,
             ..
         } = proved;
-        trace::admitted(&key.id, || known.record.account());
+        trace::admitted(&key.id(), || known.record().account());
         if lifecycle.status() == KeyStatus::Deprecated
             && self
                 .keyring
                 .notices
                 .deprecated
-                .is_due(key.id.as_bytes(), timestamp::unix_seconds(now))
+                .is_due(key.id().as_bytes(), timestamp::unix_seconds(now))
         {
             let expires_at = lifecycle.expires_at().map(timestamp::rfc3339);
             let expires_at = expires_at.as_deref().unwrap_or("never");
-            trace::deprecated(&key.id, known.record.account(), expires_at);
+            trace::deprecated(&key.id(), known.record().account(), expires_at);
         }
         if let Some(parameter) = self.settings.sources.parameter(key.carrier) {
-            trace::key_in_query(parameter, &key.id);
+            trace::key_in_query(parameter, &key.id());
         }
-        self.hide(parts, key.carrier);
-        parts
-            .extensions
+        self.hide(request, key.carrier);
+        request
+            .extensions_mut()
             .insert(Caller::new(known, lifecycle, bound));
         Admission::Key {
             lifecycle,
@@ -506,63 +403,72 @@ impl Gate {
     }
 
     /// A request without a key.
-    fn begin_without_key(&self, parts: &mut Parts) -> Progress {
-        let preflight = self.settings.allow_preflight && is_preflight(parts);
+    fn begin_without_key<B>(&self, request: &mut Request<B>) -> Progress {
+        let head = RequestHead::from(&*request);
+        let preflight = self.settings.allow_preflight && is_preflight(head);
         if !self.settings.optional && !preflight {
-            return Progress::Decided(Err(stranger(Rejection::Missing, None)));
+            return Progress::denied(stranger(Rejection::Missing, None));
         }
-        let mut bound = self.bind(parts, &Client::default());
+        let mut bound = self.bind(head);
         match self.charge_now(None, &mut bound, self.keyring.now()) {
             None => Progress::Waiting(Box::new(Candidate::NoKey(bound))),
-            Some(Ok(limits)) => Progress::Decided(Ok(anonymous(parts, limits))),
-            Some(Err(refusal)) => Progress::Decided(Err(refusal.of_nobody())),
+            Some(Ok(limits)) => Progress::Decided(Ok(anonymous(request, limits))),
+            Some(Err(refusal)) => Progress::denied(refusal.of_nobody()),
         }
     }
 
     /// A request that an outer layer of the same `ApiKeys` has let through: the key is proved, and
     /// need not be in the request any more. What this layer asks for still holds, and if it finds
     /// a key, it must be the same.
-    fn spoken_for(&self, parts: &mut Parts) -> Option<Result<Admission, Denial>> {
-        let caller = parts.extensions.get::<Caller>()?;
+    fn spoken_for<B>(&self, request: &mut Request<B>) -> Option<Result<Admission, Denial>> {
+        let head = RequestHead::from(&*request);
+        let caller = head.extensions.get::<Caller>()?;
         if !caller.belongs_to(&self.keyring) {
             return None;
         }
         let known = Arc::clone(caller.key());
-        let lifecycle = known
-            .record
-            .lifecycle(self.keyring.now(), self.keyring.warning);
-        let carrier = match self.settings.sources.find(parts, &self.keyring.formats) {
+        let lifecycle = known.lifecycle(self.keyring.now(), self.keyring.warning);
+        let carrier = match self.settings.sources.find(head, &self.keyring.formats) {
             Ok(None) => Ok(None),
-            Ok(Some(key)) if KeyDigest::of_bytes(key.text.as_bytes()).id() == known.record.id() => {
+            Ok(Some(key))
+                if KeyDigest::of_bytes(key.text.as_bytes()).id() == known.record().id() =>
+            {
                 Ok(Some(key.carrier))
             }
             Ok(Some(_)) | Err(Ambiguous) => Err(Rejection::Ambiguous),
         };
         let judged = carrier.and_then(|carrier| {
-            self.judge(parts, &known, lifecycle, &Client::default())?;
-            if let Some(carrier) = carrier {
-                self.hide(parts, carrier);
-            }
-            Ok(Admission::SpokenFor)
+            self.judge(head, &known, lifecycle)?;
+            Ok(carrier)
         });
-        Some(judged.map_err(|rejection| refused(rejection, &known, lifecycle, None)))
+        Some(match judged {
+            Err(rejection) => Err(refused(rejection, &known, lifecycle, None)),
+            Ok(carrier) => {
+                if let Some(carrier) = carrier {
+                    self.hide(request, carrier);
+                }
+                Ok(Admission::SpokenFor)
+            }
+        })
     }
 
-    fn hide(&self, parts: &mut Parts, carrier: Carrier) {
+    fn hide<B>(&self, request: &mut Request<B>, carrier: Carrier) {
         if self.settings.hide_credential {
-            self.settings.sources.hide(parts, carrier);
+            self.settings.sources.hide(request, carrier);
         } else {
-            self.settings.sources.mark_sensitive(parts, carrier);
+            self.settings
+                .sources
+                .mark_sensitive(request.headers_mut(), carrier);
         }
     }
 
-    fn client_address(&self, parts: &Parts) -> Option<IpAddr> {
+    fn client_address(&self, head: RequestHead<'_>) -> Option<IpAddr> {
         let source = &self.settings.client_address;
         let notices = &self.keyring.notices;
-        if source.ignores_forwarding(&parts.headers) {
+        if source.ignores_forwarding(head.headers) {
             trace::untrusted_forwarding(&notices.untrusted_forwarding);
         }
-        let address = source.of(parts);
+        let address = source.of(head);
         if address.is_none() {
             trace::no_client_address(&notices.no_client_address);
         }
@@ -570,45 +476,12 @@ impl Gate {
     }
 }
 
-impl Client {
-    fn address(&self, gate: &Gate, parts: &Parts) -> Option<IpAddr> {
-        *self.0.get_or_init(|| gate.client_address(parts))
-    }
-}
-
 /// Lets a request through that comes from nobody in particular.
-fn anonymous(parts: &mut Parts, limits: Option<Notice>) -> Admission {
+fn anonymous<B>(request: &mut Request<B>, limits: Option<Notice>) -> Admission {
     // A caller of other keys, from a layer further out, does not speak for this request.
-    parts.extensions.remove::<Caller>();
-    parts.extensions.insert(Anonymous);
+    request.extensions_mut().remove::<Caller>();
+    request.extensions_mut().insert(Anonymous);
     Admission::Anonymous { limits }
-}
-
-/// Why a request is not admitted although its key is good, or none is needed.
-struct Refusal {
-    rejection: Rejection,
-    limits: Option<Box<Notice>>,
-}
-
-impl Refusal {
-    fn of_nobody(self) -> Denial {
-        Denial {
-            limits: self.limits,
-            ..stranger(self.rejection, None)
-        }
-    }
-
-    fn of(self, proved: &Proved, carrier: Carrier) -> Denial {
-        Denial {
-            limits: self.limits,
-            ..refused(
-                self.rejection,
-                &proved.known,
-                proved.lifecycle,
-                Some(carrier),
-            )
-        }
-    }
 }
 
 /// A denial to somebody who has not proved to hold a key.
@@ -629,7 +502,7 @@ fn refused(
     lifecycle: Lifecycle,
     carrier: Option<Carrier>,
 ) -> Denial {
-    let record = &known.record;
+    let record = known.record();
     trace::refused_caller(rejection.code(), &record.id(), record.account());
     Denial {
         rejection,
@@ -640,10 +513,10 @@ fn refused(
 }
 
 /// A CORS preflight as the Fetch standard sends it; it never carries credentials.
-fn is_preflight(parts: &Parts) -> bool {
-    parts.method == Method::OPTIONS
-        && parts.headers.contains_key(ORIGIN)
-        && parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
-        && !parts.headers.contains_key(AUTHORIZATION)
-        && !parts.headers.contains_key(COOKIE)
+fn is_preflight(head: RequestHead<'_>) -> bool {
+    head.method == Method::OPTIONS
+        && head.headers.contains_key(ORIGIN)
+        && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+        && !head.headers.contains_key(AUTHORIZATION)
+        && !head.headers.contains_key(COOKIE)
 }

@@ -1,0 +1,148 @@
+//! A key, as the path needs it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::guard::Stamp;
+use crate::key::digest::KeyId;
+use crate::key::environment::Environment;
+use crate::key::lifecycle::{Lifecycle, WarningWindow};
+use crate::key::network::AllowedNetworks;
+use crate::key::record::KeyRecord;
+use crate::key::verifier::Verifier;
+use crate::limit::metering::Metering;
+use crate::limit::rulebook::{Holder, PlanIndex};
+
+/// A record, the environment that it stands for, and what its requests are metered by.
+///
+/// What each request looks at stands together, and is small: with ten thousand keys in use, where they
+/// are in memory costs more than what is done with them.
+pub(crate) struct KnownKey {
+    stamp: Stamp,
+    /// When it was asked for, in nanoseconds of the monotonic clock.
+    since: u64,
+    plan: PlanIndex,
+    /// Whether its environment is that of nearly all keys.
+    is_live: bool,
+    /// Whether its record has nothing that few keys have.
+    is_plain: bool,
+    verifier: Verifier,
+    details: Box<Details>,
+}
+
+struct Details {
+    record: KeyRecord,
+    /// The record's own, or that of the format that the key is written in.
+    environment: Environment,
+    metering: Arc<Metering>,
+}
+
+const _: () = assert!(size_of::<KnownKey>() <= 72);
+
+impl KnownKey {
+    /// The key of a record that was loaded from this stamp and instant on. If the record names no
+    /// environment, it is that of the key's format.
+    pub(super) fn new(
+        record: KeyRecord,
+        format: Environment,
+        metering: Arc<Metering>,
+        stamp: Stamp,
+        since: u64,
+    ) -> Self {
+        let limiting = metering.limiting.as_ref();
+        let plan = limiting.map(|limiting| limiting.rules.plan_of(&record));
+        let environment = record.environment().cloned().unwrap_or(format);
+        Self {
+            stamp,
+            since,
+            plan: plan.unwrap_or_default(),
+            is_live: environment == Environment::LIVE,
+            is_plain: record.is_plain(),
+            verifier: record.verifier().clone(),
+            details: Box::new(Details {
+                record,
+                environment,
+                metering,
+            }),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    #[inline]
+    pub(super) fn since(&self) -> Duration {
+        Duration::from_nanos(self.since)
+    }
+
+    pub(crate) fn record(&self) -> &KeyRecord {
+        &self.details.record
+    }
+
+    pub(crate) fn environment(&self) -> &Environment {
+        &self.details.environment
+    }
+
+    pub(crate) fn metering(&self) -> &Arc<Metering> {
+        &self.details.metering
+    }
+
+    #[inline]
+    pub(crate) fn verifier(&self) -> &Verifier {
+        &self.verifier
+    }
+
+    /// The status of the key at an instant.
+    #[inline]
+    pub(crate) fn lifecycle(&self, now: SystemTime, warning: WarningWindow) -> Lifecycle {
+        if self.is_plain {
+            return Lifecycle::ACTIVE; // since ever, and for ever
+        }
+        self.record().lifecycle(now, warning)
+    }
+
+    /// Where it may be used from, if not from anywhere.
+    #[inline]
+    pub(crate) fn networks(&self) -> Option<&AllowedNetworks> {
+        let networks = (!self.is_plain).then(|| self.record().networks());
+        networks.filter(|networks| networks.list().is_some())
+    }
+
+    /// Whether it is of one of these environments; `live` is known at a glance.
+    #[inline]
+    pub(crate) fn is_of(&self, environments: &[Environment]) -> bool {
+        let is_it = |accepted: &Environment| {
+            (self.is_live && *accepted == Environment::LIVE) || accepted == self.environment()
+        };
+        environments.iter().any(is_it)
+    }
+
+    /// What the limits must know of the key, whose id this is.
+    #[inline]
+    pub(crate) fn holder(&self, id: KeyId) -> Holder<'_> {
+        let record = self.record();
+        Holder {
+            record,
+            plan: self.plan,
+            budget: if self.is_plain { id } else { record.budget() },
+            has_limits: !self.is_plain,
+        }
+    }
+
+    /// The memory that it takes, in bytes.
+    pub(super) fn weight(&self) -> usize {
+        size_of::<Self>() + size_of::<Details>() + self.record().heap()
+    }
+}
+
+impl fmt::Debug for KnownKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KnownKey")
+            .field("record", self.record())
+            .field("environment", self.environment())
+            .finish_non_exhaustive()
+    }
+}

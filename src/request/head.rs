@@ -1,0 +1,61 @@
+//! A request without its body.
+
+use std::fmt;
+
+use http::request::Parts;
+use http::{Extensions, HeaderMap, Method, Request, Uri};
+
+/// A request without its body, where it is: what an application's own functions are asked about.
+///
+/// ```
+/// use tower_api_key::RequestHead;
+///
+/// let request = http::Request::get("/v1/facts?limit=3").body(()).unwrap();
+/// let head = RequestHead::from(&request);
+/// assert_eq!(head.uri.path(), "/v1/facts");
+/// ```
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub struct RequestHead<'r> {
+    /// The method.
+    pub method: &'r Method,
+    /// The URI. With axum it is the part that the router has not taken off.
+    pub uri: &'r Uri,
+    /// The headers, the credential among them.
+    pub headers: &'r HeaderMap,
+    /// What servers and outer layers noted.
+    pub extensions: &'r Extensions,
+}
+
+impl<'r, B> From<&'r Request<B>> for RequestHead<'r> {
+    #[inline]
+    fn from(request: &'r Request<B>) -> Self {
+        Self {
+            method: request.method(),
+            uri: request.uri(),
+            headers: request.headers(),
+            extensions: request.extensions(),
+        }
+    }
+}
+
+impl<'r> From<&'r Parts> for RequestHead<'r> {
+    fn from(parts: &'r Parts) -> Self {
+        Self {
+            method: &parts.method,
+            uri: &parts.uri,
+            headers: &parts.headers,
+            extensions: &parts.extensions,
+        }
+    }
+}
+
+/// Without the headers and the query, which may hold a credential.
+impl fmt::Debug for RequestHead<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestHead")
+            .field("method", self.method)
+            .field("path", &self.uri.path())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,153 @@
+//! Step 8 of the path: what a request is charged, and what its caller is told of that.
+
+use std::time::SystemTime;
+
+use super::{Denial, Gate, Presented, Proved, refused, stranger};
+use crate::limit::limiting::{self, Limiting};
+use crate::limit::outage::Fallback;
+use crate::limit::rulebook::{Bound, Holder};
+use crate::limit::{Charge, LimiterError, Verdict};
+use crate::rejection::Rejection;
+use crate::request::head::RequestHead;
+use crate::response::rate_limit::{self, Notice};
+use crate::source::Carrier;
+use crate::trace;
+
+/// What the headers say of the limits, or why the request goes no further.
+pub(super) type Charged = Result<Option<Notice>, Refusal>;
+
+/// Why a request is not admitted although its key is good, or none is needed.
+pub(super) struct Refusal {
+    rejection: Rejection,
+    limits: Option<Box<Notice>>,
+}
+
+impl Refusal {
+    pub(super) fn of_nobody(self) -> Denial {
+        Denial {
+            limits: self.limits,
+            ..stranger(self.rejection, None)
+        }
+    }
+
+    pub(super) fn of(self, proved: &Proved, carrier: Carrier) -> Denial {
+        let Proved {
+            known, lifecycle, ..
+        } = proved;
+        Denial {
+            limits: self.limits,
+            ..refused(self.rejection, known, *lifecycle, Some(carrier))
+        }
+    }
+}
+
+impl Gate {
+    /// What the limits must know of a request.
+    #[inline]
+    pub(super) fn bind(&self, head: RequestHead<'_>) -> Option<Bound> {
+        let rules = &self.keyring.metering.limiting.as_ref()?.rules;
+        let needed = rules.need_address();
+        let address = needed.then(|| self.client_address(head)).flatten();
+        if !rules.need_route() {
+            return Some(rules.bind_nowhere(address));
+        }
+        let route = self.settings.route.of(head);
+        let path = head.uri.path();
+        Some(rules.bind(head.method.as_str(), &route, path, address))
+    }
+
+    /// Takes all charges, or none. `None` if that must be waited for.
+    pub(super) fn charge_now(
+        &self,
+        key: Option<Holder<'_>>,
+        bound: &mut Option<Bound>,
+        now: SystemTime,
+    ) -> Option<Charged> {
+        let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, bound) else {
+            return Some(Ok(None));
+        };
+        let charges = limiting.rules.charges(key, *bound);
+        let checked = limiting.check_now(&charges, now);
+        let checked = checked.as_ref()?;
+        Some(self.conclude(limiting, &charges, checked, bound, now))
+    }
+
+    /// As [`charge_now`](Self::charge_now), with a wait.
+    pub(super) async fn charge(
+        &self,
+        key: Option<Holder<'_>>,
+        bound: &mut Option<Bound>,
+        now: SystemTime,
+    ) -> Charged {
+        let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, bound) else {
+            return Ok(None);
+        };
+        let charges = limiting.rules.charges(key, *bound);
+        let checked = match limiting.check_now(&charges, now) {
+            Some(checked) => checked,
+            None => limiting.check(&*self.keyring.clock, &charges, now).await,
+        };
+        self.conclude(limiting, &charges, &checked, bound, now)
+    }
+
+    #[inline]
+    fn conclude(
+        &self,
+        limiting: &Limiting,
+        charges: &[Charge<'_>],
+        checked: &Result<Verdict, LimiterError>,
+        bound: &mut Bound,
+        now: SystemTime,
+    ) -> Charged {
+        match limiting::verdict(charges, checked) {
+            Ok(verdict) => self.tell(charges, verdict, now),
+            Err(error) => self.do_without(limiting, charges, &error, bound, now),
+        }
+    }
+
+    #[inline]
+    fn tell(&self, charges: &[Charge<'_>], verdict: &Verdict, now: SystemTime) -> Charged {
+        let limits = Notice::of(self.settings.rate_limit_headers, charges, verdict, now);
+        match rate_limit::rejection(charges, verdict, now) {
+            None => Ok(limits),
+            Some(rejection) => Err(Refusal {
+                rejection,
+                limits: limits.map(Box::new),
+            }),
+        }
+    }
+
+    /// The limiter failed: what the application chose for that decides.
+    #[cold]
+    fn do_without(
+        &self,
+        limiting: &Limiting,
+        charges: &[Charge<'_>],
+        error: &LimiterError,
+        bound: &mut Bound,
+        now: SystemTime,
+    ) -> Charged {
+        trace::limiter_failed(error);
+        bound.let_off();
+        match limiting.emergency.decide(charges, now) {
+            Fallback::Charged(shares, verdict) => self.tell(&shares, &verdict, now),
+            Fallback::Admit => Ok(None),
+            Fallback::Refuse => Err(Refusal {
+                rejection: self.outage(),
+                limits: None,
+            }),
+        }
+    }
+
+    /// What was charged to a request that goes no further after all.
+    pub(super) async fn give_back(&self, key: &Presented, proved: &Proved) {
+        let Some(bound) = proved.bound else {
+            return;
+        };
+        let holder = proved.known.holder(key.id());
+        let refunded = self.keyring.metering.refund(holder, bound, u64::MAX);
+        if let Err(error) = refunded.await {
+            trace::limiter_failed(&error);
+        }
+    }
+}
