@@ -93,7 +93,7 @@ static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 static COUNTER: LazyLock<quanta::Clock> = LazyLock::new(quanta::Clock::new);
 
 /// For how long the counter is believed, in nanoseconds.
-const BELIEVED: u64 = 1_000_000;
+const BELIEVED: u32 = 1_000_000;
 
 impl Clock for SystemClock {
     #[inline]
@@ -113,8 +113,10 @@ impl Clock for SystemClock {
             && counter >= anchor.counter
         {
             let since = COUNTER.delta_as_nanos(anchor.counter, counter);
-            if since < BELIEVED {
-                let since = Duration::from_nanos(since);
+            if let Ok(since) = u32::try_from(since)
+                && since < BELIEVED
+            {
+                let since = Duration::new(0, since);
                 return (anchor.wall + since, anchor.monotonic + since);
             }
         }

@@ -14,8 +14,8 @@ use support::{EchoService, World, call};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::Layer;
 use tower_api_key::{
-    ApiKeyLayer, ApiKeys, KeyDigest, KeyId, KeyRecord, KeyStore, MemoryStore, NotFound, PepperRing,
-    Rejection, ResponseBody, StoreError, Verifier,
+    ApiKeyLayer, ApiKeys, KeyDigest, KeyId, KeyRecord, KeyStore, MemoryStore, PepperRing,
+    ResponseBody, StoreError, Verifier,
 };
 
 type Answer = dyn Fn(&KeyId) -> Result<Option<KeyRecord>, StoreError> + Send + Sync;

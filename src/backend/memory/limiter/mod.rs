@@ -80,10 +80,13 @@ impl MemoryLimiter {
     #[inline]
     fn decide(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<Verdict, LimiterError> {
         let now = nanoseconds(now);
-        match charges {
-            [charge] => Ok(Verdict::of_one(self.decide_one(charge, now))),
-            several => Ok(self.decide_all(few(several)?, now)),
+        let [charge] = charges else {
+            return Ok(self.decide_all(few(charges)?, now));
+        };
+        if let Some(standing) = self.decide_rate(charge, now) {
+            return Ok(Verdict::of_one(standing));
         }
+        Ok(Verdict::of_one(self.decide_one(charge, now)))
     }
 
     fn decide_all(&self, charges: &[Charge<'_>], now: u64) -> Verdict {
@@ -101,16 +104,20 @@ impl MemoryLimiter {
         charges.iter().enumerate().map(settle).collect()
     }
 
+    /// In one stroke, if it is about a rate whose budget is remembered, as most charges are.
     #[inline]
+    fn decide_rate(&self, charge: &Charge<'_>, now: u64) -> Option<Standing> {
+        let quota = RateQuota::of(&charge.quota())?;
+        let key = self.hasher.key(charge);
+        let mut shard = self.shards[shard_of(key)].lock();
+        Some(shard.rate(key)?.decide(quota, now, charge.cost()))
+    }
+
+    #[inline(never)]
     fn decide_one(&self, charge: &Charge<'_>, now: u64) -> Standing {
         let key = self.hasher.key(charge);
         let mut shard = self.shards[shard_of(key)].lock();
         let quota = charge.quota();
-        if let Some(rate_quota) = RateQuota::of(&quota)
-            && let Some(rate) = shard.rate(key)
-        {
-            return rate.decide(rate_quota, now, charge.cost());
-        }
         let place = shard.find(key, charge).unwrap_or_else(|| {
             shard.make_room();
             shard.make(key, charge, now, &[])
