@@ -23,10 +23,13 @@ pub(crate) fn rfc3339(instant: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// Whole seconds since 1970, rounded up.
-pub(crate) fn unix_seconds_up(instant: SystemTime) -> u64 {
-    let second = Duration::from_nanos(999_999_999);
-    unix_seconds(instant.checked_add(second).unwrap_or(instant))
+/// Whole seconds since 1970 at a time after an instant, rounded up.
+#[inline]
+pub(crate) fn unix_seconds_up(instant: SystemTime, after: Duration) -> u64 {
+    let since = instant.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let sum = since.saturating_add(after);
+    let up = u64::from(sum.subsec_nanos() > 0);
+    sum.as_secs().saturating_add(up).min(LAST)
 }
 
 /// As [`rfc3339`], of the next whole second.

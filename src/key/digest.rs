@@ -20,6 +20,7 @@ use subtle::ConstantTimeEq;
 /// # Ok::<(), tower_api_key::InvalidKeyId>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(align(8))] // it is copied often: two words are, 16 bytes anywhere are not
 pub struct KeyId([u8; 16]);
 
 impl KeyId {

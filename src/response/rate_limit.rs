@@ -90,6 +90,7 @@ pub(crate) struct Notice {
 
 impl Notice {
     /// `None` if nothing was limited.
+    #[inline]
     pub(crate) fn of(
         headers: RateLimitHeaders,
         charges: &[Charge<'_>],
@@ -101,10 +102,7 @@ impl Notice {
         let reset = match headers.reset {
             None => 0,
             Some(Reset::Delta) => seconds_up(standing.whole_in()),
-            Some(Reset::Epoch) => {
-                let whole = now.checked_add(standing.whole_in()).unwrap_or(now);
-                timestamp::unix_seconds_up(whole)
-            }
+            Some(Reset::Epoch) => timestamp::unix_seconds_up(now, standing.whole_in()),
         };
         Some(Self {
             limit: charges.get(tightest)?.quota().limit(),

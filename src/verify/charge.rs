@@ -13,8 +13,11 @@ use crate::response::rate_limit::{self, Notice};
 use crate::source::Carrier;
 use crate::trace;
 
-/// What the headers say of the limits, or why the request goes no further.
-pub(super) type Charged = Result<Option<Notice>, Refusal>;
+/// What the limits must know of a request, and what its caller is told of them.
+pub(crate) struct Metered {
+    pub(super) bound: Option<Bound>,
+    pub(super) limits: Option<Notice>,
+}
 
 /// Why a request is not admitted although its key is good, or none is needed.
 pub(super) struct Refusal {
@@ -44,7 +47,15 @@ impl Refusal {
 impl Gate {
     /// What the limits must know of a request.
     #[inline]
-    pub(super) fn bind(&self, head: RequestHead<'_>) -> Option<Bound> {
+    pub(super) fn bind(&self, head: RequestHead<'_>) -> Metered {
+        Metered {
+            bound: self.bound(head),
+            limits: None,
+        }
+    }
+
+    #[inline]
+    fn bound(&self, head: RequestHead<'_>) -> Option<Bound> {
         let rules = &self.keyring.metering.limiting.as_ref()?.rules;
         let needed = rules.need_address();
         let address = needed.then(|| self.client_address(head)).flatten();
@@ -56,38 +67,38 @@ impl Gate {
         Some(rules.bind(head.method.as_str(), &route, path, address))
     }
 
-    /// Takes all charges, or none. `None` if that must be waited for.
+    /// Takes all charges, or none; `None` if that must be waited for.
     pub(super) fn charge_now(
         &self,
         key: Option<Holder<'_>>,
-        bound: &mut Option<Bound>,
+        metered: &mut Metered,
         now: SystemTime,
-    ) -> Option<Charged> {
-        let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, bound) else {
-            return Some(Ok(None));
+    ) -> Option<Result<(), Refusal>> {
+        let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, metered.bound) else {
+            return Some(Ok(()));
         };
-        let charges = limiting.rules.charges(key, *bound);
+        let charges = limiting.rules.charges(key, bound);
         let checked = limiting.check_now(&charges, now);
         let checked = checked.as_ref()?;
-        Some(self.conclude(limiting, &charges, checked, bound, now))
+        Some(self.conclude(limiting, &charges, checked, metered, now))
     }
 
     /// As [`charge_now`](Self::charge_now), with a wait.
     pub(super) async fn charge(
         &self,
         key: Option<Holder<'_>>,
-        bound: &mut Option<Bound>,
+        metered: &mut Metered,
         now: SystemTime,
-    ) -> Charged {
-        let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, bound) else {
-            return Ok(None);
+    ) -> Result<(), Refusal> {
+        let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, metered.bound) else {
+            return Ok(());
         };
-        let charges = limiting.rules.charges(key, *bound);
+        let charges = limiting.rules.charges(key, bound);
         let checked = match limiting.check_now(&charges, now) {
             Some(checked) => checked,
             None => limiting.check(&*self.keyring.clock, &charges, now).await,
         };
-        self.conclude(limiting, &charges, &checked, bound, now)
+        self.conclude(limiting, &charges, &checked, metered, now)
     }
 
     #[inline]
@@ -96,23 +107,29 @@ impl Gate {
         limiting: &Limiting,
         charges: &[Charge<'_>],
         checked: &Result<Verdict, LimiterError>,
-        bound: &mut Bound,
+        metered: &mut Metered,
         now: SystemTime,
-    ) -> Charged {
+    ) -> Result<(), Refusal> {
         match limiting::verdict(charges, checked) {
-            Ok(verdict) => self.tell(charges, verdict, now),
-            Err(error) => self.do_without(limiting, charges, &error, bound, now),
+            Ok(verdict) => self.tell(charges, verdict, metered, now),
+            Err(error) => self.do_without(limiting, charges, &error, metered, now),
         }
     }
 
     #[inline]
-    fn tell(&self, charges: &[Charge<'_>], verdict: &Verdict, now: SystemTime) -> Charged {
-        let limits = Notice::of(self.settings.rate_limit_headers, charges, verdict, now);
+    fn tell(
+        &self,
+        charges: &[Charge<'_>],
+        verdict: &Verdict,
+        metered: &mut Metered,
+        now: SystemTime,
+    ) -> Result<(), Refusal> {
+        metered.limits = Notice::of(self.settings.rate_limit_headers, charges, verdict, now);
         match rate_limit::rejection(charges, verdict, now) {
-            None => Ok(limits),
+            None => Ok(()),
             Some(rejection) => Err(Refusal {
                 rejection,
-                limits: limits.map(Box::new),
+                limits: metered.limits.take().map(Box::new),
             }),
         }
     }
@@ -124,14 +141,16 @@ impl Gate {
         limiting: &Limiting,
         charges: &[Charge<'_>],
         error: &LimiterError,
-        bound: &mut Bound,
+        metered: &mut Metered,
         now: SystemTime,
-    ) -> Charged {
+    ) -> Result<(), Refusal> {
         trace::limiter_failed(error);
-        bound.let_off();
+        if let Some(bound) = &mut metered.bound {
+            bound.let_off();
+        }
         match limiting.emergency.decide(charges, now) {
-            Fallback::Charged(shares, verdict) => self.tell(&shares, &verdict, now),
-            Fallback::Admit => Ok(None),
+            Fallback::Charged(shares, verdict) => self.tell(&shares, &verdict, metered, now),
+            Fallback::Admit => Ok(()),
             Fallback::Refuse => Err(Refusal {
                 rejection: self.outage(),
                 limits: None,
@@ -141,7 +160,7 @@ impl Gate {
 
     /// What was charged to a request that goes no further after all.
     pub(super) async fn give_back(&self, key: &Presented, proved: &Proved) {
-        let Some(bound) = proved.bound else {
+        let Some(bound) = proved.metered.bound else {
             return;
         };
         let holder = proved.known.holder(key.id());

@@ -28,7 +28,6 @@ use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::formats::{Place, Recognized};
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::keyring::Keyring;
-use crate::limit::rulebook::Bound;
 use crate::rejection::{NotFound, Rejection};
 use crate::request::credential::Ambiguous;
 use crate::request::head::RequestHead;
@@ -38,7 +37,7 @@ use crate::settings::Settings;
 use crate::source::Carrier;
 use crate::store::StoreError;
 use crate::{timestamp, trace};
-use charge::Refusal;
+use charge::{Metered, Refusal};
 
 /// What decides about the requests of one layer.
 #[derive(Debug, Clone)]
@@ -62,7 +61,7 @@ pub(crate) enum Candidate {
     /// For its limits. Its key is good.
     ToCharge(Presented, Proved),
     /// For its limits. It has no key and needs none.
-    NoKey(Option<Bound>),
+    NoKey(Metered),
 }
 
 /// A well-formed key, as a digest.
@@ -77,7 +76,7 @@ pub(crate) struct Presented {
 pub(crate) struct Proved {
     known: Arc<KnownKey>,
     lifecycle: Lifecycle,
-    bound: Option<Bound>,
+    metered: Metered,
     now: SystemTime,
 }
 
@@ -155,11 +154,12 @@ impl Gate {
             Err(denial) => return Progress::denied(denial),
         };
         let holder = proved.known.holder(key.id());
-        match self.charge_now(Some(holder), &mut proved.bound, now) {
-            None => Progress::Waiting(Box::new(Candidate::ToCharge(key, proved))),
-            Some(Ok(limits)) => Progress::Decided(Ok(self.admit(request, &key, proved, limits))),
-            Some(Err(refusal)) => Progress::denied(refusal.of(&proved, carrier)),
+        match self.charge_now(Some(holder), &mut proved.metered, now) {
+            None => return Progress::Waiting(Box::new(Candidate::ToCharge(key, proved))),
+            Some(Err(refusal)) => return Progress::denied(refusal.of(&proved, carrier)),
+            Some(Ok(())) => {}
         }
+        Progress::Decided(Ok(self.admit(request, &key, proved)))
     }
 
     /// Steps 4 to 9, for what had to wait.
@@ -175,37 +175,34 @@ impl Gate {
                 (key, proved)
             }
             Candidate::ToCharge(key, proved) => (key, proved),
-            Candidate::NoKey(mut bound) => {
-                let limits = self.charge(None, &mut bound, self.keyring.now()).await;
-                return Ok(anonymous(request, limits.map_err(Refusal::of_nobody)?));
+            Candidate::NoKey(mut metered) => {
+                let charged = self.charge(None, &mut metered, self.keyring.now());
+                charged.await.map_err(Refusal::of_nobody)?;
+                return Ok(anonymous(request, metered.limits));
             }
         };
-        let charged = self.charge(
-            Some(proved.known.holder(key.id())),
-            &mut proved.bound,
-            proved.now,
-        );
-        let limits = charged
-            .await
-            .map_err(|refusal| refusal.of(&proved, key.carrier))?;
-        if self
+        let carrier = key.carrier;
+        let holder = proved.known.holder(key.id());
+        let charged = self.charge(Some(holder), &mut proved.metered, proved.now);
+        let charged = charged.await;
+        charged.map_err(|refusal| refusal.of(&proved, carrier))?;
+        if !self
             .keyring
             .cache
             .is_current(&key.id(), proved.known.stamp())
         {
-            return Ok(self.admit(request, &key, proved, limits));
+            // The key was changed while the limiter let it wait.
+            let anew = match self.prove_anew((&*request).into(), &key).await {
+                Ok(anew) => anew,
+                Err(denial) => {
+                    self.give_back(&key, &proved).await;
+                    return Err(denial);
+                }
+            };
+            let metered = proved.metered; // as it was charged
+            proved = Proved { metered, ..anew };
         }
-        // The key was changed while the limiter let it wait.
-        match self.prove_anew((&*request).into(), &key).await {
-            Ok(anew) => {
-                let bound = proved.bound; // as it was charged
-                Ok(self.admit(request, &key, Proved { bound, ..anew }, limits))
-            }
-            Err(denial) => {
-                self.give_back(&key, &proved).await;
-                Err(denial)
-            }
-        }
+        Ok(self.admit(request, &key, proved))
     }
 
     /// Steps 2 to 6, for a key that did not come in a request.
@@ -284,7 +281,7 @@ impl Gate {
             return Err(refused(rejection, &known, lifecycle, Some(key.carrier)));
         }
         Ok(Proved {
-            bound: self.bind(head),
+            metered: self.bind(head),
             known,
             lifecycle,
             now,
@@ -362,43 +359,40 @@ impl Gate {
     }
 
     /// Step 9.
-    fn admit<B>(
-        &self,
-        request: &mut Request<B>,
-        key: &Presented,
-        proved: Proved,
-        limits: Option<Notice>,
-    ) -> Admission {
+    #[inline]
+    fn admit<B>(&self, request: &mut Request<B>, key: &Presented, proved: Proved) -> Admission {
         let Proved {
             known,
             lifecycle,
-            bound,
+            metered,
             now,
-            ..
         } = proved;
-        trace::admitted(&key.id(), || known.record().account());
-        if lifecycle.status() == KeyStatus::Deprecated
-            && self
-                .keyring
-                .notices
-                .deprecated
-                .is_due(key.id().as_bytes(), timestamp::unix_seconds(now))
-        {
-            let expires_at = lifecycle.expires_at().map(timestamp::rfc3339);
-            let expires_at = expires_at.as_deref().unwrap_or("never");
-            trace::deprecated(&key.id(), known.record().account(), expires_at);
-        }
-        if let Some(parameter) = self.settings.sources.parameter(key.carrier) {
-            trace::key_in_query(parameter, &key.id());
-        }
+        self.note(key, &known, &lifecycle, now);
         self.hide(request, key.carrier);
-        request
-            .extensions_mut()
-            .insert(Caller::new(known, lifecycle, bound));
+        let caller = Caller::new(known, lifecycle, metered.bound);
+        request.extensions_mut().insert(caller);
         Admission::Key {
             lifecycle,
             carrier: key.carrier,
-            limits,
+            limits: metered.limits,
+        }
+    }
+
+    /// What the logs are told of a request that passes.
+    fn note(&self, key: &Presented, known: &KnownKey, lifecycle: &Lifecycle, now: SystemTime) {
+        let id = key.id();
+        trace::admitted(&id, || known.record().account());
+        let due = || {
+            let notices = &self.keyring.notices.deprecated;
+            notices.is_due(id.as_bytes(), timestamp::unix_seconds(now))
+        };
+        if lifecycle.status() == KeyStatus::Deprecated && due() {
+            let expires_at = lifecycle.expires_at().map(timestamp::rfc3339);
+            let expires_at = expires_at.as_deref().unwrap_or("never");
+            trace::deprecated(&id, known.record().account(), expires_at);
+        }
+        if let Some(parameter) = self.settings.sources.parameter(key.carrier) {
+            trace::key_in_query(parameter, &id);
         }
     }
 
@@ -409,10 +403,10 @@ impl Gate {
         if !self.settings.optional && !preflight {
             return Progress::denied(stranger(Rejection::Missing, None));
         }
-        let mut bound = self.bind(head);
-        match self.charge_now(None, &mut bound, self.keyring.now()) {
-            None => Progress::Waiting(Box::new(Candidate::NoKey(bound))),
-            Some(Ok(limits)) => Progress::Decided(Ok(anonymous(request, limits))),
+        let mut metered = self.bind(head);
+        match self.charge_now(None, &mut metered, self.keyring.now()) {
+            None => Progress::Waiting(Box::new(Candidate::NoKey(metered))),
+            Some(Ok(())) => Progress::Decided(Ok(anonymous(request, metered.limits))),
             Some(Err(refusal)) => Progress::denied(refusal.of_nobody()),
         }
     }
