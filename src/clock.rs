@@ -26,7 +26,7 @@ pub trait Clock: Send + Sync + 'static {
     /// The current wall-clock time. It may step backwards.
     fn now(&self) -> SystemTime;
 
-    /// The time since a fixed moment. It never steps, and tells how old cached records are.
+    /// The time since a fixed moment. It is never set, and tells how old cached records are.
     fn monotonic(&self) -> Duration {
         START.elapsed()
     }
@@ -66,8 +66,8 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
 ///
 /// To ask the operating system takes longer than to charge a limit. So each thread asks it once in a
 /// millisecond, and in between the processor's counter tells how much time has gone by: a step of the
-/// wall clock is noticed up to a millisecond late. Where there is no such counter, or it goes
-/// backwards, the operating system is asked.
+/// wall clock is noticed up to a millisecond late, and what two threads say may differ by as much.
+/// Where there is no such counter, or it goes backwards, the operating system is asked.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
@@ -80,7 +80,7 @@ struct Anchor {
 }
 
 impl Anchor {
-    fn drop(counter: u64) -> Self {
+    fn cast(counter: u64) -> Self {
         Self {
             counter,
             wall: SystemTime::now(),
@@ -108,6 +108,8 @@ impl Clock for SystemClock {
 
     fn both(&self) -> (SystemTime, Duration) {
         thread_local!(static ANCHOR: Cell<Option<Anchor>> = const { Cell::new(None) });
+        // The counter goes first: a thread that is held up before it asks the operating system is fast
+        // by less than the counter is believed for, and never slow.
         let counter = COUNTER.raw();
         if let Some(anchor) = ANCHOR.get()
             && counter >= anchor.counter
@@ -120,7 +122,7 @@ impl Clock for SystemClock {
                 return (anchor.wall + since, anchor.monotonic + since);
             }
         }
-        let anchor = Anchor::drop(counter);
+        let anchor = Anchor::cast(counter);
         ANCHOR.set(Some(anchor));
         (anchor.wall, anchor.monotonic)
     }
@@ -245,5 +247,35 @@ impl Clock for ManualClock {
 impl fmt::Debug for ManualClock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("ManualClock").field(&self.now()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It is never slow, however often this thread is held up.
+    #[test]
+    fn between_two_looks_the_counter_tells_the_time() {
+        let slack = Duration::from_micros(500);
+        for _ in 0..200_000 {
+            let asked = Anchor::cast(0);
+            let (wall, monotonic) = SystemClock.both();
+            assert!(wall + slack > asked.wall && monotonic + slack > asked.monotonic);
+            let (later, _) = SystemClock.both();
+            let asked = Anchor::cast(0);
+            assert!(later < asked.wall + Duration::from_micros(u64::from(BELIEVED) / 1000) + slack);
+        }
+    }
+
+    #[test]
+    fn both_hands_are_read_at_once() {
+        let clock = ManualClock::at(SystemTime::UNIX_EPOCH);
+        clock.advance(Duration::from_secs(3));
+        clock.set(SystemTime::UNIX_EPOCH);
+        let shared: Arc<dyn Clock> = Arc::new(clock);
+        let expected = (SystemTime::UNIX_EPOCH, Duration::from_secs(3));
+        assert_eq!(shared.both(), expected);
+        assert_eq!((shared.now(), shared.monotonic()), expected);
     }
 }

@@ -59,3 +59,21 @@ impl fmt::Debug for RequestHead<'_> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_the_same_of_a_request_and_its_parts_and_shows_no_secrets() {
+        let request = Request::get("/v1/facts?api_key=sk_live_a").header("x-api-key", "sk_live_b");
+        let request = request.body(()).unwrap();
+        let shown = format!("{:?}", RequestHead::from(&request));
+        assert_eq!(
+            shown,
+            "RequestHead { method: GET, path: \"/v1/facts\", .. }"
+        );
+        let (parts, ()) = request.into_parts();
+        assert_eq!(shown, format!("{:?}", RequestHead::from(&parts)));
+    }
+}

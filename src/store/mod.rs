@@ -51,7 +51,8 @@ pub use error::{StoreError, StoreErrorKind};
     note = "or use `MemoryStore`"
 )]
 pub trait KeyStore: Send + Sync + 'static {
-    /// The record of this id, or `None` if there certainly is none.
+    /// The record of this id, or `None` if there certainly is none. A record of another id is a
+    /// failure as any other: the request is answered with 503.
     fn find(
         &self,
         id: &KeyId,
