@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
@@ -131,13 +131,25 @@ impl Gate {
     /// The answer of the inner service, with what the caller is told about the key.
     fn forwarded<B>(
         &self,
-        response: Response<B>,
+        mut response: Response<B>,
         admission: &Admission,
         manner: Manner,
     ) -> Response<ResponseBody<B>> {
+        if let Admission::SpokenFor = admission {
+            return response.map(ResponseBody::inner);
+        }
+        if let Some(mut rendered) = self.render_what_is_not(&mut response, manner) {
+            self.inform(rendered.headers_mut(), admission);
+            return rendered.map(ResponseBody::refusal);
+        }
+        self.inform(response.headers_mut(), admission);
+        response.map(ResponseBody::inner)
+    }
+
+    fn inform(&self, headers: &mut HeaderMap, admission: &Admission) {
         let settings = &self.settings;
         let (lifecycle, carrier, limits) = match admission {
-            Admission::SpokenFor => return response.map(ResponseBody::inner),
+            Admission::SpokenFor => return,
             Admission::Anonymous { limits } => (None, None, limits),
             Admission::Key {
                 lifecycle,
@@ -145,8 +157,6 @@ impl Gate {
                 limits,
             } => (Some(lifecycle), Some(*carrier), limits),
         };
-        let mut response = self.render_what_is_not(response, manner);
-        let headers = response.headers_mut();
         if let Some(lifecycle) = lifecycle {
             settings.key_headers.write(headers, lifecycle);
         }
@@ -154,20 +164,19 @@ impl Gate {
             limits.write(headers, settings.rate_limit_headers);
         }
         keep_from_caches(headers, &settings.sources, carrier, settings.optional);
-        response
     }
 
     /// A rejection from a handler is rendered as if it were from this layer.
     fn render_what_is_not<B>(
         &self,
-        mut response: Response<B>,
+        response: &mut Response<B>,
         manner: Manner,
-    ) -> Response<ResponseBody<B>> {
-        let rejection = match response.extensions_mut().remove::<Unrendered>() {
-            Some(Unrendered(rejection)) if rejection.status() == response.status() => rejection,
-            // None, or a layer in between made another answer of it.
-            _ => return response.map(ResponseBody::inner),
-        };
+    ) -> Option<Response<Bytes>> {
+        let status = response.status();
+        let Unrendered(rejection) = response.extensions_mut().remove()?;
+        if rejection.status() != status {
+            return None; // a layer in between made another answer of it
+        }
         let mut rendered = self.settings.render(&rejection, manner);
         keep_headers(
             rendered.headers_mut(),
@@ -176,7 +185,7 @@ impl Gate {
         let mut extensions = std::mem::take(response.extensions_mut());
         extensions.extend(std::mem::take(rendered.extensions_mut()));
         *rendered.extensions_mut() = extensions;
-        rendered.map(ResponseBody::refusal)
+        Some(rendered)
     }
 
     /// The answer to a request that goes no further.

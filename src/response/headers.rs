@@ -37,7 +37,7 @@ impl KeyHeaders {
     pub(crate) fn write(&self, headers: &mut HeaderMap, lifecycle: &Lifecycle) {
         if self.status {
             let status = lifecycle.status();
-            headers.insert(KEY_STATUS, HeaderValue::from_static(status.as_str()));
+            headers.insert(KEY_STATUS, value_of(status));
             let date = lifecycle.expires_at().map(timestamp::rfc3339);
             let name = match status {
                 KeyStatus::Expired => KEY_EXPIRED_AT,
@@ -66,6 +66,17 @@ impl KeyHeaders {
                 headers.append(LINK, link.clone());
             }
         }
+    }
+}
+
+/// Checked when this is compiled, for the keys that work.
+fn value_of(status: KeyStatus) -> HeaderValue {
+    const ACTIVE: HeaderValue = HeaderValue::from_static(KeyStatus::Active.as_str());
+    const DEPRECATED: HeaderValue = HeaderValue::from_static(KeyStatus::Deprecated.as_str());
+    match status {
+        KeyStatus::Active => ACTIVE,
+        KeyStatus::Deprecated => DEPRECATED,
+        refused => HeaderValue::from_static(refused.as_str()),
     }
 }
 
