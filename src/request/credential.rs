@@ -63,7 +63,10 @@ impl KeySources {
                 _ if line.is_empty() => None,
                 _ => Some(own(Text::Borrowed(line), carrier, formats)),
             };
-            found = at_most_one(found, credential)?;
+            if credential.is_some() && found.is_some() {
+                return Err(Ambiguous);
+            }
+            found = credential.or(found);
         }
         for (at, parameter) in self.parameters.iter().enumerate() {
             let credential = one(query::values(head.uri, parameter))?
@@ -90,13 +93,15 @@ impl KeySources {
         line: &'r [u8],
         formats: &'r KeyFormats,
     ) -> Option<Credential<'r>> {
-        self.under_a_scheme(line, formats).or_else(|| {
-            // Not as it should be written, but ours: never to be passed on as somebody else's.
-            formats.is_claimed_in(line).then_some(Credential {
-                text: Text::Borrowed(line),
-                carrier: Carrier::Authorization,
-                format: None,
-            })
+        let found = self.under_a_scheme(line, formats);
+        if found.is_some() {
+            return found;
+        }
+        // Not as it should be written, but ours: never to be passed on as somebody else's.
+        formats.is_claimed_in(line).then_some(Credential {
+            text: Text::Borrowed(line),
+            carrier: Carrier::Authorization,
+            format: None,
         })
     }
 

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::key::environment::Environment;
 use crate::key::scope::Scope;
-use crate::rejection::{Rejection, retry_seconds, seconds_up};
+use crate::rejection::{NotFound, Rejection, retry_seconds, seconds_up};
 use crate::response::challenge::Challenges;
 use crate::response::grpc;
 use crate::source::KeySources;
@@ -233,7 +233,8 @@ pub(crate) fn render(
 #[derive(Debug, Default)]
 pub(crate) struct Rendered {
     missing: OnceLock<Response<Bytes>>,
-    not_found: OnceLock<Response<Bytes>>,
+    malformed: OnceLock<Response<Bytes>>,
+    unknown: OnceLock<Response<Bytes>>,
 }
 
 impl Rendered {
@@ -246,19 +247,15 @@ impl Rendered {
     ) -> Response<Bytes> {
         let kept = match rejection {
             Rejection::Missing => &self.missing,
-            Rejection::NotFound(_) => &self.not_found,
+            Rejection::NotFound(NotFound::Malformed) => &self.malformed,
+            Rejection::NotFound(NotFound::Unknown) => &self.unknown,
             _ => return render(),
         };
         // What an application renders may differ each time.
         if manner.grpc || manner.head || matches!(format.0, Format::Custom(_)) {
             return render();
         }
-        let kept = kept.get_or_init(render);
-        let mut response = Response::new(kept.body().clone());
-        *response.status_mut() = kept.status();
-        *response.headers_mut() = kept.headers().clone();
-        response.extensions_mut().insert(rejection.clone());
-        response
+        kept.get_or_init(render).clone()
     }
 }
 
