@@ -189,22 +189,20 @@ impl Rulebook {
         let cost = self.cost_of(request);
         let mut charges = Charges::new();
         for rule in bundle {
-            if let Some(subject) = self.subject(rule.by, key, request) {
-                let own = key.and_then(|key| key.limit(&rule.name));
-                let quota = own.unwrap_or(rule.quota);
-                charges.push(Charge::new(&rule.name, subject, quota, cost));
+            let own = key.and_then(|key| key.limit(&rule.name));
+            let quota = own.unwrap_or(rule.quota);
+            let mut charge = |subject| charges.push(Charge::new(&rule.name, subject, quota, cost));
+            match (rule.by, key, request.address) {
+                (By::Key, Some(key), _) => charge(Subject::Key(key.budget)),
+                (By::Account, Some(key), _) => charge(Subject::Account(key.record.account())),
+                (By::Address, _, Some(address)) => {
+                    charge(Subject::Address(self.ipv6_prefix.mask(address)));
+                }
+                (By::Global, ..) => charge(Subject::Global),
+                // Of what is not known, there is nothing to charge.
+                (By::Key | By::Account | By::Address, ..) => {}
             }
         }
         charges
-    }
-
-    #[inline]
-    fn subject<'a>(&self, by: By, key: Option<Holder<'a>>, request: Bound) -> Option<Subject<'a>> {
-        Some(match by {
-            By::Key => Subject::Key(key?.budget),
-            By::Account => Subject::Account(key?.record.account()),
-            By::Address => Subject::Address(self.ipv6_prefix.mask(request.address?)),
-            By::Global => Subject::Global,
-        })
     }
 }

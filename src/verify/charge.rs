@@ -73,7 +73,7 @@ impl Gate {
         key: Option<Holder<'_>>,
         metered: &mut Metered,
         now: SystemTime,
-    ) -> Option<Result<(), Refusal>> {
+    ) -> Option<Result<(), Box<Refusal>>> {
         let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, metered.bound) else {
             return Some(Ok(()));
         };
@@ -89,7 +89,7 @@ impl Gate {
         key: Option<Holder<'_>>,
         metered: &mut Metered,
         now: SystemTime,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Box<Refusal>> {
         let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, metered.bound) else {
             return Ok(());
         };
@@ -109,7 +109,7 @@ impl Gate {
         checked: &Result<Verdict, LimiterError>,
         metered: &mut Metered,
         now: SystemTime,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Box<Refusal>> {
         match limiting::verdict(charges, checked) {
             Ok(verdict) => self.tell(charges, verdict, metered, now),
             Err(error) => self.do_without(limiting, charges, &error, metered, now),
@@ -123,14 +123,14 @@ impl Gate {
         verdict: &Verdict,
         metered: &mut Metered,
         now: SystemTime,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Box<Refusal>> {
         metered.limits = Notice::of(self.settings.rate_limit_headers, charges, verdict, now);
         match rate_limit::rejection(charges, verdict, now) {
             None => Ok(()),
-            Some(rejection) => Err(Refusal {
+            Some(rejection) => Err(Box::new(Refusal {
                 rejection,
                 limits: metered.limits.take().map(Box::new),
-            }),
+            })),
         }
     }
 
@@ -143,7 +143,7 @@ impl Gate {
         error: &LimiterError,
         metered: &mut Metered,
         now: SystemTime,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Box<Refusal>> {
         trace::limiter_failed(error);
         if let Some(bound) = &mut metered.bound {
             bound.let_off();
@@ -151,16 +151,16 @@ impl Gate {
         match limiting.emergency.decide(charges, now) {
             Fallback::Charged(shares, verdict) => self.tell(&shares, &verdict, metered, now),
             Fallback::Admit => Ok(()),
-            Fallback::Refuse => Err(Refusal {
+            Fallback::Refuse => Err(Box::new(Refusal {
                 rejection: self.outage(),
                 limits: None,
-            }),
+            })),
         }
     }
 
     /// What was charged to a request that goes no further after all.
-    pub(super) async fn give_back(&self, key: &Presented, proved: &Proved) {
-        let Some(bound) = proved.metered.bound else {
+    pub(super) async fn give_back(&self, key: &Presented, proved: &Proved, metered: &Metered) {
+        let Some(bound) = metered.bound else {
             return;
         };
         let holder = proved.known.holder(key.id());

@@ -37,7 +37,7 @@ use crate::settings::Settings;
 use crate::source::Carrier;
 use crate::store::StoreError;
 use crate::{timestamp, trace};
-use charge::{Metered, Refusal};
+use charge::Metered;
 
 /// What decides about the requests of one layer.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ pub(crate) enum Candidate {
     /// For its record.
     ToLoad(Presented),
     /// For its limits. Its key is good.
-    ToCharge(Presented, Proved),
+    ToCharge(Presented, Proved, Metered),
     /// For its limits. It has no key and needs none.
     NoKey(Metered),
 }
@@ -76,7 +76,6 @@ pub(crate) struct Presented {
 pub(crate) struct Proved {
     known: Arc<KnownKey>,
     lifecycle: Lifecycle,
-    metered: Metered,
     now: SystemTime,
 }
 
@@ -149,17 +148,17 @@ impl Gate {
         {
             return Progress::denied(stranger(rejection, Some(carrier)));
         }
-        let mut proved = match self.prove(head, &key, found, now) {
+        let proved = match self.prove(head, &key, found, now) {
             Ok(proved) => proved,
             Err(denial) => return Progress::denied(denial),
         };
+        let mut metered = self.bind(head);
         let holder = proved.known.holder(key.id());
-        match self.charge_now(Some(holder), &mut proved.metered, now) {
-            None => return Progress::Waiting(Box::new(Candidate::ToCharge(key, proved))),
-            Some(Err(refusal)) => return Progress::denied(refusal.of(&proved, carrier)),
-            Some(Ok(())) => {}
+        match self.charge_now(Some(holder), &mut metered, now) {
+            Some(Ok(())) => Progress::Decided(Ok(self.admit(request, &key, proved, metered))),
+            Some(Err(refusal)) => Progress::denied(refusal.of(&proved, carrier)),
+            None => Progress::Waiting(Box::new(Candidate::ToCharge(key, proved, metered))),
         }
-        Progress::Decided(Ok(self.admit(request, &key, proved)))
     }
 
     /// Steps 4 to 9, for what had to wait.
@@ -168,22 +167,23 @@ impl Gate {
         request: &mut Request<()>,
         candidate: Candidate,
     ) -> Result<Admission, Denial> {
-        let (key, mut proved) = match candidate {
+        let (key, mut proved, mut metered) = match candidate {
             Candidate::ToLoad(key) => {
                 let found = self.load((&*request).into(), &key).await?;
-                let proved = self.prove((&*request).into(), &key, found, self.keyring.now())?;
-                (key, proved)
+                let head = RequestHead::from(&*request);
+                let proved = self.prove(head, &key, found, self.keyring.now())?;
+                (key, proved, self.bind(head))
             }
-            Candidate::ToCharge(key, proved) => (key, proved),
+            Candidate::ToCharge(key, proved, metered) => (key, proved, metered),
             Candidate::NoKey(mut metered) => {
                 let charged = self.charge(None, &mut metered, self.keyring.now());
-                charged.await.map_err(Refusal::of_nobody)?;
+                charged.await.map_err(|refusal| refusal.of_nobody())?;
                 return Ok(anonymous(request, metered.limits));
             }
         };
         let carrier = key.carrier;
         let holder = proved.known.holder(key.id());
-        let charged = self.charge(Some(holder), &mut proved.metered, proved.now);
+        let charged = self.charge(Some(holder), &mut metered, proved.now);
         let charged = charged.await;
         charged.map_err(|refusal| refusal.of(&proved, carrier))?;
         if !self
@@ -192,17 +192,15 @@ impl Gate {
             .is_current(&key.id(), proved.known.stamp())
         {
             // The key was changed while the limiter let it wait.
-            let anew = match self.prove_anew((&*request).into(), &key).await {
-                Ok(anew) => anew,
+            match self.prove_anew((&*request).into(), &key).await {
+                Ok(anew) => proved = anew,
                 Err(denial) => {
-                    self.give_back(&key, &proved).await;
+                    self.give_back(&key, &proved, &metered).await;
                     return Err(denial);
                 }
-            };
-            let metered = proved.metered; // as it was charged
-            proved = Proved { metered, ..anew };
+            }
         }
-        Ok(self.admit(request, &key, proved))
+        Ok(self.admit(request, &key, proved, metered))
     }
 
     /// Steps 2 to 6, for a key that did not come in a request.
@@ -281,7 +279,6 @@ impl Gate {
             return Err(refused(rejection, &known, lifecycle, Some(key.carrier)));
         }
         Ok(Proved {
-            metered: self.bind(head),
             known,
             lifecycle,
             now,
@@ -360,11 +357,16 @@ impl Gate {
 
     /// Step 9.
     #[inline]
-    fn admit<B>(&self, request: &mut Request<B>, key: &Presented, proved: Proved) -> Admission {
+    fn admit<B>(
+        &self,
+        request: &mut Request<B>,
+        key: &Presented,
+        proved: Proved,
+        metered: Metered,
+    ) -> Admission {
         let Proved {
             known,
             lifecycle,
-            metered,
             now,
         } = proved;
         self.note(key, &known, &lifecycle, now);
