@@ -182,9 +182,7 @@ impl<T> Flight<T> {
     fn answer(&self, answer: Answer<T>) {
         let mut state = self.state();
         state.answer = answer;
-        let waiting = state.take_wakers();
-        drop(state);
-        waiting.into_iter().for_each(Waker::wake);
+        wake_all(state);
     }
 }
 
@@ -216,13 +214,9 @@ impl<T: Clone + Send + 'static> Flight<T> {
         let mut state = self.state();
         state.load = polling.load.take();
         // It wants to go on already. Not here: it may mean to let others of this thread go first.
-        let waiting = if state.woken {
-            state.take_wakers()
-        } else {
-            Vec::new()
-        };
-        drop(state);
-        waiting.into_iter().for_each(Waker::wake);
+        if state.woken {
+            wake_all(state);
+        }
         Poll::Pending
     }
 }
@@ -260,17 +254,15 @@ impl<T: Send + 'static> Wake for Flight<T> {
         let mut state = self.state();
         state.woken = true;
         // While somebody polls the load, that one looks again afterwards.
-        let waiting = match state.load {
-            Some(_) => state.take_wakers(),
-            None => Vec::new(),
-        };
-        drop(state);
-        waiting.into_iter().for_each(Waker::wake);
+        if state.load.is_some() {
+            wake_all(state);
+        }
     }
 }
 
-impl<T> State<T> {
-    fn take_wakers(&mut self) -> Vec<Waker> {
-        self.seats.iter_mut().filter_map(Option::take).collect()
-    }
+/// Wakes those who wait, once the lock is let go of: who is woken may want it at once.
+fn wake_all<T>(mut state: MutexGuard<'_, State<T>>) {
+    let waiting: Vec<Waker> = state.seats.iter_mut().filter_map(Option::take).collect();
+    drop(state);
+    waiting.into_iter().for_each(Waker::wake);
 }

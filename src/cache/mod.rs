@@ -189,11 +189,10 @@ impl KeyCache {
         self.guarded.changed(id);
     }
 
-    /// After the store has changed a key: what it holds now.
-    pub(crate) fn changed_to(&self, record: KeyRecord) {
-        let id = record.id();
+    /// What the store holds now, for a load that brings something older. To be called before
+    /// [`changed`](Self::changed), since a load that begins after that must find it.
+    pub(crate) fn remember(&self, record: KeyRecord) {
         self.recent.remember(record);
-        self.guarded.changed(&id);
     }
 
     /// After any key may have been changed or created.

@@ -54,22 +54,22 @@ impl Manager {
                 .await?
                 .ok_or(ChangeError::NotFound(id))?;
             let cache = &self.keyring.cache;
+            // However it ends, also if nobody waits for the end: the store may have written, or
+            // somebody else has, and what is cached here may not say so.
+            let _forget = OnDrop(|| cache.changed(&id));
             let Some(changed) = change(&seen) else {
-                // Somebody else has done it already: what is remembered here may not say so.
-                cache.changed_to(seen.clone());
+                cache.remember(seen.clone());
                 return Ok(seen);
             };
             let version = seen.version().checked_add(1);
             let changed = changed.with_version(version.ok_or(StoreError::corrupt("version"))?);
-            // However it ends, also if nobody waits for the end: the store may have written.
-            let _forget = OnDrop(|| cache.changed(&id));
             match self
                 .store
                 .commit(&Change::new().update(changed.clone()))
                 .await
             {
                 Ok(()) => {
-                    cache.changed_to(changed.clone());
+                    cache.remember(changed.clone());
                     return Ok(changed);
                 }
                 Err(error) if error.kind() != StoreErrorKind::Conflict => return Err(error.into()),

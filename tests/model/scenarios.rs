@@ -55,8 +55,10 @@ impl Map<Key, Said> for Plain {
     }
 }
 
+type Cache = Guarded<Key, Said, (), Plain>;
+
 struct World {
-    cache: Guarded<Key, Said, (), Plain>,
+    cache: Cache,
     source: Arc<Mutex<Option<bool>>>,
     loads: Arc<AtomicUsize>,
     /// The change of the scenario has returned.
@@ -163,6 +165,17 @@ fn while_requested(
     }
 }
 
+/// A change as the library makes it: at the source, then in the cache, and then it returns.
+fn change(said: Option<bool>, tell: fn(&Cache)) -> impl FnOnce(&World) {
+    move |world| {
+        dawdle();
+        world.write(said);
+        dawdle();
+        tell(&world.cache);
+        world.return_from();
+    }
+}
+
 fn request_that_must_be_refused_after_the_revocation(world: &World) {
     let after = world.has_returned();
     let said = block_on(world.look_up());
@@ -174,13 +187,12 @@ fn request_that_must_be_refused_after_the_revocation(world: &World) {
 
 pub(crate) fn revoke_against_late_load() {
     let request = request_that_must_be_refused_after_the_revocation;
-    while_requested(&World::new(Some(true)), 2, request, |world| {
-        dawdle();
-        world.write(Some(false));
-        dawdle();
-        world.cache.changed(&KEY);
-        world.return_from();
-    });
+    while_requested(
+        &World::new(Some(true)),
+        2,
+        request,
+        change(Some(false), |cache| cache.changed(&KEY)),
+    );
 }
 
 pub(crate) fn revoke_in_the_wrong_order() {
@@ -212,13 +224,12 @@ pub(crate) fn revoke_against_a_waiting_request() {
             );
         });
     };
-    while_requested(&World::new(Some(true)), 2, request, |world| {
-        dawdle();
-        world.write(Some(false));
-        dawdle();
-        world.cache.changed(&KEY);
-        world.return_from();
-    });
+    while_requested(
+        &World::new(Some(true)),
+        2,
+        request,
+        change(Some(false), |cache| cache.changed(&KEY)),
+    );
 }
 
 pub(crate) fn invalidate_all_against_load() {
@@ -227,13 +238,12 @@ pub(crate) fn invalidate_all_against_load() {
         let said = block_on(world.look_up());
         assert!(!after || said.good == Some(false), "saw the past");
     };
-    while_requested(&World::new(Some(true)), 2, request, |world| {
-        dawdle();
-        world.write(Some(false)); // elsewhere
-        dawdle();
-        world.cache.all_changed();
-        world.return_from();
-    });
+    while_requested(
+        &World::new(Some(true)),
+        2,
+        request,
+        change(Some(false), Cache::all_changed),
+    );
 }
 
 pub(crate) fn create_against_a_remembered_miss() {
@@ -242,13 +252,12 @@ pub(crate) fn create_against_a_remembered_miss() {
         let said = block_on(world.look_up());
         assert!(!after || said.good == Some(true), "hidden by a miss");
     };
-    while_requested(&World::new(None), 2, request, |world| {
-        dawdle();
-        world.write(Some(true));
-        dawdle();
-        world.cache.created(&KEY);
-        world.return_from();
-    });
+    while_requested(
+        &World::new(None),
+        2,
+        request,
+        change(Some(true), |cache| cache.created(&KEY)),
+    );
 }
 
 pub(crate) fn concurrent_misses() {
