@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::limit::LimiterError;
 use crate::limit::limiting::Limiting;
-use crate::limit::rulebook::{Bound, Charges, Holder};
+use crate::limit::rulebook::{Bound, Charges, Holder, Rulebook};
 
 /// The limits of one `ApiKeys`, and the clock that they go by.
 pub(crate) struct Metering {
@@ -26,7 +26,7 @@ impl Metering {
             return Ok(());
         };
         let units = units.min(limiting.rules.cost_of(bound));
-        let charges = with_cost(limiting.rules.charges(Some(key), bound), units);
+        let charges = charges(&limiting.rules, key, bound, units);
         limiting.refund(&*self.clock, &charges).await
     }
 
@@ -41,14 +41,17 @@ impl Metering {
             return Ok(());
         };
         let bound = bound.unwrap_or_else(|| limiting.rules.bind_nowhere(None));
-        for charge in with_cost(limiting.rules.charges(Some(key), bound), units) {
+        for charge in charges(&limiting.rules, key, bound, units) {
             limiting.take(&*self.clock, charge).await?;
         }
         Ok(())
     }
 }
 
-fn with_cost(mut charges: Charges<'_>, units: u64) -> Charges<'_> {
+/// What a request is charged, at another cost.
+fn charges<'a>(rules: &'a Rulebook, key: Holder<'a>, bound: Bound, units: u64) -> Charges<'a> {
+    let mut charges = Charges::new();
+    rules.charge(Some(key), bound, &mut charges);
     for charge in &mut charges {
         *charge = charge.with_cost(units);
     }

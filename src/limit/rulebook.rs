@@ -181,13 +181,17 @@ impl Rulebook {
         self.costs[request.endpoint]
     }
 
-    /// What a request is charged.
+    /// Adds what a request is charged.
     #[inline]
-    pub(crate) fn charges<'a>(&'a self, key: Option<Holder<'a>>, request: Bound) -> Charges<'a> {
+    pub(crate) fn charge<'a>(
+        &'a self,
+        key: Option<Holder<'a>>,
+        request: Bound,
+        charges: &mut Charges<'a>,
+    ) {
         let plan = key.map_or(self.plans.len(), |key| key.plan.0 as usize);
         let bundle = &self.bundles[request.endpoint * (self.plans.len() + 1) + plan];
         let cost = self.cost_of(request);
-        let mut charges = Charges::new();
         for rule in bundle {
             let own = key.and_then(|key| key.limit(&rule.name));
             let quota = own.unwrap_or(rule.quota);
@@ -203,6 +207,5 @@ impl Rulebook {
                 (By::Key | By::Account | By::Address, ..) => {}
             }
         }
-        charges
     }
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use super::{Denial, Gate, Presented, Proved, refused, stranger};
 use crate::limit::limiting::{self, Limiting};
 use crate::limit::outage::Fallback;
-use crate::limit::rulebook::{Bound, Holder};
+use crate::limit::rulebook::{Bound, Charges, Holder};
 use crate::limit::{Charge, LimiterError, Verdict};
 use crate::rejection::Rejection;
 use crate::request::head::RequestHead;
@@ -77,7 +77,8 @@ impl Gate {
         let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, metered.bound) else {
             return Some(Ok(()));
         };
-        let charges = limiting.rules.charges(key, bound);
+        let mut charges = Charges::new();
+        limiting.rules.charge(key, bound, &mut charges);
         let checked = limiting.check_now(&charges, now);
         let checked = checked.as_ref()?;
         Some(self.conclude(limiting, &charges, checked, metered, now))
@@ -93,7 +94,8 @@ impl Gate {
         let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, metered.bound) else {
             return Ok(());
         };
-        let charges = limiting.rules.charges(key, bound);
+        let mut charges = Charges::new();
+        limiting.rules.charge(key, bound, &mut charges);
         let checked = match limiting.check_now(&charges, now) {
             Some(checked) => checked,
             None => limiting.check(&*self.keyring.clock, &charges, now).await,
