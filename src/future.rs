@@ -65,14 +65,19 @@ where
         }
     }
 
+    /// The call is made in here, so that its future is put where it will stay.
+    #[inline]
     pub(crate) fn forwarding(
-        future: S::Future,
+        call: impl FnOnce() -> S::Future,
         admission: Admission,
         gate: Arc<Gate>,
         manner: Manner,
     ) -> Self {
         Self {
-            state: State::Forwarding { future, admission },
+            state: State::Forwarding {
+                future: call(),
+                admission,
+            },
             gate,
             manner,
         }
@@ -113,8 +118,13 @@ where
                     }
                 }
                 StateProjection::Forwarding { future, admission } => {
-                    let response = ready!(future.poll(cx))?;
-                    return Poll::Ready(Ok(this.gate.forwarded(response, admission, *this.manner)));
+                    let mut answer = future.poll(cx);
+                    if let Poll::Ready(Ok(response)) = &mut answer
+                        && let Some(rendered) = this.gate.forward(response, admission, *this.manner)
+                    {
+                        return Poll::Ready(Ok(rendered.map(ResponseBody::refusal)));
+                    }
+                    return answer.map_ok(|response| response.map(ResponseBody::inner));
                 }
                 StateProjection::Denied { denial } => {
                     let denial = denial.take().expect("polled after it was ready");
@@ -128,22 +138,24 @@ where
 }
 
 impl Gate {
-    /// The answer of the inner service, with what the caller is told about the key.
-    fn forwarded<B>(
+    /// Adds what the caller is told about the key to the answer of the inner service, or to what
+    /// takes its place.
+    fn forward<B>(
         &self,
-        mut response: Response<B>,
+        response: &mut Response<B>,
         admission: &Admission,
         manner: Manner,
-    ) -> Response<ResponseBody<B>> {
+    ) -> Option<Response<Bytes>> {
         if let Admission::SpokenFor = admission {
-            return response.map(ResponseBody::inner);
+            return None;
         }
-        if let Some(mut rendered) = self.render_what_is_not(&mut response, manner) {
-            self.inform(rendered.headers_mut(), admission);
-            return rendered.map(ResponseBody::refusal);
-        }
-        self.inform(response.headers_mut(), admission);
-        response.map(ResponseBody::inner)
+        let mut rendered = self.render_what_is_not(response, manner);
+        let headers = match &mut rendered {
+            Some(rendered) => rendered.headers_mut(),
+            None => response.headers_mut(),
+        };
+        self.inform(headers, admission);
+        rendered
     }
 
     fn inform(&self, headers: &mut HeaderMap, admission: &Admission) {

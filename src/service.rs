@@ -44,7 +44,7 @@ where
         let manner = gate.settings.manner(request.method(), request.headers());
         match gate.begin(&mut request) {
             Progress::Decided(Ok(admission)) => {
-                ResponseFuture::forwarding(self.inner.call(request), admission, gate, manner)
+                ResponseFuture::forwarding(|| self.inner.call(request), admission, gate, manner)
             }
             Progress::Decided(Err(denial)) => {
                 // Whatever the readied service holds, such as a permit, is let go of here and now.
