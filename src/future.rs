@@ -149,13 +149,12 @@ impl Gate {
         if let Admission::SpokenFor = admission {
             return None;
         }
-        let mut rendered = self.render_what_is_not(response, manner);
-        let headers = match &mut rendered {
-            Some(rendered) => rendered.headers_mut(),
-            None => response.headers_mut(),
-        };
-        self.inform(headers, admission);
-        rendered
+        if let Some(mut rendered) = self.render_what_is_not(response, manner) {
+            self.inform(rendered.headers_mut(), admission);
+            return Some(rendered);
+        }
+        self.inform(response.headers_mut(), admission);
+        None
     }
 
     fn inform(&self, headers: &mut HeaderMap, admission: &Admission) {

@@ -268,7 +268,6 @@ impl KeyRecord {
     }
 
     /// The quota that a limit has for this key, if it is not that of the rules.
-    #[inline]
     pub(crate) fn limit(&self, name: &str) -> Option<Quota> {
         self.seldom.as_ref()?.limits.get(name).copied()
     }

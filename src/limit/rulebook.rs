@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::limit::rules::{By, Ipv6Prefix, Limits, Rule};
-use crate::limit::{Charge, LimitName, Subject};
+use crate::limit::{Charge, Subject};
 use crate::quota::Quota;
 
 /// The charges of one request.
@@ -67,11 +67,14 @@ pub(crate) struct Holder<'a> {
 }
 
 impl Holder<'_> {
-    /// The quota that a limit has for this key, if it is not that of the rules.
+    /// The quota that a limit has for this key.
     #[inline]
-    fn limit(self, name: &LimitName) -> Option<Quota> {
-        let own = self.has_limits.then(|| self.record.limit(name.as_str()));
-        own.flatten()
+    fn quota(self, rule: &Rule) -> Quota {
+        if !self.has_limits {
+            return rule.quota;
+        }
+        let own = self.record.limit(rule.name.as_str());
+        own.unwrap_or(rule.quota)
     }
 }
 
@@ -193,8 +196,7 @@ impl Rulebook {
         let bundle = &self.bundles[request.endpoint * (self.plans.len() + 1) + plan];
         let cost = self.cost_of(request);
         for rule in bundle {
-            let own = key.and_then(|key| key.limit(&rule.name));
-            let quota = own.unwrap_or(rule.quota);
+            let quota = key.map_or(rule.quota, |key| key.quota(rule));
             let mut charge = |subject| charges.push(Charge::new(&rule.name, subject, quota, cost));
             match (rule.by, key, request.address) {
                 (By::Key, Some(key), _) => charge(Subject::Key(key.budget)),
