@@ -13,8 +13,8 @@ pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The source of time for everything that this crate decides.
 ///
-/// The wall clock is read once per request. If it is wrong, keys expire early or late by as much,
-/// so the safe failure is to run fast.
+/// A request is judged by one reading, and by another after each wait. If the wall clock is wrong, keys
+/// expire early or late by as much, so the safe failure is to run fast.
 ///
 /// A clock of an application's own need only tell the wall-clock time; what else there is, is the
 /// operating system's unless it says otherwise.
@@ -67,7 +67,7 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
 /// To ask the operating system takes longer than to charge a limit. So each thread asks it once in a
 /// millisecond, and in between the processor's counter tells how much time has gone by: a step of the
 /// wall clock is noticed up to a millisecond late, and what two threads say may differ by as much.
-/// Where there is no such counter, or it goes backwards, the operating system is asked.
+/// Where there is no such counter, or it goes backwards, the operating system takes its place.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
@@ -109,7 +109,7 @@ impl Clock for SystemClock {
     fn both(&self) -> (SystemTime, Duration) {
         thread_local!(static ANCHOR: Cell<Option<Anchor>> = const { Cell::new(None) });
         // The counter goes first: a thread that is held up before it asks the operating system is fast
-        // by less than the counter is believed for, and never slow.
+        // then, by less than the counter is believed for, and not slow.
         let counter = COUNTER.raw();
         if let Some(anchor) = ANCHOR.get()
             && counter >= anchor.counter

@@ -45,10 +45,16 @@ pub(crate) fn store_failed(error: &(dyn Error + 'static), key_id: &dyn fmt::Disp
     error!(target: TARGET, %key_id, error = %causes, "the key store failed; the request was answered with 503");
 }
 
-/// The limiter failed, and the request was answered with 503.
+/// The store failed, and the request was judged by what was loaded before.
+pub(crate) fn served_stale(error: &(dyn Error + 'static), key_id: &dyn fmt::Display) {
+    let causes = Causes(error);
+    warn!(target: TARGET, %key_id, error = %causes, "the key store failed; the request was judged by an old record");
+}
+
+/// The limiter failed, and the application's choice for that decides.
 pub(crate) fn limiter_failed(error: &(dyn Error + 'static)) {
     let causes = Causes(error);
-    error!(target: TARGET, error = %causes, "the rate limiter failed; the request was answered with 503");
+    error!(target: TARGET, error = %causes, "the rate limiter failed; LimiterOutage decides about the request");
 }
 
 /// A record cannot be judged, and the request was answered with 503.

@@ -97,6 +97,30 @@ fn nobody_is_locked_out_by_a_step_of_the_clock() {
     }
 }
 
+/// Threads read the clock, and then come here in another order.
+#[test]
+fn a_thread_that_was_held_up_gives_nothing_back() {
+    for quota in [
+        Quota::per_second(1000).smooth(),
+        Quota::per_second(10).smooth().burst(1),
+    ] {
+        let limiter = MemoryLimiter::new();
+        let limit = name("limit");
+        let charge = |cost| [Charge::new(&limit, Subject::Global, quota, cost)];
+        assert!(check(&limiter, &charge(quota.limit()), START).is_allowed());
+        for late in [1, 1_000_000, SECOND - 1] {
+            for _ in 0..100 {
+                assert!(!check(&limiter, &charge(1), START - late).is_allowed());
+                assert!(
+                    !check(&limiter, &charge(1), START).is_allowed(),
+                    "{quota:?}"
+                );
+                assert!(check(&limiter, &charge(0), START - late).is_allowed());
+            }
+        }
+    }
+}
+
 #[test]
 fn waits_are_told_to_the_nanosecond() {
     for quota in SHAPES {
@@ -408,7 +432,7 @@ fn windows_without_memory_for_their_slots_are_stricter() {
     let limiter = MemoryLimiter::with_memory(0);
     let limit = name("limit");
     let quota = Quota::per_minute(100);
-    let keys = limiter.capacity() as u64 / 2;
+    let keys = limiter.capacity() as u64 / 3;
     let mut histories: Vec<Vec<(u64, u64)>> = vec![Vec::new(); usize::try_from(keys).unwrap()];
     for second in 0..130 {
         let now = START + second * SECOND;

@@ -413,3 +413,33 @@ async fn a_table_of_existing_hashes_works_as_it_is() {
     let key = keys.issue("acme").await.unwrap();
     assert_eq!(status(&keys, key.expose_secret()).await, StatusCode::OK);
 }
+
+/// Finds one record, whatever it is asked for.
+struct OneForAll(KeyRecord, Arc<AtomicUsize>);
+
+impl KeyStore for OneForAll {
+    async fn find(&self, _: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        Ok(Some(self.0.clone()))
+    }
+}
+
+impl ManagedKeyStore for OneForAll {
+    async fn commit(&self, _: &Change) -> Result<(), StoreError> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_key_is_changed_in_the_place_of_another() {
+    let [meant, other] = ["meant", "other"].map(KeyDigest::of);
+    let commits = Arc::new(AtomicUsize::new(0));
+    let store = OneForAll(KeyRecord::imported(other, "acme"), Arc::clone(&commits));
+    let keys = ApiKeys::builder(store).build().unwrap();
+    let found = keys.find(&meant.id()).await.unwrap_err();
+    assert_eq!(found.kind(), StoreErrorKind::Corrupt);
+    let error = keys.revoke(meant.id()).await.unwrap_err();
+    assert!(matches!(error, ChangeError::Store(error) if error.kind() == StoreErrorKind::Corrupt));
+    assert_eq!(commits.load(Ordering::SeqCst), 0);
+    assert!(keys.revoke(other.id()).await.is_ok());
+}

@@ -134,7 +134,9 @@ impl KnownKey {
 
     /// The memory that it takes, in bytes.
     pub(super) fn weight(&self) -> usize {
-        size_of::<Self>() + size_of::<Details>() + self.record().heap()
+        // The verifier is in the record, too.
+        let heap = self.record().heap() + 2 * self.verifier.heap();
+        size_of::<Self>() + size_of::<Details>() + heap
     }
 }
 

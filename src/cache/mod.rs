@@ -3,7 +3,7 @@
 //! [`guard`] says what may still serve, [`flight`] makes one load of many, [`guarded`] puts the two
 //! before a map; all three know nothing of keys, and `tests/model` tries them out in every order
 //! that threads can come in. [`shelf`] is the map of the real thing, [`recent`] what keeps a lagging
-//! replica from undoing a change.
+//! replica from undoing a change, and [`known`] is a key as the path needs it.
 
 pub(crate) mod flight;
 pub(crate) mod guard;
@@ -22,6 +22,7 @@ use crate::key::environment::Environment;
 use crate::key::record::KeyRecord;
 use crate::limit::metering::Metering;
 use crate::store::{DynKeyStore, StoreError};
+use crate::trace;
 use guard::Stamp;
 use guarded::{Answer, Guarded, LoadError};
 pub(crate) use known::KnownKey;
@@ -127,7 +128,9 @@ impl KeyCache {
                 StoreError::unavailable("keys change faster than they load")
             }
         };
-        self.stale(&id).ok_or(error)
+        let stale = self.stale(&id).ok_or_else(|| error.clone())?;
+        trace::served_stale(&error, &id);
+        Ok(stale)
     }
 
     /// One look into the store, within the time limit.
@@ -150,11 +153,6 @@ impl KeyCache {
             let Some(record) = found else {
                 return Ok(Found::Nothing { stamp, since });
             };
-            if record.id() != id {
-                return Err(StoreError::corrupt(
-                    "it answered with the record of another key",
-                ));
-            }
             let record = recent.newest(record);
             let known = KnownKey::new(record, environment, metering, stamp, since);
             Ok(Found::Key(Arc::new(known)))

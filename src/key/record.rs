@@ -46,7 +46,7 @@ pub struct KeyRecord {
     rotated_from: Option<KeyId>,
 }
 
-/// What few keys have and each request asks for: of most, that there is none of it.
+/// What few keys have.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Seldom {
     revoked: Option<Stop>,

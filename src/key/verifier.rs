@@ -36,6 +36,12 @@ impl Verifier {
         &self.expected
     }
 
+    /// About how much memory it takes beside itself, in bytes.
+    pub(crate) fn heap(&self) -> usize {
+        let pepper = self.pepper();
+        pepper.map_or(0, |id| size_of::<PepperId>() + id.as_str().len())
+    }
+
     /// The pepper that the bytes were made with, to keep beside them.
     pub fn pepper(&self) -> Option<&PepperId> {
         self.pepper.as_deref()

@@ -35,6 +35,11 @@ impl RateQuota {
     }
 }
 
+/// By how much an instant may be behind the last one and be no step of the clock: a thread that read it
+/// was held up on its way here. If it gave back what others have used since, threads that overtake each
+/// other would use without limit.
+const HELD_UP: u64 = 1_000_000_000;
+
 /// When the budget is whole again, in nanoseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Rate(u64);
@@ -55,6 +60,9 @@ impl Rate {
         let used = self.settle(quota, now);
         // No more than the capacity, so it cannot overflow.
         let asked = (cost <= quota.burst).then_some(cost)? * quota.interval;
+        if asked == 0 {
+            return Some(0);
+        }
         Some((used + asked).saturating_sub(quota.capacity()))
     }
 
@@ -87,7 +95,10 @@ impl Rate {
     /// all, and is kept as that, so that the caller waits for no more than the step would have it.
     #[inline]
     fn settle(&mut self, quota: RateQuota, now: u64) -> u64 {
-        self.0 = self.0.min(now + quota.capacity());
+        let latest = now + quota.capacity();
+        if self.0 > latest + HELD_UP {
+            self.0 = latest;
+        }
         self.0.saturating_sub(now)
     }
 }

@@ -55,7 +55,7 @@ pub(crate) struct Bound {
     is_let_off: bool,
 }
 
-/// A key and its plan.
+/// What the rules know of a key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Holder<'a> {
     pub(crate) record: &'a KeyRecord,

@@ -76,7 +76,8 @@ impl ClientAddress {
 
     /// The application's own way, such as a header that its platform sets and clients cannot.
     ///
-    /// `None` means that the address is not known: keys with an allow-list are then refused.
+    /// `None` means that the address is not known: keys with an allow-list are then refused. It may be
+    /// asked several times about a request, and must answer the same.
     pub fn from_fn(
         find: impl Fn(RequestHead<'_>) -> Option<IpAddr> + Send + Sync + 'static,
     ) -> Self {

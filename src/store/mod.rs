@@ -51,8 +51,8 @@ pub use error::{StoreError, StoreErrorKind};
     note = "or use `MemoryStore`"
 )]
 pub trait KeyStore: Send + Sync + 'static {
-    /// The record of this id, or `None` if there certainly is none. A record of another id is a
-    /// failure as any other: the request is answered with 503.
+    /// The record of this id, or `None` if there certainly is none. A record of another id counts as
+    /// [`StoreError::corrupt`].
     fn find(
         &self,
         id: &KeyId,
@@ -128,8 +128,15 @@ pub(crate) trait DynKeyStore: Send + Sync {
 
 #[async_trait]
 impl<S: KeyStore> DynKeyStore for S {
+    /// What was found, if it is what was asked for: nobody's key is judged or changed by the record
+    /// of another.
     async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        KeyStore::find(self, id).await
+        match KeyStore::find(self, id).await? {
+            Some(record) if record.id() != *id => Err(StoreError::corrupt(
+                "it answered with the record of another key",
+            )),
+            found => Ok(found),
+        }
     }
 }
 

@@ -1,5 +1,4 @@
 //! Budgets in this process's memory: exact under concurrency, and bounded under any stream of keys.
-
 //!
 //! [`hasher`] says which budget a charge is about, [`shard`] where that is, a [`table`] bounds how
 //! many there are, and [`budget`] is one of them.
@@ -27,9 +26,9 @@ const SHARDS: usize = 64;
 /// A limiter for one process, exact under concurrency and bounded in memory.
 ///
 /// A budget that is whole again is forgotten when its place is needed. When all are in use,
-/// newcomers share budgets with each other: that is stricter, never laxer. Nothing runs in the
-/// background. Clock steps forwards fill budgets up; after one backwards nobody waits for longer
-/// than the period of their quota.
+/// newcomers share budgets with each other, which is stricter, until there is room for one of their
+/// own. Nothing runs in the background. Clock steps forwards fill budgets up; after one backwards
+/// nobody waits for longer than the period of their quota and a second.
 ///
 /// ```
 /// use tower_api_key::MemoryLimiter;
@@ -47,9 +46,9 @@ impl MemoryLimiter {
         Self::with_memory(64 << 20)
     }
 
-    /// A limiter that uses at most so many bytes, but at least 1 MiB. In 64 MiB there is room for
-    /// 450,000 budgets of rates and for as many of other shapes; a window that is used all the time
-    /// takes 1,000 bytes more.
+    /// A limiter that uses about so many bytes at most, but at least 1 MiB. In 64 MiB there is room
+    /// for 220,000 budgets of rates and for 450,000 of windows and calendars, of which 20,000 windows
+    /// may be busy all the time: each takes 1,000 bytes more.
     ///
     /// Too little memory makes callers share budgets when more of them are active than fit in.
     pub fn with_memory(bytes: usize) -> Self {
@@ -60,7 +59,7 @@ impl MemoryLimiter {
         }
     }
 
-    /// How many budgets of rates there is room for, and beside them as many of other shapes.
+    /// How many budgets there is room for: a third for rates, the others for windows and calendars.
     pub fn capacity(&self) -> usize {
         let places = |shard: &Locked| shard.lock().places();
         self.shards.iter().map(places).sum()

@@ -57,23 +57,23 @@ pub(super) enum Place {
 
 impl Shard {
     fn new(bytes: usize) -> Self {
-        let both = Table::<Rate>::PLACE + Table::<State>::PLACE;
-        // Four fifths for the tables.
-        let buckets = bytes / 5 * 4 / both;
-        let buckets = (buckets + 1).next_power_of_two() / 2; // a table doubles
+        // Two thirds for the tables, in which there is a place for a rate to two others.
+        let pair = Table::<Rate>::PLACE + 2 * Table::<State>::PLACE;
+        let rates = (bytes / 3 * 2 / pair + 1).next_power_of_two() / 2; // a table doubles
         // A table that is not half full clears up in its place rather than grow.
-        let places = (buckets / 8 * 7 / 2).saturating_sub(MAX_CHARGES);
+        let places = |buckets: usize| (buckets / 8 * 7 / 2).saturating_sub(MAX_CHARGES);
+        let taken = rates * pair + SHARED * size_of::<(u64, State)>();
         Self {
-            rates: Table::new(places),
-            others: Table::new(places),
+            rates: Table::new(places(rates)),
+            others: Table::new(places(2 * rates)),
             shared: Vec::new(),
-            heap_left: bytes - buckets * both,
+            heap_left: bytes.saturating_sub(taken),
         }
     }
 
-    /// How many budgets of rates there is room for, and how many of other shapes.
+    /// How many budgets there is room for.
     pub(super) fn places(&self) -> usize {
-        self.rates.places()
+        self.rates.places() + self.others.places()
     }
 
     /// How many budgets are remembered.
