@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
 use tower_api_key::{
-    Charge, LimitName, MemoryLimiter, Quota, RateLimiter, Standing, Subject, Verdict,
+    Charge, Clock, LimitName, MemoryLimiter, Quota, RateLimiter, Standing, Subject, SystemClock,
+    Verdict,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -392,6 +393,37 @@ fn many_threads_at_once_are_admitted_exactly_the_quota() {
             "a charge was taken in one budget and not in the other"
         );
     }
+}
+
+/// More threads than processors, each with its own look at the clock: some come late to the budget.
+#[test]
+fn threads_that_overtake_each_other_are_admitted_no_more_than_the_rate() {
+    let quota = Quota::per_second(1000).smooth().burst(10);
+    let (limiter, limit) = (MemoryLimiter::new(), name("limit"));
+    let barrier = Barrier::new(8);
+    let ask = || {
+        barrier.wait();
+        let charge = [Charge::new(&limit, Subject::Global, quota, 1)];
+        let (mut admitted, mut instants) = (0, Vec::new());
+        for _ in 0..20_000 {
+            let now = SystemClock.now();
+            instants.push(now);
+            let verdict = limiter.check_now(&charge, now).unwrap().unwrap();
+            admitted += u64::from(verdict.is_allowed());
+        }
+        let (first, last) = (instants.iter().min(), instants.iter().max());
+        (admitted, *first.unwrap(), *last.unwrap())
+    };
+    let told: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+        let joined = threads.into_iter().map(|thread| thread.join().unwrap());
+        joined.collect()
+    });
+    let admitted: u64 = told.iter().map(|(admitted, ..)| admitted).sum();
+    let first = told.iter().map(|(_, first, _)| *first).min().unwrap();
+    let last = told.iter().map(|(.., last)| *last).max().unwrap();
+    let time = u64::try_from(last.duration_since(first).unwrap().as_millis()).unwrap();
+    assert!(admitted <= 10 + time + 1, "{admitted} in {time} ms");
 }
 
 /// Junk fills the memory with live budgets; newcomers then share, and whoever was there is exact.
