@@ -264,7 +264,7 @@ mod tests {
             assert!(wall + slack > asked.wall && monotonic + slack > asked.monotonic);
             let (later, _) = SystemClock.both();
             let asked = Anchor::cast(0);
-            assert!(later < asked.wall + Duration::from_micros(u64::from(BELIEVED) / 1000) + slack);
+            assert!(later < asked.wall + Duration::new(0, BELIEVED) + slack);
         }
     }
 

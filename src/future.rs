@@ -11,9 +11,12 @@ use http::{HeaderMap, Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+use crate::key::lifecycle::Lifecycle;
 use crate::response::body::ResponseBody;
 use crate::response::headers::keep_from_caches;
+use crate::response::rate_limit::Notice;
 use crate::response::rejection::{Manner, Unrendered, keep_headers};
+use crate::source::Carrier;
 use crate::verify::{Admission, Denial, Gate};
 
 /// The decision owns what it looks at, and never the body: that may be neither `Send` nor
@@ -146,21 +149,8 @@ impl Gate {
         admission: &Admission,
         manner: Manner,
     ) -> Option<Response<Bytes>> {
-        if let Admission::SpokenFor = admission {
-            return None;
-        }
-        if let Some(mut rendered) = self.render_what_is_not(response, manner) {
-            self.inform(rendered.headers_mut(), admission);
-            return Some(rendered);
-        }
-        self.inform(response.headers_mut(), admission);
-        None
-    }
-
-    fn inform(&self, headers: &mut HeaderMap, admission: &Admission) {
-        let settings = &self.settings;
         let (lifecycle, carrier, limits) = match admission {
-            Admission::SpokenFor => return,
+            Admission::SpokenFor => return None,
             Admission::Anonymous { limits } => (None, None, limits),
             Admission::Key {
                 lifecycle,
@@ -168,6 +158,24 @@ impl Gate {
                 limits,
             } => (Some(lifecycle), Some(*carrier), limits),
         };
+        let inform = |headers| self.inform(headers, lifecycle, carrier, limits.as_ref());
+        if let Some(mut rendered) = self.render_what_is_not(response, manner) {
+            inform(rendered.headers_mut());
+            return Some(rendered);
+        }
+        inform(response.headers_mut());
+        None
+    }
+
+    /// What an answer says of the key, its limits, and who may keep it.
+    fn inform(
+        &self,
+        headers: &mut HeaderMap,
+        lifecycle: Option<&Lifecycle>,
+        carrier: Option<Carrier>,
+        limits: Option<&Notice>,
+    ) {
+        let settings = &self.settings;
         if let Some(lifecycle) = lifecycle {
             settings.key_headers.write(headers, lifecycle);
         }
@@ -206,18 +214,11 @@ impl Gate {
         let mut response =
             self.rendered
                 .or_render(&denial.rejection, &settings.errors, manner, render);
-        let headers = response.headers_mut();
-        if let Some(lifecycle) = &denial.lifecycle {
-            settings.key_headers.write(headers, lifecycle);
-        }
-        if let Some(limits) = &denial.limits {
-            limits.write(headers, settings.rate_limit_headers);
-        }
-        keep_from_caches(
-            headers,
-            &settings.sources,
+        self.inform(
+            response.headers_mut(),
+            denial.lifecycle.as_ref(),
             denial.carrier,
-            settings.optional,
+            denial.limits.as_deref(),
         );
         response
     }

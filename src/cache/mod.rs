@@ -128,7 +128,9 @@ impl KeyCache {
                 StoreError::unavailable("keys change faster than they load")
             }
         };
-        let stale = self.stale(&id).ok_or_else(|| error.clone())?;
+        let Some(stale) = self.stale(&id) else {
+            return Err(error);
+        };
         trace::served_stale(&error, &id);
         Ok(stale)
     }

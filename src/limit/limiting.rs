@@ -28,15 +28,17 @@ impl Limiting {
         self.limiter.check_now(charges, now)
     }
 
-    /// As [`check_now`](Self::check_now), after a wait within the time limit.
+    /// As [`check_now`](Self::check_now), and if need be with a wait within the time limit.
     pub(crate) async fn check(
         &self,
         clock: &dyn Clock,
         charges: &[Charge<'_>],
         now: SystemTime,
     ) -> Result<Verdict, LimiterError> {
-        let verdict = self.limiter.check(charges, now);
-        self.in_time(clock, verdict).await
+        match self.check_now(charges, now) {
+            Some(checked) => checked,
+            None => self.in_time(clock, self.limiter.check(charges, now)).await,
+        }
     }
 
     /// Gives charges back.
@@ -62,10 +64,7 @@ impl Limiting {
         // Others draw on the budget, too: what was left a moment ago may be gone.
         for _ in 0..3 {
             let now = clock.now();
-            let checked = match self.check_now(&charge, now) {
-                Some(checked) => checked,
-                None => self.check(clock, &charge, now).await,
-            };
+            let checked = self.check(clock, &charge, now).await;
             let verdict = verdict(&charge, &checked)?;
             let left = verdict.standings().first().map_or(0, Standing::remaining);
             if verdict.is_allowed() || left == 0 {

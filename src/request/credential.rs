@@ -63,17 +63,14 @@ impl KeySources {
                 _ if line.is_empty() => None,
                 _ => Some(own(Text::Borrowed(line), carrier, formats)),
             };
-            if credential.is_some() && found.is_some() {
-                return Err(Ambiguous);
-            }
-            found = credential.or(found);
+            at_most_one(&mut found, credential)?;
         }
         for (at, parameter) in self.parameters.iter().enumerate() {
             let credential = one(query::values(head.uri, parameter))?
                 .filter(|value| !value.is_empty())
                 .map(|value| Text::Decoded(query::decode(value)))
                 .map(|text| own(text, Carrier::Query(at), formats));
-            found = at_most_one(found, credential)?;
+            at_most_one(&mut found, credential)?;
         }
         Ok(found)
     }
@@ -217,11 +214,17 @@ fn one<T>(values: impl IntoIterator<Item = T>) -> Result<Option<T>, Ambiguous> {
     }
 }
 
-fn at_most_one<T>(found: Option<T>, another: Option<T>) -> Result<Option<T>, Ambiguous> {
-    match (found, another) {
-        (Some(_), Some(_)) => Err(Ambiguous),
-        (found, another) => Ok(found.or(another)),
+/// Notes what was found in one more place.
+#[inline]
+fn at_most_one<T>(found: &mut Option<T>, another: Option<T>) -> Result<(), Ambiguous> {
+    if another.is_none() {
+        return Ok(());
     }
+    if found.is_some() {
+        return Err(Ambiguous);
+    }
+    *found = another;
+    Ok(())
 }
 
 /// Without spaces and tabs around it: HTTP's optional white space, and nothing else.

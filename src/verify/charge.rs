@@ -96,10 +96,7 @@ impl Gate {
         };
         let mut charges = Charges::new();
         limiting.rules.charge(key, bound, &mut charges);
-        let checked = match limiting.check_now(&charges, now) {
-            Some(checked) => checked,
-            None => limiting.check(&*self.keyring.clock, &charges, now).await,
-        };
+        let checked = limiting.check(&*self.keyring.clock, &charges, now).await;
         self.conclude(limiting, &charges, &checked, metered, now)
     }
 

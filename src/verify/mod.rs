@@ -169,9 +169,8 @@ impl Gate {
     ) -> Result<Admission, Denial> {
         let (key, mut proved, mut metered) = match candidate {
             Candidate::ToLoad(key) => {
-                let found = self.load((&*request).into(), &key).await?;
                 let head = RequestHead::from(&*request);
-                let proved = self.prove(head, &key, found, self.keyring.now())?;
+                let proved = self.load_and_prove(head, &key).await?;
                 (key, proved, self.bind(head))
             }
             Candidate::ToCharge(key, proved, metered) => (key, proved, metered),
@@ -192,7 +191,7 @@ impl Gate {
             .is_current(&key.id(), proved.known.stamp())
         {
             // The key was changed while the limiter let it wait.
-            match self.prove_anew((&*request).into(), &key).await {
+            match self.load_and_prove((&*request).into(), &key).await {
                 Ok(anew) => proved = anew,
                 Err(denial) => {
                     self.give_back(&key, &proved, &metered).await;
@@ -285,7 +284,12 @@ impl Gate {
         })
     }
 
-    async fn prove_anew(&self, head: RequestHead<'_>, key: &Presented) -> Result<Proved, Denial> {
+    /// Steps 4 to 7, with a wait.
+    async fn load_and_prove(
+        &self,
+        head: RequestHead<'_>,
+        key: &Presented,
+    ) -> Result<Proved, Denial> {
         let found = self.load(head, key).await?;
         self.prove(head, key, found, self.keyring.now())
     }

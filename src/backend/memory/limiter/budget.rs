@@ -8,7 +8,8 @@ use crate::quota::Quota;
 /// The memory that the first slots of a window take: a window that is refused it has one slot.
 const SMALLEST_HEAP: usize = 128;
 
-const A_SECOND: u64 = 1_000_000_000;
+/// In nanoseconds.
+pub(super) const A_SECOND: u64 = 1_000_000_000;
 
 pub(super) enum Budget<'s> {
     Rate(&'s mut Rate, RateQuota),

@@ -16,7 +16,7 @@ use arrayvec::ArrayVec;
 
 use crate::limit::rate::RateQuota;
 use crate::limit::{Charge, LimiterError, MAX_CHARGES, RateLimiter, Standing, Verdict};
-use budget::Budget;
+use budget::{A_SECOND, Budget};
 use hasher::{BudgetKey, Hasher};
 use shard::{Locked, Place, Shard};
 
@@ -244,8 +244,6 @@ impl Open<'_> {
 const fn shard_of(key: BudgetKey) -> usize {
     (key >> 40) as usize % SHARDS
 }
-
-const A_SECOND: u64 = 1_000_000_000;
 
 /// Since 1970; a clock before that stands at 1970, one beyond the year 2480 there.
 #[inline]
