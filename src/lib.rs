@@ -99,6 +99,7 @@ mod clock;
 mod quota;
 mod secret;
 mod sync;
+mod table;
 mod timestamp;
 mod trace;
 

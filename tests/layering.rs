@@ -26,7 +26,15 @@ const LAYERS: [&[&str]; 6] = [
     ],
     &["cache", "keyring", "limit", "rejection", "store"],
     &["key"],
-    &["clock", "quota", "secret", "sync", "timestamp", "trace"],
+    &[
+        "clock",
+        "quota",
+        "secret",
+        "sync",
+        "table",
+        "timestamp",
+        "trace",
+    ],
 ];
 
 /// The lowest layer that knows of HTTP.

@@ -27,6 +27,8 @@ pub(crate) struct KnownKey {
     is_live: bool,
     /// Whether its record has nothing that few keys have.
     is_plain: bool,
+    /// Whether its id is the head of its verifier.
+    is_digest: bool,
     verifier: Verifier,
     details: Box<Details>,
 }
@@ -59,6 +61,8 @@ impl KnownKey {
             plan: plan.unwrap_or_default(),
             is_live: environment == Environment::LIVE,
             is_plain: record.is_plain(),
+            is_digest: record.verifier().pepper().is_none()
+                && record.verifier().as_bytes().starts_with(record.id().as_bytes()),
             verifier: record.verifier().clone(),
             details: Box::new(Details {
                 record,
@@ -88,6 +92,15 @@ impl KnownKey {
 
     pub(crate) fn metering(&self) -> &Arc<Metering> {
         &self.details.metering
+    }
+
+    /// Whether this is its id.
+    #[inline]
+    pub(super) fn is(&self, id: &KeyId) -> bool {
+        if self.is_digest {
+            return self.verifier.as_bytes().starts_with(id.as_bytes());
+        }
+        self.record().id() == *id
     }
 
     #[inline]

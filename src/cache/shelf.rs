@@ -1,21 +1,21 @@
 //! Where loaded keys are kept, within a bound of memory.
 //!
-//! Good ones are found in a map whose reads take no lock. Who stays in it is moka's to decide, which
-//! knows how recently and how often each was wanted, and what all of them weigh; what it evicts
-//! leaves the map. Keys that do not exist are kept apart, so that a flood of them evicts no good one.
+//! Good ones are found in an [`Index`] of our own. Who stays in it is moka's to decide, which knows how
+//! recently and how often each was loaded, and what all of them weigh; what it evicts leaves the index.
+//! Keys that do not exist are kept apart, so that a flood of them evicts no good one.
 
-use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::guard::Spread;
 use super::guarded::Map;
 use super::{Found, KnownKey};
 use crate::key::digest::KeyId;
+use crate::table::Table;
 
 /// How many keys that do not exist are remembered.
 const MISSES: u64 = 16_384;
 
-/// What a cached key takes beside its record: a node of the map, moka's, and what they keep free.
+/// What a cached key takes beside its record: its place in the index, moka's, and what they keep free.
 const OVERHEAD: usize = 400;
 
 pub(super) struct Shelf {
@@ -23,8 +23,6 @@ pub(super) struct Shelf {
     keeper: moka::sync::Cache<KeyId, Kept>,
     misses: moka::sync::Cache<KeyId, Found>,
 }
-
-type Index = papaya::HashMap<KeyId, Arc<KnownKey>, BuildHasherDefault<IdHasher>>;
 
 /// What moka keeps in the place of a key.
 #[derive(Clone, Copy)]
@@ -42,9 +40,7 @@ impl Shelf {
             .max_capacity(bytes)
             .weigher(|_, kept: &Kept| kept.weight)
             .eviction_listener(move |id: Arc<KeyId>, kept: Kept, _| {
-                let is_it =
-                    |_: &KeyId, known: &Arc<KnownKey>| Arc::as_ptr(known).addr() == kept.address;
-                let _ = index.pin().remove_if(&*id, is_it);
+                index.remove_if(&id, |known| Arc::as_ptr(known).addr() == kept.address);
             })
             .build();
         Self {
@@ -58,8 +54,8 @@ impl Shelf {
 impl Map<KeyId, Found> for Shelf {
     #[inline]
     fn get(&self, id: &KeyId) -> Option<Found> {
-        if let Some(known) = self.found.pin().get(id) {
-            return Some(Found::Key(Arc::clone(known)));
+        if let Some(known) = self.found.get(id) {
+            return Some(Found::Key(known));
         }
         self.misses.get(id)
     }
@@ -67,7 +63,7 @@ impl Map<KeyId, Found> for Shelf {
     fn put(&self, id: KeyId, found: Found) {
         let Found::Key(known) = found else {
             // The keeper follows when it needs the room.
-            self.found.pin().remove(&id);
+            self.found.remove_if(&id, |_| true);
             self.misses.insert(id, found);
             return;
         };
@@ -76,8 +72,72 @@ impl Map<KeyId, Found> for Shelf {
             weight: u32::try_from(known.weight() + OVERHEAD).unwrap_or(u32::MAX),
         };
         // In this order: whatever the keeper evicts is there to be removed.
-        self.found.pin().insert(id, known);
+        self.found.put(&id, known);
         self.keeper.insert(id, kept);
+    }
+}
+
+/// The keys, by the first half of their ids, in parts that are locked for no longer than it takes to
+/// count one more owner of a key.
+struct Index(Box<[Part]>);
+
+/// Parts share no line of the processor's cache with each other.
+#[derive(Default)]
+#[repr(align(128))]
+struct Part(Mutex<Keys>);
+
+type Keys = Table<Option<Arc<KnownKey>>, 4>;
+
+const PARTS: usize = 64;
+
+impl Index {
+    #[inline]
+    fn get(&self, id: &KeyId) -> Option<Arc<KnownKey>> {
+        let (half, part) = self.part(id);
+        let known = part.find(half).and_then(|place| part.get(place)?.as_ref())?;
+        known.is(id).then(|| Arc::clone(known))
+    }
+
+    /// In the place of an older record of the key, if there is one; or of another key, if ever two
+    /// have half of their ids in common.
+    fn put(&self, id: &KeyId, known: Arc<KnownKey>) {
+        let (half, mut part) = self.part(id);
+        let place = loop {
+            if let Some(place) = part.find(half) {
+                break place;
+            }
+            // Only a place is made. If there is none, the table grows, as far as it must.
+            let _ = part.put(half, None, |_, _| false);
+        };
+        let replaced = part.get_mut(place).and_then(|old| old.replace(known));
+        drop(part);
+        drop(replaced);
+    }
+
+    fn remove_if(&self, id: &KeyId, is_it: impl FnOnce(&Arc<KnownKey>) -> bool) {
+        let (half, mut part) = self.part(id);
+        let Some(place) = part.find(half) else {
+            return;
+        };
+        let known = part.get(place).and_then(Option::as_ref);
+        if known.is_some_and(|known| known.is(id) && is_it(known)) {
+            let removed = part.remove(place);
+            drop(part);
+            drop(removed);
+        }
+    }
+
+    #[inline]
+    fn part(&self, id: &KeyId) -> (u64, MutexGuard<'_, Keys>) {
+        let half = id.half();
+        let Part(part) = &self.0[id.spread() % PARTS];
+        (half, part.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self((0..PARTS).map(|_| Part::default()).collect())
     }
 }
 
@@ -90,25 +150,4 @@ impl Spread for KeyId {
             self.as_bytes()[15],
         ]))
     }
-}
-
-/// The first eight bytes of an id, as they are.
-#[derive(Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    #[inline]
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some(head) = bytes.first_chunk() {
-            self.0 = u64::from_ne_bytes(*head);
-        }
-    }
-
-    #[inline]
-    fn write_usize(&mut self, _length: usize) {}
 }

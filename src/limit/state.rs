@@ -24,6 +24,12 @@ pub(crate) enum State {
     Calendar(Period),
 }
 
+impl Default for State {
+    fn default() -> Self {
+        Self::Rate(Rate::default())
+    }
+}
+
 /// A quota, taken apart.
 enum Kind {
     Rate(RateQuota),

@@ -1,12 +1,11 @@
 //! Budgets in this process's memory: exact under concurrency, and bounded under any stream of keys.
 //!
-//! [`hasher`] says which budget a charge is about, [`shard`] where that is, a [`table`] bounds how
-//! many there are, and [`budget`] is one of them.
+//! [`hasher`] says which budget a charge is about, [`shard`] where that is, a
+//! [`Table`](crate::table::Table) bounds how many there are, and [`budget`] is one of them.
 
 mod budget;
 mod hasher;
 mod shard;
-mod table;
 
 use std::fmt;
 use std::sync::MutexGuard;
@@ -117,10 +116,12 @@ impl MemoryLimiter {
         let key = self.hasher.key(charge);
         let mut shard = self.shards[shard_of(key)].lock();
         let quota = charge.quota();
-        let place = shard.find(key, charge).unwrap_or_else(|| {
-            shard.make_room();
-            shard.make(key, charge, now, &[])
-        });
+        let place = loop {
+            let found = shard.find(key, charge);
+            if let Some(place) = found.or_else(|| shard.make(key, charge, now, &[])) {
+                break place;
+            }
+        };
         shard.at(place, &quota).decide(charge, now)
     }
 
@@ -141,20 +142,10 @@ impl MemoryLimiter {
         let mut open = Open::default();
         for (at, shard) in order.iter().enumerate() {
             if at == 0 || order[at - 1] != *shard {
-                let mut locked = self.shards[*shard].lock();
-                locked.make_room();
-                open.locked.push((*shard, locked));
+                open.locked.push((*shard, self.shards[*shard].lock()));
             }
         }
-        for (key, charge) in keys.into_iter().zip(charges) {
-            let taken: ArrayVec<Place, MAX_CHARGES> =
-                open.places.iter().map(|(_, place)| *place).collect();
-            let shard = shard_of(key);
-            let locked = open.shard(shard);
-            let place = locked.find(key, charge);
-            let place = place.unwrap_or_else(|| locked.make(key, charge, now, &taken));
-            open.places.push((shard, place));
-        }
+        while !open.find_all(&keys, charges, now) {}
         open
     }
 }
@@ -221,6 +212,24 @@ struct Open<'l> {
 }
 
 impl Open<'_> {
+    /// Finds the budget of each charge, or makes it. `false` if a table has grown, so that what was
+    /// found before is elsewhere now.
+    fn find_all(&mut self, keys: &[BudgetKey], charges: &[Charge<'_>], now: u64) -> bool {
+        self.places.clear();
+        for (key, charge) in keys.iter().zip(charges) {
+            let taken: ArrayVec<Place, MAX_CHARGES> =
+                self.places.iter().map(|(_, place)| *place).collect();
+            let shard = shard_of(*key);
+            let locked = self.shard(shard);
+            let found = locked.find(*key, charge);
+            let Some(place) = found.or_else(|| locked.make(*key, charge, now, &taken)) else {
+                return false;
+            };
+            self.places.push((shard, place));
+        }
+        true
+    }
+
     fn budget(&mut self, at: usize, charge: &Charge<'_>) -> Budget<'_> {
         let (shard, place) = self.places[at];
         self.shard(shard).at(place, &charge.quota())
@@ -240,9 +249,10 @@ impl Open<'_> {
     }
 }
 
-/// The shard of a budget: by bits that the tables of a shard make no use of.
+/// The shard of a budget: by bits that its tables make the least use of.
+#[expect(clippy::cast_possible_truncation, reason = "its last bits are asked for")]
 const fn shard_of(key: BudgetKey) -> usize {
-    (key >> 40) as usize % SHARDS
+    key as usize % SHARDS
 }
 
 /// Since 1970; a clock before that stands at 1970, one beyond the year 2480 there.

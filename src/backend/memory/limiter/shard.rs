@@ -4,16 +4,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::budget::Budget;
 use super::hasher::{BudgetKey, rule};
-use super::table::Table;
 use crate::limit::rate::Rate;
 use crate::limit::state::State;
-use crate::limit::{Charge, MAX_CHARGES};
+use crate::limit::Charge;
 use crate::quota::Quota;
+use crate::table::{NoPlace, Table};
 
 /// The most budgets that newcomers share in a shard when all its memory is in use.
 const SHARED: usize = 64;
-
-const _: () = assert!(Table::<Rate>::PLACE == 17 && Table::<State>::PLACE == 33);
 
 /// Shards share no line of the processor's cache with each other.
 #[repr(align(128))]
@@ -33,16 +31,19 @@ impl Locked {
 
 pub(super) struct Shard {
     /// The budgets of rates: an instant each.
-    rates: Table<Rate>,
+    rates: Rates,
     /// Those of the other shapes.
-    others: Table<State>,
+    others: Others,
     /// Budgets that newcomers share, by the rule.
     shared: Vec<(u64, State)>,
     /// What is left for the slots of those windows that use many, in bytes.
     heap_left: usize,
 }
 
-/// Where a budget is.
+type Rates = Table<Rate, 4>;
+type Others = Table<State, 2>;
+
+/// Where a budget is, until a table grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     /// At this place among the rates.
@@ -58,14 +59,13 @@ pub(super) enum Place {
 impl Shard {
     fn new(bytes: usize) -> Self {
         // Two thirds for the tables, in which there is a place for a rate to two others.
-        let pair = Table::<Rate>::PLACE + 2 * Table::<State>::PLACE;
-        let rates = (bytes / 3 * 2 / pair + 1).next_power_of_two() / 2; // a table doubles
-        // A table that is not half full clears up in its place rather than grow.
-        let places = |buckets: usize| (buckets / 8 * 7 / 2).saturating_sub(MAX_CHARGES);
-        let taken = rates * pair + SHARED * size_of::<(u64, State)>();
+        let pairs = bytes / 3 * 2 / (Rates::PLACE + 2 * Others::PLACE);
+        let (rates, others) = (Rates::new(pairs), Others::new(2 * pairs));
+        let places = rates.places() * Rates::PLACE + others.places() * Others::PLACE;
+        let taken = places + SHARED * size_of::<(u64, State)>();
         Self {
-            rates: Table::new(places(rates)),
-            others: Table::new(places(2 * rates)),
+            rates,
+            others,
             shared: Vec::new(),
             heap_left: bytes.saturating_sub(taken),
         }
@@ -85,7 +85,7 @@ impl Shard {
     #[inline]
     pub(super) fn rate(&mut self, key: BudgetKey) -> Option<&mut Rate> {
         let at = self.rates.find(key)?;
-        self.rates.get(at)
+        self.rates.get_mut(at)
     }
 
     /// Finds a budget, if it is remembered.
@@ -100,11 +100,11 @@ impl Shard {
         let heap_left = &mut self.heap_left;
         let budget = match place {
             Place::Rate(at) => {
-                let rate = self.rates.get(at);
+                let rate = self.rates.get_mut(at);
                 rate.and_then(|rate| Budget::of_rate(rate, quota))
             }
             Place::Other(at) => {
-                let state = self.others.get(at);
+                let state = self.others.get_mut(at);
                 state.map(|state| Budget::of(state, quota, heap_left))
             }
             Place::Shared(at) => {
@@ -116,36 +116,35 @@ impl Shard {
         budget.unwrap_or(Budget::None)
     }
 
-    /// Makes sure that no budget is moved while one request finds its own.
-    pub(super) fn make_room(&mut self) {
-        self.rates.make_room();
-        self.others.make_room();
-    }
-
-    /// Makes room for a budget that is not there; not at the cost of those in `taken`, where another
-    /// shard's place of the same number only makes us look further.
+    /// Makes a budget that is not there, if need be in the place of one that is whole; not of those in
+    /// `taken`, where another shard's place of the same number only makes us look further. `None` if
+    /// a table has grown instead: what was found before is elsewhere then.
     pub(super) fn make(
         &mut self,
         key: BudgetKey,
         charge: &Charge<'_>,
         now: u64,
         taken: &[Place],
-    ) -> Place {
+    ) -> Option<Place> {
         let whole = State::whole(&charge.quota());
         let made = if let State::Rate(rate) = whole {
             let may_forget =
                 |at, rate: &Rate| rate.is_idle(now) && !taken.contains(&Place::Rate(at));
-            self.rates.make(key, rate, may_forget).map(Place::Rate)
+            self.rates.put(key, rate, may_forget).map(Place::Rate)
         } else {
             let may_forget = |at, state: &State| {
                 let forgotten = state.is_idle(now) && !taken.contains(&Place::Other(at));
                 self.heap_left += if forgotten { state.heap() } else { 0 };
                 forgotten
             };
-            let made = self.others.make(key, whole.clone(), may_forget);
+            let made = self.others.put(key, whole.clone(), may_forget);
             made.map(Place::Other)
         };
-        made.unwrap_or_else(|| self.share(rule(charge), whole))
+        match made {
+            Ok(place) => Some(place),
+            Err(NoPlace::HasGrown) => None,
+            Err(NoPlace::Full) => Some(self.share(rule(charge), whole)),
+        }
     }
 
     /// The budget that newcomers under a rule share.
