@@ -12,14 +12,25 @@ const ATTEMPTS: usize = 8;
 
 /// What a load brought: something, or that there is nothing.
 pub(crate) trait Answer: Clone + Send + 'static {
+    fn origin(&self) -> Origin;
+}
+
+/// What an answer's use depends on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
     /// Where the counters stood before the load began.
-    fn stamp(&self) -> Stamp;
-    fn is_something(&self) -> bool;
+    pub(crate) stamp: Stamp,
+    /// When it began, in nanoseconds of a clock that is never set.
+    pub(crate) since: u64,
+    /// Whether it found something.
+    pub(crate) found: bool,
 }
 
 /// Where answers are kept. It may forget any of them at any time.
 pub(crate) trait Map<K, A>: Send + Sync + 'static {
-    fn get(&self, key: &K) -> Option<A>;
+    /// What is kept of a key, if it is asked for: looked at where it is, since to take it is to wait for
+    /// everybody else who does.
+    fn get(&self, key: &K, asked_for: impl Fn(Origin) -> bool) -> Option<A>;
     fn put(&self, key: K, answer: A);
 }
 
@@ -62,17 +73,17 @@ where
         }
     }
 
-    /// What is kept of a key, if it may still serve and is `fresh`.
+    /// What is kept of a key, if it may still serve and is fresh.
     #[inline]
-    pub(crate) fn find(&self, key: &K, fresh: impl FnOnce(&A) -> bool) -> Option<A> {
-        let kept = self.shared.map.get(key)?;
-        (self.shared.epochs.allow(key, &kept) && fresh(&kept)).then_some(kept)
+    pub(crate) fn find(&self, key: &K, is_fresh: impl Fn(Origin) -> bool) -> Option<A> {
+        let epochs = &self.shared.epochs;
+        let may_serve = |origin| epochs.allow(key, origin) && is_fresh(origin);
+        self.shared.map.get(key, may_serve)
     }
 
     /// Whether something is kept of a key, however old.
     pub(crate) fn holds(&self, key: &K) -> bool {
-        let kept = self.shared.map.get(key);
-        kept.is_some_and(|kept| kept.is_something())
+        self.shared.map.get(key, |origin| origin.found).is_some()
     }
 
     /// Whether something that was found may still be used. To be asked again after each wait.
@@ -87,7 +98,7 @@ where
     pub(crate) async fn load<F>(
         &self,
         key: K,
-        is_fresh: impl Fn(&A) -> bool,
+        is_fresh: impl Fn(Origin) -> bool,
         begin: impl Fn(Stamp) -> F,
     ) -> Result<A, LoadError<E>>
     where
@@ -103,7 +114,7 @@ where
                 Boarding::Full => return Err(LoadError::TooMany),
             };
             let answer = answer.map_err(LoadError::Source)?;
-            if self.shared.epochs.allow(&key, &answer) {
+            if self.shared.epochs.allow(&key, answer.origin()) {
                 return Ok(answer);
             }
         }
@@ -119,7 +130,7 @@ where
         Box::pin(async move {
             let answer = load.await?;
             // What is outdated by now could only take the place of what is not.
-            if shared.epochs.allow(&key, &answer) {
+            if shared.epochs.allow(&key, answer.origin()) {
                 shared.map.put(key, answer.clone());
             }
             Ok(answer)
@@ -144,7 +155,7 @@ where
 
 impl Epochs {
     #[inline]
-    fn allow(&self, key: &impl Spread, answer: &impl Answer) -> bool {
-        self.is_current(key, answer.stamp(), answer.is_something())
+    fn allow(&self, key: &impl Spread, origin: Origin) -> bool {
+        self.is_current(key, origin.stamp, origin.found)
     }
 }

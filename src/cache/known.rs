@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::guard::Stamp;
+use super::guarded::Origin;
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::lifecycle::{Lifecycle, WarningWindow};
@@ -78,8 +79,12 @@ impl KnownKey {
     }
 
     #[inline]
-    pub(super) fn since(&self) -> Duration {
-        Duration::from_nanos(self.since)
+    pub(super) fn origin(&self) -> Origin {
+        Origin {
+            stamp: self.stamp,
+            since: self.since,
+            found: true,
+        }
     }
 
     pub(crate) fn record(&self) -> &KeyRecord {

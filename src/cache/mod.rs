@@ -24,41 +24,37 @@ use crate::limit::metering::Metering;
 use crate::store::{DynKeyStore, StoreError};
 use crate::trace;
 use guard::Stamp;
-use guarded::{Answer, Guarded, LoadError};
+use guarded::{Answer, Guarded, LoadError, Origin};
 pub(crate) use known::KnownKey;
 use recent::Recent;
 pub use settings::Cache;
 use shelf::Shelf;
 
-/// A key as the cache or the store has it: found, or found not to exist.
+/// A key as the cache or the store has it: found, or found not to exist. Two words, to be handed on in
+/// registers.
 #[derive(Debug, Clone)]
 pub(crate) enum Found {
     Key(Arc<KnownKey>),
-    Nothing { stamp: Stamp, since: u64 },
+    Nothing(Arc<Nothing>),
 }
 
-impl Found {
-    #[inline]
-    fn since(&self) -> Duration {
-        match self {
-            Self::Key(known) => known.since(),
-            Self::Nothing { since, .. } => Duration::from_nanos(*since),
-        }
-    }
+/// That there was no such key, as of when.
+#[derive(Debug)]
+pub(crate) struct Nothing {
+    stamp: Stamp,
+    since: u64,
 }
 
 impl Answer for Found {
-    #[inline]
-    fn stamp(&self) -> Stamp {
+    fn origin(&self) -> Origin {
         match self {
-            Self::Key(known) => known.stamp(),
-            Self::Nothing { stamp, .. } => *stamp,
+            Self::Key(known) => known.origin(),
+            Self::Nothing(nothing) => Origin {
+                stamp: nothing.stamp,
+                since: nothing.since,
+                found: false,
+            },
         }
-    }
-
-    #[inline]
-    fn is_something(&self) -> bool {
-        matches!(self, Self::Key(_))
     }
 }
 
@@ -70,6 +66,9 @@ pub(crate) struct KeyCache {
     clock: Arc<dyn Clock>,
     metering: Arc<Metering>,
     settings: Cache,
+    /// How long keys, and that there are none, may be used, in nanoseconds.
+    longest: u64,
+    longest_miss: u64,
 }
 
 impl KeyCache {
@@ -85,6 +84,8 @@ impl KeyCache {
             store,
             clock,
             metering,
+            longest: nanoseconds(settings.max_staleness),
+            longest_miss: nanoseconds(settings.misses_for),
             settings,
         }
     }
@@ -92,7 +93,8 @@ impl KeyCache {
     /// A key, if it is remembered and what is remembered may still serve.
     #[inline]
     pub(crate) fn find(&self, id: &KeyId, now: Duration) -> Option<Found> {
-        self.guarded.find(id, |found| self.is_fresh(found, now))
+        let now = nanoseconds(now);
+        self.guarded.find(id, |origin| self.is_fresh(origin, now))
     }
 
     /// Whether there was such a key when it was last looked for, however long ago.
@@ -111,8 +113,8 @@ impl KeyCache {
         id: KeyId,
         environment: &Environment,
     ) -> Result<Found, StoreError> {
-        let now = self.clock.monotonic();
-        let is_fresh = |found: &Found| self.is_fresh(found, now);
+        let now = nanoseconds(self.clock.monotonic());
+        let is_fresh = |origin| self.is_fresh(origin, now);
         let loaded = self
             .guarded
             .load(id, is_fresh, |stamp| {
@@ -141,9 +143,8 @@ impl KeyCache {
         id: KeyId,
         environment: Environment,
         stamp: Stamp,
-        now: Duration,
+        since: u64,
     ) -> impl Future<Output = Result<Found, StoreError>> + Send + use<> {
-        let since = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
         let (recent, metering) = (Arc::clone(&self.recent), Arc::clone(&self.metering));
         let limit = self.settings.time_limit;
@@ -153,7 +154,7 @@ impl KeyCache {
                 Err(StoreError::unavailable(format!("no answer in {limit:?}")))
             })?;
             let Some(record) = found else {
-                return Ok(Found::Nothing { stamp, since });
+                return Ok(Found::Nothing(Arc::new(Nothing { stamp, since })));
             };
             let record = recent.newest(record);
             let known = KnownKey::new(record, environment, metering, stamp, since);
@@ -161,21 +162,23 @@ impl KeyCache {
         }
     }
 
-    fn is_fresh(&self, found: &Found, now: Duration) -> bool {
-        let longest = match found {
-            Found::Key(_) => self.settings.max_staleness,
-            Found::Nothing { .. } => self.settings.misses_for,
+    #[inline]
+    fn is_fresh(&self, origin: Origin, now: u64) -> bool {
+        let longest = if origin.found {
+            self.longest
+        } else {
+            self.longest_miss
         };
-        now.saturating_sub(found.since()) < longest
+        now.saturating_sub(origin.since) < longest
     }
 
     /// A key that is too old to be sure of, for an application that has chosen to serve it while
     /// the store fails.
     fn stale(&self, id: &KeyId) -> Option<Found> {
-        let longest = self.settings.stale_for?;
-        let now = self.clock.monotonic();
-        self.guarded.find(id, |found| {
-            found.is_something() && now.saturating_sub(found.since()) < longest
+        let longest = nanoseconds(self.settings.stale_for?);
+        let now = nanoseconds(self.clock.monotonic());
+        self.guarded.find(id, |origin| {
+            origin.found && now.saturating_sub(origin.since) < longest
         })
     }
 
@@ -199,4 +202,11 @@ impl KeyCache {
     pub(crate) fn all_changed(&self) {
         self.guarded.all_changed();
     }
+}
+
+/// At most 584 years.
+#[inline]
+fn nanoseconds(time: Duration) -> u64 {
+    let seconds = time.as_secs().saturating_mul(1_000_000_000);
+    seconds.saturating_add(u64::from(time.subsec_nanos()))
 }

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::guard::Spread;
-use super::guarded::Map;
+use super::guarded::{Answer, Map, Origin};
 use super::{Found, KnownKey};
 use crate::key::digest::KeyId;
 use crate::table::Table;
@@ -53,11 +53,15 @@ impl Shelf {
 
 impl Map<KeyId, Found> for Shelf {
     #[inline]
-    fn get(&self, id: &KeyId) -> Option<Found> {
-        if let Some(known) = self.found.get(id) {
-            return Some(Found::Key(known));
-        }
-        self.misses.get(id)
+    fn get(&self, id: &KeyId, asked_for: impl Fn(Origin) -> bool) -> Option<Found> {
+        let kept = self.found.look_at(id, |known| {
+            let known = asked_for(known.origin()).then(|| Arc::clone(known));
+            known.map(Found::Key)
+        });
+        kept.unwrap_or_else(|| {
+            let miss = self.misses.get(id);
+            miss.filter(|miss| asked_for(miss.origin()))
+        })
     }
 
     fn put(&self, id: KeyId, found: Found) {
@@ -91,11 +95,12 @@ type Keys = Table<Option<Arc<KnownKey>>, 4>;
 const PARTS: usize = 64;
 
 impl Index {
+    /// Looks at a key where it is, if it is here.
     #[inline]
-    fn get(&self, id: &KeyId) -> Option<Arc<KnownKey>> {
+    fn look_at<R>(&self, id: &KeyId, look: impl FnOnce(&Arc<KnownKey>) -> R) -> Option<R> {
         let (half, part) = self.part(id);
-        let known = part.find(half).and_then(|place| part.get(place)?.as_ref())?;
-        known.is(id).then(|| Arc::clone(known))
+        let known = part.find(half).and_then(|place| part.get(place)?.as_ref());
+        known.filter(|known| known.is(id)).map(look)
     }
 
     /// In the place of an older record of the key, if there is one; or of another key, if ever two

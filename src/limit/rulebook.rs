@@ -50,7 +50,8 @@ struct Route {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bound {
     endpoint: usize,
-    address: Option<IpAddr>,
+    /// Its address, or the network that counts as one client.
+    client: Option<IpAddr>,
     /// The limiter failed, and took nothing.
     is_let_off: bool,
 }
@@ -155,8 +156,7 @@ impl Rulebook {
         let endpoint = endpoint.or_else(|| self.endpoint(method, path));
         Bound {
             endpoint: endpoint.unwrap_or(self.costs.len() - 1),
-            address,
-            is_let_off: false,
+            ..self.bind_nowhere(address)
         }
     }
 
@@ -173,7 +173,7 @@ impl Rulebook {
     pub(crate) fn bind_nowhere(&self, address: Option<IpAddr>) -> Bound {
         Bound {
             endpoint: self.costs.len() - 1,
-            address,
+            client: address.map(|address| self.ipv6_prefix.mask(address)),
             is_let_off: false,
         }
     }
@@ -198,12 +198,10 @@ impl Rulebook {
         for rule in bundle {
             let quota = key.map_or(rule.quota, |key| key.quota(rule));
             let mut charge = |subject| charges.push(Charge::new(&rule.name, subject, quota, cost));
-            match (rule.by, key, request.address) {
+            match (rule.by, key, request.client) {
                 (By::Key, Some(key), _) => charge(Subject::Key(key.budget)),
                 (By::Account, Some(key), _) => charge(Subject::Account(key.record.account())),
-                (By::Address, _, Some(address)) => {
-                    charge(Subject::Address(self.ipv6_prefix.mask(address)));
-                }
+                (By::Address, _, Some(client)) => charge(Subject::Address(client)),
                 (By::Global, ..) => charge(Subject::Global),
                 // Of what is not known, there is nothing to charge.
                 (By::Key | By::Account | By::Address, ..) => {}

@@ -2,6 +2,7 @@
 
 pub(crate) mod body;
 pub(crate) mod challenge;
+mod decimal;
 pub(crate) mod grpc;
 pub(crate) mod headers;
 pub(crate) mod rate_limit;

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::limit::{Charge, Standing, Verdict};
+use super::decimal;
 use crate::rejection::{Exceeded, Rejection, seconds_up};
 use crate::timestamp;
 
@@ -116,9 +117,9 @@ impl Notice {
 
     pub(crate) fn write(&self, headers: &mut HeaderMap, which: RateLimitHeaders) {
         if which.reset.is_some() {
-            headers.insert(LIMIT, decimal(self.limit));
-            headers.insert(REMAINING, decimal(self.remaining));
-            headers.insert(RESET, decimal(self.reset));
+            headers.insert(LIMIT, decimal::common(self.limit));
+            headers.insert(REMAINING, decimal::once(self.remaining));
+            headers.insert(RESET, decimal::common(self.reset));
         }
         if let Some((policy, limit)) = self.draft.as_deref() {
             for (name, value) in [(DRAFT_POLICY, policy), (DRAFT_LIMIT, limit)] {
@@ -128,12 +129,6 @@ impl Notice {
             }
         }
     }
-}
-
-/// A number, in one allocation of its own length.
-fn decimal(number: u64) -> HeaderValue {
-    let digits = HeaderValue::from_bytes(itoa::Buffer::new().format(number).as_bytes());
-    digits.unwrap_or(HeaderValue::from_static("0"))
 }
 
 /// The rejection that a verdict calls for: what can never pass, or the denial that lasts longest.

@@ -143,7 +143,7 @@ impl Gate {
         let Some(found) = self.keyring.cache.find(&key.id(), asked_at) else {
             return Progress::Waiting(Box::new(Candidate::ToLoad(key)));
         };
-        if let Found::Nothing { .. } = found
+        if let Found::Nothing(_) = found
             && let Err(rejection) = self.attempt(head)
         {
             return Progress::denied(stranger(rejection, Some(carrier)));
@@ -237,7 +237,7 @@ impl Gate {
         }
         let environment = self.keyring.formats.at(key.format).environment();
         let loaded = self.keyring.cache.load(key.id(), environment).await;
-        if unknown && !matches!(&loaded, Ok(Found::Nothing { .. })) {
+        if unknown && !matches!(&loaded, Ok(Found::Nothing(_))) {
             self.forgive(head);
         }
         loaded.map_err(|error| stranger(self.store_failed(&error, &key.id()), carrier))

@@ -11,7 +11,7 @@ use shuttle::sync::{Arc, Mutex};
 use shuttle::thread;
 
 use super::guard::{Spread, Stamp};
-use super::guarded::{Answer, Guarded, Map};
+use super::guarded::{Answer, Guarded, Map, Origin};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key(usize);
@@ -32,12 +32,12 @@ struct Said {
 }
 
 impl Answer for Said {
-    fn stamp(&self) -> Stamp {
-        self.stamp
-    }
-
-    fn is_something(&self) -> bool {
-        self.good.is_some()
+    fn origin(&self) -> Origin {
+        Origin {
+            stamp: self.stamp,
+            since: 0,
+            found: self.good.is_some(),
+        }
     }
 }
 
@@ -46,8 +46,10 @@ impl Answer for Said {
 struct Plain(Mutex<HashMap<Key, Said>>);
 
 impl Map<Key, Said> for Plain {
-    fn get(&self, key: &Key) -> Option<Said> {
-        self.0.lock().unwrap().get(key).cloned()
+    fn get(&self, key: &Key, asked_for: impl Fn(Origin) -> bool) -> Option<Said> {
+        let map = self.0.lock().unwrap();
+        let kept = map.get(key).filter(|said| asked_for(said.origin()));
+        kept.cloned()
     }
 
     fn put(&self, key: Key, said: Said) {
