@@ -120,16 +120,18 @@ impl<V: Default, const N: usize> Table<V, N> {
         Ok(place)
     }
 
+    /// A free place, or else that of what may be forgotten: to forget what may be wanted again is to
+    /// make it anew then.
     fn place_for(&self, key: u64, mut may_forget: impl FnMut(usize, &V) -> bool) -> Option<usize> {
-        for line in lines_of(not_free(key), self.lines.len()) {
-            for (at, entry) in self.lines.get(line)?.0.iter().enumerate() {
-                let place = line * N + at;
-                if entry.key == 0 || may_forget(place, &entry.value) {
-                    return Some(place);
-                }
-            }
-        }
-        None
+        let lines = lines_of(not_free(key), self.lines.len());
+        let mut places = lines.flat_map(|line| line * N..line * N + N);
+        let entry = |place: usize| Some(&self.lines.get(place / N)?.0[place % N]);
+        let is_free = |place: &usize| entry(*place).is_some_and(|entry| entry.key == 0);
+        let may_do = |place: &usize| {
+            let entry = entry(*place);
+            entry.is_some_and(|entry| may_forget(*place, &entry.value))
+        };
+        places.clone().find(is_free).or_else(|| places.find(may_do))
     }
 
     /// Takes out what is at a place in use.
@@ -202,7 +204,7 @@ impl<V: Default, const N: usize> Default for Line<V, N> {
 ///
 /// Twice as many lines make two of each, so that what a key names stays in the same part of the table.
 #[inline]
-fn lines_of(key: u64, lines: usize) -> impl Iterator<Item = usize> {
+fn lines_of(key: u64, lines: usize) -> impl Iterator<Item = usize> + Clone {
     let homes = [key >> 32, key & u64::from(u32::MAX)].map(|half| (half * lines as u64) >> 32);
     let homes = homes.map(|line| usize::try_from(line).unwrap_or_default());
     (0..4).map(move |nth| homes[nth / 2] ^ (nth % 2))
