@@ -142,7 +142,7 @@ impl<V: Default, const N: usize> Table<V, N> {
 
     /// Whether many find no room in their first line, and there may be more lines.
     const fn is_crowded(&self) -> bool {
-        self.used * 8 >= self.lines.len() * N * 5 && self.lines.len() < self.most_lines()
+        self.used * 4 >= self.lines.len() * N * 3 && self.lines.len() < self.most_lines()
     }
 
     /// Doubles the lines, if there may be so many.

@@ -16,7 +16,7 @@ pub(crate) trait Spread {
 }
 
 /// Where the counters of a key stood.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Stamp {
     changes: u32,
     creations: u32,

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::guard::Stamp;
 use super::guarded::Origin;
-use crate::key::digest::KeyId;
+use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::environment::Environment;
 use crate::key::lifecycle::{Lifecycle, WarningWindow};
 use crate::key::network::AllowedNetworks;
@@ -31,10 +31,10 @@ pub(crate) struct KnownKey {
     /// Whether its id is the head of its verifier.
     is_digest: bool,
     verifier: Verifier,
-    details: Box<Details>,
+    details: Arc<Details>,
 }
 
-struct Details {
+pub(super) struct Details {
     record: KeyRecord,
     /// The record's own, or that of the format that the key is written in.
     environment: Environment,
@@ -65,11 +65,25 @@ impl KnownKey {
             is_digest: record.verifier().pepper().is_none()
                 && record.verifier().as_bytes().starts_with(record.id().as_bytes()),
             verifier: record.verifier().clone(),
-            details: Box::new(Details {
+            details: Arc::new(Details {
                 record,
                 environment,
                 metering,
             }),
+        }
+    }
+
+    /// What stands in a [`Pool`](super::pool::Pool) for a key.
+    pub(super) fn blank(details: &Arc<Details>) -> Self {
+        Self {
+            stamp: Stamp::default(),
+            since: 0,
+            plan: PlanIndex::default(),
+            is_live: false,
+            is_plain: false,
+            is_digest: false,
+            verifier: Verifier::sha256(KeyDigest::from_bytes([0; 32])),
+            details: Arc::clone(details),
         }
     }
 
@@ -155,6 +169,17 @@ impl KnownKey {
         // The verifier is in the record, too.
         let heap = self.record().heap() + 2 * self.verifier.heap();
         size_of::<Self>() + size_of::<Details>() + heap
+    }
+}
+
+impl Details {
+    /// Those of no key at all.
+    pub(super) fn of_none(metering: Arc<Metering>) -> Arc<Self> {
+        Arc::new(Self {
+            record: KeyRecord::imported(KeyDigest::from_bytes([0; 32]), ""),
+            environment: Environment::LIVE,
+            metering,
+        })
     }
 }
 

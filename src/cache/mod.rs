@@ -9,6 +9,7 @@ pub(crate) mod flight;
 pub(crate) mod guard;
 pub(crate) mod guarded;
 mod known;
+mod pool;
 mod recent;
 mod settings;
 mod shelf;
@@ -26,6 +27,7 @@ use crate::trace;
 use guard::Stamp;
 use guarded::{Answer, Guarded, LoadError, Origin};
 pub(crate) use known::KnownKey;
+use pool::Pool;
 use recent::Recent;
 pub use settings::Cache;
 use shelf::Shelf;
@@ -62,6 +64,7 @@ impl Answer for Found {
 pub(crate) struct KeyCache {
     guarded: Guarded<KeyId, Found, StoreError, Shelf>,
     recent: Arc<Recent>,
+    pool: Arc<Pool>,
     store: Arc<dyn DynKeyStore>,
     clock: Arc<dyn Clock>,
     metering: Arc<Metering>,
@@ -78,9 +81,12 @@ impl KeyCache {
         metering: Arc<Metering>,
         settings: Cache,
     ) -> Self {
+        let pool = Arc::new(Pool::new(Arc::clone(&metering)));
+        let shelf = Shelf::new(settings.memory, Arc::clone(&pool));
         Self {
-            guarded: Guarded::new(Shelf::new(settings.memory), settings.most_loads),
+            guarded: Guarded::new(shelf, settings.most_loads),
             recent: Arc::default(),
+            pool,
             store,
             clock,
             metering,
@@ -147,6 +153,7 @@ impl KeyCache {
     ) -> impl Future<Output = Result<Found, StoreError>> + Send + use<> {
         let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
         let (recent, metering) = (Arc::clone(&self.recent), Arc::clone(&self.metering));
+        let pool = Arc::clone(&self.pool);
         let limit = self.settings.time_limit;
         async move {
             let found = within(&*clock, limit, store.find(&id)).await;
@@ -158,7 +165,7 @@ impl KeyCache {
             };
             let record = recent.newest(record);
             let known = KnownKey::new(record, environment, metering, stamp, since);
-            Ok(Found::Key(Arc::new(known)))
+            Ok(Found::Key(pool.fill(known)))
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::guard::Spread;
 use super::guarded::{Answer, Map, Origin};
+use super::pool::Pool;
 use super::{Found, KnownKey};
 use crate::key::digest::KeyId;
 use crate::table::Table;
@@ -33,8 +34,8 @@ struct Kept {
 }
 
 impl Shelf {
-    pub(super) fn new(bytes: u64) -> Self {
-        let found: Arc<Index> = Arc::default();
+    pub(super) fn new(bytes: u64, pool: Arc<Pool>) -> Self {
+        let found = Arc::new(Index::new(pool));
         let index = Arc::clone(&found);
         let keeper = moka::sync::Cache::builder()
             .max_capacity(bytes)
@@ -83,7 +84,10 @@ impl Map<KeyId, Found> for Shelf {
 
 /// The keys, by the first half of their ids, in parts that are locked for no longer than it takes to
 /// count one more owner of a key.
-struct Index(Box<[Part]>);
+struct Index {
+    parts: Box<[Part]>,
+    pool: Arc<Pool>,
+}
 
 /// Parts share no line of the processor's cache with each other.
 #[derive(Default)]
@@ -95,6 +99,11 @@ type Keys = Table<Option<Arc<KnownKey>>, 4>;
 const PARTS: usize = 64;
 
 impl Index {
+    fn new(pool: Arc<Pool>) -> Self {
+        let parts = (0..PARTS).map(|_| Part::default()).collect();
+        Self { parts, pool }
+    }
+
     /// Looks at a key where it is, if it is here.
     #[inline]
     fn look_at<R>(&self, id: &KeyId, look: impl FnOnce(&Arc<KnownKey>) -> R) -> Option<R> {
@@ -116,7 +125,9 @@ impl Index {
         };
         let replaced = part.get_mut(place).and_then(|old| old.replace(known));
         drop(part);
-        drop(replaced);
+        if let Some(known) = replaced {
+            self.pool.empty(known);
+        }
     }
 
     fn remove_if(&self, id: &KeyId, is_it: impl FnOnce(&Arc<KnownKey>) -> bool) {
@@ -128,21 +139,17 @@ impl Index {
         if known.is_some_and(|known| known.is(id) && is_it(known)) {
             let removed = part.remove(place);
             drop(part);
-            drop(removed);
+            if let Some(known) = removed {
+                self.pool.empty(known);
+            }
         }
     }
 
     #[inline]
     fn part(&self, id: &KeyId) -> (u64, MutexGuard<'_, Keys>) {
         let half = id.half();
-        let Part(part) = &self.0[id.spread() % PARTS];
+        let Part(part) = &self.parts[id.spread() % PARTS];
         (half, part.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Default for Index {
-    fn default() -> Self {
-        Self((0..PARTS).map(|_| Part::default()).collect())
     }
 }
 
