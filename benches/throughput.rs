@@ -6,7 +6,8 @@
 //!
 //! Each server has a runtime and threads of its own. A client in the same process keeps 32 connections
 //! open to each, and sends the next request on a connection when the last one is answered, with any of
-//! 10,000 keys. Rounds of all cases are interleaved, and each second one goes backwards.
+//! 10,000 keys. A round of a case is made of ten pieces, between which the others have theirs, forwards
+//! and backwards in turn: what else goes on in a machine lasts for longer than a piece.
 //!
 //! The CPU time is that of the server's threads alone, to the nanosecond, as Linux tells it: the
 //! client's would hide the differences between the servers, as it does in a throughput that is limited
@@ -16,6 +17,7 @@ mod support;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::AddAssign;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -33,6 +35,7 @@ use support::{median, median_of_pairs, setting};
 
 const CONNECTIONS: u64 = 32;
 const KEYS: usize = 10_000;
+const PIECES: u32 = 10;
 
 fn main() {
     let rounds = setting("THROUGHPUT_ROUNDS", 20);
@@ -53,16 +56,21 @@ fn main() {
     for case in &mut cases {
         case.run(&client, &requests, length); // fills the tables, and is not counted
     }
-    for round in 0..rounds {
-        for at in 0..cases.len() {
-            let at = if round % 2 == 0 {
-                at
-            } else {
-                cases.len() - 1 - at
-            };
-            let figures = cases[at].run(&client, &requests, length);
-            cases[at].per_second.push(figures.per_second);
-            cases[at].cpu.push(figures.cpu);
+    for _ in 0..rounds {
+        let mut round = [(); 3].map(|()| Figures::default());
+        for piece in 0..PIECES {
+            for at in 0..cases.len() {
+                let at = if piece % 2 == 0 {
+                    at
+                } else {
+                    cases.len() - 1 - at
+                };
+                round[at] += cases[at].run(&client, &requests, length / PIECES);
+            }
+        }
+        for (case, figures) in cases.iter_mut().zip(round) {
+            case.per_second.push(figures.per_second());
+            case.cpu.push(figures.cpu_each());
         }
     }
     report(&cases);
@@ -97,10 +105,31 @@ struct Case {
     _server: Runtime,
 }
 
-/// Of one round: requests a second, and nanoseconds of the server's CPU time a request.
+#[derive(Default, Clone, Copy)]
 struct Figures {
-    per_second: f64,
-    cpu: f64,
+    answered: u32,
+    elapsed: Duration,
+    /// Of the server's threads.
+    cpu: Duration,
+}
+
+impl Figures {
+    fn per_second(self) -> f64 {
+        f64::from(self.answered) / self.elapsed.as_secs_f64()
+    }
+
+    /// Nanoseconds a request.
+    fn cpu_each(self) -> f64 {
+        self.cpu.as_secs_f64() * 1e9 / f64::from(self.answered)
+    }
+}
+
+impl AddAssign for Figures {
+    fn add_assign(&mut self, other: Self) {
+        self.answered += other.answered;
+        self.elapsed += other.elapsed;
+        self.cpu += other.cpu;
+    }
 }
 
 impl Case {
@@ -135,11 +164,10 @@ impl Case {
         let connections = self.connections.iter_mut();
         let answered = connections.map(|connection| connection.use_until(end, requests));
         let answered: u32 = client.block_on(join_all(answered)).into_iter().sum();
-        let elapsed = started.elapsed().as_secs_f64();
-        let cpu = cpu_time(self.name).saturating_sub(cpu);
         Figures {
-            per_second: f64::from(answered) / elapsed,
-            cpu: cpu.as_secs_f64() * 1e9 / f64::from(answered),
+            answered,
+            elapsed: started.elapsed(),
+            cpu: cpu_time(self.name).saturating_sub(cpu),
         }
     }
 }
