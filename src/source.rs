@@ -105,14 +105,19 @@ pub(crate) enum Scheme {
 }
 
 impl Scheme {
+    /// Names are in any case.
+    #[inline]
     pub(crate) fn from_name(name: &[u8]) -> Option<Self> {
-        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        match name.len() {
-            5 if is("basic") => Some(Self::Basic),
-            6 if is("bearer") => Some(Self::Bearer),
-            6 if is("apikey") => Some(Self::ApiKey),
-            _ => None,
+        const CASE: u8 = 0x20;
+        if let Ok(&six) = <&[u8; 6]>::try_from(name) {
+            // Of all bytes, only the two of a letter become that letter.
+            return match &six.map(|byte| byte | CASE) {
+                b"bearer" => Some(Self::Bearer),
+                b"apikey" => Some(Self::ApiKey),
+                _ => None,
+            };
         }
+        name.eq_ignore_ascii_case(b"basic").then_some(Self::Basic)
     }
 }
 

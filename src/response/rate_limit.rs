@@ -131,15 +131,14 @@ impl Notice {
     }
 }
 
-/// The rejection that a verdict calls for: what can never pass, or the denial that lasts longest.
+/// The rejection that a verdict calls for, unless it allows the request: about what can never pass, or
+/// the denial that lasts longest.
+#[cold]
 pub(crate) fn rejection(
     charges: &[Charge<'_>],
     verdict: &Verdict,
     now: SystemTime,
 ) -> Option<Rejection> {
-    if verdict.is_allowed() {
-        return None;
-    }
     let charge = charges.get(verdict.tightest()?)?;
     let (name, quota) = (charge.name().to_string(), charge.quota());
     Some(match verdict.retry_after() {

@@ -124,13 +124,15 @@ impl Gate {
         now: SystemTime,
     ) -> Result<(), Box<Refusal>> {
         metered.limits = Notice::of(self.settings.rate_limit_headers, charges, verdict, now);
-        match rate_limit::rejection(charges, verdict, now) {
-            None => Ok(()),
-            Some(rejection) => Err(Box::new(Refusal {
-                rejection,
-                limits: metered.limits.take().map(Box::new),
-            })),
+        if verdict.is_allowed() {
+            return Ok(());
         }
+        // Never a silent yes.
+        let rejection = rate_limit::rejection(charges, verdict, now);
+        Err(Box::new(Refusal {
+            rejection: rejection.unwrap_or_else(|| self.outage()),
+            limits: metered.limits.take().map(Box::new),
+        }))
     }
 
     /// The limiter failed: what the application chose for that decides.
