@@ -19,6 +19,7 @@ use crate::limit::rulebook::{Holder, PlanIndex};
 ///
 /// What each request looks at stands together, and is small: with ten thousand keys in use, where they
 /// are in memory costs more than what is done with them.
+#[repr(C)] // in the order that it is looked at, behind the count of its owners
 pub(crate) struct KnownKey {
     stamp: Stamp,
     /// When it was asked for, in nanoseconds of the monotonic clock.
