@@ -23,6 +23,8 @@ use crate::verify::{Admission, Denial, Gate};
 /// `'static`.
 type Decision = Pin<Box<dyn Future<Output = (Request<()>, Result<Admission, Denial>)> + Send>>;
 
+const POLLED_AGAIN: &str = "polled after it was ready";
+
 pin_project! {
     /// The answer of an [`ApiKeyService`](crate::ApiKeyService).
     ///
@@ -34,8 +36,6 @@ pin_project! {
     {
         #[pin]
         state: State<S, B, S::Future>,
-        gate: Arc<Gate>,
-        manner: Manner,
     }
 }
 
@@ -43,9 +43,20 @@ pin_project! {
     #[project = StateProjection]
     enum State<S, B, F> {
         /// The readied service waits, to be used exactly once or to be dropped.
-        Deciding { decision: Decision, waiting: Option<(S, B)> },
-        Forwarding { #[pin] future: F, admission: Admission },
-        Denied { denial: Option<Denial> },
+        Deciding {
+            decision: Decision,
+            waiting: Option<(S, B)>,
+            gate: Arc<Gate>,
+            manner: Manner,
+        },
+        Forwarding {
+            #[pin]
+            future: F,
+            admission: Admission,
+            gate: Arc<Gate>,
+            manner: Manner,
+        },
+        Refused { refusal: Option<Response<Bytes>> },
     }
 }
 
@@ -60,11 +71,13 @@ where
         gate: Arc<Gate>,
         manner: Manner,
     ) -> Self {
-        let waiting = Some((readied, body));
         Self {
-            state: State::Deciding { decision, waiting },
-            gate,
-            manner,
+            state: State::Deciding {
+                decision,
+                waiting: Some((readied, body)),
+                gate,
+                manner,
+            },
         }
     }
 
@@ -80,18 +93,16 @@ where
             state: State::Forwarding {
                 future: call(),
                 admission,
+                gate,
+                manner,
             },
-            gate,
-            manner,
         }
     }
 
-    pub(crate) fn denied(denial: Denial, gate: Arc<Gate>, manner: Manner) -> Self {
-        let denial = Some(denial);
+    pub(crate) fn refused(refusal: Response<Bytes>) -> Self {
+        let refusal = Some(refusal);
         Self {
-            state: State::Denied { denial },
-            gate,
-            manner,
+            state: State::Refused { refusal },
         }
     }
 }
@@ -106,33 +117,43 @@ where
         let mut this = self.project();
         loop {
             let next = match this.state.as_mut().project() {
-                StateProjection::Deciding { decision, waiting } => {
+                StateProjection::Deciding {
+                    decision,
+                    waiting,
+                    gate,
+                    manner,
+                } => {
                     let (head, decision) = ready!(decision.as_mut().poll(cx));
-                    let waiting = waiting.take();
-                    match (decision, waiting) {
-                        (Ok(admission), Some((mut service, body))) => State::Forwarding {
+                    let (mut service, body) = waiting.take().expect(POLLED_AGAIN);
+                    match decision {
+                        Ok(admission) => State::Forwarding {
                             future: service.call(head.map(|()| body)),
                             admission,
+                            gate: Arc::clone(gate),
+                            manner: *manner,
                         },
-                        (Err(denial), _) => State::Denied {
-                            denial: Some(denial),
+                        Err(denial) => State::Refused {
+                            refusal: Some(gate.refuse(&denial, *manner)),
                         },
-                        (Ok(_), None) => unreachable!("polled after it was ready"),
                     }
                 }
-                StateProjection::Forwarding { future, admission } => {
+                StateProjection::Forwarding {
+                    future,
+                    admission,
+                    gate,
+                    manner,
+                } => {
                     let mut answer = future.poll(cx);
                     if let Poll::Ready(Ok(response)) = &mut answer
-                        && let Some(rendered) = this.gate.forward(response, admission, *this.manner)
+                        && let Some(rendered) = gate.forward(response, admission, *manner)
                     {
                         return Poll::Ready(Ok(rendered.map(ResponseBody::refusal)));
                     }
                     return answer.map_ok(|response| response.map(ResponseBody::inner));
                 }
-                StateProjection::Denied { denial } => {
-                    let denial = denial.take().expect("polled after it was ready");
-                    let response = this.gate.refuse(&denial, *this.manner);
-                    return Poll::Ready(Ok(response.map(ResponseBody::refusal)));
+                StateProjection::Refused { refusal } => {
+                    let refusal = refusal.take().expect(POLLED_AGAIN);
+                    return Poll::Ready(Ok(refusal.map(ResponseBody::refusal)));
                 }
             };
             this.state.set(next);
@@ -208,7 +229,7 @@ impl Gate {
     }
 
     /// The answer to a request that goes no further.
-    fn refuse(&self, denial: &Denial, manner: Manner) -> Response<Bytes> {
+    pub(crate) fn refuse(&self, denial: &Denial, manner: Manner) -> Response<Bytes> {
         let settings = &self.settings;
         let render = || settings.render(&denial.rejection, manner);
         let mut response =

@@ -40,20 +40,23 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let gate = Arc::clone(&self.gate);
+        let gate = &self.gate;
         let manner = gate.settings.manner(request.method(), request.headers());
         match gate.begin(&mut request) {
             Progress::Decided(Ok(admission)) => {
+                let gate = Arc::clone(gate);
                 ResponseFuture::forwarding(|| self.inner.call(request), admission, gate, manner)
             }
             Progress::Decided(Err(denial)) => {
+                let refusal = gate.refuse(&denial, manner);
                 // Whatever the readied service holds, such as a permit, is let go of here and now.
                 drop(self.take_readied());
-                ResponseFuture::denied(denial, gate, manner)
+                ResponseFuture::refused(refusal)
             }
             Progress::Waiting(candidate) => {
                 let (parts, body) = request.into_parts();
                 let mut head = Request::from_parts(parts, ());
+                let gate = Arc::clone(gate);
                 let judge = Arc::clone(&gate);
                 let decision = Box::pin(async move {
                     let decision = judge.finish(&mut head, *candidate).await;

@@ -116,7 +116,10 @@ impl<V: Default, const N: usize> Table<V, N> {
         let place = place.ok_or_else(|| self.grow())?;
         let entry = &mut self.lines[place / N].0[place % N];
         self.used += usize::from(entry.key == 0);
-        *entry = Entry { key: not_free(key), value };
+        *entry = Entry {
+            key: not_free(key),
+            value,
+        };
         Ok(place)
     }
 

@@ -64,7 +64,10 @@ impl KnownKey {
             is_live: environment == Environment::LIVE,
             is_plain: record.is_plain(),
             is_digest: record.verifier().pepper().is_none()
-                && record.verifier().as_bytes().starts_with(record.id().as_bytes()),
+                && record
+                    .verifier()
+                    .as_bytes()
+                    .starts_with(record.id().as_bytes()),
             verifier: record.verifier().clone(),
             details: Arc::new(Details {
                 record,

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::limit::{Charge, Standing, Verdict};
 use super::decimal;
+use crate::limit::{Charge, Standing, Verdict};
 use crate::rejection::{Exceeded, Rejection, seconds_up};
 use crate::timestamp;
 

@@ -250,7 +250,10 @@ impl Open<'_> {
 }
 
 /// The shard of a budget: by bits that its tables make the least use of.
-#[expect(clippy::cast_possible_truncation, reason = "its last bits are asked for")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "its last bits are asked for"
+)]
 const fn shard_of(key: BudgetKey) -> usize {
     key as usize % SHARDS
 }

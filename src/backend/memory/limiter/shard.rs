@@ -4,9 +4,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::budget::Budget;
 use super::hasher::{BudgetKey, rule};
+use crate::limit::Charge;
 use crate::limit::rate::Rate;
 use crate::limit::state::State;
-use crate::limit::Charge;
 use crate::quota::Quota;
 use crate::table::{NoPlace, Table};
 
