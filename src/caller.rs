@@ -156,7 +156,7 @@ impl Caller {
     /// # }
     /// ```
     pub async fn refund(&self, units: u64) -> Result<(), LimiterError> {
-        let Some(bound) = self.bound else {
+        let Some(bound) = &self.bound else {
             return Ok(()); // nothing was charged
         };
         let key = self.key.holder(self.key_id());
@@ -178,7 +178,10 @@ impl Caller {
     /// ```
     pub async fn charge(&self, units: u64) -> Result<(), LimiterError> {
         let key = self.key.holder(self.key_id());
-        self.key.metering().charge(key, self.bound, units).await
+        self.key
+            .metering()
+            .charge(key, self.bound.as_ref(), units)
+            .await
     }
 
     fn lacks(&self, required: RequiredScopes) -> Rejection {

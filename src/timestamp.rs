@@ -23,13 +23,15 @@ pub(crate) fn rfc3339(instant: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// Whole seconds since 1970 at a time after an instant, rounded up.
+/// Whole seconds since 1970 so many nanoseconds after an instant, rounded up.
 #[inline]
-pub(crate) fn unix_seconds_up(instant: SystemTime, after: Duration) -> u64 {
+pub(crate) fn unix_seconds_up(instant: SystemTime, after: u64) -> u64 {
     let since = instant.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let sum = since.saturating_add(after);
-    let up = u64::from(sum.subsec_nanos() > 0);
-    sum.as_secs().saturating_add(up).min(LAST)
+    let nanoseconds = after.saturating_add(u64::from(since.subsec_nanos()));
+    let seconds = since
+        .as_secs()
+        .saturating_add(nanoseconds.div_ceil(1_000_000_000));
+    seconds.min(LAST)
 }
 
 /// As [`rfc3339`], of the next whole second.

@@ -19,7 +19,7 @@ impl Metering {
     pub(crate) async fn refund(
         &self,
         key: Holder<'_>,
-        bound: Bound,
+        bound: &Bound,
         units: u64,
     ) -> Result<(), LimiterError> {
         let Some(limiting) = self.limiting.as_ref().filter(|_| !bound.is_let_off()) else {
@@ -34,14 +34,14 @@ impl Metering {
     pub(crate) async fn charge(
         &self,
         key: Holder<'_>,
-        bound: Option<Bound>,
+        bound: Option<&Bound>,
         units: u64,
     ) -> Result<(), LimiterError> {
         let Some(limiting) = &self.limiting else {
             return Ok(());
         };
-        let bound = bound.unwrap_or_else(|| limiting.rules.bind_nowhere(None));
-        for charge in charges(&limiting.rules, key, bound, units) {
+        let nowhere = limiting.rules.bind_nowhere(None);
+        for charge in charges(&limiting.rules, key, bound.unwrap_or(&nowhere), units) {
             limiting.take(&*self.clock, charge).await?;
         }
         Ok(())
@@ -49,7 +49,7 @@ impl Metering {
 }
 
 /// What a request is charged, at another cost.
-fn charges<'a>(rules: &'a Rulebook, key: Holder<'a>, bound: Bound, units: u64) -> Charges<'a> {
+fn charges<'a>(rules: &'a Rulebook, key: Holder<'a>, bound: &Bound, units: u64) -> Charges<'a> {
     let mut charges = Charges::new();
     rules.charge(Some(key), bound, &mut charges);
     for charge in &mut charges {

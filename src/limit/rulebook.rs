@@ -180,7 +180,7 @@ impl Rulebook {
 
     /// What a request costs, of each limit.
     #[inline]
-    pub(crate) fn cost_of(&self, request: Bound) -> u64 {
+    pub(crate) fn cost_of(&self, request: &Bound) -> u64 {
         self.costs[request.endpoint]
     }
 
@@ -189,7 +189,7 @@ impl Rulebook {
     pub(crate) fn charge<'a>(
         &'a self,
         key: Option<Holder<'a>>,
-        request: Bound,
+        request: &Bound,
         charges: &mut Charges<'a>,
     ) {
         let plan = key.map_or(self.plans.len(), |key| key.plan.0 as usize);

@@ -61,6 +61,12 @@ impl Standing {
         (self.wait != NEVER).then(|| Duration::from_nanos(self.wait))
     }
 
+    /// As [`whole_in`](Self::whole_in), in nanoseconds.
+    #[inline]
+    pub(crate) const fn whole_in_nanoseconds(&self) -> u64 {
+        self.whole_in
+    }
+
     pub(crate) const fn is_admissible(&self) -> bool {
         self.wait == 0
     }

@@ -103,7 +103,7 @@ impl Notice {
         let reset = match headers.reset {
             None => 0,
             Some(Reset::Delta) => seconds_up(standing.whole_in()),
-            Some(Reset::Epoch) => timestamp::unix_seconds_up(now, standing.whole_in()),
+            Some(Reset::Epoch) => timestamp::unix_seconds_up(now, standing.whole_in_nanoseconds()),
         };
         Some(Self {
             limit: charges.get(tightest)?.quota().limit(),

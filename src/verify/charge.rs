@@ -74,7 +74,8 @@ impl Gate {
         metered: &mut Metered,
         now: SystemTime,
     ) -> Option<Result<(), Box<Refusal>>> {
-        let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, metered.bound) else {
+        let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, &metered.bound)
+        else {
             return Some(Ok(()));
         };
         let mut charges = Charges::new();
@@ -91,7 +92,8 @@ impl Gate {
         metered: &mut Metered,
         now: SystemTime,
     ) -> Result<(), Box<Refusal>> {
-        let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, metered.bound) else {
+        let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, &metered.bound)
+        else {
             return Ok(());
         };
         let mut charges = Charges::new();
@@ -161,7 +163,7 @@ impl Gate {
 
     /// What was charged to a request that goes no further after all.
     pub(super) async fn give_back(&self, key: &Presented, proved: &Proved, metered: &Metered) {
-        let Some(bound) = metered.bound else {
+        let Some(bound) = &metered.bound else {
             return;
         };
         let holder = proved.known.holder(key.id());
