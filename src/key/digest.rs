@@ -135,6 +135,7 @@ impl KeyDigest {
     }
 
     /// The id of the key.
+    #[inline]
     pub fn id(&self) -> KeyId {
         let mut id = [0; 16];
         id.copy_from_slice(&self.0[..16]);

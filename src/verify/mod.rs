@@ -104,6 +104,17 @@ pub(crate) struct Denial {
     pub(crate) limits: Option<Box<Notice>>,
 }
 
+impl Admission {
+    #[inline]
+    fn of(key: &Presented, lifecycle: Lifecycle, metered: Metered) -> Self {
+        Self::Key {
+            lifecycle,
+            carrier: key.carrier,
+            limits: metered.limits,
+        }
+    }
+}
+
 impl Progress {
     fn denied(denial: Denial) -> Self {
         Self::Decided(Err(denial))
@@ -124,7 +135,8 @@ impl Gate {
             return Progress::Decided(decision);
         }
         let head = RequestHead::from(&*request);
-        let credential = match self.settings.sources.find(head, &self.keyring.formats) {
+        let found = self.settings.sources.find(head, &self.keyring.formats);
+        let credential = match &found {
             Ok(Some(credential)) => credential,
             Ok(None) => return self.begin_without_key(request),
             Err(Ambiguous) => return Progress::denied(stranger(Rejection::Ambiguous, None)),
@@ -155,7 +167,11 @@ impl Gate {
         let mut metered = self.bind(head);
         let holder = proved.known.holder(key.id());
         match self.charge_now(Some(holder), &mut metered, now) {
-            Some(Ok(())) => Progress::Decided(Ok(self.admit(request, &key, proved, metered))),
+            Some(Ok(())) => {
+                let lifecycle = proved.lifecycle;
+                self.admit(request, &key, proved, &metered);
+                Progress::Decided(Ok(Admission::of(&key, lifecycle, metered)))
+            }
             Some(Err(refusal)) => Progress::denied(refusal.of(&proved, carrier)),
             None => Progress::Waiting(Box::new(Candidate::ToCharge(key, proved, metered))),
         }
@@ -199,7 +215,9 @@ impl Gate {
                 }
             }
         }
-        Ok(self.admit(request, &key, proved, metered))
+        let lifecycle = proved.lifecycle;
+        self.admit(request, &key, proved, &metered);
+        Ok(Admission::of(&key, lifecycle, metered))
     }
 
     /// Steps 2 to 6, for a key that did not come in a request.
@@ -366,31 +384,26 @@ impl Gate {
         request: &mut Request<B>,
         key: &Presented,
         proved: Proved,
-        metered: Metered,
-    ) -> Admission {
+        metered: &Metered,
+    ) {
+        self.note(key, &proved);
+        self.hide(request, key.carrier);
+        let caller = Caller::new(proved.known, proved.lifecycle, metered.bound);
+        request.extensions_mut().insert(caller);
+    }
+
+    /// What the logs are told of a request that passes.
+    fn note(&self, key: &Presented, proved: &Proved) {
         let Proved {
             known,
             lifecycle,
             now,
         } = proved;
-        self.note(key, &known, &lifecycle, now);
-        self.hide(request, key.carrier);
-        let caller = Caller::new(known, lifecycle, metered.bound);
-        request.extensions_mut().insert(caller);
-        Admission::Key {
-            lifecycle,
-            carrier: key.carrier,
-            limits: metered.limits,
-        }
-    }
-
-    /// What the logs are told of a request that passes.
-    fn note(&self, key: &Presented, known: &KnownKey, lifecycle: &Lifecycle, now: SystemTime) {
         let id = key.id();
         trace::admitted(&id, || known.record().account());
         let due = || {
             let notices = &self.keyring.notices.deprecated;
-            notices.is_due(id.as_bytes(), timestamp::unix_seconds(now))
+            notices.is_due(id.as_bytes(), timestamp::unix_seconds(*now))
         };
         if lifecycle.status() == KeyStatus::Deprecated && due() {
             let expires_at = lifecycle.expires_at().map(timestamp::rfc3339);
