@@ -28,8 +28,8 @@ struct Line<V, const N: usize>([Entry<V>; N]);
 /// Why nothing was put into a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NoPlace {
-    /// It has grown instead, and each entry may have another place. The next try may do.
-    HasGrown,
+    /// Room was made instead, and entries may be in other places now. The next try may do.
+    Moved,
     /// It has as many places as it may have, and those that would do are taken.
     Full,
 }
@@ -78,7 +78,7 @@ impl<V: Default, const N: usize> Table<V, N> {
         self.first << self.doublings
     }
 
-    /// The place of a key, until the table [grows](NoPlace::HasGrown).
+    /// The place of a key, until entries are [moved](NoPlace::Moved).
     #[inline]
     pub(crate) fn find(&self, key: u64) -> Option<usize> {
         let key = not_free(key);
@@ -109,32 +109,54 @@ impl<V: Default, const N: usize> Table<V, N> {
         value: V,
         may_forget: impl FnMut(usize, &V) -> bool,
     ) -> Result<usize, NoPlace> {
-        if self.is_crowded() {
-            return Err(self.grow());
+        if self.is_crowded() && self.grow() {
+            return Err(NoPlace::Moved);
         }
-        let place = self.place_for(key, may_forget);
-        let place = place.ok_or_else(|| self.grow())?;
+        let Some(place) = self.place_for(key, may_forget) else {
+            let moved = self.grow() || self.displace(key);
+            return Err(if moved { NoPlace::Moved } else { NoPlace::Full });
+        };
         let entry = &mut self.lines[place / N].0[place % N];
         self.used += usize::from(entry.key == 0);
-        *entry = Entry {
-            key: not_free(key),
-            value,
-        };
+        let key = not_free(key);
+        *entry = Entry { key, value };
         Ok(place)
     }
 
     /// A free place, or else that of what may be forgotten: to forget what may be wanted again is to
     /// make it anew then.
     fn place_for(&self, key: u64, mut may_forget: impl FnMut(usize, &V) -> bool) -> Option<usize> {
-        let lines = lines_of(not_free(key), self.lines.len());
-        let mut places = lines.flat_map(|line| line * N..line * N + N);
-        let entry = |place: usize| Some(&self.lines.get(place / N)?.0[place % N]);
-        let is_free = |place: &usize| entry(*place).is_some_and(|entry| entry.key == 0);
-        let may_do = |place: &usize| {
-            let entry = entry(*place);
-            entry.is_some_and(|entry| may_forget(*place, &entry.value))
+        let mut places = self.places_of(not_free(key));
+        let may_do = |&place: &usize| may_forget(place, &self.lines[place / N].0[place % N].value);
+        let free = places.clone().find(|&place| self.is_free(place));
+        free.or_else(|| places.find(may_do))
+    }
+
+    /// Moves an entry that is in the way of a key, if there is room for it elsewhere.
+    #[cold]
+    fn displace(&mut self, key: u64) -> bool {
+        let moves = self.places_of(not_free(key)).find_map(|from| {
+            let moved = self.lines[from / N].0[from % N].key;
+            let to = self.places_of(moved).find(|&to| self.is_free(to))?;
+            Some((from, to))
+        });
+        let Some((from, to)) = moves else {
+            return false;
         };
-        places.clone().find(is_free).or_else(|| places.find(may_do))
+        let entry = mem::take(&mut self.lines[from / N].0[from % N]);
+        self.lines[to / N].0[to % N] = entry;
+        true
+    }
+
+    /// The places that a key may have, the best first.
+    fn places_of(&self, key: u64) -> impl Iterator<Item = usize> + Clone + use<V, N> {
+        let lines = (!self.lines.is_empty()).then(|| lines_of(key, self.lines.len()));
+        let lines = lines.into_iter().flatten();
+        lines.flat_map(|line| line * N..line * N + N)
+    }
+
+    fn is_free(&self, place: usize) -> bool {
+        self.lines[place / N].0[place % N].key == 0
     }
 
     /// Takes out what is at a place in use.
@@ -143,16 +165,16 @@ impl<V: Default, const N: usize> Table<V, N> {
         mem::take(&mut self.lines[place / N].0[place % N]).value
     }
 
-    /// Whether many find no room in their first line, and there may be more lines.
+    /// Whether many entries are not in their first line.
     const fn is_crowded(&self) -> bool {
-        self.used * 4 >= self.lines.len() * N * 3 && self.lines.len() < self.most_lines()
+        self.used * 4 >= self.lines.len() * N * 3
     }
 
     /// Doubles the lines, if there may be so many.
     #[cold]
-    fn grow(&mut self) -> NoPlace {
+    fn grow(&mut self) -> bool {
         if self.lines.len() >= self.most_lines() {
-            return NoPlace::Full;
+            return false;
         }
         let lines = (2 * self.lines.len()).max(self.first);
         let grown = (0..lines).map(|_| Line::default()).collect();
@@ -163,18 +185,15 @@ impl<V: Default, const N: usize> Table<V, N> {
                 self.move_up(pair, mem::take(entry));
             }
         }
-        NoPlace::HasGrown
+        true
     }
 
     /// A pair of lines has become two. Nothing else comes to those, so each has room for all of it.
     fn move_up(&mut self, pair: usize, entry: Entry<V>) {
-        let lines = lines_of(entry.key, self.lines.len());
-        let place = lines
-            .filter(|line| line / 4 == pair)
-            .flat_map(|line| (0..N).map(move |at| (line, at)))
-            .find(|&(line, at)| self.lines[line].0[at].key == 0);
-        let (line, at) = place.expect("one of the two pairs is that of the key");
-        self.lines[line].0[at] = entry;
+        let mut places = self.places_of(entry.key);
+        let place = places.find(|&place| place / N / 4 == pair && self.is_free(place));
+        let place = place.expect("one of the two pairs is that of the key");
+        self.lines[place / N].0[place % N] = entry;
     }
 }
 
@@ -229,7 +248,7 @@ mod tests {
         loop {
             match table.put(key, value, |_, _| false) {
                 Ok(place) => return Some(place),
-                Err(NoPlace::HasGrown) => {}
+                Err(NoPlace::Moved) => {}
                 Err(NoPlace::Full) => return None,
             }
         }
@@ -267,5 +286,63 @@ mod tests {
                 prop_assert_eq!(table.get(place), Some(&value));
             }
         }
+    }
+
+    /// As pseudo-random keys as digests are.
+    fn keys() -> impl Iterator<Item = u64> {
+        let scramble = |number: u64| {
+            let mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^ (mixed >> 31)
+        };
+        (1..).map(scramble)
+    }
+
+    /// Also with two places in a line, and whatever room it may have.
+    #[test]
+    fn nearly_all_places_are_of_use() {
+        for places in [64, 1000, 5000] {
+            let mut wide = Table::<u64, 4>::new(places);
+            let filled = keys().take_while(|key| put(&mut wide, *key, 0).is_some());
+            let (filled, room) = (filled.count(), wide.places());
+            assert!(
+                room <= places && room * 8 >= places * 7,
+                "{room} of {places}"
+            );
+            assert!(filled * 10 >= room * 9, "{filled} of {room}");
+            assert_eq!(wide.len(), filled);
+            assert!(keys().take(filled).all(|key| wide.find(key).is_some()));
+        }
+        let mut narrow = Table::<[u64; 3], 2>::new(1000);
+        let mut put = |key| loop {
+            match narrow.put(key, [0; 3], |_, _| false) {
+                Err(NoPlace::Moved) => {}
+                put => break put.is_ok(),
+            }
+        };
+        let filled = keys().take_while(|key| put(*key)).count();
+        assert!(filled * 5 >= narrow.places() * 4, "{filled}");
+        assert!(keys().take(filled).all(|key| narrow.find(key).is_some()));
+    }
+
+    /// So that what could be forgotten, but is in use, is not made anew again and again.
+    #[test]
+    fn what_may_be_forgotten_is_kept_where_there_is_room() {
+        let mut table = Table::<u64, 4>::new(1000);
+        for key in keys().take(500) {
+            while let Err(NoPlace::Moved) = table.put(key, 1, |_, _| true) {}
+        }
+        let kept = keys().take(500).filter(|key| table.find(*key).is_some());
+        assert!(kept.count() > 480);
+        // Where there is none, only what may be is forgotten: the odd ones.
+        for key in keys().take(5000) {
+            if table.find(key).is_none() {
+                while let Err(NoPlace::Moved) = table.put(key, key % 2, |_, odd| *odd == 1) {}
+            }
+        }
+        assert!(table.len() <= table.places());
+        let even = keys().take(5000).filter(|key| key % 2 == 0);
+        let kept = even.filter(|key| table.find(*key).is_some()).count();
+        assert!(kept * 10 >= table.places() * 9, "{kept}");
     }
 }

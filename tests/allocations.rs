@@ -9,7 +9,8 @@
 //! | a bad checksum, no key | 0 |
 //!
 //! The bare service puts the same extension into the request and the same headers into the answer,
-//! or answers with a refusal that is as large.
+//! or answers with a refusal that is as large. Of the three numbers in the headers it writes one anew,
+//! as the layer does, which shares the others among the answers of a thread.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
@@ -73,9 +74,15 @@ where
     for _ in 0..10 {
         answer(); // first uses of whatever is set up once
     }
-    let counts: Vec<_> = (0..100).map(|_| answer()).collect();
-    assert!(counts.iter().all(|count| *count == counts[0]), "{counts:?}");
-    counts[0]
+    let mut counts: Vec<_> = (0..100).map(|_| answer()).collect();
+    counts.sort_unstable();
+    // Now and then a second begins, which is written for all answers that name it.
+    let (usual, most) = (counts[50], counts[99]);
+    assert!(
+        counts[0] == usual && counts[90] == usual && most <= usual + 2,
+        "{counts:?}"
+    );
+    usual
 }
 
 /// What the layer allocates for a request with a cached key, above a bare service.
@@ -121,9 +128,9 @@ impl Service<Request<()>> for Bare {
         request.extensions_mut().insert(self.caller.clone());
         let mut response = Response::default();
         for (name, value) in &self.headers {
-            // Numbers are written anew each time; the rest are constants.
-            let is_number = name.as_str().starts_with("x-ratelimit-");
-            let written = is_number.then(|| HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            // What remains is written anew each time; the rest is shared.
+            let is_new = name == "x-ratelimit-remaining";
+            let written = is_new.then(|| HeaderValue::from_bytes(value.as_bytes()).unwrap());
             let value = written.unwrap_or_else(|| value.clone());
             response.headers_mut().insert(name.clone(), value);
         }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use super::guard::Stamp;
@@ -36,11 +37,15 @@ pub(crate) struct KnownKey {
 }
 
 pub(super) struct Details {
+    /// Which key it is of all that were ever loaded.
+    serial: u64,
     record: KeyRecord,
     /// The record's own, or that of the format that the key is written in.
     environment: Environment,
     metering: Arc<Metering>,
 }
+
+static SERIAL: AtomicU64 = AtomicU64::new(1);
 
 const _: () = assert!(size_of::<KnownKey>() <= 72);
 
@@ -70,6 +75,7 @@ impl KnownKey {
                     .starts_with(record.id().as_bytes()),
             verifier: record.verifier().clone(),
             details: Arc::new(Details {
+                serial: SERIAL.fetch_add(1, Ordering::Relaxed),
                 record,
                 environment,
                 metering,
@@ -103,6 +109,11 @@ impl KnownKey {
             since: self.since,
             found: true,
         }
+    }
+
+    /// What tells it from an older or newer record of the same key.
+    pub(super) fn serial(&self) -> u64 {
+        self.details.serial
     }
 
     pub(crate) fn record(&self) -> &KeyRecord {
@@ -180,6 +191,7 @@ impl Details {
     /// Those of no key at all.
     pub(super) fn of_none(metering: Arc<Metering>) -> Arc<Self> {
         Arc::new(Self {
+            serial: 0,
             record: KeyRecord::imported(KeyDigest::from_bytes([0; 32]), ""),
             environment: Environment::LIVE,
             metering,

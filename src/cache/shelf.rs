@@ -28,8 +28,8 @@ pub(super) struct Shelf {
 /// What moka keeps in the place of a key.
 #[derive(Clone, Copy)]
 struct Kept {
-    /// Where the key is in memory, to tell it from one that has taken its place.
-    address: usize,
+    /// To tell the key from one that has taken its place.
+    serial: u64,
     weight: u32,
 }
 
@@ -41,7 +41,7 @@ impl Shelf {
             .max_capacity(bytes)
             .weigher(|_, kept: &Kept| kept.weight)
             .eviction_listener(move |id: Arc<KeyId>, kept: Kept, _| {
-                index.remove_if(&id, |known| Arc::as_ptr(known).addr() == kept.address);
+                index.remove_if(&id, |known| known.serial() == kept.serial);
             })
             .build();
         Self {
@@ -73,7 +73,7 @@ impl Map<KeyId, Found> for Shelf {
             return;
         };
         let kept = Kept {
-            address: Arc::as_ptr(&known).addr(),
+            serial: known.serial(),
             weight: u32::try_from(known.weight() + OVERHEAD).unwrap_or(u32::MAX),
         };
         // In this order: whatever the keeper evicts is there to be removed.

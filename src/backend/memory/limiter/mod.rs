@@ -212,8 +212,8 @@ struct Open<'l> {
 }
 
 impl Open<'_> {
-    /// Finds the budget of each charge, or makes it. `false` if a table has grown, so that what was
-    /// found before is elsewhere now.
+    /// Finds the budget of each charge, or makes it. `false` if room was made for one, so that
+    /// what was found before may be elsewhere now.
     fn find_all(&mut self, keys: &[BudgetKey], charges: &[Charge<'_>], now: u64) -> bool {
         self.places.clear();
         for (key, charge) in keys.iter().zip(charges) {

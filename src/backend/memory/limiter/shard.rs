@@ -43,7 +43,7 @@ pub(super) struct Shard {
 type Rates = Table<Rate, 4>;
 type Others = Table<State, 2>;
 
-/// Where a budget is, until a table grows.
+/// Where a budget is, until room is made for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     /// At this place among the rates.
@@ -118,7 +118,7 @@ impl Shard {
 
     /// Makes a budget that is not there, if need be in the place of one that is whole; not of those in
     /// `taken`, where another shard's place of the same number only makes us look further. `None` if
-    /// a table has grown instead: what was found before is elsewhere then.
+    /// room was made instead: what was found before may be elsewhere then.
     pub(super) fn make(
         &mut self,
         key: BudgetKey,
@@ -142,7 +142,7 @@ impl Shard {
         };
         match made {
             Ok(place) => Some(place),
-            Err(NoPlace::HasGrown) => None,
+            Err(NoPlace::Moved) => None,
             Err(NoPlace::Full) => Some(self.share(rule(charge), whole)),
         }
     }
