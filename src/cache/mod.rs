@@ -2,12 +2,14 @@
 //!
 //! [`guard`] says what may still serve, [`flight`] makes one load of many, [`guarded`] puts the two
 //! before a map; all three know nothing of keys, and `tests/model` tries them out in every order
-//! that threads can come in. [`shelf`] is the map of the real thing, [`recent`] what keeps a lagging
-//! replica from undoing a change, and [`known`] is a key as the path needs it.
+//! that threads can come in. [`shelf`] is the map of the real thing, [`index`] where each request looks
+//! first, [`pool`] the memory for keys, [`recent`] what keeps a lagging replica from undoing a change,
+//! and [`known`] is a key as the path needs it.
 
 pub(crate) mod flight;
 pub(crate) mod guard;
 pub(crate) mod guarded;
+mod index;
 mod known;
 mod pool;
 mod recent;

@@ -1,17 +1,17 @@
 //! Where loaded keys are kept, within a bound of memory.
 //!
-//! Good ones are found in an [`Index`] of our own. Who stays in it is moka's to decide, which knows how
+//! Good ones are found in an index of our own. Who stays in it is moka's to decide, which knows how
 //! recently and how often each was loaded, and what all of them weigh; what it evicts leaves the index.
 //! Keys that do not exist are kept apart, so that a flood of them evicts no good one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use super::Found;
 use super::guard::Spread;
 use super::guarded::{Answer, Map, Origin};
+use super::index::Index;
 use super::pool::Pool;
-use super::{Found, KnownKey};
 use crate::key::digest::KeyId;
-use crate::table::Table;
 
 /// How many keys that do not exist are remembered.
 const MISSES: u64 = 16_384;
@@ -79,77 +79,6 @@ impl Map<KeyId, Found> for Shelf {
         // In this order: whatever the keeper evicts is there to be removed.
         self.found.put(&id, known);
         self.keeper.insert(id, kept);
-    }
-}
-
-/// The keys, by the first half of their ids, in parts that are locked for no longer than it takes to
-/// count one more owner of a key.
-struct Index {
-    parts: Box<[Part]>,
-    pool: Arc<Pool>,
-}
-
-/// Parts share no line of the processor's cache with each other.
-#[derive(Default)]
-#[repr(align(128))]
-struct Part(Mutex<Keys>);
-
-type Keys = Table<Option<Arc<KnownKey>>, 4>;
-
-const PARTS: usize = 64;
-
-impl Index {
-    fn new(pool: Arc<Pool>) -> Self {
-        let parts = (0..PARTS).map(|_| Part::default()).collect();
-        Self { parts, pool }
-    }
-
-    /// Looks at a key where it is, if it is here.
-    #[inline]
-    fn look_at<R>(&self, id: &KeyId, look: impl FnOnce(&Arc<KnownKey>) -> R) -> Option<R> {
-        let (half, part) = self.part(id);
-        let known = part.find(half).and_then(|place| part.get(place)?.as_ref());
-        known.filter(|known| known.is(id)).map(look)
-    }
-
-    /// In the place of an older record of the key, if there is one; or of another key, if ever two
-    /// have half of their ids in common.
-    fn put(&self, id: &KeyId, known: Arc<KnownKey>) {
-        let (half, mut part) = self.part(id);
-        let place = loop {
-            if let Some(place) = part.find(half) {
-                break place;
-            }
-            // Only a place is made. If there is none, the table grows, as far as it must.
-            let _ = part.put(half, None, |_, _| false);
-        };
-        let replaced = part.get_mut(place).and_then(|old| old.replace(known));
-        drop(part);
-        if let Some(known) = replaced {
-            self.pool.empty(known);
-        }
-    }
-
-    fn remove_if(&self, id: &KeyId, is_it: impl FnOnce(&Arc<KnownKey>) -> bool) {
-        let (half, mut part) = self.part(id);
-        let Some(place) = part.find(half) else {
-            return;
-        };
-        let known = part.get(place).and_then(Option::as_ref);
-        if known.is_some_and(|known| known.is(id) && is_it(known)) {
-            let removed = part.remove(place);
-            drop(part);
-            if let Some(known) = removed {
-                self.pool.empty(known);
-            }
-        }
-    }
-
-    #[inline]
-    fn part(&self, id: &KeyId) -> (u64, MutexGuard<'_, Keys>) {
-        let half = id.half();
-        let Part(part) = &self.parts[id.spread() % PARTS];
-        (half, part.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
