@@ -145,4 +145,26 @@ mod tests {
             prop_assert_eq!(rfc3339(at(seconds)), format!("{year}-{month:02}-{day}T{time}Z"));
         }
     }
+
+    #[test]
+    fn seconds_after_an_instant_are_rounded_up() {
+        let nearly = UNIX_EPOCH + Duration::new(10, 999_999_999);
+        for (instant, after, second) in [
+            (UNIX_EPOCH, 0, 0),
+            (UNIX_EPOCH, 1, 1),
+            (UNIX_EPOCH, 1_000_000_000, 1),
+            (nearly, 0, 11),
+            (nearly, 1, 11),
+            (nearly, 2, 12),
+            (UNIX_EPOCH - Duration::from_secs(1), 0, 0),
+            (UNIX_EPOCH, u64::MAX, u64::MAX / 1_000_000_000 + 1),
+            (UNIX_EPOCH + Duration::from_secs(u64::MAX >> 2), 1, LAST),
+        ] {
+            assert_eq!(
+                unix_seconds_up(instant, after),
+                second,
+                "{instant:?} {after}"
+            );
+        }
+    }
 }
