@@ -113,7 +113,7 @@ impl<V: Default, const N: usize> Table<V, N> {
             return Err(NoPlace::Moved);
         }
         let Some(place) = self.place_for(key, may_forget) else {
-            let moved = self.grow() || self.displace(key);
+            let moved = self.grow() || (self.has_room() && self.displace(key));
             return Err(if moved { NoPlace::Moved } else { NoPlace::Full });
         };
         let entry = &mut self.lines[place / N].0[place % N];
@@ -168,6 +168,11 @@ impl<V: Default, const N: usize> Table<V, N> {
     /// Whether many entries are not in their first line.
     const fn is_crowded(&self) -> bool {
         self.used * 4 >= self.lines.len() * N * 3
+    }
+
+    /// Whether there are so many free places that it is worth while to look for one further away.
+    const fn has_room(&self) -> bool {
+        self.used * 16 < self.lines.len() * N * 15
     }
 
     /// Doubles the lines, if there may be so many.

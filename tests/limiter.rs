@@ -429,33 +429,41 @@ fn threads_that_overtake_each_other_are_admitted_no_more_than_the_rate() {
 /// Junk fills the memory with live budgets; newcomers then share, and whoever was there is exact.
 #[test]
 fn invariant_7_memory_is_bounded_and_full_memory_is_stricter_never_laxer() {
-    let limiter = MemoryLimiter::with_memory(0);
-    let room = limiter.capacity();
-    let limit = name("limit");
-    let quota = Quota::per_hour(5);
-    let subject = |at: u64| {
-        let mut id = [0; 16];
-        id[..8].copy_from_slice(&at.to_be_bytes());
-        Subject::Key(tower_api_key::KeyId::from_bytes(id))
-    };
-    let ask = |at: u64, now| check(&limiter, &[Charge::new(&limit, subject(at), quota, 1)], now);
-    let watched = 0;
-    let mut admitted = 0;
-    for junk in 1..=20 * room as u64 {
-        ask(junk, START);
-        if junk % 100 == 1 {
-            admitted += u32::from(ask(watched, START).is_allowed());
+    for quota in [Quota::per_hour(5), Quota::per_hour(5).smooth()] {
+        let limiter = MemoryLimiter::with_memory(0);
+        let room = limiter.capacity();
+        let (limit, another) = (name("limit"), name("another"));
+        let subject = |at: u64| {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&at.to_be_bytes());
+            Subject::Key(tower_api_key::KeyId::from_bytes(id))
+        };
+        let ask_for = |limit, at, now| {
+            let charge = Charge::new(limit, subject(at), quota, 1);
+            check(&limiter, &[charge], now).is_allowed()
+        };
+        let ask = |at, now| ask_for(&limit, at, now);
+        let watched = 0;
+        let mut admitted = 0;
+        for junk in 1..=5 * room as u64 {
+            ask(junk, START);
+            if junk % 100 == 1 {
+                admitted += u32::from(ask(watched, START));
+            }
+            assert!(limiter.len() <= room);
         }
-        assert!(limiter.len() <= room);
+        assert_eq!(admitted, 5, "the budget of a live key was lost or shared");
+        // A newcomer finds the budgets that newcomers share used up, long since.
+        let newcomers = || (0..5000).map(|at| u64::MAX - at);
+        assert_eq!(newcomers().filter(|at| ask(*at, START)).count(), 0);
+        // Those under another limit share others: there are 64 of each.
+        let shared = newcomers().filter(|at| ask_for(&another, *at, START));
+        assert_eq!(shared.count(), 64 * 5);
+        // When the junk is idle, its places are given to whoever comes.
+        let later = START + 2 * 3600 * SECOND;
+        let newcomers = newcomers().take(1000).filter(|at| ask(*at, later));
+        assert_eq!(newcomers.count(), 1000);
     }
-    assert_eq!(admitted, 5, "the budget of a live key was lost or shared");
-    // A newcomer finds the budgets that newcomers share used up, long since.
-    let newcomers = (0..1000).filter(|at| ask(u64::MAX - at, START).is_allowed());
-    assert_eq!(newcomers.count(), 0);
-    // When the junk is idle, its places are given to whoever comes.
-    let later = START + 2 * 3600 * SECOND;
-    let newcomers = (0..1000).filter(|at| ask(u64::MAX - at, later).is_allowed());
-    assert_eq!(newcomers.count(), 1000);
 }
 
 /// Windows that use many slots take memory of their own; when that is used up, they are coarser.

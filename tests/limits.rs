@@ -12,9 +12,9 @@ use http::{Method, Request};
 use support::{Answer, DAY, EchoService, send, serve_hyper, today};
 use tower::Layer;
 use tower_api_key::{
-    ApiKeyLayer, ApiKeys, BuildError, Change, Charge, Endpoint, Environment, ErrorFormat,
-    GrpcRequests, InvalidLimits, KeyDigest, KeyFormat, KeyRecord, Limit, LimiterError, Limits,
-    ManagedKeyStore, ManualClock, MemoryStore, Plan, Quota, RateLimitHeaders, RateLimiter,
+    ApiKeyLayer, ApiKeys, BuildError, Change, Charge, ClientAddress, Endpoint, Environment,
+    ErrorFormat, GrpcRequests, InvalidLimits, KeyDigest, KeyFormat, KeyRecord, Limit, LimiterError,
+    Limits, ManagedKeyStore, ManualClock, MemoryStore, Plan, Quota, RateLimitHeaders, RateLimiter,
     Standing, Verdict,
 };
 
@@ -303,6 +303,32 @@ async fn addresses_and_everybody_are_limited_also_without_a_key() {
     // A key whose secret is wrong is charged to nobody.
     assert_eq!(ask(address, "sk_live_junk").await.status, 401);
     assert_eq!(ask(address, &key).await.status, 429);
+}
+
+#[tokio::test]
+async fn an_ipv6_client_is_the_network_that_the_rules_say() {
+    for (prefix, same, other) in [
+        (64, "2001:db8::1:2:3:4", "2001:db8:0:1::1"),
+        (56, "2001:db8:0:ff::1", "2001:db8:0:100::1"),
+    ] {
+        let limits = Limits::new().per_ip(Quota::per_minute(1));
+        let world = World::new(limits.ipv6_prefix(prefix));
+        let key = world.key("acme", "").await;
+        let layer = world
+            .keys
+            .layer()
+            .client_address(ClientAddress::from_fn(|head| {
+                head.headers.get("x-from")?.to_str().ok()?.parse().ok()
+            }));
+        let address = serve(layer).await;
+        for (from, status) in [("2001:db8::1", 200), (same, 429), (other, 200)] {
+            let request = Request::builder()
+                .header("x-from", from)
+                .header("x-api-key", &key);
+            let answer = send(address, request.body(()).unwrap()).await;
+            assert_eq!(answer.status, status, "{from} with /{prefix}");
+        }
+    }
 }
 
 #[tokio::test]

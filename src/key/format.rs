@@ -371,6 +371,20 @@ mod tests {
     }
 
     #[test]
+    fn a_right_checksum_makes_no_other_characters_right() {
+        for (character, matches) in [("a", true), ("-", false), ("_", false), ("é", false)] {
+            let mut key = "sk_live_".to_owned();
+            key.push_str(character);
+            while key.len() < "sk_live_".len() + 43 {
+                key.push('0');
+            }
+            let checksum = checksum_of(&key.as_bytes()["sk_live_".len()..]);
+            key.extend(checksum.map(char::from));
+            assert_eq!(live("sk_live").matches(&key), matches, "{key}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_a_format_is_refused() {
         for prefix in [
             "",

@@ -160,3 +160,35 @@ impl Shard {
         Place::Shared(self.shared.len() - 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::{LimitName, MAX_CHARGES, Subject};
+
+    /// Else one of them would be charged to the other.
+    #[test]
+    fn the_budgets_of_one_request_take_no_places_from_each_other() {
+        for quota in [Quota::per_hour(1), Quota::per_hour(1).smooth()] {
+            let name = LimitName::new("limit");
+            let charge = Charge::new(&name, Subject::Global, quota, 1);
+            let mut shard = Shard::new(2_000);
+            let mut key = (1..).map(|key: u64| key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            // All budgets are whole, so that each may be forgotten: but not by the same request.
+            for _ in 0..50 {
+                let mut places: Vec<Place> = Vec::new();
+                while places.len() < MAX_CHARGES {
+                    let key = key.next().unwrap_or_default();
+                    match shard.make(key, &charge, 0, &places) {
+                        Some(place @ (Place::Rate(_) | Place::Other(_))) => {
+                            assert!(!places.contains(&place));
+                            places.push(place);
+                        }
+                        Some(_) => break,       // there is no room for more
+                        None => places.clear(), // they are elsewhere now
+                    }
+                }
+            }
+        }
+    }
+}
