@@ -466,6 +466,34 @@ fn invariant_7_memory_is_bounded_and_full_memory_is_stricter_never_laxer() {
     }
 }
 
+/// In a full memory, the budgets of one request take no places from each other.
+#[test]
+fn invariant_6_what_a_request_is_charged_is_remembered_also_when_memory_is_full() {
+    for quota in [Quota::per_hour(1), Quota::per_hour(1).smooth()] {
+        let limiter = MemoryLimiter::with_memory(0);
+        let limit = name("limit");
+        let charge = |at: u64| {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&at.to_be_bytes());
+            let subject = Subject::Key(tower_api_key::KeyId::from_bytes(id));
+            Charge::new(&limit, subject, quota, 1)
+        };
+        for junk in 0..2 * limiter.capacity() as u64 {
+            check(&limiter, &[charge(junk)], START);
+        }
+        for round in 1..300 {
+            let now = START + round * 2 * 3600 * SECOND; // all that came before is whole again
+            let charges: Vec<_> = (0..16)
+                .map(|at| charge(u64::MAX - at - 16 * round))
+                .collect();
+            assert!(check(&limiter, &charges, now).is_allowed());
+            for charge in &charges {
+                assert!(!check(&limiter, &[*charge], now).is_allowed());
+            }
+        }
+    }
+}
+
 /// Windows that use many slots take memory of their own; when that is used up, they are coarser.
 #[test]
 fn windows_without_memory_for_their_slots_are_stricter() {
