@@ -473,9 +473,8 @@ fn invariant_6_what_a_request_is_charged_is_remembered_also_when_memory_is_full(
         let limiter = MemoryLimiter::with_memory(0);
         let limit = name("limit");
         let charge = |at: u64| {
-            let mut id = [0; 16];
-            id[..8].copy_from_slice(&at.to_be_bytes());
-            let subject = Subject::Key(tower_api_key::KeyId::from_bytes(id));
+            let key = tower_api_key::KeyDigest::of(&at.to_string());
+            let subject = Subject::Key(key.id());
             Charge::new(&limit, subject, quota, 1)
         };
         for junk in 0..2 * limiter.capacity() as u64 {
