@@ -46,7 +46,7 @@ impl MemoryLimiter {
     }
 
     /// A limiter that uses about so many bytes at most, but at least 1 MiB. In 64 MiB there is room
-    /// for 220,000 budgets of rates and for 450,000 of windows and calendars, of which 20,000 windows
+    /// for 500,000 budgets of rates and for a million of windows and calendars, of which 20,000 windows
     /// may be busy all the time: each takes 1,000 bytes more.
     ///
     /// Too little memory makes callers share budgets when more of them are active than fit in.
@@ -59,6 +59,7 @@ impl MemoryLimiter {
     }
 
     /// How many budgets there is room for: a third for rates, the others for windows and calendars.
+    /// When four fifths are in use, the first newcomers may have to share.
     pub fn capacity(&self) -> usize {
         let places = |shard: &Locked| shard.lock().places();
         self.shards.iter().map(places).sum()
