@@ -48,10 +48,9 @@ where
                 ResponseFuture::forwarding(|| self.inner.call(request), admission, gate, manner)
             }
             Progress::Decided(Err(denial)) => {
-                let refusal = gate.refuse(&denial, manner);
                 // Whatever the readied service holds, such as a permit, is let go of here and now.
                 drop(self.take_readied());
-                ResponseFuture::refused(refusal)
+                ResponseFuture::refused(self.gate.refuse(&denial, manner))
             }
             Progress::Waiting(candidate) => {
                 let (parts, body) = request.into_parts();

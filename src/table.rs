@@ -5,9 +5,15 @@
 //! an entry is in one of four lines: the one that its key names, that one's neighbour, or a second such
 //! pair. Nearly all are in the first.
 //!
-//! Keys are hashes already, spread evenly over all bits, and nobody can choose those that meet.
+//! Keys are hashes already, spread evenly over all bits. Should anybody be able to choose some that
+//! meet, those find no place, and nothing else comes of it.
 
 use std::mem;
+
+use arrayvec::ArrayVec;
+
+/// How many keys go without, after one for which there was no way.
+const PAUSE: u8 = 16;
 
 /// What the processor's caches hold and fetch, in bytes.
 const LINE: usize = 64;
@@ -17,6 +23,8 @@ pub(crate) struct Table<V, const N: usize> {
     /// None yet, or pairs.
     lines: Box<[Line<V, N>]>,
     used: usize,
+    /// For how many keys to come no way is made.
+    in_vain: u8,
     /// How many lines there are at first, and how often they may be doubled.
     first: usize,
     doublings: u32,
@@ -24,6 +32,9 @@ pub(crate) struct Table<V, const N: usize> {
 
 #[repr(align(64))]
 struct Line<V, const N: usize>([Entry<V>; N]);
+
+/// Those of one key, in four lines.
+type Places = ArrayVec<usize, 16>;
 
 /// Why nothing was put into a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +56,10 @@ impl<V: Default, const N: usize> Table<V, N> {
     /// What a place takes, in bytes.
     pub(crate) const PLACE: usize = LINE / N;
 
-    const FITS: () = assert!(size_of::<Line<V, N>>() == LINE);
+    /// How many entries may be moved for one. Where few are in a line, it takes more of them.
+    const MOVES: usize = if N < 4 { 2 } else { 1 };
+
+    const FITS: () = assert!(size_of::<Line<V, N>>() == LINE && N <= 4);
 
     /// A table of at most so many places, or up to an eighth less: its lines are doubled until then.
     pub(crate) fn new(places: usize) -> Self {
@@ -59,6 +73,7 @@ impl<V: Default, const N: usize> Table<V, N> {
         Self {
             lines: Box::default(),
             used: 0,
+            in_vain: 0,
             first: if first == 0 { 2 } else { first },
             doublings,
         }
@@ -107,52 +122,88 @@ impl<V: Default, const N: usize> Table<V, N> {
         &mut self,
         key: u64,
         value: V,
-        may_forget: impl FnMut(usize, &V) -> bool,
+        mut may_forget: impl FnMut(usize, &V) -> bool,
     ) -> Result<usize, NoPlace> {
         if self.is_crowded() && self.grow() {
             return Err(NoPlace::Moved);
         }
-        let Some(place) = self.place_for(key, may_forget) else {
-            let moved = self.grow() || (self.has_room() && self.displace(key));
+        self.in_vain = self.in_vain.saturating_sub(1);
+        let key = not_free(key);
+        let places = self.places_of(key);
+        let Some(place) = self.place_in(&places, &mut may_forget) else {
+            let moved = self.has_made_way(&places, &mut may_forget);
+            let moved = moved || (self.is_peopled() && self.grow());
             return Err(if moved { NoPlace::Moved } else { NoPlace::Full });
         };
         let entry = &mut self.lines[place / N].0[place % N];
         self.used += usize::from(entry.key == 0);
-        let key = not_free(key);
         *entry = Entry { key, value };
         Ok(place)
     }
 
-    /// A free place, or else that of what may be forgotten: to forget what may be wanted again is to
-    /// make it anew then.
-    fn place_for(&self, key: u64, mut may_forget: impl FnMut(usize, &V) -> bool) -> Option<usize> {
-        let mut places = self.places_of(not_free(key));
-        let may_do = |&place: &usize| may_forget(place, &self.lines[place / N].0[place % N].value);
-        let free = places.clone().find(|&place| self.is_free(place));
-        free.or_else(|| places.find(may_do))
+    /// [Makes way](Self::make_way), if that was of any use lately: it takes long to find that it is not,
+    /// and where it is not for one key, it hardly is for the next.
+    #[cold]
+    fn has_made_way(
+        &mut self,
+        places: &Places,
+        may_forget: &mut impl FnMut(usize, &V) -> bool,
+    ) -> bool {
+        if self.in_vain > 0 {
+            return false;
+        }
+        let has_made_way = self.make_way(places, Self::MOVES, may_forget).is_some();
+        if !has_made_way {
+            self.in_vain = PAUSE;
+        }
+        has_made_way
     }
 
-    /// Moves an entry that is in the way of a key, if there is room for it elsewhere.
-    #[cold]
-    fn displace(&mut self, key: u64) -> bool {
-        let moves = self.places_of(not_free(key)).find_map(|from| {
-            let moved = self.lines[from / N].0[from % N].key;
-            let to = self.places_of(moved).find(|&to| self.is_free(to))?;
-            Some((from, to))
-        });
-        let Some((from, to)) = moves else {
-            return false;
-        };
-        let entry = mem::take(&mut self.lines[from / N].0[from % N]);
-        self.lines[to / N].0[to % N] = entry;
-        true
+    /// Finds one of these places that will do, or makes it so: what is there goes elsewhere, if need be
+    /// after what is there, in so many moves.
+    fn make_way(
+        &mut self,
+        places: &Places,
+        moves: usize,
+        may_forget: &mut impl FnMut(usize, &V) -> bool,
+    ) -> Option<usize> {
+        let found = self.place_in(places, may_forget);
+        if found.is_some() || moves == 0 {
+            return found;
+        }
+        places.iter().copied().find(|&from| {
+            let mut elsewhere = self.places_of(self.lines[from / N].0[from % N].key);
+            elsewhere.retain(|to| pair_of::<N>(*to) != pair_of::<N>(from));
+            let to = self.make_way(&elsewhere, moves - 1, may_forget);
+            to.is_some_and(|to| {
+                self.used -= usize::from(!self.is_free(to));
+                self.lines[to / N].0[to % N] = mem::take(&mut self.lines[from / N].0[from % N]);
+                true
+            })
+        })
+    }
+
+    /// A free place, or else that of what may be forgotten: to forget what may be wanted again is to
+    /// make it anew then.
+    fn place_in(
+        &self,
+        places: &Places,
+        may_forget: &mut impl FnMut(usize, &V) -> bool,
+    ) -> Option<usize> {
+        let mut places = places.iter().copied();
+        let free = places.clone().find(|&place| self.is_free(place));
+        free.or_else(|| {
+            places.find(|&place| may_forget(place, &self.lines[place / N].0[place % N].value))
+        })
     }
 
     /// The places that a key may have, the best first.
-    fn places_of(&self, key: u64) -> impl Iterator<Item = usize> + Clone + use<V, N> {
-        let lines = (!self.lines.is_empty()).then(|| lines_of(key, self.lines.len()));
-        let lines = lines.into_iter().flatten();
-        lines.flat_map(|line| line * N..line * N + N)
+    fn places_of(&self, key: u64) -> Places {
+        if self.lines.is_empty() {
+            return Places::new();
+        }
+        let lines = lines_of(key, self.lines.len());
+        lines.flat_map(|line| line * N..line * N + N).collect()
     }
 
     fn is_free(&self, place: usize) -> bool {
@@ -170,9 +221,10 @@ impl<V: Default, const N: usize> Table<V, N> {
         self.used * 4 >= self.lines.len() * N * 3
     }
 
-    /// Whether there are so many free places that it is worth while to look for one further away.
-    const fn has_room(&self) -> bool {
-        self.used * 16 < self.lines.len() * N * 15
+    /// Whether there are so many entries that it is no wonder if some find no place. If some do not
+    /// where there are fewer, somebody has chosen their keys, and more lines would be of no use.
+    const fn is_peopled(&self) -> bool {
+        self.used * 8 >= self.lines.len() * N
     }
 
     /// Doubles the lines, if there may be so many.
@@ -195,8 +247,8 @@ impl<V: Default, const N: usize> Table<V, N> {
 
     /// A pair of lines has become two. Nothing else comes to those, so each has room for all of it.
     fn move_up(&mut self, pair: usize, entry: Entry<V>) {
-        let mut places = self.places_of(entry.key);
-        let place = places.find(|&place| place / N / 4 == pair && self.is_free(place));
+        let mut places = self.places_of(entry.key).into_iter();
+        let place = places.find(|&place| pair_of::<N>(place) / 2 == pair && self.is_free(place));
         let place = place.expect("one of the two pairs is that of the key");
         self.lines[place / N].0[place % N] = entry;
     }
@@ -231,10 +283,15 @@ impl<V: Default, const N: usize> Default for Line<V, N> {
 ///
 /// Twice as many lines make two of each, so that what a key names stays in the same part of the table.
 #[inline]
-fn lines_of(key: u64, lines: usize) -> impl Iterator<Item = usize> + Clone {
+fn lines_of(key: u64, lines: usize) -> impl Iterator<Item = usize> {
     let homes = [key >> 32, key & u64::from(u32::MAX)].map(|half| (half * lines as u64) >> 32);
     let homes = homes.map(|line| usize::try_from(line).unwrap_or_default());
     (0..4).map(move |nth| homes[nth / 2] ^ (nth % 2))
+}
+
+/// Which pair of lines a place is in.
+const fn pair_of<const N: usize>(place: usize) -> usize {
+    place / (2 * N)
 }
 
 /// One key in 2⁶⁴ takes the place of another.
@@ -326,7 +383,7 @@ mod tests {
             }
         };
         let filled = keys().take_while(|key| put(*key)).count();
-        assert!(filled * 5 >= narrow.places() * 4, "{filled}");
+        assert!(filled * 10 >= narrow.places() * 9, "{filled}");
         assert!(keys().take(filled).all(|key| narrow.find(key).is_some()));
     }
 
@@ -349,5 +406,20 @@ mod tests {
         let even = keys().take(5000).filter(|key| key % 2 == 0);
         let kept = even.filter(|key| table.find(*key).is_some()).count();
         assert!(kept * 10 >= table.places() * 9, "{kept}");
+    }
+
+    #[test]
+    fn keys_that_were_chosen_to_meet_do_not_make_it_grow() {
+        let mut table = Table::<u64, 4>::default();
+        let chosen = |at: u64| 0x8000_0000_8000_0000 + at;
+        let found_place = (0..1000).filter(|at| put(&mut table, chosen(*at), 0).is_some());
+        assert_eq!(found_place.count(), 8);
+        assert!(table.lines.len() * 4 <= 8 * 8 * 2, "{}", table.lines.len());
+        // There is room for others.
+        assert!(
+            keys()
+                .take(10_000)
+                .all(|key| put(&mut table, key, 0).is_some())
+        );
     }
 }

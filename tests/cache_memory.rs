@@ -122,3 +122,20 @@ fn invariant_7_a_flood_of_unknown_keys_evicts_no_good_key_and_is_bounded_itself(
     }
     assert_eq!(store.asked(), 0);
 }
+
+#[test]
+fn no_memory_is_no_memory_and_not_without_bound() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (store, layer) = world(Cache::new().memory(0));
+    let flood = flood(2_000);
+    for key in &flood {
+        issue(&store, record(key));
+    }
+    let measured = allocation_counter::measure(|| {
+        for key in &flood {
+            assert_eq!(ask(&layer, key), 200);
+        }
+    });
+    let kept = measured.bytes_current;
+    assert!(kept < 500_000, "{kept} bytes are kept");
+}

@@ -493,6 +493,84 @@ fn invariant_6_what_a_request_is_charged_is_remembered_also_when_memory_is_full(
     }
 }
 
+/// A subject as keys are: spread evenly.
+fn subject(at: u64) -> Subject<'static> {
+    Subject::Key(tower_api_key::KeyDigest::of(&at.to_string()).id())
+}
+
+/// Memory that is full of budgets which are whole again is as good as empty.
+#[test]
+fn newcomers_share_only_when_nearly_all_budgets_are_in_use() {
+    for quota in [Quota::per_hour(1), Quota::per_hour(1).smooth()] {
+        let limiter = MemoryLimiter::with_memory(0);
+        let limit = name("limit");
+        let ask = |at, now| {
+            check(&limiter, &[Charge::new(&limit, subject(at), quota, 1)], now).is_allowed()
+        };
+        let room = limiter.capacity() as u64;
+        for junk in 0..2 * room {
+            ask(junk, START);
+        }
+        let later = START + 2 * 3600 * SECOND;
+        // Of the places, a third is for rates, and two for windows.
+        let places = if quota == Quota::per_hour(1) {
+            room / 3 * 2
+        } else {
+            room / 3
+        };
+        for at in 0..places / 2 {
+            assert!(ask(u64::MAX - at, later), "{at} of {places}, {quota:?}");
+        }
+    }
+}
+
+/// A thread that was held up brings an earlier instant, at which the budget was not whole yet.
+#[test]
+fn what_has_just_become_whole_is_not_forgotten() {
+    for quota in [
+        Quota::per_hour(1),
+        Quota::per_hour(1).smooth(),
+        Quota::per_utc_day(1),
+    ] {
+        let limiter = MemoryLimiter::with_memory(0);
+        let (limit, another) = (name("limit"), name("another"));
+        let watched = [Charge::new(&limit, subject(0), quota, 1)];
+        assert!(check(&limiter, &watched, START).is_allowed());
+        let due = check(&limiter, &watched, START).retry_after().unwrap();
+        let due = START + u64::try_from(due.as_nanos()).unwrap();
+        for junk in 0..4 * limiter.capacity() as u64 {
+            let charge = Charge::new(&another, subject(junk), quota, 1);
+            check(&limiter, &[charge], due + SECOND / 2);
+        }
+        assert!(!check(&limiter, &watched, due - 1_000_000).is_allowed());
+        assert!(check(&limiter, &watched, due + SECOND / 2).is_allowed());
+    }
+}
+
+/// A refund that comes so late that its budget is whole again and forgotten goes to nobody else.
+#[test]
+fn a_late_refund_is_not_given_to_those_who_share() {
+    for quota in [Quota::per_hour(1), Quota::per_hour(1).smooth()] {
+        let limiter = MemoryLimiter::with_memory(0);
+        let limit = name("limit");
+        let charge = |at| [Charge::new(&limit, subject(at), quota, 1)];
+        let late = 100;
+        for at in 0..late {
+            assert!(check(&limiter, &charge(at), START).is_allowed());
+        }
+        let later = START + 2 * 3600 * SECOND;
+        let newcomers = late..4 * limiter.capacity() as u64;
+        for at in newcomers.clone() {
+            check(&limiter, &charge(at), later);
+        }
+        for at in 0..late {
+            refund(&limiter, &charge(at), later);
+        }
+        let admitted = newcomers.filter(|at| check(&limiter, &charge(*at), later).is_allowed());
+        assert_eq!(admitted.count(), 0);
+    }
+}
+
 /// Windows that use many slots take memory of their own; when that is used up, they are coarser.
 #[test]
 fn windows_without_memory_for_their_slots_are_stricter() {

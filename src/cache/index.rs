@@ -9,7 +9,7 @@ use super::guard::Spread;
 use super::known::KnownKey;
 use super::pool::Pool;
 use crate::key::digest::KeyId;
-use crate::table::Table;
+use crate::table::{NoPlace, Table};
 
 /// Keys by the first half of their ids.
 pub(super) struct Index {
@@ -52,8 +52,13 @@ impl Index {
             if let Some(place) = part.find(half) {
                 break place;
             }
-            // Or the table, which nothing bounds but the keeper, makes room for a place.
-            let _ = part.put(half, None, |_, _| false);
+            match part.put(half, None, |_, _| false) {
+                Ok(place) => break place,
+                Err(NoPlace::Moved) => {}
+                // Then it is loaded each time. It takes more luck than there is, or keys that somebody
+                // has chosen for it.
+                Err(NoPlace::Full) => return,
+            }
         };
         let replaced = part.get_mut(place).and_then(|old| old.replace(known));
         drop(part);

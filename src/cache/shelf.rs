@@ -38,7 +38,7 @@ impl Shelf {
         let found = Arc::new(Index::new(pool));
         let index = Arc::clone(&found);
         let keeper = moka::sync::Cache::builder()
-            .max_capacity(bytes)
+            .max_capacity(bytes.max(1)) // with none, moka evicts nothing
             .weigher(|_, kept: &Kept| kept.weight)
             .eviction_listener(move |id: Arc<KeyId>, kept: Kept, _| {
                 index.remove_if(&id, |known| known.serial() == kept.serial);

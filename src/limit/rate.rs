@@ -38,7 +38,7 @@ impl RateQuota {
 /// By how much an instant may be behind the last one and be no step of the clock: a thread that read it
 /// was held up on its way here. If it gave back what others have used since, threads that overtake each
 /// other would use without limit.
-const HELD_UP: u64 = 1_000_000_000;
+pub(crate) const HELD_UP: u64 = 1_000_000_000;
 
 /// When the budget is whole again, in nanoseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

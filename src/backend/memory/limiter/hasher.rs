@@ -24,7 +24,7 @@ impl Hasher {
 
     #[inline]
     pub(super) fn key(&self, charge: &Charge<'_>) -> BudgetKey {
-        let [a, b, _] = self.secrets;
+        let [a, b, c] = self.secrets;
         let (kind, subject) = match charge.subject() {
             Subject::Key(id) => (1, u128::from_ne_bytes(*id.as_bytes())),
             Subject::Account(account) => (2, u128::from(self.text(account))),
@@ -33,7 +33,9 @@ impl Hasher {
             Subject::Global => (5, 0),
         };
         let (low, high) = halves(subject);
-        fold(low ^ rule(charge) ^ a, high ^ b ^ kind)
+        // Once would do for most secrets. Under a few, addresses in a row would meet in one place.
+        let once = fold(low ^ rule(charge) ^ a, high ^ b ^ kind);
+        fold(once ^ b, c)
     }
 
     fn text(&self, text: &str) -> u64 {
@@ -67,4 +69,42 @@ const fn halves(whole: u128) -> (u64, u64) {
 const fn fold(left: u64, right: u64) -> u64 {
     let (low, high) = halves(left as u128 * right as u128);
     low ^ high
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::LimitName;
+    use crate::quota::Quota;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    /// By the bits that choose a shard, and by those that choose a line in it.
+    #[test]
+    fn subjects_in_a_row_are_spread_under_all_secrets() {
+        let (name, quota) = (LimitName::new("ip"), Quota::per_minute(1));
+        let v4: fn(u32) -> IpAddr = |at| Ipv4Addr::from_bits(0x0a00_0000 + at).into();
+        let v6: fn(u32) -> IpAddr = |at| {
+            let network = 0x2001_0db8_0000_0000_u64 + u64::from(at);
+            Ipv6Addr::from_bits(u128::from(network) << 64).into()
+        };
+        for address in [v4, v6] {
+            for _ in 0..500 {
+                let hasher = Hasher::new();
+                let (mut shards, mut lines) = ([0u32; 64], [0u32; 64]);
+                for at in 0..64 * 64 {
+                    let subject = Subject::Address(address(at));
+                    let key = hasher.key(&Charge::new(&name, subject, quota, 1));
+                    shards[(key % 64) as usize] += 1;
+                    lines[(key >> 58) as usize] += 1;
+                }
+                for counts in [shards, lines] {
+                    let range = counts.iter().min()..counts.iter().max();
+                    assert!(
+                        range.start >= Some(&20) && range.end <= Some(&120),
+                        "{range:?}"
+                    );
+                }
+            }
+        }
+    }
 }

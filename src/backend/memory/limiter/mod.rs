@@ -126,11 +126,16 @@ impl MemoryLimiter {
         shard.at(place, &quota).decide(charge, now)
     }
 
+    /// A budget that is not remembered is whole already, or shared: what others used of it is not
+    /// given back to them.
     fn give_back(&self, charges: &[Charge<'_>], now: SystemTime) {
         let now = nanoseconds(now);
-        let mut open = self.open(charges, now);
-        for (at, charge) in charges.iter().enumerate() {
-            open.budget(at, charge).refund(now, charge.cost());
+        for charge in charges {
+            let key = self.hasher.key(charge);
+            let mut shard = self.shards[shard_of(key)].lock();
+            if let Some(place) = shard.find(key, charge) {
+                shard.at(place, &charge.quota()).refund(now, charge.cost());
+            }
         }
     }
 

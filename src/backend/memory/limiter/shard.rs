@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::budget::Budget;
 use super::hasher::{BudgetKey, rule};
 use crate::limit::Charge;
-use crate::limit::rate::Rate;
+use crate::limit::rate::{HELD_UP, Rate};
 use crate::limit::state::State;
 use crate::quota::Quota;
 use crate::table::{NoPlace, Table};
@@ -127,13 +127,15 @@ impl Shard {
         taken: &[Place],
     ) -> Option<Place> {
         let whole = State::whole(&charge.quota());
+        // A thread that was held up may come with an earlier instant, at which it was not whole yet.
+        let idle_since = now.saturating_sub(HELD_UP);
         let made = if let State::Rate(rate) = whole {
             let may_forget =
-                |at, rate: &Rate| rate.is_idle(now) && !taken.contains(&Place::Rate(at));
+                |at, rate: &Rate| rate.is_idle(idle_since) && !taken.contains(&Place::Rate(at));
             self.rates.put(key, rate, may_forget).map(Place::Rate)
         } else {
             let may_forget = |at, state: &State| {
-                let forgotten = state.is_idle(now) && !taken.contains(&Place::Other(at));
+                let forgotten = state.is_idle(idle_since) && !taken.contains(&Place::Other(at));
                 self.heap_left += if forgotten { state.heap() } else { 0 };
                 forgotten
             };
@@ -143,21 +145,30 @@ impl Shard {
         match made {
             Ok(place) => Some(place),
             Err(NoPlace::Moved) => None,
-            Err(NoPlace::Full) => Some(self.share(rule(charge), whole)),
+            Err(NoPlace::Full) => Some(self.share(rule(charge), whole, idle_since, taken)),
         }
     }
 
-    /// The budget that newcomers under a rule share.
-    fn share(&mut self, rule: u64, whole: State) -> Place {
+    /// The budget that newcomers under a rule share, if need be in the place of that of another rule.
+    fn share(&mut self, rule: u64, whole: State, idle_since: u64, taken: &[Place]) -> Place {
         let found = self.shared.iter().position(|(shared, _)| *shared == rule);
         if let Some(at) = found {
             return Place::Shared(at);
         }
-        if self.shared.len() == SHARED {
-            return Place::Nowhere;
+        if self.shared.len() < SHARED {
+            self.shared.push((rule, whole));
+            return Place::Shared(self.shared.len() - 1);
         }
-        self.shared.push((rule, whole));
-        Place::Shared(self.shared.len() - 1)
+        let mut others = self.shared.iter_mut().enumerate();
+        let idle = others.find(|(at, (_, state))| {
+            state.is_idle(idle_since) && !taken.contains(&Place::Shared(*at))
+        });
+        let Some((at, other)) = idle else {
+            return Place::Nowhere;
+        };
+        self.heap_left += other.1.heap();
+        *other = (rule, whole);
+        Place::Shared(at)
     }
 }
 
@@ -190,5 +201,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_shared_budget_that_is_whole_is_given_to_another_rule() {
+        let mut full = Shard::new(2_000);
+        let mut place = |rule, taken: &[Place]| full.share(rule, State::default(), 0, taken);
+        let places: Vec<_> = (0..SHARED as u64).map(|rule| place(rule, &[])).collect();
+        assert_eq!(place(0, &places), Place::Shared(0));
+        assert_eq!(place(100, &places), Place::Nowhere);
+        assert_eq!(place(100, &places[..7]), Place::Shared(7));
+        assert_eq!(place(100, &[]), Place::Shared(7));
+        assert_eq!(place(7, &[]), Place::Shared(0));
     }
 }
