@@ -116,7 +116,7 @@ fn invariant_7_a_flood_of_unknown_keys_evicts_no_good_key_and_is_bounded_itself(
     });
     assert_eq!(store.asked(), flood.len());
     let kept = measured.bytes_current;
-    assert!(kept < 5 << 20, "{kept} bytes are kept");
+    assert!(kept < 2 << 20, "{kept} bytes are kept");
     for key in &good {
         assert_eq!(ask(&layer, key), 200);
     }

@@ -28,8 +28,7 @@ pub(crate) struct Origin {
 
 /// Where answers are kept. It may forget any of them at any time.
 pub(crate) trait Map<K, A>: Send + Sync + 'static {
-    /// What is kept of a key, if it is asked for: looked at where it is, since to take it is to wait for
-    /// everybody else who does.
+    /// What is kept of a key, if its origin is asked for; else nothing, even if something older is kept.
     fn get(&self, key: &K, asked_for: impl Fn(Origin) -> bool) -> Option<A>;
     fn put(&self, key: K, answer: A);
 }

@@ -3,7 +3,7 @@
 //! [`guard`] says what may still serve, [`flight`] makes one load of many, [`guarded`] puts the two
 //! before a map; all three know nothing of keys, and `tests/model` tries them out in every order
 //! that threads can come in. [`shelf`] is the map of the real thing, [`index`] where each request looks
-//! first, [`pool`] the memory for keys, [`recent`] what keeps a lagging replica from undoing a change,
+//! first, [`misses`] where it looks next, [`pool`] the memory for keys, [`recent`] what keeps a lagging replica from undoing a change,
 //! and [`known`] is a key as the path needs it.
 
 pub(crate) mod flight;
@@ -11,6 +11,7 @@ pub(crate) mod guard;
 pub(crate) mod guarded;
 mod index;
 mod known;
+mod misses;
 mod pool;
 mod recent;
 mod settings;

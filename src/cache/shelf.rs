@@ -10,11 +10,9 @@ use super::Found;
 use super::guard::Spread;
 use super::guarded::{Answer, Map, Origin};
 use super::index::Index;
+use super::misses::Misses;
 use super::pool::Pool;
 use crate::key::digest::KeyId;
-
-/// How many keys that do not exist are remembered.
-const MISSES: u64 = 16_384;
 
 /// What a cached key takes beside its record: its place in the index, moka's, and what they keep free.
 const OVERHEAD: usize = 400;
@@ -22,7 +20,7 @@ const OVERHEAD: usize = 400;
 pub(super) struct Shelf {
     found: Arc<Index>,
     keeper: moka::sync::Cache<KeyId, Kept>,
-    misses: moka::sync::Cache<KeyId, Found>,
+    misses: Misses,
 }
 
 /// What moka keeps in the place of a key.
@@ -47,7 +45,7 @@ impl Shelf {
         Self {
             found,
             keeper,
-            misses: moka::sync::Cache::new(MISSES),
+            misses: Misses::new(),
         }
     }
 }
@@ -60,17 +58,19 @@ impl Map<KeyId, Found> for Shelf {
             known.map(Found::Key)
         });
         kept.unwrap_or_else(|| {
-            let miss = self.misses.get(id);
+            let miss = self.misses.get(id).map(Found::Nothing);
             miss.filter(|miss| asked_for(miss.origin()))
         })
     }
 
     fn put(&self, id: KeyId, found: Found) {
-        let Found::Key(known) = found else {
-            // The keeper follows when it needs the room.
-            self.found.remove_if(&id, |_| true);
-            self.misses.insert(id, found);
-            return;
+        let known = match found {
+            Found::Key(known) => known,
+            Found::Nothing(nothing) => {
+                // The keeper follows when it needs the room.
+                self.found.remove_if(&id, |_| true);
+                return self.misses.put(id, &nothing);
+            }
         };
         let kept = Kept {
             serial: known.serial(),

@@ -1,0 +1,119 @@
+//! Which keys are known not to exist: a small table, so that a flood of them leaves the processor's caches
+//! to those that do.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::Nothing;
+use super::guard::Spread;
+use crate::key::digest::KeyId;
+use crate::table::{NoPlace, Table};
+
+/// How many are remembered. Newer ones take the places of older ones.
+const MOST: usize = 16_384;
+
+const PARTS: usize = 64;
+
+pub(super) struct Misses(Box<[Part]>);
+
+/// Parts share no line of the processor's cache with each other.
+#[repr(align(128))]
+struct Part(Mutex<Table<Option<Miss>, 2>>);
+
+struct Miss {
+    id: KeyId,
+    nothing: Arc<Nothing>,
+}
+
+impl Misses {
+    pub(super) fn new() -> Self {
+        let part = |_| Part(Mutex::new(Table::new(MOST / PARTS)));
+        Self((0..PARTS).map(part).collect())
+    }
+
+    #[inline]
+    pub(super) fn get(&self, id: &KeyId) -> Option<Arc<Nothing>> {
+        let part = self.part(id);
+        let miss = part.get(part.find(id.half())?)?.as_ref();
+        let miss = miss.filter(|miss| miss.id == *id)?;
+        Some(Arc::clone(&miss.nothing))
+    }
+
+    pub(super) fn put(&self, id: KeyId, nothing: &Arc<Nothing>) {
+        let mut part = self.part(&id);
+        let miss = || {
+            let nothing = Arc::clone(nothing);
+            Some(Miss { id, nothing })
+        };
+        loop {
+            if let Some(place) = part.find(id.half()) {
+                if let Some(old) = part.get_mut(place) {
+                    *old = miss();
+                }
+                return;
+            }
+            match part.put(id.half(), miss(), |_, _| true) {
+                Err(NoPlace::Moved) => {}
+                Ok(_) | Err(NoPlace::Full) => return,
+            }
+        }
+    }
+
+    #[inline]
+    fn part(&self, id: &KeyId) -> MutexGuard<'_, Table<Option<Miss>, 2>> {
+        let Part(part) = &self.0[id.spread() % PARTS];
+        part.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::guard::Stamp;
+
+    fn nothing(since: u64) -> Arc<Nothing> {
+        let stamp = Stamp::default();
+        Arc::new(Nothing { stamp, since })
+    }
+
+    fn since(misses: &Misses, id: KeyId) -> Option<u64> {
+        misses.get(&id).map(|nothing| nothing.since)
+    }
+
+    #[test]
+    fn a_key_is_not_missed_for_another_with_half_of_its_id() {
+        let [one, other] = [1, 2].map(|byte| {
+            let mut id = [7; 16];
+            id[9] = byte;
+            KeyId::from_bytes(id)
+        });
+        let misses = Misses::new();
+        misses.put(one, &nothing(1));
+        assert_eq!(
+            (since(&misses, one), since(&misses, other)),
+            (Some(1), None)
+        );
+        misses.put(one, &nothing(2));
+        assert_eq!(
+            (since(&misses, one), since(&misses, other)),
+            (Some(2), None)
+        );
+        misses.put(other, &nothing(3));
+        assert_eq!(
+            (since(&misses, one), since(&misses, other)),
+            (None, Some(3))
+        );
+    }
+
+    #[test]
+    fn the_latest_are_remembered_and_no_more_than_there_is_room_for() {
+        let misses = Misses::new();
+        let ids = |count: u64| (0..count).map(|at| crate::KeyDigest::of(&at.to_string()).id());
+        let flood = 5 * MOST as u64;
+        for (at, id) in (0..).zip(ids(flood)) {
+            misses.put(id, &nothing(at));
+            assert_eq!(since(&misses, id), Some(at));
+        }
+        let kept = ids(flood).filter(|id| misses.get(id).is_some()).count();
+        assert!((MOST * 3 / 4..=MOST).contains(&kept), "{kept}");
+    }
+}
