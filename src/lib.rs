@@ -95,6 +95,7 @@ pub mod conformance;
 // What a key is.
 mod key;
 // Below everything.
+mod apart;
 mod clock;
 mod quota;
 mod secret;

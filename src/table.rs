@@ -12,8 +12,8 @@ use std::mem;
 
 use arrayvec::ArrayVec;
 
-/// How many keys go without, after one for which there was no way.
-const PAUSE: u8 = 16;
+/// After so many keys without a place in a row, a way is made for one in so many.
+const PATIENCE: u8 = 16;
 
 /// What the processor's caches hold and fetch, in bytes.
 const LINE: usize = 64;
@@ -23,7 +23,7 @@ pub(crate) struct Table<V, const N: usize> {
     /// None yet, or pairs.
     lines: Box<[Line<V, N>]>,
     used: usize,
-    /// For how many keys to come no way is made.
+    /// For how many keys in a row there was no place.
     in_vain: u8,
     /// How many lines there are at first, and how often they may be doubled.
     first: usize,
@@ -127,7 +127,6 @@ impl<V: Default, const N: usize> Table<V, N> {
         if self.is_crowded() && self.grow() {
             return Err(NoPlace::Moved);
         }
-        self.in_vain = self.in_vain.saturating_sub(1);
         let key = not_free(key);
         let places = self.places_of(key);
         let Some(place) = self.place_in(&places, &mut may_forget) else {
@@ -138,23 +137,22 @@ impl<V: Default, const N: usize> Table<V, N> {
         let entry = &mut self.lines[place / N].0[place % N];
         self.used += usize::from(entry.key == 0);
         *entry = Entry { key, value };
+        self.in_vain = 0;
         Ok(place)
     }
 
-    /// [Makes way](Self::make_way), if that was of any use lately: it takes long to find that it is not,
-    /// and where it is not for one key, it hardly is for the next.
+    /// [Makes way](Self::make_way), which takes long where there is none: after many keys in a row for
+    /// which there was none, it is tried for a few of those to come.
     #[cold]
     fn has_made_way(
         &mut self,
         places: &Places,
         may_forget: &mut impl FnMut(usize, &V) -> bool,
     ) -> bool {
-        if self.in_vain > 0 {
-            return false;
-        }
-        let has_made_way = self.make_way(places, Self::MOVES, may_forget).is_some();
+        let is_tried = self.in_vain < PATIENCE || self.in_vain.is_multiple_of(PATIENCE);
+        let has_made_way = is_tried && self.make_way(places, Self::MOVES, may_forget).is_some();
         if !has_made_way {
-            self.in_vain = PAUSE;
+            self.in_vain = self.in_vain.checked_add(1).unwrap_or(PATIENCE);
         }
         has_made_way
     }
@@ -233,6 +231,7 @@ impl<V: Default, const N: usize> Table<V, N> {
         if self.lines.len() >= self.most_lines() {
             return false;
         }
+        self.in_vain = 0;
         let lines = (2 * self.lines.len()).max(self.first);
         let grown = (0..lines).map(|_| Line::default()).collect();
         let old: Box<[Line<V, N>]> = mem::replace(&mut self.lines, grown);

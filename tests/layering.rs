@@ -27,6 +27,7 @@ const LAYERS: [&[&str]; 6] = [
     &["cache", "keyring", "limit", "rejection", "store"],
     &["key"],
     &[
+        "apart",
         "clock",
         "quota",
         "secret",

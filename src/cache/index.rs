@@ -3,24 +3,20 @@
 //! The keys are in parts, each locked for no longer than it takes to look at one and to count one more
 //! owner of it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use super::guard::Spread;
 use super::known::KnownKey;
 use super::pool::Pool;
+use crate::apart::Apart;
 use crate::key::digest::KeyId;
 use crate::table::{NoPlace, Table};
 
 /// Keys by the first half of their ids.
 pub(super) struct Index {
-    parts: Box<[Part]>,
+    parts: Box<[Apart<Keys>]>,
     pool: Arc<Pool>,
 }
-
-/// Parts share no line of the processor's cache with each other.
-#[derive(Default)]
-#[repr(align(128))]
-struct Part(Mutex<Keys>);
 
 type Keys = Table<Option<Arc<KnownKey>>, 4>;
 
@@ -28,7 +24,7 @@ const PARTS: usize = 64;
 
 impl Index {
     pub(super) fn new(pool: Arc<Pool>) -> Self {
-        let parts = (0..PARTS).map(|_| Part::default()).collect();
+        let parts = (0..PARTS).map(|_| Apart::default()).collect();
         Self { parts, pool }
     }
 
@@ -84,9 +80,7 @@ impl Index {
 
     #[inline]
     fn part(&self, id: &KeyId) -> (u64, MutexGuard<'_, Keys>) {
-        let half = id.half();
-        let Part(part) = &self.parts[id.spread() % PARTS];
-        (half, part.lock().unwrap_or_else(PoisonError::into_inner))
+        (id.half(), self.parts[id.spread() % PARTS].lock())
     }
 }
 

@@ -1,10 +1,11 @@
 //! Which keys are known not to exist: a small table, so that a flood of them leaves the processor's caches
 //! to those that do.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use super::Nothing;
 use super::guard::Spread;
+use crate::apart::Apart;
 use crate::key::digest::KeyId;
 use crate::table::{NoPlace, Table};
 
@@ -13,11 +14,9 @@ const MOST: usize = 16_384;
 
 const PARTS: usize = 64;
 
-pub(super) struct Misses(Box<[Part]>);
+pub(super) struct Misses(Box<[Apart<Keys>]>);
 
-/// Parts share no line of the processor's cache with each other.
-#[repr(align(128))]
-struct Part(Mutex<Table<Option<Miss>, 2>>);
+type Keys = Table<Option<Miss>, 2>;
 
 struct Miss {
     id: KeyId,
@@ -26,7 +25,7 @@ struct Miss {
 
 impl Misses {
     pub(super) fn new() -> Self {
-        let part = |_| Part(Mutex::new(Table::new(MOST / PARTS)));
+        let part = |_| Apart::new(Keys::new(MOST / PARTS));
         Self((0..PARTS).map(part).collect())
     }
 
@@ -59,9 +58,8 @@ impl Misses {
     }
 
     #[inline]
-    fn part(&self, id: &KeyId) -> MutexGuard<'_, Table<Option<Miss>, 2>> {
-        let Part(part) = &self.0[id.spread() % PARTS];
-        part.lock().unwrap_or_else(PoisonError::into_inner)
+    fn part(&self, id: &KeyId) -> MutexGuard<'_, Keys> {
+        self.0[id.spread() % PARTS].lock()
     }
 }
 

@@ -13,11 +13,12 @@ use std::time::{Duration, SystemTime};
 
 use arrayvec::ArrayVec;
 
+use crate::apart::Apart;
 use crate::limit::rate::RateQuota;
 use crate::limit::{Charge, LimiterError, MAX_CHARGES, RateLimiter, Standing, Verdict};
 use budget::{A_SECOND, Budget};
 use hasher::{BudgetKey, Hasher};
-use shard::{Locked, Place, Shard};
+use shard::{Place, Shard};
 
 /// So many parts of the memory, each under a lock of its own.
 const SHARDS: usize = 64;
@@ -35,7 +36,7 @@ const SHARDS: usize = 64;
 /// let limiter = MemoryLimiter::with_memory(16 << 20); // 16 MiB
 /// ```
 pub struct MemoryLimiter {
-    shards: Box<[Locked]>,
+    shards: Box<[Apart<Shard>]>,
     hasher: Hasher,
 }
 
@@ -51,7 +52,7 @@ impl MemoryLimiter {
     ///
     /// Too little memory makes callers share budgets when more of them are active than fit in.
     pub fn with_memory(bytes: usize) -> Self {
-        let shard = |_| Locked::new(bytes.max(1 << 20) / SHARDS);
+        let shard = |_| Apart::new(Shard::new(bytes.max(1 << 20) / SHARDS));
         Self {
             shards: (0..SHARDS).map(shard).collect(),
             hasher: Hasher::new(),
@@ -61,13 +62,13 @@ impl MemoryLimiter {
     /// How many budgets there is room for: a third for rates, the others for windows and calendars.
     /// When four fifths are in use, the first newcomers may have to share.
     pub fn capacity(&self) -> usize {
-        let places = |shard: &Locked| shard.lock().places();
+        let places = |shard: &Apart<Shard>| shard.lock().places();
         self.shards.iter().map(places).sum()
     }
 
     /// How many budgets are remembered.
     pub fn len(&self) -> usize {
-        let used = |shard: &Locked| shard.lock().len();
+        let used = |shard: &Apart<Shard>| shard.lock().len();
         self.shards.iter().map(used).sum()
     }
 

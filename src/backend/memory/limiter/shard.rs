@@ -1,7 +1,5 @@
 //! A part of the memory: the budgets whose keys fall to it, under one lock.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use super::budget::Budget;
 use super::hasher::{BudgetKey, rule};
 use crate::limit::Charge;
@@ -12,22 +10,6 @@ use crate::table::{NoPlace, Table};
 
 /// The most budgets that newcomers share in a shard when all its memory is in use.
 const SHARED: usize = 64;
-
-/// Shards share no line of the processor's cache with each other.
-#[repr(align(128))]
-pub(super) struct Locked(Mutex<Shard>);
-
-impl Locked {
-    /// A shard that uses at most so many bytes.
-    pub(super) fn new(bytes: usize) -> Self {
-        Self(Mutex::new(Shard::new(bytes)))
-    }
-
-    #[inline]
-    pub(super) fn lock(&self) -> MutexGuard<'_, Shard> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 pub(super) struct Shard {
     /// The budgets of rates: an instant each.
@@ -57,7 +39,8 @@ pub(super) enum Place {
 }
 
 impl Shard {
-    fn new(bytes: usize) -> Self {
+    /// A shard that uses at most so many bytes.
+    pub(super) fn new(bytes: usize) -> Self {
         // Two thirds for the tables, in which there is a place for a rate to two others.
         let pairs = bytes / 3 * 2 / (Rates::PLACE + 2 * Others::PLACE);
         let (rates, others) = (Rates::new(pairs), Others::new(2 * pairs));
