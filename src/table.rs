@@ -141,6 +141,25 @@ impl<V: Default, const N: usize> Table<V, N> {
         Ok(place)
     }
 
+    /// The place of a key, with a default in it if the key is new, whatever must be moved for it. `None`
+    /// if the table is full.
+    pub(crate) fn find_or_put(
+        &mut self,
+        key: u64,
+        mut may_forget: impl FnMut(usize, &V) -> bool,
+    ) -> Option<usize> {
+        loop {
+            if let Some(place) = self.find(key) {
+                return Some(place);
+            }
+            match self.put(key, V::default(), &mut may_forget) {
+                Ok(place) => return Some(place),
+                Err(NoPlace::Moved) => {}
+                Err(NoPlace::Full) => return None,
+            }
+        }
+    }
+
     /// [Makes way](Self::make_way), which takes long where there is none: after many keys in a row for
     /// which there was none, it is tried for a few of those to come.
     #[cold]

@@ -10,7 +10,7 @@ use super::known::KnownKey;
 use super::pool::Pool;
 use crate::apart::Apart;
 use crate::key::digest::KeyId;
-use crate::table::{NoPlace, Table};
+use crate::table::Table;
 
 /// Keys by the first half of their ids.
 pub(super) struct Index {
@@ -44,17 +44,10 @@ impl Index {
     /// have half of their ids in common.
     pub(super) fn put(&self, id: &KeyId, known: Arc<KnownKey>) {
         let (half, mut part) = self.part(id);
-        let place = loop {
-            if let Some(place) = part.find(half) {
-                break place;
-            }
-            match part.put(half, None, |_, _| false) {
-                Ok(place) => break place,
-                Err(NoPlace::Moved) => {}
-                // Then it is loaded each time. It takes more luck than there is, or keys that somebody
-                // has chosen for it.
-                Err(NoPlace::Full) => return,
-            }
+        let Some(place) = part.find_or_put(half, |_, _| false) else {
+            // Then it is loaded each time. It takes more luck than there is, or keys that somebody has
+            // chosen for it.
+            return;
         };
         let replaced = part.get_mut(place).and_then(|old| old.replace(known));
         drop(part);

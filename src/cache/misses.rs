@@ -7,7 +7,7 @@ use super::Nothing;
 use super::guard::Spread;
 use crate::apart::Apart;
 use crate::key::digest::KeyId;
-use crate::table::{NoPlace, Table};
+use crate::table::Table;
 
 /// How many are remembered. Newer ones take the places of older ones.
 const MOST: usize = 16_384;
@@ -39,21 +39,10 @@ impl Misses {
 
     pub(super) fn put(&self, id: KeyId, nothing: &Arc<Nothing>) {
         let mut part = self.part(&id);
-        let miss = || {
+        let place = part.find_or_put(id.half(), |_, _| true);
+        if let Some(miss) = place.and_then(|place| part.get_mut(place)) {
             let nothing = Arc::clone(nothing);
-            Some(Miss { id, nothing })
-        };
-        loop {
-            if let Some(place) = part.find(id.half()) {
-                if let Some(old) = part.get_mut(place) {
-                    *old = miss();
-                }
-                return;
-            }
-            match part.put(id.half(), miss(), |_, _| true) {
-                Err(NoPlace::Moved) => {}
-                Ok(_) | Err(NoPlace::Full) => return,
-            }
+            *miss = Some(Miss { id, nothing });
         }
     }
 
