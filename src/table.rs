@@ -134,9 +134,8 @@ impl<V: Default, const N: usize> Table<V, N> {
             let moved = moved || (self.is_peopled() && self.grow());
             return Err(if moved { NoPlace::Moved } else { NoPlace::Full });
         };
-        let entry = &mut self.lines[place / N].0[place % N];
-        self.used += usize::from(entry.key == 0);
-        *entry = Entry { key, value };
+        self.used += usize::from(self.is_free(place));
+        *self.entry_mut(place) = Entry { key, value };
         self.in_vain = 0;
         Ok(place)
     }
@@ -189,12 +188,12 @@ impl<V: Default, const N: usize> Table<V, N> {
             return found;
         }
         places.iter().copied().find(|&from| {
-            let mut elsewhere = self.places_of(self.lines[from / N].0[from % N].key);
+            let mut elsewhere = self.places_of(self.entry(from).key);
             elsewhere.retain(|to| pair_of::<N>(*to) != pair_of::<N>(from));
             let to = self.make_way(&elsewhere, moves - 1, may_forget);
             to.is_some_and(|to| {
                 self.used -= usize::from(!self.is_free(to));
-                self.lines[to / N].0[to % N] = mem::take(&mut self.lines[from / N].0[from % N]);
+                *self.entry_mut(to) = mem::take(self.entry_mut(from));
                 true
             })
         })
@@ -209,9 +208,7 @@ impl<V: Default, const N: usize> Table<V, N> {
     ) -> Option<usize> {
         let mut places = places.iter().copied();
         let free = places.clone().find(|&place| self.is_free(place));
-        free.or_else(|| {
-            places.find(|&place| may_forget(place, &self.lines[place / N].0[place % N].value))
-        })
+        free.or_else(|| places.find(|&place| may_forget(place, &self.entry(place).value)))
     }
 
     /// The places that a key may have, the best first.
@@ -224,13 +221,21 @@ impl<V: Default, const N: usize> Table<V, N> {
     }
 
     fn is_free(&self, place: usize) -> bool {
-        self.lines[place / N].0[place % N].key == 0
+        self.entry(place).key == 0
+    }
+
+    fn entry(&self, place: usize) -> &Entry<V> {
+        &self.lines[place / N].0[place % N]
+    }
+
+    fn entry_mut(&mut self, place: usize) -> &mut Entry<V> {
+        &mut self.lines[place / N].0[place % N]
     }
 
     /// Takes out what is at a place in use.
     pub(crate) fn remove(&mut self, place: usize) -> V {
         self.used -= 1;
-        mem::take(&mut self.lines[place / N].0[place % N]).value
+        mem::take(self.entry_mut(place)).value
     }
 
     /// Whether many entries are not in their first line.
@@ -268,7 +273,7 @@ impl<V: Default, const N: usize> Table<V, N> {
         let mut places = self.places_of(entry.key).into_iter();
         let place = places.find(|&place| pair_of::<N>(place) / 2 == pair && self.is_free(place));
         let place = place.expect("one of the two pairs is that of the key");
-        self.lines[place / N].0[place % N] = entry;
+        *self.entry_mut(place) = entry;
     }
 }
 

@@ -15,6 +15,13 @@ pub(crate) fn unix_seconds(instant: SystemTime) -> u64 {
         .map_or(0, |since| since.as_secs().min(LAST))
 }
 
+/// A time in nanoseconds, 584 years at most.
+#[inline]
+pub(crate) fn nanoseconds(time: Duration) -> u64 {
+    let seconds = time.as_secs().saturating_mul(1_000_000_000);
+    seconds.saturating_add(u64::from(time.subsec_nanos()))
+}
+
 /// `2024-06-30T23:59:59Z`.
 pub(crate) fn rfc3339(instant: SystemTime) -> String {
     let seconds = unix_seconds(instant);

@@ -26,6 +26,7 @@ use crate::key::environment::Environment;
 use crate::key::record::KeyRecord;
 use crate::limit::metering::Metering;
 use crate::store::{DynKeyStore, StoreError};
+use crate::timestamp::nanoseconds;
 use crate::trace;
 use guard::Stamp;
 use guarded::{Answer, Guarded, LoadError, Origin};
@@ -212,11 +213,4 @@ impl KeyCache {
     pub(crate) fn all_changed(&self) {
         self.guarded.all_changed();
     }
-}
-
-/// At most 584 years.
-#[inline]
-fn nanoseconds(time: Duration) -> u64 {
-    let seconds = time.as_secs().saturating_mul(1_000_000_000);
-    seconds.saturating_add(u64::from(time.subsec_nanos()))
 }

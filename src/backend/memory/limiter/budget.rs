@@ -9,7 +9,7 @@ use crate::quota::Quota;
 const SMALLEST_HEAP: usize = 128;
 
 /// In nanoseconds.
-pub(super) const A_SECOND: u64 = 1_000_000_000;
+const A_SECOND: u64 = 1_000_000_000;
 
 pub(super) enum Budget<'s> {
     Rate(&'s mut Rate, RateQuota),

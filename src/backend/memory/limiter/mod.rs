@@ -16,7 +16,8 @@ use arrayvec::ArrayVec;
 use crate::apart::Apart;
 use crate::limit::rate::RateQuota;
 use crate::limit::{Charge, LimiterError, MAX_CHARGES, RateLimiter, Standing, Verdict};
-use budget::{A_SECOND, Budget};
+use crate::timestamp;
+use budget::Budget;
 use hasher::{BudgetKey, Hasher};
 use shard::{Place, Shard};
 
@@ -269,11 +270,7 @@ const fn shard_of(key: BudgetKey) -> usize {
 #[inline]
 fn nanoseconds(now: SystemTime) -> u64 {
     let since = now.duration_since(SystemTime::UNIX_EPOCH);
-    let since = since.unwrap_or(Duration::ZERO);
-    let seconds = since.as_secs().saturating_mul(A_SECOND);
-    seconds
-        .saturating_add(u64::from(since.subsec_nanos()))
-        .min(LATEST)
+    timestamp::nanoseconds(since.unwrap_or(Duration::ZERO)).min(LATEST)
 }
 
 /// Far from overflow, whatever a quota adds.
