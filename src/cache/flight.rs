@@ -73,6 +73,7 @@ impl<K: Copy + Eq + Hash, T> Flights<K, T> {
             key,
             flight,
             seat: None,
+            over: false,
         })
     }
 
@@ -113,6 +114,8 @@ pub(crate) struct Join<'f, K: Copy + Eq + Hash, T> {
     key: K,
     flight: Arc<Flight<T>>,
     seat: Option<usize>,
+    /// It has landed, and is listed no more.
+    over: bool,
 }
 
 impl<K: Copy + Eq + Hash + Unpin, T: Clone + Send + 'static> Future for Join<'_, K, T> {
@@ -121,7 +124,8 @@ impl<K: Copy + Eq + Hash + Unpin, T: Clone + Send + 'static> Future for Join<'_,
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let this = &mut *self;
         let polled = this.flight.poll(&mut this.seat, cx);
-        if polled.is_ready() {
+        if polled.is_ready() && !this.over {
+            this.over = true;
             this.flights.land(&this.key, &this.flight);
         }
         polled
@@ -130,6 +134,9 @@ impl<K: Copy + Eq + Hash + Unpin, T: Clone + Send + 'static> Future for Join<'_,
 
 impl<K: Copy + Eq + Hash, T> Drop for Join<'_, K, T> {
     fn drop(&mut self) {
+        if self.over {
+            return;
+        }
         if let Some(seat) = self.seat {
             self.flight.state().seats[seat] = None;
         }
@@ -194,27 +201,27 @@ impl<T: Clone + Send + 'static> Flight<T> {
             Answer::Here(answer) => return Poll::Ready(Some(answer.clone())),
             Answer::Lost => return Poll::Ready(None),
         }
-        let at = *seat.get_or_insert_with(|| {
+        // Unless somebody else polls it at this moment.
+        if let Some(load) = state.load.take() {
+            state.woken = false;
+            drop(state);
+            let mut polling = Polling {
+                flight: self,
+                load: Some(load),
+            };
+            if let Poll::Ready(answer) = polling.poll() {
+                return Poll::Ready(Some(answer));
+            }
+            state = self.state();
+            state.load = polling.load.take();
+        }
+        let seat = *seat.get_or_insert_with(|| {
             state.seats.push(None);
             state.seats.len() - 1
         });
-        state.seats[at] = Some(cx.waker().clone());
-        let Some(load) = state.load.take() else {
-            return Poll::Pending; // somebody else polls it at this moment
-        };
-        let mut polling = Polling {
-            flight: self,
-            load: Some(load),
-        };
-        state.woken = false;
-        drop(state);
-        if let Poll::Ready(answer) = polling.poll() {
-            return Poll::Ready(Some(answer));
-        }
-        let mut state = self.state();
-        state.load = polling.load.take();
+        state.seats[seat] = Some(cx.waker().clone());
         // It wants to go on already. Not here: it may mean to let others of this thread go first.
-        if state.woken {
+        if state.woken && state.load.is_some() {
             wake_all(state);
         }
         Poll::Pending

@@ -10,9 +10,10 @@ use crate::sync::Arc;
 /// How often a load is begun anew when its answer was outdated before it came.
 const ATTEMPTS: usize = 8;
 
-/// What a load brought: something, or that there is nothing.
+/// What a load brought.
 pub(crate) trait Answer: Clone + Send + 'static {
-    fn origin(&self) -> Origin;
+    /// Whether it is something, or that there is nothing.
+    fn found(&self) -> bool;
 }
 
 /// What an answer's use depends on.
@@ -30,7 +31,7 @@ pub(crate) struct Origin {
 pub(crate) trait Map<K, A>: Send + Sync + 'static {
     /// What is kept of a key, if its origin is asked for; else nothing, even if something older is kept.
     fn get(&self, key: &K, asked_for: impl Fn(Origin) -> bool) -> Option<A>;
-    fn put(&self, key: K, answer: A);
+    fn put(&self, key: K, answer: A, origin: Origin);
 }
 
 /// The map, the guard over it, and the loads on their way to it.
@@ -76,7 +77,9 @@ where
     #[inline]
     pub(crate) fn find(&self, key: &K, is_fresh: impl Fn(Origin) -> bool) -> Option<A> {
         let epochs = &self.shared.epochs;
-        let may_serve = |origin| epochs.allow(key, origin) && is_fresh(origin);
+        let may_serve = |origin: Origin| {
+            epochs.is_current(key, origin.stamp, origin.found) && is_fresh(origin)
+        };
         self.shared.map.get(key, may_serve)
     }
 
@@ -92,11 +95,12 @@ where
 
     /// Loads a key, once for all who ask for it at the same time, and keeps the answer.
     ///
-    /// `is_fresh` is whether what is kept needs no load; `begin` begins one, whose answer bears the
-    /// stamp that it is given.
+    /// `is_fresh` is whether what is kept needs no load at this time; `begin` begins one, whose answer
+    /// may serve as long as the counters stand at the stamp that it is given.
     pub(crate) async fn load<F>(
         &self,
         key: K,
+        now: u64,
         is_fresh: impl Fn(Origin) -> bool,
         begin: impl Fn(Stamp) -> F,
     ) -> Result<A, LoadError<E>>
@@ -106,14 +110,14 @@ where
         for _ in 0..ATTEMPTS {
             let stamp = self.shared.epochs.stamp(&key);
             let landed = || self.find(&key, &is_fresh).map(Ok);
-            let begin = || self.begin(key, begin(stamp));
+            let begin = || self.begin(key, stamp, now, begin(stamp));
             let answer = match self.flights.join((key, stamp), landed, begin) {
                 Boarding::Joined(flight) => flight.await.ok_or(LoadError::Lost)?,
                 Boarding::Landed(answer) => answer,
                 Boarding::Full => return Err(LoadError::TooMany),
             };
             let answer = answer.map_err(LoadError::Source)?;
-            if self.shared.epochs.allow(&key, answer.origin()) {
+            if self.shared.epochs.is_current(&key, stamp, answer.found()) {
                 return Ok(answer);
             }
         }
@@ -121,16 +125,22 @@ where
     }
 
     /// A load that keeps its answer before anybody sees it.
-    fn begin<F>(&self, key: K, load: F) -> Load<Result<A, E>>
+    fn begin<F>(&self, key: K, stamp: Stamp, since: u64, load: F) -> Load<Result<A, E>>
     where
         F: Future<Output = Result<A, E>> + Send + 'static,
     {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             let answer = load.await?;
+            let found = answer.found();
             // What is outdated by now could only take the place of what is not.
-            if shared.epochs.allow(&key, answer.origin()) {
-                shared.map.put(key, answer.clone());
+            if shared.epochs.is_current(&key, stamp, found) {
+                let origin = Origin {
+                    stamp,
+                    since,
+                    found,
+                };
+                shared.map.put(key, answer.clone(), origin);
             }
             Ok(answer)
         })
@@ -149,12 +159,5 @@ where
     /// After any key may have been changed or created.
     pub(crate) fn all_changed(&self) {
         self.shared.epochs.all_changed();
-    }
-}
-
-impl Epochs {
-    #[inline]
-    fn allow(&self, key: &impl Spread, origin: Origin) -> bool {
-        self.is_current(key, origin.stamp, origin.found)
     }
 }

@@ -1,10 +1,10 @@
 //! Which keys are known not to exist: a small table, so that a flood of them leaves the processor's caches
 //! to those that do.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::MutexGuard;
 
-use super::Nothing;
-use super::guard::Spread;
+use super::guard::{Spread, Stamp};
+use super::guarded::Origin;
 use crate::apart::Apart;
 use crate::key::digest::KeyId;
 use crate::table::Table;
@@ -16,11 +16,16 @@ const PARTS: usize = 64;
 
 pub(super) struct Misses(Box<[Apart<Keys>]>);
 
-type Keys = Table<Option<Miss>, 2>;
+/// Keys by the first half of their ids.
+type Keys = Table<Miss, 2>;
 
+/// That there was no such key, as of when.
+#[derive(Default)]
 struct Miss {
-    id: KeyId,
-    nothing: Arc<Nothing>,
+    /// The other half of its id.
+    rest: u64,
+    stamp: Stamp,
+    since: u64,
 }
 
 impl Misses {
@@ -30,19 +35,27 @@ impl Misses {
     }
 
     #[inline]
-    pub(super) fn get(&self, id: &KeyId) -> Option<Arc<Nothing>> {
+    pub(super) fn get(&self, id: &KeyId) -> Option<Origin> {
+        let (half, rest) = id.halves();
         let part = self.part(id);
-        let miss = part.get(part.find(id.half())?)?.as_ref();
-        let miss = miss.filter(|miss| miss.id == *id)?;
-        Some(Arc::clone(&miss.nothing))
+        let miss = part.get(part.find(half)?)?;
+        (miss.rest == rest).then_some(Origin {
+            stamp: miss.stamp,
+            since: miss.since,
+            found: false,
+        })
     }
 
-    pub(super) fn put(&self, id: KeyId, nothing: &Arc<Nothing>) {
-        let mut part = self.part(&id);
-        let place = part.find_or_put(id.half(), |_, _| true);
+    pub(super) fn put(&self, id: &KeyId, origin: Origin) {
+        let (half, rest) = id.halves();
+        let mut part = self.part(id);
+        let place = part.find_or_put(half, |_, _| true);
         if let Some(miss) = place.and_then(|place| part.get_mut(place)) {
-            let nothing = Arc::clone(nothing);
-            *miss = Some(Miss { id, nothing });
+            *miss = Miss {
+                rest,
+                stamp: origin.stamp,
+                since: origin.since,
+            };
         }
     }
 
@@ -55,15 +68,17 @@ impl Misses {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::guard::Stamp;
 
-    fn nothing(since: u64) -> Arc<Nothing> {
-        let stamp = Stamp::default();
-        Arc::new(Nothing { stamp, since })
+    fn nothing(since: u64) -> Origin {
+        Origin {
+            stamp: Stamp::default(),
+            since,
+            found: false,
+        }
     }
 
     fn since(misses: &Misses, id: KeyId) -> Option<u64> {
-        misses.get(&id).map(|nothing| nothing.since)
+        misses.get(&id).map(|origin| origin.since)
     }
 
     #[test]
@@ -74,17 +89,17 @@ mod tests {
             KeyId::from_bytes(id)
         });
         let misses = Misses::new();
-        misses.put(one, &nothing(1));
+        misses.put(&one, nothing(1));
         assert_eq!(
             (since(&misses, one), since(&misses, other)),
             (Some(1), None)
         );
-        misses.put(one, &nothing(2));
+        misses.put(&one, nothing(2));
         assert_eq!(
             (since(&misses, one), since(&misses, other)),
             (Some(2), None)
         );
-        misses.put(other, &nothing(3));
+        misses.put(&other, nothing(3));
         assert_eq!(
             (since(&misses, one), since(&misses, other)),
             (None, Some(3))
@@ -97,7 +112,7 @@ mod tests {
         let ids = |count: u64| (0..count).map(|at| crate::KeyDigest::of(&at.to_string()).id());
         let flood = 5 * MOST as u64;
         for (at, id) in (0..).zip(ids(flood)) {
-            misses.put(id, &nothing(at));
+            misses.put(&id, nothing(at));
             assert_eq!(since(&misses, id), Some(at));
         }
         let kept = ids(flood).filter(|id| misses.get(id).is_some()).count();

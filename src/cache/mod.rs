@@ -36,46 +36,37 @@ use recent::Recent;
 pub use settings::Cache;
 use shelf::Shelf;
 
-/// A key as the cache or the store has it: found, or found not to exist. Two words, to be handed on in
-/// registers.
+/// A key as the cache or the store has it: found, or found not to exist.
 #[derive(Debug, Clone)]
 pub(crate) enum Found {
     Key(Arc<KnownKey>),
-    Nothing(Arc<Nothing>),
-}
-
-/// That there was no such key, as of when.
-#[derive(Debug)]
-pub(crate) struct Nothing {
-    stamp: Stamp,
-    since: u64,
+    Nothing,
 }
 
 impl Answer for Found {
-    fn origin(&self) -> Origin {
-        match self {
-            Self::Key(known) => known.origin(),
-            Self::Nothing(nothing) => Origin {
-                stamp: nothing.stamp,
-                since: nothing.since,
-                found: false,
-            },
-        }
+    fn found(&self) -> bool {
+        matches!(self, Self::Key(_))
     }
 }
 
 /// The keys of a store, each asked for only now and then.
 pub(crate) struct KeyCache {
     guarded: Guarded<KeyId, Found, StoreError, Shelf>,
-    recent: Arc<Recent>,
-    pool: Arc<Pool>,
-    store: Arc<dyn DynKeyStore>,
-    clock: Arc<dyn Clock>,
-    metering: Arc<Metering>,
+    source: Arc<Source>,
     settings: Cache,
     /// How long keys, and that there are none, may be used, in nanoseconds.
     longest: u64,
     longest_miss: u64,
+}
+
+/// Where keys are loaded from, and what is made of them.
+struct Source {
+    store: Arc<dyn DynKeyStore>,
+    clock: Arc<dyn Clock>,
+    time_limit: Duration,
+    recent: Recent,
+    pool: Arc<Pool>,
+    metering: Arc<Metering>,
 }
 
 impl KeyCache {
@@ -89,11 +80,14 @@ impl KeyCache {
         let shelf = Shelf::new(settings.memory, Arc::clone(&pool));
         Self {
             guarded: Guarded::new(shelf, settings.most_loads),
-            recent: Arc::default(),
-            pool,
-            store,
-            clock,
-            metering,
+            source: Arc::new(Source {
+                store,
+                clock,
+                time_limit: settings.time_limit,
+                recent: Recent::default(),
+                pool,
+                metering,
+            }),
             longest: nanoseconds(settings.max_staleness),
             longest_miss: nanoseconds(settings.misses_for),
             settings,
@@ -123,15 +117,13 @@ impl KeyCache {
         id: KeyId,
         environment: &Environment,
     ) -> Result<Found, StoreError> {
-        let now = nanoseconds(self.clock.monotonic());
+        let now = nanoseconds(self.source.clock.monotonic());
         let is_fresh = |origin| self.is_fresh(origin, now);
-        let loaded = self
-            .guarded
-            .load(id, is_fresh, |stamp| {
-                self.ask(id, environment.clone(), stamp, now)
-            })
-            .await;
-        let error = match loaded {
+        let ask = |stamp| {
+            let source = Arc::clone(&self.source);
+            source.ask(id, environment.clone(), stamp, now)
+        };
+        let error = match self.guarded.load(id, now, is_fresh, ask).await {
             Ok(found) => return Ok(found),
             Err(LoadError::Source(error)) => error,
             Err(LoadError::TooMany) => StoreError::unavailable("too many loads on their way"),
@@ -145,32 +137,6 @@ impl KeyCache {
         };
         trace::served_stale(&error, &id);
         Ok(stale)
-    }
-
-    /// One look into the store, within the time limit.
-    fn ask(
-        &self,
-        id: KeyId,
-        environment: Environment,
-        stamp: Stamp,
-        since: u64,
-    ) -> impl Future<Output = Result<Found, StoreError>> + Send + use<> {
-        let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
-        let (recent, metering) = (Arc::clone(&self.recent), Arc::clone(&self.metering));
-        let pool = Arc::clone(&self.pool);
-        let limit = self.settings.time_limit;
-        async move {
-            let found = within(&*clock, limit, store.find(&id)).await;
-            let found = found.unwrap_or_else(|| {
-                Err(StoreError::unavailable(format!("no answer in {limit:?}")))
-            })?;
-            let Some(record) = found else {
-                return Ok(Found::Nothing(Arc::new(Nothing { stamp, since })));
-            };
-            let record = recent.newest(record);
-            let known = KnownKey::new(record, environment, metering, stamp, since);
-            Ok(Found::Key(pool.fill(known)))
-        }
     }
 
     #[inline]
@@ -187,7 +153,7 @@ impl KeyCache {
     /// the store fails.
     fn stale(&self, id: &KeyId) -> Option<Found> {
         let longest = nanoseconds(self.settings.stale_for?);
-        let now = nanoseconds(self.clock.monotonic());
+        let now = nanoseconds(self.source.clock.monotonic());
         self.guarded.find(id, |origin| {
             origin.found && now.saturating_sub(origin.since) < longest
         })
@@ -206,11 +172,34 @@ impl KeyCache {
     /// What the store holds now, for a load that brings something older. To be called before
     /// [`changed`](Self::changed), since a load that begins after that must find it.
     pub(crate) fn remember(&self, record: KeyRecord) {
-        self.recent.remember(record);
+        self.source.recent.remember(record);
     }
 
     /// After any key may have been changed or created.
     pub(crate) fn all_changed(&self) {
         self.guarded.all_changed();
+    }
+}
+
+impl Source {
+    /// One look into the store, within the time limit.
+    async fn ask(
+        self: Arc<Self>,
+        id: KeyId,
+        environment: Environment,
+        stamp: Stamp,
+        since: u64,
+    ) -> Result<Found, StoreError> {
+        let limit = self.time_limit;
+        let found = within(&*self.clock, limit, self.store.find(&id)).await;
+        let found = found
+            .unwrap_or_else(|| Err(StoreError::unavailable(format!("no answer in {limit:?}"))))?;
+        let Some(record) = found else {
+            return Ok(Found::Nothing);
+        };
+        let record = self.recent.newest(record);
+        let metering = Arc::clone(&self.metering);
+        let known = KnownKey::new(record, environment, metering, stamp, since);
+        Ok(Found::Key(self.pool.fill(known)))
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Found;
 use super::guard::Spread;
-use super::guarded::{Answer, Map, Origin};
+use super::guarded::{Map, Origin};
 use super::index::Index;
 use super::misses::Misses;
 use super::pool::Pool;
@@ -58,19 +58,16 @@ impl Map<KeyId, Found> for Shelf {
             known.map(Found::Key)
         });
         kept.unwrap_or_else(|| {
-            let miss = self.misses.get(id).map(Found::Nothing);
-            miss.filter(|miss| asked_for(miss.origin()))
+            let miss = self.misses.get(id).filter(|miss| asked_for(*miss));
+            miss.map(|_| Found::Nothing)
         })
     }
 
-    fn put(&self, id: KeyId, found: Found) {
-        let known = match found {
-            Found::Key(known) => known,
-            Found::Nothing(nothing) => {
-                // The keeper follows when it needs the room.
-                self.found.remove_if(&id, |_| true);
-                return self.misses.put(id, &nothing);
-            }
+    fn put(&self, id: KeyId, found: Found, origin: Origin) {
+        let Found::Key(known) = found else {
+            // The keeper follows when it needs the room.
+            self.found.remove_if(&id, |_| true);
+            return self.misses.put(&id, origin);
         };
         let kept = Kept {
             serial: known.serial(),

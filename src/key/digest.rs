@@ -61,11 +61,16 @@ impl KeyId {
         (hex(&first), hex(&last))
     }
 
-    /// Eight bytes of it, which nearly always differ from those of other keys.
+    /// Its first half, which nearly always differs from those of other keys, and the other.
+    #[inline]
+    pub(crate) fn halves(&self) -> (u64, u64) {
+        let bits = u128::from_le_bytes(self.0);
+        (bits as u64, (bits >> 64) as u64)
+    }
+
     #[inline]
     pub(crate) fn half(&self) -> u64 {
-        let (words, _) = self.0.as_chunks();
-        words.first().map_or(0, |word| u64::from_ne_bytes(*word))
+        self.halves().0
     }
 }
 

@@ -155,7 +155,7 @@ impl Gate {
         let Some(found) = self.keyring.cache.find(&key.id(), asked_at) else {
             return Progress::Waiting(Box::new(Candidate::ToLoad(key)));
         };
-        if let Found::Nothing(_) = found
+        if let Found::Nothing = found
             && let Err(rejection) = self.attempt(head)
         {
             return Progress::denied(stranger(rejection, Some(carrier)));
@@ -255,7 +255,7 @@ impl Gate {
         }
         let environment = self.keyring.formats.at(key.format).environment();
         let loaded = self.keyring.cache.load(key.id(), environment).await;
-        if unknown && !matches!(&loaded, Ok(Found::Nothing(_))) {
+        if unknown && !matches!(&loaded, Ok(Found::Nothing)) {
             self.forgive(head);
         }
         loaded.map_err(|error| stranger(self.store_failed(&error, &key.id()), carrier))

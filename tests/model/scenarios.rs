@@ -32,28 +32,24 @@ struct Said {
 }
 
 impl Answer for Said {
-    fn origin(&self) -> Origin {
-        Origin {
-            stamp: self.stamp,
-            since: 0,
-            found: self.good.is_some(),
-        }
+    fn found(&self) -> bool {
+        self.good.is_some()
     }
 }
 
 /// The map of the model: it forgets nothing.
 #[derive(Default)]
-struct Plain(Mutex<HashMap<Key, Said>>);
+struct Plain(Mutex<HashMap<Key, (Said, Origin)>>);
 
 impl Map<Key, Said> for Plain {
     fn get(&self, key: &Key, asked_for: impl Fn(Origin) -> bool) -> Option<Said> {
         let map = self.0.lock().unwrap();
-        let kept = map.get(key).filter(|said| asked_for(said.origin()));
-        kept.cloned()
+        let kept = map.get(key).filter(|(_, origin)| asked_for(*origin));
+        kept.map(|(said, _)| said.clone())
     }
 
-    fn put(&self, key: Key, said: Said) {
-        self.0.lock().unwrap().insert(key, said);
+    fn put(&self, key: Key, said: Said, origin: Origin) {
+        self.0.lock().unwrap().insert(key, (said, origin));
     }
 }
 
@@ -97,7 +93,7 @@ impl World {
                 Ok(Said { stamp, good })
             }
         };
-        self.cache.load(KEY, |_| true, begin).await.unwrap()
+        self.cache.load(KEY, 0, |_| true, begin).await.unwrap()
     }
 
     fn write(&self, said: Option<bool>) {
