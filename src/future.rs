@@ -17,11 +17,8 @@ use crate::response::headers::keep_from_caches;
 use crate::response::rate_limit::Notice;
 use crate::response::rejection::{Manner, Unrendered, keep_headers};
 use crate::source::Carrier;
-use crate::verify::{Admission, Denial, Gate};
-
-/// The decision owns what it looks at, and never the body: that may be neither `Send` nor
-/// `'static`.
-type Decision = Pin<Box<dyn Future<Output = (Request<()>, Result<Admission, Denial>)> + Send>>;
+use crate::verify::wait::Waiting;
+use crate::verify::{Admission, Denial, Gate, Progress};
 
 const POLLED_AGAIN: &str = "polled after it was ready";
 
@@ -42,10 +39,10 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<S, B, F> {
-        /// The readied service waits, to be used exactly once or to be dropped.
         Deciding {
-            decision: Decision,
-            waiting: Option<(S, B)>,
+            waiting: Waiting,
+            // The service that is ready, to be used exactly once or to be dropped, and the body.
+            readied: Option<(S, B)>,
             gate: Arc<Gate>,
             manner: Manner,
         },
@@ -65,7 +62,7 @@ where
     S: Service<Request<B>>,
 {
     pub(crate) fn deciding(
-        decision: Decision,
+        waiting: Waiting,
         readied: S,
         body: B,
         gate: Arc<Gate>,
@@ -73,8 +70,8 @@ where
     ) -> Self {
         Self {
             state: State::Deciding {
-                decision,
-                waiting: Some((readied, body)),
+                waiting,
+                readied: Some((readied, body)),
                 gate,
                 manner,
             },
@@ -118,13 +115,20 @@ where
         loop {
             let next = match this.state.as_mut().project() {
                 StateProjection::Deciding {
-                    decision,
                     waiting,
+                    readied,
                     gate,
                     manner,
                 } => {
-                    let (head, decision) = ready!(decision.as_mut().poll(cx));
-                    let (mut service, body) = waiting.take().expect(POLLED_AGAIN);
+                    let (head, progress) = ready!(waiting.as_mut().poll(cx));
+                    let decision = match progress {
+                        Progress::Decided(decision) => decision,
+                        Progress::Waiting(wait) => {
+                            *waiting = Arc::clone(gate).wait(head, wait);
+                            continue;
+                        }
+                    };
+                    let (mut service, body) = readied.take().expect(POLLED_AGAIN);
                     match decision {
                         Ok(admission) => State::Forwarding {
                             future: service.call(head.map(|()| body)),

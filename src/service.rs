@@ -52,16 +52,11 @@ where
                 drop(self.take_readied());
                 ResponseFuture::refused(self.gate.refuse(&denial, manner))
             }
-            Progress::Waiting(candidate) => {
+            Progress::Waiting(wait) => {
                 let (parts, body) = request.into_parts();
-                let mut head = Request::from_parts(parts, ());
                 let gate = Arc::clone(gate);
-                let judge = Arc::clone(&gate);
-                let decision = Box::pin(async move {
-                    let decision = judge.finish(&mut head, *candidate).await;
-                    (head, decision)
-                });
-                ResponseFuture::deciding(decision, self.take_readied(), body, gate, manner)
+                let waiting = Arc::clone(&gate).wait(Request::from_parts(parts, ()), wait);
+                ResponseFuture::deciding(waiting, self.take_readied(), body, gate, manner)
             }
         }
     }

@@ -7,6 +7,7 @@
 //! | a cached key, with one limit or two | 0 |
 //! | a cached key, with three limits | 2: more charges and standings than are kept in place |
 //! | a bad checksum, no key | 0 |
+//! | a key that no store has, when it is first looked for | 4, of 1.5 KB: the wait, the load and its flight, the store's answer |
 //!
 //! The bare service puts the same extension into the request and the same headers into the answer,
 //! or answers with a refusal that is as large. Of the three numbers in the headers it writes one anew,
@@ -15,8 +16,10 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{IntoFuture, Ready, ready};
+use std::pin::pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -58,28 +61,49 @@ fn keys(limits: Limits) -> (ApiKeys, IssuedKey) {
     (keys, key.unwrap())
 }
 
-/// How many allocations the answer to a request takes; each is asked for often enough to know.
-fn allocations<S, B>(service: &mut S, request: impl Fn() -> Request<()>) -> u64
+fn bearing(key: &str) -> impl Fn() -> Request<()> {
+    move || {
+        let request = Request::builder().header("authorization", format!("Bearer {key}"));
+        request.body(()).unwrap()
+    }
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Allocations {
+    count: u64,
+    bytes: u64,
+}
+
+/// What the answers to requests allocate, in order.
+fn allocations<S, B>(service: &mut S, request: impl Fn() -> Request<()>) -> Vec<Allocations>
 where
     S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
 {
     let mut answer = || {
         let request = request();
         let measured = allocation_counter::measure(|| {
-            let mut answer = Box::pin(service.call(request));
+            let mut answer = pin!(service.call(request));
             assert!(!is_waiting(&mut answer));
         });
-        measured.count_total
+        Allocations {
+            count: measured.count_total,
+            bytes: measured.bytes_total,
+        }
     };
     for _ in 0..10 {
         answer(); // first uses of whatever is set up once
     }
     let mut counts: Vec<_> = (0..100).map(|_| answer()).collect();
     counts.sort_unstable();
+    counts
+}
+
+/// What an answer allocates that has been given before.
+fn usual(counts: &[Allocations]) -> Allocations {
     // Now and then a second begins, which is written for all answers that name it.
     let (usual, most) = (counts[50], counts[99]);
     assert!(
-        counts[0] == usual && counts[90] == usual && most <= usual + 2,
+        counts[0] == usual && counts[90] == usual && most.count <= usual.count + 2,
         "{counts:?}"
     );
     usual
@@ -106,7 +130,11 @@ fn above_bare(limits: Limits, header: &str) -> u64 {
         caller: caller.unwrap(),
         headers: answer.into_parts().0.headers,
     };
-    allocations(&mut layered, request) - allocations(&mut bare, request)
+    let [layered, bare] = [
+        allocations(&mut layered, &request),
+        allocations(&mut bare, &request),
+    ];
+    usual(&layered).count - usual(&bare).count
 }
 
 /// It puts the same caller into a request and the same headers into the answer, for no reason.
@@ -198,32 +226,59 @@ fn a_cached_key_with_three_limits_allocates_twice_beyond_the_answer() {
     assert_eq!(above_bare(limits, "authorization"), 2);
 }
 
+/// What the layer allocates for a request that it refuses, above a service that does just that.
+fn refused_above_bare(
+    keys: &ApiKeys,
+    request: &dyn Fn() -> Request<()>,
+    of: fn(&[Allocations]) -> Allocations,
+) -> Allocations {
+    let mut layered = keys.layer().layer(Silent);
+    let answer = layered.call(request()).now_or_never().unwrap().unwrap();
+    let (parts, body) = answer.into_parts();
+    assert_eq!(parts.status, 401);
+    let mut refusing = Refusing {
+        rejection: parts.extensions.get::<Rejection>().unwrap().clone(),
+        headers: parts.headers,
+        body: body.collect().now_or_never().unwrap().unwrap().to_bytes(),
+    };
+    let [layered, bare] = [
+        of(&allocations(&mut layered, request)),
+        of(&allocations(&mut refusing, request)),
+    ];
+    Allocations {
+        count: layered.count - bare.count,
+        bytes: layered.bytes - bare.bytes,
+    }
+}
+
 #[test]
 fn a_bad_checksum_and_no_key_allocate_nothing_beyond_the_answer() {
-    let limits = Limits::new().per_key(Quota::per_hour(1_000));
-    let (keys, key) = keys(limits);
+    let (keys, key) = keys(Limits::new().per_key(Quota::per_hour(1_000)));
     let good = key.expose_secret();
-    let bad = &good[..good.len() - 1];
-    let with_bad = || {
-        let request = Request::builder().header("authorization", format!("Bearer {bad}"));
-        request.body(()).unwrap()
-    };
+    let with_bad = bearing(&good[..good.len() - 1]);
     let without = || Request::new(());
-    let mut layered = keys.layer().layer(Silent);
     let requests: [&dyn Fn() -> Request<()>; 2] = [&with_bad, &without];
     for request in requests {
-        let answer = layered.call(request()).now_or_never().unwrap().unwrap();
-        let (parts, body) = answer.into_parts();
-        assert_eq!(parts.status, 401);
-        let mut refusing = Refusing {
-            rejection: parts.extensions.get::<Rejection>().unwrap().clone(),
-            headers: parts.headers,
-            body: body.collect().now_or_never().unwrap().unwrap().to_bytes(),
-        };
-        let [layered, bare] = [
-            allocations(&mut layered, request),
-            allocations(&mut refusing, request),
-        ];
-        assert_eq!(layered, bare);
+        let above = refused_above_bare(&keys, request, usual);
+        assert_eq!(above, Allocations::default());
     }
+}
+
+/// Each of them is less than a kilobyte: more at once is not what an allocator has at hand.
+#[test]
+fn a_key_that_no_store_has_allocates_little_beyond_the_answer() {
+    let (keys, _) = keys(Limits::new().per_key(Quota::per_hour(1_000)));
+    let (others, _) = self::keys(Limits::new());
+    let unknown: Vec<_> = (0..250)
+        .map(|_| others.issue("acme").into_future().now_or_never().unwrap())
+        .collect();
+    let next = Cell::new(0);
+    let request = || {
+        let key = unknown[next.replace(next.get() + 1)].as_ref().unwrap();
+        bearing(key.expose_secret())()
+    };
+    // Now and then the table that remembers it grows.
+    let above = refused_above_bare(&keys, &request, |counts| counts[0]);
+    assert_eq!(above.count, 4);
+    assert!(above.bytes < 1600, "{above:?}");
 }

@@ -77,9 +77,8 @@ where
     #[inline]
     pub(crate) fn find(&self, key: &K, is_fresh: impl Fn(Origin) -> bool) -> Option<A> {
         let epochs = &self.shared.epochs;
-        let may_serve = |origin: Origin| {
-            epochs.is_current(key, origin.stamp, origin.found) && is_fresh(origin)
-        };
+        let may_serve =
+            |origin: Origin| epochs.is_current(key, origin.stamp, origin.found) && is_fresh(origin);
         self.shared.map.get(key, may_serve)
     }
 

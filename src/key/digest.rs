@@ -63,6 +63,7 @@ impl KeyId {
 
     /// Its first half, which nearly always differs from those of other keys, and the other.
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "each is half of it")]
     pub(crate) fn halves(&self) -> (u64, u64) {
         let bits = u128::from_le_bytes(self.0);
         (bits as u64, (bits >> 64) as u64)

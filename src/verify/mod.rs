@@ -10,10 +10,11 @@
 //! 8. **Limits**: every charge that applies, all of them or none. A limiter elsewhere may wait, too.
 //! 9. **Admit**: the caller goes into the request, the credential out of it.
 //!
-//! [`Gate::begin`] takes these steps without ever waiting, as far as they go; [`Gate::finish`] takes
-//! the others. Nothing else lets a request through.
+//! [`Gate::begin`] takes these steps without ever waiting, as far as they go; [`wait`] is how a request
+//! waits, and goes on from there. Nothing else lets a request through.
 
 mod charge;
+pub(crate) mod wait;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ use crate::source::Carrier;
 use crate::store::StoreError;
 use crate::{timestamp, trace};
 use charge::Metered;
+use wait::Wait;
 
 /// What decides about the requests of one layer.
 #[derive(Debug, Clone)]
@@ -51,17 +53,7 @@ pub(crate) struct Gate {
 /// How far a request got without a wait.
 pub(crate) enum Progress {
     Decided(Result<Admission, Denial>),
-    Waiting(Box<Candidate>),
-}
-
-/// A request that must wait to be decided.
-pub(crate) enum Candidate {
-    /// For its record.
-    ToLoad(Presented),
-    /// For its limits. Its key is good.
-    ToCharge(Presented, Proved, Metered),
-    /// For its limits. It has no key and needs none.
-    NoKey(Metered),
+    Waiting(Wait),
 }
 
 /// A well-formed key, as a digest.
@@ -153,13 +145,37 @@ impl Gate {
             carrier,
         };
         let Some(found) = self.keyring.cache.find(&key.id(), asked_at) else {
-            return Progress::Waiting(Box::new(Candidate::ToLoad(key)));
+            return self.begin_to_load(head, key);
         };
         if let Found::Nothing = found
             && let Err(rejection) = self.attempt(head)
         {
             return Progress::denied(stranger(rejection, Some(carrier)));
         }
+        self.go_on(request, key, found, now)
+    }
+
+    /// Step 4 goes to the store, unless this address has tried too many keys that do not exist.
+    fn begin_to_load(&self, head: RequestHead<'_>, key: Presented) -> Progress {
+        // Whoever holds a key that was found before tries nothing out.
+        let is_attempt = !self.keyring.cache.knew(&key.id());
+        if is_attempt && let Err(rejection) = self.attempt(head) {
+            return Progress::denied(stranger(rejection, Some(key.carrier)));
+        }
+        Progress::Waiting(Wait::Record { key, is_attempt })
+    }
+
+    /// Steps 5 to 9, as far as they go without a wait.
+    #[inline]
+    fn go_on<B>(
+        &self,
+        request: &mut Request<B>,
+        key: Presented,
+        found: Found,
+        now: SystemTime,
+    ) -> Progress {
+        let head = RequestHead::from(&*request);
+        let carrier = key.carrier;
         let proved = match self.prove(head, &key, found, now) {
             Ok(proved) => proved,
             Err(denial) => return Progress::denied(denial),
@@ -173,51 +189,8 @@ impl Gate {
                 Progress::Decided(Ok(Admission::of(&key, lifecycle, metered)))
             }
             Some(Err(refusal)) => Progress::denied(refusal.of(&proved, carrier)),
-            None => Progress::Waiting(Box::new(Candidate::ToCharge(key, proved, metered))),
+            None => Progress::Waiting(Wait::for_limits(key, proved, metered)),
         }
-    }
-
-    /// Steps 4 to 9, for what had to wait.
-    pub(crate) async fn finish(
-        &self,
-        request: &mut Request<()>,
-        candidate: Candidate,
-    ) -> Result<Admission, Denial> {
-        let (key, mut proved, mut metered) = match candidate {
-            Candidate::ToLoad(key) => {
-                let head = RequestHead::from(&*request);
-                let proved = self.load_and_prove(head, &key).await?;
-                (key, proved, self.bind(head))
-            }
-            Candidate::ToCharge(key, proved, metered) => (key, proved, metered),
-            Candidate::NoKey(mut metered) => {
-                let charged = self.charge(None, &mut metered, self.keyring.now());
-                charged.await.map_err(|refusal| refusal.of_nobody())?;
-                return Ok(anonymous(request, metered.limits));
-            }
-        };
-        let carrier = key.carrier;
-        let holder = proved.known.holder(key.id());
-        let charged = self.charge(Some(holder), &mut metered, proved.now);
-        let charged = charged.await;
-        charged.map_err(|refusal| refusal.of(&proved, carrier))?;
-        if !self
-            .keyring
-            .cache
-            .is_current(&key.id(), proved.known.stamp())
-        {
-            // The key was changed while the limiter let it wait.
-            match self.load_and_prove((&*request).into(), &key).await {
-                Ok(anew) => proved = anew,
-                Err(denial) => {
-                    self.give_back(&key, &proved, &metered).await;
-                    return Err(denial);
-                }
-            }
-        }
-        let lifecycle = proved.lifecycle;
-        self.admit(request, &key, proved, &metered);
-        Ok(Admission::of(&key, lifecycle, metered))
     }
 
     /// Steps 2 to 6, for a key that did not come in a request.
@@ -242,23 +215,6 @@ impl Gate {
             Some(rejection) => Err(rejection),
             None => Ok(Caller::new(known, lifecycle, None)),
         }
-    }
-
-    /// Step 4, from the store, unless this address has tried too many keys that do not exist.
-    async fn load(&self, head: RequestHead<'_>, key: &Presented) -> Result<Found, Denial> {
-        let carrier = Some(key.carrier);
-        // Whoever holds a key that was found before tries nothing out.
-        let unknown = !self.keyring.cache.knew(&key.id());
-        if unknown {
-            let attempt = self.attempt(head);
-            attempt.map_err(|rejection| stranger(rejection, carrier))?;
-        }
-        let environment = self.keyring.formats.at(key.format).environment();
-        let loaded = self.keyring.cache.load(key.id(), environment).await;
-        if unknown && !matches!(&loaded, Ok(Found::Nothing)) {
-            self.forgive(head);
-        }
-        loaded.map_err(|error| stranger(self.store_failed(&error, &key.id()), carrier))
     }
 
     /// Counts an attempt to use a key that does not exist, which it is until it is found.
@@ -300,16 +256,6 @@ impl Gate {
             lifecycle,
             now,
         })
-    }
-
-    /// Steps 4 to 7, with a wait.
-    async fn load_and_prove(
-        &self,
-        head: RequestHead<'_>,
-        key: &Presented,
-    ) -> Result<Proved, Denial> {
-        let found = self.load(head, key).await?;
-        self.prove(head, key, found, self.keyring.now())
     }
 
     /// Step 5: the record that was found, if it is that of the key that was presented.
@@ -424,7 +370,7 @@ impl Gate {
         }
         let mut metered = self.bind(head);
         match self.charge_now(None, &mut metered, self.keyring.now()) {
-            None => Progress::Waiting(Box::new(Candidate::NoKey(metered))),
+            None => Progress::Waiting(Wait::LimitsOfNobody(metered)),
             Some(Ok(())) => Progress::Decided(Ok(anonymous(request, metered.limits))),
             Some(Err(refusal)) => Progress::denied(refusal.of_nobody()),
         }

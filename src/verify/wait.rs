@@ -1,0 +1,117 @@
+//! The waits of the path: for a record from the store, and for a limiter elsewhere.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::Request;
+
+use super::charge::Metered;
+use super::{Admission, Denial, Gate, Presented, Progress, Proved, anonymous, stranger};
+use crate::cache::Found;
+
+/// What a request must wait for.
+pub(crate) enum Wait {
+    /// Its record. Whether it may be that there is none, which was counted as an attempt.
+    Record { key: Presented, is_attempt: bool },
+    /// Its limits. Its key is good.
+    Limits(Box<(Presented, Proved, Metered)>),
+    /// Its limits. It has no key and needs none.
+    LimitsOfNobody(Metered),
+}
+
+/// A request that waits, and how far it gets after that.
+///
+/// It owns what it looks at, and never the body: that may be neither `Send` nor `'static`.
+pub(crate) type Waiting = Pin<Box<dyn Future<Output = (Request<()>, Progress)> + Send>>;
+
+impl Wait {
+    pub(super) fn for_limits(key: Presented, proved: Proved, metered: Metered) -> Self {
+        Self::Limits(Box::new((key, proved, metered)))
+    }
+}
+
+impl Gate {
+    /// Waits, and goes on from there as far as that goes without another wait.
+    pub(crate) fn wait(self: Arc<Self>, mut request: Request<()>, wait: Wait) -> Waiting {
+        // Each in a box of its own, which is no larger than it must be.
+        match wait {
+            Wait::Record { key, is_attempt } => Box::pin(async move {
+                let progress = match self.load(&request, &key, is_attempt).await {
+                    Ok(found) => self.go_on(&mut request, key, found, self.keyring.now()),
+                    Err(denial) => Progress::denied(denial),
+                };
+                (request, progress)
+            }),
+            Wait::Limits(candidate) => Box::pin(async move {
+                let (key, proved, metered) = *candidate;
+                let decision = self.charge_and_admit(&mut request, key, proved, metered);
+                let decision = decision.await;
+                (request, Progress::Decided(decision))
+            }),
+            Wait::LimitsOfNobody(mut metered) => Box::pin(async move {
+                let charged = self.charge(None, &mut metered, self.keyring.now()).await;
+                let decision = match charged {
+                    Ok(()) => Ok(anonymous(&mut request, metered.limits)),
+                    Err(refusal) => Err(refusal.of_nobody()),
+                };
+                (request, Progress::Decided(decision))
+            }),
+        }
+    }
+
+    /// Step 4, from the store.
+    async fn load(
+        &self,
+        request: &Request<()>,
+        key: &Presented,
+        is_attempt: bool,
+    ) -> Result<Found, Denial> {
+        let environment = self.keyring.formats.at(key.format).environment();
+        let loaded = self.keyring.cache.load(key.id(), environment).await;
+        if is_attempt && !matches!(&loaded, Ok(Found::Nothing)) {
+            self.forgive(request.into());
+        }
+        loaded.map_err(|error| {
+            let rejection = self.store_failed(&error, &key.id());
+            stranger(rejection, Some(key.carrier))
+        })
+    }
+
+    /// Steps 8 and 9, with a wait.
+    async fn charge_and_admit(
+        &self,
+        request: &mut Request<()>,
+        key: Presented,
+        mut proved: Proved,
+        mut metered: Metered,
+    ) -> Result<Admission, Denial> {
+        let holder = proved.known.holder(key.id());
+        let charged = self.charge(Some(holder), &mut metered, proved.now).await;
+        charged.map_err(|refusal| refusal.of(&proved, key.carrier))?;
+        let stamp = proved.known.stamp();
+        if !self.keyring.cache.is_current(&key.id(), stamp) {
+            // The key was changed while the limiter let it wait.
+            match self.load_and_prove(request, &key).await {
+                Ok(anew) => proved = anew,
+                Err(denial) => {
+                    self.give_back(&key, &proved, &metered).await;
+                    return Err(denial);
+                }
+            }
+        }
+        let lifecycle = proved.lifecycle;
+        self.admit(request, &key, proved, &metered);
+        Ok(Admission::of(&key, lifecycle, metered))
+    }
+
+    /// Steps 4 to 7 once more, for a key that was good a moment ago.
+    async fn load_and_prove(
+        &self,
+        request: &Request<()>,
+        key: &Presented,
+    ) -> Result<Proved, Denial> {
+        let found = self.load(request, key, false).await?;
+        self.prove(request.into(), key, found, self.keyring.now())
+    }
+}
