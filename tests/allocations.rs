@@ -131,8 +131,8 @@ fn above_bare(limits: Limits, header: &str) -> u64 {
         headers: answer.into_parts().0.headers,
     };
     let [layered, bare] = [
-        allocations(&mut layered, &request),
-        allocations(&mut bare, &request),
+        allocations(&mut layered, request),
+        allocations(&mut bare, request),
     ];
     usual(&layered).count - usual(&bare).count
 }
