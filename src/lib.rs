@@ -95,8 +95,8 @@ pub mod conformance;
 // What a key is.
 mod key;
 // Below everything.
-mod apart;
 mod clock;
+mod parts;
 mod quota;
 mod secret;
 mod sync;

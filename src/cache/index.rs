@@ -8,23 +8,21 @@ use std::sync::{Arc, MutexGuard};
 use super::guard::Spread;
 use super::known::KnownKey;
 use super::pool::Pool;
-use crate::apart::Apart;
 use crate::key::digest::KeyId;
+use crate::parts::Parts;
 use crate::table::Table;
 
 /// Keys by the first half of their ids.
 pub(super) struct Index {
-    parts: Box<[Apart<Keys>]>,
+    parts: Parts<Keys>,
     pool: Arc<Pool>,
 }
 
 type Keys = Table<Option<Arc<KnownKey>>, 4>;
 
-const PARTS: usize = 64;
-
 impl Index {
     pub(super) fn new(pool: Arc<Pool>) -> Self {
-        let parts = (0..PARTS).map(|_| Apart::default()).collect();
+        let parts = Parts::new(Keys::default);
         Self { parts, pool }
     }
 
@@ -73,7 +71,7 @@ impl Index {
 
     #[inline]
     fn part(&self, id: &KeyId) -> (u64, MutexGuard<'_, Keys>) {
-        (id.half(), self.parts[id.spread() % PARTS].lock())
+        (id.half(), self.parts.of(id.spread()))
     }
 }
 

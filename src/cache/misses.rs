@@ -5,16 +5,14 @@ use std::sync::MutexGuard;
 
 use super::guard::{Spread, Stamp};
 use super::guarded::Origin;
-use crate::apart::Apart;
 use crate::key::digest::KeyId;
+use crate::parts::Parts;
 use crate::table::Table;
 
 /// How many are remembered. Newer ones take the places of older ones.
 const MOST: usize = 16_384;
 
-const PARTS: usize = 64;
-
-pub(super) struct Misses(Box<[Apart<Keys>]>);
+pub(super) struct Misses(Parts<Keys>);
 
 /// Keys by the first half of their ids.
 type Keys = Table<Miss, 2>;
@@ -30,8 +28,7 @@ struct Miss {
 
 impl Misses {
     pub(super) fn new() -> Self {
-        let part = |_| Apart::new(Keys::new(MOST / PARTS));
-        Self((0..PARTS).map(part).collect())
+        Self(Parts::new(|| Keys::new(MOST / Parts::<Keys>::COUNT)))
     }
 
     #[inline]
@@ -61,7 +58,7 @@ impl Misses {
 
     #[inline]
     fn part(&self, id: &KeyId) -> MutexGuard<'_, Keys> {
-        self.0[id.spread() % PARTS].lock()
+        self.0.of(id.spread())
     }
 }
 

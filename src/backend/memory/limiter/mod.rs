@@ -13,16 +13,13 @@ use std::time::{Duration, SystemTime};
 
 use arrayvec::ArrayVec;
 
-use crate::apart::Apart;
 use crate::limit::rate::RateQuota;
 use crate::limit::{Charge, LimiterError, MAX_CHARGES, RateLimiter, Standing, Verdict};
+use crate::parts::Parts;
 use crate::timestamp;
 use budget::Budget;
 use hasher::{BudgetKey, Hasher};
 use shard::{Place, Shard};
-
-/// So many parts of the memory, each under a lock of its own.
-const SHARDS: usize = 64;
 
 /// A limiter for one process, exact under concurrency and bounded in memory.
 ///
@@ -37,9 +34,12 @@ const SHARDS: usize = 64;
 /// let limiter = MemoryLimiter::with_memory(16 << 20); // 16 MiB
 /// ```
 pub struct MemoryLimiter {
-    shards: Box<[Apart<Shard>]>,
+    shards: Shards,
     hasher: Hasher,
 }
+
+/// Parts of the memory, each under a lock of its own.
+type Shards = Parts<Shard>;
 
 impl MemoryLimiter {
     /// A limiter that uses at most 64 MiB.
@@ -53,9 +53,9 @@ impl MemoryLimiter {
     ///
     /// Too little memory makes callers share budgets when more of them are active than fit in.
     pub fn with_memory(bytes: usize) -> Self {
-        let shard = |_| Apart::new(Shard::new(bytes.max(1 << 20) / SHARDS));
+        let bytes = bytes.max(1 << 20) / Shards::COUNT;
         Self {
-            shards: (0..SHARDS).map(shard).collect(),
+            shards: Shards::new(|| Shard::new(bytes)),
             hasher: Hasher::new(),
         }
     }
@@ -63,14 +63,12 @@ impl MemoryLimiter {
     /// How many budgets there is room for: a third for rates, the others for windows and calendars.
     /// When four fifths are in use, the first newcomers may have to share.
     pub fn capacity(&self) -> usize {
-        let places = |shard: &Apart<Shard>| shard.lock().places();
-        self.shards.iter().map(places).sum()
+        self.shards.each().map(|shard| shard.places()).sum()
     }
 
     /// How many budgets are remembered.
     pub fn len(&self) -> usize {
-        let used = |shard: &Apart<Shard>| shard.lock().len();
-        self.shards.iter().map(used).sum()
+        self.shards.each().map(|shard| shard.len()).sum()
     }
 
     /// Whether no budget is remembered.
@@ -110,14 +108,14 @@ impl MemoryLimiter {
     fn decide_rate(&self, charge: &Charge<'_>, now: u64) -> Option<Standing> {
         let quota = RateQuota::of(&charge.quota())?;
         let key = self.hasher.key(charge);
-        let mut shard = self.shards[shard_of(key)].lock();
+        let mut shard = self.shards.of(shard_of(key));
         Some(shard.rate(key)?.decide(quota, now, charge.cost()))
     }
 
     #[inline(never)]
     fn decide_one(&self, charge: &Charge<'_>, now: u64) -> Standing {
         let key = self.hasher.key(charge);
-        let mut shard = self.shards[shard_of(key)].lock();
+        let mut shard = self.shards.of(shard_of(key));
         let quota = charge.quota();
         let place = loop {
             let found = shard.find(key, charge);
@@ -134,7 +132,7 @@ impl MemoryLimiter {
         let now = nanoseconds(now);
         for charge in charges {
             let key = self.hasher.key(charge);
-            let mut shard = self.shards[shard_of(key)].lock();
+            let mut shard = self.shards.of(shard_of(key));
             if let Some(place) = shard.find(key, charge) {
                 shard.at(place, &charge.quota()).refund(now, charge.cost());
             }
@@ -150,7 +148,7 @@ impl MemoryLimiter {
         let mut open = Open::default();
         for (at, shard) in order.iter().enumerate() {
             if at == 0 || order[at - 1] != *shard {
-                open.locked.push((*shard, self.shards[*shard].lock()));
+                open.locked.push((*shard, self.shards.of(*shard)));
             }
         }
         while !open.find_all(&keys, charges, now) {}
@@ -263,7 +261,7 @@ impl Open<'_> {
     reason = "its last bits are asked for"
 )]
 const fn shard_of(key: BudgetKey) -> usize {
-    key as usize % SHARDS
+    Shards::place_of(key as usize)
 }
 
 /// Since 1970; a clock before that stands at 1970, one beyond the year 2480 there.
