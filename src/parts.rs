@@ -3,10 +3,11 @@
 use std::array;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Values of one kind, of which each use is about one.
+/// Values of one kind, each for those of its users whom it falls to.
 pub(crate) struct Parts<T>(Box<[Part<T>; COUNT]>);
 
-/// It shares no line of the processor's cache with its neighbours, nor two that are fetched together.
+/// Aligned, so that no two parts are in one line of the processor's caches, or in two neighbouring ones,
+/// which are fetched together.
 #[repr(align(128))]
 struct Part<T>(Mutex<T>);
 
@@ -20,16 +21,22 @@ impl<T> Parts<T> {
         Self(Box::new(array::from_fn(|_| Part(Mutex::new(part())))))
     }
 
-    /// Which part what has these bits is in.
+    /// The place of the part that a hash falls to, by its last bits.
     #[inline]
-    pub(crate) const fn place_of(bits: usize) -> usize {
-        bits % COUNT
+    pub(crate) const fn place_of(hash: usize) -> usize {
+        hash % COUNT
     }
 
-    /// The part that what has these bits is in.
+    /// The part that a hash falls to.
     #[inline]
-    pub(crate) fn of(&self, bits: usize) -> MutexGuard<'_, T> {
-        self.0[Self::place_of(bits)].lock()
+    pub(crate) fn of(&self, hash: usize) -> MutexGuard<'_, T> {
+        self.at(Self::place_of(hash))
+    }
+
+    /// The part at a place, for whoever locks several: each once, and in one order.
+    #[inline]
+    pub(crate) fn at(&self, place: usize) -> MutexGuard<'_, T> {
+        self.0[place].lock()
     }
 
     /// One part after the other.

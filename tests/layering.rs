@@ -27,8 +27,8 @@ const LAYERS: [&[&str]; 6] = [
     &["cache", "keyring", "limit", "rejection", "store"],
     &["key"],
     &[
-        "apart",
         "clock",
+        "parts",
         "quota",
         "secret",
         "sync",

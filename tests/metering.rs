@@ -292,13 +292,17 @@ async fn invariant_4_a_key_that_is_stopped_while_its_request_waits_for_a_limiter
         let world = World::far(limits()).await;
         assert_eq!(world.ask(REPORT, Does::Nothing).await, 200);
         let gate = world.limiter.hangs();
-        // One has its key at hand; the other had to load it, in the same go.
-        let mut requests = [
-            world.asking(REPORT, Does::Nothing),
-            world.asking(LOOK, Does::Nothing),
-        ];
-        assert!(requests.iter_mut().all(is_waiting));
+        // One waits for its key first; the other has it at hand.
         let id = world.key.id();
+        world.keys.invalidate(&id);
+        let load = world.store.hangs();
+        let mut requests = [LOOK, REPORT].map(|endpoint| world.asking(endpoint, Does::Nothing));
+        assert!(is_waiting(&mut requests[0]));
+        world.store.gets_well();
+        load.open();
+        world.store.asked();
+        assert!(requests.iter_mut().all(is_waiting));
+        assert_eq!(world.store.asked(), 0, "both wait for their limits");
         match stop {
             "revoke" => drop(world.keys.revoke(id).await.unwrap()),
             "suspend" => drop(world.keys.suspend(id).await.unwrap()),

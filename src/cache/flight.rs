@@ -124,7 +124,7 @@ impl<K: Copy + Eq + Hash + Unpin, T: Clone + Send + 'static> Future for Join<'_,
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let this = &mut *self;
         let polled = this.flight.poll(&mut this.seat, cx);
-        if polled.is_ready() && !this.over {
+        if polled.is_ready() {
             this.over = true;
             this.flights.land(&this.key, &this.flight);
         }

@@ -21,7 +21,7 @@ pub(crate) trait Answer: Clone + Send + 'static {
 pub(crate) struct Origin {
     /// Where the counters stood before the load began.
     pub(crate) stamp: Stamp,
-    /// When it began, in nanoseconds of a clock that is never set.
+    /// When it began, or earlier, in nanoseconds of a clock that is never set.
     pub(crate) since: u64,
     /// Whether it found something.
     pub(crate) found: bool,
@@ -31,6 +31,7 @@ pub(crate) struct Origin {
 pub(crate) trait Map<K, A>: Send + Sync + 'static {
     /// What is kept of a key, if its origin is asked for; else nothing, even if something older is kept.
     fn get(&self, key: &K, asked_for: impl Fn(Origin) -> bool) -> Option<A>;
+    /// Keeps an answer with its origin, in the place of any other of the key.
     fn put(&self, key: K, answer: A, origin: Origin);
 }
 
@@ -94,8 +95,8 @@ where
 
     /// Loads a key, once for all who ask for it at the same time, and keeps the answer.
     ///
-    /// `is_fresh` is whether what is kept needs no load at this time; `begin` begins one, whose answer
-    /// may serve as long as the counters stand at the stamp that it is given.
+    /// `now` is the time, and `is_fresh` is whether what is kept needs no load then. `begin` begins one,
+    /// whose answer may serve as long as the counters stand at the stamp that it is given.
     pub(crate) async fn load<F>(
         &self,
         key: K,

@@ -69,6 +69,7 @@ impl Map<KeyId, Found> for Shelf {
             self.found.remove_if(&id, |_| true);
             return self.misses.put(&id, origin);
         };
+        // A key bears its origin itself: the one that is given here.
         let kept = Kept {
             serial: known.serial(),
             weight: u32::try_from(known.weight() + OVERHEAD).unwrap_or(u32::MAX),

@@ -61,7 +61,7 @@ impl KeyId {
         (hex(&first), hex(&last))
     }
 
-    /// Its first half, which nearly always differs from those of other keys, and the other.
+    /// Its two halves. The first alone nearly always tells it from any other id.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "each is half of it")]
     pub(crate) fn halves(&self) -> (u64, u64) {
@@ -69,6 +69,7 @@ impl KeyId {
         (bits as u64, (bits >> 64) as u64)
     }
 
+    /// The first of its [halves](Self::halves).
     #[inline]
     pub(crate) fn half(&self) -> u64 {
         self.halves().0

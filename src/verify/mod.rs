@@ -189,7 +189,7 @@ impl Gate {
                 Progress::Decided(Ok(Admission::of(&key, lifecycle, metered)))
             }
             Some(Err(refusal)) => Progress::denied(refusal.of(&proved, carrier)),
-            None => Progress::Waiting(Wait::for_limits(key, proved, metered)),
+            None => Progress::Waiting(Wait::Limits(Box::new((key, proved, metered)))),
         }
     }
 

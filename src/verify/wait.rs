@@ -12,7 +12,8 @@ use crate::cache::Found;
 
 /// What a request must wait for.
 pub(crate) enum Wait {
-    /// Its record. Whether it may be that there is none, which was counted as an attempt.
+    /// Its record. If nothing was known of the key, that was counted as a failed attempt, which it is
+    /// until the load says otherwise.
     Record { key: Presented, is_attempt: bool },
     /// Its limits. Its key is good.
     Limits(Box<(Presented, Proved, Metered)>),
@@ -24,12 +25,6 @@ pub(crate) enum Wait {
 ///
 /// It owns what it looks at, and never the body: that may be neither `Send` nor `'static`.
 pub(crate) type Waiting = Pin<Box<dyn Future<Output = (Request<()>, Progress)> + Send>>;
-
-impl Wait {
-    pub(super) fn for_limits(key: Presented, proved: Proved, metered: Metered) -> Self {
-        Self::Limits(Box::new((key, proved, metered)))
-    }
-}
 
 impl Gate {
     /// Waits, and goes on from there as far as that goes without another wait.
@@ -60,7 +55,7 @@ impl Gate {
         }
     }
 
-    /// Step 4, from the store.
+    /// Step 4, from the store. An attempt is forgiven unless there is no such key.
     async fn load(
         &self,
         request: &Request<()>,

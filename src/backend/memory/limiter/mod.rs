@@ -108,14 +108,14 @@ impl MemoryLimiter {
     fn decide_rate(&self, charge: &Charge<'_>, now: u64) -> Option<Standing> {
         let quota = RateQuota::of(&charge.quota())?;
         let key = self.hasher.key(charge);
-        let mut shard = self.shards.of(shard_of(key));
+        let mut shard = self.shards.at(shard_of(key));
         Some(shard.rate(key)?.decide(quota, now, charge.cost()))
     }
 
     #[inline(never)]
     fn decide_one(&self, charge: &Charge<'_>, now: u64) -> Standing {
         let key = self.hasher.key(charge);
-        let mut shard = self.shards.of(shard_of(key));
+        let mut shard = self.shards.at(shard_of(key));
         let quota = charge.quota();
         let place = loop {
             let found = shard.find(key, charge);
@@ -132,7 +132,7 @@ impl MemoryLimiter {
         let now = nanoseconds(now);
         for charge in charges {
             let key = self.hasher.key(charge);
-            let mut shard = self.shards.of(shard_of(key));
+            let mut shard = self.shards.at(shard_of(key));
             if let Some(place) = shard.find(key, charge) {
                 shard.at(place, &charge.quota()).refund(now, charge.cost());
             }
@@ -148,7 +148,7 @@ impl MemoryLimiter {
         let mut open = Open::default();
         for (at, shard) in order.iter().enumerate() {
             if at == 0 || order[at - 1] != *shard {
-                open.locked.push((*shard, self.shards.of(*shard)));
+                open.locked.push((*shard, self.shards.at(*shard)));
             }
         }
         while !open.find_all(&keys, charges, now) {}
