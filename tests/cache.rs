@@ -6,6 +6,8 @@ mod support;
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
@@ -577,6 +579,31 @@ async fn when_the_first_goes_away_the_others_are_still_woken() {
     for other in others {
         assert_eq!(other.await.unwrap(), 200);
     }
+}
+
+/// Else what a task has in memory stays there for as long as a load takes that it asked for once.
+#[tokio::test]
+async fn who_goes_away_leaves_no_waker_behind() {
+    struct Task;
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {}
+    }
+    let world = World::new(Cache::new());
+    let key = world.issue().await;
+    let _never_opened = world.store.hangs();
+    let [mut first, mut second] = [world.asking(&key), world.asking(&key)];
+    let tasks = [Arc::new(Task), Arc::new(Task)];
+    for (request, task) in [&mut first, &mut second].into_iter().zip(&tasks) {
+        let waker = Waker::from(Arc::clone(task));
+        let polled = request.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+    }
+    let waiting = || tasks.each_ref().map(|task| Arc::strong_count(task) - 1);
+    assert_eq!(waiting(), [1, 1]);
+    drop(second);
+    assert_eq!(waiting(), [1, 0]);
+    drop(first);
+    assert_eq!(waiting(), [0, 0]);
 }
 
 #[tokio::test]
