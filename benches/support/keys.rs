@@ -40,7 +40,8 @@ fn format() -> KeyFormat {
     KeyFormat::new("sk_live", Environment::LIVE).expect("it is the default format")
 }
 
-fn key(random: &mut Random) -> Box<str> {
+/// Another key each time.
+pub(crate) fn key(random: &mut Random) -> Box<str> {
     let mut text = String::with_capacity(LEAD.len() + SECRET + 6);
     text.push_str(LEAD);
     for _ in 0..SECRET {

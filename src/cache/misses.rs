@@ -10,7 +10,7 @@ use crate::parts::Parts;
 use crate::table::Table;
 
 /// How many are remembered. Newer ones take the places of older ones.
-const MOST: usize = 16_384;
+const MOST: usize = 4_096;
 
 pub(super) struct Misses(Parts<Keys>);
 
