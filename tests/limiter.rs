@@ -122,6 +122,43 @@ fn a_thread_that_was_held_up_gives_nothing_back() {
     }
 }
 
+/// Nor does it make the others forget what they have used.
+#[test]
+fn what_is_used_counts_for_as_long_whoever_was_held_up() {
+    let midnight = START + 60 * SECOND;
+    let second = SECOND - 1; // the last instant of any window that begins with the first use
+    for (quota, counts_for) in [
+        (Quota::per_second(10), second),
+        (Quota::per_minute(10), 60 * SECOND - 1),
+        (Quota::per_utc_day(10), DAY - 1),
+        (Quota::per_utc_month(10), 28 * DAY - 1),
+    ] {
+        for parts in [1, 2, 10] {
+            for late in [1, SECOND / 59, SECOND / 10, SECOND - 1] {
+                let limiter = MemoryLimiter::new();
+                let limit = name("limit");
+                let charge = |cost| [Charge::new(&limit, Subject::Global, quota, cost)];
+                for part in 0..parts {
+                    let now = midnight + part * SECOND / 50;
+                    assert!(check(&limiter, &charge(10 / parts), now).is_allowed());
+                }
+                let last = midnight + (parts - 1) * SECOND / 50;
+                for _ in 0..3 {
+                    let held_up = check(&limiter, &charge(1), last - late);
+                    let wait = held_up.retry_after().unwrap();
+                    assert!(wait <= Duration::from_nanos(31 * LONGEST), "{wait:?}");
+                    assert!(!check(&limiter, &charge(1), last).is_allowed());
+                }
+                let still = midnight + counts_for;
+                assert!(
+                    !check(&limiter, &charge(1), still).is_allowed(),
+                    "{quota:?} in {parts} parts, {late} late"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn waits_are_told_to_the_nanosecond() {
     for quota in SHAPES {

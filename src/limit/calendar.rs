@@ -1,6 +1,6 @@
 //! The `calendar` shape: never more than the limit in a day or month of UTC.
 
-use crate::limit::state::Left;
+use crate::limit::state::{HELD_UP, Left};
 use crate::quota::Calendar;
 use crate::timestamp;
 
@@ -59,8 +59,9 @@ impl Period {
         self.used == 0 || now >= self.ends
     }
 
-    /// The period of now. After a step of the clock backwards, what was used in a later one counts
-    /// against this one.
+    /// The period of now, or the next one if that had begun when a thread was held up with the last
+    /// instants of this one. After a step of the clock backwards, what was used in a later one counts against
+    /// this one.
     fn at(self, quota: CalendarQuota, now: u64) -> Self {
         let shortest = match quota.calendar {
             Calendar::Day => DAY,
@@ -70,6 +71,9 @@ impl Period {
             return self;
         }
         let ends = end(quota.calendar, now);
+        if self.ends > ends && self.ends == end(quota.calendar, now + HELD_UP) {
+            return self;
+        }
         let used = if self.ends >= ends { self.used } else { 0 };
         Self { ends, used }
     }

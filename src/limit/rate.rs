@@ -5,7 +5,7 @@
 //! are admitted.
 
 use crate::limit::Standing;
-use crate::limit::state::Left;
+use crate::limit::state::{HELD_UP, Left};
 use crate::quota::{Quota, Shape};
 
 /// A budget of `burst` units, of which one comes back each `interval`.
@@ -34,11 +34,6 @@ impl RateQuota {
         self.interval * self.burst
     }
 }
-
-/// By how much an instant may be behind the last one and be no step of the clock: a thread that read it
-/// was held up on its way here. If it gave back what others have used since, threads that overtake each
-/// other would use without limit.
-pub(crate) const HELD_UP: u64 = 1_000_000_000;
 
 /// When the budget is whole again, in nanoseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

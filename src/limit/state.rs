@@ -5,6 +5,11 @@ use crate::limit::rate::{Rate, RateQuota};
 use crate::limit::window::{Window, WindowQuota};
 use crate::quota::{Quota, Shape};
 
+/// By how much an instant may be behind the last one and be no step of the clock: a thread that read it
+/// was held up on its way here. If it gave back what others have used since, threads that overtake each
+/// other would use without limit.
+pub(crate) const HELD_UP: u64 = 1_000_000_000;
+
 /// What is left of a budget at an instant; times in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Left {

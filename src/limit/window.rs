@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use crate::limit::state::Left;
+use crate::limit::state::{HELD_UP, Left};
 
 /// Slots in a window.
 const SLOTS: u64 = 60;
@@ -193,12 +193,15 @@ impl Window {
     }
 
     /// Drops what no window that ends now reaches to. After a step of the clock backwards, what
-    /// seems to be used in the future is taken to be used now.
+    /// seems to be used in the future is taken to be used now; not for a thread that was held up, or what
+    /// was used meanwhile would be forgotten too early.
     fn settle(&mut self, quota: WindowQuota, now: u64) {
         match self {
             Self::Unused => {}
             Self::One(count) => {
-                count.forgotten = count.forgotten.min(now + quota.longest());
+                if count.forgotten > now + quota.longest() + HELD_UP {
+                    count.forgotten = now + quota.longest();
+                }
                 if count.forgotten <= now {
                     *self = Self::Unused;
                 }
@@ -219,7 +222,7 @@ impl Counts {
         // Neighbours that are brought to the same instant become one.
         let latest = now + quota.longest();
         while let Some(last) = self.slots.back().copied()
-            && last.forgotten > latest
+            && last.forgotten > latest + HELD_UP
         {
             self.slots.pop_back();
             match self.slots.back_mut() {

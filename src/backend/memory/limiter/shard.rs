@@ -3,8 +3,8 @@
 use super::budget::Budget;
 use super::hasher::{BudgetKey, rule};
 use crate::limit::Charge;
-use crate::limit::rate::{HELD_UP, Rate};
-use crate::limit::state::State;
+use crate::limit::rate::Rate;
+use crate::limit::state::{HELD_UP, State};
 use crate::quota::Quota;
 use crate::table::{NoPlace, Table};
 
