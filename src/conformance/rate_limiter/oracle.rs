@@ -6,6 +6,8 @@ use crate::quota::Quota;
 
 pub(super) const SECOND: u64 = 1_000_000_000;
 pub(super) const DAY: u64 = 86_400 * SECOND;
+/// A limiter may take a step back of so much for a thread that was held up with an earlier instant.
+const HELD_UP: u64 = SECOND;
 /// 2026-01-31T23:59:00Z: a day and a month end a minute later. No history begins before that month.
 pub(super) const START: u64 = 1_769_903_940 * SECOND;
 
@@ -92,6 +94,8 @@ pub(super) struct Oracle {
     least: Uses,
     most: Uses,
     read_at: u64,
+    /// What a limiter may take to be now: the last reading, or one before it, if that was later.
+    latest: u64,
 }
 
 impl Oracle {
@@ -106,6 +110,7 @@ impl Oracle {
             least: uses(0),
             most: uses(guarantee.held_back()),
             read_at: 0,
+            latest: 0,
         }
     }
 
@@ -115,6 +120,7 @@ impl Oracle {
             self.step_back(now);
         }
         self.read_at = now;
+        self.latest = self.latest.clamp(now, now + HELD_UP);
         for uses in [&mut self.least, &mut self.most] {
             uses.forget(now);
         }
@@ -131,8 +137,12 @@ impl Oracle {
     }
 
     pub(super) fn take(&mut self, cost: u64) {
-        let (at, amount) = (self.read_at, cost * self.guarantee.weight());
-        for uses in [&mut self.least, &mut self.most] {
+        let amount = cost * self.guarantee.weight();
+        let latest = match self.guarantee {
+            Guarantee::Rate { .. } => self.read_at,
+            _ => self.latest,
+        };
+        for (uses, at) in [(&mut self.least, self.read_at), (&mut self.most, latest)] {
             uses.all.push(Use { at, amount });
         }
     }
@@ -159,17 +169,16 @@ impl Oracle {
         let (read_at, guarantee) = (self.read_at, self.guarantee);
         match guarantee {
             Guarantee::Window { .. } => {
-                for uses in [&mut self.least, &mut self.most] {
+                for (uses, to) in [(&mut self.least, now), (&mut self.most, now + HELD_UP)] {
                     uses.forget(read_at);
-                    uses.bring_to(now);
+                    uses.bring_to(to);
                 }
             }
             Guarantee::Rate { .. } => {
                 let at_least = self.least.held(read_at);
                 let at_most = self.most.held(read_at).saturating_add(read_at - now);
                 self.least.begin_anew(now, at_least);
-                // A limiter may take a second for a thread that was held up.
-                let most = guarantee.capacity() + 1_000_000_000;
+                let most = guarantee.capacity() + HELD_UP;
                 self.most.begin_anew(now, at_most.min(most));
             }
             Guarantee::Day { .. } | Guarantee::Month { .. } => {
@@ -178,8 +187,8 @@ impl Oracle {
                     let is_of_last = |it: &Use| guarantee.period_of(it.at) == period;
                     self.least.all.retain(is_of_last);
                     self.least.bring_to(now);
-                    self.most.bring_to(now);
                 }
+                self.most.bring_to(now + HELD_UP);
             }
         }
     }
@@ -219,8 +228,8 @@ impl Uses {
             }
             Guarantee::Day { .. } | Guarantee::Month { .. } => {
                 let period = self.guarantee.period_of(now);
-                let same = |it: &&Use| self.guarantee.period_of(it.at) == period;
-                self.all.iter().filter(same).map(|it| it.amount).sum()
+                let not_before = |it: &&Use| self.guarantee.period_of(it.at) >= period;
+                self.all.iter().filter(not_before).map(|it| it.amount).sum()
             }
         }
     }
