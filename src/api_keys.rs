@@ -374,8 +374,10 @@ impl<A> ApiKeysBuilder<A> {
     /// Beyond it, keys from that address that this process does not know are refused with 429
     /// `too_many_failed_attempts`, without a look into the store. A key that was found before, and
     /// is still in the cache, always passes. Only well-formed unknown keys count, and a key that is being
-    /// looked up, until it is found. An IPv6 client is its /64. Where the address is not known, this does
-    /// not bind.
+    /// looked up, until it is found. An IPv6 client is its /64.
+    ///
+    /// Behind a proxy, say first how the address is found: by [`ClientAddress`](crate::ClientAddress).
+    /// Where it is not known, the peer's is taken; where that is not known either, this does not bind.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, MemoryStore, Quota};

@@ -86,7 +86,7 @@ pub(crate) fn no_client_address(once: &Once) {
     once.run(|| {
         warn!(target: TARGET,
             "the client's address is not known: keys with an allow-list of networks are refused, and \
-             limits by address do not bind; see ClientAddress for how to provide it"
+             limits by address go by the peer's, or do not bind; see ClientAddress for how to provide it"
         );
     });
 }

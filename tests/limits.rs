@@ -15,7 +15,7 @@ use tower_api_key::{
     ApiKeyLayer, ApiKeys, BuildError, Change, Charge, ClientAddress, Endpoint, Environment,
     ErrorFormat, GrpcRequests, InvalidLimits, KeyDigest, KeyFormat, KeyRecord, Limit, LimiterError,
     Limits, ManagedKeyStore, ManualClock, MemoryStore, Plan, Quota, RateLimitHeaders, RateLimiter,
-    Standing, Verdict,
+    Standing, TrustedProxies, Verdict,
 };
 
 struct World {
@@ -303,6 +303,24 @@ async fn addresses_and_everybody_are_limited_also_without_a_key() {
     // A key whose secret is wrong is charged to nobody.
     assert_eq!(ask(address, "sk_live_junk").await.status, 401);
     assert_eq!(ask(address, &key).await.status, 429);
+}
+
+#[tokio::test]
+async fn a_client_that_hides_its_address_is_limited_by_that_of_its_peer() {
+    let world = World::new(Limits::new().per_ip(Quota::per_minute(2)));
+    let key = world.key("acme", "").await;
+    let one = std::num::NonZeroU8::MIN;
+    let source = ClientAddress::forwarded(TrustedProxies::count(one));
+    let address = serve(world.keys.layer().client_address(source)).await;
+    let mut statuses = Vec::new();
+    for forwarded in ["for=\"", "for=unknown", "for=192.0.2.1", "for=\""] {
+        let request = Request::builder()
+            .header("authorization", format!("Bearer {key}"))
+            .header("forwarded", forwarded);
+        let answer = send(address, request.body(()).unwrap()).await;
+        statuses.push(answer.status);
+    }
+    assert_eq!(statuses, [200, 200, 200, 429]);
 }
 
 #[tokio::test]

@@ -10,12 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use http::Response;
+use http::{HeaderValue, Response};
 use http_body_util::{BodyExt, Full};
 use support::trouble::{Delay, Gate, Says, TroubledStore};
 use support::{Asking, DAY, asking, is_waiting, today, with_key};
 use tower_api_key::{
-    ApiKeys, Cache, Environment, IssuedKey, KeyFormat, ManualClock, PeerAddr, Quota, ResponseBody,
+    ApiKeys, Cache, ClientAddress, Environment, IssuedKey, KeyFormat, ManualClock, PeerAddr, Quota,
+    ResponseBody, TrustedProxies,
 };
 
 const HERE: &str = "192.0.2.1";
@@ -276,5 +277,50 @@ async fn an_address_is_a_client_or_the_network_of_one_or_nothing_at_all() {
     for unknown in strangers().take(50) {
         assert_eq!(world.ask("", &unknown), 401);
         assert!(world.keys.verify(&unknown).await.is_err());
+    }
+}
+
+/// Behind a proxy that appends to what the client sends.
+#[tokio::test]
+async fn a_client_that_hides_its_address_is_refused_lookups_with_others_of_its_kind() {
+    let proxy = TrustedProxies::networks(["10.0.0.0/8"]).unwrap();
+    let sent = [
+        (
+            ClientAddress::x_forwarded_for(proxy.clone()),
+            "x-forwarded-for",
+            &b"\x80, 203.0.113.9"[..],
+        ),
+        (
+            ClientAddress::forwarded(proxy.clone()),
+            "forwarded",
+            b"for=\", for=203.0.113.9",
+        ),
+        (
+            ClientAddress::forwarded(proxy.clone()),
+            "forwarded",
+            b"\x80, for=203.0.113.9",
+        ),
+        (
+            ClientAddress::x_forwarded_for(proxy),
+            "x-forwarded-for",
+            b"unknown",
+        ),
+    ];
+    for (source, name, value) in sent {
+        let world = World::new();
+        let layer = world.keys.layer().client_address(source);
+        let status = |key: &str| {
+            let mut request = with_key(key);
+            let peer = PeerAddr(SocketAddr::from(([10, 0, 0, 1], 80)));
+            request.extensions_mut().insert(peer);
+            let value = HeaderValue::from_bytes(value).unwrap();
+            request.headers_mut().insert(name, value);
+            let answer = asking(&layer, request).now_or_never().unwrap();
+            answer.status().as_u16()
+        };
+        let statuses: Vec<_> = strangers().take(5).map(|key| status(&key)).collect();
+        assert_eq!(statuses, [401, 401, 401, 429, 429], "{name}");
+        let key = world.issue().await;
+        assert_eq!(world.ask_with(HERE, &key), 200, "others do not suffer");
     }
 }

@@ -193,8 +193,11 @@ impl Limits {
         self.rule(By::Account, limit.into())
     }
 
-    /// Limits each client address; IPv6 by network, see [`ipv6_prefix`](Self::ipv6_prefix). Where
-    /// the address is not known, this limit does not bind, and a warning says so once.
+    /// Limits each client address; IPv6 by network, see [`ipv6_prefix`](Self::ipv6_prefix).
+    ///
+    /// Behind a proxy, say first how the address is found: by [`ClientAddress`](crate::ClientAddress).
+    /// Where it is not known, the peer's is taken; where that is not known either, this limit does not
+    /// bind. A warning says so once.
     pub fn per_ip(self, limit: impl Into<Limit>) -> Self {
         self.rule(By::Address, limit.into())
     }

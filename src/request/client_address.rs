@@ -32,10 +32,19 @@ pub struct PeerAddr(pub SocketAddr);
 
 /// How the client's address is found: by default, it is the peer's.
 ///
+/// It decides where keys with an allow-list may be used from, and whom limits by address
+/// ([`Limits::per_ip`]) and [failed attempts] are charged to.
+///
 /// Behind a proxy the peer is the proxy, and the client's address is in a header that the proxy
 /// appended to. Which part of it the proxy wrote, and which the client made up, only the
-/// application knows: tell it with [`TrustedProxies`]. Saying too many lets clients choose their
-/// address; saying too few takes a proxy for the client.
+/// application knows: tell it with [`TrustedProxies`]. Saying nothing, or too few, takes a proxy for the
+/// client, so that all clients share its limits; saying too many lets clients choose their address.
+///
+/// Where a header tells no address, keys with an allow-list are refused, and the peer is charged: a client
+/// that sends a header of which nothing can be told shares limits with others of its kind.
+///
+/// [`Limits::per_ip`]: crate::Limits::per_ip
+/// [failed attempts]: crate::ApiKeysBuilder::failed_attempts
 ///
 /// ```
 /// use tower_api_key::{ApiKeys, ClientAddress, TrustedProxies};
@@ -76,8 +85,8 @@ impl ClientAddress {
 
     /// The application's own way, such as a header that its platform sets and clients cannot.
     ///
-    /// `None` means that the address is not known: keys with an allow-list are then refused. It may be
-    /// asked several times about a request, and must answer the same.
+    /// `None` means that the address is not known: keys with an allow-list are then refused, and limits by
+    /// address go by the peer's. It may be asked several times about a request, and must answer the same.
     pub fn from_fn(
         find: impl Fn(RequestHead<'_>) -> Option<IpAddr> + Send + Sync + 'static,
     ) -> Self {

@@ -4,7 +4,9 @@
 //! the left of what a trusted proxy wrote is what the client wishes us to believe.
 
 use std::net::{IpAddr, SocketAddr};
+use std::str;
 
+use arrayvec::ArrayVec;
 use http::HeaderMap;
 use http::header::{FORWARDED, HeaderName};
 
@@ -17,42 +19,49 @@ pub(crate) enum Forwarding {
 
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-impl Forwarding {
-    /// All hops that the header names, the nearest first; `None` is one whose address is not told.
-    ///
-    /// The whole answer is `None` if a line cannot be taken apart: nobody knows then which hop is
-    /// whose.
-    pub(crate) fn nearest_first(self, headers: &HeaderMap) -> Option<Vec<Hop>> {
-        let mut hops = Vec::new();
-        let lines = match self {
-            Self::XForwardedFor => headers.get_all(X_FORWARDED_FOR),
-            Self::Forwarded => headers.get_all(FORWARDED),
-        };
-        for line in lines {
-            let line = line.to_str().ok()?;
-            match self {
-                Self::XForwardedFor => hops.extend(line.split(',').map(node)),
-                Self::Forwarded => {
-                    for element in outside_quotes(line, ',')? {
-                        hops.push(element_node(element)?);
-                    }
-                }
-            }
-        }
-        hops.reverse();
-        Some(hops)
-    }
-}
+/// No request comes through so many proxies. Further hops are the client's, who may have made up many.
+const MOST_HOPS: usize = 64;
 
 /// One hop of a request, by its address if that is told.
 type Hop = Option<IpAddr>;
+
+impl Forwarding {
+    /// The hops that the header names, the nearest first; `None` is one whose address is not told.
+    ///
+    /// The whole answer is `None` if nobody knows which hop is whose: if a line of `Forwarded` cannot be
+    /// taken apart, or names too many. Of `X-Forwarded-For`, whose commas nothing hides, what the client
+    /// wrote further to the left changes nothing about what its proxies wrote.
+    pub(crate) fn nearest_first(self, headers: &HeaderMap) -> Option<ArrayVec<Hop, MOST_HOPS>> {
+        match self {
+            Self::XForwardedFor => {
+                let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
+                let hops = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+                Some(hops.map(address).take(MOST_HOPS).collect())
+            }
+            Self::Forwarded => {
+                let mut hops = ArrayVec::new();
+                for line in headers.get_all(FORWARDED) {
+                    for element in outside_quotes(line.to_str().ok()?, ',') {
+                        hops.try_push(element_node(element?)?).ok()?;
+                    }
+                }
+                hops.reverse();
+                Some(hops)
+            }
+        }
+    }
+}
+
+fn address(hop: &[u8]) -> Hop {
+    str::from_utf8(hop).ok().and_then(node)
+}
 
 /// The hop that one element names; `None` if the element is malformed.
 fn element_node(element: &str) -> Option<Hop> {
     let mut address = None;
     let mut seen = false;
-    for pair in outside_quotes(element, ';')? {
-        let pair = pair.trim_matches([' ', '\t']);
+    for pair in outside_quotes(element, ';') {
+        let pair = pair?.trim_matches([' ', '\t']);
         if pair.is_empty() {
             continue;
         }
@@ -83,28 +92,30 @@ fn node(text: &str) -> Hop {
         .map(|address| address.to_canonical())
 }
 
-/// Splits where the separator stands outside of quotes; `None` if a quote is not closed, or a
-/// backslash stands outside of quotes.
-fn outside_quotes(text: &str, separator: char) -> Option<Vec<&str>> {
-    let (mut pieces, mut start) = (Vec::new(), 0);
-    let (mut quoted, mut escaped) = (false, false);
-    for (at, character) in text.char_indices() {
-        if escaped {
-            escaped = false;
-        } else if character == '\\' {
-            if !quoted {
-                return None; // or the quote behind it would open what a proxy meant to close
+/// Splits where the separator stands outside of quotes. `None` is where that cannot be told: a quote is
+/// not closed, or a backslash stands outside of quotes.
+fn outside_quotes(text: &str, separator: char) -> impl Iterator<Item = Option<&str>> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest.take()?;
+        let (mut quoted, mut escaped) = (false, false);
+        for (at, character) in text.char_indices() {
+            if escaped {
+                escaped = false;
+            } else if character == '\\' {
+                if !quoted {
+                    return Some(None); // or the quote behind it would open what a proxy meant to close
+                }
+                escaped = true;
+            } else if character == '"' {
+                quoted = !quoted;
+            } else if character == separator && !quoted {
+                rest = Some(&text[at + separator.len_utf8()..]);
+                return Some(Some(&text[..at]));
             }
-            escaped = true;
-        } else if character == '"' {
-            quoted = !quoted;
-        } else if character == separator && !quoted {
-            pieces.push(&text[start..at]);
-            start = at + separator.len_utf8();
         }
-    }
-    pieces.push(&text[start..]);
-    (!quoted).then_some(pieces)
+        Some((!quoted).then_some(text))
+    })
 }
 
 /// A token, or a quoted string without its quotes and escapes.
@@ -140,7 +151,8 @@ mod tests {
         for line in lines {
             headers.append(&name, HeaderValue::from_str(line).unwrap());
         }
-        forwarding.nearest_first(&headers)
+        let hops = forwarding.nearest_first(&headers)?;
+        Some(hops.to_vec())
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "expected as it is found")]
@@ -168,6 +180,21 @@ mod tests {
             ]
         );
         assert_eq!(x(&["1.1.1.1,"]), [None, ip("1.1.1.1")]);
+    }
+
+    #[test]
+    fn what_a_client_wrote_hides_nothing_that_a_proxy_wrote() {
+        let mut headers = HeaderMap::new();
+        let line = HeaderValue::from_bytes(b"\x80\xff\", 192.0.2.1").unwrap();
+        headers.append(X_FORWARDED_FOR, line);
+        let nearest = Forwarding::XForwardedFor.nearest_first(&headers).unwrap();
+        assert_eq!(nearest[..], [ip("192.0.2.1"), None]);
+
+        let many = format!("{}192.0.2.1", "1.1.1.1,".repeat(10_000));
+        let nearest = hops(Forwarding::XForwardedFor, &[&many]).unwrap();
+        assert_eq!((nearest.len(), nearest[0]), (MOST_HOPS, ip("192.0.2.1")));
+        let many = format!("{}for=192.0.2.1", "for=1.1.1.1,".repeat(MOST_HOPS));
+        assert_eq!(hops(Forwarding::Forwarded, &[&many]), None);
     }
 
     #[test]

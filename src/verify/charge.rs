@@ -58,7 +58,7 @@ impl Gate {
     fn bound(&self, head: RequestHead<'_>) -> Option<Bound> {
         let rules = &self.keyring.metering.limiting.as_ref()?.rules;
         let needed = rules.need_address();
-        let address = needed.then(|| self.client_address(head)).flatten();
+        let address = needed.then(|| self.charged_address(head)).flatten();
         if !rules.need_route() {
             return Some(rules.bind_nowhere(address));
         }

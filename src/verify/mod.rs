@@ -30,6 +30,7 @@ use crate::key::formats::{Place, Recognized};
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::keyring::Keyring;
 use crate::rejection::{NotFound, Rejection};
+use crate::request::client_address::ClientAddress;
 use crate::request::credential::Ambiguous;
 use crate::request::head::RequestHead;
 use crate::response::rate_limit::Notice;
@@ -220,7 +221,7 @@ impl Gate {
     /// Counts an attempt to use a key that does not exist, which it is until it is found.
     fn attempt(&self, head: RequestHead<'_>) -> Result<(), Rejection> {
         if let Some(throttle) = &self.keyring.throttle
-            && let Some(client) = self.client_address(head)
+            && let Some(client) = self.charged_address(head)
         {
             let attempt = throttle.attempt(client, self.keyring.now());
             attempt.map_err(|retry_after| Rejection::TooManyFailedAttempts { retry_after })?;
@@ -230,7 +231,7 @@ impl Gate {
 
     fn forgive(&self, head: RequestHead<'_>) {
         if let Some(throttle) = &self.keyring.throttle
-            && let Some(client) = self.client_address(head)
+            && let Some(client) = self.charged_address(head)
         {
             throttle.forgive(client, self.keyring.now());
         }
@@ -419,6 +420,13 @@ impl Gate {
                 .sources
                 .mark_sensitive(request.headers_mut(), carrier);
         }
+    }
+
+    /// Whom limits by address go by: a client that sends a header of which nothing can be told opens no
+    /// door so, but must not get out of limits either.
+    fn charged_address(&self, head: RequestHead<'_>) -> Option<IpAddr> {
+        let client = self.client_address(head);
+        client.or_else(|| ClientAddress::peer().of(head))
     }
 
     fn client_address(&self, head: RequestHead<'_>) -> Option<IpAddr> {
