@@ -644,7 +644,7 @@ async fn a_store_that_panics_does_so_for_one_request_and_is_503_for_the_others()
 
 #[tokio::test]
 async fn only_so_many_keys_are_loaded_at_the_same_time() {
-    let world = World::new(Cache::new().max_loads(2));
+    let world = World::new(Cache::new().max_loads(2)); // too few to keep one
     let cached = world.remembered().await;
     let keys = [
         world.issue().await,
@@ -720,6 +720,26 @@ async fn what_was_stopped_here_and_what_was_never_known_is_not_served_stale() {
         }
     }
     assert_eq!(world.ask(&unknown), 503);
+}
+
+#[tokio::test]
+async fn keys_that_are_tried_out_leave_room_for_those_that_were_found_before() {
+    let world = World::new(Cache::new().max_loads(8));
+    let [one, another] = [world.remembered().await, world.remembered().await];
+    world.clock.advance(MAX_STALENESS);
+    let gate = world.store.hangs();
+    let mut trying: Vec<_> = strangers().take(6).map(|key| world.asking(&key)).collect();
+    assert!(trying.iter_mut().all(is_waiting));
+    assert_eq!(world.look(&stranger()), (503, 0));
+    let refused = world.keys.verify(&stranger()).await.unwrap_err();
+    assert_eq!(refused.code(), "service_unavailable");
+    let mut known = world.asking(&one);
+    let mut verified = Box::pin(world.keys.verify(another.expose_secret()));
+    assert!(is_waiting(&mut known) && is_waiting(&mut verified));
+    gate.open();
+    assert_eq!(known.await, 200);
+    assert!(verified.await.is_ok());
+    assert_eq!(join_all(trying).await, [401; 6]);
 }
 
 #[tokio::test]

@@ -19,8 +19,6 @@ pub(crate) type Load<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// All loads that are on their way, each with the number of those who wait for it.
 pub(crate) struct Flights<K, T> {
     flights: Mutex<Listed<K, T>>,
-    /// How many there may be.
-    most: usize,
 }
 
 type Listed<K, T> = HashMap<K, (Arc<Flight<T>>, usize)>;
@@ -35,22 +33,23 @@ pub(crate) enum Boarding<'f, K: Copy + Eq + Hash, T> {
 }
 
 impl<K: Copy + Eq + Hash, T> Flights<K, T> {
-    pub(crate) fn new(most: usize) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             flights: Mutex::new(HashMap::new()),
-            most,
         }
     }
 
-    /// Joins the flight for a key, or begins it, unless `landed` finds what an earlier one brought.
+    /// Joins the flight for a key, or begins it as one of `most`, unless `landed` finds what an earlier one
+    /// brought.
     pub(crate) fn join(
         &self,
         key: K,
+        most: usize,
         landed: impl FnOnce() -> Option<T>,
         begin: impl FnOnce() -> Load<T>,
     ) -> Boarding<'_, K, T> {
         let mut flights = self.flights();
-        let is_full = flights.len() >= self.most;
+        let is_full = flights.len() >= most;
         let flight = match flights.entry(key) {
             Entry::Occupied(mut entry) => {
                 let (flight, waiting) = entry.get_mut();

@@ -66,11 +66,11 @@ where
     E: Clone + Send + 'static,
     M: Map<K, A>,
 {
-    pub(crate) fn new(map: M, most_loads: usize) -> Self {
+    pub(crate) fn new(map: M) -> Self {
         let epochs = Epochs::new();
         Self {
             shared: Arc::new(Shared { map, epochs }),
-            flights: Flights::new(most_loads),
+            flights: Flights::new(),
         }
     }
 
@@ -95,11 +95,12 @@ where
 
     /// Loads a key, once for all who ask for it at the same time, and keeps the answer.
     ///
-    /// `now` is the time, and `is_fresh` is whether what is kept needs no load then. `begin` begins one,
+    /// No load is begun if there are `most` already. `now` is the time, and `is_fresh` is whether what is kept needs no load then. `begin` begins one,
     /// whose answer may serve as long as the counters stand at the stamp that it is given.
     pub(crate) async fn load<F>(
         &self,
         key: K,
+        most: usize,
         now: u64,
         is_fresh: impl Fn(Origin) -> bool,
         begin: impl Fn(Stamp) -> F,
@@ -111,7 +112,7 @@ where
             let stamp = self.shared.epochs.stamp(&key);
             let landed = || self.find(&key, &is_fresh).map(Ok);
             let begin = || self.begin(key, stamp, now, begin(stamp));
-            let answer = match self.flights.join((key, stamp), landed, begin) {
+            let answer = match self.flights.join((key, stamp), most, landed, begin) {
                 Boarding::Joined(flight) => flight.await.ok_or(LoadError::Lost)?,
                 Boarding::Landed(answer) => answer,
                 Boarding::Full => return Err(LoadError::TooMany),

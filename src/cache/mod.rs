@@ -79,7 +79,7 @@ impl KeyCache {
         let pool = Arc::new(Pool::new(Arc::clone(&metering)));
         let shelf = Shelf::new(settings.memory, Arc::clone(&pool));
         Self {
-            guarded: Guarded::new(shelf, settings.most_loads),
+            guarded: Guarded::new(shelf),
             source: Arc::new(Source {
                 store,
                 clock,
@@ -111,19 +111,23 @@ impl KeyCache {
         self.guarded.is_current(id, stamp)
     }
 
-    /// A key from the store: loaded once for all who ask for it at the same time.
+    /// A key from the store: loaded once for all who ask for it at the same time. If it is not
+    /// [known](Self::knew), it takes no place that is kept for those that are.
     pub(crate) async fn load(
         &self,
         id: KeyId,
         environment: &Environment,
+        is_known: bool,
     ) -> Result<Found, StoreError> {
+        let most = self.settings.most_loads;
+        let most = if is_known { most } else { most - most / 4 };
         let now = nanoseconds(self.source.clock.monotonic());
         let is_fresh = |origin| self.is_fresh(origin, now);
         let ask = |stamp| {
             let source = Arc::clone(&self.source);
             source.ask(id, environment.clone(), stamp, now)
         };
-        let error = match self.guarded.load(id, now, is_fresh, ask).await {
+        let error = match self.guarded.load(id, most, now, is_fresh, ask).await {
             Ok(found) => return Ok(found),
             Err(LoadError::Source(error)) => error,
             Err(LoadError::TooMany) => StoreError::unavailable("too many loads on their way"),

@@ -83,7 +83,12 @@ impl Cache {
 
     /// How many different keys may be looked for in the store at the same time. Default: 1,024.
     ///
-    /// Beyond it, keys that are not remembered are answered with 503. Those that are, never wait.
+    /// Beyond it, keys that are not remembered are answered with 503. Those that are, never wait. A quarter
+    /// is kept for keys that were found before and are to be looked for again, so that a flood of others
+    /// does not take all.
+    ///
+    /// The time limit begins with the look, so a look that waits for a connection uses it up: more than the
+    /// store has connections are of little use.
     pub fn max_loads(mut self, loads: usize) -> Self {
         self.most_loads = loads.max(1);
         self

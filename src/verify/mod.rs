@@ -206,7 +206,9 @@ impl Gate {
         let found = if let Some(found) = self.keyring.cache.find(&id, asked_at) {
             found
         } else {
-            let loaded = self.keyring.cache.load(id, format.environment()).await;
+            let is_known = self.keyring.cache.knew(&id);
+            let loaded = self.keyring.cache.load(id, format.environment(), is_known);
+            let loaded = loaded.await;
             loaded.map_err(|error| self.store_failed(&error, &id))?
         };
         let known = self.compare(&digest, found)?;

@@ -63,7 +63,8 @@ impl Gate {
         is_attempt: bool,
     ) -> Result<Found, Denial> {
         let environment = self.keyring.formats.at(key.format).environment();
-        let loaded = self.keyring.cache.load(key.id(), environment).await;
+        let loaded = self.keyring.cache.load(key.id(), environment, !is_attempt);
+        let loaded = loaded.await;
         if is_attempt && !matches!(&loaded, Ok(Found::Nothing)) {
             self.forgive(request.into());
         }

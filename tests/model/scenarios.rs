@@ -66,7 +66,7 @@ struct World {
 impl World {
     fn new(source: Option<bool>) -> Arc<Self> {
         Arc::new(Self {
-            cache: Guarded::new(Plain::default(), 16),
+            cache: Guarded::new(Plain::default()),
             source: Arc::new(Mutex::new(source)),
             loads: Arc::default(),
             returned: AtomicBool::new(false),
@@ -93,7 +93,7 @@ impl World {
                 Ok(Said { stamp, good })
             }
         };
-        self.cache.load(KEY, 0, |_| true, begin).await.unwrap()
+        self.cache.load(KEY, 16, 0, |_| true, begin).await.unwrap()
     }
 
     fn write(&self, said: Option<bool>) {
