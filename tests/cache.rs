@@ -424,6 +424,22 @@ async fn a_revoked_key_is_not_let_in_by_a_replica_that_lags_behind() {
 
 // Keys that do not exist.
 
+/// It would say that there is nothing to do.
+#[tokio::test]
+async fn a_change_builds_on_what_was_done_here_and_not_on_a_replica_that_lags_behind() {
+    let world = World::new(Cache::new());
+    let key = world.issue().await;
+    let suspended = world.keys.suspend(key.id()).await.unwrap();
+    world.keys.resume(key.id()).await.unwrap();
+    world.store.says(suspended);
+    let again = world.keys.suspend(key.id()).await.unwrap();
+    assert_eq!(again.version(), 4);
+    world.store.gets_well();
+    assert_eq!(world.ask(&key), 403);
+    let kept = world.store.kept.find(&key.id()).await.unwrap().unwrap();
+    assert_eq!(kept, again);
+}
+
 #[tokio::test]
 async fn that_there_is_no_such_key_is_remembered_for_a_short_time() {
     for (cache, time) in [

@@ -336,6 +336,24 @@ async fn invariant_4_a_key_that_is_stopped_while_its_request_waits_for_a_limiter
 }
 
 #[tokio::test]
+async fn a_key_that_ends_while_its_request_waits_for_a_limiter_is_not_let_in() {
+    let mut world = World::far(limits()).await;
+    let moment = Duration::from_millis(100);
+    world.key = world.keys.issue("acme").expires_in(moment).await.unwrap();
+    let gate = world.limiter.hangs();
+    let mut request = world.asking(REPORT, Does::Nothing);
+    assert!(is_waiting(&mut request));
+    world.clock.advance(moment);
+    world.limiter.gets_well();
+    gate.open();
+    let answer = request.await;
+    assert_eq!(answer.status(), 401);
+    assert_eq!(answer.headers()["x-key-status"], "expired");
+    world.key = world.keys.issue("acme").await.unwrap();
+    assert_eq!(world.left().await[1], 20, "it has cost nothing");
+}
+
+#[tokio::test]
 async fn a_key_that_is_merely_changed_while_its_request_waits_for_a_limiter_is_let_in() {
     let world = World::far(limits()).await;
     let gate = world.limiter.hangs();

@@ -179,6 +179,11 @@ impl KeyCache {
         self.source.recent.remember(record);
     }
 
+    /// The newer one of what the store says, and what was changed here.
+    pub(crate) fn newest(&self, record: KeyRecord) -> KeyRecord {
+        self.source.recent.newest(record)
+    }
+
     /// After any key may have been changed or created.
     pub(crate) fn all_changed(&self) {
         self.guarded.all_changed();

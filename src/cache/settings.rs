@@ -60,7 +60,8 @@ impl Cache {
     /// For how long a key may be used without asking the store again. Default: 10 seconds.
     ///
     /// Danger: a key that was revoked elsewhere, by another process or in the table itself, is let
-    /// in for so long. Zero asks at each request.
+    /// in for so long; at least for as long as a look into the store takes that had begun before, which
+    /// those who ask meanwhile share. Zero asks at each request.
     pub fn max_staleness(mut self, time: Duration) -> Self {
         self.max_staleness = time;
         self

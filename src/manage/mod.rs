@@ -48,12 +48,10 @@ impl Manager {
     ) -> Result<KeyRecord, ChangeError> {
         let mut attempt = 1;
         loop {
-            let seen = self
-                .store
-                .find(&id)
-                .await?
-                .ok_or(ChangeError::NotFound(id))?;
+            let seen = self.store.find(&id).await?;
             let cache = &self.keyring.cache;
+            // A replica may lag behind what was changed here.
+            let seen = cache.newest(seen.ok_or(ChangeError::NotFound(id))?);
             // However it ends, also if nobody waits for the end: the store may have written, or
             // somebody else has, and what is cached here may not say so.
             let _forget = OnDrop(|| cache.changed(&id));

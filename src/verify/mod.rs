@@ -393,7 +393,8 @@ impl Gate {
         let carrier = match self.settings.sources.find(head, &self.keyring.formats) {
             Ok(None) => Ok(None),
             Ok(Some(key))
-                if KeyDigest::of_bytes(key.text.as_bytes()).id() == known.record().id() =>
+                if key.format.is_some()
+                    && KeyDigest::of_bytes(key.text.as_bytes()).id() == known.record().id() =>
             {
                 Ok(Some(key.carrier))
             }

@@ -8,7 +8,7 @@ use http::Request;
 
 use super::charge::Metered;
 use super::{Admission, Denial, Gate, Presented, Progress, Proved, anonymous, stranger};
-use crate::cache::Found;
+use crate::cache::{Found, KnownKey};
 
 /// What a request must wait for.
 pub(crate) enum Wait {
@@ -85,15 +85,12 @@ impl Gate {
         let holder = proved.known.holder(key.id());
         let charged = self.charge(Some(holder), &mut metered, proved.now).await;
         charged.map_err(|refusal| refusal.of(&proved, key.carrier))?;
-        let stamp = proved.known.stamp();
-        if !self.keyring.cache.is_current(&key.id(), stamp) {
-            // The key was changed while the limiter let it wait.
-            match self.load_and_prove(request, &key).await {
-                Ok(anew) => proved = anew,
-                Err(denial) => {
-                    self.give_back(&key, &proved, &metered).await;
-                    return Err(denial);
-                }
+        // Time went by, and the key may have been changed.
+        match self.prove_anew(request, &key, &proved.known).await {
+            Ok(anew) => proved = anew,
+            Err(denial) => {
+                self.give_back(&key, &proved, &metered).await;
+                return Err(denial);
             }
         }
         let lifecycle = proved.lifecycle;
@@ -102,12 +99,18 @@ impl Gate {
     }
 
     /// Steps 4 to 7 once more, for a key that was good a moment ago.
-    async fn load_and_prove(
+    async fn prove_anew(
         &self,
         request: &Request<()>,
         key: &Presented,
+        known: &Arc<KnownKey>,
     ) -> Result<Proved, Denial> {
-        let found = self.load(request, key, false).await?;
+        let is_current = self.keyring.cache.is_current(&key.id(), known.stamp());
+        let found = if is_current {
+            Found::Key(Arc::clone(known))
+        } else {
+            self.load(request, key, false).await?
+        };
         self.prove(request.into(), key, found, self.keyring.now())
     }
 }
