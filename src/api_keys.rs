@@ -96,7 +96,7 @@ impl ApiKeys {
     /// Whose key it is, is not looked at: before a customer may revoke one, [`find`](Self::find)
     /// it and compare its account.
     ///
-    /// No request whose `call` began after that is let through by this process.
+    /// No request whose `call` began after the await returned is let through by this process.
     pub fn revoke(&self, id: KeyId) -> RevokeKey {
         RevokeKey::new(self.manager(), id)
     }
@@ -131,7 +131,8 @@ impl<A> ApiKeys<A> {
 
     /// Proves a key that did not come in an HTTP request, such as in the first message of a
     /// WebSocket or on a queue: its format, its record, and its status. Environment, networks and
-    /// scopes are the application's to look at.
+    /// scopes are the application's to look at. It is charged nothing, and
+    /// [`Caller::charge`] charges what the application says.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -324,7 +325,8 @@ impl<A> ApiKeysBuilder<A> {
 
     /// Where the budgets of the limits are kept. Default: a [`MemoryLimiter`] of this process.
     ///
-    /// What happens when it fails is [`limiter_outage`](Self::limiter_outage)'s to say.
+    /// That one is exact in one process; of several, each grants every quota once. What happens when a
+    /// limiter fails is [`limiter_outage`](Self::limiter_outage)'s to say; that one never does.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, MemoryLimiter, MemoryStore};

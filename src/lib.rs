@@ -46,7 +46,8 @@
 //! logs requests (the key is no longer in them), [`RequireScope`], and your service. For browsers,
 //! the CORS layer allows the request headers that carry keys (`Authorization`, `X-API-Key`; a `*`
 //! does not cover `Authorization`), and exposes those that speak of them: `WWW-Authenticate`,
-//! `Retry-After`, `X-Key-Status`, `X-Key-Expires-At`, `Deprecation`, `Sunset`, `Link`.
+//! `Retry-After`, `X-Key-Status`, `X-Key-Expires-At`, `X-Key-Expired-At`, `Deprecation`, `Sunset`,
+//! `Link`, and those of the limits: `X-RateLimit-Limit`, `X-RateLimit-Remaining`, `X-RateLimit-Reset`.
 //!
 //! With axum, `Router::layer` also answers unknown paths with 401, and `Router::route_layer` leaves
 //! them 404. A strict layer may stand inside of an [optional](ApiKeyLayer::optional) one.

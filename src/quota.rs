@@ -4,9 +4,6 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// The most that a quota can grant: what a structured field can write (RFC 9651).
-pub(crate) const MAX_LIMIT: u64 = 999_999_999_999_999;
-
 /// The longest period: 400 days.
 const MAX_PERIOD: Duration = Duration::from_secs(400 * 86_400);
 
@@ -80,11 +77,15 @@ pub(crate) enum Calendar {
 }
 
 impl Quota {
+    /// The most units that a quota can grant: 999,999,999,999,999, as much as a structured field can write
+    /// (RFC 9651).
+    pub const MAX: u64 = 999_999_999_999_999;
+
     /// So many in any second.
     ///
     /// # Panics
-    /// If the number is zero or above 999,999,999,999,999; in a `const` that is a compile error.
-    /// For numbers that are not known at compile time, use [`per`](Self::per).
+    /// If the number is zero or above [`MAX`](Self::MAX); in a `const` that is a compile error. For numbers
+    /// that are not known at compile time, use [`per`](Self::per), or look at them first.
     #[track_caller]
     pub const fn per_second(limit: u64) -> Self {
         Self::in_any(limit, 1)
@@ -129,7 +130,7 @@ impl Quota {
     /// # Ok::<(), tower_api_key::InvalidQuota>(())
     /// ```
     pub fn per(limit: u64, period: Duration) -> Result<Self, InvalidQuota> {
-        if limit == 0 || limit > MAX_LIMIT {
+        if limit == 0 || limit > Self::MAX {
             return Err(InvalidQuota::Limit(limit));
         }
         if period < Duration::from_secs(1) || period > MAX_PERIOD {
@@ -305,7 +306,7 @@ impl Quota {
 #[track_caller]
 const fn checked(limit: u64) -> u64 {
     assert!(limit > 0, "a quota of nothing: use at least 1");
-    assert!(limit <= MAX_LIMIT, "a quota above 999,999,999,999,999");
+    assert!(limit <= Quota::MAX, "a quota above 999,999,999,999,999");
     limit
 }
 

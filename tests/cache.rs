@@ -444,7 +444,7 @@ async fn a_change_builds_on_what_was_done_here_and_not_on_a_replica_that_lags_be
 async fn that_there_is_no_such_key_is_remembered_for_a_short_time() {
     for (cache, time) in [
         (Cache::new(), MISSES),
-        (Cache::new().misses(5 * SECOND), 5 * SECOND),
+        (Cache::new().misses_for(5 * SECOND), 5 * SECOND),
     ] {
         let world = World::new(cache);
         let unknown = stranger();
@@ -465,7 +465,7 @@ async fn that_there_is_no_such_key_is_remembered_for_a_short_time() {
 
 #[tokio::test]
 async fn a_key_that_is_created_is_unknown_no_more() {
-    let world = World::new(Cache::new().misses(DAY));
+    let world = World::new(Cache::new().misses_for(DAY));
     let unknown = stranger();
     assert_eq!(world.ask(&unknown), 401);
     world.create_elsewhere(&unknown).await;
@@ -476,7 +476,7 @@ async fn a_key_that_is_created_is_unknown_no_more() {
 
 #[tokio::test]
 async fn a_failure_of_the_store_is_not_remembered() {
-    let world = World::new(Cache::new().misses(DAY));
+    let world = World::new(Cache::new().misses_for(DAY));
     let key = world.issue().await;
     for says in [Says::Down, Says::Corrupt] {
         world.keys.invalidate_all();

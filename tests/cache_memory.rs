@@ -101,7 +101,7 @@ fn notes(count: usize, length: usize) -> BTreeMap<String, String> {
 #[test]
 fn invariant_7_a_flood_of_unknown_keys_evicts_no_good_key_and_is_bounded_itself() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let (store, layer) = world(Cache::new().memory(1 << 20).misses(DAY));
+    let (store, layer) = world(Cache::new().memory(1 << 20).misses_for(DAY));
     let good = flood(200);
     for key in &good {
         issue(&store, record(key));

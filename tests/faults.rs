@@ -226,7 +226,7 @@ async fn the_time_limits_are_what_they_are_set_to() {
         .cache(Cache::none().store_time_limit(for_store))
         .limits(Limits::new().global(Quota::per_minute(10)))
         .limiter(limiter.clone())
-        .limiter_outage(LimiterOutage::refuse().after(for_limiter))
+        .limiter_outage(LimiterOutage::refuse().time_limit(for_limiter))
         .build()
         .unwrap();
     let key = keys.issue("acme").await.unwrap();

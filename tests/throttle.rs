@@ -117,7 +117,7 @@ async fn an_address_that_tries_unknown_keys_is_refused_lookups() {
 
 #[tokio::test]
 async fn an_unknown_key_that_is_tried_again_is_an_attempt_each_time() {
-    let world = World::with(Cache::new().misses(DAY));
+    let world = World::with(Cache::new().misses_for(DAY));
     let unknown = strangers().next().unwrap();
     for _ in 0..3 {
         assert_eq!(world.ask(HERE, &unknown), 401);

@@ -46,7 +46,7 @@ impl Cache {
     pub fn none() -> Self {
         Self::new()
             .max_staleness(Duration::ZERO)
-            .misses(Duration::ZERO)
+            .misses_for(Duration::ZERO)
     }
 
     /// About how many bytes good keys may take. Default: 64 MiB, which is about 60,000 keys.
@@ -71,7 +71,7 @@ impl Cache {
     ///
     /// A key that is issued here works at once; one that is created elsewhere may be unknown here
     /// for so long.
-    pub fn misses(mut self, time: Duration) -> Self {
+    pub fn misses_for(mut self, time: Duration) -> Self {
         self.misses_for = time;
         self
     }
@@ -100,6 +100,9 @@ impl Cache {
     ///
     /// Danger: a key that was revoked elsewhere is let in for as long as the store fails, up to
     /// this time. One that was revoked by this process never is.
+    ///
+    /// Each request first waits for its look to fail: while the store hangs, for as long as
+    /// [`store_time_limit`](Self::store_time_limit) says.
     pub fn dangerous_serve_stale(mut self, up_to: Duration) -> Self {
         self.stale_for = Some(up_to);
         self

@@ -11,7 +11,7 @@ use crate::key::network::AllowedNetworks;
 use crate::key::record::{KeyRecord, Rotation, Stop};
 use crate::key::scope::Scope;
 use crate::key::verifier::Verifier;
-use crate::quota::{MAX_LIMIT, Quota};
+use crate::quota::Quota;
 
 /// Stores keep instants to the microsecond at least.
 const PRECISION: Duration = Duration::from_micros(1);
@@ -89,7 +89,7 @@ pub(super) fn full(digests: &mut Digests, at: SystemTime) -> KeyRecord {
     .with_scopes(scopes.map(Scope::from_static).into_iter().collect())
     .with_networks(networks(&["192.0.2.0/24", "2001:db8::/32", "198.51.100.7"]))
     .with_plan("pro")
-    .with_limit("account_per_minute", Quota::per_minute(MAX_LIMIT))
+    .with_limit("account_per_minute", Quota::per_minute(Quota::MAX))
     .with_limit("odd", Quota::per_hour(7).smooth().burst(3))
     .with_limit("daily", Quota::per_utc_day(1))
     .with_limit("monthly, \"quoted\"", Quota::per_utc_month(10_000))

@@ -47,7 +47,8 @@ impl KeyId {
         (bound(0x00), bound(0xff))
     }
 
-    /// As [`sha256_range`](Self::sha256_range), in lower-case hex digits.
+    /// As [`sha256_range`](Self::sha256_range), in lower-case hex digits: for a column that has the
+    /// digests so, and compares them byte by byte.
     ///
     /// ```
     /// # use tower_api_key::KeyDigest;

@@ -91,11 +91,13 @@ impl KeyFormat {
     /// `alphabet`. They are recognized, and never issued.
     ///
     /// The lead is what the keys begin with, the separator included: `acme-`. It may be empty, but
-    /// then nothing tells such a key from a user's token, so it is not looked for in
-    /// `Authorization` (see [`dangerous_in_authorization`](Self::dangerous_in_authorization)).
+    /// then nothing tells such a key from a user's token, so it is not looked for under
+    /// `Authorization: Bearer` (see [`dangerous_in_authorization`](Self::dangerous_in_authorization)),
+    /// only where nothing but our keys stands: in `X-API-Key` and under `Authorization: ApiKey`.
     ///
     /// The alphabet and the shortest length must allow for 112 bits, since what is stored of a
-    /// key is a fast hash, and shorter secrets can be found from that by trying.
+    /// key is a fast hash, and shorter secrets can be found from that by trying. Whether the keys were
+    /// drawn at random is not seen here: a UUID of version 1 or 7, made of a time, is guessable all the same.
     ///
     /// ```
     /// use tower_api_key::{Alphabet, Environment, KeyFormat};

@@ -160,7 +160,8 @@ impl KeyRecord {
         self
     }
 
-    /// Counts the changes of this record, from 1. An update carries the version it saw, plus one.
+    /// Counts the changes of this record, from 1. An update carries the version it saw, plus one, also one
+    /// that is made in the table by hand: of two versions, a process believes the higher.
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -272,7 +273,8 @@ impl KeyRecord {
         self.seldom.as_ref()?.limits.get(name).copied()
     }
 
-    /// Replaces the quota of a limit for this key. A name that no limit has changes nothing.
+    /// Replaces the quota of the limit of this [name](crate::Limit) for this key. A name that no limit has
+    /// changes nothing.
     ///
     /// A quota of another period, shape or burst than the rule's has a budget of its own: where the
     /// limit is the account's, the account then has one of each.

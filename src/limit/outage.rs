@@ -60,7 +60,7 @@ impl LimiterOutage {
 
     /// How long the limiter may take before it counts as failed. Default: 250 milliseconds.
     #[must_use]
-    pub const fn after(mut self, time: Duration) -> Self {
+    pub const fn time_limit(mut self, time: Duration) -> Self {
         self.time_limit = time;
         self
     }

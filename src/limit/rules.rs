@@ -10,6 +10,9 @@ use crate::quota::{Calendar, Quota, Shape};
 /// The limits of an application: stated once, and every request is charged against all that apply,
 /// together or not at all.
 ///
+/// A request without a key, where [none is needed](crate::ApiKeyLayer::optional), is charged by address
+/// and to everybody. A request that is refused for its key is charged nothing.
+///
 /// ```
 /// use http::Method;
 /// use tower_api_key::{ApiKeys, Limits, MemoryStore, Plan, Quota};
@@ -38,8 +41,17 @@ pub struct Limits {
 
 /// A quota with a name, for rules that should have another than the one made of their words.
 ///
-/// The name is what callers read in headers and errors, and what a record overrides: 1 to 64
-/// characters of visible ASCII and spaces, without `"` and `\`.
+/// The name is what callers read in headers and errors, and what a record
+/// [overrides](crate::KeyRecord::with_limit): 1 to 64 characters of visible ASCII and spaces, without `"`
+/// and `\`. Without one, a limit is called by whom and in what time it limits:
+///
+/// | limit | name |
+/// |---|---|
+/// | `per_key(Quota::per_second(…))` | `key_per_second` |
+/// | `per_account(Quota::per_utc_month(…))`, of a plan or of all | `account_per_utc_month` |
+/// | `per_ip(Quota::per(…, 10 seconds))` | `ip_per_10s` |
+/// | `global(….smooth())` | `global_rate` |
+/// | `per_account(Quota::per_hour(…))` of the endpoint `POST /v1/reports` | `POST /v1/reports account_per_hour` |
 ///
 /// ```
 /// use tower_api_key::{Limit, Limits, Quota};
@@ -111,6 +123,9 @@ impl Plan {
 /// - where no endpoint is named so, the request's path as it is: without the feature, for a layer
 ///   around the whole router and not on it, in a fallback, behind `nest_service`, and for one
 ///   particular path of a route such as `/v1/reports/{id}`.
+///
+/// Of gRPC, an endpoint is `Endpoint::new(Method::POST, "/package.Service/Method")`; a stream is one
+/// request.
 ///
 /// `HEAD` is charged as `GET`, unless it has an endpoint of its own. An endpoint whose path is never
 /// requested limits nothing and costs nobody anything.

@@ -28,7 +28,9 @@ pub use error::{StoreError, StoreErrorKind};
 /// With the feature `conformance`, `conformance::key_store` asks an implementor what is promised here.
 ///
 /// ```
-/// use tower_api_key::{ApiKeys, KeyId, KeyRecord, KeyStore, StoreError};
+/// use tower_api_key::{
+///     Alphabet, ApiKeys, Environment, KeyFormat, KeyId, KeyRecord, KeyStore, StoreError,
+/// };
 ///
 /// struct MyTable { /* a connection pool */ }
 ///
@@ -41,9 +43,11 @@ pub use error::{StoreError, StoreErrorKind};
 ///     }
 /// }
 ///
-/// let keys = ApiKeys::read_only(MyTable {}).build()?;
+/// // How the keys are written: what is written otherwise is refused, and not looked for.
+/// let acme = KeyFormat::imported("acme-", Alphabet::HEX, 40..=40, Environment::LIVE)?;
+/// let keys = ApiKeys::read_only(MyTable {}).formats([acme]).build()?;
 /// let layer = keys.layer();
-/// # Ok::<(), tower_api_key::BuildError>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a `KeyStore`",
@@ -53,6 +57,9 @@ pub use error::{StoreError, StoreErrorKind};
 pub trait KeyStore: Send + Sync + 'static {
     /// The record of this id, or `None` if there certainly is none. A record of another id counts as
     /// [`StoreError::corrupt`].
+    ///
+    /// A key that was stopped is found, too, and says so: `with_revoked`, `with_suspended`,
+    /// `with_expires_at`. Otherwise it opens the door, or its owner is told that it never was.
     fn find(
         &self,
         id: &KeyId,

@@ -7,7 +7,7 @@ use crate::conformance::promise::Promise;
 use crate::conformance::rate_limiter::bench::{Bench, Budget, NEVER, TELLS, longest};
 use crate::key::digest::KeyId;
 use crate::limit::{Charge, LimitName, RateLimiter, Subject};
-use crate::quota::{MAX_LIMIT, Quota};
+use crate::quota::Quota;
 
 const DENIED_IS_FREE: Promise = Promise("a denied request costs nothing");
 const LOOKS: Promise = Promise("a charge of 0 only looks");
@@ -124,7 +124,7 @@ async fn denials_are_free<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
 
 async fn above_the_quota<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
     let (budget, other) = (bench.budget(quota), bench.budget(quota));
-    for cost in [11, MAX_LIMIT + 1, u64::MAX] {
+    for cost in [11, Quota::MAX + 1, u64::MAX] {
         let denied = bench.ask(&[other.charge(1), budget.charge(cost)]).await;
         NEVER.holds(
             !denied.is_allowed() && denied.retry_after().is_none(),

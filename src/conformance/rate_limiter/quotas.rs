@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::conformance::promise::Promise;
 use crate::conformance::rate_limiter::bench::Bench;
 use crate::limit::RateLimiter;
-use crate::quota::{MAX_LIMIT, Quota};
+use crate::quota::Quota;
 
 const WITH_EACH_CALL: Promise = Promise("a quota comes with each call");
 const APART: Promise = Promise("quotas that count in other ways do not undo each other");
@@ -73,12 +73,12 @@ async fn other_forms<L: RateLimiter>(bench: &Bench<'_, L>) {
 async fn extremes<L: RateLimiter>(bench: &Bench<'_, L>) {
     let longest_period = Duration::from_secs(400 * 86_400);
     for quota in [
-        Quota::per_day(MAX_LIMIT),
-        Quota::per(MAX_LIMIT, longest_period).unwrap_or(Quota::per_day(MAX_LIMIT)),
-        Quota::per_utc_month(MAX_LIMIT),
+        Quota::per_day(Quota::MAX),
+        Quota::per(Quota::MAX, longest_period).unwrap_or(Quota::per_day(Quota::MAX)),
+        Quota::per_utc_month(Quota::MAX),
     ] {
         let budget = bench.budget(quota);
-        for (cost, remaining) in [(0, MAX_LIMIT), (MAX_LIMIT - 1, 1), (1, 0)] {
+        for (cost, remaining) in [(0, Quota::MAX), (Quota::MAX - 1, 1), (1, 0)] {
             let verdict = bench.ask(&[budget.charge(cost)]).await;
             let seen = verdict.standings()[0].remaining();
             TO_THE_UNIT.holds(
