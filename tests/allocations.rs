@@ -7,6 +7,7 @@
 //! | a cached key, with one limit or two | 0 |
 //! | a cached key, with three limits | 2: more charges and standings than are kept in place |
 //! | a bad checksum, no key | 0 |
+//! | a cached key, and a limiter elsewhere that answers at once | 3, of 1.2 KB: the wait, what it is about, the limiter's answer |
 //! | a key that no store has, when it is first looked for | 4, of 1.5 KB: the wait, the load and its flight, the store's answer |
 //!
 //! The bare service puts the same extension into the request and the same headers into the answer,
@@ -21,6 +22,7 @@ use std::convert::Infallible;
 use std::future::{IntoFuture, Ready, ready};
 use std::pin::pin;
 use std::task::{Context, Poll};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -29,7 +31,8 @@ use http_body_util::{BodyExt, Empty, Full};
 use support::{is_waiting, today};
 use tower::{Layer, Service};
 use tower_api_key::{
-    ApiKeys, Caller, IssuedKey, Limits, ManualClock, MemoryStore, Quota, Rejection,
+    ApiKeys, Caller, Charge, IssuedKey, LimiterError, Limits, ManualClock, MemoryLimiter,
+    MemoryStore, Quota, RateLimiter, Rejection, Verdict,
 };
 
 /// It answers with nothing.
@@ -112,6 +115,10 @@ fn usual(counts: &[Allocations]) -> Allocations {
 /// What the layer allocates for a request with a cached key, above a bare service.
 fn above_bare(limits: Limits, header: &str) -> u64 {
     let (keys, key) = keys(limits);
+    admitted_above_bare(&keys, &key, header).count
+}
+
+fn admitted_above_bare(keys: &ApiKeys, key: &IssuedKey, header: &str) -> Allocations {
     let mut layered = keys.layer().layer(Silent);
     let value = match header {
         "authorization" => format!("Bearer {}", key.expose_secret()),
@@ -134,7 +141,11 @@ fn above_bare(limits: Limits, header: &str) -> u64 {
         allocations(&mut layered, request),
         allocations(&mut bare, request),
     ];
-    usual(&layered).count - usual(&bare).count
+    let [layered, bare] = [usual(&layered), usual(&bare)];
+    Allocations {
+        count: layered.count - bare.count,
+        bytes: layered.bytes - bare.bytes,
+    }
 }
 
 /// It puts the same caller into a request and the same headers into the answer, for no reason.
@@ -224,6 +235,37 @@ fn a_cached_key_with_three_limits_allocates_twice_beyond_the_answer() {
         .per_account(Quota::per_utc_month(100_000))
         .global(Quota::per_second(5_000).smooth());
     assert_eq!(above_bare(limits, "authorization"), 2);
+}
+
+/// A limiter that says nothing before it is waited for.
+struct Elsewhere(MemoryLimiter);
+
+impl RateLimiter for Elsewhere {
+    async fn check(
+        &self,
+        charges: &[Charge<'_>],
+        now: SystemTime,
+    ) -> Result<Verdict, LimiterError> {
+        self.0.check_now(charges, now).unwrap()
+    }
+
+    async fn refund(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<(), LimiterError> {
+        self.0.refund_now(charges, now).unwrap()
+    }
+}
+
+#[test]
+fn a_limiter_elsewhere_allocates_little_beyond_the_answer() {
+    let keys = ApiKeys::builder(MemoryStore::new())
+        .clock(ManualClock::at(today()))
+        .limits(Limits::new().per_key(Quota::per_hour(100_000)))
+        .limiter(Elsewhere(MemoryLimiter::new()))
+        .build()
+        .unwrap();
+    let key = keys.issue("acme").into_future().now_or_never().unwrap();
+    let above = admitted_above_bare(&keys, &key.unwrap(), "authorization");
+    assert_eq!(above.count, 3);
+    assert!(above.bytes < 1300, "{above:?}");
 }
 
 /// What the layer allocates for a request that it refuses, above a service that does just that.

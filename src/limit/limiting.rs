@@ -35,10 +35,10 @@ impl Limiting {
         charges: &[Charge<'_>],
         now: SystemTime,
     ) -> Result<Verdict, LimiterError> {
-        match self.check_now(charges, now) {
-            Some(checked) => checked,
-            None => self.in_time(clock, self.limiter.check(charges, now)).await,
+        if let Some(checked) = self.check_now(charges, now) {
+            return checked;
         }
+        self.in_time(clock, self.limiter.check(charges, now)).await
     }
 
     /// Gives charges back.
@@ -48,10 +48,10 @@ impl Limiting {
         charges: &[Charge<'_>],
     ) -> Result<(), LimiterError> {
         let now = clock.now();
-        match self.limiter.refund_now(charges, now) {
-            Some(refunded) => refunded,
-            None => self.in_time(clock, self.limiter.refund(charges, now)).await,
+        if let Some(refunded) = self.limiter.refund_now(charges, now) {
+            return refunded;
         }
+        self.in_time(clock, self.limiter.refund(charges, now)).await
     }
 
     /// Takes a charge, or what is left of its budget.

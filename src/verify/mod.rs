@@ -72,6 +72,13 @@ pub(crate) struct Proved {
     now: SystemTime,
 }
 
+/// A request whose key may be used, before its limits are charged.
+pub(crate) struct Candidate {
+    key: Presented,
+    proved: Proved,
+    metered: Metered,
+}
+
 /// A decision in favour of a request.
 #[derive(Debug)]
 pub(crate) enum Admission {
@@ -95,17 +102,6 @@ pub(crate) struct Denial {
     pub(crate) lifecycle: Option<Lifecycle>,
     pub(crate) carrier: Option<Carrier>,
     pub(crate) limits: Option<Box<Notice>>,
-}
-
-impl Admission {
-    #[inline]
-    fn of(key: &Presented, lifecycle: Lifecycle, metered: Metered) -> Self {
-        Self::Key {
-            lifecycle,
-            carrier: key.carrier,
-            limits: metered.limits,
-        }
-    }
 }
 
 impl Progress {
@@ -184,13 +180,13 @@ impl Gate {
         let mut metered = self.bind(head);
         let holder = proved.known.holder(key.id());
         match self.charge_now(Some(holder), &mut metered, now) {
-            Some(Ok(())) => {
-                let lifecycle = proved.lifecycle;
-                self.admit(request, &key, proved, &metered);
-                Progress::Decided(Ok(Admission::of(&key, lifecycle, metered)))
-            }
+            Some(Ok(())) => Progress::Decided(Ok(self.admit(request, &key, proved, metered))),
             Some(Err(refusal)) => Progress::denied(refusal.of(&proved, carrier)),
-            None => Progress::Waiting(Wait::Limits(Box::new((key, proved, metered)))),
+            None => Progress::Waiting(Wait::Limits(Box::new(Candidate {
+                key,
+                proved,
+                metered,
+            }))),
         }
     }
 
@@ -333,12 +329,20 @@ impl Gate {
         request: &mut Request<B>,
         key: &Presented,
         proved: Proved,
-        metered: &Metered,
-    ) {
+        metered: Metered,
+    ) -> Admission {
         self.note(key, &proved);
         self.hide(request, key.carrier);
-        let caller = Caller::new(proved.known, proved.lifecycle, metered.bound);
+        let Proved {
+            known, lifecycle, ..
+        } = proved;
+        let caller = Caller::new(known, lifecycle, metered.bound);
         request.extensions_mut().insert(caller);
+        Admission::Key {
+            lifecycle,
+            carrier: key.carrier,
+            limits: metered.limits,
+        }
     }
 
     /// What the logs are told of a request that passes.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::Request;
 
 use super::charge::Metered;
-use super::{Admission, Denial, Gate, Presented, Progress, Proved, anonymous, stranger};
+use super::{Candidate, Denial, Gate, Presented, Progress, Proved, anonymous, stranger};
 use crate::cache::{Found, KnownKey};
 
 /// What a request must wait for.
@@ -16,7 +16,7 @@ pub(crate) enum Wait {
     /// until the load says otherwise.
     Record { key: Presented, is_attempt: bool },
     /// Its limits. Its key is good.
-    Limits(Box<(Presented, Proved, Metered)>),
+    Limits(Box<Candidate>),
     /// Its limits. It has no key and needs none.
     LimitsOfNobody(Metered),
 }
@@ -38,10 +38,16 @@ impl Gate {
                 };
                 (request, progress)
             }),
-            Wait::Limits(candidate) => Box::pin(async move {
-                let (key, proved, metered) = *candidate;
-                let decision = self.charge_and_admit(&mut request, key, proved, metered);
-                let decision = decision.await;
+            Wait::Limits(mut candidate) => Box::pin(async move {
+                let decision = self.charge_and_prove(&request, &mut candidate).await;
+                let decision = decision.map(|()| {
+                    let Candidate {
+                        key,
+                        proved,
+                        metered,
+                    } = *candidate;
+                    self.admit(&mut request, &key, proved, metered)
+                });
                 (request, Progress::Decided(decision))
             }),
             Wait::LimitsOfNobody(mut metered) => Box::pin(async move {
@@ -74,28 +80,26 @@ impl Gate {
         })
     }
 
-    /// Steps 8 and 9, with a wait.
-    async fn charge_and_admit(
+    /// Step 8, with a wait, and the others once more: time went by, and the key may have been changed.
+    async fn charge_and_prove(
         &self,
-        request: &mut Request<()>,
-        key: Presented,
-        mut proved: Proved,
-        mut metered: Metered,
-    ) -> Result<Admission, Denial> {
+        request: &Request<()>,
+        candidate: &mut Candidate,
+    ) -> Result<(), Denial> {
+        let Candidate {
+            key,
+            proved,
+            metered,
+        } = candidate;
         let holder = proved.known.holder(key.id());
-        let charged = self.charge(Some(holder), &mut metered, proved.now).await;
-        charged.map_err(|refusal| refusal.of(&proved, key.carrier))?;
-        // Time went by, and the key may have been changed.
-        match self.prove_anew(request, &key, &proved.known).await {
-            Ok(anew) => proved = anew,
-            Err(denial) => {
-                self.give_back(&key, &proved, &metered).await;
-                return Err(denial);
-            }
-        }
-        let lifecycle = proved.lifecycle;
-        self.admit(request, &key, proved, &metered);
-        Ok(Admission::of(&key, lifecycle, metered))
+        let charged = self.charge(Some(holder), metered, proved.now).await;
+        charged.map_err(|refusal| refusal.of(proved, key.carrier))?;
+        let anew = self.prove_anew(request, key, &proved.known).await;
+        let Err(denial) = anew.map(|anew| *proved = anew) else {
+            return Ok(());
+        };
+        self.give_back(key, proved, metered).await;
+        Err(denial)
     }
 
     /// Steps 4 to 7 once more, for a key that was good a moment ago.
