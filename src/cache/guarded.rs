@@ -95,8 +95,9 @@ where
 
     /// Loads a key, once for all who ask for it at the same time, and keeps the answer.
     ///
-    /// No load is begun if there are `most` already. `now` is the time, and `is_fresh` is whether what is kept needs no load then. `begin` begins one,
-    /// whose answer may serve as long as the counters stand at the stamp that it is given.
+    /// No load is begun if there are `most` already. `now` is the time, and `is_fresh` is whether what is
+    /// kept needs no load then. `begin` begins one, whose answer may serve as long as the counters stand at
+    /// the stamp that it is given.
     pub(crate) async fn load<F>(
         &self,
         key: K,
