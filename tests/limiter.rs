@@ -126,9 +126,9 @@ fn a_thread_that_was_held_up_gives_nothing_back() {
 #[test]
 fn what_is_used_counts_for_as_long_whoever_was_held_up() {
     let midnight = START + 60 * SECOND;
-    let second = SECOND - 1; // the last instant of any window that begins with the first use
+    // Until the last instant of a window that begins with the first use.
     for (quota, counts_for) in [
-        (Quota::per_second(10), second),
+        (Quota::per_second(10), SECOND - 1),
         (Quota::per_minute(10), 60 * SECOND - 1),
         (Quota::per_utc_day(10), DAY - 1),
         (Quota::per_utc_month(10), 28 * DAY - 1),

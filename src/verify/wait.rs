@@ -94,9 +94,12 @@ impl Gate {
         let holder = proved.known.holder(key.id());
         let charged = self.charge(Some(holder), metered, proved.now).await;
         charged.map_err(|refusal| refusal.of(proved, key.carrier))?;
-        let anew = self.prove_anew(request, key, &proved.known).await;
-        let Err(denial) = anew.map(|anew| *proved = anew) else {
-            return Ok(());
+        let denial = match self.prove_anew(request, key, &proved.known).await {
+            Ok(anew) => {
+                *proved = anew;
+                return Ok(());
+            }
+            Err(denial) => denial,
         };
         self.give_back(key, proved, metered).await;
         Err(denial)
