@@ -232,6 +232,17 @@ impl<V: Default, const N: usize> Table<V, N> {
         &mut self.lines[place / N].0[place % N]
     }
 
+    /// The values of the `index`-th line, modulo the number of lines: for a hand that goes around the
+    /// table.
+    pub(crate) fn line(&self, index: usize) -> impl Iterator<Item = &V> {
+        let lines = self.lines.len().max(1);
+        let line = self.lines.get(index % lines);
+        let entries = line.into_iter().flat_map(|line| &line.0);
+        entries
+            .filter(|entry| entry.key != 0)
+            .map(|entry| &entry.value)
+    }
+
     /// Takes out what is at a place in use.
     pub(crate) fn remove(&mut self, place: usize) -> V {
         self.used -= 1;

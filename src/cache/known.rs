@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use super::guard::Stamp;
 use super::guarded::Origin;
+use super::uses::UseCount;
 use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::environment::Environment;
 use crate::key::lifecycle::{Lifecycle, WarningWindow};
@@ -32,6 +33,7 @@ pub(crate) struct KnownKey {
     is_plain: bool,
     /// Whether its id is the head of its verifier.
     is_digest: bool,
+    uses: UseCount,
     verifier: Verifier,
     details: Arc<Details>,
 }
@@ -73,6 +75,7 @@ impl KnownKey {
                     .verifier()
                     .as_bytes()
                     .starts_with(record.id().as_bytes()),
+            uses: UseCount::default(),
             verifier: record.verifier().clone(),
             details: Arc::new(Details {
                 serial: SERIAL.fetch_add(1, Ordering::Relaxed),
@@ -92,6 +95,7 @@ impl KnownKey {
             is_live: false,
             is_plain: false,
             is_digest: false,
+            uses: UseCount::default(),
             verifier: Verifier::sha256(KeyDigest::from_bytes([0; 32])),
             details: Arc::clone(details),
         }
@@ -109,6 +113,11 @@ impl KnownKey {
             since: self.since,
             found: true,
         }
+    }
+
+    #[inline]
+    pub(super) fn uses(&self) -> &UseCount {
+        &self.uses
     }
 
     /// What tells it from an older or newer record of the same key.

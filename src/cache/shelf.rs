@@ -1,7 +1,9 @@
-//! Where loaded keys are kept, within a bound of memory.
+//! The map of cached keys: an index for hits, a keeper that evicts, and a table for keys that do not exist.
 //!
-//! Good ones are found in an index of our own. Who stays in it is moka's to decide, which knows how
-//! recently and how often each was loaded, and what all of them weigh; what it evicts leaves the index.
+//! The keeper must be told of uses. A load is told at once. A hit is counted in the key, and told when a
+//! later load comes along: each load tells of the hits of one line of the index. So a hit pays next to
+//! nothing for it, and without loads nothing is evicted and nothing needs to be told.
+//!
 //! Keys that do not exist are kept apart, so that a flood of them evicts no good one.
 
 use std::sync::Arc;
@@ -10,6 +12,8 @@ use super::Found;
 use super::guard::Spread;
 use super::guarded::{Map, Origin};
 use super::index::Index;
+use super::keeper::{Keeper, Kept};
+use super::known::KnownKey;
 use super::misses::Misses;
 use super::pool::Pool;
 use crate::key::digest::KeyId;
@@ -19,42 +23,78 @@ const OVERHEAD: usize = 400;
 
 pub(super) struct Shelf {
     found: Arc<Index>,
-    keeper: moka::sync::Cache<KeyId, Kept>,
+    keeper: Keeper,
     misses: Misses,
-}
-
-/// What moka keeps in the place of a key.
-#[derive(Clone, Copy)]
-struct Kept {
-    /// To tell the key from one that has taken its place.
-    serial: u64,
-    weight: u32,
 }
 
 impl Shelf {
     pub(super) fn new(bytes: u64, pool: Arc<Pool>) -> Self {
         let found = Arc::new(Index::new(pool));
         let index = Arc::clone(&found);
-        let keeper = moka::sync::Cache::builder()
-            .max_capacity(bytes.max(1)) // with none, moka evicts nothing
-            .weigher(|_, kept: &Kept| kept.weight)
-            .eviction_listener(move |id: Arc<KeyId>, kept: Kept, _| {
-                index.remove_if(&id, |known| known.serial() == kept.serial);
-            })
-            .build();
+        let keeper = Keeper::new(bytes, move |id, kept| {
+            let mut uses = 0;
+            index.remove_if(id, |known| {
+                uses = known.uses().visit();
+                known.serial() == kept.serial
+            });
+            uses
+        });
         Self {
             found,
             keeper,
             misses: Misses::new(),
         }
     }
+
+    fn put_key(&self, id: KeyId, known: Arc<KnownKey>) {
+        let mut kept = kept(&known);
+        // The index first: what the keeper evicts must be there to be removed.
+        let replaced = self.found.put(&id, known);
+        if let Some(other) = replaced.filter(|replaced| *replaced != id) {
+            self.keeper.remove(&other);
+        }
+        self.tell_of_uses(&id);
+        // Another thread may have removed or replaced the key between the two. The keeper must end up with
+        // what the index has, or it counts the weight of what is gone, or never evicts what is there.
+        loop {
+            self.keeper.insert(id, kept);
+            match self.found.look_at(&id, |known| self::kept(known)) {
+                Some(found) if found == kept => return,
+                Some(found) => kept = found,
+                None => return self.keeper.remove(&id),
+            }
+        }
+    }
+
+    /// Tells the keeper of this load, and of the hits of a few other keys.
+    fn tell_of_uses(&self, loaded: &KeyId) {
+        self.keeper.count_untold();
+        self.keeper.count((*loaded, 1));
+        let has_returned = self.keeper.has_returned(loaded);
+        if !self.keeper.is_half_full() {
+            return;
+        }
+        for hits in self.found.visit(loaded) {
+            self.keeper.count(hits);
+        }
+        if has_returned && let Some(idle) = self.found.find_idle(loaded) {
+            self.keeper.remove(&idle);
+        }
+    }
+}
+
+fn kept(known: &KnownKey) -> Kept {
+    Kept::new(known.serial(), known.weight() + OVERHEAD)
 }
 
 impl Map<KeyId, Found> for Shelf {
     #[inline]
     fn get(&self, id: &KeyId, asked_for: impl Fn(Origin) -> bool) -> Option<Found> {
         let kept = self.found.look_at(id, |known| {
-            let known = asked_for(known.origin()).then(|| Arc::clone(known));
+            let known = asked_for(known.origin()).then(|| {
+                known.uses().hit();
+                Arc::clone(known)
+            });
             known.map(Found::Key)
         });
         kept.unwrap_or_else(|| {
@@ -64,19 +104,16 @@ impl Map<KeyId, Found> for Shelf {
     }
 
     fn put(&self, id: KeyId, found: Found, origin: Origin) {
-        let Found::Key(known) = found else {
-            // The keeper follows when it needs the room.
-            self.found.remove_if(&id, |_| true);
-            return self.misses.put(&id, origin);
-        };
-        // A key bears its origin itself: the one that is given here.
-        let kept = Kept {
-            serial: known.serial(),
-            weight: u32::try_from(known.weight() + OVERHEAD).unwrap_or(u32::MAX),
-        };
-        // In this order: whatever the keeper evicts is there to be removed.
-        self.found.put(&id, known);
-        self.keeper.insert(id, kept);
+        match found {
+            // A key bears its origin itself: the one that is given here.
+            Found::Key(known) => self.put_key(id, known),
+            Found::Nothing => {
+                if self.found.remove_if(&id, |_| true) {
+                    self.keeper.remove(&id);
+                }
+                self.misses.put(&id, origin);
+            }
+        }
     }
 }
 
