@@ -79,7 +79,7 @@ fn ours<'l>(limiter: &'l MemoryLimiter, names: &'l [LimitName], quota: Quota) ->
         for key in keys {
             let subject = Subject::Key(KeyId::from_bytes(*key));
             let charge = |name| Charge::new(name, subject, quota, 1);
-            let now = SystemClock.now();
+            let now = SystemClock.readings();
             let verdict = match names {
                 [one] => limiter.check_now(&[charge(one)], now),
                 [a, b, c] => limiter.check_now(&[charge(a), charge(b), charge(c)], now),

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
-use tower_api_key::{Charge, KeyId, LimitName, MemoryLimiter, Quota, RateLimiter, Subject};
+use tower_api_key::{Charge, KeyId, LimitName, MemoryLimiter, Now, Quota, RateLimiter, Subject};
 
 const ALLOWED: u64 = 64 << 20;
 const LIVE: Quota = Quota::per_hour(1_000);
@@ -24,7 +24,8 @@ fn main() {
     let mut admitted = 0;
     for at in 0..2 * keys {
         // A thousand new keys in each millisecond of a clock of our own.
-        let now = start + Duration::from_micros(at);
+        let since = Duration::from_micros(at);
+        let now = Now::new(start + since, since);
         let random = u128::from(scramble(at)) << 64 | u128::from(scramble(!at));
         let charge = if at < keys {
             let key_id = KeyId::from_bytes(random.to_be_bytes());
@@ -65,7 +66,7 @@ fn main() {
     );
 }
 
-fn is_allowed(limiter: &MemoryLimiter, charge: Charge<'_>, now: SystemTime) -> bool {
+fn is_allowed(limiter: &MemoryLimiter, charge: Charge<'_>, now: Now) -> bool {
     let verdict = limiter.check_now(&[charge], now);
     verdict.is_some_and(|verdict| verdict.is_ok_and(|verdict| verdict.is_allowed()))
 }

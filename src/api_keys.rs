@@ -419,7 +419,7 @@ impl<A> ApiKeysBuilder<A> {
 
     fn assemble(self, formats: KeyFormats) -> ApiKeys<A> {
         // A clock that must be set up does it now, and not while a request waits.
-        self.clock.both();
+        self.clock.readings();
         let limiter = self.limiter;
         let limiting = (!self.limits.are_none()).then(|| Limiting {
             rules: Rulebook::new(self.limits),

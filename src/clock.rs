@@ -13,7 +13,7 @@ pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The source of time for everything that this crate decides.
 ///
-/// A request is judged by one reading, and by another after each wait. If the wall clock is wrong, keys
+/// Each request reads it once, and again after each wait. If the wall clock is wrong, keys
 /// expire early or late by as much, so the safe failure is to run fast.
 ///
 /// A clock of an application's own need only tell the wall-clock time; what else there is, is the
@@ -31,15 +31,50 @@ pub trait Clock: Send + Sync + 'static {
         START.elapsed()
     }
 
-    /// [`now`](Self::now) and [`monotonic`](Self::monotonic) at one moment, as each request asks for
-    /// them. A clock that can tell both at one look spares each request the other.
-    fn both(&self) -> (SystemTime, Duration) {
-        (self.now(), self.monotonic())
+    /// Reads [`now`](Self::now) and [`monotonic`](Self::monotonic) at one moment, as each request does. A
+    /// clock that can tell both at one look spares each request the other.
+    fn readings(&self) -> Now {
+        Now::new(self.now(), self.monotonic())
     }
 
     /// Waits for a time: the limit of a load from the store, or of a check by a limiter.
     fn sleep(&self, time: Duration) -> Sleep {
         Box::pin(futures_timer::Delay::new(time))
+    }
+}
+
+/// Both readings of a [`Clock`] at one moment.
+///
+/// The wall clock says which day it is, and may be set. The monotonic clock says how much time has gone
+/// by, and never goes backwards: rates and windows go by it, so that a step of the wall clock neither
+/// empties nor fills a budget.
+///
+/// ```
+/// use tower_api_key::{Clock, SystemClock};
+///
+/// let now = SystemClock.readings();
+/// assert!(SystemClock.readings().monotonic() >= now.monotonic());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    wall: SystemTime,
+    monotonic: Duration,
+}
+
+impl Now {
+    /// Two readings that belong together.
+    pub const fn new(wall: SystemTime, monotonic: Duration) -> Self {
+        Self { wall, monotonic }
+    }
+
+    /// The wall-clock time.
+    pub const fn wall(&self) -> SystemTime {
+        self.wall
+    }
+
+    /// The time since a fixed moment, on a clock that is never set.
+    pub const fn monotonic(&self) -> Duration {
+        self.monotonic
     }
 }
 
@@ -53,8 +88,8 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
         (**self).monotonic()
     }
 
-    fn both(&self) -> (SystemTime, Duration) {
-        (**self).both()
+    fn readings(&self) -> Now {
+        (**self).readings()
     }
 
     fn sleep(&self, time: Duration) -> Sleep {
@@ -98,15 +133,15 @@ const BELIEVED: u32 = 1_000_000;
 impl Clock for SystemClock {
     #[inline]
     fn now(&self) -> SystemTime {
-        self.both().0
+        self.readings().wall()
     }
 
     #[inline]
     fn monotonic(&self) -> Duration {
-        self.both().1
+        self.readings().monotonic()
     }
 
-    fn both(&self) -> (SystemTime, Duration) {
+    fn readings(&self) -> Now {
         thread_local!(static ANCHOR: Cell<Option<Anchor>> = const { Cell::new(None) });
         // The counter goes first: a thread that is held up before it asks the operating system is fast
         // then, by less than the counter is believed for, and not slow.
@@ -119,12 +154,12 @@ impl Clock for SystemClock {
                 && since < BELIEVED
             {
                 let since = Duration::new(0, since);
-                return (anchor.wall + since, anchor.monotonic + since);
+                return Now::new(anchor.wall + since, anchor.monotonic + since);
             }
         }
         let anchor = Anchor::cast(counter);
         ANCHOR.set(Some(anchor));
-        (anchor.wall, anchor.monotonic)
+        Now::new(anchor.wall, anchor.monotonic)
     }
 }
 
@@ -225,9 +260,9 @@ impl Clock for ManualClock {
         self.hands().monotonic
     }
 
-    fn both(&self) -> (SystemTime, Duration) {
+    fn readings(&self) -> Now {
         let hands = self.hands();
-        (hands.wall, hands.monotonic)
+        Now::new(hands.wall, hands.monotonic)
     }
 
     fn sleep(&self, time: Duration) -> Sleep {
@@ -260,9 +295,9 @@ mod tests {
         let slack = Duration::from_micros(500);
         for _ in 0..200_000 {
             let asked = Anchor::cast(0);
-            let (wall, monotonic) = SystemClock.both();
-            assert!(wall + slack > asked.wall && monotonic + slack > asked.monotonic);
-            let (later, _) = SystemClock.both();
+            let now = SystemClock.readings();
+            assert!(now.wall() + slack > asked.wall && now.monotonic() + slack > asked.monotonic);
+            let later = SystemClock.readings().wall();
             let asked = Anchor::cast(0);
             assert!(later < asked.wall + Duration::new(0, BELIEVED) + slack);
         }
@@ -274,8 +309,8 @@ mod tests {
         clock.advance(Duration::from_secs(3));
         clock.set(SystemTime::UNIX_EPOCH);
         let shared: Arc<dyn Clock> = Arc::new(clock);
-        let expected = (SystemTime::UNIX_EPOCH, Duration::from_secs(3));
-        assert_eq!(shared.both(), expected);
-        assert_eq!((shared.now(), shared.monotonic()), expected);
+        let expected = Now::new(SystemTime::UNIX_EPOCH, Duration::from_secs(3));
+        assert_eq!(shared.readings(), expected);
+        assert_eq!(Now::new(shared.now(), shared.monotonic()), expected);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::cache::KeyCache;
-use crate::clock::Clock;
+use crate::clock::{Clock, Now};
 use crate::key::formats::KeyFormats;
 use crate::key::lifecycle::WarningWindow;
 use crate::key::verifier::PepperRing;
@@ -38,6 +38,11 @@ pub(crate) struct Notices {
 impl Keyring {
     pub(crate) fn now(&self) -> SystemTime {
         self.clock.now()
+    }
+
+    /// Both clocks, for what a request is judged by.
+    pub(crate) fn readings(&self) -> Now {
+        self.clock.readings()
     }
 }
 

@@ -110,7 +110,7 @@ pub use backend::memory::MemoryStore;
 pub use backend::memory::limiter::MemoryLimiter;
 pub use cache::Cache;
 pub use caller::Caller;
-pub use clock::{Clock, ManualClock, Sleep, SystemClock};
+pub use clock::{Clock, ManualClock, Now, Sleep, SystemClock};
 pub use future::ResponseFuture;
 pub use key::alphabet::Alphabet;
 pub use key::digest::{InvalidKeyId, KeyDigest, KeyId};

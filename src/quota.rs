@@ -11,7 +11,7 @@ const MAX_PERIOD: Duration = Duration::from_secs(400 * 86_400);
 ///
 /// | shape | constructors | what it guarantees |
 /// |---|---|---|
-/// | **window** | [`per_second`](Self::per_second) … [`per_day`](Self::per_day), [`per`](Self::per) | never more than *n* in *any* window of that length; a caller who used it all may be held back by at most 1/60 of the window |
+/// | **window** | [`per_second`](Self::per_second) … [`per_day`](Self::per_day), [`per`](Self::per) | never more than *n* in *any* window of that length; nobody waits for longer than the window; a use may count for up to 1/60 of the window longer than it must |
 /// | **rate** | [`smooth`](Self::smooth), [`burst`](Self::burst) | in any time *t*, never more than the burst plus *n·t*/period (GCRA); what is idle fills up evenly |
 /// | **calendar** | [`per_utc_day`](Self::per_utc_day), [`per_utc_month`](Self::per_utc_month) | never more than *n* in a day or month of UTC; whole again at its end |
 ///
@@ -279,14 +279,14 @@ impl Quota {
         self.shape
     }
 
-    /// A number that differs where the quota counts in another way. Budgets of one name and subject
-    /// whose quotas have other forms are not the same: neither could be told from the other's state.
+    /// A number that differs where the budgets of one name and subject are apart: by shape, and by the
+    /// period of a window, whose uses would be forgotten too early under a shorter one.
     #[inline]
     pub(crate) const fn form_hash(&self) -> u64 {
         match self.shape {
             Shape::Window { period } => period,
-            // The burst, too: how much is used of a rate is told by how far from whole it is.
-            Shape::Rate { interval } => !interval ^ self.limit.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            // A rate tells what was used under another interval or burst.
+            Shape::Rate { .. } => 0,
             Shape::Calendar(Calendar::Day) => 1,
             Shape::Calendar(Calendar::Month) => 2,
         }

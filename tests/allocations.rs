@@ -22,7 +22,6 @@ use std::convert::Infallible;
 use std::future::{IntoFuture, Ready, ready};
 use std::pin::pin;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -32,7 +31,7 @@ use support::{is_waiting, today};
 use tower::{Layer, Service};
 use tower_api_key::{
     ApiKeys, Caller, Charge, IssuedKey, LimiterError, Limits, ManualClock, MemoryLimiter,
-    MemoryStore, Quota, RateLimiter, Rejection, Verdict,
+    MemoryStore, Now, Quota, RateLimiter, Rejection, Verdict,
 };
 
 /// It answers with nothing.
@@ -241,15 +240,11 @@ fn a_cached_key_with_three_limits_allocates_twice_beyond_the_answer() {
 struct Elsewhere(MemoryLimiter);
 
 impl RateLimiter for Elsewhere {
-    async fn check(
-        &self,
-        charges: &[Charge<'_>],
-        now: SystemTime,
-    ) -> Result<Verdict, LimiterError> {
+    async fn check(&self, charges: &[Charge<'_>], now: Now) -> Result<Verdict, LimiterError> {
         self.0.check_now(charges, now).unwrap()
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<(), LimiterError> {
+    async fn refund(&self, charges: &[Charge<'_>], now: Now) -> Result<(), LimiterError> {
         self.0.refund_now(charges, now).unwrap()
     }
 }

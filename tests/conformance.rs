@@ -17,7 +17,7 @@ use support::block_on;
 use tokio::task::yield_now;
 use tower_api_key::{
     Change, Charge, KeyId, KeyRecord, KeyStore, LimitName, LimiterError, ManagedKeyStore,
-    MemoryLimiter, MemoryStore, Quota, RateLimiter, Standing, StoreError, Subject, Verdict,
+    MemoryLimiter, MemoryStore, Now, Quota, RateLimiter, Standing, StoreError, Subject, Verdict,
     conformance,
 };
 
@@ -72,8 +72,8 @@ fn broken(suite: impl Future<Output = ()>) -> String {
 }
 
 type Decided = Result<Verdict, LimiterError>;
-type Decide = fn(&FaultyLimiter, &[Charge<'_>], SystemTime) -> Decided;
-type GiveBack = fn(&FaultyLimiter, &[Charge<'_>], SystemTime);
+type Decide = fn(&FaultyLimiter, &[Charge<'_>], Now) -> Decided;
+type GiveBack = fn(&FaultyLimiter, &[Charge<'_>], Now);
 
 /// The limiter in memory with something wrong: how it decides, and how it gives back.
 struct FaultyLimiter {
@@ -97,30 +97,30 @@ impl FaultyLimiter {
         }
     }
 
-    fn ask(&self, charges: &[Charge<'_>], now: SystemTime) -> Decided {
+    fn ask(&self, charges: &[Charge<'_>], now: Now) -> Decided {
         let inner = Arc::clone(&self.inner.lock().unwrap());
         inner.check_now(charges, now).unwrap()
     }
 
-    fn refund(&self, charges: &[Charge<'_>], now: SystemTime) {
+    fn refund(&self, charges: &[Charge<'_>], now: Now) {
         let inner = Arc::clone(&self.inner.lock().unwrap());
         inner.refund(charges, now).now_or_never().unwrap().unwrap();
     }
 
-    /// The latest instant so far, and how far the clock is behind it.
-    fn latest(&self, now: SystemTime) -> (SystemTime, Duration) {
+    /// The latest wall-clock time so far, and how far the clock is behind it.
+    fn latest(&self, now: Now) -> (SystemTime, Duration) {
         let mut latest = self.latest.lock().unwrap();
-        *latest = now.max(*latest);
-        (*latest, latest.duration_since(now).unwrap())
+        *latest = now.wall().max(*latest);
+        (*latest, latest.duration_since(now.wall()).unwrap())
     }
 }
 
 impl RateLimiter for FaultyLimiter {
-    async fn check(&self, charges: &[Charge<'_>], now: SystemTime) -> Decided {
+    async fn check(&self, charges: &[Charge<'_>], now: Now) -> Decided {
         (self.decide)(self, charges, now)
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<(), LimiterError> {
+    async fn refund(&self, charges: &[Charge<'_>], now: Now) -> Result<(), LimiterError> {
         (self.give_back)(self, charges, now);
         Ok(())
     }
@@ -152,7 +152,7 @@ fn renamed<T>(
     then(&charges)
 }
 
-fn take_partially(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTime) -> Decided {
+fn take_partially(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     let verdict = limiter.ask(charges, now)?;
     if !verdict.is_allowed() {
         for charge in charges {
@@ -162,7 +162,7 @@ fn take_partially(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTi
     Ok(verdict)
 }
 
-fn charge_denied(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTime) -> Decided {
+fn charge_denied(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     let verdict = limiter.ask(charges, now)?;
     if let ([charge], false) = (charges, verdict.is_allowed()) {
         limiter.ask(&[costing(charge, verdict.standings()[0].remaining())], now)?;
@@ -170,7 +170,7 @@ fn charge_denied(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTim
     Ok(verdict)
 }
 
-fn take_doubles_once(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTime) -> Decided {
+fn take_doubles_once(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     let first = |of: &Charge<'_>| {
         let is_same = |it: &Charge<'_>| it.name() == of.name() && it.subject() == of.subject();
         charges.iter().position(is_same).unwrap()
@@ -182,20 +182,20 @@ fn take_doubles_once(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Syste
     limiter.ask(&once.collect::<Vec<_>>(), now)
 }
 
-fn charge_looks(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTime) -> Decided {
+fn charge_looks(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     limiter.ask(&told(charges, |it| costing(it, it.cost().max(1))), now)
 }
 
-fn clamp_costs(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTime) -> Decided {
+fn clamp_costs(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     let clamped = told(charges, |it| costing(it, it.cost().min(it.quota().limit())));
     limiter.ask(&clamped, now)
 }
 
-fn answer_seventeen(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTime) -> Decided {
+fn answer_seventeen(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     limiter.ask(&charges[..charges.len().min(16)], now)
 }
 
-fn lose_standings(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTime) -> Decided {
+fn lose_standings(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     let verdict = limiter.ask(charges, now)?;
     Ok(verdict.standings().iter().take(1).copied().collect())
 }
@@ -209,15 +209,15 @@ fn joined(charge: &Charge<'_>) -> String {
     }
 }
 
-fn join_names(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTime) -> Decided {
+fn join_names(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     renamed(charges, joined, |charges| limiter.ask(charges, now))
 }
 
-fn refund_joined(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTime) {
+fn refund_joined(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) {
     renamed(charges, joined, |charges| limiter.refund(charges, now));
 }
 
-fn keep_first_quota(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTime) -> Decided {
+fn keep_first_quota(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     let mut quotas = limiter.quotas.lock().unwrap();
     let first = told(charges, |it| {
         let first = quotas.entry(it.name().to_string());
@@ -232,51 +232,49 @@ fn keep_first_quota(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: System
 }
 
 /// A name that is another one in each window.
-fn fixed_window(limiter: &FaultyLimiter, now: SystemTime) -> impl Fn(&Charge<'_>) -> String {
-    let (latest, _) = limiter.latest(now);
-    let since = latest.duration_since(UNIX_EPOCH).unwrap().as_nanos();
+fn fixed_window(now: Now) -> impl Fn(&Charge<'_>) -> String {
+    let since = now.monotonic().as_nanos();
     move |it| {
         let window = since / it.quota().window().as_nanos();
         format!("{} {:?} {window}", it.name(), it.subject())
     }
 }
 
-fn fixed_windows(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTime) -> Decided {
-    let name = fixed_window(limiter, now);
+fn fixed_windows(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
+    let name = fixed_window(now);
     renamed(charges, name, |charges| limiter.ask(charges, now))
 }
 
-fn refund_fixed_windows(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTime) {
-    let name = fixed_window(limiter, now);
+fn refund_fixed_windows(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) {
+    let name = fixed_window(now);
     renamed(charges, name, |charges| limiter.refund(charges, now));
 }
 
-fn forget_on_steps_back(
-    limiter: &FaultyLimiter,
-    charges: &[Charge<'_>],
-    now: SystemTime,
-) -> Decided {
+fn forget_on_steps_back(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     if !limiter.latest(now).1.is_zero() {
         *limiter.inner.lock().unwrap() = Arc::default();
-        *limiter.latest.lock().unwrap() = now;
+        *limiter.latest.lock().unwrap() = now.wall();
     }
     limiter.ask(charges, now)
 }
 
 /// What is in the future stays there.
-fn clamp_nothing(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTime) -> Decided {
+fn clamp_nothing(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     let (latest, behind) = limiter.latest(now);
     let later = |time: Duration| if time.is_zero() { time } else { time + behind };
+    let latest = Now::new(latest, now.monotonic());
     retold(limiter.ask(charges, latest), |it| {
         Standing::new(it.remaining(), later(it.whole_in()), it.wait().map(later))
     })
 }
 
-fn wait_in_whole_seconds(
-    limiter: &FaultyLimiter,
-    charges: &[Charge<'_>],
-    now: SystemTime,
-) -> Decided {
+/// Everything by the wall clock, rates and windows, too.
+fn go_by_the_wall_clock(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
+    let since = now.wall().duration_since(UNIX_EPOCH).unwrap();
+    limiter.ask(charges, Now::new(now.wall(), since))
+}
+
+fn wait_in_whole_seconds(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     let down = |wait: Duration| match wait.as_secs() {
         0 => wait,
         seconds => Duration::from_secs(seconds),
@@ -286,14 +284,14 @@ fn wait_in_whole_seconds(
     })
 }
 
-fn wait_for_all_of_it(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTime) -> Decided {
+fn wait_for_all_of_it(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     retold(limiter.ask(charges, now), |it| {
         let longer = |wait: Duration| if wait.is_zero() { wait } else { it.whole_in() };
         Standing::new(it.remaining(), it.whole_in(), it.wait().map(longer))
     })
 }
 
-fn deny_now_and_then(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTime) -> Decided {
+fn deny_now_and_then(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     let asked = limiter.count.fetch_add(1, Ordering::SeqCst);
     let could_be = |it: &Charge<'_>| (1..=it.quota().limit()).contains(&it.cost());
     if asked < 500 || !charges.iter().all(could_be) {
@@ -305,7 +303,7 @@ fn deny_now_and_then(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Syste
 }
 
 /// Lets pass what was given back beyond what was used.
-fn spend_credit(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTime) -> Decided {
+fn spend_credit(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     let verdict = limiter.ask(charges, now)?;
     let cost = charges.iter().map(Charge::cost).max().unwrap_or(0);
     if verdict.is_allowed() || limiter.count.load(Ordering::SeqCst) < cost {
@@ -317,7 +315,7 @@ fn spend_credit(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTime
     })
 }
 
-fn save_credit(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: SystemTime) {
+fn save_credit(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) {
     for charge in charges {
         let look = limiter.ask(&[costing(charge, 0)], now).unwrap();
         let used = charge.quota().limit() - look.standings()[0].remaining();
@@ -385,7 +383,7 @@ fn a_limiter_that_breaks_a_promise_on_its_own_clock_is_told_which() {
 fn a_limiter_that_breaks_a_promise_on_a_given_clock_is_told_which() {
     let refund: GiveBack = FaultyLimiter::refund;
     let fixed_refund: GiveBack = refund_fixed_windows;
-    let faults: [(Decide, GiveBack, &str); 6] = [
+    let faults: [(Decide, GiveBack, &str); 7] = [
         (
             fixed_windows,
             fixed_refund,
@@ -399,7 +397,12 @@ fn a_limiter_that_breaks_a_promise_on_a_given_clock_is_told_which() {
         (
             forget_on_steps_back,
             refund,
-            "a step of the clock backwards fills no budget",
+            "a step of the wall clock fills no budget",
+        ),
+        (
+            go_by_the_wall_clock,
+            refund,
+            "a caller who waits as told is admitted",
         ),
         (
             clamp_nothing,
@@ -461,7 +464,7 @@ impl Counter {
 }
 
 impl RateLimiter for Counter {
-    async fn check(&self, charges: &[Charge<'_>], _: SystemTime) -> Decided {
+    async fn check(&self, charges: &[Charge<'_>], _: Now) -> Decided {
         if charges.len() > 16 {
             return Err(LimiterError::unavailable("more than 16 charges"));
         }
@@ -492,7 +495,7 @@ impl RateLimiter for Counter {
         Ok(charges.iter().map(after).collect())
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], _: SystemTime) -> Result<(), LimiterError> {
+    async fn refund(&self, charges: &[Charge<'_>], _: Now) -> Result<(), LimiterError> {
         let mut used = self.used.lock().unwrap();
         for charge in charges {
             let used = used.entry(Self::key(charge)).or_default();

@@ -6,7 +6,7 @@ mod support;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::{Method, Request};
 use support::{Answer, DAY, EchoService, send, serve_hyper, today};
@@ -14,8 +14,8 @@ use tower::Layer;
 use tower_api_key::{
     ApiKeyLayer, ApiKeys, BuildError, Change, Charge, ClientAddress, Endpoint, Environment,
     ErrorFormat, GrpcRequests, InvalidLimits, KeyDigest, KeyFormat, KeyRecord, Limit, LimiterError,
-    Limits, ManagedKeyStore, ManualClock, MemoryStore, Plan, Quota, RateLimitHeaders, RateLimiter,
-    Standing, TrustedProxies, Verdict,
+    Limits, ManagedKeyStore, ManualClock, MemoryStore, Now, Plan, Quota, RateLimitHeaders,
+    RateLimiter, Standing, TrustedProxies, Verdict,
 };
 
 struct World {
@@ -73,8 +73,8 @@ fn headers(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     headers
 }
 
-/// 2026-01-01T00:01:01Z: a window, and the slot that it may be held back for.
-const RESET: (&str, &str) = ("x-ratelimit-reset", "1767225661");
+/// 2026-01-01T00:01:00Z: a window, and the slot that it may be held back for.
+const RESET: (&str, &str) = ("x-ratelimit-reset", "1767225660");
 
 #[tokio::test]
 async fn the_tightest_limit_is_told_and_a_denial_names_it() {
@@ -100,19 +100,19 @@ async fn the_tightest_limit_is_told_and_a_denial_names_it() {
     let told = [
         ("content-type", "application/json"),
         ("cache-control", "no-store"),
-        ("retry-after", "61"),
+        ("retry-after", "60"),
         ("x-key-status", "active"),
         ("x-ratelimit-limit", "2"),
         ("x-ratelimit-remaining", "0"),
         RESET,
     ];
-    let body = r#"{"error":{"code":"rate_limit_exceeded","message":"The rate limit \"account_per_minute\" is used up. Try again in 61 s.","details":{"limit":"account_per_minute","quota":2,"reset_at":"2026-01-01T00:01:01Z","retry_after":61,"window":60}}}"#;
+    let body = r#"{"error":{"code":"rate_limit_exceeded","message":"The rate limit \"account_per_minute\" is used up. Try again in 60 s.","details":{"limit":"account_per_minute","quota":2,"reset_at":"2026-01-01T00:01:00Z","retry_after":60,"window":60}}}"#;
     assert_eq!(denied.status, 429);
     assert_eq!(denied.headers, headers(&told));
     assert_eq!(denied.body, body);
 
     // Who waits as told is admitted; who does not, is not.
-    world.clock.advance(Duration::from_secs(60));
+    world.clock.advance(Duration::from_secs(59));
     assert_eq!(ask(address, &key).await.status, 429);
     world.clock.advance(Duration::from_secs(1));
     assert_eq!(ask(address, &key).await.status, 200);
@@ -135,14 +135,14 @@ async fn the_drafts_fields_tell_of_all_limits() {
                   \"monthly\";q=999999999999999;w=2678400";
     let one = ask(address, &key).await;
     assert_eq!(one.header("ratelimit-policy"), Some(policy));
-    let limit = "\"account_per_minute\";r=1;t=61, \"account_rate\";r=2;t=3, \
+    let limit = "\"account_per_minute\";r=1;t=60, \"account_rate\";r=2;t=3, \
                  \"monthly\";r=999999999999998;t=2678400";
     assert_eq!(one.header("ratelimit"), Some(limit));
-    assert_eq!(one.header("x-ratelimit-reset"), Some("61"));
+    assert_eq!(one.header("x-ratelimit-reset"), Some("60"));
     ask(address, &key).await;
     let denied = ask(address, &key).await;
     assert_eq!(denied.status, 429);
-    let limit = "\"account_per_minute\";r=0;t=61, \"account_rate\";r=1;t=3, \
+    let limit = "\"account_per_minute\";r=0;t=60, \"account_rate\";r=1;t=3, \
                  \"monthly\";r=999999999999997;t=2678400";
     assert_eq!(denied.header("ratelimit"), Some(limit));
 
@@ -153,7 +153,7 @@ async fn the_drafts_fields_tell_of_all_limits() {
     let denied = ask(serve(silent).await, &key).await;
     assert_eq!(
         (denied.status, denied.header("retry-after")),
-        (429, Some("61"))
+        (429, Some("60"))
     );
     assert_eq!(denied.header("x-ratelimit-limit"), None);
     assert_eq!(denied.header("ratelimit"), None);
@@ -411,7 +411,7 @@ async fn denials_are_told_in_every_format() {
     );
     assert_eq!(
         denied.body,
-        r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Request cannot be satisfied as assigned quota has been exceeded","status":429,"detail":"The rate limit \"key_per_minute\" is used up. Try again in 61 s.","code":"rate_limit_exceeded","details":{"limit":"key_per_minute","quota":1,"reset_at":"2026-01-01T00:01:01Z","retry_after":61,"window":60},"violated-policies":["key_per_minute"]}"#
+        r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Request cannot be satisfied as assigned quota has been exceeded","status":429,"detail":"The rate limit \"key_per_minute\" is used up. Try again in 60 s.","code":"rate_limit_exceeded","details":{"limit":"key_per_minute","quota":1,"reset_at":"2026-01-01T00:01:00Z","retry_after":60,"window":60},"violated-policies":["key_per_minute"]}"#
     );
 
     let grpc = serve(world.keys.layer().grpc(GrpcRequests::AnyMethod)).await;
@@ -423,7 +423,7 @@ async fn denials_are_told_in_every_format() {
         (denied.status, denied.header("grpc-status")),
         (200, Some("8"))
     );
-    assert_eq!(denied.header("grpc-retry-pushback-ms"), Some("61000"));
+    assert_eq!(denied.header("grpc-retry-pushback-ms"), Some("60000"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -454,7 +454,7 @@ async fn a_thousand_at_once_against_a_hundred_admit_exactly_a_hundred() {
 struct Failing(AtomicUsize);
 
 impl RateLimiter for Failing {
-    async fn check(&self, charges: &[Charge<'_>], _: SystemTime) -> Result<Verdict, LimiterError> {
+    async fn check(&self, charges: &[Charge<'_>], _: Now) -> Result<Verdict, LimiterError> {
         let left = |left: usize| left.checked_sub(1);
         let answer = self
             .0
@@ -465,7 +465,7 @@ impl RateLimiter for Failing {
             .map_err(|_| LimiterError::unavailable("down"))
     }
 
-    async fn refund(&self, _: &[Charge<'_>], _: SystemTime) -> Result<(), LimiterError> {
+    async fn refund(&self, _: &[Charge<'_>], _: Now) -> Result<(), LimiterError> {
         Err(LimiterError::unavailable("down"))
     }
 }
@@ -544,12 +544,12 @@ fn rules_that_cannot_be_kept_are_refused() {
 struct Confused(usize);
 
 impl RateLimiter for Confused {
-    async fn check(&self, _: &[Charge<'_>], _: SystemTime) -> Result<Verdict, LimiterError> {
+    async fn check(&self, _: &[Charge<'_>], _: Now) -> Result<Verdict, LimiterError> {
         let denied = Standing::new(0, DAY, Some(DAY));
         Ok(Verdict::new(&vec![denied; self.0]))
     }
 
-    async fn refund(&self, _: &[Charge<'_>], _: SystemTime) -> Result<(), LimiterError> {
+    async fn refund(&self, _: &[Charge<'_>], _: Now) -> Result<(), LimiterError> {
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The `calendar` shape: never more than the limit in a day or month of UTC.
+//! The `calendar` shape: never more than the limit in a day or month of UTC, by the wall clock.
 
 use crate::limit::state::{HELD_UP, Left};
 use crate::quota::Calendar;

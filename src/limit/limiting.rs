@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use crate::clock::{Clock, within};
+use crate::clock::{Clock, Now, within};
 use crate::limit::outage::Emergency;
 use crate::limit::rulebook::Rulebook;
 use crate::limit::{Charge, DynRateLimiter, LimiterError, Standing, Verdict};
@@ -23,7 +23,7 @@ impl Limiting {
     pub(crate) fn check_now(
         &self,
         charges: &[Charge<'_>],
-        now: SystemTime,
+        now: Now,
     ) -> Option<Result<Verdict, LimiterError>> {
         self.limiter.check_now(charges, now)
     }
@@ -33,7 +33,7 @@ impl Limiting {
         &self,
         clock: &dyn Clock,
         charges: &[Charge<'_>],
-        now: SystemTime,
+        now: Now,
     ) -> Result<Verdict, LimiterError> {
         if let Some(checked) = self.check_now(charges, now) {
             return checked;
@@ -47,7 +47,7 @@ impl Limiting {
         clock: &dyn Clock,
         charges: &[Charge<'_>],
     ) -> Result<(), LimiterError> {
-        let now = clock.now();
+        let now = clock.readings();
         if let Some(refunded) = self.limiter.refund_now(charges, now) {
             return refunded;
         }
@@ -63,7 +63,7 @@ impl Limiting {
         let mut charge = [charge];
         // Others draw on the budget, too: what was left a moment ago may be gone.
         for _ in 0..3 {
-            let now = clock.now();
+            let now = clock.readings();
             let checked = self.check(clock, &charge, now).await;
             let verdict = verdict(&charge, &checked)?;
             let left = verdict.standings().first().map_or(0, Standing::remaining);

@@ -23,10 +23,10 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use async_trait::async_trait;
 
+use crate::clock::Now;
 use crate::key::digest::KeyId;
 use crate::quota::Quota;
 pub use verdict::{Standing, Verdict};
@@ -39,9 +39,11 @@ pub(crate) const MAX_CHARGES: usize = 16;
 /// All charges of a request are taken, or none: a request that breaks one limit uses nothing of the
 /// others, and a denied request costs nothing, so that a caller who waits as told is admitted.
 ///
-/// A budget belongs to a limit's name, a subject, and the form of the quota: its shape and period, and
-/// of a rate its burst. Charges that differ in any of these draw on different budgets; those that
-/// differ only in how much a window grants draw on the same.
+/// A budget belongs to a limit's name, a subject, the shape of the quota, and the period of a window.
+/// Charges that differ in any of these draw on different budgets. Others draw on the same: a quota that is
+/// raised or lowered keeps the units that were used.
+///
+/// Rates and windows go by the monotonic clock, and calendar quotas by the wall clock: see [`Now`].
 ///
 /// A failure is not a denial: what the application chose for outages decides then. The safe
 /// direction is to fail whenever it is not certain that a charge was taken for all processes.
@@ -50,8 +52,7 @@ pub(crate) const MAX_CHARGES: usize = 16;
 /// promised here and by [`Quota`].
 ///
 /// ```
-/// use std::time::SystemTime;
-/// use tower_api_key::{Charge, LimitName, MemoryLimiter, Quota, RateLimiter, Subject};
+/// /// use tower_api_key::{Charge, LimitName, MemoryLimiter, Quota, RateLimiter, Subject};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -60,7 +61,7 @@ pub(crate) const MAX_CHARGES: usize = 16;
 /// let limiter = MemoryLimiter::new();
 /// let name = LimitName::new("account_per_minute");
 /// let charge = [Charge::new(&name, Subject::Account("acme"), PER_MINUTE, 1)];
-/// let now = SystemTime::now();
+/// let now = SystemClock.readings();
 /// assert!(limiter.check(&charge, now).await?.is_allowed());
 /// assert!(limiter.check(&charge, now).await?.is_allowed());
 /// let denied = limiter.check(&charge, now).await?;
@@ -77,11 +78,7 @@ pub trait RateLimiter: Send + Sync + 'static {
     /// As [`check`](Self::check), where the answer is at hand; `None` if it must be waited for.
     ///
     /// A limiter that never waits spares each request an allocation with this.
-    fn check_now(
-        &self,
-        charges: &[Charge<'_>],
-        now: SystemTime,
-    ) -> Option<Result<Verdict, LimiterError>> {
+    fn check_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<Verdict, LimiterError>> {
         let _ = (charges, now);
         None
     }
@@ -93,15 +90,11 @@ pub trait RateLimiter: Send + Sync + 'static {
     fn check(
         &self,
         charges: &[Charge<'_>],
-        now: SystemTime,
+        now: Now,
     ) -> impl Future<Output = Result<Verdict, LimiterError>> + Send;
 
     /// As [`refund`](Self::refund), where it can be done at once; `None` if it must be waited for.
-    fn refund_now(
-        &self,
-        charges: &[Charge<'_>],
-        now: SystemTime,
-    ) -> Option<Result<(), LimiterError>> {
+    fn refund_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<(), LimiterError>> {
         let _ = (charges, now);
         None
     }
@@ -111,37 +104,25 @@ pub trait RateLimiter: Send + Sync + 'static {
     fn refund(
         &self,
         charges: &[Charge<'_>],
-        now: SystemTime,
+        now: Now,
     ) -> impl Future<Output = Result<(), LimiterError>> + Send;
 }
 
 /// A shared limiter is a limiter.
 impl<L: RateLimiter> RateLimiter for Arc<L> {
-    fn check_now(
-        &self,
-        charges: &[Charge<'_>],
-        now: SystemTime,
-    ) -> Option<Result<Verdict, LimiterError>> {
+    fn check_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<Verdict, LimiterError>> {
         (**self).check_now(charges, now)
     }
 
-    async fn check(
-        &self,
-        charges: &[Charge<'_>],
-        now: SystemTime,
-    ) -> Result<Verdict, LimiterError> {
+    async fn check(&self, charges: &[Charge<'_>], now: Now) -> Result<Verdict, LimiterError> {
         (**self).check(charges, now).await
     }
 
-    fn refund_now(
-        &self,
-        charges: &[Charge<'_>],
-        now: SystemTime,
-    ) -> Option<Result<(), LimiterError>> {
+    fn refund_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<(), LimiterError>> {
         (**self).refund_now(charges, now)
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<(), LimiterError> {
+    async fn refund(&self, charges: &[Charge<'_>], now: Now) -> Result<(), LimiterError> {
         (**self).refund(charges, now).await
     }
 }
@@ -149,51 +130,30 @@ impl<L: RateLimiter> RateLimiter for Arc<L> {
 /// The object-safe twin of [`RateLimiter`].
 #[async_trait]
 pub(crate) trait DynRateLimiter: Send + Sync {
-    fn check_now(
-        &self,
-        charges: &[Charge<'_>],
-        now: SystemTime,
-    ) -> Option<Result<Verdict, LimiterError>>;
+    fn check_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<Verdict, LimiterError>>;
 
-    async fn check(&self, charges: &[Charge<'_>], now: SystemTime)
-    -> Result<Verdict, LimiterError>;
+    async fn check(&self, charges: &[Charge<'_>], now: Now) -> Result<Verdict, LimiterError>;
 
-    fn refund_now(
-        &self,
-        charges: &[Charge<'_>],
-        now: SystemTime,
-    ) -> Option<Result<(), LimiterError>>;
+    fn refund_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<(), LimiterError>>;
 
-    async fn refund(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<(), LimiterError>;
+    async fn refund(&self, charges: &[Charge<'_>], now: Now) -> Result<(), LimiterError>;
 }
 
 #[async_trait]
 impl<L: RateLimiter> DynRateLimiter for L {
-    fn check_now(
-        &self,
-        charges: &[Charge<'_>],
-        now: SystemTime,
-    ) -> Option<Result<Verdict, LimiterError>> {
+    fn check_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<Verdict, LimiterError>> {
         RateLimiter::check_now(self, charges, now)
     }
 
-    async fn check(
-        &self,
-        charges: &[Charge<'_>],
-        now: SystemTime,
-    ) -> Result<Verdict, LimiterError> {
+    async fn check(&self, charges: &[Charge<'_>], now: Now) -> Result<Verdict, LimiterError> {
         RateLimiter::check(self, charges, now).await
     }
 
-    fn refund_now(
-        &self,
-        charges: &[Charge<'_>],
-        now: SystemTime,
-    ) -> Option<Result<(), LimiterError>> {
+    fn refund_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<(), LimiterError>> {
         RateLimiter::refund_now(self, charges, now)
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<(), LimiterError> {
+    async fn refund(&self, charges: &[Charge<'_>], now: Now) -> Result<(), LimiterError> {
         RateLimiter::refund(self, charges, now).await
     }
 }

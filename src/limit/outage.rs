@@ -3,8 +3,9 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use crate::clock::Now;
 use crate::limit::rulebook::Charges;
 use crate::limit::{Charge, DynRateLimiter, LimitName, Subject, Verdict};
 use crate::quota::Quota;
@@ -104,7 +105,7 @@ impl Emergency {
         }
     }
 
-    pub(crate) fn decide<'a>(&self, charges: &[Charge<'a>], now: SystemTime) -> Fallback<'a> {
+    pub(crate) fn decide<'a>(&self, charges: &[Charge<'a>], now: Now) -> Fallback<'a> {
         match self.policy {
             Policy::Refuse => Fallback::Refuse,
             Policy::Admit(quota) => {
@@ -125,7 +126,7 @@ impl Emergency {
         }
     }
 
-    fn check(&self, charges: &[Charge<'_>], now: SystemTime) -> Option<Verdict> {
+    fn check(&self, charges: &[Charge<'_>], now: Now) -> Option<Verdict> {
         self.local.check_now(charges, now)?.ok()
     }
 }

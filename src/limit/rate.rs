@@ -1,11 +1,11 @@
-//! The `rate` shape: GCRA, in whole nanoseconds.
+//! The `rate` shape: GCRA, in whole nanoseconds of the monotonic clock.
 //!
-//! The state is one instant, the *theoretical arrival time*: when the budget is whole again. What it
-//! is ahead of now is what has been used. In any time `t`, no more than `burst + t / interval` units
-//! are admitted.
+//! The state is the *theoretical arrival time*: the instant at which the budget is whole again. Its distance
+//! from now is what has been used. In any time `t`, no more than `burst + t / interval` units are
+//! admitted.
 
 use crate::limit::Standing;
-use crate::limit::state::{HELD_UP, Left};
+use crate::limit::state::Left;
 use crate::quota::{Quota, Shape};
 
 /// A budget of `burst` units, of which one comes back each `interval`.
@@ -35,12 +35,15 @@ impl RateQuota {
     }
 }
 
-/// When the budget is whole again, in nanoseconds since 1970.
+/// When the budget is whole again, and the interval that this was computed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Rate(u64);
+pub(crate) struct Rate {
+    whole_at: u64,
+    interval: u64,
+}
 
 impl Rate {
-    /// The whole of a decision about one charge, in one stroke.
+    /// Decides about one charge, and takes it if it is admissible.
     #[inline]
     pub(crate) fn decide(&mut self, quota: RateQuota, now: u64, cost: u64) -> Standing {
         let wait = self.wait(quota, now, cost);
@@ -58,14 +61,17 @@ impl Rate {
         if asked == 0 {
             return Some(0);
         }
-        Some((used + asked).saturating_sub(quota.capacity()))
+        let wait = (used + asked).saturating_sub(quota.capacity());
+        // A thread that was held up, or a burst that was lowered, makes nobody wait for longer than the
+        // period.
+        Some(wait.min(quota.capacity()))
     }
 
     #[inline]
     pub(crate) fn left(self, quota: RateQuota, now: u64) -> Left {
-        let used = self.0.saturating_sub(now);
+        let used = self.whole_at.saturating_sub(now).min(quota.capacity());
         Left {
-            spare: quota.capacity().saturating_sub(used),
+            spare: quota.capacity() - used,
             unit: quota.interval,
             whole_in: used,
         }
@@ -74,26 +80,36 @@ impl Rate {
     #[inline]
     pub(crate) fn take(&mut self, quota: RateQuota, now: u64, cost: u64) {
         let used = self.settle(quota, now) + cost * quota.interval;
-        self.0 = now + used;
+        self.whole_at = now + used;
     }
 
     pub(crate) fn refund(&mut self, quota: RateQuota, now: u64, cost: u64) {
         let back = cost.saturating_mul(quota.interval);
-        self.0 = now + self.settle(quota, now).saturating_sub(back);
+        self.whole_at = now + self.settle(quota, now).saturating_sub(back);
     }
 
     pub(crate) fn is_idle(self, now: u64) -> bool {
-        self.0 <= now
+        self.whole_at <= now
     }
 
-    /// What is used of the budget, in time. After a step of the clock backwards it is no more than
-    /// all, and is kept as that, so that the caller waits for no more than the step would have it.
+    /// What is used of the budget, in time. After the burst was lowered, that may be more than all of it.
     #[inline]
     fn settle(&mut self, quota: RateQuota, now: u64) -> u64 {
-        let latest = now + quota.capacity();
-        if self.0 > latest + HELD_UP {
-            self.0 = latest;
+        if self.interval != quota.interval {
+            self.convert(quota, now);
         }
-        self.0.saturating_sub(now)
+        self.whole_at.saturating_sub(now)
+    }
+
+    /// Keeps the units that were used when the quota was given another interval, rounded up.
+    #[cold]
+    fn convert(&mut self, quota: RateQuota, now: u64) {
+        /// 36 years, far from overflow.
+        const MOST: u128 = u64::MAX as u128 / 16;
+        let used = u128::from(self.whole_at.saturating_sub(now));
+        let used = used * u128::from(quota.interval);
+        let used = used.div_ceil(u128::from(self.interval.max(1))).min(MOST);
+        self.whole_at = now + u64::try_from(used).unwrap_or_default();
+        self.interval = quota.interval;
     }
 }

@@ -1,14 +1,48 @@
 //! The state of one budget, of whatever shape: pure arithmetic over it, a quota and an instant.
 
+use std::time::SystemTime;
+
+use crate::clock::Now;
 use crate::limit::calendar::{CalendarQuota, Period};
 use crate::limit::rate::{Rate, RateQuota};
 use crate::limit::window::{Window, WindowQuota};
 use crate::quota::{Quota, Shape};
+use crate::timestamp;
 
-/// By how much an instant may be behind the last one and be no step of the clock: a thread that read it
-/// was held up on its way here. If it gave back what others have used since, threads that overtake each
-/// other would use without limit.
+/// The clock skew that is tolerated between threads. An instant up to a second behind the last one is that
+/// of a thread that was held up on its way here, and no step of the clock. To take it for a step would give
+/// back what others have used since.
 pub(crate) const HELD_UP: u64 = 1_000_000_000;
+
+/// Both readings of the clock, in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Nanos {
+    pub(crate) wall: u64,
+    pub(crate) monotonic: u64,
+}
+
+impl Nanos {
+    /// The latest instant: far from overflow, whatever a quota adds. On the wall clock it is in 2480.
+    const LATEST: u64 = u64::MAX / 16 * 14;
+
+    /// A wall clock before 1970 stands at 1970.
+    #[inline]
+    pub(crate) fn of(now: Now) -> Self {
+        let since = now.wall().duration_since(SystemTime::UNIX_EPOCH);
+        Self {
+            wall: timestamp::nanoseconds(since.unwrap_or_default()).min(Self::LATEST),
+            monotonic: timestamp::nanoseconds(now.monotonic()).min(Self::LATEST),
+        }
+    }
+
+    /// The instant at which a thread may have read the clock that comes here now.
+    pub(crate) const fn when_held_up(self) -> Self {
+        Self {
+            wall: self.wall.saturating_sub(HELD_UP),
+            monotonic: self.monotonic.saturating_sub(HELD_UP),
+        }
+    }
+}
 
 /// What is left of a budget at an instant; times in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,11 +105,11 @@ impl State {
     /// In what time, in nanoseconds, the cost is admissible, 0 if it is now; `None` if it is above
     /// the whole quota. Nothing is used; what time has changed is noted.
     #[inline]
-    pub(crate) fn wait(&mut self, quota: &Quota, now: u64, cost: u64) -> Option<u64> {
+    pub(crate) fn wait(&mut self, quota: &Quota, now: Nanos, cost: u64) -> Option<u64> {
         match (&mut *self, Kind::of(quota)) {
-            (Self::Rate(state), Kind::Rate(quota)) => state.wait(quota, now, cost),
-            (Self::Window(state), Kind::Window(quota)) => state.wait(quota, now, cost),
-            (Self::Calendar(state), Kind::Calendar(quota)) => state.wait(quota, now, cost),
+            (Self::Rate(state), Kind::Rate(quota)) => state.wait(quota, now.monotonic, cost),
+            (Self::Window(state), Kind::Window(quota)) => state.wait(quota, now.monotonic, cost),
+            (Self::Calendar(state), Kind::Calendar(quota)) => state.wait(quota, now.wall, cost),
             // The quota was given another shape: its budget begins anew.
             _ => {
                 *self = Self::whole(quota);
@@ -86,11 +120,11 @@ impl State {
 
     /// What is left, as of the instant of the last [`wait`](Self::wait).
     #[inline]
-    pub(crate) fn left(&self, quota: &Quota, now: u64) -> Left {
+    pub(crate) fn left(&self, quota: &Quota, now: Nanos) -> Left {
         match (self, Kind::of(quota)) {
-            (Self::Rate(state), Kind::Rate(quota)) => state.left(quota, now),
-            (Self::Window(state), Kind::Window(quota)) => state.left(quota, now),
-            (Self::Calendar(state), Kind::Calendar(quota)) => state.left(quota, now),
+            (Self::Rate(state), Kind::Rate(quota)) => state.left(quota, now.monotonic),
+            (Self::Window(state), Kind::Window(quota)) => state.left(quota, now.monotonic),
+            (Self::Calendar(state), Kind::Calendar(quota)) => state.left(quota, now.wall),
             _ => Left {
                 spare: quota.limit(),
                 unit: 1,
@@ -101,11 +135,13 @@ impl State {
 
     /// Uses units that are admissible now, as [`wait`](Self::wait) found.
     #[inline]
-    pub(crate) fn take(&mut self, quota: &Quota, now: u64, cost: u64, may_grow: bool) {
+    pub(crate) fn take(&mut self, quota: &Quota, now: Nanos, cost: u64, may_grow: bool) {
         match (&mut *self, Kind::of(quota)) {
-            (Self::Rate(state), Kind::Rate(quota)) => state.take(quota, now, cost),
-            (Self::Window(state), Kind::Window(quota)) => state.take(quota, now, cost, may_grow),
-            (Self::Calendar(state), Kind::Calendar(quota)) => state.take(quota, now, cost),
+            (Self::Rate(state), Kind::Rate(quota)) => state.take(quota, now.monotonic, cost),
+            (Self::Window(state), Kind::Window(quota)) => {
+                state.take(quota, now.monotonic, cost, may_grow);
+            }
+            (Self::Calendar(state), Kind::Calendar(quota)) => state.take(quota, now.wall, cost),
             _ => {
                 *self = Self::whole(quota);
                 self.take(quota, now, cost, may_grow);
@@ -114,21 +150,21 @@ impl State {
     }
 
     /// Gives units back; never more than were used.
-    pub(crate) fn refund(&mut self, quota: &Quota, now: u64, cost: u64) {
+    pub(crate) fn refund(&mut self, quota: &Quota, now: Nanos, cost: u64) {
         match (self, Kind::of(quota)) {
-            (Self::Rate(state), Kind::Rate(quota)) => state.refund(quota, now, cost),
-            (Self::Window(state), Kind::Window(quota)) => state.refund(quota, now, cost),
-            (Self::Calendar(state), Kind::Calendar(quota)) => state.refund(quota, now, cost),
+            (Self::Rate(state), Kind::Rate(quota)) => state.refund(quota, now.monotonic, cost),
+            (Self::Window(state), Kind::Window(_)) => state.refund(now.monotonic, cost),
+            (Self::Calendar(state), Kind::Calendar(quota)) => state.refund(quota, now.wall, cost),
             _ => {}
         }
     }
 
     /// Whether the budget is whole, so that forgetting its state changes nothing.
-    pub(crate) fn is_idle(&self, now: u64) -> bool {
+    pub(crate) fn is_idle(&self, now: Nanos) -> bool {
         match self {
-            Self::Rate(state) => state.is_idle(now),
-            Self::Window(state) => state.is_idle(now),
-            Self::Calendar(state) => state.is_idle(now),
+            Self::Rate(state) => state.is_idle(now.monotonic),
+            Self::Window(state) => state.is_idle(now.monotonic),
+            Self::Calendar(state) => state.is_idle(now.wall),
         }
     }
 

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use crate::clock::Now;
 use crate::limit::rules::client_network;
 use crate::limit::{Charge, DynRateLimiter, LimitName, Subject};
 use crate::quota::Quota;
@@ -30,7 +31,7 @@ impl Throttle {
     }
 
     /// Counts an attempt, or says in what time this address may make another.
-    pub(crate) fn attempt(&self, client: IpAddr, now: SystemTime) -> Result<(), Duration> {
+    pub(crate) fn attempt(&self, client: IpAddr, now: Now) -> Result<(), Duration> {
         match self.limiter.check_now(&[self.charge(client)], now) {
             Some(Ok(verdict)) => verdict.retry_after().map_or(Ok(()), Err),
             _ => Ok(()),
@@ -38,7 +39,7 @@ impl Throttle {
     }
 
     /// The attempt did not fail, or not for the caller's fault.
-    pub(crate) fn forgive(&self, client: IpAddr, now: SystemTime) {
+    pub(crate) fn forgive(&self, client: IpAddr, now: Now) {
         let _ = self.limiter.refund_now(&[self.charge(client)], now);
     }
 

@@ -1,13 +1,16 @@
 //! The `window` shape: never more than the limit in *any* window of its length.
 //!
-//! Time is cut into slots of 1/60 of the window. Units are counted by slot, and count until sixty
-//! whole slots have passed since their own: no window that ends before then can miss them. So none
-//! is forgotten too early, and each is held against the caller for at most one slot longer than it
-//! must be.
+//! Uses are counted by slots of 1/60 of the window. The units of a slot are forgotten one period after
+//! the *last* use in it. So no half-open window of exactly the period can miss a use; each use is held
+//! against the caller for at most one slot longer than it must be; and nobody waits for longer than the
+//! period, since the last use is not after the denial.
+//!
+//! Instants are those of the monotonic clock. One that is behind the last use is that of a thread that was
+//! held up: it counts as the last use, so that nothing is forgotten too early.
 
 use std::collections::VecDeque;
 
-use crate::limit::state::{HELD_UP, Left};
+use crate::limit::state::Left;
 
 /// Slots in a window.
 const SLOTS: u64 = 60;
@@ -20,14 +23,15 @@ pub(crate) struct WindowQuota {
 }
 
 impl WindowQuota {
-    /// Rounded up, so that sixty slots are never shorter than the window.
+    /// The length of a slot.
     const fn slot(self) -> u64 {
         self.period.div_ceil(SLOTS)
     }
 
-    /// For how long what is used at the first instant of a slot counts; nothing does for longer.
-    const fn longest(self) -> u64 {
-        (SLOTS + 1) * self.slot()
+    /// The unit of [`Slot::lasted`]: a nanosecond for periods of up to two minutes, and so little for
+    /// longer ones that rounding does not matter.
+    const fn tick(self) -> u64 {
+        (self.slot() >> 31) + 1
     }
 }
 
@@ -36,29 +40,41 @@ impl WindowQuota {
 pub(crate) enum Window {
     #[default]
     Unused,
-    One(Count),
-    Many(Box<Counts>),
+    One(Slot),
+    Many(Box<Slots>),
 }
 
-/// So many units of one slot.
+/// The units of one slot. It begins with the first use, so uses close together are never split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Count {
-    /// The instant from which they count no more: sixty slots after the end of their own.
-    forgotten: u64,
+pub(crate) struct Slot {
+    /// When they are forgotten: one period after the last of them was used.
+    over_at: u64,
     units: u64,
+    /// For how long the slot had lasted at the last use, in [ticks](WindowQuota::tick).
+    lasted: u32,
+    spare: Spare,
 }
 
-/// Units of several slots, oldest first, and their sum.
+/// A byte with one value. The compiler tells the variants of `Window` and `State` apart by its other
+/// values, so that a budget takes 24 bytes and not 32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+enum Spare {
+    #[default]
+    Here,
+}
+
+/// Several slots, oldest first, and the sum of their units.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Counts {
+pub(crate) struct Slots {
     used: u64,
-    slots: VecDeque<Count>,
+    slots: VecDeque<Slot>,
 }
 
 impl Window {
     #[inline(never)]
     pub(crate) fn wait(&mut self, quota: WindowQuota, now: u64, cost: u64) -> Option<u64> {
-        self.settle(quota, now);
+        self.forget(now);
         if cost > quota.limit {
             return None;
         }
@@ -66,14 +82,14 @@ impl Window {
         match self {
             _ if needed == 0 => Some(0),
             Self::Unused => None,
-            Self::One(count) => Some(count.forgotten - now),
-            Self::Many(counts) => {
+            Self::One(slot) => Some(slot.time_left(quota, now)),
+            Self::Many(slots) => {
                 let mut freed: u64 = 0;
-                let enough = counts.slots.iter().find(|count| {
-                    freed = freed.saturating_add(count.units);
+                let enough = slots.slots.iter().find(|slot| {
+                    freed = freed.saturating_add(slot.units);
                     freed >= needed
                 });
-                enough.map(|count| count.forgotten - now)
+                enough.map(|slot| slot.time_left(quota, now))
             }
         }
     }
@@ -83,46 +99,42 @@ impl Window {
         Left {
             spare: quota.limit.saturating_sub(self.used()),
             unit: 1,
-            whole_in: self.whole_at().saturating_sub(now),
+            whole_in: self.newest().map_or(0, |slot| slot.time_left(quota, now)),
         }
     }
 
-    /// `may_grow` is whether there is memory for one more slot; without it, older units are counted
-    /// into the newest slot: longer than they must be, never shorter.
+    /// `may_grow` is whether there is memory for one more slot. Without it, the newest slot goes on: its
+    /// units count longer than they must, never shorter.
     #[inline(never)]
     pub(crate) fn take(&mut self, quota: WindowQuota, now: u64, cost: u64, may_grow: bool) {
-        self.settle(quota, now);
+        self.forget(now);
         if self.used() == 0 {
-            *self = Self::Unused; // and gives back what memory it had
+            *self = Self::Unused; // gives back the memory of its slots
         }
-        // The newest slot has not ended yet if all that it counts is remembered for sixty more.
-        if let Some(last) = self.last()
-            && last.forgotten > now + SLOTS * quota.slot()
-        {
-            last.units = last.units.saturating_add(cost);
-            if let Self::Many(counts) = self {
-                counts.used = counts.used.saturating_add(cost);
-            }
-            return;
-        }
-        let new = Count {
-            forgotten: now - now % quota.slot() + quota.longest(),
+        let new = Slot {
+            over_at: now + quota.period,
             units: cost,
+            lasted: 0,
+            spare: Spare::Here,
         };
         match self {
             Self::Unused => *self = Self::One(new),
-            Self::One(last) if may_grow => {
-                *self = Self::Many(Box::new(Counts {
-                    used: last.units.saturating_add(cost),
-                    slots: VecDeque::from([*last, new]),
+            Self::One(newest) if newest.goes_on(quota, now) || !may_grow => {
+                newest.add(quota, now, cost);
+            }
+            Self::One(oldest) => {
+                *self = Self::Many(Box::new(Slots {
+                    used: oldest.units.saturating_add(cost),
+                    slots: VecDeque::from([*oldest, new]),
                 }));
             }
-            Self::One(last) => last.add(new),
-            Self::Many(counts) => {
-                counts.used = counts.used.saturating_add(cost);
-                match counts.slots.back_mut() {
-                    Some(last) if !may_grow => last.add(new),
-                    _ => counts.slots.push_back(new),
+            Self::Many(slots) => {
+                slots.used = slots.used.saturating_add(cost);
+                match slots.slots.back_mut() {
+                    Some(newest) if newest.goes_on(quota, now) || !may_grow => {
+                        newest.add(quota, now, cost);
+                    }
+                    _ => slots.slots.push_back(new),
                 }
             }
         }
@@ -130,38 +142,36 @@ impl Window {
 
     /// Gives back the oldest units first: if others were meant, what is left counts longer than it
     /// must, never shorter.
-    pub(crate) fn refund(&mut self, quota: WindowQuota, now: u64, cost: u64) {
-        self.settle(quota, now);
+    pub(crate) fn refund(&mut self, now: u64, cost: u64) {
+        self.forget(now);
         match self {
             Self::Unused => {}
-            Self::One(count) if count.units > cost => count.units -= cost,
+            Self::One(slot) if slot.units > cost => slot.units -= cost,
             Self::One(_) => *self = Self::Unused,
-            Self::Many(counts) => {
+            Self::Many(slots) => {
                 let mut left = cost;
-                while let Some(oldest) = counts.slots.front_mut() {
+                while let Some(oldest) = slots.slots.front_mut() {
                     let back = oldest.units.min(left);
                     oldest.units -= back;
-                    counts.used -= back;
+                    slots.used -= back;
                     left -= back;
                     if oldest.units > 0 {
                         break;
                     }
-                    counts.slots.pop_front();
+                    slots.slots.pop_front();
                 }
             }
         }
     }
 
     pub(crate) fn is_idle(&self, now: u64) -> bool {
-        self.whole_at() <= now
+        self.newest().is_none_or(|slot| slot.over_at <= now)
     }
 
     /// The memory that is this window's own, in bytes.
     pub(crate) fn heap(&self) -> usize {
         match self {
-            Self::Many(counts) => {
-                size_of::<Counts>() + counts.slots.capacity() * size_of::<Count>()
-            }
+            Self::Many(slots) => size_of::<Slots>() + slots.slots.capacity() * size_of::<Slot>(),
             _ => 0,
         }
     }
@@ -169,76 +179,61 @@ impl Window {
     fn used(&self) -> u64 {
         match self {
             Self::Unused => 0,
-            Self::One(count) => count.units,
-            Self::Many(counts) => counts.used,
+            Self::One(slot) => slot.units,
+            Self::Many(slots) => slots.used,
         }
     }
 
-    /// When the last of what was used is forgotten.
-    fn whole_at(&self) -> u64 {
-        let last = match self {
-            Self::Unused => None,
-            Self::One(count) => Some(count),
-            Self::Many(counts) => counts.slots.back(),
-        };
-        last.map_or(0, |last| last.forgotten)
-    }
-
-    fn last(&mut self) -> Option<&mut Count> {
+    fn newest(&self) -> Option<&Slot> {
         match self {
             Self::Unused => None,
-            Self::One(count) => Some(count),
-            Self::Many(counts) => counts.slots.back_mut(),
+            Self::One(slot) => Some(slot),
+            Self::Many(slots) => slots.slots.back(),
         }
     }
 
-    /// Drops what no window that ends now reaches to. After a step of the clock backwards, what
-    /// seems to be used in the future is taken to be used now; not for a thread that was held up, or what
-    /// was used meanwhile would be forgotten too early.
-    fn settle(&mut self, quota: WindowQuota, now: u64) {
+    /// Forgets the slots whose last use is a period ago.
+    fn forget(&mut self, now: u64) {
         match self {
             Self::Unused => {}
-            Self::One(count) => {
-                if count.forgotten > now + quota.longest() + HELD_UP {
-                    count.forgotten = now + quota.longest();
-                }
-                if count.forgotten <= now {
+            Self::One(slot) => {
+                if slot.over_at <= now {
                     *self = Self::Unused;
                 }
             }
-            Self::Many(counts) => counts.settle(quota, now),
-        }
-    }
-}
-
-impl Counts {
-    fn settle(&mut self, quota: WindowQuota, now: u64) {
-        while let Some(oldest) = self.slots.front()
-            && oldest.forgotten <= now
-        {
-            self.used = self.used.saturating_sub(oldest.units);
-            self.slots.pop_front();
-        }
-        // Neighbours that are brought to the same instant become one.
-        let latest = now + quota.longest();
-        while let Some(last) = self.slots.back().copied()
-            && last.forgotten > latest + HELD_UP
-        {
-            self.slots.pop_back();
-            match self.slots.back_mut() {
-                Some(before) if before.forgotten >= latest => before.units += last.units,
-                _ => self.slots.push_back(Count {
-                    forgotten: latest,
-                    ..last
-                }),
+            Self::Many(slots) => {
+                while let Some(oldest) = slots.slots.front()
+                    && oldest.over_at <= now
+                {
+                    slots.used = slots.used.saturating_sub(oldest.units);
+                    slots.slots.pop_front();
+                }
             }
         }
     }
 }
 
-impl Count {
-    fn add(&mut self, other: Self) {
-        self.forgotten = self.forgotten.max(other.forgotten);
-        self.units = self.units.saturating_add(other.units);
+impl Slot {
+    /// In what time it is forgotten: a period at most, also for a thread that was held up.
+    fn time_left(&self, quota: WindowQuota, now: u64) -> u64 {
+        self.over_at.saturating_sub(now).min(quota.period)
+    }
+
+    /// Whether it has not lasted for its length yet.
+    const fn goes_on(&self, quota: WindowQuota, now: u64) -> bool {
+        self.lasts(quota, now) < quota.slot()
+    }
+
+    /// For how long it has lasted. An instant before the last use counts as the last use.
+    const fn lasts(&self, quota: WindowQuota, now: u64) -> u64 {
+        let since_last = now.saturating_sub(self.over_at.saturating_sub(quota.period));
+        (self.lasted as u64 * quota.tick()).saturating_add(since_last)
+    }
+
+    fn add(&mut self, quota: WindowQuota, now: u64, units: u64) {
+        let ticks = self.lasts(quota, now) / quota.tick();
+        self.lasted = u32::try_from(ticks).unwrap_or(u32::MAX);
+        self.over_at = self.over_at.max(now + quota.period);
+        self.units = self.units.saturating_add(units);
     }
 }

@@ -1,8 +1,7 @@
 //! Step 8 of the path: what a request is charged, and what its caller is told of that.
 
-use std::time::SystemTime;
-
 use super::{Denial, Gate, Presented, Proved, refused, stranger};
+use crate::clock::Now;
 use crate::limit::limiting::{self, Limiting};
 use crate::limit::outage::Fallback;
 use crate::limit::rulebook::{Bound, Charges, Holder};
@@ -72,7 +71,7 @@ impl Gate {
         &self,
         key: Option<Holder<'_>>,
         metered: &mut Metered,
-        now: SystemTime,
+        now: Now,
     ) -> Option<Result<(), Box<Refusal>>> {
         let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, &metered.bound)
         else {
@@ -90,7 +89,7 @@ impl Gate {
         &self,
         key: Option<Holder<'_>>,
         metered: &mut Metered,
-        now: SystemTime,
+        now: Now,
     ) -> Result<(), Box<Refusal>> {
         let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, &metered.bound)
         else {
@@ -109,7 +108,7 @@ impl Gate {
         charges: &[Charge<'_>],
         checked: &Result<Verdict, LimiterError>,
         metered: &mut Metered,
-        now: SystemTime,
+        now: Now,
     ) -> Result<(), Box<Refusal>> {
         match limiting::verdict(charges, checked) {
             Ok(verdict) => self.tell(charges, verdict, metered, now),
@@ -123,14 +122,19 @@ impl Gate {
         charges: &[Charge<'_>],
         verdict: &Verdict,
         metered: &mut Metered,
-        now: SystemTime,
+        now: Now,
     ) -> Result<(), Box<Refusal>> {
-        metered.limits = Notice::of(self.settings.rate_limit_headers, charges, verdict, now);
+        metered.limits = Notice::of(
+            self.settings.rate_limit_headers,
+            charges,
+            verdict,
+            now.wall(),
+        );
         if verdict.is_allowed() {
             return Ok(());
         }
         // Never a silent yes.
-        let rejection = rate_limit::rejection(charges, verdict, now);
+        let rejection = rate_limit::rejection(charges, verdict, now.wall());
         Err(Box::new(Refusal {
             rejection: rejection.unwrap_or_else(|| self.outage()),
             limits: metered.limits.take().map(Box::new),
@@ -145,7 +149,7 @@ impl Gate {
         charges: &[Charge<'_>],
         error: &LimiterError,
         metered: &mut Metered,
-        now: SystemTime,
+        now: Now,
     ) -> Result<(), Box<Refusal>> {
         trace::limiter_failed(error);
         if let Some(bound) = &mut metered.bound {

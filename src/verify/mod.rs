@@ -18,13 +18,13 @@ pub(crate) mod wait;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, COOKIE, ORIGIN};
 use http::{Method, Request};
 
 use crate::cache::{Found, KnownKey};
 use crate::caller::{Anonymous, Caller};
+use crate::clock::Now;
 use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::formats::{Place, Recognized};
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
@@ -69,7 +69,7 @@ pub(crate) struct Presented {
 pub(crate) struct Proved {
     known: Arc<KnownKey>,
     lifecycle: Lifecycle,
-    now: SystemTime,
+    now: Now,
 }
 
 /// A request whose key may be used, before its limits are charged.
@@ -135,13 +135,13 @@ impl Gate {
             let rejection = Rejection::NotFound(NotFound::Malformed);
             return Progress::denied(stranger(rejection, Some(carrier)));
         };
-        let (now, asked_at) = self.keyring.clock.both();
+        let now = self.keyring.readings();
         let key = Presented {
             digest: KeyDigest::of_bytes(credential.text.as_bytes()),
             format: self.keyring.formats.place_of(format),
             carrier,
         };
-        let Some(found) = self.keyring.cache.find(&key.id(), asked_at) else {
+        let Some(found) = self.keyring.cache.find(&key.id(), now.monotonic()) else {
             return self.begin_to_load(head, key);
         };
         if let Found::Nothing = found
@@ -169,7 +169,7 @@ impl Gate {
         request: &mut Request<B>,
         key: Presented,
         found: Found,
-        now: SystemTime,
+        now: Now,
     ) -> Progress {
         let head = RequestHead::from(&*request);
         let carrier = key.carrier;
@@ -221,7 +221,7 @@ impl Gate {
         if let Some(throttle) = &self.keyring.throttle
             && let Some(client) = self.charged_address(head)
         {
-            let attempt = throttle.attempt(client, self.keyring.now());
+            let attempt = throttle.attempt(client, self.keyring.readings());
             attempt.map_err(|retry_after| Rejection::TooManyFailedAttempts { retry_after })?;
         }
         Ok(())
@@ -231,7 +231,7 @@ impl Gate {
         if let Some(throttle) = &self.keyring.throttle
             && let Some(client) = self.charged_address(head)
         {
-            throttle.forgive(client, self.keyring.now());
+            throttle.forgive(client, self.keyring.readings());
         }
     }
 
@@ -242,11 +242,11 @@ impl Gate {
         head: RequestHead<'_>,
         key: &Presented,
         found: Found,
-        now: SystemTime,
+        now: Now,
     ) -> Result<Proved, Denial> {
         let compared = self.compare(&key.digest, found);
         let known = compared.map_err(|rejection| stranger(rejection, Some(key.carrier)))?;
-        let lifecycle = known.lifecycle(now, self.keyring.warning);
+        let lifecycle = known.lifecycle(now.wall(), self.keyring.warning);
         if let Err(rejection) = self.judge(head, &known, lifecycle) {
             return Err(refused(rejection, &known, lifecycle, Some(key.carrier)));
         }
@@ -356,7 +356,7 @@ impl Gate {
         trace::admitted(&id, || known.record().account());
         let due = || {
             let notices = &self.keyring.notices.deprecated;
-            notices.is_due(id.as_bytes(), timestamp::unix_seconds(*now))
+            notices.is_due(id.as_bytes(), timestamp::unix_seconds(now.wall()))
         };
         if lifecycle.status() == KeyStatus::Deprecated && due() {
             let expires_at = lifecycle.expires_at().map(timestamp::rfc3339);
@@ -376,7 +376,7 @@ impl Gate {
             return Progress::denied(stranger(Rejection::Missing, None));
         }
         let mut metered = self.bind(head);
-        match self.charge_now(None, &mut metered, self.keyring.now()) {
+        match self.charge_now(None, &mut metered, self.keyring.readings()) {
             None => Progress::Waiting(Wait::LimitsOfNobody(metered)),
             Some(Ok(())) => Progress::Decided(Ok(anonymous(request, metered.limits))),
             Some(Err(refusal)) => Progress::denied(refusal.of_nobody()),

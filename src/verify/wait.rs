@@ -33,7 +33,7 @@ impl Gate {
         match wait {
             Wait::Record { key, is_attempt } => Box::pin(async move {
                 let progress = match self.load(&request, &key, is_attempt).await {
-                    Ok(found) => self.go_on(&mut request, key, found, self.keyring.now()),
+                    Ok(found) => self.go_on(&mut request, key, found, self.keyring.readings()),
                     Err(denial) => Progress::denied(denial),
                 };
                 (request, progress)
@@ -51,7 +51,9 @@ impl Gate {
                 (request, Progress::Decided(decision))
             }),
             Wait::LimitsOfNobody(mut metered) => Box::pin(async move {
-                let charged = self.charge(None, &mut metered, self.keyring.now()).await;
+                let charged = self
+                    .charge(None, &mut metered, self.keyring.readings())
+                    .await;
                 let decision = match charged {
                     Ok(()) => Ok(anonymous(&mut request, metered.limits)),
                     Err(refusal) => Err(refusal.of_nobody()),
@@ -118,6 +120,6 @@ impl Gate {
         } else {
             self.load(request, key, false).await?
         };
-        self.prove(request.into(), key, found, self.keyring.now())
+        self.prove(request.into(), key, found, self.keyring.readings())
     }
 }

@@ -4,11 +4,11 @@ use std::future::poll_fn;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tower_api_key::{
     Change, Charge, Clock, KeyId, KeyRecord, KeyStore, LimiterError, ManagedKeyStore, ManualClock,
-    MemoryLimiter, MemoryStore, RateLimiter, Standing, StoreError, Verdict,
+    MemoryLimiter, MemoryStore, Now, RateLimiter, Standing, StoreError, Verdict,
 };
 
 /// Nobody passes until it is opened.
@@ -200,11 +200,7 @@ impl TroubledLimiter {
 }
 
 impl RateLimiter for TroubledLimiter {
-    async fn check(
-        &self,
-        charges: &[Charge<'_>],
-        now: SystemTime,
-    ) -> Result<Verdict, LimiterError> {
+    async fn check(&self, charges: &[Charge<'_>], now: Now) -> Result<Verdict, LimiterError> {
         let decide = |judges| match judges {
             Judges::Others(count) => {
                 let admissible = Standing::new(1, Duration::ZERO, Some(Duration::ZERO));
@@ -215,7 +211,7 @@ impl RateLimiter for TroubledLimiter {
         self.in_trouble(decide).await
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<(), LimiterError> {
+    async fn refund(&self, charges: &[Charge<'_>], now: Now) -> Result<(), LimiterError> {
         let give_back = |_| self.budgets.refund_now(charges, now).unwrap();
         self.in_trouble(give_back).await
     }

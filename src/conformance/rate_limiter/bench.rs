@@ -1,12 +1,13 @@
 //! A limiter under test, asked as the layer asks it, and what each of its answers must be.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use crate::clock::{Clock, Now, SystemClock};
 use crate::conformance::promise::Promise;
 use crate::conformance::random::Random;
 use crate::limit::{Charge, LimitName, RateLimiter, Subject, Verdict};
-use crate::quota::Quota;
+use crate::quota::{Quota, QuotaShape};
 
 const ANSWERS: Promise = Promise("a live limiter answers");
 pub(super) const NEVER: Promise = Promise("a cost above the whole quota is never admitted");
@@ -60,11 +61,11 @@ impl<'l, L: RateLimiter> Bench<'l, L> {
 
     /// Asks now.
     pub(super) async fn ask(&self, charges: &[Charge<'_>]) -> Verdict {
-        self.ask_at(charges, SystemTime::now()).await
+        self.ask_at(charges, SystemClock.readings()).await
     }
 
     /// Asks as the layer does: for an answer at hand, and then for one to wait for.
-    pub(super) async fn ask_at(&self, charges: &[Charge<'_>], now: SystemTime) -> Verdict {
+    pub(super) async fn ask_at(&self, charges: &[Charge<'_>], now: Now) -> Verdict {
         match self.limiter.check_now(charges, now) {
             Some(verdict) => understood(charges, ANSWERS.answer(verdict, "check_now")),
             None => self.wait_for(charges, now).await,
@@ -72,17 +73,17 @@ impl<'l, L: RateLimiter> Bench<'l, L> {
     }
 
     /// Asks without looking for an answer at hand.
-    pub(super) async fn wait_for(&self, charges: &[Charge<'_>], now: SystemTime) -> Verdict {
+    pub(super) async fn wait_for(&self, charges: &[Charge<'_>], now: Now) -> Verdict {
         let verdict = self.limiter.check(charges, now).await;
         understood(charges, ANSWERS.answer(verdict, "check"))
     }
 
     pub(super) async fn refund(&self, charges: &[Charge<'_>]) {
-        self.refund_at(charges, SystemTime::now()).await;
+        self.refund_at(charges, SystemClock.readings()).await;
     }
 
     /// Gives back as the layer does: at once, or else by waiting.
-    pub(super) async fn refund_at(&self, charges: &[Charge<'_>], now: SystemTime) {
+    pub(super) async fn refund_at(&self, charges: &[Charge<'_>], now: Now) {
         match self.limiter.refund_now(charges, now) {
             Some(refunded) => ANSWERS.answer(refunded, "refund_now"),
             None => self.wait_for_refund(charges, now).await,
@@ -90,7 +91,7 @@ impl<'l, L: RateLimiter> Bench<'l, L> {
     }
 
     /// Gives back without trying to do it at once.
-    pub(super) async fn wait_for_refund(&self, charges: &[Charge<'_>], now: SystemTime) {
+    pub(super) async fn wait_for_refund(&self, charges: &[Charge<'_>], now: Now) {
         let refunded = self.limiter.refund(charges, now).await;
         ANSWERS.answer(refunded, "refund");
     }
@@ -102,10 +103,13 @@ impl<'l, L: RateLimiter> Bench<'l, L> {
     }
 }
 
-/// The longest that a quota may make a caller wait: its period, the sixtieth of a window that a
-/// caller may be held back, and a second for a clock that is read in pieces.
+/// The longest that a quota may make a caller wait: its period; of a calendar quota, and a second for a
+/// wall clock that is read in pieces.
 pub(super) fn longest(quota: Quota) -> Duration {
-    quota.window() + quota.window() / 60 + Duration::from_secs(1)
+    match quota.shape() {
+        QuotaShape::UtcDay | QuotaShape::UtcMonth => quota.window() + Duration::from_secs(1),
+        _ => quota.window(),
+    }
 }
 
 /// The verdict, if it makes sense of itself.

@@ -1,7 +1,8 @@
 //! Random histories against the oracle.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
+use crate::clock::Now;
 use crate::conformance::promise::Promise;
 use crate::conformance::random::Random;
 use crate::conformance::rate_limiter::bench::{Bench, longest};
@@ -43,10 +44,38 @@ struct History<'l, L> {
     limits: Vec<Limit>,
     seed: u64,
     random: Random,
-    /// Nanoseconds since 1970.
-    now: u64,
-    /// Whether the clock of this history steps backwards now and then.
+    now: Instant,
+    /// Whether the wall clock of this history steps backwards now and then.
     steps_back: bool,
+}
+
+/// Both readings, in nanoseconds.
+#[derive(Clone, Copy)]
+struct Instant {
+    wall: u64,
+    monotonic: u64,
+}
+
+impl Instant {
+    fn later(self, time: u64) -> Self {
+        Self {
+            wall: self.wall + time,
+            monotonic: self.monotonic + time,
+        }
+    }
+
+    fn now(self) -> Now {
+        let wall = UNIX_EPOCH + Duration::from_nanos(self.wall);
+        Now::new(wall, Duration::from_nanos(self.monotonic))
+    }
+
+    /// The reading that a guarantee goes by.
+    fn of(self, guarantee: Guarantee) -> u64 {
+        match guarantee {
+            Guarantee::Window { .. } | Guarantee::Rate { .. } => self.monotonic,
+            Guarantee::Day { .. } | Guarantee::Month { .. } => self.wall,
+        }
+    }
 }
 
 struct Limit {
@@ -70,7 +99,10 @@ impl<'l, L: RateLimiter> History<'l, L> {
             limits: (0..count).map(|_| limit(&mut random)).collect(),
             bench,
             seed,
-            now: START - random.below(60 * SECOND),
+            now: Instant {
+                wall: START - random.below(60 * SECOND),
+                monotonic: random.below(100 * DAY),
+            },
             steps_back: random.coin(),
             random,
         }
@@ -84,7 +116,7 @@ impl<'l, L: RateLimiter> History<'l, L> {
         let verdict = self.ask(account, &costs).await;
         if let Some(wait) = verdict.retry_after() {
             if self.random.coin() {
-                self.now += nanoseconds(wait);
+                self.now = self.now.later(nanoseconds(wait));
                 let verdict = self.ask(account, &costs).await;
                 let seed = self.seed;
                 WAITS.holds(
@@ -105,19 +137,18 @@ impl<'l, L: RateLimiter> History<'l, L> {
     /// Asks, and compares the answer with what it may be.
     async fn ask(&mut self, account: usize, costs: &[u64]) -> Verdict {
         let (now, seed) = (self.now, self.seed);
-        for limit in &mut self.limits {
-            limit.oracles[account].read(now);
-        }
+        self.read(account);
         let charges = charges(&self.limits, account, costs);
         let verdict = if self.random.coin() {
-            self.bench.ask_at(&charges, instant(now)).await
+            self.bench.ask_at(&charges, now.now()).await
         } else {
-            self.bench.wait_for(&charges, instant(now)).await
+            self.bench.wait_for(&charges, now.now()).await
         };
         let budgets = || self.limits.iter().map(|limit| &limit.oracles[account]);
         if verdict.is_allowed() {
             for (oracle, cost) in budgets().zip(costs) {
-                let (room, guarantee) = (oracle.at_most(now), oracle.guarantee);
+                let guarantee = oracle.guarantee;
+                let room = oracle.at_most(now.of(guarantee));
                 NO_MORE.holds(
                     *cost <= room,
                     format_args!(
@@ -126,10 +157,10 @@ impl<'l, L: RateLimiter> History<'l, L> {
                 );
             }
         } else {
-            let due = |then| {
+            let due = |then: Instant| {
                 budgets()
                     .zip(costs)
-                    .any(|(it, cost)| *cost > it.at_least(then))
+                    .any(|(it, cost)| *cost > it.at_least(then.of(it.guarantee)))
             };
             NO_LESS.holds(
                 due(now),
@@ -138,7 +169,7 @@ impl<'l, L: RateLimiter> History<'l, L> {
             let wait = verdict.retry_after().unwrap_or_default();
             if let Some(before) = wait.checked_sub(ROUNDING) {
                 NO_LONGER.holds(
-                    due(now + nanoseconds(before)),
+                    due(now.later(nanoseconds(before))),
                     format_args!("{wait:?} for {costs:?}, seed {seed}: {:?}", self.limits()),
                 );
             }
@@ -149,7 +180,8 @@ impl<'l, L: RateLimiter> History<'l, L> {
                 oracle.take(costs[at]);
             }
             let (remaining, guarantee) = (standing.remaining(), oracle.guarantee);
-            let (least, most) = (oracle.at_least(now), oracle.at_most(now));
+            let then = now.of(guarantee);
+            let (least, most) = (oracle.at_least(then), oracle.at_most(then));
             let says = format_args!(
                 "it says that {remaining} remain where {least} to {most} do, seed {seed}: {guarantee:?}"
             );
@@ -166,21 +198,29 @@ impl<'l, L: RateLimiter> History<'l, L> {
 
     /// Gives back what was just taken, of all budgets or of the first few.
     async fn refund(&mut self, account: usize, costs: &[u64]) {
-        self.now += self.random.below(SECOND / 10);
+        self.now = self.now.later(self.random.below(SECOND / 10));
         let some = 1 + usize::from(self.random.coin()) * (self.limits.len() - 1);
         let charges = charges(&self.limits, account, costs);
-        let now = instant(self.now);
+        let now = self.now.now();
         self.bench.refund_at(&charges[..some], now).await;
+        self.read(account);
         for limit in &mut self.limits[..some] {
-            limit.oracles[account].read(self.now);
             limit.oracles[account].give_back();
+        }
+    }
+
+    /// Tells the oracles of an account what time it is.
+    fn read(&mut self, account: usize) {
+        for limit in &mut self.limits {
+            let oracle = &mut limit.oracles[account];
+            oracle.read(self.now.of(oracle.guarantee));
         }
     }
 
     async fn refund_too_much(&mut self, account: usize) {
         let costs = vec![u64::MAX; self.limits.len()];
         let charges = charges(&self.limits, account, &costs);
-        let now = instant(self.now);
+        let now = self.now.now();
         self.bench.refund_at(&charges, now).await;
         for limit in &mut self.limits {
             limit.oracles[account].give_all_back();
@@ -192,7 +232,7 @@ impl<'l, L: RateLimiter> History<'l, L> {
     async fn wait_until_whole(&mut self, account: usize, verdict: &Verdict) {
         let whole_in = |standing: &crate::limit::Standing| standing.whole_in();
         let longest = verdict.standings().iter().map(whole_in).max();
-        self.now += nanoseconds(longest.unwrap_or_default());
+        self.now = self.now.later(nanoseconds(longest.unwrap_or_default()));
         let nothing = vec![0; self.limits.len()];
         let look = self.ask(account, &nothing).await;
         let seed = self.seed;
@@ -208,23 +248,31 @@ impl<'l, L: RateLimiter> History<'l, L> {
 
     fn let_time_pass(&mut self) {
         let random = &mut self.random;
-        match random.below(40) {
-            0..10 => {}
-            10..20 => self.now += random.below(SECOND / 10),
-            20..29 => self.now += random.below(SECOND),
-            29..38 => self.now += random.below(20 * SECOND),
-            38 => self.now += random.below(2 * DAY),
-            _ if self.steps_back => {
-                let furthest = match random.below(4) {
-                    0 => SECOND / 100,
-                    1 => SECOND,
-                    2 => 100 * SECOND,
-                    _ => 3 * DAY,
-                };
-                self.now = EARLIEST.max(self.now - random.below(furthest));
+        let passes = match random.below(40) {
+            0..10 => 0,
+            10..20 => random.below(SECOND / 10),
+            20..29 => random.below(SECOND),
+            29..38 => random.below(20 * SECOND),
+            38 => random.below(2 * DAY),
+            _ => {
+                if self.steps_back {
+                    self.step_back();
+                }
+                0
             }
-            _ => {}
-        }
+        };
+        self.now = self.now.later(passes);
+    }
+
+    fn step_back(&mut self) {
+        let furthest = match self.random.below(4) {
+            0 => SECOND / 100,
+            1 => SECOND,
+            2 => 100 * SECOND,
+            _ => 3 * DAY,
+        };
+        let back = self.now.wall - self.random.below(furthest);
+        self.now.wall = EARLIEST.max(back);
     }
 
     fn costs(&mut self) -> Vec<u64> {
@@ -273,10 +321,6 @@ fn charges<'a>(limits: &'a [Limit], account: usize, costs: &[u64]) -> Vec<Charge
         )
     };
     limits.iter().zip(costs).map(charge).collect()
-}
-
-fn instant(now: u64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_nanos(now)
 }
 
 fn nanoseconds(time: Duration) -> u64 {

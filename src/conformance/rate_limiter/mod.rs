@@ -42,7 +42,7 @@ pub async fn on_its_own_clock<L: RateLimiter>(limiter: &L) {
     races::run(&bench).await;
 }
 
-/// What a limiter promises that goes by the `now` that it is given: about so many random decisions,
+/// What a limiter promises that goes by the [`Now`](crate::Now) that it is given: about so many random decisions,
 /// in histories of 300, against an oracle that knows each shape of quota by what it guarantees.
 ///
 /// - No window, no rate and no day or month of UTC admits more than its quota, whatever is charged
@@ -50,8 +50,9 @@ pub async fn on_its_own_clock<L: RateLimiter>(limiter: &L) {
 ///   a caller may be held back.
 /// - A caller who waits as told is admitted, and is told to wait for a millisecond too long at most.
 /// - A budget is whole when it said that it would be.
-/// - A step of the clock backwards fills no budget, and locks nobody out for longer than the period
-///   of the quota. What a later reading has let go need not be remembered.
+/// - A step of the wall clock neither fills nor empties a window or a rate. A step backwards fills no
+///   calendar quota, and nobody ever waits for longer than the period of a quota. What a later reading
+///   of the wall clock has let go need not be remembered.
 ///
 /// `make` gives the limiter for each history. It may hand out one limiter again and again, such as
 /// an `Arc` of it, if that has room for a budget for each forty decisions.

@@ -139,8 +139,8 @@ impl Oracle {
     pub(super) fn take(&mut self, cost: u64) {
         let amount = cost * self.guarantee.weight();
         let latest = match self.guarantee {
-            Guarantee::Rate { .. } => self.read_at,
-            _ => self.latest,
+            Guarantee::Window { .. } | Guarantee::Rate { .. } => self.read_at,
+            Guarantee::Day { .. } | Guarantee::Month { .. } => self.latest,
         };
         for (uses, at) in [(&mut self.least, self.read_at), (&mut self.most, latest)] {
             uses.all.push(Use { at, amount });
@@ -168,19 +168,8 @@ impl Oracle {
     fn step_back(&mut self, now: u64) {
         let (read_at, guarantee) = (self.read_at, self.guarantee);
         match guarantee {
-            Guarantee::Window { .. } => {
-                for (uses, to) in [(&mut self.least, now), (&mut self.most, now + HELD_UP)] {
-                    uses.forget(read_at);
-                    uses.bring_to(to);
-                }
-            }
-            Guarantee::Rate { .. } => {
-                let at_least = self.least.held(read_at);
-                let at_most = self.most.held(read_at).saturating_add(read_at - now);
-                self.least.begin_anew(now, at_least);
-                let most = guarantee.capacity() + HELD_UP;
-                self.most.begin_anew(now, at_most.min(most));
-            }
+            // They go by a clock that never steps.
+            Guarantee::Window { .. } | Guarantee::Rate { .. } => {}
             Guarantee::Day { .. } | Guarantee::Month { .. } => {
                 let period = guarantee.period_of(read_at);
                 if guarantee.period_of(now) != period {
@@ -258,11 +247,6 @@ impl Uses {
         for it in &mut self.all {
             it.at = it.at.min(now);
         }
-    }
-
-    fn begin_anew(&mut self, at: u64, amount: u64) {
-        self.all.clear();
-        self.all.push(Use { at, amount });
     }
 
     fn drop_oldest(&mut self, mut amount: u64) {

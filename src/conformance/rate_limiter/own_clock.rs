@@ -1,8 +1,9 @@
 //! What holds on whatever clock: budgets of a day or more, of which nothing comes back meanwhile.
 
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use crate::clock::{Clock, SystemClock};
 use crate::conformance::promise::Promise;
 use crate::conformance::rate_limiter::bench::{Bench, Budget, NEVER, TELLS, longest};
 use crate::key::digest::KeyId;
@@ -205,7 +206,7 @@ async fn one_budget_twice<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
 
 async fn both_ways_to_ask<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
     let budget = bench.budget(quota);
-    let now = SystemTime::now();
+    let now = SystemClock.readings();
     bench.wait_for(&[budget.charge(3)], now).await;
     let seen = bench.ask(&[budget.charge(2)]).await.standings()[0].remaining();
     let look = bench.wait_for(&[budget.charge(0)], now).await;
@@ -260,7 +261,7 @@ async fn numbers_of_charges<L: RateLimiter>(bench: &Bench<'_, L>) {
 
     let budget = bench.budget(Quota::per_day(100));
     let charges = [budget.charge(1); 17];
-    let now = SystemTime::now();
+    let now = SystemClock.readings();
     let at_hand = bench.limiter.check_now(&charges, now);
     AT_MOST_16.holds(
         at_hand.is_none_or(|verdict| verdict.is_err()),

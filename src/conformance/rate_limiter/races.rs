@@ -2,8 +2,8 @@
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
 
+use crate::clock::{Clock, SystemClock};
 use crate::conformance::promise::Promise;
 use crate::conformance::random::Random;
 use crate::conformance::rate_limiter::bench::{Bench, Budget};
@@ -30,7 +30,7 @@ pub(super) async fn run<L: RateLimiter>(bench: &Bench<'_, L>) {
 async fn in_one_task<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
     let single = bench.budget(quota);
     let callers = (0..50).map(|_| async {
-        let now = SystemTime::now();
+        let now = SystemClock.readings();
         bench.wait_for(&[single.charge(1)], now).await.is_allowed()
     });
     let admitted = together(callers).await;
@@ -50,7 +50,7 @@ async fn in_one_task<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
             if caller.is_multiple_of(2) {
                 charges.reverse();
             }
-            let verdict = bench.wait_for(&charges, SystemTime::now()).await;
+            let verdict = bench.wait_for(&charges, SystemClock.readings()).await;
             if verdict.is_allowed() { cost } else { 0 }
         }
     });
@@ -62,7 +62,7 @@ async fn in_one_task<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
 async fn on_threads<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
     let (shared, wider) = (bench.budget(quota), bench.budget(Quota::per_day(1500)));
     let look = [shared.charge(0)];
-    let at_hand = bench.limiter.check_now(&look, SystemTime::now());
+    let at_hand = bench.limiter.check_now(&look, SystemClock.readings());
     if at_hand.is_none() {
         return;
     }
@@ -81,7 +81,7 @@ async fn on_threads<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
                     if random.coin() {
                         charges.reverse();
                     }
-                    let verdict = limiter.check_now(&charges, SystemTime::now());
+                    let verdict = limiter.check_now(&charges, SystemClock.readings());
                     if verdict.is_some_and(|verdict| verdict.is_ok_and(|it| it.is_allowed())) {
                         admitted.fetch_add(cost, Ordering::Relaxed);
                     }

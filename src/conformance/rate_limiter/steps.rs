@@ -1,13 +1,14 @@
-//! Steps of the clock: backwards they fill no budget and lock nobody out, forwards they fill it.
+//! Steps of the wall clock: they neither fill nor empty a budget, and lock nobody out. Time fills it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
+use crate::clock::Now;
 use crate::conformance::promise::Promise;
 use crate::conformance::rate_limiter::bench::{Bench, longest};
 use crate::limit::RateLimiter;
-use crate::quota::Quota;
+use crate::quota::{Quota, QuotaShape};
 
-const FILLS_NOTHING: Promise = Promise("a step of the clock backwards fills no budget");
+const FILLS_NOTHING: Promise = Promise("a step of the wall clock fills no budget");
 const NO_LOCKOUT: Promise = Promise("nobody is locked out by a step of the clock");
 const WAITS: Promise = Promise("a caller who waits as told is admitted");
 const FORGETS: Promise = Promise("a budget is whole when its period is over");
@@ -15,8 +16,12 @@ const FORGETS: Promise = Promise("a budget is whole when its period is over");
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// 2026-01-31T23:59:00Z: a day and a month end a minute later.
-fn start() -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(1_769_903_940)
+const START: u64 = 1_769_903_940;
+
+/// What clocks say some time after the start, of which the wall clock was set by so much.
+fn after(time: Duration, set_back: Duration) -> Now {
+    let start = UNIX_EPOCH + Duration::from_secs(START);
+    Now::new(start + time - set_back, DAY + time)
 }
 
 const QUOTAS: [Quota; 5] = [
@@ -41,8 +46,9 @@ pub(super) async fn run<L: RateLimiter>(make: &mut impl FnMut() -> L) {
 async fn backwards<L: RateLimiter>(limiter: &L, quota: Quota, step: Duration) {
     let bench = Bench::new(limiter);
     let budget = bench.budget(quota);
-    bench.ask_at(&[budget.charge(10)], start()).await;
-    let back = start() - step;
+    let start = after(Duration::ZERO, Duration::ZERO);
+    bench.ask_at(&[budget.charge(10)], start).await;
+    let back = after(Duration::ZERO, step);
     let denied = bench.ask_at(&[budget.charge(1)], back).await;
     FILLS_NOTHING.holds(
         !denied.is_allowed(),
@@ -54,7 +60,7 @@ async fn backwards<L: RateLimiter>(limiter: &L, quota: Quota, step: Duration) {
         wait.max(whole_in) <= longest(quota),
         format_args!("{step:?} back, one more in {wait:?}, whole in {whole_in:?}, {quota:?}"),
     );
-    let then = bench.ask_at(&[budget.charge(1)], back + wait).await;
+    let then = bench.ask_at(&[budget.charge(1)], after(wait, step)).await;
     WAITS.holds(
         then.is_allowed(),
         format_args!("{step:?} back, it is denied after a wait of {wait:?}, {quota:?}"),
@@ -64,8 +70,18 @@ async fn backwards<L: RateLimiter>(limiter: &L, quota: Quota, step: Duration) {
 async fn forwards<L: RateLimiter>(limiter: &L, quota: Quota) {
     let bench = Bench::new(limiter);
     let budget = bench.budget(quota);
-    bench.ask_at(&[budget.charge(10)], start()).await;
-    let whole = bench.ask_at(&[budget.charge(10)], start() + 40 * DAY).await;
+    let start = after(Duration::ZERO, Duration::ZERO);
+    bench.ask_at(&[budget.charge(10)], start).await;
+    if !matches!(quota.shape(), QuotaShape::UtcDay | QuotaShape::UtcMonth) {
+        let set = Now::new(start.wall() + 40 * DAY, start.monotonic());
+        let denied = bench.ask_at(&[budget.charge(1)], set).await;
+        FILLS_NOTHING.holds(
+            !denied.is_allowed(),
+            format_args!("set 40 days forwards, one more is admitted, {quota:?}"),
+        );
+    }
+    let later = after(40 * DAY, Duration::ZERO);
+    let whole = bench.ask_at(&[budget.charge(10)], later).await;
     FORGETS.holds(
         whole.is_allowed(),
         format_args!("denied 40 days later, {quota:?}"),

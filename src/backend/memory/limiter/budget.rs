@@ -1,7 +1,6 @@
 //! One budget, wherever it is kept, and what memory is left for it to grow.
 
-use crate::limit::rate::{Rate, RateQuota};
-use crate::limit::state::{Left, State};
+use crate::limit::state::{Left, Nanos, State};
 use crate::limit::{Charge, Standing};
 use crate::quota::Quota;
 
@@ -12,8 +11,7 @@ const SMALLEST_HEAP: usize = 128;
 const A_SECOND: u64 = 1_000_000_000;
 
 pub(super) enum Budget<'s> {
-    Rate(&'s mut Rate, RateQuota),
-    Any {
+    Some {
         state: &'s mut State,
         quota: Quota,
         heap_left: &'s mut usize,
@@ -22,53 +20,34 @@ pub(super) enum Budget<'s> {
     None,
 }
 
-impl<'s> Budget<'s> {
-    pub(super) fn of(state: &'s mut State, quota: &Quota, heap_left: &'s mut usize) -> Self {
-        let quota = *quota;
-        Self::Any {
-            state,
-            quota,
-            heap_left,
-        }
-    }
-
-    /// `None` if the quota is of another shape.
-    pub(super) fn of_rate(rate: &'s mut Rate, quota: &Quota) -> Option<Self> {
-        RateQuota::of(quota).map(|quota| Self::Rate(rate, quota))
-    }
-
+impl Budget<'_> {
     /// In what time so much is admissible, as [`State::wait`] has it.
-    pub(super) fn wait(&mut self, now: u64, cost: u64) -> Option<u64> {
+    pub(super) fn wait(&mut self, now: Nanos, cost: u64) -> Option<u64> {
         match self {
-            Self::Rate(rate, quota) => rate.wait(*quota, now, cost),
-            Self::Any { state, quota, .. } => state.wait(quota, now, cost),
+            Self::Some { state, quota, .. } => state.wait(quota, now, cost),
             Self::None => Some(A_SECOND),
         }
     }
 
     /// Takes units that are admissible now.
-    pub(super) fn take(&mut self, now: u64, cost: u64) {
-        match self {
-            Self::Rate(rate, quota) => rate.take(*quota, now, cost),
-            Self::Any {
-                state,
-                quota,
-                heap_left,
-            } => {
-                let before = state.heap();
-                let may_grow = **heap_left > before + SMALLEST_HEAP;
-                state.take(quota, now, cost, may_grow);
-                **heap_left = (**heap_left + before).saturating_sub(state.heap());
-            }
-            Self::None => {}
+    fn take(&mut self, now: Nanos, cost: u64) {
+        if let Self::Some {
+            state,
+            quota,
+            heap_left,
+        } = self
+        {
+            let before = state.heap();
+            let may_grow = **heap_left > before + SMALLEST_HEAP;
+            state.take(quota, now, cost, may_grow);
+            **heap_left = (**heap_left + before).saturating_sub(state.heap());
         }
     }
 
     /// How it stands, if so long is to wait for what was asked for.
-    pub(super) fn standing(&self, now: u64, wait: Option<u64>) -> Standing {
+    fn standing(&self, now: Nanos, wait: Option<u64>) -> Standing {
         let left = match self {
-            Self::Rate(rate, quota) => rate.left(*quota, now),
-            Self::Any { state, quota, .. } => state.left(quota, now),
+            Self::Some { state, quota, .. } => state.left(quota, now),
             Self::None => Left {
                 spare: 0,
                 unit: 1,
@@ -79,7 +58,7 @@ impl<'s> Budget<'s> {
     }
 
     /// The whole of a decision about one charge.
-    pub(super) fn decide(&mut self, charge: &Charge<'_>, now: u64) -> Standing {
+    pub(super) fn decide(&mut self, charge: &Charge<'_>, now: Nanos) -> Standing {
         let wait = self.wait(now, charge.cost());
         self.settle(charge, now, wait, wait == Some(0))
     }
@@ -88,7 +67,7 @@ impl<'s> Budget<'s> {
     pub(super) fn settle(
         &mut self,
         charge: &Charge<'_>,
-        now: u64,
+        now: Nanos,
         wait: Option<u64>,
         take: bool,
     ) -> Standing {
@@ -98,11 +77,9 @@ impl<'s> Budget<'s> {
         self.standing(now, wait)
     }
 
-    pub(super) fn refund(&mut self, now: u64, cost: u64) {
-        match self {
-            Self::Rate(rate, quota) => rate.refund(*quota, now, cost),
-            Self::Any { state, quota, .. } => state.refund(quota, now, cost),
-            Self::None => {}
+    pub(super) fn refund(&mut self, now: Nanos, cost: u64) {
+        if let Self::Some { state, quota, .. } = self {
+            state.refund(quota, now, cost);
         }
     }
 }

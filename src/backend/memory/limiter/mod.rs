@@ -9,14 +9,14 @@ mod shard;
 
 use std::fmt;
 use std::sync::MutexGuard;
-use std::time::{Duration, SystemTime};
 
 use arrayvec::ArrayVec;
 
+use crate::clock::Now;
 use crate::limit::rate::RateQuota;
+use crate::limit::state::Nanos;
 use crate::limit::{Charge, LimiterError, MAX_CHARGES, RateLimiter, Standing, Verdict};
 use crate::parts::Parts;
-use crate::timestamp;
 use budget::Budget;
 use hasher::{BudgetKey, Hasher};
 use shard::{Place, Shard};
@@ -25,8 +25,8 @@ use shard::{Place, Shard};
 ///
 /// A budget that is whole again is forgotten when its place is needed. When all are in use,
 /// newcomers share budgets with each other, which is stricter, until there is room for one of their
-/// own. Nothing runs in the background. Clock steps forwards fill budgets up; after one backwards
-/// nobody waits for longer than the period of their quota and a second.
+/// own. Nothing runs in the background. Rates and windows go by the monotonic clock, so a step of the wall
+/// clock moves calendar quotas only.
 ///
 /// ```
 /// use tower_api_key::MemoryLimiter;
@@ -47,9 +47,8 @@ impl MemoryLimiter {
         Self::with_memory(64 << 20)
     }
 
-    /// A limiter that uses about so many bytes at most, but at least 1 MiB. In 64 MiB there is room
-    /// for 500,000 budgets of rates and for a million of windows and calendars, of which 20,000 windows
-    /// may be busy all the time: each takes 1,000 bytes more.
+    /// A limiter that uses about so many bytes at most, but at least 1 MiB. In 64 MiB there is room for
+    /// 1.3 million budgets, of which 20,000 windows may be busy all the time: each takes 1,000 bytes more.
     ///
     /// Too little memory makes callers share budgets when more of them are active than fit in.
     pub fn with_memory(bytes: usize) -> Self {
@@ -60,8 +59,7 @@ impl MemoryLimiter {
         }
     }
 
-    /// How many budgets there is room for: a third for rates, the others for windows and calendars.
-    /// When four fifths are in use, the first newcomers may have to share.
+    /// How many budgets there is room for. When four fifths are in use, the first newcomers may have to share.
     pub fn capacity(&self) -> usize {
         self.shards.each().map(|shard| shard.places()).sum()
     }
@@ -77,8 +75,8 @@ impl MemoryLimiter {
     }
 
     #[inline]
-    fn decide(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<Verdict, LimiterError> {
-        let now = nanoseconds(now);
+    fn decide(&self, charges: &[Charge<'_>], now: Now) -> Result<Verdict, LimiterError> {
+        let now = Nanos::of(now);
         let [charge] = charges else {
             return Ok(self.decide_all(few(charges)?, now));
         };
@@ -88,7 +86,7 @@ impl MemoryLimiter {
         Ok(Verdict::of_one(self.decide_one(charge, now)))
     }
 
-    fn decide_all(&self, charges: &[Charge<'_>], now: u64) -> Verdict {
+    fn decide_all(&self, charges: &[Charge<'_>], now: Nanos) -> Verdict {
         let mut open = self.open(charges, now);
         let mut waits = ArrayVec::<Option<u64>, MAX_CHARGES>::new();
         for (at, charge) in charges.iter().enumerate() {
@@ -105,20 +103,20 @@ impl MemoryLimiter {
 
     /// In one stroke, if it is about a rate whose budget is remembered, as most charges are.
     #[inline]
-    fn decide_rate(&self, charge: &Charge<'_>, now: u64) -> Option<Standing> {
+    fn decide_rate(&self, charge: &Charge<'_>, now: Nanos) -> Option<Standing> {
         let quota = RateQuota::of(&charge.quota())?;
         let key = self.hasher.key(charge);
         let mut shard = self.shards.at(shard_of(key));
-        Some(shard.rate(key)?.decide(quota, now, charge.cost()))
+        Some(shard.rate(key)?.decide(quota, now.monotonic, charge.cost()))
     }
 
     #[inline(never)]
-    fn decide_one(&self, charge: &Charge<'_>, now: u64) -> Standing {
+    fn decide_one(&self, charge: &Charge<'_>, now: Nanos) -> Standing {
         let key = self.hasher.key(charge);
         let mut shard = self.shards.at(shard_of(key));
         let quota = charge.quota();
         let place = loop {
-            let found = shard.find(key, charge);
+            let found = shard.find(key);
             if let Some(place) = found.or_else(|| shard.make(key, charge, now, &[])) {
                 break place;
             }
@@ -128,19 +126,19 @@ impl MemoryLimiter {
 
     /// A budget that is not remembered is whole already, or shared: what others used of it is not
     /// given back to them.
-    fn give_back(&self, charges: &[Charge<'_>], now: SystemTime) {
-        let now = nanoseconds(now);
+    fn give_back(&self, charges: &[Charge<'_>], now: Now) {
+        let now = Nanos::of(now);
         for charge in charges {
             let key = self.hasher.key(charge);
             let mut shard = self.shards.at(shard_of(key));
-            if let Some(place) = shard.find(key, charge) {
+            if let Some(place) = shard.find(key) {
                 shard.at(place, &charge.quota()).refund(now, charge.cost());
             }
         }
     }
 
     /// Locks what the charges are about, in one order for everybody, and finds their budgets.
-    fn open(&self, charges: &[Charge<'_>], now: u64) -> Open<'_> {
+    fn open(&self, charges: &[Charge<'_>], now: Nanos) -> Open<'_> {
         let keys = charges.iter().map(|charge| self.hasher.key(charge));
         let keys: ArrayVec<BudgetKey, MAX_CHARGES> = keys.collect();
         let mut order: ArrayVec<usize, MAX_CHARGES> = keys.iter().copied().map(shard_of).collect();
@@ -164,31 +162,19 @@ fn few<'c, 'a>(charges: &'c [Charge<'a>]) -> Result<&'c [Charge<'a>], LimiterErr
 }
 
 impl RateLimiter for MemoryLimiter {
-    fn check_now(
-        &self,
-        charges: &[Charge<'_>],
-        now: SystemTime,
-    ) -> Option<Result<Verdict, LimiterError>> {
+    fn check_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<Verdict, LimiterError>> {
         Some(self.decide(charges, now))
     }
 
-    async fn check(
-        &self,
-        charges: &[Charge<'_>],
-        now: SystemTime,
-    ) -> Result<Verdict, LimiterError> {
+    async fn check(&self, charges: &[Charge<'_>], now: Now) -> Result<Verdict, LimiterError> {
         self.decide(charges, now)
     }
 
-    fn refund_now(
-        &self,
-        charges: &[Charge<'_>],
-        now: SystemTime,
-    ) -> Option<Result<(), LimiterError>> {
+    fn refund_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<(), LimiterError>> {
         Some(few(charges).map(|charges| self.give_back(charges, now)))
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], now: SystemTime) -> Result<(), LimiterError> {
+    async fn refund(&self, charges: &[Charge<'_>], now: Now) -> Result<(), LimiterError> {
         self.give_back(few(charges)?, now);
         Ok(())
     }
@@ -220,14 +206,14 @@ struct Open<'l> {
 impl Open<'_> {
     /// Finds the budget of each charge, or makes it. `false` if room was made for one, so that
     /// what was found before may be elsewhere now.
-    fn find_all(&mut self, keys: &[BudgetKey], charges: &[Charge<'_>], now: u64) -> bool {
+    fn find_all(&mut self, keys: &[BudgetKey], charges: &[Charge<'_>], now: Nanos) -> bool {
         self.places.clear();
         for (key, charge) in keys.iter().zip(charges) {
             let taken: ArrayVec<Place, MAX_CHARGES> =
                 self.places.iter().map(|(_, place)| *place).collect();
             let shard = shard_of(*key);
             let locked = self.shard(shard);
-            let found = locked.find(*key, charge);
+            let found = locked.find(*key);
             let Some(place) = found.or_else(|| locked.make(*key, charge, now, &taken)) else {
                 return false;
             };
@@ -263,13 +249,3 @@ impl Open<'_> {
 const fn shard_of(key: BudgetKey) -> usize {
     Shards::place_of(key as usize)
 }
-
-/// Since 1970; a clock before that stands at 1970, one beyond the year 2480 there.
-#[inline]
-fn nanoseconds(now: SystemTime) -> u64 {
-    let since = now.duration_since(SystemTime::UNIX_EPOCH);
-    timestamp::nanoseconds(since.unwrap_or(Duration::ZERO)).min(LATEST)
-}
-
-/// Far from overflow, whatever a quota adds.
-const LATEST: u64 = u64::MAX / 16 * 14;
