@@ -379,7 +379,9 @@ impl<A> ApiKeysBuilder<A> {
     /// looked up, until it is found. An IPv6 client is its /64.
     ///
     /// Behind a proxy, say first how the address is found: by [`ClientAddress`](crate::ClientAddress).
-    /// Where it is not known, the peer's is taken; where that is not known either, this does not bind.
+    /// If it is not known, the peer's is taken. Without either nobody can be told from anybody, so a sixteenth
+    /// of the loads in flight ([`Cache::max_loads`]) is left to keys that were not found before; others are
+    /// answered with 503, and keys that were found before pass. The log says so once at `ERROR`.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, MemoryStore, Quota};

@@ -14,7 +14,7 @@ use tower_service::Service;
 use crate::key::lifecycle::Lifecycle;
 use crate::response::body::ResponseBody;
 use crate::response::headers::keep_from_caches;
-use crate::response::rate_limit::Notice;
+use crate::response::rate_limit::{self, Notice};
 use crate::response::rejection::{Manner, Unrendered, keep_headers};
 use crate::source::Carrier;
 use crate::verify::wait::Waiting;
@@ -183,12 +183,14 @@ impl Gate {
                 limits,
             } => (Some(lifecycle), Some(*carrier), limits),
         };
-        let inform = |headers| self.inform(headers, lifecycle, carrier, limits.as_ref());
         if let Some(mut rendered) = self.render_what_is_not(response, manner) {
-            inform(rendered.headers_mut());
+            self.inform(rendered.headers_mut(), lifecycle, carrier, limits.as_ref());
             return Some(rendered);
         }
-        inform(response.headers_mut());
+        let refused_within =
+            rate_limit::is_refused_within(response.status(), response.headers(), manner.grpc);
+        let limits = limits.as_ref().filter(|_| !refused_within);
+        self.inform(response.headers_mut(), lifecycle, carrier, limits);
         None
     }
 

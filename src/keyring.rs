@@ -32,7 +32,8 @@ pub(crate) struct Keyring {
 pub(crate) struct Notices {
     pub(crate) deprecated: Hourly,
     pub(crate) untrusted_forwarding: Once,
-    pub(crate) no_client_address: Once,
+    pub(crate) no_address_for_allow_list: Once,
+    pub(crate) no_address_for_limits: Once,
 }
 
 impl Keyring {

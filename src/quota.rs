@@ -1,5 +1,6 @@
 //! How much may be used in how much time: values that cannot be wrong.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -229,6 +230,30 @@ impl Quota {
             Shape::Rate { interval } => Duration::from_nanos(interval * self.limit),
             Shape::Calendar(Calendar::Day) => Duration::from_secs(86_400),
             Shape::Calendar(Calendar::Month) => Duration::from_secs(31 * 86_400),
+        }
+    }
+
+    /// The [window](Self::window) in whole seconds, rounded up, as callers are told.
+    ///
+    /// The interval of a rate is rounded up to a nanosecond, so seven of seven in a minute take a few
+    /// nanoseconds more than a minute. That is not told as 61 seconds.
+    pub(crate) fn window_seconds(&self) -> u64 {
+        let microseconds = self.window().as_nanos() / 1_000;
+        u64::try_from(microseconds.div_ceil(1_000_000)).unwrap_or(u64::MAX)
+    }
+
+    /// The name of the [window](Self::window): `second`, `minute`, `hour`, `day` or `month`, and otherwise
+    /// its length in seconds, such as `10s`.
+    pub(crate) fn window_name(&self) -> Cow<'static, str> {
+        if let Shape::Calendar(Calendar::Month) = self.shape {
+            return "month".into();
+        }
+        match self.window_seconds() {
+            1 => "second".into(),
+            60 => "minute".into(),
+            3600 => "hour".into(),
+            86_400 => "day".into(),
+            seconds => format!("{seconds}s").into(),
         }
     }
 

@@ -9,6 +9,7 @@ use crate::key::environment::Environment;
 use crate::key::lifecycle::KeyStatus;
 use crate::key::lifecycle::Lifecycle;
 use crate::key::scope::RequiredScopes;
+use crate::quota::Quota;
 
 /// Why a request was turned away.
 ///
@@ -155,10 +156,10 @@ pub enum Rejection {
 pub struct Exceeded {
     /// The name of the limit.
     pub name: String,
-    /// What it grants at most.
-    pub quota: u64,
-    /// The length of its window; of a rate, the time in which an empty budget is whole.
-    pub window: Duration,
+    /// How much it grants in how much time.
+    pub quota: Quota,
+    /// How many units are admissible now: fewer than the request costs.
+    pub remaining: u64,
     /// When the request is admitted if nothing else draws on its budgets.
     pub reset_at: SystemTime,
     /// In what time that is.

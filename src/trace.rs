@@ -81,12 +81,24 @@ pub(crate) fn query_dropped() {
     warn!(target: TARGET, "the request's query could not be written without the API key and was dropped whole");
 }
 
-/// The address rules have no address to look at.
-pub(crate) fn no_client_address(once: &Once) {
+/// A key with an allow-list came from an address that is not known.
+pub(crate) fn no_address_for_allow_list(once: &Once) {
     once.run(|| {
         warn!(target: TARGET,
-            "the client's address is not known: keys with an allow-list of networks are refused, and \
-             limits by address go by the peer's, or do not bind; see ClientAddress for how to provide it"
+            "the client's address is not known, so keys with an allow-list of networks are refused; see \
+             ClientAddress for how to provide it"
+        );
+    });
+}
+
+/// Limits by address have no address to go by.
+pub(crate) fn no_address_for_limits(once: &Once) {
+    once.run(|| {
+        error!(target: TARGET,
+            "no client address is known, so all clients share one budget of each limit by address, and few \
+             of their unknown keys are looked up at a time; with axum, serve with \
+             into_make_service_with_connect_info::<SocketAddr>(); elsewhere, insert a PeerAddr into each \
+             request, or set ApiKeyLayer::client_address"
         );
     });
 }

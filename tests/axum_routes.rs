@@ -133,3 +133,39 @@ async fn the_route_is_what_the_router_was_given_and_else_the_path() {
     let expected = [("/v1/reports/7", 2), ("/v1/reports/8", 7)];
     hold(routes().layer(layer), &expected).await;
 }
+
+#[tokio::test]
+async fn the_peer_is_found_in_each_way_in_which_axums_own_extractor_finds_it() {
+    use axum::extract::ConnectInfo;
+    use axum::extract::connect_info::MockConnectInfo;
+    use std::net::SocketAddr;
+
+    let peer = |last| SocketAddr::from(([192, 0, 2, last], 4711));
+    let address = async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.ip().to_string();
+    for (connected, mocked, expected) in [
+        (Some(1), None, 1),
+        (None, Some(2), 2),
+        (Some(1), Some(2), 1),
+    ] {
+        let keys = keys(Limits::new().per_ip(Quota::per_minute(1)));
+        let key = keys.issue("acme").await.unwrap();
+        let mut app = Router::new().route("/", get(address)).layer(keys.layer());
+        if let Some(last) = mocked {
+            app = app.layer(MockConnectInfo(peer(last)));
+        }
+        let ask = async |connected: Option<u8>| {
+            let mut request = request("/", key.expose_secret());
+            if let Some(last) = connected {
+                request.extensions_mut().insert(ConnectInfo(peer(last)));
+            }
+            call(app.clone(), request).await
+        };
+        let answer = ask(connected).await;
+        assert_eq!(answer.status(), 200);
+        let body = axum::body::to_bytes(answer.into_body(), 99).await.unwrap();
+        assert_eq!(body, format!("192.0.2.{expected}"));
+        assert_eq!(ask(connected).await.status(), 429);
+        // Another address has a budget of its own.
+        assert_eq!(ask(Some(9)).await.status(), 200);
+    }
+}

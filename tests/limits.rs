@@ -106,7 +106,7 @@ async fn the_tightest_limit_is_told_and_a_denial_names_it() {
         ("x-ratelimit-remaining", "0"),
         RESET,
     ];
-    let body = r#"{"error":{"code":"rate_limit_exceeded","message":"The rate limit \"account_per_minute\" is used up. Try again in 60 s.","details":{"limit":"account_per_minute","quota":2,"reset_at":"2026-01-01T00:01:00Z","retry_after":60,"window":60}}}"#;
+    let body = r#"{"error":{"code":"rate_limit_exceeded","message":"The rate limit \"account_per_minute\" is used up. Try again in 60 s.","details":{"limit":2,"policy":"account_per_minute","remaining":0,"reset_at":"2026-01-01T00:01:00Z","retry_after":60,"window":"minute","window_seconds":60}}}"#;
     assert_eq!(denied.status, 429);
     assert_eq!(denied.headers, headers(&told));
     assert_eq!(denied.body, body);
@@ -213,7 +213,7 @@ async fn endpoints_have_costs_and_limits_of_their_own() {
     assert!(
         denied
             .body
-            .contains(r#""limit":"POST /v1/reports account_per_hour""#)
+            .contains(r#""policy":"POST /v1/reports account_per_hour""#)
     );
     // The denial took nothing of the other limit.
     assert_eq!(left(&ask(address, &key).await), "3");
@@ -227,7 +227,7 @@ async fn endpoints_have_costs_and_limits_of_their_own() {
     assert!(
         denied
             .body
-            .contains(r#""limit":"POST /v1/reports account_per_hour""#)
+            .contains(r#""policy":"POST /v1/reports account_per_hour""#)
     );
 }
 
@@ -279,7 +279,7 @@ async fn a_cost_above_the_quota_never_passes() {
     let refused = ask(serve(world.keys.layer()).await, &key).await;
     assert_eq!(refused.status, 403);
     assert_eq!(refused.header("retry-after"), None);
-    let body = r#"{"error":{"code":"cost_exceeds_quota","message":"This request costs more than the whole quota of the limit \"key_per_minute\".","details":{"cost":6,"limit":"key_per_minute","quota":5}}}"#;
+    let body = r#"{"error":{"code":"cost_exceeds_quota","message":"This request costs more than the whole quota of the limit \"key_per_minute\".","details":{"cost":6,"limit":5,"policy":"key_per_minute"}}}"#;
     assert_eq!(refused.body, body);
 }
 
@@ -296,7 +296,7 @@ async fn addresses_and_everybody_are_limited_also_without_a_key() {
     assert_eq!(ask(address, "").await.status, 200);
     let denied = ask(address, "").await;
     assert!(
-        denied.body.contains(r#""limit":"ip_per_minute""#),
+        denied.body.contains(r#""policy":"ip_per_minute""#),
         "{}",
         denied.body
     );
@@ -411,7 +411,7 @@ async fn denials_are_told_in_every_format() {
     );
     assert_eq!(
         denied.body,
-        r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Request cannot be satisfied as assigned quota has been exceeded","status":429,"detail":"The rate limit \"key_per_minute\" is used up. Try again in 60 s.","code":"rate_limit_exceeded","details":{"limit":"key_per_minute","quota":1,"reset_at":"2026-01-01T00:01:00Z","retry_after":60,"window":60},"violated-policies":["key_per_minute"]}"#
+        r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Request cannot be satisfied as assigned quota has been exceeded","status":429,"detail":"The rate limit \"key_per_minute\" is used up. Try again in 60 s.","code":"rate_limit_exceeded","details":{"limit":1,"policy":"key_per_minute","remaining":0,"reset_at":"2026-01-01T00:01:00Z","retry_after":60,"window":"minute","window_seconds":60},"violated-policies":["key_per_minute"]}"#
     );
 
     let grpc = serve(world.keys.layer().grpc(GrpcRequests::AnyMethod)).await;

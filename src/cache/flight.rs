@@ -16,12 +16,44 @@ use crate::sync::{Arc, Mutex, MutexGuard};
 /// A load on its way.
 pub(crate) type Load<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// All loads that are on their way, each with the number of those who wait for it.
+/// All loads that are on their way.
 pub(crate) struct Flights<K, T> {
-    flights: Mutex<Listed<K, T>>,
+    listed: Mutex<Listed<K, T>>,
 }
 
-type Listed<K, T> = HashMap<K, (Arc<Flight<T>>, usize)>;
+struct Listed<K, T> {
+    flights: HashMap<K, Listing<T>>,
+    /// How many of them are of few, as [`Room::few`] has it.
+    few: usize,
+}
+
+struct Listing<T> {
+    flight: Arc<Flight<T>>,
+    /// How many wait for it.
+    waiting: usize,
+    is_of_few: bool,
+}
+
+/// How many loads there may be for another one to begin.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// Of all loads.
+    pub(crate) most: usize,
+    /// Of those that are begun with such a number, if it is one of them.
+    pub(crate) few: Option<usize>,
+}
+
+impl<K: Copy + Eq + Hash, T> Listed<K, T> {
+    fn has(&self, room: Room) -> bool {
+        self.flights.len() < room.most && room.few.is_none_or(|few| self.few < few)
+    }
+
+    fn remove(&mut self, key: &K) {
+        if let Some(listing) = self.flights.remove(key) {
+            self.few -= usize::from(listing.is_of_few);
+        }
+    }
+}
 
 /// What came of the wish to join a flight.
 pub(crate) enum Boarding<'f, K: Copy + Eq + Hash, T> {
@@ -35,34 +67,42 @@ pub(crate) enum Boarding<'f, K: Copy + Eq + Hash, T> {
 impl<K: Copy + Eq + Hash, T> Flights<K, T> {
     pub(crate) fn new() -> Self {
         Self {
-            flights: Mutex::new(HashMap::new()),
+            listed: Mutex::new(Listed {
+                flights: HashMap::new(),
+                few: 0,
+            }),
         }
     }
 
-    /// Joins the flight for a key, or begins it as one of `most`, unless `landed` finds what an earlier one
+    /// Joins the flight for a key, or begins it if there is room, unless `landed` finds what an earlier one
     /// brought.
     pub(crate) fn join(
         &self,
         key: K,
-        most: usize,
+        room: Room,
         landed: impl FnOnce() -> Option<T>,
         begin: impl FnOnce() -> Load<T>,
     ) -> Boarding<'_, K, T> {
-        let mut flights = self.flights();
-        let is_full = flights.len() >= most;
-        let flight = match flights.entry(key) {
+        let mut listed = self.listed();
+        let has_room = listed.has(room);
+        let flight = match listed.flights.entry(key) {
             Entry::Occupied(mut entry) => {
-                let (flight, waiting) = entry.get_mut();
-                *waiting += 1;
-                Arc::clone(flight)
+                let listing = entry.get_mut();
+                listing.waiting += 1;
+                Arc::clone(&listing.flight)
             }
             // A flight is taken off this list after its answer is where `landed` looks for it.
             Entry::Vacant(entry) => match landed() {
                 Some(answer) => return Boarding::Landed(answer),
-                None if is_full => return Boarding::Full,
+                None if !has_room => return Boarding::Full,
                 None => {
                     let flight = Arc::new(Flight::new(begin()));
-                    entry.insert((Arc::clone(&flight), 1));
+                    entry.insert(Listing {
+                        flight: Arc::clone(&flight),
+                        waiting: 1,
+                        is_of_few: room.few.is_some(),
+                    });
+                    listed.few += usize::from(room.few.is_some());
                     flight
                 }
             },
@@ -78,32 +118,31 @@ impl<K: Copy + Eq + Hash, T> Flights<K, T> {
 
     /// One who waited goes away. The last takes the load with it.
     fn leave(&self, key: &K, flight: &Arc<Flight<T>>) {
-        let mut flights = self.flights();
-        let Entry::Occupied(mut entry) = flights.entry(*key) else {
+        let mut listed = self.listed();
+        let Some(listing) = listed.flights.get_mut(key) else {
             return;
         };
-        let (listed, waiting) = entry.get_mut();
-        if !Arc::ptr_eq(listed, flight) {
+        if !Arc::ptr_eq(&listing.flight, flight) {
             return;
         }
-        *waiting -= 1;
-        if *waiting == 0 {
-            entry.remove();
-            drop(flights);
+        listing.waiting -= 1;
+        if listing.waiting == 0 {
+            listed.remove(key);
+            drop(listed);
             flight.drop_load();
         }
     }
 
     fn land(&self, key: &K, flight: &Arc<Flight<T>>) {
-        let mut flights = self.flights();
-        let listed = flights.get(key);
-        if listed.is_some_and(|(listed, _)| Arc::ptr_eq(listed, flight)) {
-            flights.remove(key);
+        let mut listed = self.listed();
+        let listing = listed.flights.get(key);
+        if listing.is_some_and(|listing| Arc::ptr_eq(&listing.flight, flight)) {
+            listed.remove(key);
         }
     }
 
-    fn flights(&self) -> MutexGuard<'_, Listed<K, T>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    fn listed(&self) -> MutexGuard<'_, Listed<K, T>> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

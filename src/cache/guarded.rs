@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::hash::Hash;
 
-use super::flight::{Boarding, Flights, Load};
+use super::flight::{Boarding, Flights, Load, Room};
 use super::guard::{Epochs, Spread, Stamp};
 use crate::sync::Arc;
 
@@ -95,13 +95,13 @@ where
 
     /// Loads a key, once for all who ask for it at the same time, and keeps the answer.
     ///
-    /// No load is begun if there are `most` already. `now` is the time, and `is_fresh` is whether what is
+    /// No load is begun unless there is `room` for it. `now` is the time, and `is_fresh` is whether what is
     /// kept needs no load then. `begin` begins one, whose answer may serve as long as the counters stand at
     /// the stamp that it is given.
     pub(crate) async fn load<F>(
         &self,
         key: K,
-        most: usize,
+        room: Room,
         now: u64,
         is_fresh: impl Fn(Origin) -> bool,
         begin: impl Fn(Stamp) -> F,
@@ -113,7 +113,7 @@ where
             let stamp = self.shared.epochs.stamp(&key);
             let landed = || self.find(&key, &is_fresh).map(Ok);
             let begin = || self.begin(key, stamp, now, begin(stamp));
-            let answer = match self.flights.join((key, stamp), most, landed, begin) {
+            let answer = match self.flights.join((key, stamp), room, landed, begin) {
                 Boarding::Joined(flight) => flight.await.ok_or(LoadError::Lost)?,
                 Boarding::Landed(answer) => answer,
                 Boarding::Full => return Err(LoadError::TooMany),

@@ -182,6 +182,7 @@ impl KnownKey {
         let record = self.record();
         Holder {
             record,
+            environment: self.environment(),
             plan: self.plan,
             budget: if self.is_plain { id } else { record.budget() },
             has_limits: !self.is_plain,

@@ -32,6 +32,7 @@ use crate::limit::metering::Metering;
 use crate::store::{DynKeyStore, StoreError};
 use crate::timestamp::nanoseconds;
 use crate::trace;
+use flight::Room;
 use guard::Stamp;
 use guarded::{Answer, Guarded, LoadError, Origin};
 pub(crate) use known::KnownKey;
@@ -51,6 +52,18 @@ impl Answer for Found {
     fn found(&self) -> bool {
         matches!(self, Self::Key(_))
     }
+}
+
+/// What is known of a key that is to be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sought {
+    /// It [was found](KeyCache::knew) before, and is too old to serve.
+    FoundBefore,
+    /// It was not, and may not exist.
+    New,
+    /// It was not, and comes from an address that cannot be told from any other, while addresses are held
+    /// to a number of failed attempts.
+    NewFromNowhere,
 }
 
 /// The keys of a store, each asked for only now and then.
@@ -115,23 +128,21 @@ impl KeyCache {
         self.guarded.is_current(id, stamp)
     }
 
-    /// A key from the store: loaded once for all who ask for it at the same time. If it is not
-    /// [known](Self::knew), it takes no place that is kept for those that are.
+    /// A key from the store: loaded once for all who ask for it at the same time.
     pub(crate) async fn load(
         &self,
         id: KeyId,
         environment: &Environment,
-        is_known: bool,
+        sought: Sought,
     ) -> Result<Found, StoreError> {
-        let most = self.settings.most_loads;
-        let most = if is_known { most } else { most - most / 4 };
+        let room = self.room(sought);
         let now = nanoseconds(self.source.clock.monotonic());
         let is_fresh = |origin| self.is_fresh(origin, now);
         let ask = |stamp| {
             let source = Arc::clone(&self.source);
             source.ask(id, environment.clone(), stamp, now)
         };
-        let error = match self.guarded.load(id, most, now, is_fresh, ask).await {
+        let error = match self.guarded.load(id, room, now, is_fresh, ask).await {
             Ok(found) => return Ok(found),
             Err(LoadError::Source(error)) => error,
             Err(LoadError::TooMany) => StoreError::unavailable("too many loads on their way"),
@@ -145,6 +156,20 @@ impl KeyCache {
         };
         trace::served_stale(&error, &id);
         Ok(stale)
+    }
+
+    /// How many loads there may be for this one to begin: some are kept for keys that were found before.
+    fn room(&self, sought: Sought) -> Room {
+        let most = self.settings.most_loads;
+        let few = match sought {
+            Sought::FoundBefore => return Room { most, few: None },
+            Sought::New => None,
+            Sought::NewFromNowhere => Some((most / 16).max(1)),
+        };
+        Room {
+            most: most - most / 4,
+            few,
+        }
     }
 
     #[inline]

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use ::axum::body::Body;
+use ::axum::extract::connect_info::MockConnectInfo;
 use ::axum::extract::{
     ConnectInfo, FromRequestParts, MatchedPath, OptionalFromRequestParts, OriginalUri,
 };
@@ -14,8 +15,12 @@ use crate::caller::Caller;
 use crate::rejection::Rejection;
 
 pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
-    let connection = extensions.get::<ConnectInfo<SocketAddr>>();
-    connection.map(|connection| connection.0)
+    if let Some(connection) = extensions.get::<ConnectInfo<SocketAddr>>() {
+        return Some(connection.0);
+    }
+    // As axum's own extractor does, for tests.
+    let mock = extensions.get::<MockConnectInfo<SocketAddr>>();
+    mock.map(|mock| mock.0)
 }
 
 pub(super) fn matched_route(extensions: &Extensions) -> Option<&str> {

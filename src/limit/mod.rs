@@ -28,6 +28,7 @@ use async_trait::async_trait;
 
 use crate::clock::Now;
 use crate::key::digest::KeyId;
+use crate::key::environment::Environment;
 use crate::quota::Quota;
 pub use verdict::{Standing, Verdict};
 
@@ -198,10 +199,14 @@ impl fmt::Display for LimitName {
 pub enum Subject<'a> {
     /// One key.
     Key(KeyId),
-    /// All keys of an account together.
+    /// All keys of an account together, of whatever environment.
     Account(&'a str),
+    /// All keys of an account in one environment together.
+    AccountIn(&'a str, &'a Environment),
     /// One client address, as the rules masked it.
     Address(IpAddr),
+    /// All clients together whose address is not known.
+    UnknownAddress,
     /// Everybody together.
     Global,
 }

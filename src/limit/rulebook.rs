@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use smallvec::SmallVec;
 
 use crate::key::digest::KeyId;
+use crate::key::environment::Environment;
 use crate::key::record::KeyRecord;
 use crate::limit::rules::{By, Ipv6Prefix, Limits, Rule};
 use crate::limit::{Charge, Subject};
@@ -60,6 +61,7 @@ pub(crate) struct Bound {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Holder<'a> {
     pub(crate) record: &'a KeyRecord,
+    pub(crate) environment: &'a Environment,
     pub(crate) plan: PlanIndex,
     /// Whose budget it draws on.
     pub(crate) budget: KeyId,
@@ -201,10 +203,15 @@ impl Rulebook {
             match (rule.by, key, request.client) {
                 (By::Key, Some(key), _) => charge(Subject::Key(key.budget)),
                 (By::Account, Some(key), _) => charge(Subject::Account(key.record.account())),
+                (By::AccountIn, Some(key), _) => {
+                    charge(Subject::AccountIn(key.record.account(), key.environment));
+                }
                 (By::Address, _, Some(client)) => charge(Subject::Address(client)),
+                // Stricter, never laxer: without an address, nobody gets out of limits by address.
+                (By::Address, ..) => charge(Subject::UnknownAddress),
                 (By::Global, ..) => charge(Subject::Global),
-                // Of what is not known, there is nothing to charge.
-                (By::Key | By::Account | By::Address, ..) => {}
+                // A request without a key has neither a key nor an account to charge.
+                (By::Key | By::Account | By::AccountIn, ..) => {}
             }
         }
     }

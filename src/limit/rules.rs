@@ -62,6 +62,7 @@ pub struct Limits {
 pub struct Limit {
     name: Option<String>,
     quota: Quota,
+    across_environments: bool,
 }
 
 impl Limit {
@@ -69,14 +70,33 @@ impl Limit {
     pub fn named(name: impl Into<String>, quota: Quota) -> Self {
         Self {
             name: Some(name.into()),
-            quota,
+            ..Self::from(quota)
         }
+    }
+
+    /// Gives an account one budget for its keys of all environments. Default: one for each environment, so
+    /// that tests do not use up what live callers need. Only limits by account make that difference.
+    ///
+    /// ```
+    /// use tower_api_key::{Limit, Limits, Quota};
+    ///
+    /// let limit = Limit::from(Quota::per_utc_month(10_000)).across_environments();
+    /// let limits = Limits::new().per_account(limit);
+    /// ```
+    #[must_use]
+    pub fn across_environments(mut self) -> Self {
+        self.across_environments = true;
+        self
     }
 }
 
 impl From<Quota> for Limit {
     fn from(quota: Quota) -> Self {
-        Self { name: None, quota }
+        Self {
+            name: None,
+            quota,
+            across_environments: false,
+        }
     }
 }
 
@@ -98,10 +118,11 @@ impl Plan {
         }
     }
 
-    /// Limits all keys of an account together.
+    /// Limits all keys of an account together, in each environment by itself.
     #[must_use]
     pub fn per_account(mut self, limit: impl Into<Limit>) -> Self {
-        self.rules.push(Rule::new(By::Account, limit.into(), None));
+        self.rules
+            .push(Rule::new(By::AccountIn, limit.into(), None));
         self
     }
 
@@ -176,7 +197,7 @@ impl Endpoint {
     /// Limits each account here.
     #[must_use]
     pub fn per_account(self, limit: impl Into<Limit>) -> Self {
-        self.rule(By::Account, limit.into())
+        self.rule(By::AccountIn, limit.into())
     }
 
     /// Limits everybody here together.
@@ -203,16 +224,19 @@ impl Limits {
         self.rule(By::Key, limit.into())
     }
 
-    /// Limits all keys of each account together.
+    /// Limits all keys of each account together, in each environment by itself: test keys do not draw on
+    /// live budgets, unless the limit goes [across environments](Limit::across_environments).
     pub fn per_account(self, limit: impl Into<Limit>) -> Self {
-        self.rule(By::Account, limit.into())
+        self.rule(By::AccountIn, limit.into())
     }
 
     /// Limits each client address; IPv6 by network, see [`ipv6_prefix`](Self::ipv6_prefix).
     ///
     /// Behind a proxy, say first how the address is found: by [`ClientAddress`](crate::ClientAddress).
-    /// Where it is not known, the peer's is taken; where that is not known either, this limit does not
-    /// bind. A warning says so once.
+    /// If it is not known, the peer's is taken. Callers without either share one budget, and the log says
+    /// once at `ERROR` how to mend that: with axum, serve with
+    /// `into_make_service_with_connect_info::<SocketAddr>()`; elsewhere, insert a
+    /// [`PeerAddr`](crate::PeerAddr).
     pub fn per_ip(self, limit: impl Into<Limit>) -> Self {
         self.rule(By::Address, limit.into())
     }
@@ -330,6 +354,9 @@ pub(super) struct Rule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum By {
     Key,
+    /// An account in each environment.
+    AccountIn,
+    /// An account in all environments together.
     Account,
     Address,
     Global,
@@ -341,13 +368,17 @@ impl Rule {
         let name = limit.name.unwrap_or_else(|| {
             let subject = match by {
                 By::Key => "key",
-                By::Account => "account",
+                By::AccountIn | By::Account => "account",
                 By::Address => "ip",
                 By::Global => "global",
             };
             let place = place.map(|place| format!("{place} ")).unwrap_or_default();
             format!("{place}{subject}_{}", period_name(limit.quota))
         });
+        let by = match by {
+            By::AccountIn if limit.across_environments => By::Account,
+            by => by,
+        };
         Self {
             by,
             name: LimitName::new(name),

@@ -3,9 +3,11 @@
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::StatusCode;
+use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
 use super::decimal;
+use super::grpc::GRPC_STATUS;
 use crate::limit::{Charge, Standing, Verdict};
 use crate::rejection::{Exceeded, Rejection, seconds_up};
 use crate::timestamp;
@@ -131,6 +133,37 @@ impl Notice {
     }
 }
 
+/// Whether an inner service refuses a request for a limit of its own, and tells of that limit. Then what it
+/// tells stays: our `X-RateLimit-Remaining: 99` over its refusal would send the client back at once.
+///
+/// A refusal is 429, or gRPC's `RESOURCE_EXHAUSTED`; some services refuse with 403 or 503, and say when to
+/// come back.
+pub(crate) fn is_refused_within(status: StatusCode, headers: &HeaderMap, is_grpc: bool) -> bool {
+    const RESOURCE_EXHAUSTED: &str = "8";
+    let has = |name: &HeaderName| headers.contains_key(name);
+    match status {
+        StatusCode::TOO_MANY_REQUESTS => {
+            let tells = |name: &HeaderName| {
+                name == RETRY_AFTER
+                    || name == DRAFT_LIMIT
+                    || name.as_str().starts_with("ratelimit-")
+                    || name.as_str().starts_with("x-ratelimit-")
+            };
+            headers.keys().any(tells)
+        }
+        StatusCode::FORBIDDEN | StatusCode::SERVICE_UNAVAILABLE => {
+            let is_used_up = || headers.get(REMAINING).is_some_and(|left| left == "0");
+            has(&RETRY_AFTER) || is_used_up()
+        }
+        _ => {
+            is_grpc
+                && headers
+                    .get(GRPC_STATUS)
+                    .is_some_and(|status| status == RESOURCE_EXHAUSTED)
+        }
+    }
+}
+
 /// The rejection that a verdict calls for, unless it allows the request: about what can never pass, or
 /// the denial that lasts longest.
 #[cold]
@@ -139,7 +172,8 @@ pub(crate) fn rejection(
     verdict: &Verdict,
     now: SystemTime,
 ) -> Option<Rejection> {
-    let charge = charges.get(verdict.tightest()?)?;
+    let tightest = verdict.tightest()?;
+    let (charge, standing) = (charges.get(tightest)?, verdict.standings().get(tightest)?);
     let (name, quota) = (charge.name().to_string(), charge.quota());
     Some(match verdict.retry_after() {
         None => Rejection::CostExceedsQuota {
@@ -149,8 +183,8 @@ pub(crate) fn rejection(
         },
         Some(retry_after) => Rejection::RateLimited(Box::new(Exceeded {
             name,
-            quota: quota.limit(),
-            window: quota.window(),
+            quota,
+            remaining: standing.remaining(),
             reset_at: now.checked_add(retry_after).unwrap_or(now),
             retry_after,
         })),
@@ -165,7 +199,7 @@ fn draft(charges: &[Charge<'_>], standings: &[Standing]) -> (String, String) {
     for (charge, standing) in charges.iter().zip(standings) {
         let separator = if policy.is_empty() { "" } else { ", " };
         let (name, quota) = (charge.name(), charge.quota());
-        let window = seconds_up(quota.window()).max(1);
+        let window = quota.window_seconds().max(1);
         // In this time no more than what remains can be used: for a denial until it ends, so that
         // Retry-After is never before it; else until the budget is whole, or, of a rate, could be.
         let time = match standing.wait() {

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::key::environment::Environment;
 use crate::key::scope::Scope;
-use crate::rejection::{NotFound, Rejection, retry_seconds, seconds_up};
+use crate::rejection::{NotFound, Rejection, retry_seconds};
 use crate::response::challenge::Challenges;
 use crate::response::grpc;
 use crate::source::KeySources;
@@ -83,14 +83,16 @@ impl Rejection {
                 json!({ "required_scopes": scopes, "required": of })
             }
             Self::RateLimited(exceeded) => json!({
-                "limit": exceeded.name,
-                "quota": exceeded.quota,
-                "window": seconds_up(exceeded.window),
+                "limit": exceeded.quota.limit(),
+                "remaining": exceeded.remaining,
                 "reset_at": timestamp::rfc3339_up(exceeded.reset_at),
                 "retry_after": exceeded.retry_after_seconds(),
+                "policy": exceeded.name,
+                "window": exceeded.quota.window_name(),
+                "window_seconds": exceeded.quota.window_seconds(),
             }),
             Self::CostExceedsQuota { name, quota, cost } => {
-                json!({ "limit": name, "quota": quota, "cost": cost })
+                json!({ "limit": quota, "cost": cost, "policy": name })
             }
             Self::TooManyFailedAttempts { .. } | Self::ServiceUnavailable { .. } => {
                 json!({ "retry_after": self.retry_after_seconds() })

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, COOKIE, ORIGIN};
 use http::{Method, Request};
 
-use crate::cache::{Found, KnownKey};
+use crate::cache::{Found, KnownKey, Sought};
 use crate::caller::{Anonymous, Caller};
 use crate::clock::Now;
 use crate::key::digest::{KeyDigest, KeyId};
@@ -155,11 +155,14 @@ impl Gate {
     /// Step 4 goes to the store, unless this address has tried too many keys that do not exist.
     fn begin_to_load(&self, head: RequestHead<'_>, key: Presented) -> Progress {
         // Whoever holds a key that was found before tries nothing out.
-        let is_attempt = !self.keyring.cache.knew(&key.id());
-        if is_attempt && let Err(rejection) = self.attempt(head) {
-            return Progress::denied(stranger(rejection, Some(key.carrier)));
+        if self.keyring.cache.knew(&key.id()) {
+            let sought = Sought::FoundBefore;
+            return Progress::Waiting(Wait::Record { key, sought });
         }
-        Progress::Waiting(Wait::Record { key, is_attempt })
+        match self.attempt(head) {
+            Ok(sought) => Progress::Waiting(Wait::Record { key, sought }),
+            Err(rejection) => Progress::denied(stranger(rejection, Some(key.carrier))),
+        }
     }
 
     /// Steps 5 to 9, as far as they go without a wait.
@@ -202,8 +205,12 @@ impl Gate {
         let found = if let Some(found) = self.keyring.cache.find(&id, asked_at) {
             found
         } else {
-            let is_known = self.keyring.cache.knew(&id);
-            let loaded = self.keyring.cache.load(id, format.environment(), is_known);
+            let sought = if self.keyring.cache.knew(&id) {
+                Sought::FoundBefore
+            } else {
+                Sought::New
+            };
+            let loaded = self.keyring.cache.load(id, format.environment(), sought);
             let loaded = loaded.await;
             loaded.map_err(|error| self.store_failed(&error, &id))?
         };
@@ -217,14 +224,18 @@ impl Gate {
     }
 
     /// Counts an attempt to use a key that does not exist, which it is until it is found.
-    fn attempt(&self, head: RequestHead<'_>) -> Result<(), Rejection> {
-        if let Some(throttle) = &self.keyring.throttle
-            && let Some(client) = self.charged_address(head)
-        {
-            let attempt = throttle.attempt(client, self.keyring.readings());
-            attempt.map_err(|retry_after| Rejection::TooManyFailedAttempts { retry_after })?;
+    fn attempt(&self, head: RequestHead<'_>) -> Result<Sought, Rejection> {
+        let Some(throttle) = &self.keyring.throttle else {
+            return Ok(Sought::New);
+        };
+        let Some(client) = self.charged_address(head) else {
+            // One budget for all of them would let a stranger lock out the others.
+            return Ok(Sought::NewFromNowhere);
+        };
+        match throttle.attempt(client, self.keyring.readings()) {
+            Ok(()) => Ok(Sought::New),
+            Err(retry_after) => Err(Rejection::TooManyFailedAttempts { retry_after }),
         }
-        Ok(())
     }
 
     fn forgive(&self, head: RequestHead<'_>) {
@@ -297,6 +308,10 @@ impl Gate {
         }
         if let Some(networks) = known.networks() {
             let client = self.client_address(head);
+            if client.is_none() {
+                let notices = &self.keyring.notices;
+                trace::no_address_for_allow_list(&notices.no_address_for_allow_list);
+            }
             if !networks.allow(client) {
                 return Err(Rejection::IpNotAllowed { client });
             }
@@ -433,20 +448,19 @@ impl Gate {
     /// door so, but must not get out of limits either.
     fn charged_address(&self, head: RequestHead<'_>) -> Option<IpAddr> {
         let client = self.client_address(head);
-        client.or_else(|| ClientAddress::peer().of(head))
+        let charged = client.or_else(|| ClientAddress::peer().of(head));
+        if charged.is_none() {
+            trace::no_address_for_limits(&self.keyring.notices.no_address_for_limits);
+        }
+        charged
     }
 
     fn client_address(&self, head: RequestHead<'_>) -> Option<IpAddr> {
         let source = &self.settings.client_address;
-        let notices = &self.keyring.notices;
         if source.ignores_forwarding(head.headers) {
-            trace::untrusted_forwarding(&notices.untrusted_forwarding);
+            trace::untrusted_forwarding(&self.keyring.notices.untrusted_forwarding);
         }
-        let address = source.of(head);
-        if address.is_none() {
-            trace::no_client_address(&notices.no_client_address);
-        }
-        address
+        source.of(head)
     }
 }
 

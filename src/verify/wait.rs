@@ -8,13 +8,13 @@ use http::Request;
 
 use super::charge::Metered;
 use super::{Candidate, Denial, Gate, Presented, Progress, Proved, anonymous, stranger};
-use crate::cache::{Found, KnownKey};
+use crate::cache::{Found, KnownKey, Sought};
 
 /// What a request must wait for.
 pub(crate) enum Wait {
-    /// Its record. If nothing was known of the key, that was counted as a failed attempt, which it is
-    /// until the load says otherwise.
-    Record { key: Presented, is_attempt: bool },
+    /// Its record. If the key was not found before, that was counted as a failed attempt, which it is until
+    /// the load says otherwise.
+    Record { key: Presented, sought: Sought },
     /// Its limits. Its key is good.
     Limits(Box<Candidate>),
     /// Its limits. It has no key and needs none.
@@ -31,8 +31,8 @@ impl Gate {
     pub(crate) fn wait(self: Arc<Self>, mut request: Request<()>, wait: Wait) -> Waiting {
         // Each in a box of its own, which is no larger than it must be.
         match wait {
-            Wait::Record { key, is_attempt } => Box::pin(async move {
-                let progress = match self.load(&request, &key, is_attempt).await {
+            Wait::Record { key, sought } => Box::pin(async move {
+                let progress = match self.load(&request, &key, sought).await {
                     Ok(found) => self.go_on(&mut request, key, found, self.keyring.readings()),
                     Err(denial) => Progress::denied(denial),
                 };
@@ -68,12 +68,12 @@ impl Gate {
         &self,
         request: &Request<()>,
         key: &Presented,
-        is_attempt: bool,
+        sought: Sought,
     ) -> Result<Found, Denial> {
         let environment = self.keyring.formats.at(key.format).environment();
-        let loaded = self.keyring.cache.load(key.id(), environment, !is_attempt);
+        let loaded = self.keyring.cache.load(key.id(), environment, sought);
         let loaded = loaded.await;
-        if is_attempt && !matches!(&loaded, Ok(Found::Nothing)) {
+        if sought != Sought::FoundBefore && !matches!(&loaded, Ok(Found::Nothing)) {
             self.forgive(request.into());
         }
         loaded.map_err(|error| {
@@ -118,7 +118,7 @@ impl Gate {
         let found = if is_current {
             Found::Key(Arc::clone(known))
         } else {
-            self.load(request, key, false).await?
+            self.load(request, key, Sought::FoundBefore).await?
         };
         self.prove(request.into(), key, found, self.keyring.readings())
     }

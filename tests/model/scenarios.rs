@@ -10,6 +10,7 @@ use shuttle::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use shuttle::sync::{Arc, Mutex};
 use shuttle::thread;
 
+use super::flight::Room;
 use super::guard::{Spread, Stamp};
 use super::guarded::{Answer, Guarded, Map, Origin};
 
@@ -93,7 +94,12 @@ impl World {
                 Ok(Said { stamp, good })
             }
         };
-        self.cache.load(KEY, 16, 0, |_| true, begin).await.unwrap()
+        let room = Room {
+            most: 16,
+            few: None,
+        };
+        let loaded = self.cache.load(KEY, room, 0, |_| true, begin);
+        loaded.await.unwrap()
     }
 
     fn write(&self, said: Option<bool>) {

@@ -7,6 +7,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::conformance::promise::Promise;
 use crate::conformance::rate_limiter::bench::{Bench, Budget, NEVER, TELLS, longest};
 use crate::key::digest::KeyId;
+use crate::key::environment::Environment;
 use crate::limit::{Charge, LimitName, RateLimiter, Subject};
 use crate::quota::Quota;
 
@@ -316,6 +317,10 @@ async fn budgets_of_their_own<L: RateLimiter>(bench: &Bench<'_, L>) {
         &long_other,
     ];
     subjects.extend(accounts.map(Subject::Account));
+    let environments = [&Environment::LIVE, &Environment::TEST];
+    let in_each = |environment| accounts.map(|account| Subject::AccountIn(account, environment));
+    subjects.extend(environments.into_iter().flat_map(in_each));
+    subjects.push(Subject::UnknownAddress);
     let name = bench.name();
     let names = ["", ":", ":a", ":a:"].map(|tail| LimitName::new(format!("{name}{tail}")));
     let quota = Quota::per_day(1);

@@ -28,9 +28,15 @@ impl Hasher {
         let (kind, subject) = match charge.subject() {
             Subject::Key(id) => (1, u128::from_ne_bytes(*id.as_bytes())),
             Subject::Account(account) => (2, u128::from(self.text(account))),
+            Subject::AccountIn(account, environment) => {
+                let environment = self.text(environment.as_str());
+                let account = self.text(account);
+                (6, u128::from(environment) << 64 | u128::from(account))
+            }
             Subject::Address(IpAddr::V4(address)) => (3, u128::from(address.to_bits())),
             Subject::Address(IpAddr::V6(address)) => (4, address.to_bits()),
             Subject::Global => (5, 0),
+            Subject::UnknownAddress => (7, 0),
         };
         let (low, high) = halves(subject);
         // Once would do for most secrets. Under a few, addresses in a row would meet in one place.

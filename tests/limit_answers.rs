@@ -1,0 +1,307 @@
+//! Whom limits count, and how callers are told: what each rule of that reaches.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use support::{call, echoing, today, with_key};
+use tower::{Layer, Service};
+use tower_api_key::{
+    ApiKeys, Change, ClientAddress, Endpoint, Environment, KeyDigest, KeyFormat, KeyRecord, Limit,
+    Limits, ManagedKeyStore, ManualClock, MemoryStore, PeerAddr, Plan, Quota, RateLimitHeaders,
+    TrustedProxies,
+};
+
+struct World {
+    keys: ApiKeys,
+    store: MemoryStore,
+}
+
+impl World {
+    fn new(limits: Limits) -> Self {
+        let store = MemoryStore::new();
+        let builder = ApiKeys::builder(store.clone()).clock(ManualClock::at(today()));
+        let keys = builder.limits(limits).build().unwrap();
+        Self { keys, store }
+    }
+
+    async fn key(&self, account: &str, plan: &str) -> String {
+        let key = self.keys.issue(account).plan(plan).await.unwrap();
+        key.expose_secret().to_owned()
+    }
+}
+
+/// Of every shape and length, and whatever is left when a request is denied.
+#[tokio::test]
+async fn a_429_tells_limit_remaining_policy_and_window_in_one_format() {
+    let second = Quota::per_second(7);
+    let tens = Quota::per(7, Duration::from_secs(10)).unwrap();
+    let odd = Quota::per(7, Duration::from_millis(90_500)).unwrap();
+    for (quota, window, seconds) in [
+        (second, "second", 1),
+        (tens, "10s", 10),
+        (odd, "91s", 91),
+        (Quota::per_minute(7), "minute", 60),
+        (Quota::per_minute(7).smooth(), "minute", 60),
+        (Quota::per_second(1).smooth().burst(7), "7s", 7),
+        (Quota::per_hour(7), "hour", 3_600),
+        (Quota::per_day(7), "day", 86_400),
+        (Quota::per_utc_day(7), "day", 86_400),
+        (Quota::per_utc_month(7), "month", 31 * 86_400),
+    ] {
+        for (used, cost, left) in [(1, 7, 6), (5, 3, 2), (7, 1, 0)] {
+            let limits = Limits::new()
+                .per_key(Limit::named("mine", quota))
+                .cost(Method::PUT, "/v1/facts", used)
+                .cost(Method::POST, "/v1/facts", cost);
+            let world = World::new(limits);
+            let key = world.key("acme", "").await;
+            let layer = world.keys.layer();
+            let ask = async |method| {
+                let mut request = with_key(&key);
+                *request.method_mut() = method;
+                *request.uri_mut() = "/v1/facts".parse().unwrap();
+                let answer = call(echoing(&layer), request).await;
+                let (status, headers) = (answer.status(), answer.headers().clone());
+                let body = answer.into_body().collect().await.unwrap().to_bytes();
+                (status.as_u16(), headers, body)
+            };
+            assert_eq!(ask(Method::PUT).await.0, 200);
+            let (status, headers, body) = ask(Method::POST).await;
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            let retry_after = headers["retry-after"].to_str().unwrap();
+            let retry_after: u64 = retry_after.parse().unwrap();
+            let reset_at = httpdate::fmt_http_date(today() + Duration::from_secs(retry_after));
+            let details = &body["error"]["details"];
+            let told = details["reset_at"].as_str().unwrap();
+            assert_eq!(rfc3339(&reset_at), told, "{quota:?}");
+            let expected = serde_json::json!({
+                "limit": 7,
+                "remaining": left,
+                "reset_at": told,
+                "retry_after": retry_after,
+                "policy": "mine",
+                "window": window,
+                "window_seconds": seconds,
+            });
+            assert_eq!((status, details), (429, &expected), "{quota:?}");
+            assert!(retry_after <= seconds.max(1), "{quota:?}: {retry_after}");
+        }
+    }
+}
+
+/// `Thu, 01 Jan 2026 00:01:00 GMT` in the other notation.
+fn rfc3339(date: &str) -> String {
+    const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    let words: Vec<_> = date
+        .split([' ', ','])
+        .filter(|word| !word.is_empty())
+        .collect();
+    let month = MONTHS.find(words[2]).unwrap() / 3 + 1;
+    format!("{}-{month:02}-{}T{}Z", words[3], words[1], words[4])
+}
+
+/// In each way in which a rule counts by account.
+#[tokio::test]
+async fn test_keys_do_not_draw_on_live_budgets_unless_a_rule_says_so() {
+    let apart = || Limit::from(Quota::per_minute(3));
+    let across = || Limit::from(Quota::per_minute(3)).across_environments();
+    let in_plan = |limit: Limit| {
+        let plan = Plan::new("free").per_account(limit);
+        Limits::new().plan(plan).default_plan("free")
+    };
+    let endpoint = |limit: Limit| {
+        let endpoint = Endpoint::new(Method::GET, "/v1/facts").per_account(limit);
+        Limits::new().endpoint(endpoint)
+    };
+    for (limits, expected) in [
+        (Limits::new().per_account(apart()), [3, 3, 3]),
+        (in_plan(apart()), [3, 3, 3]),
+        (endpoint(apart()), [3, 3, 3]),
+        (Limits::new().per_account(across()), [3, 0, 0]),
+        (in_plan(across()), [3, 0, 0]),
+        (endpoint(across()), [3, 0, 0]),
+    ] {
+        let world = World::new(limits);
+        let layer = world.keys.layer().dangerous_any_environment();
+        let mut admitted = Vec::new();
+        for environment in [
+            Environment::TEST,
+            Environment::LIVE,
+            Environment::from_static("staging"),
+        ] {
+            let format = if environment == Environment::TEST {
+                "test"
+            } else {
+                "live"
+            };
+            let key = KeyFormat::new(&format!("sk_{format}"), environment.clone()).unwrap();
+            let key = key.generate().unwrap();
+            let record = KeyRecord::imported(KeyDigest::of(key.expose_secret()), "acme");
+            let record = record.with_environment(environment);
+            commit(&world, record).await;
+            let mut count = 0;
+            for _ in 0..5 {
+                let mut request = with_key(key.expose_secret());
+                *request.uri_mut() = "/v1/facts".parse().unwrap();
+                let answer = call(echoing(&layer), request).await;
+                count += u32::from(answer.status() == 200);
+            }
+            admitted.push(count);
+        }
+        assert_eq!(admitted, expected);
+    }
+}
+
+async fn commit(world: &World, record: KeyRecord) {
+    let change = Change::new().create(record);
+    world.store.commit(&change).await.unwrap();
+}
+
+/// For whatever reason the address is not known, with a key and without.
+#[tokio::test]
+async fn callers_without_an_address_share_one_budget_of_each_limit_by_address() {
+    let limits = Limits::new()
+        .per_ip(Quota::per_minute(4))
+        .per_ip(Limit::named("slow", Quota::per_hour(6)));
+    let behind = ClientAddress::x_forwarded_for(TrustedProxies::networks(["10.0.0.0/8"]).unwrap());
+    for source in [
+        ClientAddress::peer(),
+        behind,
+        ClientAddress::from_fn(|_| None),
+    ] {
+        let world = World::new(limits.clone());
+        let layer = world.keys.layer().optional().client_address(source);
+        let keys = [world.key("acme", "").await, world.key("globex", "").await];
+        let mut statuses = Vec::new();
+        for at in 0..12 {
+            let mut request = match at % 3 {
+                0 => Request::new(()),
+                at => with_key(&keys[at - 1]),
+            };
+            let forwarded = "203.0.113.9".parse().unwrap();
+            request.headers_mut().insert("x-forwarded-for", forwarded);
+            let answer = call(echoing(&layer), request).await;
+            statuses.push(answer.status().as_u16());
+        }
+        let admitted = statuses.iter().filter(|status| **status == 200).count();
+        assert_eq!(admitted, 4, "{statuses:?}");
+        // Those who have an address do not suffer.
+        let mut known = with_key(&keys[0]);
+        let peer = PeerAddr(SocketAddr::from(([192, 0, 2, 1], 80)));
+        known.extensions_mut().insert(peer);
+        assert_eq!(call(echoing(&layer), known).await.status(), 200);
+    }
+}
+
+/// An inner service that answers with what it is told to.
+#[derive(Clone)]
+struct Inner(u16, Vec<(&'static str, &'static str)>);
+
+impl<B> Service<Request<B>> for Inner {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<B>) -> Self::Future {
+        let mut response = Response::builder().status(self.0);
+        for (name, value) in &self.1 {
+            response = response.header(*name, *value);
+        }
+        ready(Ok(response.body(Full::default()).unwrap()))
+    }
+}
+
+#[tokio::test]
+async fn what_an_inner_limiter_says_of_its_refusal_stays_and_on_other_answers_ours_is_told() {
+    let quota = Quota::per_minute(100_000);
+    let world = World::new(Limits::new().per_key(quota));
+    let key = world.key("acme", "").await;
+    let headers = RateLimitHeaders::epoch().with_draft();
+    let layer = world.keys.layer().rate_limit_headers(headers);
+    let theirs = [
+        ("x-ratelimit-limit", "5"),
+        ("x-ratelimit-remaining", "0"),
+        ("x-ratelimit-reset", "17"),
+        ("retry-after", "17"),
+        ("ratelimit", "\"theirs\";r=0;t=17"),
+        ("ratelimit-policy", "\"theirs\";q=5;w=60"),
+        ("ratelimit-limit", "5"),
+    ];
+    let ask = async |inner: Inner, is_grpc: bool| {
+        let mut request = with_key(&key);
+        if is_grpc {
+            *request.method_mut() = Method::POST;
+            let grpc = "application/grpc".parse().unwrap();
+            request.headers_mut().insert("content-type", grpc);
+        }
+        call(layer.layer(inner), request).await
+    };
+    let all = |answer: &Response<_>| -> Vec<(String, String)> {
+        let told = answer.headers().iter();
+        let told =
+            told.filter(|(name, _)| name.as_str().contains("ratelimit") || *name == "retry-after");
+        let mut told: Vec<_> = told
+            .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+            .collect();
+        told.sort();
+        told
+    };
+    // Any part of what it may say, of each kind of refusal.
+    for picked in 1..1 << theirs.len() {
+        let said: Vec<_> = (0..theirs.len())
+            .filter(|at| picked >> at & 1 == 1)
+            .map(|at| theirs[at])
+            .collect();
+        let answer = ask(Inner(429, said.clone()), false).await;
+        assert_eq!(all(&answer), sorted(&said), "429");
+        let mut grpc = said.clone();
+        grpc.push(("grpc-status", "8"));
+        assert_eq!(
+            all(&ask(Inner(200, grpc), true).await),
+            sorted(&said),
+            "grpc"
+        );
+        let has = |name| said.iter().any(|(said, _)| *said == name);
+        for status in [403, 503] {
+            let answer = ask(Inner(status, said.clone()), false).await;
+            let is_theirs = has("retry-after") || has("x-ratelimit-remaining");
+            assert_eq!(
+                all(&answer) == sorted(&said),
+                is_theirs,
+                "{status} {said:?}"
+            );
+        }
+        // On other answers each line is there once, and ours.
+        for status in [200, 201, 304, 404, 500] {
+            let answer = ask(Inner(status, said.clone()), false).await;
+            for name in ["x-ratelimit-limit", "x-ratelimit-remaining", "ratelimit"] {
+                let lines: Vec<_> = answer.headers().get_all(name).iter().collect();
+                assert_eq!(lines.len(), 1, "{status} {name}");
+            }
+            assert_eq!(answer.headers()["x-ratelimit-limit"], "100000", "{status}");
+        }
+    }
+    // A refusal that says nothing of a limit: ours is told.
+    let answer = ask(Inner(429, Vec::new()), false).await;
+    assert_eq!(answer.headers()["x-ratelimit-limit"], "100000");
+}
+
+fn sorted(said: &[(&str, &str)]) -> Vec<(String, String)> {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let mut sorted: Vec<_> = said.iter().map(owned).collect();
+    sorted.sort();
+    sorted
+}
