@@ -380,22 +380,82 @@ async fn invariant_4_holds_for_verifying_and_for_what_is_invalidated_too() {
     }
 }
 
+/// By itself, or by a neighbour that shares its counter.
 #[tokio::test]
-async fn a_key_that_changes_faster_than_it_loads_is_503_in_the_end() {
-    let world = World::new(Cache::new());
-    let key = world.issue().await;
-    let mut gate = world.store.hangs();
-    let mut request = world.asking(&key);
-    for _ in 0..100 {
-        if !is_waiting(&mut request) {
-            assert!(world.store.asked() < 20);
-            return;
-        }
-        world.keys.invalidate(&key.id());
-        let next = world.store.hangs();
-        std::mem::replace(&mut gate, next).open();
+async fn a_key_that_changes_faster_than_it_loads_is_served_what_was_loaded_last() {
+    for by_itself in [true, false] {
+        let world = World::new(Cache::new());
+        let (key, noisy) = (world.issue().await, neighbour(&world).await);
+        let (key, noisy) = if by_itself {
+            (key, None)
+        } else {
+            (noisy.0, Some(noisy.1))
+        };
+        let mut gate = world.store.hangs();
+        world.store.asked();
+        let mut request = world.asking(&key);
+        let mut rounds = 0;
+        let status = loop {
+            if let Some(status) = request.as_mut().now_or_never() {
+                break status;
+            }
+            rounds += 1;
+            assert!(rounds < 100, "it is waited for without end");
+            match &noisy {
+                None => world.keys.invalidate(&KeyDigest::of(key.text()).id()),
+                Some(noisy) => world.keys.invalidate(noisy),
+            }
+            let next = world.store.hangs();
+            std::mem::replace(&mut gate, next).open();
+        };
+        assert_eq!(status, 200);
+        assert!(world.store.asked() <= 2);
     }
-    panic!("it is waited for without end");
+}
+
+/// A key, and another one whose changes have the first one loaded anew.
+async fn neighbour(world: &World) -> (IssuedKey, KeyId) {
+    let key = world.issue().await;
+    assert_eq!(world.ask(&key), 200);
+    for other in strangers() {
+        let other = KeyDigest::of(&other).id();
+        world.keys.invalidate(&other);
+        if world.look(&key).1 == 1 {
+            return (key, other);
+        }
+    }
+    unreachable!("there are enough strangers")
+}
+
+#[tokio::test]
+async fn a_change_that_changes_nothing_has_no_key_loaded_anew() {
+    let world = World::new(Cache::new());
+    for _ in 0..300 {
+        let key = world.remembered().await;
+        let others: Vec<_> = [world.remembered().await, world.remembered().await].into();
+        world.keys.resume(key.id()).await.unwrap();
+        assert_eq!(world.look(&key), (200, 0));
+        world.keys.suspend(key.id()).await.unwrap();
+        assert_eq!(world.ask(&key), 403);
+        for other in &others {
+            assert_eq!(world.ask(other), 200);
+        }
+        world.store.asked();
+        for _ in 0..10 {
+            world.keys.suspend(key.id()).await.unwrap();
+        }
+        world.store.asked();
+        assert_eq!(world.ask(&key), 403);
+        assert!(others.iter().all(|other| world.ask(other) == 200));
+        assert_eq!(world.store.asked(), 0);
+        world.keys.revoke(key.id()).await.unwrap();
+    }
+    // But what somebody else has changed holds at once.
+    let key = world.remembered().await;
+    world.revoke_elsewhere(key.id()).await;
+    assert_eq!(world.ask(&key), 200, "still cached");
+    world.keys.revoke(key.id()).await.unwrap();
+    assert_eq!(world.ask(&key), 401);
 }
 
 #[tokio::test]

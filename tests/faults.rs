@@ -247,9 +247,9 @@ async fn the_time_limits_are_what_they_are_set_to() {
 async fn in_an_outage_each_quota_is_shared() {
     let four = NonZeroU32::new(4).unwrap();
     for (quota, share, wait) in [
-        (Quota::per_hour(40), 10, 3660),
-        (Quota::per_hour(43), 10, 3660),
-        (Quota::per_hour(3), 1, 3660),
+        (Quota::per_hour(40), 10, 3600),
+        (Quota::per_hour(43), 10, 3600),
+        (Quota::per_hour(3), 1, 3600),
         (Quota::per_utc_day(8), 2, 86_400),
         (Quota::per_hour(8).smooth(), 2, 4 * 450),
         (Quota::per_hour(3600).smooth().burst(12), 3, 4),

@@ -86,6 +86,17 @@ impl KnownKey {
         }
     }
 
+    /// The same key as of a newer record, loaded at the same time.
+    pub(super) fn with_record(&self, record: KeyRecord) -> Self {
+        let Details {
+            environment,
+            metering,
+            ..
+        } = &*self.details;
+        let (environment, metering) = (environment.clone(), Arc::clone(metering));
+        Self::new(record, environment, metering, self.stamp, self.since)
+    }
+
     /// What stands in a [`Pool`](super::pool::Pool) for a key.
     pub(super) fn blank(details: &Arc<Details>) -> Self {
         Self {

@@ -143,13 +143,10 @@ impl KeyCache {
             source.ask(id, environment.clone(), stamp, now)
         };
         let error = match self.guarded.load(id, room, now, is_fresh, ask).await {
-            Ok(found) => return Ok(found),
+            Ok(found) => return Ok(self.source.newest_of(found)),
             Err(LoadError::Source(error)) => error,
             Err(LoadError::TooMany) => StoreError::unavailable("too many loads on their way"),
             Err(LoadError::Lost) => StoreError::unavailable("the store panicked"),
-            Err(LoadError::Outdated) => {
-                StoreError::unavailable("keys change faster than they load")
-            }
         };
         let Some(stale) = self.stale(&id) else {
             return Err(error);
@@ -213,6 +210,15 @@ impl KeyCache {
         self.source.recent.newest(record)
     }
 
+    /// Whether something older than this record is cached, however long ago it was loaded.
+    pub(crate) fn has_older(&self, record: &KeyRecord) -> bool {
+        match self.guarded.peek(&record.id()) {
+            Some(Found::Key(known)) => known.record().version() < record.version(),
+            Some(Found::Nothing) => true,
+            None => false,
+        }
+    }
+
     /// After any key may have been changed or created.
     pub(crate) fn all_changed(&self) {
         self.guarded.all_changed();
@@ -220,6 +226,18 @@ impl KeyCache {
 }
 
 impl Source {
+    /// What was loaded, or what was changed here while it was: a load that began before a revocation must
+    /// not serve after it.
+    fn newest_of(&self, found: Found) -> Found {
+        let Found::Key(known) = &found else {
+            return found;
+        };
+        match self.recent.newer_than(known.record()) {
+            Some(record) => Found::Key(Arc::new(known.with_record(record))),
+            None => found,
+        }
+    }
+
     /// One look into the store, within the time limit.
     async fn ask(
         self: Arc<Self>,

@@ -42,11 +42,14 @@ impl Recent {
 
     /// The newer one of what was loaded and what was changed here.
     pub(super) fn newest(&self, loaded: KeyRecord) -> KeyRecord {
+        self.newer_than(&loaded).unwrap_or(loaded)
+    }
+
+    /// What was changed here, if it is newer than what was loaded.
+    pub(super) fn newer_than(&self, loaded: &KeyRecord) -> Option<KeyRecord> {
         let changes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match changes.records.get(&loaded.id()) {
-            Some(newer) if newer.version() > loaded.version() => newer.clone(),
-            _ => loaded,
-        }
+        let newer = changes.records.get(&loaded.id())?;
+        (newer.version() > loaded.version()).then(|| newer.clone())
     }
 }
 

@@ -52,13 +52,17 @@ impl Manager {
             let cache = &self.keyring.cache;
             // A replica may lag behind what was changed here.
             let seen = cache.newest(seen.ok_or(ChangeError::NotFound(id))?);
-            // However it ends, also if nobody waits for the end: the store may have written, or
-            // somebody else has, and what is cached here may not say so.
-            let _forget = OnDrop(|| cache.changed(&id));
             let Some(changed) = change(&seen) else {
+                // Somebody else has done it, and what is cached here may not say so. If it does, nobody
+                // is made to load a key anew: a change that changes nothing is free to repeat.
                 cache.remember(seen.clone());
+                if cache.has_older(&seen) {
+                    cache.changed(&id);
+                }
                 return Ok(seen);
             };
+            // However it ends, also if nobody waits for the end: the store may have written.
+            let _forget = OnDrop(|| cache.changed(&id));
             let version = seen.version().checked_add(1);
             let changed = changed.with_version(version.ok_or(StoreError::corrupt("version"))?);
             match self
