@@ -1,6 +1,7 @@
 //! Refusals of gRPC requests: a Trailers-Only answer, whose HTTP status is always 200.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName};
@@ -75,10 +76,18 @@ pub(crate) fn render(rejection: &Rejection) -> Response<Bytes> {
         headers.insert(GRPC_MESSAGE, message);
     }
     if let Some(after) = rejection.retry_after() {
-        let pushback = i32::try_from(after.as_millis()).unwrap_or(i32::MAX);
-        headers.insert(GRPC_RETRY_PUSHBACK, pushback.into());
+        headers.insert(GRPC_RETRY_PUSHBACK, pushback(after).into());
     }
     response
+}
+
+/// The milliseconds that a client waits before it tries again, rounded up so that no client is early.
+///
+/// A wait that no `i32` can hold is written as a negative number, which forbids a retry: the longest
+/// wait that can be written would end before the real one.
+fn pushback(wait: Duration) -> i32 {
+    const DO_NOT_RETRY: i32 = -1;
+    i32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(DO_NOT_RETRY)
 }
 
 /// `grpc-message` is UTF-8 with everything outside of visible ASCII, and `%`, percent-encoded.
@@ -97,6 +106,40 @@ fn encode_message(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    /// The longest wait that can be told, in nanoseconds.
+    const LONGEST: u64 = i32::MAX as u64 * 1_000_000;
+
+    fn any_wait() -> impl Strategy<Value = Duration> {
+        prop_oneof![
+            (0..2 * LONGEST).prop_map(Duration::from_nanos),
+            (0..4_000_000u64).prop_map(Duration::from_nanos),
+            (LONGEST - 2_000_000..LONGEST + 2_000_000).prop_map(Duration::from_nanos),
+            any::<u64>().prop_map(Duration::from_secs),
+            Just(Duration::from_nanos(LONGEST)),
+            Just(Duration::from_nanos(LONGEST + 1)),
+            Just(Duration::MAX),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn a_client_is_told_to_wait_long_enough_or_not_to_retry_at_all(wait in any_wait()) {
+            let rejection = Rejection::ServiceUnavailable { retry_after: wait };
+            let answer = render(&rejection);
+            let told = answer.headers()[GRPC_RETRY_PUSHBACK].to_str().unwrap();
+            match u64::try_from(told.parse::<i32>().unwrap()) {
+                Ok(told) => {
+                    let told = Duration::from_millis(told);
+                    prop_assert!(wait <= told && told - wait < Duration::from_millis(1));
+                }
+                Err(_) => prop_assert!(wait > Duration::from_nanos(LONGEST), "{told}"),
+            }
+        }
+    }
 
     #[test]
     fn messages_are_percent_encoded() {
