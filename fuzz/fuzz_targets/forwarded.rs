@@ -23,7 +23,7 @@ const INNER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
 
 /// One byte of the input for each of these, so that the fuzzer need not find out how to spell them.
-const WORDS: [&str; 10] = [
+const WORDS: [&str; 12] = [
     "for=",
     "192.0.2.99",
     "10.0.0.9",
@@ -34,6 +34,8 @@ const WORDS: [&str; 10] = [
     ";by=\"_x\"",
     ", for=192.0.2.98;",
     "=\"",
+    ", ,",
+    "64:ff9b::8.8.8.8",
 ];
 
 // The first line of the input is the host that the client asks for, the others are its header.
@@ -60,12 +62,18 @@ fn check_whatever_is_sent(header: &HeaderName, lines: &[&[u8]]) {
     let request = request_from(INNER, header, lines);
     for trusted in [count(1), count(2), count(255), networks()] {
         let address = client_address(header, trusted).of(&request);
-        let mapped = matches!(address, Some(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some());
-        assert!(!mapped, "{address:?} is an IPv4 address in disguise");
+        let disguised = matches!(address, Some(IpAddr::V6(v6)) if is_ipv4_in_disguise(v6));
+        assert!(!disguised, "{address:?} is an IPv4 address in disguise");
     }
     let around = request_from(STRANGER, header, lines);
     let address = client_address(header, networks()).of(&around);
     assert_eq!(address, Some(STRANGER), "a stranger's header was believed");
+}
+
+/// Mapped, or public and behind the NAT64 prefix.
+fn is_ipv4_in_disguise(address: Ipv6Addr) -> bool {
+    let behind_nat64 = matches!(address.segments(), [0x64, 0xff9b, 0, 0, 0, 0, 0x808, _]);
+    address.to_ipv4_mapped().is_some() || behind_nat64
 }
 
 /// One proxy: what it appends is the client, in a line of its own as well as in the client's line.
@@ -81,6 +89,7 @@ fn check_the_nearest_proxy(header: &HeaderName, lines: &[&[u8]], host: &[u8]) {
         [
             ("192.0.2.1", CLIENT),
             (", 192.0.2.1", CLIENT),
+            ("192.0.2.1 , ,", CLIENT),
             ("[2001:db8::1]:4711", CLIENT_V6),
         ]
     };
@@ -116,7 +125,7 @@ fn check_a_proxy_that_does_not_know(header: &HeaderName, lines: &[&[u8]]) {
     let unknown = if *header == FORWARDED {
         ["for=unknown", "for=_hidden", "proto=https"]
     } else {
-        ["unknown", "_hidden", ""]
+        ["unknown", "_hidden", "010.0.0.1"]
     };
     for element in unknown {
         let request = request_from(INNER, header, &as_slices(&with_same_line(lines, element)));

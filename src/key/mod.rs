@@ -2,10 +2,12 @@
 //!
 //! [`format`] makes the text and [`formats`] recognizes it, [`digest`] turns it into an id,
 //! [`verifier`] proves it, [`record`] is what is kept of it, [`lifecycle`] decides its status at an instant, and
-//! [`scope`], [`environment`] and [`network`] say what it may do and where.
+//! [`scope`], [`environment`] and [`network`] say what it may do and where, by addresses in one form
+//! ([`canonical`]).
 
 pub(crate) mod alphabet;
 pub(crate) mod base62;
+pub(crate) mod canonical;
 pub(crate) mod digest;
 pub(crate) mod environment;
 pub(crate) mod format;

@@ -1,14 +1,24 @@
 //! Where a key may be used from: networks in CIDR notation.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::str::FromStr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
+
+use crate::key::canonical::{canonical_address, canonical_network};
 
 /// A network in CIDR notation, or one address: `10.0.0.0/8`, `2001:db8::/32`, `192.0.2.7`.
 ///
-/// An IPv4 network that is written as mapped IPv6 (`::ffff:10.0.0.0/104`) is the IPv4 network.
+/// Decimal numbers have no leading zeros: `010.0.0.0/8` and `10.0.0.0/08` are refused, since some
+/// parsers read `010` as eight.
+///
+/// Networks and addresses are compared in their canonical form, see
+/// [`ClientAddress`](crate::ClientAddress#canonical-form): an IPv4 network that is written as mapped
+/// IPv6 (`::ffff:10.0.0.0/104`) or behind the NAT64 prefix (`64:ff9b::808:800/120`) is the IPv4 network.
+/// Behind NAT64 that holds for networks of which every address is globally reachable. Others stay
+/// IPv6, and contain only those addresses that stay IPv6 themselves: `64:ff9b::/96` does not contain
+/// the clients behind a NAT64 gateway.
 ///
 /// ```
 /// use tower_api_key::Network;
@@ -22,9 +32,10 @@ use ipnet::{IpNet, Ipv4Net};
 pub struct Network(IpNet);
 
 impl Network {
-    /// Whether the address lies in the network. A mapped IPv4 address counts as IPv4.
+    /// Whether the address lies in the network. A mapped IPv4 address counts as IPv4, and so does a
+    /// globally reachable one behind NAT64.
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.0.contains(&address.to_canonical())
+        self.0.contains(&canonical_address(address))
     }
 }
 
@@ -32,17 +43,14 @@ impl FromStr for Network {
     type Err = InvalidNetwork;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let network = text
-            .parse::<IpNet>()
-            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-            .map_err(|_| InvalidNetwork(text.to_owned()))?;
-        Ok(Self(canonical(network).trunc()))
+        let network = parse(text).ok_or_else(|| InvalidNetwork(text.to_owned()))?;
+        Ok(Self(canonical_network(network)))
     }
 }
 
 impl From<IpAddr> for Network {
     fn from(address: IpAddr) -> Self {
-        Self(address.to_canonical().into())
+        Self(canonical_address(address).into())
     }
 }
 
@@ -54,25 +62,23 @@ impl fmt::Display for Network {
 
 /// Text that is neither a network in CIDR notation nor an IP address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a network: write it as 192.0.2.0/24, 2001:db8::/32 or one IP address")]
+#[error(
+    "{0:?} is not a network: write it as 192.0.2.0/24, 2001:db8::/32 or one IP address, without \
+     leading zeros in decimal numbers"
+)]
 pub struct InvalidNetwork(String);
 
-/// Mapped IPv6 (`::ffff:0:0/96` and narrower) as the IPv4 network that it stands for.
-fn canonical(network: IpNet) -> IpNet {
-    let IpNet::V6(v6) = network else {
-        return network;
+/// An address, and the length of a prefix after a slash.
+///
+/// `IpNet` reads `010.0.0.0/8`, so the address is left to `IpAddr`, which reads no leading zeros in
+/// decimal numbers, no zone and no blanks.
+fn parse(text: &str) -> Option<IpNet> {
+    let Some((address, length)) = text.split_once('/') else {
+        return text.parse::<IpAddr>().ok().map(IpNet::from);
     };
-    match (v6.addr().to_ipv4_mapped(), v6.prefix_len().checked_sub(96)) {
-        (Some(address), Some(length)) => v4(address, length),
-        _ => network,
-    }
-}
-
-fn v4(address: Ipv4Addr, length: u8) -> IpNet {
-    // A length within 96..=128 less 96 is within 0..=32; the bare address is the strict answer.
-    Ipv4Net::new(address, length)
-        .unwrap_or_else(|_| Ipv4Net::from(address))
-        .into()
+    let is_plain = length == "0" || !length.starts_with(['0', '+']);
+    let length = is_plain.then(|| length.parse().ok())??;
+    IpNet::new(address.parse().ok()?, length).ok()
 }
 
 /// The networks that a key may be used from: any, or only those of a list.
@@ -128,9 +134,56 @@ impl FromIterator<Network> for AllowedNetworks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn a_decimal_number_with_a_leading_zero_is_no_part_of_a_network(
+            octets: [u8; 4],
+            at in 0..4usize,
+            zeros in 1..4usize,
+            length in 0..=32u8,
+            form in 0..4usize,
+        ) {
+            let written = |padded: Option<usize>, zeros: &str, length: &str| {
+                let decimal = |at: usize| match padded {
+                    Some(padded) if padded == at => format!("{zeros}{}", octets[at]),
+                    _ => octets[at].to_string(),
+                };
+                let v4 = [0, 1, 2, 3].map(decimal).join(".");
+                match form {
+                    0 => format!("{v4}/{length}"),
+                    1 => v4,
+                    2 => format!("::ffff:{v4}"),
+                    _ => format!("64:ff9b::{v4}/{length}"),
+                }
+            };
+            let (zeros, plain) = ("0".repeat(zeros), length.to_string());
+            prop_assert!(written(None, "", &plain).parse::<Network>().is_ok());
+            let padded = written(Some(at), &zeros, &plain);
+            prop_assert!(padded.parse::<Network>().is_err(), "{padded}");
+            if matches!(form, 0 | 3) {
+                let padded = written(None, "", &format!("{zeros}{plain}"));
+                prop_assert!(padded.parse::<Network>().is_err(), "{padded}");
+            }
+        }
+
+        #[test]
+        fn a_network_is_read_as_it_is_written(bits: u128, v4: bool, length in 0..=128u8) {
+            let address = if v4 { IpAddr::from(bits.to_be_bytes().last_chunk::<4>().copied().unwrap()) } else { IpAddr::from(bits.to_be_bytes()) };
+            let length = if v4 { length % 33 } else { length };
+            let network: Network = format!("{address}/{length}").parse().unwrap();
+            prop_assert!(network.contains(address));
+            prop_assert_eq!(network.to_string().parse::<Network>(), Ok(network));
+            let long = format!("{address}/{}", if v4 { 33 } else { 129 });
+            prop_assert!(long.parse::<Network>().is_err(), "{long}");
+        }
     }
 
     #[test]
@@ -170,6 +223,22 @@ mod tests {
             "10.0.0",
             "example.com",
             "10.0.0.1-10.0.0.9",
+            "10.0.0.0/08",
+            "10.0.0.0/00",
+            "10.0.0.0/+8",
+            "10.0.0.0/-8",
+            "10.0.0.0/",
+            "10.0.0.0/8/8",
+            "10.0.0.0 /8",
+            "10.0.0.0/ 8",
+            " 10.0.0.0/8",
+            "::1/064",
+            "::ffff:010.0.0.1",
+            "fe80::1%1",
+            "fe80::1%eth0/64",
+            "[::1]",
+            "10/8",
+            "0x0a.0.0.0/8",
         ] {
             let error = AllowedNetworks::only([bad]).unwrap_err();
             assert!(error.to_string().contains(&format!("{bad:?}")));

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use crate::key::canonical::canonical_address;
 use crate::limit::{LimitName, MAX_CHARGES};
 use crate::quota::{Calendar, Quota, Shape};
 
@@ -414,7 +415,7 @@ impl Default for Ipv6Prefix {
 
 impl Ipv6Prefix {
     pub(super) fn mask(self, address: IpAddr) -> IpAddr {
-        match address.to_canonical() {
+        match canonical_address(address) {
             IpAddr::V6(address) => {
                 let mask = u128::MAX << (128 - u32::from(self.0));
                 Ipv6Addr::from_bits(address.to_bits() & mask).into()
@@ -477,5 +478,8 @@ mod tests {
         // Mapped IPv4 is IPv4, or all of it would be one client.
         assert_eq!(masked(64, "::ffff:192.0.2.1"), "192.0.2.1");
         assert_eq!(masked(48, "192.0.2.1"), "192.0.2.1");
+        // The same of all who come through one NAT64 gateway.
+        assert_eq!(masked(64, "64:ff9b::8.8.8.8"), "8.8.8.8");
+        assert_eq!(masked(64, "64:ff9b::10.0.0.1"), "64:ff9b::");
     }
 }

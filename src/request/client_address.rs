@@ -9,6 +9,7 @@ use http::header::FORWARDED;
 use http::{Extensions, HeaderMap};
 
 use crate::framework;
+use crate::key::canonical::canonical_address;
 use crate::key::network::{InvalidNetwork, Network};
 use crate::request::forwarded::{Forwarding, X_FORWARDED_FOR};
 use crate::request::head::RequestHead;
@@ -43,6 +44,21 @@ pub struct PeerAddr(pub SocketAddr);
 /// Where a header tells no address, keys with an allow-list are refused, and the peer is charged: a client
 /// that sends a header of which nothing can be told shares limits with others of its kind.
 ///
+/// # Canonical form
+///
+/// Each address has one form, whichever way it came, so that nobody gets into or out of a list or a limit
+/// by another notation. [`Network`] and limits by address read addresses in the same form.
+///
+/// - IPv4 that is mapped into IPv6 (`::ffff:192.0.2.1`) is IPv4.
+/// - An address of the NAT64 prefix (`64:ff9b::/96`, RFC 6052) is the IPv4 client behind it, if that is
+///   globally reachable. Otherwise (private, loopback, link-local, shared, documentation, benchmarking,
+///   multicast, reserved) it stays IPv6: no translator writes it, and it is in no list of private networks.
+/// - Decimal numbers have no leading zeros, and an address has no zone: a hop `010.0.0.1` or `fe80::1%1`
+///   tells no address.
+///
+/// Of a list in a header, empty elements (`203.0.113.7,`) are no hops.
+///
+/// [`Network`]: crate::Network
 /// [`Limits::per_ip`]: crate::Limits::per_ip
 /// [failed attempts]: crate::ApiKeysBuilder::failed_attempts
 ///
@@ -93,15 +109,15 @@ impl ClientAddress {
         Self(Kind::Function(Arc::new(find)))
     }
 
-    /// The client's address in canonical form (never mapped IPv6), or `None` if nothing that can
-    /// be trusted tells it.
+    /// The client's address in [canonical form](Self#canonical-form), or `None` if nothing that can be
+    /// trusted tells it.
     pub fn of<'r>(&self, request: impl Into<RequestHead<'r>>) -> Option<IpAddr> {
         let head = request.into();
         let peer = || peer(head.extensions);
         match &self.0 {
             Kind::Peer => peer(),
             Kind::Header(header, trusted) => trusted.client(*header, head.headers, peer()),
-            Kind::Function(find) => find(head).map(|address| address.to_canonical()),
+            Kind::Function(find) => find(head).map(canonical_address),
         }
     }
 
@@ -207,13 +223,15 @@ impl FromIterator<Network> for TrustedProxies {
 fn peer(extensions: &Extensions) -> Option<IpAddr> {
     let told = extensions.get::<PeerAddr>().map(|peer| peer.0);
     let address = told.or_else(|| framework::peer(extensions))?;
-    Some(address.ip().to_canonical())
+    Some(canonical_address(address.ip()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use http::Request;
+    use proptest::prelude::*;
+    use std::net::Ipv4Addr;
 
     fn request(peer: Option<&str>, forwarded_for: &[&str]) -> Request<()> {
         let mut request = Request::new(());
@@ -290,6 +308,48 @@ mod tests {
             None
         );
         assert_eq!(of(None, &["203.0.113.9"]), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        #[test]
+        fn an_address_has_one_form_whichever_way_it_comes(v4: [u8; 4]) {
+            let v4 = Ipv4Addr::from(v4);
+            let hop = format!("64:ff9b::{v4}");
+            let expected = Some(canonical_address(hop.parse().unwrap()));
+            let count = || TrustedProxies::count(NonZeroU8::MIN);
+            let mut request = request(Some(&hop), &[&hop]);
+            let element = format!("for=\"[{hop}]\"").parse().unwrap();
+            request.headers_mut().insert(FORWARDED, element);
+            for address in [
+                ClientAddress::peer(),
+                ClientAddress::x_forwarded_for(count()),
+                ClientAddress::forwarded(count()),
+                ClientAddress::from_fn(move |_| hop.parse().ok()),
+            ] {
+                prop_assert_eq!(address.of(&request), expected);
+            }
+        }
+
+        #[test]
+        fn empty_elements_count_as_no_proxies(
+            before in "[ ,\t]{0,6}", between in "[ \t]*,[ ,\t]{0,6}", after in "(,[ ,\t]{0,6})?",
+            blank in "[ ,\t]{0,6}", is_one_line: bool,
+        ) {
+            let client = format!("{before}203.0.113.9{between}");
+            let proxy = format!("10.0.0.2{after}");
+            let line = format!("{client}{proxy}");
+            let lines: &[&str] = if is_one_line { &[&line, &blank] } else { &[&client, &blank, &proxy] };
+            let request = request(Some("10.0.0.1"), lines);
+            let of = |trusted| ClientAddress::x_forwarded_for(trusted).of(&request);
+            let count = |count| TrustedProxies::count(NonZeroU8::new(count).unwrap());
+            prop_assert_eq!(of(count(1)), ip("10.0.0.2"));
+            prop_assert_eq!(of(count(2)), ip("203.0.113.9"));
+            prop_assert_eq!(of(count(3)), None);
+            let networks = TrustedProxies::networks(["10.0.0.0/8"]).unwrap();
+            prop_assert_eq!(of(networks), ip("203.0.113.9"));
+        }
     }
 
     #[test]

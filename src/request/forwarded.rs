@@ -10,6 +10,8 @@ use arrayvec::ArrayVec;
 use http::HeaderMap;
 use http::header::{FORWARDED, HeaderName};
 
+use crate::key::canonical::canonical_address;
+
 /// A header that proxies append addresses to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Forwarding {
@@ -28,6 +30,8 @@ type Hop = Option<IpAddr>;
 impl Forwarding {
     /// The hops that the header names, the nearest first; `None` is one whose address is not told.
     ///
+    /// An empty element of the list is no hop (RFC 9110 §5.6.1.2): `192.0.2.1,` names one.
+    ///
     /// The whole answer is `None` if nobody knows which hop is whose: if a line of `Forwarded` cannot be
     /// taken apart, or names too many. Of `X-Forwarded-For`, whose commas nothing hides, what the client
     /// wrote further to the left changes nothing about what its proxies wrote.
@@ -36,13 +40,17 @@ impl Forwarding {
             Self::XForwardedFor => {
                 let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
                 let hops = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+                let hops = hops.filter(|hop| !is_empty(hop));
                 Some(hops.map(address).take(MOST_HOPS).collect())
             }
             Self::Forwarded => {
                 let mut hops = ArrayVec::new();
                 for line in headers.get_all(FORWARDED) {
                     for element in outside_quotes(line.to_str().ok()?, ',') {
-                        hops.try_push(element_node(element?)?).ok()?;
+                        let element = element?;
+                        if !is_empty(element.as_bytes()) {
+                            hops.try_push(element_node(element)?).ok()?;
+                        }
                     }
                 }
                 hops.reverse();
@@ -50,6 +58,11 @@ impl Forwarding {
             }
         }
     }
+}
+
+/// Whether an element of a list is nothing but optional whitespace.
+fn is_empty(element: &[u8]) -> bool {
+    element.iter().all(|byte| matches!(byte, b' ' | b'\t'))
 }
 
 fn address(hop: &[u8]) -> Hop {
@@ -79,17 +92,24 @@ fn element_node(element: &str) -> Option<Hop> {
 }
 
 /// An address, with a port or without, IPv6 bare or in brackets. `unknown`, obfuscated names and
-/// everything else is none.
+/// everything else is none, also a number with a leading zero (`010.0.0.1` is eight to some) and a zone
+/// (`fe80::1%1`), which means nothing on another host.
 fn node(text: &str) -> Hop {
     let text = text.trim_matches([' ', '\t']);
     let bare = text
         .strip_prefix('[')
         .and_then(|text| text.strip_suffix(']'))
         .unwrap_or(text);
-    bare.parse::<IpAddr>()
-        .or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()))
-        .ok()
-        .map(|address| address.to_canonical())
+    let address = bare.parse::<IpAddr>().ok().or_else(|| with_port(text))?;
+    Some(canonical_address(address))
+}
+
+fn with_port(text: &str) -> Hop {
+    if text.contains('%') {
+        return None; // a zone, which `SocketAddr` reads and `IpAddr` does not
+    }
+    let address = text.parse::<SocketAddr>().ok()?;
+    Some(address.ip())
 }
 
 /// Splits where the separator stands outside of quotes. `None` is where that cannot be told: a quote is
@@ -179,7 +199,7 @@ mod tests {
                 None
             ]
         );
-        assert_eq!(x(&["1.1.1.1,"]), [None, ip("1.1.1.1")]);
+        assert_eq!(x(&["1.1.1.1,"]), [ip("1.1.1.1")]);
     }
 
     #[test]
@@ -249,20 +269,85 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn any_line_is_read_without_panic(line in "[\\x20-\\x7e]{0,80}") {
-            hops(Forwarding::Forwarded, &[&line]);
-            hops(Forwarding::XForwardedFor, &[&line]);
-        }
+           #![proptest_config(ProptestConfig::with_cases(500))]
 
-        #[test]
-        fn what_a_proxy_appended_is_the_nearest_hop(client in "[a-z0-9=;, .:]{0,40}") {
-            let line = format!("{client},for=192.0.2.1");
-            if let Some(hops) = hops(Forwarding::Forwarded, &[&line]) {
-                prop_assert_eq!(hops[0], ip("192.0.2.1"));
-            }
-            let line = format!("{client},192.0.2.1");
-            prop_assert_eq!(hops(Forwarding::XForwardedFor, &[&line]).unwrap()[0], ip("192.0.2.1"));
-        }
-    }
+           #[test]
+           fn any_line_is_read_without_panic(line in "[\\x20-\\x7e]{0,80}") {
+               hops(Forwarding::Forwarded, &[&line]);
+               hops(Forwarding::XForwardedFor, &[&line]);
+           }
+
+           #[test]
+           fn an_empty_element_is_no_hop(
+               elements in proptest::collection::vec(0..5usize, 0..12),
+               breaks in proptest::collection::vec(any::<bool>(), 12),
+           ) {
+               let full = ["192.0.2.1", "unknown"];
+               let empty = ["", " ", "\t  "];
+               for (forwarding, before) in [(Forwarding::XForwardedFor, ""), (Forwarding::Forwarded, "for=")] {
+                   let mut lines = vec![String::new()];
+                   let mut expected = Vec::new();
+                   for (at, element) in elements.iter().enumerate() {
+                       let text = match full.get(*element) {
+                           Some(hop) => format!("\t{before}{hop} "),
+                           None => empty[element - full.len()].to_owned(),
+                       };
+                       expected.extend(full.get(*element).map(|hop| hop.parse::<IpAddr>().ok()));
+                       match lines.last_mut() {
+                           Some(line) if at > 0 && !breaks[at] => {
+    line.extend([",", &text]); }
+                           _ => lines.push(text),
+                       }
+                   }
+                   expected.reverse();
+                   let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+                   prop_assert_eq!(hops(forwarding, &lines), Some(expected), "{:?}", lines);
+               }
+           }
+
+           #[test]
+           fn a_number_with_a_leading_zero_names_no_hop(
+               octets: [u8; 4], at in 0..4usize, zeros in 1..4usize, form in 0..5usize,
+           ) {
+               let spell = |zeros: usize| {
+                   let octet = |place| {
+                       let zeros = if place == at { zeros } else { 0 };
+                       format!("{}{}", "0".repeat(zeros), octets[place])
+                   };
+                   let v4 = [0, 1, 2, 3].map(octet).join(".");
+                   let forms = ["{}", "{}:80", "::ffff:{}", "[64:ff9b::{}]", "[::ffff:{}]:80"];
+                   forms[form].replace("{}", &v4)
+               };
+               for (forwarding, before, after) in [
+                   (Forwarding::XForwardedFor, "", ""),
+                   (Forwarding::Forwarded, "for=\"", "\""),
+               ] {
+                   let hop = |zeros| {
+                       let line = format!("{before}{}{after}", spell(zeros));
+                       hops(forwarding, &[&line]).unwrap()[0]
+                   };
+                   prop_assert!(hop(0).is_some());
+                   prop_assert_eq!(hop(zeros), None);
+               }
+           }
+
+           #[test]
+           fn a_zone_names_no_hop(zone in 0..100u32) {
+               for hop in [format!("fe80::1%{zone}"), format!("[fe80::1%{zone}]"), format!("[fe80::1%{zone}]:1")] {
+                   prop_assert_eq!(hops(Forwarding::XForwardedFor, &[&hop]), Some(vec![None]));
+                   let element = format!("for=\"{hop}\"");
+                   prop_assert_eq!(hops(Forwarding::Forwarded, &[&element]), Some(vec![None]));
+               }
+           }
+
+           #[test]
+           fn what_a_proxy_appended_is_the_nearest_hop(client in "[a-z0-9=;, .:]{0,40}") {
+               let line = format!("{client},for=192.0.2.1");
+               if let Some(hops) = hops(Forwarding::Forwarded, &[&line]) {
+                   prop_assert_eq!(hops[0], ip("192.0.2.1"));
+               }
+               let line = format!("{client},192.0.2.1");
+               prop_assert_eq!(hops(Forwarding::XForwardedFor, &[&line]).unwrap()[0], ip("192.0.2.1"));
+           }
+       }
 }
