@@ -8,6 +8,8 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::routing::get;
 use http::Method;
+use proptest::prelude::*;
+use proptest::sample::select;
 use support::{call, today};
 use tower::Layer;
 use tower_api_key::{ApiKeys, Endpoint, Limits, ManualClock, MemoryStore, Quota};
@@ -167,5 +169,29 @@ async fn the_peer_is_found_in_each_way_in_which_axums_own_extractor_finds_it() {
         assert_eq!(ask(connected).await.status(), 429);
         // Another address has a budget of its own.
         assert_eq!(ask(Some(9)).await.status(), 200);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 500,
+        max_global_rejects: 5000,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn a_route_that_axum_takes_is_an_endpoint(
+        pieces in proptest::collection::vec(
+            select(vec!["/", "/", "a", "-", ":", "*", "{id}", "{*rest}", "{{", "}}", "%7B"]),
+            0..7,
+        ),
+    ) {
+        let path = format!("/{}", pieces.concat());
+        prop_assume!(!path.contains("}}}")); // a parameter whose name ends with a brace
+        let route = || Router::<()>::new().route(&path, get(|| async {}));
+        prop_assume!(std::panic::catch_unwind(route).is_ok());
+        let limits = Limits::new().cost(Method::GET, &path, 2);
+        let built = ApiKeys::builder(MemoryStore::new()).limits(limits).build();
+        prop_assert!(built.is_ok(), "{path}");
     }
 }

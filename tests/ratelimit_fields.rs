@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -94,8 +95,9 @@ impl World {
             rules.per_account(Limit::named(name, *quota))
         };
         let rules = limits.iter().fold(Limits::new(), rule);
-        let rules = costs.iter().fold(rules, |rules, cost| {
-            rules.endpoint(Endpoint::new("GET", format!("/cost/{cost}")).cost(*cost))
+        let costs: BTreeSet<_> = costs.iter().copied().collect();
+        let rules = costs.into_iter().fold(rules, |rules, cost| {
+            rules.endpoint(Endpoint::new("GET", format!("/cost/{cost}")).cost(cost))
         });
         let builder = ApiKeys::builder(MemoryStore::new()).clock(clock.clone());
         let keys = builder.limits(rules).build().unwrap();

@@ -6,6 +6,7 @@
 //! state, never configuration: quotas come with each call.
 
 pub(crate) mod calendar;
+pub(crate) mod endpoint;
 pub(crate) mod limiting;
 pub(crate) mod metering;
 pub(crate) mod outage;

@@ -24,6 +24,8 @@ pub(crate) struct Rulebook {
     plans: Vec<String>,
     default_plan: PlanIndex,
     endpoints: HashMap<Box<str>, Vec<Route>>,
+    /// The endpoints by method alone.
+    of_any_path: Vec<Route>,
     /// The cost of a request to each endpoint, and to none.
     costs: Vec<u64>,
     ipv6_prefix: Ipv6Prefix,
@@ -112,12 +114,16 @@ impl Rulebook {
             default_plan: PlanIndex::at(default_plan.unwrap_or(plans.len())),
             costs: costs.chain([1]).collect(),
             endpoints: HashMap::new(),
+            of_any_path: Vec::new(),
             ipv6_prefix: limits.ipv6_prefix,
             bundles,
             plans,
         };
         for (at, endpoint) in limits.endpoints.into_iter().enumerate() {
-            let routes = book.endpoints.entry(endpoint.path.into()).or_default();
+            let routes = match endpoint.path {
+                Some(path) => book.endpoints.entry(path.into()).or_default(),
+                None => &mut book.of_any_path,
+            };
             routes.push(Route {
                 method: endpoint.method.into(),
                 endpoint: at,
@@ -134,7 +140,7 @@ impl Rulebook {
     /// Whether the route of a request matters.
     #[inline]
     pub(crate) fn need_route(&self) -> bool {
-        !self.endpoints.is_empty()
+        !self.endpoints.is_empty() || !self.of_any_path.is_empty()
     }
 
     /// The plan of a key: its own if there is one of that name, or else the default.
@@ -146,7 +152,7 @@ impl Rulebook {
     }
 
     /// What the rules must know of a request: whether an endpoint is named by its route, or else by
-    /// its path.
+    /// its path, or else by its method.
     pub(crate) fn bind(
         &self,
         method: &str,
@@ -154,17 +160,17 @@ impl Rulebook {
         path: &str,
         address: Option<IpAddr>,
     ) -> Bound {
-        let endpoint = self.endpoint(method, route);
-        let endpoint = endpoint.or_else(|| self.endpoint(method, path));
+        let of = |path| Self::find(self.endpoints.get(path)?, method);
+        let endpoint = of(route).or_else(|| of(path));
+        let endpoint = endpoint.or_else(|| Self::find(&self.of_any_path, method));
         Bound {
             endpoint: endpoint.unwrap_or(self.costs.len() - 1),
             ..self.bind_nowhere(address)
         }
     }
 
-    /// Of several endpoints of one route, the first. `HEAD` is what `GET` would be without a body.
-    fn endpoint(&self, method: &str, path: &str) -> Option<usize> {
-        let routes = self.endpoints.get(path)?;
+    /// `HEAD` is what `GET` would be without a body.
+    fn find(routes: &[Route], method: &str) -> Option<usize> {
         let of = |method: &str| routes.iter().find(|route| &*route.method == method);
         let found = of(method).or_else(|| (method == "HEAD").then(|| of("GET")).flatten());
         found.map(|route| route.endpoint)

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::key::canonical::canonical_address;
+use crate::limit::endpoint::Endpoint;
 use crate::limit::{LimitName, MAX_CHARGES};
 use crate::quota::{Calendar, Quota, Shape};
 
@@ -53,6 +54,7 @@ pub struct Limits {
 /// | `per_ip(Quota::per(…, 10 seconds))` | `ip_per_10s` |
 /// | `global(….smooth())` | `global_rate` |
 /// | `per_account(Quota::per_hour(…))` of the endpoint `POST /v1/reports` | `POST /v1/reports account_per_hour` |
+/// | `per_account(Quota::per_hour(…))` of `Endpoint::any_path("POST")` | `POST account_per_hour` |
 ///
 /// ```
 /// use tower_api_key::{Limit, Limits, Quota};
@@ -135,85 +137,6 @@ impl Plan {
     }
 }
 
-/// One method and route, with limits and a cost of its own.
-///
-/// The path is compared with the route of the request, as text. That is
-/// - what [`ApiKeyLayer::route_by`](crate::ApiKeyLayer::route_by) finds, where it is set;
-/// - with the feature `axum`, the path that axum's router matched, as it was given to the router:
-///   `/v1/reports/{id}` is one endpoint, whatever the id, and so is `/files/{*path}`. Of a nested
-///   router, it is the whole path from the outermost on, also for a layer inside of it;
-/// - where no endpoint is named so, the request's path as it is: without the feature, for a layer
-///   around the whole router and not on it, in a fallback, behind `nest_service`, and for one
-///   particular path of a route such as `/v1/reports/{id}`.
-///
-/// Of gRPC, an endpoint is `Endpoint::new(Method::POST, "/package.Service/Method")`; a stream is one
-/// request.
-///
-/// `HEAD` is charged as `GET`, unless it has an endpoint of its own. An endpoint whose path is never
-/// requested limits nothing and costs nobody anything.
-///
-/// ```
-/// use http::Method;
-/// use tower_api_key::{Endpoint, Limits, Quota};
-///
-/// let limits = Limits::new().endpoint(
-///     Endpoint::new(Method::POST, "/v1/reports")
-///         .cost(10)
-///         .per_account(Quota::per_hour(100))
-///         .total(Quota::per_second(20)),
-/// );
-/// ```
-#[derive(Debug, Clone)]
-pub struct Endpoint {
-    pub(super) method: String,
-    pub(super) path: String,
-    pub(super) cost: u64,
-    pub(super) rules: Vec<Rule>,
-}
-
-impl Endpoint {
-    /// An endpoint, at a cost of 1 a request.
-    pub fn new(method: impl AsRef<str>, path: impl Into<String>) -> Self {
-        Self {
-            method: method.as_ref().to_owned(),
-            path: path.into(),
-            cost: 1,
-            rules: Vec::new(),
-        }
-    }
-
-    /// How many units a request here costs, of every limit that binds it. Default: 1. 0 is free.
-    #[must_use]
-    pub fn cost(mut self, units: u64) -> Self {
-        self.cost = units;
-        self
-    }
-
-    /// Limits each key here.
-    #[must_use]
-    pub fn per_key(self, limit: impl Into<Limit>) -> Self {
-        self.rule(By::Key, limit.into())
-    }
-
-    /// Limits each account here.
-    #[must_use]
-    pub fn per_account(self, limit: impl Into<Limit>) -> Self {
-        self.rule(By::AccountIn, limit.into())
-    }
-
-    /// Limits everybody here together.
-    #[must_use]
-    pub fn total(self, limit: impl Into<Limit>) -> Self {
-        self.rule(By::Global, limit.into())
-    }
-
-    fn rule(mut self, by: By, limit: Limit) -> Self {
-        let place = format!("{} {}", self.method, self.path);
-        self.rules.push(Rule::new(by, limit, Some(&place)));
-        self
-    }
-}
-
 impl Limits {
     /// No limits yet.
     pub fn new() -> Self {
@@ -259,14 +182,15 @@ impl Limits {
         self
     }
 
-    /// Adds an endpoint with limits or a cost of its own.
+    /// Adds an endpoint with limits or a cost of its own: one for each method and path.
     pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
         self.endpoints.push(endpoint);
         self
     }
 
     /// How many units a request to an endpoint costs. Default: 1. How the path is compared is said at
-    /// [`Endpoint`]: with the feature `axum`, write `/v1/reports/{id}` as in the router.
+    /// [`Endpoint`]: with the feature `axum`, write `/v1/reports/{id}` as in the router. An endpoint that
+    /// has a cost and limits is one [`endpoint`](Self::endpoint), and not two.
     pub fn cost(self, method: impl AsRef<str>, path: impl Into<String>, units: u64) -> Self {
         self.endpoint(Endpoint::new(method, path).cost(units))
     }
@@ -300,6 +224,13 @@ impl Limits {
             }
             None if !self.plans.is_empty() => return Err(InvalidLimits::NoDefaultPlan),
             _ => {}
+        }
+        let mut places = HashSet::new();
+        for endpoint in &self.endpoints {
+            endpoint.check()?;
+            if !places.insert((&endpoint.method, &endpoint.path)) {
+                return Err(InvalidLimits::SameEndpoint(endpoint.place()));
+            }
         }
         let none: &[Rule] = &[];
         let plans = || {
@@ -365,7 +296,7 @@ pub(super) enum By {
 
 impl Rule {
     /// Without a name of its own, a rule is called by what it says: `account_per_minute`.
-    fn new(by: By, limit: Limit, place: Option<&str>) -> Self {
+    pub(super) fn new(by: By, limit: Limit, place: Option<&str>) -> Self {
         let name = limit.name.unwrap_or_else(|| {
             let subject = match by {
                 By::Key => "key",
@@ -449,6 +380,18 @@ pub enum InvalidLimits {
     /// A name that cannot stand in a header.
     #[error("{0:?} cannot name a limit: use 1 to 64 characters of ASCII without '\"' and '\\'")]
     Name(String),
+    /// An endpoint that no request would ever be charged as.
+    #[error("the endpoint {endpoint:?} matches no request: {advice}")]
+    #[non_exhaustive]
+    Endpoint {
+        /// The method and the path.
+        endpoint: String,
+        /// How to mend it.
+        advice: &'static str,
+    },
+    /// Two endpoints of one method and path, of which only one could be found.
+    #[error("there are two endpoints {0:?}: state the cost and all limits in one of them")]
+    SameEndpoint(String),
     /// More than 16 limits bind one request.
     #[error("more than 16 limits bind the same request")]
     TooMany,

@@ -1,0 +1,255 @@
+//! Endpoints with limits and costs of their own, and which of them no request could ever match.
+
+use crate::limit::rules::{By, InvalidLimits, Limit, Rule};
+
+/// One method and route, with limits and a cost of its own.
+///
+/// The path is compared with the route of the request, as text. That is
+/// - what [`ApiKeyLayer::route_by`](crate::ApiKeyLayer::route_by) finds, where it is set;
+/// - with the feature `axum`, the path that axum's router matched, as it was given to the router:
+///   `/v1/reports/{id}` is one endpoint, whatever the id, and so is `/files/{*path}`. Of a nested
+///   router, it is the whole path from the outermost on, also for a layer inside of it;
+/// - where no endpoint is named so, the request's path as it is: without the feature, for a layer
+///   around the whole router and not on it, in a fallback, behind `nest_service`, and for one
+///   particular path of a route such as `/v1/reports/{id}`.
+///
+/// Of gRPC, an endpoint is `Endpoint::new(Method::POST, "/package.Service/Method")`; a stream is one
+/// request.
+///
+/// Of several endpoints that a request could be charged as, the first of this order is taken: its route,
+/// its path, its method alone ([`any_path`](Self::any_path)). In each of these, `HEAD` is charged as `GET`
+/// unless it has an endpoint of its own.
+///
+/// # Endpoints that are refused
+///
+/// An endpoint whose path is never requested would limit nothing and say nothing. `build()` therefore
+/// [refuses](crate::InvalidLimits) what cannot be a request's method and path or a route of axum's:
+/// - a method that is empty, has lower-case letters (methods are case-sensitive: `post` is not `POST`), or
+///   is no token of RFC 9110;
+/// - a path that does not begin with `/`, or holds a query or a fragment;
+/// - blanks, control characters, letters beyond ASCII, and `` ` ``: a request's path has them
+///   percent-encoded, as `%20`;
+/// - the syntax of other routers: a segment that begins with `:` or `*`, `<` and `>` anywhere, and between
+///   braces anything but a name (letters, digits, `_` and `-`), or `*` and a name at the end;
+/// - braces that are not closed or not opened. A route that has braces as text writes `{{` and `}}`;
+/// - a second endpoint of the same method and path.
+///
+/// A function that names routes in another way may use any text: [`verbatim`](Self::verbatim).
+///
+/// ```
+/// use http::Method;
+/// use tower_api_key::{Endpoint, Limits, Quota};
+///
+/// let limits = Limits::new().endpoint(
+///     Endpoint::new(Method::POST, "/v1/reports")
+///         .cost(10)
+///         .per_account(Quota::per_hour(100))
+///         .total(Quota::per_second(20)),
+/// );
+/// ```
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    pub(super) method: String,
+    /// None is any path.
+    pub(super) path: Option<String>,
+    is_verbatim: bool,
+    pub(super) cost: u64,
+    pub(super) rules: Vec<Rule>,
+}
+
+impl Endpoint {
+    /// Creates an endpoint, at a cost of 1 a request.
+    pub fn new(method: impl AsRef<str>, path: impl Into<String>) -> Self {
+        Self::at(method.as_ref(), Some(path.into()))
+    }
+
+    /// Creates an endpoint of a route that the application names in its own way, by
+    /// [`ApiKeyLayer::route_by`](crate::ApiKeyLayer::route_by): any text, which is compared as it is.
+    ///
+    /// Danger: the text is not checked. A slip in it makes an endpoint that limits nothing.
+    ///
+    /// ```
+    /// use http::Method;
+    /// use tower_api_key::{ApiKeys, Endpoint, Limits, MemoryStore, Quota};
+    ///
+    /// let reports = Endpoint::verbatim(Method::POST, "reports").per_key(Quota::per_hour(100));
+    /// let keys = ApiKeys::builder(MemoryStore::new())
+    ///     .limits(Limits::new().endpoint(reports))
+    ///     .build()?;
+    /// let layer = keys.layer().route_by(|request| {
+    ///     let is_report = request.uri.path().starts_with("/v1/reports");
+    ///     is_report.then(|| "reports".to_owned())
+    /// });
+    /// # Ok::<(), tower_api_key::BuildError>(())
+    /// ```
+    pub fn verbatim(method: impl AsRef<str>, path: impl Into<String>) -> Self {
+        Self {
+            is_verbatim: true,
+            ..Self::new(method, path)
+        }
+    }
+
+    /// Creates an endpoint of all requests of one method, whatever their path.
+    ///
+    /// It binds those requests that no endpoint with a path binds: one with a path stands instead of it,
+    /// not beside it. Its limits are named by the method, such as `POST account_per_hour`.
+    ///
+    /// ```
+    /// use http::Method;
+    /// use tower_api_key::{Endpoint, Limits, Quota};
+    ///
+    /// let writes = Endpoint::any_path(Method::POST).cost(5).per_account(Quota::per_hour(100));
+    /// let limits = Limits::new().per_account(Quota::per_hour(5_000)).endpoint(writes);
+    /// ```
+    pub fn any_path(method: impl AsRef<str>) -> Self {
+        Self::at(method.as_ref(), None)
+    }
+
+    fn at(method: &str, path: Option<String>) -> Self {
+        Self {
+            method: method.to_owned(),
+            path,
+            is_verbatim: false,
+            cost: 1,
+            rules: Vec::new(),
+        }
+    }
+
+    /// How many units a request here costs, of every limit that binds it. Default: 1. 0 is free.
+    #[must_use]
+    pub fn cost(mut self, units: u64) -> Self {
+        self.cost = units;
+        self
+    }
+
+    /// Limits each key here.
+    #[must_use]
+    pub fn per_key(self, limit: impl Into<Limit>) -> Self {
+        self.rule(By::Key, limit.into())
+    }
+
+    /// Limits each account here.
+    #[must_use]
+    pub fn per_account(self, limit: impl Into<Limit>) -> Self {
+        self.rule(By::AccountIn, limit.into())
+    }
+
+    /// Limits everybody here together.
+    #[must_use]
+    pub fn total(self, limit: impl Into<Limit>) -> Self {
+        self.rule(By::Global, limit.into())
+    }
+
+    fn rule(mut self, by: By, limit: Limit) -> Self {
+        let place = self.place();
+        self.rules.push(Rule::new(by, limit, Some(&place)));
+        self
+    }
+
+    /// The method, and the path if there is one.
+    pub(super) fn place(&self) -> String {
+        match &self.path {
+            Some(path) => format!("{} {path}", self.method),
+            None => self.method.clone(),
+        }
+    }
+
+    /// Checks that a request could be charged as this endpoint.
+    pub(super) fn check(&self) -> Result<(), InvalidLimits> {
+        let path = self.path.as_deref().filter(|_| !self.is_verbatim);
+        let advice = method_advice(&self.method).or_else(|| path.and_then(path_advice));
+        match advice {
+            None => Ok(()),
+            Some(advice) => Err(InvalidLimits::Endpoint {
+                endpoint: self.place(),
+                advice,
+            }),
+        }
+    }
+}
+
+const CASE: &str = "methods are case-sensitive: write the method in upper case";
+const TOKEN: &str = "write a method of HTTP, such as POST";
+const SLASH: &str = "begin the path with '/', or name a route of your own with Endpoint::verbatim";
+const QUERY: &str = "leave out the query and the fragment, which are no part of a path";
+const ENCODE: &str = "percent-encode blanks, control characters and letters beyond ASCII, as a request's path has them";
+const PARAMETER: &str = "write a parameter as {name} and the rest of a path as {*name}, or name a route of your own with \
+     Endpoint::verbatim";
+const BRACES: &str = "close each brace, or write {{ and }} for braces that are text";
+const LAST: &str = "write {*name} at the end of the path";
+
+fn method_advice(method: &str) -> Option<&'static str> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if method.is_empty() || !method.bytes().all(is_token) {
+        return Some(TOKEN);
+    }
+    let has_lower = method.bytes().any(|byte| byte.is_ascii_lowercase());
+    has_lower.then_some(CASE)
+}
+
+fn path_advice(path: &str) -> Option<&'static str> {
+    let Some(segments) = path.strip_prefix('/') else {
+        return Some(SLASH);
+    };
+    let mut segments = segments.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        let is_last = segments.peek().is_none();
+        let advice = segment_advice(segment, is_last);
+        if advice.is_some() {
+            return advice;
+        }
+    }
+    None
+}
+
+/// Text and parameters, in any order: axum allows less of that in one segment, other routers that name
+/// their parameters so allow more.
+fn segment_advice(segment: &str, is_last: bool) -> Option<&'static str> {
+    if segment.starts_with([':', '*']) {
+        return Some(PARAMETER);
+    }
+    let mut rest = segment;
+    while let Some(at) = rest.find(['{', '}']) {
+        let (text, braces) = rest.split_at(at);
+        let advice = text_advice(text);
+        if advice.is_some() {
+            return advice;
+        }
+        let escaped = braces.strip_prefix("{{");
+        if let Some(after) = escaped.or_else(|| braces.strip_prefix("}}")) {
+            rest = after;
+            continue;
+        }
+        let inside = braces
+            .strip_prefix('{')
+            .and_then(|inside| inside.split_once('}'));
+        let Some((name, after)) = inside else {
+            return Some(BRACES);
+        };
+        let is_rest = name.starts_with('*');
+        if !is_name(name.strip_prefix('*').unwrap_or(name)) {
+            return Some(PARAMETER);
+        }
+        if is_rest && !(is_last && after.is_empty()) {
+            return Some(LAST);
+        }
+        rest = after;
+    }
+    text_advice(rest)
+}
+
+fn is_name(name: &str) -> bool {
+    let is_of_name = |character: char| character.is_alphanumeric() || "_-".contains(character);
+    !name.is_empty() && name.chars().all(is_of_name)
+}
+
+/// Characters that are text: those that RFC 3986 has in paths, and those that servers let pass.
+fn text_advice(text: &str) -> Option<&'static str> {
+    text.bytes().find_map(|byte| match byte {
+        b'?' | b'#' => Some(QUERY),
+        b'<' | b'>' => Some(PARAMETER),
+        b'`' => Some(ENCODE),
+        _ if byte.is_ascii_graphic() => None,
+        _ => Some(ENCODE),
+    })
+}

@@ -1,0 +1,281 @@
+//! Which endpoints are accepted, and which endpoint a request is charged as.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use http::{Method, Request, Uri};
+use proptest::prelude::*;
+use proptest::sample::select;
+use support::{call, echoing, today};
+use tower_api_key::{
+    ApiKeyLayer, ApiKeys, BuildError, Endpoint, InvalidLimits, Limits, ManualClock, MemoryStore,
+    Quota,
+};
+
+const ALL: Quota = Quota::per_hour(1_000_000);
+const UNIT: Quota = Quota::per_minute(1);
+
+fn build(limits: Limits) -> Result<ApiKeys, InvalidLimits> {
+    let builder = ApiKeys::builder(MemoryStore::new()).clock(ManualClock::at(today()));
+    builder.limits(limits).build().map_err(|error| match error {
+        BuildError::Limits(error) => error,
+        other => panic!("{other}"),
+    })
+}
+
+fn run<F: Future>(future: F) -> F::Output {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_time().build().unwrap().block_on(future)
+}
+
+/// The units that a request takes of a fresh key's budget.
+async fn cost(keys: &ApiKeys, layer: &ApiKeyLayer, method: &Method, path: &str) -> u64 {
+    let key = keys.issue("acme").await.unwrap();
+    let request = Request::builder()
+        .method(method)
+        .uri(Uri::try_from(path).unwrap())
+        .header("x-api-key", key.expose_secret());
+    let answer = call(echoing(layer), request.body(()).unwrap()).await;
+    let remaining = answer.headers()["x-ratelimit-remaining"].to_str().unwrap();
+    ALL.limit() - remaining.parse::<u64>().unwrap()
+}
+
+fn any_segment() -> impl Strategy<Value = String> {
+    // The characters of a path by RFC 3986, without those that begin another router's parameters.
+    "([A-Za-z0-9._~!$&'()+,;=@-]|%[0-9A-F]{2})([A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-F]{2}){0,5}|"
+}
+
+fn any_path() -> impl Strategy<Value = String> {
+    proptest::collection::vec(any_segment(), 1..5)
+        .prop_map(|segments| format!("/{}", segments.join("/")))
+}
+
+/// A segment that no request has, or that another router would call a parameter.
+fn any_slip() -> impl Strategy<Value = String> {
+    let wrong = prop_oneof![
+        "[:*][a-z]{0,4}",
+        "[a-z]{0,2}<[a-z:]{0,4}>",
+        r"\{[a-z]{1,3}[:.?+ ]\[?[0-9a-z*+]{0,4}\]?\}",
+        r"\{[a-z]{0,3}",
+        r"[a-z]{0,3}\}",
+        r"\{\*?\}",
+        r"\{[a-z]{1,3}\{[a-z]{1,3}\}\}",
+        r"\{\*[a-z]{1,3}\}[a-z]",
+        r"\{\*[a-z]{1,3}\}/[a-z]{0,3}",
+        "[a-z]{0,3}[?#][a-z]{0,3}",
+    ];
+    let never = prop_oneof![
+        select(vec![' ', '\t', '\n', '\r', '\0', '\x7f', '`', '<', '>']),
+        any::<char>().prop_filter("ASCII", |character| !character.is_ascii()),
+    ];
+    let inside = (any_segment(), never, any_segment());
+    prop_oneof![
+        wrong,
+        inside.prop_map(|(before, never, after)| format!("{before}{never}{after}")),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn a_path_that_requests_have_is_accepted_and_charged(path in any_path()) {
+        let limits = Limits::new().per_key(ALL).cost("POST", &path, 7);
+        let keys = build(limits).unwrap();
+        let units = run(cost(&keys, &keys.layer(), &Method::POST, &path));
+        prop_assert_eq!(units, 7, "{}", path);
+    }
+
+    #[test]
+    fn a_path_that_matches_no_request_is_refused_unless_it_is_verbatim(
+        before in any_path(), slip in any_slip(), after in prop_oneof![Just(String::new()), any_path()],
+    ) {
+        let path = format!("{before}/{slip}{after}");
+        let named = format!("POST {path}");
+        let refused = |limits| match build(limits) {
+            Err(InvalidLimits::Endpoint { endpoint, .. }) => endpoint == named,
+            _ => false,
+        };
+        prop_assert!(refused(Limits::new().endpoint(Endpoint::new("POST", &path).per_key(UNIT))));
+        prop_assert!(refused(Limits::new().cost("POST", &path, 2)));
+
+        let verbatim = Limits::new().per_key(ALL).endpoint(Endpoint::verbatim("POST", &path).cost(7));
+        let keys = build(verbatim).unwrap();
+        let layer = keys.layer().route_by(move |_| Some(path.clone()));
+        prop_assert_eq!(run(cost(&keys, &layer, &Method::POST, "/")), 7);
+    }
+
+    #[test]
+    fn a_path_without_a_leading_slash_is_refused(path in any_path(), lead in "[a-z.:*{]{0,6}") {
+        let path = format!("{lead}{}", &path[1..]);
+        prop_assume!(!path.starts_with('/'));
+        let refused = build(Limits::new().cost("GET", &path, 2));
+        let is_endpoint = matches!(refused, Err(InvalidLimits::Endpoint { .. }));
+        prop_assert!(is_endpoint, "{}", path);
+        prop_assert!(build(Limits::new().endpoint(Endpoint::verbatim("GET", path))).is_ok());
+    }
+
+    #[test]
+    fn a_method_is_a_token_in_upper_case(method in prop_oneof!["[!-~]{0,8}", "[A-Z-]{1,8}", ".{0,4}", "[a-zA-Z]{3,6}"]) {
+        let is_method = Method::from_bytes(method.as_bytes()).is_ok();
+        let expected = is_method && !method.contains(|letter: char| letter.is_ascii_lowercase());
+        for endpoint in [
+            Endpoint::new(&method, "/v1"),
+            Endpoint::verbatim(&method, "/v1"),
+            Endpoint::any_path(&method),
+        ] {
+            let built = build(Limits::new().endpoint(endpoint)).map(|_| ());
+            if expected {
+                prop_assert_eq!(built, Ok(()));
+            } else {
+                let is_endpoint = matches!(built, Err(InvalidLimits::Endpoint { .. }));
+                prop_assert!(is_endpoint, "{:?}", method);
+            }
+        }
+    }
+
+    #[test]
+    fn an_endpoint_of_the_same_method_and_path_is_refused(
+        places in proptest::collection::vec((0..3usize, 0..4usize, any::<bool>()), 1..8),
+    ) {
+        let mut limits = Limits::new();
+        let mut seen = std::collections::HashSet::new();
+        let mut is_double = false;
+        for (method, path, is_verbatim) in places {
+            let (method_name, path_name) = (METHODS[method].as_str(), PATHS.get(path));
+            limits = limits.endpoint(match path_name {
+                Some(path) if is_verbatim => Endpoint::verbatim(method_name, *path),
+                Some(path) => Endpoint::new(method_name, *path),
+                None => Endpoint::any_path(method_name),
+            });
+            is_double |= !seen.insert((method, path));
+        }
+        let refused = matches!(build(limits), Err(InvalidLimits::SameEndpoint(_)));
+        prop_assert_eq!(refused, is_double);
+    }
+
+    #[test]
+    fn a_request_is_charged_by_its_route_then_its_path_then_its_method(
+        places in proptest::collection::btree_set((0..3usize, 0..4usize), 0..9),
+        method in 0..3usize, route in 0..4usize, path in 0..3usize,
+    ) {
+        let limits = places.iter().fold(Limits::new().per_key(ALL), |limits, (method, path)| {
+            let name = METHODS[*method].as_str();
+            let endpoint = match PATHS.get(*path) {
+                Some(path) => Endpoint::new(name, *path),
+                None => Endpoint::any_path(name),
+            };
+            limits.endpoint(endpoint.cost(units(*method, *path)))
+        });
+        let keys = build(limits).unwrap();
+        let layer = keys.layer().route_by(move |_| PATHS.get(route).map(|route| (*route).to_owned()));
+
+        let named = if route == ANY { path } else { route };
+        let methods = if METHODS[method] == Method::HEAD { vec![method, GET] } else { vec![method] };
+        let order = [named, path, ANY].into_iter();
+        let mut order = order.flat_map(|path| methods.iter().map(move |method| (*method, path)));
+        let expected = order.find(|place| places.contains(place));
+        let expected = expected.map_or(1, |(method, path)| units(method, path));
+        let told = run(cost(&keys, &layer, &METHODS[method], PATHS[path]));
+        prop_assert_eq!(told, expected);
+    }
+}
+
+const METHODS: [Method; 3] = [Method::GET, Method::HEAD, Method::POST];
+const GET: usize = 0;
+const ANY: usize = 3;
+const PATHS: [&str; 3] = ["/a", "/v1/{id}", "/v1/b"];
+
+fn units(method: usize, path: usize) -> u64 {
+    (10 * method + path + 2) as u64
+}
+
+#[test]
+fn the_syntax_of_axum_is_accepted_and_that_of_others_is_not() {
+    let build = |path: &str| build(Limits::new().cost("GET", path, 2)).map(|_| ());
+    for path in [
+        "/",
+        "//",
+        "/v1/",
+        "/v1/reports/{id}",
+        "/v1/{a}/{b_2}",
+        "/files/{*path}",
+        "/{*rest}",
+        "/v1/files:copy",
+        "/v1/{id}.json",
+        "/v1/{{id}}",
+        "/a%20b",
+        "/a*b",
+        "/~me",
+        "/p.S/M",
+    ] {
+        assert_eq!(build(path), Ok(()), "{path}");
+    }
+    for (path, advice) in [
+        ("", "begin the path with '/'"),
+        ("*", "begin the path with '/'"),
+        ("v1", "begin the path with '/'"),
+        ("https://api.example/v1", "begin the path with '/'"),
+        ("/v1/reports/:id", "write a parameter as {name}"),
+        ("/files/*", "the rest of a path as {*name}"),
+        ("/files/*path", "the rest of a path as {*name}"),
+        ("/files/**", "the rest of a path as {*name}"),
+        ("/v1/<id>", "write a parameter as {name}"),
+        ("/v1/<int:id>", "write a parameter as {name}"),
+        ("/v1/{id:[0-9]+}", "write a parameter as {name}"),
+        ("/v1/{id:[0-9]{4}}", "write a parameter as {name}"),
+        ("/v1/{path...}", "write a parameter as {name}"),
+        ("/v1/{}", "write a parameter as {name}"),
+        ("/v1/{*}", "write a parameter as {name}"),
+        ("/v1/{*a}/b", "at the end of the path"),
+        ("/v1/{id", "close each brace"),
+        ("/v1/id}", "close each brace"),
+        ("/v1/{a/b}", "close each brace"),
+        ("/v1?page=2", "leave out the query"),
+        ("/v1#top", "leave out the query"),
+        ("/v1/a b", "percent-encode"),
+        ("/v1/книги", "percent-encode"),
+    ] {
+        let error = build(path).unwrap_err().to_string();
+        assert!(error.contains(advice) && error.contains(path), "{error}");
+    }
+    for (method, advice) in [
+        ("post", "upper case"),
+        ("", "a method of HTTP"),
+        ("GET ", "a method of HTTP"),
+    ] {
+        let error = self::build(Limits::new().cost(method, "/v1", 2))
+            .map(|_| ())
+            .unwrap_err();
+        assert!(error.to_string().contains(advice), "{error}");
+    }
+}
+
+#[test]
+fn limits_by_method_alone_are_named_by_the_method() {
+    let writes = Endpoint::any_path(Method::POST).per_account(Quota::per_hour(2));
+    let reports = Endpoint::new(Method::POST, "/reports").per_account(Quota::per_hour(5));
+    let keys = build(Limits::new().endpoint(writes).endpoint(reports)).unwrap();
+    run(async {
+        let key = keys.issue("acme").await.unwrap();
+        let ask = async |method: Method, path: &str| {
+            let request = Request::builder().method(method).uri(path);
+            let request = request.header("x-api-key", key.expose_secret());
+            call(echoing(&keys.layer()), request.body(()).unwrap()).await
+        };
+        for (path, status) in [("/a", 200), ("/b", 200), ("/c", 429), ("/reports", 200)] {
+            let answer = ask(Method::POST, path).await;
+            assert_eq!(answer.status(), status, "{path}");
+            if status == 429 {
+                let rejection = answer.extensions().get::<tower_api_key::Rejection>();
+                let told = rejection.unwrap().to_string();
+                assert!(told.contains("\"POST account_per_hour\""), "{told}");
+            }
+        }
+        let free = ask(Method::GET, "/a").await;
+        assert_eq!(
+            (free.status(), free.headers().get("x-ratelimit-limit")),
+            (200.try_into().unwrap(), None)
+        );
+    });
+}
