@@ -41,6 +41,11 @@ impl Alphabet {
         byte < 128 && self.0 >> byte & 1 == 1
     }
 
+    /// Whether some character is in both alphabets.
+    pub(super) fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
     pub(super) fn bits_per_character(self) -> f64 {
         f64::from(self.0.count_ones()).log2().max(0.0)
     }

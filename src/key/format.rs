@@ -49,7 +49,7 @@ pub struct KeyFormat {
 
 /// What follows the lead.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Body {
+pub(super) enum Body {
     /// Made here: so many random bytes in base 62, and perhaps a checksum.
     Issued { secret_bytes: usize, checksum: bool },
     /// Made elsewhere: any text of this alphabet and length.
@@ -98,6 +98,11 @@ impl KeyFormat {
     /// The alphabet and the shortest length must allow for 112 bits, since what is stored of a
     /// key is a fast hash, and shorter secrets can be found from that by trying. Whether the keys were
     /// drawn at random is not seen here: a UUID of version 1 or 7, made of a time, is guessable all the same.
+    ///
+    /// Of several imported formats, a text belongs to the one that it wholly matches. A set is
+    /// [refused](KeyFormatError::Overlapping) if a text could match two, and also if a key of an imported
+    /// format could begin as issued keys do, since those claim all that begins so: keys of
+    /// [`Alphabet::BASE64URL`] without a lead could, keys of `HEX`, `UUID` and `ALPHANUMERIC` could not.
     ///
     /// ```
     /// use tower_api_key::{Alphabet, Environment, KeyFormat};
@@ -255,6 +260,11 @@ impl KeyFormat {
         &self.lead
     }
 
+    /// What follows the lead.
+    pub(super) fn body(&self) -> &Body {
+        &self.body
+    }
+
     pub(super) fn body_matches(&self, rest: &[u8]) -> bool {
         match &self.body {
             Body::Imported {
@@ -322,17 +332,32 @@ pub enum KeyFormatError {
          re-issue such keys, or say KeyFormat::dangerous_guessable"
     )]
     Guessable,
-    /// Two formats of one set begin alike, so that a key could belong to both.
+    /// Two formats of one set begin alike, and one of them is issued, which claims all that begins so.
     #[error("two formats begin with {0:?}: give each its own prefix")]
     SamePrefix(String),
-    /// One format's prefix is how keys of another may begin, which would then be taken for its own.
-    #[error("keys that begin with {shadowed:?} may also begin with {by:?}: rename one of the two")]
+    /// Keys of one format may begin as those of another, which would then be taken for its own.
+    #[error(
+        "keys that begin with {shadowed:?} may also begin with {by:?}, and would be lost: issue keys with \
+         another prefix, or narrow the alphabet or the lengths of the imported ones"
+    )]
     #[non_exhaustive]
     Shadowed {
         /// What the keys begin with that would be lost.
         shadowed: String,
         /// What would claim them.
         by: String,
+    },
+    /// One text could be a key of two imported formats.
+    #[error(
+        "one text could be a key of the format that begins with {one:?} and of that with {other:?}: narrow \
+         the alphabet or the lengths of one"
+    )]
+    #[non_exhaustive]
+    Overlapping {
+        /// What keys of the first begin with.
+        one: String,
+        /// What keys of the second begin with.
+        other: String,
     },
     /// A set without a single format accepts nothing.
     #[error("no format: name at least one")]

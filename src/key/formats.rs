@@ -4,10 +4,12 @@ use std::cmp::Reverse;
 
 use crate::key::environment::Environment;
 use crate::key::format::{KeyFormat, KeyFormatError};
+use crate::key::overlap;
 
 /// The formats that are accepted together, such as live, test and a company's old one.
 ///
-/// The longest prefix wins; a text that begins with it is judged by that format alone.
+/// Of imported formats, the one that a text wholly matches is taken. An issued format claims every text
+/// that begins with its lead, and no other format is asked about it but one with a longer lead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KeyFormats {
     /// As they were given: the first of an environment is the one that is issued by default.
@@ -17,7 +19,7 @@ pub(crate) struct KeyFormats {
 }
 
 impl KeyFormats {
-    /// A set of formats that begin differently.
+    /// A set of formats of which no key belongs to two.
     pub(crate) fn new(
         formats: impl IntoIterator<Item = KeyFormat>,
     ) -> Result<Self, KeyFormatError> {
@@ -27,25 +29,9 @@ impl KeyFormats {
         }
         let mut by_lead: Box<[usize]> = (0..given.len()).collect();
         by_lead.sort_by_key(|&at| (Reverse(given[at].lead().len()), given[at].lead()));
-        for pair in by_lead.windows(2) {
-            if given[pair[0]].lead() == given[pair[1]].lead() {
-                return Err(KeyFormatError::SamePrefix(given[pair[0]].lead().to_owned()));
-            }
-        }
-        for (shadowed, by) in given
-            .iter()
-            .flat_map(|one| given.iter().map(move |by| (one, by)))
-        {
-            let rest = by.lead().strip_prefix(shadowed.lead());
-            // A secret of ours is letters and digits: it may begin as the longer lead goes on.
-            let may_begin_so = |rest: &str| rest.bytes().all(|byte| byte.is_ascii_alphanumeric());
-            if shadowed.is_issued()
-                && rest.is_some_and(|rest| !rest.is_empty() && may_begin_so(rest))
-            {
-                return Err(KeyFormatError::Shadowed {
-                    shadowed: shadowed.lead().to_owned(),
-                    by: by.lead().to_owned(),
-                });
+        for (at, one) in given.iter().enumerate() {
+            for other in &given[..at] {
+                overlap::check(one, other)?;
             }
         }
         Ok(Self { given, by_lead })
@@ -91,6 +77,7 @@ impl KeyFormats {
 
     /// What a credential is to us.
     pub(crate) fn recognize(&self, credential: &[u8], place: Place) -> Recognized<'_> {
+        let mut is_claimed = false;
         for format in self.by_lead.iter().map(|&at| &self.given[at]) {
             let Some(rest) = credential.strip_prefix(format.lead().as_bytes()) else {
                 continue;
@@ -101,14 +88,15 @@ impl KeyFormats {
             if format.body_matches(rest) {
                 return Recognized::WellFormed(format);
             }
-            // A lead is a claim to be ours; without one, there is only the shape to tell.
-            if !format.lead().is_empty() {
+            if format.is_issued() {
                 return Recognized::Malformed;
             }
+            // A lead is a claim to be ours; without one, there is only the shape to tell.
+            is_claimed |= !format.lead().is_empty();
         }
         match place {
-            Place::Authorization => Recognized::Foreign,
-            Place::Own => Recognized::Malformed,
+            Place::Authorization if !is_claimed => Recognized::Foreign,
+            Place::Authorization | Place::Own => Recognized::Malformed,
         }
     }
 }
@@ -185,11 +173,15 @@ mod tests {
     #[test]
     fn the_longest_prefix_wins_and_nothing_falls_through_it() {
         let short = live("sk").without_checksum();
-        // Texts that these formats alone would accept, were they not the long one's.
+        // A text that this format alone would accept, so it cannot stand beside the one that claims it.
         let old = KeyFormat::imported("", Alphabet::BASE64URL, 20..=90, Environment::LIVE).unwrap();
-        let set = formats([old.clone(), short.clone(), live("sk_live")]);
         let claimed = format!("sk_live_{}", "A".repeat(43));
         assert!(old.matches(&claimed));
+        let lost = KeyFormats::new([old, live("sk_live")]).unwrap_err();
+        assert!(lost.to_string().contains("\"sk_live_\""), "{lost}");
+
+        let old = KeyFormat::imported("", Alphabet::ALPHANUMERIC, 20..=90, Environment::LIVE);
+        let set = formats([old.unwrap(), short.clone(), live("sk_live")]);
         assert_eq!(
             set.recognize(claimed.as_bytes(), Place::Own),
             Recognized::Malformed
@@ -197,6 +189,33 @@ mod tests {
         let key = short.generate().unwrap();
         let recognized = set.recognize(key.expose_secret().as_bytes(), Place::Own);
         assert_eq!(recognized, Recognized::WellFormed(&short));
+    }
+
+    #[test]
+    fn of_imported_formats_the_one_that_wholly_matches_is_taken() {
+        let imported = |lead, alphabet, length: usize| {
+            KeyFormat::imported(lead, alphabet, length..=length, Environment::LIVE).unwrap()
+        };
+        let [a, ab] = ["a", "ab"].map(|lead| imported(lead, Alphabet::HEX, 40));
+        let [short, long] = [32, 64].map(|length| imported("", Alphabet::HEX, length));
+        let uuid = imported("", Alphabet::UUID, 36);
+        let set = formats([&a, &ab, &short, &long, &uuid].map(Clone::clone));
+        for (key, format) in [
+            (format!("ab{}", "0".repeat(39)), &a),
+            (format!("ab{}", "0".repeat(40)), &ab),
+            (format!("ab{}", "0".repeat(30)), &short),
+            (format!("ab{}", "0".repeat(62)), &long),
+            ("ab000000-0000-4000-8000-000000000000".to_owned(), &uuid),
+        ] {
+            let recognized = set.recognize(key.as_bytes(), Place::Own);
+            assert_eq!(recognized, Recognized::WellFormed(format), "{key}");
+        }
+        let none = format!("ab{}", "0".repeat(38));
+        for place in [Place::Own, Place::Authorization] {
+            assert_eq!(set.recognize(none.as_bytes(), place), Recognized::Malformed);
+        }
+        let overlap = KeyFormats::new([uuid, imported("", Alphabet::HEX, 36)]).unwrap_err();
+        assert!(matches!(overlap, KeyFormatError::Overlapping { .. }));
     }
 
     #[test]

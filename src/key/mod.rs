@@ -14,6 +14,7 @@ pub(crate) mod format;
 pub(crate) mod formats;
 pub(crate) mod lifecycle;
 pub(crate) mod network;
+mod overlap;
 pub(crate) mod record;
 pub(crate) mod scope;
 pub(crate) mod verifier;

@@ -1,0 +1,266 @@
+//! Which formats cannot be accepted together, since a key of one would be taken for that of another.
+
+use crate::key::format::{Body, KeyFormat, KeyFormatError};
+
+/// Checks that no key of two formats can be lost to the other.
+///
+/// Of imported formats, the one that wholly matches is taken, so they stand together unless one text
+/// could match both. An issued format claims all that begins with its lead.
+pub(super) fn check(one: &KeyFormat, other: &KeyFormat) -> Result<(), KeyFormatError> {
+    let is_shorter = one.lead().len() <= other.lead().len();
+    let (short, long) = if is_shorter {
+        (one, other)
+    } else {
+        (other, one)
+    };
+    let Some(rest) = long.lead().strip_prefix(short.lead()) else {
+        return Ok(()); // no text begins with both
+    };
+    if rest.is_empty() && (short.is_issued() || long.is_issued()) {
+        return Err(KeyFormatError::SamePrefix(short.lead().to_owned()));
+    }
+    if !may_begin_with(short, rest.as_bytes()) {
+        return Ok(());
+    }
+    if short.is_issued() || long.is_issued() {
+        return Err(KeyFormatError::Shadowed {
+            shadowed: short.lead().to_owned(),
+            by: long.lead().to_owned(),
+        });
+    }
+    if !may_end_alike(short, long) {
+        return Ok(());
+    }
+    Err(KeyFormatError::Overlapping {
+        one: short.lead().to_owned(),
+        other: long.lead().to_owned(),
+    })
+}
+
+/// Whether a key may go on like this behind its lead.
+fn may_begin_with(format: &KeyFormat, rest: &[u8]) -> bool {
+    match format.body() {
+        Body::Issued { .. } => rest.iter().all(u8::is_ascii_alphanumeric),
+        Body::Imported {
+            alphabet, length, ..
+        } => rest.len() <= *length.end() && rest.iter().all(|byte| alphabet.contains(*byte)),
+    }
+}
+
+/// Whether keys of two imported formats may be of one length and have the same characters behind the
+/// longer lead. At least one character is there, since no imported key is a lead alone.
+fn may_end_alike(short: &KeyFormat, long: &KeyFormat) -> bool {
+    let (
+        Body::Imported {
+            alphabet, length, ..
+        },
+        Body::Imported {
+            alphabet: others_alphabet,
+            length: others_length,
+            ..
+        },
+    ) = (short.body(), long.body())
+    else {
+        return false;
+    };
+    let (lead, others_lead) = (short.lead().len(), long.lead().len());
+    let shortest = (lead + length.start()).max(others_lead + others_length.start());
+    let longest = (lead + length.end()).min(others_lead + others_length.end());
+    shortest <= longest && alphabet.meets(*others_alphabet)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::alphabet::Alphabet;
+    use crate::key::environment::Environment;
+    use crate::key::formats::{KeyFormats, Place, Recognized};
+    use proptest::prelude::*;
+    use proptest::sample::select;
+    use std::collections::BTreeSet;
+
+    /// A format, and what these tests know of it.
+    #[derive(Debug, Clone)]
+    struct Model {
+        format: KeyFormat,
+        lead: String,
+        /// Characters, shortest and longest body of an imported format.
+        imported: Option<(&'static [u8], usize, usize)>,
+    }
+
+    const ALPHABETS: [&str; 7] = [
+        "a",
+        "ab",
+        "01",
+        "ab01_",
+        "0123456789abcdef",
+        "0123456789abcdef-",
+        "_-",
+    ];
+
+    fn any_imported() -> impl Strategy<Value = Model> {
+        (
+            "[ab_-]{0,4}",
+            select(ALPHABETS.to_vec()),
+            1..8usize,
+            0..4usize,
+        )
+            .prop_map(|(lead, characters, shortest, more)| {
+                let alphabet = Alphabet::from_static(characters);
+                let length = shortest..=shortest + more;
+                let format =
+                    KeyFormat::dangerous_guessable(&lead, alphabet, length, Environment::LIVE);
+                Model {
+                    format: format.unwrap(),
+                    lead,
+                    imported: Some((characters.as_bytes(), shortest, shortest + more)),
+                }
+            })
+    }
+
+    fn any_issued() -> impl Strategy<Value = Model> {
+        (
+            select(vec!["a", "b", "ab", "a_b", "a_0", "ba"]),
+            any::<bool>(),
+        )
+            .prop_map(|(prefix, checksum)| {
+                let format = KeyFormat::new(prefix, Environment::LIVE).unwrap();
+                let plain = format.clone().without_checksum();
+                Model {
+                    format: if checksum { format } else { plain },
+                    lead: format!("{prefix}_"),
+                    imported: None,
+                }
+            })
+    }
+
+    fn any_set() -> impl Strategy<Value = Vec<Model>> {
+        let model = prop_oneof![4 => any_imported(), 1 => any_issued()];
+        proptest::collection::vec(model, 1..6)
+    }
+
+    /// The characters that may stand at each place of a key of so many, or of what a format claims of
+    /// the keys that begin with another's lead.
+    fn places(model: &Model, other: &Model, length: usize) -> Option<Vec<BTreeSet<u8>>> {
+        let all: BTreeSet<u8> = (0x21..=0x7e).collect();
+        let letters = || {
+            all.iter()
+                .copied()
+                .filter(u8::is_ascii_alphanumeric)
+                .collect()
+        };
+        let body = length.checked_sub(model.lead.len())?;
+        let mut places: Vec<BTreeSet<u8>> = model.lead.bytes().map(|byte| [byte].into()).collect();
+        match model.imported {
+            Some((_, shortest, longest)) if body < shortest || longest < body => return None,
+            Some((characters, ..)) => {
+                places.resize(length, characters.iter().copied().collect());
+            }
+            None => {
+                places.resize(other.lead.len().clamp(places.len(), length), letters());
+                places.resize(length, all);
+            }
+        }
+        Some(places)
+    }
+
+    /// A text that is a key of both formats, or a key of one that the other claims.
+    fn witness(one: &Model, other: &Model) -> Option<String> {
+        if one.imported.is_none() && other.imported.is_none() {
+            return (one.lead == other.lead).then(|| one.lead.clone());
+        }
+        (0..24).find_map(|length| {
+            let (ones, others) = (places(one, other, length)?, places(other, one, length)?);
+            let mut both = ones.iter().zip(&others);
+            both.try_fold(String::new(), |text, (one, other)| {
+                let common = one.intersection(other).next()?;
+                Some(text + char::from(*common).encode_utf8(&mut [0; 4]))
+            })
+        })
+    }
+
+    fn set(models: &[Model]) -> Result<KeyFormats, KeyFormatError> {
+        KeyFormats::new(models.iter().map(|model| model.format.clone()))
+    }
+
+    /// Keys of each format, also such as begin with the lead of another.
+    fn keys(models: &[Model], random: &[u8]) -> Vec<String> {
+        let mut keys = Vec::new();
+        for model in models {
+            let Some((characters, shortest, longest)) = model.imported else {
+                keys.push(model.format.generate().unwrap().expose_secret().to_owned());
+                continue;
+            };
+            let mut random = random.iter().cycle().copied().map(usize::from);
+            for lead in models.iter().map(|other| &other.lead).chain([&model.lead]) {
+                for length in model.lead.len() + shortest..=model.lead.len() + longest {
+                    let mut key = if lead.starts_with(&model.lead) {
+                        lead
+                    } else {
+                        &model.lead
+                    }
+                    .clone();
+                    while key.len() < length {
+                        let at = random.next().unwrap() % characters.len();
+                        key.push(char::from(characters[at]));
+                    }
+                    keys.push(key);
+                }
+            }
+        }
+        keys
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn a_set_is_refused_exactly_where_a_text_could_belong_to_two_formats(models in any_set()) {
+            let pairs = models.iter().enumerate();
+            let mut pairs = pairs.flat_map(|(at, one)| models[..at].iter().map(move |other| (one, other)));
+            let found = pairs.find_map(|(one, other)| Some((one, other, witness(one, other)?)));
+            let built = set(&models);
+            let Some((one, other, text)) = found else {
+                prop_assert!(built.is_ok(), "{:?}", built);
+                return Ok(());
+            };
+            prop_assert!(built.is_err(), "{text} is claimed by two");
+            for model in [one, other] {
+                let is_its = model.imported.is_none() && text.starts_with(&model.lead);
+                prop_assert!(is_its || model.format.matches(&text), "{}", text);
+            }
+        }
+
+        #[test]
+        fn each_key_of_a_set_is_recognized_as_a_key_of_its_format(
+            models in any_set(), random in proptest::collection::vec(any::<u8>(), 16),
+        ) {
+            let Ok(set) = set(&models) else { return Ok(()) };
+            for key in keys(&models, &random) {
+                for model in models.iter().filter(|model| model.format.matches(&key)) {
+                    let expected = Recognized::WellFormed(&model.format);
+                    prop_assert_eq!(set.recognize(key.as_bytes(), Place::Own), expected, "{}", key);
+                    if !model.lead.is_empty() {
+                        let found = set.recognize(key.as_bytes(), Place::Authorization);
+                        prop_assert_eq!(found, expected, "{}", key);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn a_lead_is_a_claim_to_be_ours_and_an_issued_one_to_be_nothing_else(
+            models in any_set(), at: prop::sample::Index, rest in "[ab01_.-]{0,12}",
+        ) {
+            let Ok(set) = set(&models) else { return Ok(()) };
+            let text = format!("{}{rest}", at.get(&models).lead);
+            if models.iter().any(|model| model.format.matches(&text)) {
+                return Ok(());
+            }
+            let is_claimed = models.iter().any(|model| !model.lead.is_empty() && text.starts_with(&model.lead));
+            let expected = if is_claimed { Recognized::Malformed } else { Recognized::Foreign };
+            prop_assert_eq!(set.recognize(text.as_bytes(), Place::Authorization), expected);
+            prop_assert_eq!(set.recognize(text.as_bytes(), Place::Own), Recognized::Malformed);
+        }
+    }
+}
