@@ -283,8 +283,8 @@ impl ApiKeyLayer {
     /// where no route was matched, the request's path as it is. `None` is the default, too.
     ///
     /// What the function answers should be one of few: a route that is made of what the client sends
-    /// has as many spellings as the client likes, and a limit binds but one. Endpoints of routes that are
-    /// no paths are stated with [`Endpoint::verbatim`](crate::Endpoint::verbatim).
+    /// has as many spellings as the client likes, and a limit binds but one. Endpoints of routes
+    /// that are no paths are stated with [`Endpoint::verbatim`](crate::Endpoint::verbatim).
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;

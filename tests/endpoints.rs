@@ -9,7 +9,7 @@ use proptest::sample::select;
 use support::{call, echoing, today};
 use tower_api_key::{
     ApiKeyLayer, ApiKeys, BuildError, Endpoint, InvalidLimits, Limits, ManualClock, MemoryStore,
-    Quota,
+    Quota, RequestHead,
 };
 
 const ALL: Quota = Quota::per_hour(1_000_000);
@@ -88,7 +88,9 @@ proptest! {
 
     #[test]
     fn a_path_that_matches_no_request_is_refused_unless_it_is_verbatim(
-        before in any_path(), slip in any_slip(), after in prop_oneof![Just(String::new()), any_path()],
+        before in any_path(),
+        slip in any_slip(),
+        after in prop_oneof![Just(String::new()), any_path()],
     ) {
         let path = format!("{before}/{slip}{after}");
         let named = format!("POST {path}");
@@ -99,8 +101,8 @@ proptest! {
         prop_assert!(refused(Limits::new().endpoint(Endpoint::new("POST", &path).per_key(UNIT))));
         prop_assert!(refused(Limits::new().cost("POST", &path, 2)));
 
-        let verbatim = Limits::new().per_key(ALL).endpoint(Endpoint::verbatim("POST", &path).cost(7));
-        let keys = build(verbatim).unwrap();
+        let verbatim = Endpoint::verbatim("POST", &path).cost(7);
+        let keys = build(Limits::new().per_key(ALL).endpoint(verbatim)).unwrap();
         let layer = keys.layer().route_by(move |_| Some(path.clone()));
         prop_assert_eq!(run(cost(&keys, &layer, &Method::POST, "/")), 7);
     }
@@ -116,7 +118,9 @@ proptest! {
     }
 
     #[test]
-    fn a_method_is_a_token_in_upper_case(method in prop_oneof!["[!-~]{0,8}", "[A-Z-]{1,8}", ".{0,4}", "[a-zA-Z]{3,6}"]) {
+    fn a_method_is_a_token_in_upper_case(
+        method in prop_oneof!["[!-~]{0,8}", "[A-Z-]{1,8}", ".{0,4}", "[a-zA-Z]{3,6}"],
+    ) {
         let is_method = Method::from_bytes(method.as_bytes()).is_ok();
         let expected = is_method && !method.contains(|letter: char| letter.is_ascii_lowercase());
         for endpoint in [
@@ -168,10 +172,12 @@ proptest! {
             limits.endpoint(endpoint.cost(units(*method, *path)))
         });
         let keys = build(limits).unwrap();
-        let layer = keys.layer().route_by(move |_| PATHS.get(route).map(|route| (*route).to_owned()));
+        let route_of = move |_: RequestHead<'_>| PATHS.get(route).map(ToString::to_string);
+        let layer = keys.layer().route_by(route_of);
 
         let named = if route == ANY { path } else { route };
-        let methods = if METHODS[method] == Method::HEAD { vec![method, GET] } else { vec![method] };
+        let is_head = METHODS[method] == Method::HEAD;
+        let methods = if is_head { vec![method, GET] } else { vec![method] };
         let order = [named, path, ANY].into_iter();
         let mut order = order.flat_map(|path| methods.iter().map(move |method| (*method, path)));
         let expected = order.find(|place| places.contains(place));

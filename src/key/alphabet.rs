@@ -41,7 +41,7 @@ impl Alphabet {
         byte < 128 && self.0 >> byte & 1 == 1
     }
 
-    /// Whether some character is in both alphabets.
+    /// Checks that some character is in both alphabets.
     pub(super) fn meets(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }

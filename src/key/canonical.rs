@@ -32,11 +32,11 @@ const fn net([a, b, c, d]: [u8; 4], length: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length)
 }
 
-/// Finds the one form of an address that lists and limits compare: mapped IPv4 and a globally reachable
-/// client behind NAT64 are IPv4, and every other address is as it is written.
+/// Finds the one form of an address that lists and limits compare: mapped IPv4 and a globally
+/// reachable client behind NAT64 are IPv4, and every other address is as it is written.
 ///
-/// A private address behind the NAT64 prefix stays IPv6: no translator may write one (RFC 6052 §3.1),
-/// and whoever does must not get into a list of private networks.
+/// A private address behind the NAT64 prefix stays IPv6: no translator may write one (RFC 6052
+/// §3.1), and whoever does must not get into a list of private networks.
 pub(crate) fn canonical_address(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => behind_nat64(v6)
@@ -46,8 +46,8 @@ pub(crate) fn canonical_address(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Finds the form of a network that holds the canonical forms of its addresses, where all of them become
-/// IPv4. One that is only partly so stays as it is.
+/// Finds the form of a network that holds the canonical forms of its addresses, where all of them
+/// become IPv4. A network of which only a part does stays as it is.
 pub(super) fn canonical_network(network: IpNet) -> IpNet {
     let network = network.trunc();
     let IpNet::V6(v6) = network else {
@@ -72,7 +72,7 @@ fn behind_nat64(address: Ipv6Addr) -> Option<Ipv4Addr> {
     (bits & !EMBEDDED == NAT64).then(|| Ipv4Addr::from_bits(embedded))
 }
 
-/// Whether every address of a network may be met on the internet.
+/// Checks that every address of a network may be met on the internet.
 fn is_global(network: Ipv4Net) -> bool {
     !NOT_GLOBAL
         .iter()
@@ -170,7 +170,8 @@ mod tests {
             let edges = NOT_GLOBAL.iter().flat_map(|net| [net.network(), net.broadcast()]);
             let inside = edges.filter(|edge| v4.contains(edge));
             let all_global = samples.into_iter().chain(inside).all(is_global_by_octets);
-            let expected = if all_global { v4.to_string() } else { format!("{}/{}", nat64(v4.network()), 96 + length) };
+            let as_written = format!("{}/{}", nat64(v4.network()), 96 + length);
+            let expected = if all_global { v4.to_string() } else { as_written };
             prop_assert_eq!(network.to_string(), expected.parse::<IpNet>().unwrap().to_string());
         }
     }

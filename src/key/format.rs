@@ -99,10 +99,11 @@ impl KeyFormat {
     /// key is a fast hash, and shorter secrets can be found from that by trying. Whether the keys were
     /// drawn at random is not seen here: a UUID of version 1 or 7, made of a time, is guessable all the same.
     ///
-    /// Of several imported formats, a text belongs to the one that it wholly matches. A set is
-    /// [refused](KeyFormatError::Overlapping) if a text could match two, and also if a key of an imported
-    /// format could begin as issued keys do, since those claim all that begins so: keys of
-    /// [`Alphabet::BASE64URL`] without a lead could, keys of `HEX`, `UUID` and `ALPHANUMERIC` could not.
+    /// A text belongs to the imported format that it wholly matches. A set is
+    /// [refused](KeyFormatError::Overlapping) if a text could match two, and also if a key of an
+    /// imported format could begin as issued keys do, since those claim all that begins so: without
+    /// a lead, keys of [`Alphabet::BASE64URL`] could, and keys of `HEX`, `UUID` and `ALPHANUMERIC`
+    /// could not.
     ///
     /// ```
     /// use tower_api_key::{Alphabet, Environment, KeyFormat};
@@ -332,13 +333,14 @@ pub enum KeyFormatError {
          re-issue such keys, or say KeyFormat::dangerous_guessable"
     )]
     Guessable,
-    /// Two formats of one set begin alike, and one of them is issued, which claims all that begins so.
+    /// Two formats of one set begin alike, and one of them is issued, which claims all that begins
+    /// so.
     #[error("two formats begin with {0:?}: give each its own prefix")]
     SamePrefix(String),
     /// Keys of one format may begin as those of another, which would then be taken for its own.
     #[error(
-        "keys that begin with {shadowed:?} may also begin with {by:?}, and would be lost: issue keys with \
-         another prefix, or narrow the alphabet or the lengths of the imported ones"
+        "keys that begin with {shadowed:?} may also begin with {by:?}, and would be lost: issue \
+         keys with another prefix, or narrow the alphabet or the lengths of the imported ones"
     )]
     #[non_exhaustive]
     Shadowed {
@@ -349,8 +351,8 @@ pub enum KeyFormatError {
     },
     /// One text could be a key of two imported formats.
     #[error(
-        "one text could be a key of the format that begins with {one:?} and of that with {other:?}: narrow \
-         the alphabet or the lengths of one"
+        "one text could be a key of the format that begins with {one:?} and of that with \
+         {other:?}: narrow the alphabet or the lengths of one"
     )]
     #[non_exhaustive]
     Overlapping {

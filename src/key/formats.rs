@@ -8,7 +8,7 @@ use crate::key::overlap;
 
 /// The formats that are accepted together, such as live, test and a company's old one.
 ///
-/// Of imported formats, the one that a text wholly matches is taken. An issued format claims every text
+/// The imported format that a text wholly matches is taken. An issued format claims every text
 /// that begins with its lead, and no other format is asked about it but one with a longer lead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KeyFormats {
@@ -19,7 +19,7 @@ pub(crate) struct KeyFormats {
 }
 
 impl KeyFormats {
-    /// A set of formats of which no key belongs to two.
+    /// Creates a set of formats of which no key belongs to two.
     pub(crate) fn new(
         formats: impl IntoIterator<Item = KeyFormat>,
     ) -> Result<Self, KeyFormatError> {
@@ -173,7 +173,8 @@ mod tests {
     #[test]
     fn the_longest_prefix_wins_and_nothing_falls_through_it() {
         let short = live("sk").without_checksum();
-        // A text that this format alone would accept, so it cannot stand beside the one that claims it.
+        // A text that this format alone would accept, so it cannot stand beside the one that claims
+        // it.
         let old = KeyFormat::imported("", Alphabet::BASE64URL, 20..=90, Environment::LIVE).unwrap();
         let claimed = format!("sk_live_{}", "A".repeat(43));
         assert!(old.matches(&claimed));

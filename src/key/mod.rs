@@ -2,8 +2,8 @@
 //!
 //! [`format`] makes the text and [`formats`] recognizes it, [`digest`] turns it into an id,
 //! [`verifier`] proves it, [`record`] is what is kept of it, [`lifecycle`] decides its status at an instant, and
-//! [`scope`], [`environment`] and [`network`] say what it may do and where, by addresses in one form
-//! ([`canonical`]).
+//! [`scope`], [`environment`] and [`network`] say what it may do and where, by addresses in one
+//! form ([`canonical`]).
 
 pub(crate) mod alphabet;
 pub(crate) mod base62;

@@ -14,11 +14,11 @@ use crate::key::canonical::{canonical_address, canonical_network};
 /// parsers read `010` as eight.
 ///
 /// Networks and addresses are compared in their canonical form, see
-/// [`ClientAddress`](crate::ClientAddress#canonical-form): an IPv4 network that is written as mapped
-/// IPv6 (`::ffff:10.0.0.0/104`) or behind the NAT64 prefix (`64:ff9b::808:800/120`) is the IPv4 network.
-/// Behind NAT64 that holds for networks of which every address is globally reachable. Others stay
-/// IPv6, and contain only those addresses that stay IPv6 themselves: `64:ff9b::/96` does not contain
-/// the clients behind a NAT64 gateway.
+/// [`ClientAddress`](crate::ClientAddress#canonical-form): an IPv4 network that is written as
+/// mapped IPv6 (`::ffff:10.0.0.0/104`) or behind the NAT64 prefix (`64:ff9b::808:800/120`) is the
+/// IPv4 network. Behind NAT64 that holds for networks of which every address is globally reachable.
+/// Other networks stay IPv6, and contain only addresses that stay IPv6 themselves: `64:ff9b::/96`
+/// does not contain the clients behind a NAT64 gateway.
 ///
 /// ```
 /// use tower_api_key::Network;
@@ -176,7 +176,9 @@ mod tests {
 
         #[test]
         fn a_network_is_read_as_it_is_written(bits: u128, v4: bool, length in 0..=128u8) {
-            let address = if v4 { IpAddr::from(bits.to_be_bytes().last_chunk::<4>().copied().unwrap()) } else { IpAddr::from(bits.to_be_bytes()) };
+            let bytes = bits.to_be_bytes();
+            let short = bytes.first_chunk::<4>().copied().unwrap();
+            let address = if v4 { IpAddr::from(short) } else { IpAddr::from(bytes) };
             let length = if v4 { length % 33 } else { length };
             let network: Network = format!("{address}/{length}").parse().unwrap();
             prop_assert!(network.contains(address));

@@ -1,11 +1,12 @@
-//! Which formats cannot be accepted together, since a key of one would be taken for that of another.
+//! Which formats cannot be accepted together, since a key of one would be taken for that of
+//! another.
 
 use crate::key::format::{Body, KeyFormat, KeyFormatError};
 
 /// Checks that no key of two formats can be lost to the other.
 ///
-/// Of imported formats, the one that wholly matches is taken, so they stand together unless one text
-/// could match both. An issued format claims all that begins with its lead.
+/// The imported format that wholly matches is taken, so imported formats stand together unless one
+/// text could match both. An issued format claims all that begins with its lead.
 pub(super) fn check(one: &KeyFormat, other: &KeyFormat) -> Result<(), KeyFormatError> {
     let is_shorter = one.lead().len() <= other.lead().len();
     let (short, long) = if is_shorter {
@@ -37,7 +38,7 @@ pub(super) fn check(one: &KeyFormat, other: &KeyFormat) -> Result<(), KeyFormatE
     })
 }
 
-/// Whether a key may go on like this behind its lead.
+/// Checks that a key may go on like this behind its lead.
 fn may_begin_with(format: &KeyFormat, rest: &[u8]) -> bool {
     match format.body() {
         Body::Issued { .. } => rest.iter().all(u8::is_ascii_alphanumeric),
@@ -47,8 +48,8 @@ fn may_begin_with(format: &KeyFormat, rest: &[u8]) -> bool {
     }
 }
 
-/// Whether keys of two imported formats may be of one length and have the same characters behind the
-/// longer lead. At least one character is there, since no imported key is a lead alone.
+/// Checks that keys of two imported formats may be of one length and have the same characters
+/// behind the longer lead. At least one character is there, since no imported key is a lead alone.
 fn may_end_alike(short: &KeyFormat, long: &KeyFormat) -> bool {
     let (
         Body::Imported {
@@ -139,8 +140,8 @@ mod tests {
         proptest::collection::vec(model, 1..6)
     }
 
-    /// The characters that may stand at each place of a key of so many, or of what a format claims of
-    /// the keys that begin with another's lead.
+    /// The characters that may stand at each place of a key of so many, or of what a format claims
+    /// of the keys that begin with another's lead.
     fn places(model: &Model, other: &Model, length: usize) -> Option<Vec<BTreeSet<u8>>> {
         let all: BTreeSet<u8> = (0x21..=0x7e).collect();
         let letters = || {
@@ -217,7 +218,8 @@ mod tests {
         #[test]
         fn a_set_is_refused_exactly_where_a_text_could_belong_to_two_formats(models in any_set()) {
             let pairs = models.iter().enumerate();
-            let mut pairs = pairs.flat_map(|(at, one)| models[..at].iter().map(move |other| (one, other)));
+            let earlier = |(at, one)| models[..at].iter().map(move |other| (one, other));
+            let mut pairs = pairs.flat_map(earlier);
             let found = pairs.find_map(|(one, other)| Some((one, other, witness(one, other)?)));
             let built = set(&models);
             let Some((one, other, text)) = found else {
@@ -257,7 +259,8 @@ mod tests {
             if models.iter().any(|model| model.format.matches(&text)) {
                 return Ok(());
             }
-            let is_claimed = models.iter().any(|model| !model.lead.is_empty() && text.starts_with(&model.lead));
+            let claims = |lead: &str| !lead.is_empty() && text.starts_with(lead);
+            let is_claimed = models.iter().any(|model| claims(&model.lead));
             let expected = if is_claimed { Recognized::Malformed } else { Recognized::Foreign };
             prop_assert_eq!(set.recognize(text.as_bytes(), Place::Authorization), expected);
             prop_assert_eq!(set.recognize(text.as_bytes(), Place::Own), Recognized::Malformed);

@@ -13,25 +13,27 @@ use crate::limit::rules::{By, InvalidLimits, Limit, Rule};
 ///   around the whole router and not on it, in a fallback, behind `nest_service`, and for one
 ///   particular path of a route such as `/v1/reports/{id}`.
 ///
-/// Of gRPC, an endpoint is `Endpoint::new(Method::POST, "/package.Service/Method")`; a stream is one
+/// A gRPC endpoint is `Endpoint::new(Method::POST, "/package.Service/Method")`; a stream is one
 /// request.
 ///
-/// Of several endpoints that a request could be charged as, the first of this order is taken: its route,
-/// its path, its method alone ([`any_path`](Self::any_path)). In each of these, `HEAD` is charged as `GET`
-/// unless it has an endpoint of its own.
+/// A request that could be charged as several endpoints is charged as the first of this order: by
+/// its route, by its path, by its method alone ([`any_path`](Self::any_path)). In each of these,
+/// `HEAD` is charged as `GET` unless it has an endpoint of its own.
 ///
 /// # Endpoints that are refused
 ///
-/// An endpoint whose path is never requested would limit nothing and say nothing. `build()` therefore
-/// [refuses](crate::InvalidLimits) what cannot be a request's method and path or a route of axum's:
-/// - a method that is empty, has lower-case letters (methods are case-sensitive: `post` is not `POST`), or
-///   is no token of RFC 9110;
+/// An endpoint whose path is never requested would limit nothing and say nothing. Therefore
+/// `build()` [refuses](crate::InvalidLimits) methods and paths that are neither a request's nor a
+/// route of axum's:
+/// - a method that is empty, has lower-case letters (methods are case-sensitive: `post` is not
+///   `POST`), or is no token of RFC 9110;
 /// - a path that does not begin with `/`, or holds a query or a fragment;
 /// - blanks, control characters, letters beyond ASCII, and `` ` ``: a request's path has them
 ///   percent-encoded, as `%20`;
-/// - the syntax of other routers: a segment that begins with `:` or `*`, `<` and `>` anywhere, and between
-///   braces anything but a name (letters, digits, `_` and `-`), or `*` and a name at the end;
-/// - braces that are not closed or not opened. A route that has braces as text writes `{{` and `}}`;
+/// - the syntax of other routers: a segment that begins with `:` or `*`, `<` and `>` anywhere, and
+///   between braces anything but a name (letters, digits, `_` and `-`), or `*` and a name at the
+///   end of the path;
+/// - braces that are not closed or not opened (braces that are text are written `{{` and `}}`);
 /// - a second endpoint of the same method and path.
 ///
 /// A function that names routes in another way may use any text: [`verbatim`](Self::verbatim).
@@ -50,7 +52,7 @@ use crate::limit::rules::{By, InvalidLimits, Limit, Rule};
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     pub(super) method: String,
-    /// None is any path.
+    /// `None` is any path.
     pub(super) path: Option<String>,
     is_verbatim: bool,
     pub(super) cost: u64,
@@ -64,7 +66,8 @@ impl Endpoint {
     }
 
     /// Creates an endpoint of a route that the application names in its own way, by
-    /// [`ApiKeyLayer::route_by`](crate::ApiKeyLayer::route_by): any text, which is compared as it is.
+    /// [`ApiKeyLayer::route_by`](crate::ApiKeyLayer::route_by): any text, which is compared as it
+    /// is.
     ///
     /// Danger: the text is not checked. A slip in it makes an endpoint that limits nothing.
     ///
@@ -91,8 +94,9 @@ impl Endpoint {
 
     /// Creates an endpoint of all requests of one method, whatever their path.
     ///
-    /// It binds those requests that no endpoint with a path binds: one with a path stands instead of it,
-    /// not beside it. Its limits are named by the method, such as `POST account_per_hour`.
+    /// Such an endpoint binds the requests that no endpoint with a path binds: one with a path
+    /// stands instead of it, not beside it. Its limits are named by the method, such as
+    /// `POST account_per_hour`.
     ///
     /// ```
     /// use http::Method;
@@ -146,7 +150,7 @@ impl Endpoint {
         self
     }
 
-    /// The method, and the path if there is one.
+    /// Names the endpoint by its method, and its path if there is one.
     pub(super) fn place(&self) -> String {
         match &self.path {
             Some(path) => format!("{} {path}", self.method),
@@ -172,9 +176,10 @@ const CASE: &str = "methods are case-sensitive: write the method in upper case";
 const TOKEN: &str = "write a method of HTTP, such as POST";
 const SLASH: &str = "begin the path with '/', or name a route of your own with Endpoint::verbatim";
 const QUERY: &str = "leave out the query and the fragment, which are no part of a path";
-const ENCODE: &str = "percent-encode blanks, control characters and letters beyond ASCII, as a request's path has them";
-const PARAMETER: &str = "write a parameter as {name} and the rest of a path as {*name}, or name a route of your own with \
-     Endpoint::verbatim";
+const ENCODE: &str = "percent-encode blanks, control characters and letters beyond ASCII, as a \
+     request's path has them";
+const PARAMETER: &str = "write a parameter as {name} and the rest of a path as {*name}, or name a \
+     route of your own with Endpoint::verbatim";
 const BRACES: &str = "close each brace, or write {{ and }} for braces that are text";
 const LAST: &str = "write {*name} at the end of the path";
 
@@ -202,8 +207,8 @@ fn path_advice(path: &str) -> Option<&'static str> {
     None
 }
 
-/// Text and parameters, in any order: axum allows less of that in one segment, other routers that name
-/// their parameters so allow more.
+/// Reads text and parameters in any order: axum allows less of that in one segment, other routers
+/// that name their parameters so allow more.
 fn segment_advice(segment: &str, is_last: bool) -> Option<&'static str> {
     if segment.starts_with([':', '*']) {
         return Some(PARAMETER);
@@ -243,7 +248,8 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && name.chars().all(is_of_name)
 }
 
-/// Characters that are text: those that RFC 3986 has in paths, and those that servers let pass.
+/// Refuses the characters that no request's path holds: RFC 3986 leaves them out, and servers
+/// refuse them.
 fn text_advice(text: &str) -> Option<&'static str> {
     text.bytes().find_map(|byte| match byte {
         b'?' | b'#' => Some(QUERY),

@@ -189,8 +189,8 @@ impl Limits {
     }
 
     /// How many units a request to an endpoint costs. Default: 1. How the path is compared is said at
-    /// [`Endpoint`]: with the feature `axum`, write `/v1/reports/{id}` as in the router. An endpoint that
-    /// has a cost and limits is one [`endpoint`](Self::endpoint), and not two.
+    /// [`Endpoint`]: with the feature `axum`, write `/v1/reports/{id}` as in the router. An
+    /// endpoint that has a cost and limits is one [`endpoint`](Self::endpoint), and not two.
     pub fn cost(self, method: impl AsRef<str>, path: impl Into<String>, units: u64) -> Self {
         self.endpoint(Endpoint::new(method, path).cost(units))
     }

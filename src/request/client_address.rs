@@ -46,17 +46,18 @@ pub struct PeerAddr(pub SocketAddr);
 ///
 /// # Canonical form
 ///
-/// Each address has one form, whichever way it came, so that nobody gets into or out of a list or a limit
-/// by another notation. [`Network`] and limits by address read addresses in the same form.
+/// Each address has one form, whichever way it came, so that nobody gets into or out of a list or a
+/// limit by another notation. [`Network`] and limits by address read addresses in the same form.
 ///
 /// - IPv4 that is mapped into IPv6 (`::ffff:192.0.2.1`) is IPv4.
-/// - An address of the NAT64 prefix (`64:ff9b::/96`, RFC 6052) is the IPv4 client behind it, if that is
-///   globally reachable. Otherwise (private, loopback, link-local, shared, documentation, benchmarking,
-///   multicast, reserved) it stays IPv6: no translator writes it, and it is in no list of private networks.
-/// - Decimal numbers have no leading zeros, and an address has no zone: a hop `010.0.0.1` or `fe80::1%1`
-///   tells no address.
+/// - An address of the NAT64 prefix (`64:ff9b::/96`, RFC 6052) is the IPv4 client behind it, if
+///   that client is globally reachable. Other addresses of the prefix (private, loopback,
+///   link-local, shared, documentation, benchmarking, multicast, reserved) stay IPv6: no translator
+///   writes them, and they are in no list of private networks.
+/// - Decimal numbers have no leading zeros, and an address has no zone: a hop `010.0.0.1` or
+///   `fe80::1%1` tells no address.
 ///
-/// Of a list in a header, empty elements (`203.0.113.7,`) are no hops.
+/// Empty elements of a list in a header (`203.0.113.7,`) are no hops.
 ///
 /// [`Network`]: crate::Network
 /// [`Limits::per_ip`]: crate::Limits::per_ip
@@ -109,8 +110,8 @@ impl ClientAddress {
         Self(Kind::Function(Arc::new(find)))
     }
 
-    /// The client's address in [canonical form](Self#canonical-form), or `None` if nothing that can be
-    /// trusted tells it.
+    /// The client's address in [canonical form](Self#canonical-form), or `None` if nothing that can
+    /// be trusted tells it.
     pub fn of<'r>(&self, request: impl Into<RequestHead<'r>>) -> Option<IpAddr> {
         let head = request.into();
         let peer = || peer(head.extensions);
@@ -340,7 +341,8 @@ mod tests {
             let client = format!("{before}203.0.113.9{between}");
             let proxy = format!("10.0.0.2{after}");
             let line = format!("{client}{proxy}");
-            let lines: &[&str] = if is_one_line { &[&line, &blank] } else { &[&client, &blank, &proxy] };
+            let apart = [client.as_str(), &blank, &proxy];
+            let lines = if is_one_line { &[line.as_str(), &blank][..] } else { &apart };
             let request = request(Some("10.0.0.1"), lines);
             let of = |trusted| ClientAddress::x_forwarded_for(trusted).of(&request);
             let count = |count| TrustedProxies::count(NonZeroU8::new(count).unwrap());

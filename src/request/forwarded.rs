@@ -60,7 +60,7 @@ impl Forwarding {
     }
 }
 
-/// Whether an element of a list is nothing but optional whitespace.
+/// Finds the elements of a list that are nothing but optional whitespace.
 fn is_empty(element: &[u8]) -> bool {
     element.iter().all(|byte| matches!(byte, b' ' | b'\t'))
 }
@@ -92,8 +92,8 @@ fn element_node(element: &str) -> Option<Hop> {
 }
 
 /// An address, with a port or without, IPv6 bare or in brackets. `unknown`, obfuscated names and
-/// everything else is none, also a number with a leading zero (`010.0.0.1` is eight to some) and a zone
-/// (`fe80::1%1`), which means nothing on another host.
+/// everything else is none, also a number with a leading zero (`010.0.0.1` is eight to some) and a
+/// zone (`fe80::1%1`), which means nothing on another host.
 fn node(text: &str) -> Hop {
     let text = text.trim_matches([' ', '\t']);
     let bare = text
@@ -284,7 +284,9 @@ mod tests {
            ) {
                let full = ["192.0.2.1", "unknown"];
                let empty = ["", " ", "\t  "];
-               for (forwarding, before) in [(Forwarding::XForwardedFor, ""), (Forwarding::Forwarded, "for=")] {
+               for (forwarding, before) in
+                [(Forwarding::XForwardedFor, ""), (Forwarding::Forwarded, "for=")]
+            {
                    let mut lines = vec![String::new()];
                    let mut expected = Vec::new();
                    for (at, element) in elements.iter().enumerate() {
@@ -333,7 +335,8 @@ mod tests {
 
            #[test]
            fn a_zone_names_no_hop(zone in 0..100u32) {
-               for hop in [format!("fe80::1%{zone}"), format!("[fe80::1%{zone}]"), format!("[fe80::1%{zone}]:1")] {
+               for form in ["fe80::1%{}", "[fe80::1%{}]", "[fe80::1%{}]:1"] {
+                let hop = form.replace("{}", &zone.to_string());
                    prop_assert_eq!(hops(Forwarding::XForwardedFor, &[&hop]), Some(vec![None]));
                    let element = format!("for=\"{hop}\"");
                    prop_assert_eq!(hops(Forwarding::Forwarded, &[&element]), Some(vec![None]));

@@ -81,10 +81,11 @@ pub(crate) fn render(rejection: &Rejection) -> Response<Bytes> {
     response
 }
 
-/// The milliseconds that a client waits before it tries again, rounded up so that no client is early.
+/// Computes the milliseconds that a client waits before it tries again, rounded up so that no
+/// client is early.
 ///
-/// A wait that no `i32` can hold is written as a negative number, which forbids a retry: the longest
-/// wait that can be written would end before the real one.
+/// A wait that no `i32` can hold is written as a negative number, which forbids a retry: the
+/// longest wait that can be written would end before the real one.
 fn pushback(wait: Duration) -> i32 {
     const DO_NOT_RETRY: i32 = -1;
     i32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(DO_NOT_RETRY)
