@@ -266,6 +266,17 @@ impl KeyFormat {
         &self.body
     }
 
+    /// The length of an issued key behind its lead; 0 of an imported format.
+    pub(super) fn issued_length(&self) -> usize {
+        match self.body {
+            Body::Issued {
+                secret_bytes,
+                checksum,
+            } => base62::width(secret_bytes) + if checksum { CHECKSUM_LENGTH } else { 0 },
+            Body::Imported { .. } => 0,
+        }
+    }
+
     pub(super) fn body_matches(&self, rest: &[u8]) -> bool {
         match &self.body {
             Body::Imported {

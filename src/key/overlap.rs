@@ -1,12 +1,17 @@
 //! Which formats cannot be accepted together, since a key of one would be taken for that of
 //! another.
 
+use crate::key::alphabet::Alphabet;
 use crate::key::format::{Body, KeyFormat, KeyFormatError};
+
+/// Keys of an imported format that begin like an issued one by chance are lost to it: accepted if that is
+/// one key in 2²⁸ at most.
+const RARE_BITS: f64 = 28.0;
 
 /// Checks that no key of two formats can be lost to the other.
 ///
-/// The imported format that wholly matches is taken, so imported formats stand together unless one
-/// text could match both. An issued format claims all that begins with its lead.
+/// The imported format that wholly matches is taken, so two formats stand together unless one text could
+/// match both. But an issued format claims all that begins with its lead.
 pub(super) fn check(one: &KeyFormat, other: &KeyFormat) -> Result<(), KeyFormatError> {
     let is_shorter = one.lead().len() <= other.lead().len();
     let (short, long) = if is_shorter {
@@ -20,16 +25,23 @@ pub(super) fn check(one: &KeyFormat, other: &KeyFormat) -> Result<(), KeyFormatE
     if rest.is_empty() && (short.is_issued() || long.is_issued()) {
         return Err(KeyFormatError::SamePrefix(short.lead().to_owned()));
     }
-    if !may_begin_with(short, rest.as_bytes()) {
+    let (shorts, longs) = (Shape::of(short), Shape::of(long));
+    if !shorts.may_begin_with(rest.as_bytes()) {
         return Ok(());
     }
+    let may_be_alike = shorts.may_end_like(&longs);
     if short.is_issued() || long.is_issued() {
+        // An imported key begins with the issued lead by chance.
+        let is_rare = short.is_issued() || shorts.bits(rest.len()) >= RARE_BITS;
+        if is_rare && !may_be_alike {
+            return Ok(());
+        }
         return Err(KeyFormatError::Shadowed {
             shadowed: short.lead().to_owned(),
             by: long.lead().to_owned(),
         });
     }
-    if !may_end_alike(short, long) {
+    if !may_be_alike {
         return Ok(());
     }
     Err(KeyFormatError::Overlapping {
@@ -38,36 +50,54 @@ pub(super) fn check(one: &KeyFormat, other: &KeyFormat) -> Result<(), KeyFormatE
     })
 }
 
-/// Checks that a key may go on like this behind its lead.
-fn may_begin_with(format: &KeyFormat, rest: &[u8]) -> bool {
-    match format.body() {
-        Body::Issued { .. } => rest.iter().all(u8::is_ascii_alphanumeric),
-        Body::Imported {
-            alphabet, length, ..
-        } => rest.len() <= *length.end() && rest.iter().all(|byte| alphabet.contains(*byte)),
-    }
+/// What the keys of a format may look like.
+struct Shape {
+    /// Of whole keys.
+    shortest: usize,
+    longest: usize,
+    lead: usize,
+    /// Of what follows the lead.
+    alphabet: Alphabet,
 }
 
-/// Checks that keys of two imported formats may be of one length and have the same characters
-/// behind the longer lead. At least one character is there, since no imported key is a lead alone.
-fn may_end_alike(short: &KeyFormat, long: &KeyFormat) -> bool {
-    let (
-        Body::Imported {
-            alphabet, length, ..
-        },
-        Body::Imported {
-            alphabet: others_alphabet,
-            length: others_length,
-            ..
-        },
-    ) = (short.body(), long.body())
-    else {
-        return false;
-    };
-    let (lead, others_lead) = (short.lead().len(), long.lead().len());
-    let shortest = (lead + length.start()).max(others_lead + others_length.start());
-    let longest = (lead + length.end()).min(others_lead + others_length.end());
-    shortest <= longest && alphabet.meets(*others_alphabet)
+impl Shape {
+    fn of(format: &KeyFormat) -> Self {
+        let lead = format.lead().len();
+        let (alphabet, shortest, longest) = match format.body() {
+            Body::Issued { .. } => {
+                let length = format.issued_length();
+                (Alphabet::ALPHANUMERIC, length, length)
+            }
+            Body::Imported {
+                alphabet, length, ..
+            } => (*alphabet, *length.start(), *length.end()),
+        };
+        Self {
+            shortest: lead + shortest,
+            longest: lead + longest,
+            lead,
+            alphabet,
+        }
+    }
+
+    /// Whether a key may go on like this behind its lead.
+    fn may_begin_with(&self, rest: &[u8]) -> bool {
+        self.lead + rest.len() <= self.longest
+            && rest.iter().all(|byte| self.alphabet.contains(*byte))
+    }
+
+    /// Whether keys of both may be of one length and have the same characters behind the longer lead. At
+    /// least one character is there, since no key is a lead alone.
+    fn may_end_like(&self, other: &Self) -> bool {
+        let shortest = self.shortest.max(other.shortest);
+        shortest <= self.longest.min(other.longest) && self.alphabet.meets(other.alphabet)
+    }
+
+    /// How many bits so many characters have.
+    fn bits(&self, characters: usize) -> f64 {
+        let characters = u32::try_from(characters).unwrap_or(u32::MAX);
+        self.alphabet.bits_per_character() * f64::from(characters)
+    }
 }
 
 #[cfg(test)]
@@ -170,6 +200,14 @@ mod tests {
         if one.imported.is_none() && other.imported.is_none() {
             return (one.lead == other.lead).then(|| one.lead.clone());
         }
+        // The imported keys of these tests are shorter than issued ones, so none that begins like those,
+        // and goes on, is as long: only an issued lead that is longer claims them.
+        for (issued, imported) in [(one, other), (other, one)] {
+            let is_longer = imported.lead.len() > issued.lead.len();
+            if issued.imported.is_none() && imported.imported.is_some() && is_longer {
+                return None;
+            }
+        }
         (0..24).find_map(|length| {
             let (ones, others) = (places(one, other, length)?, places(other, one, length)?);
             let mut both = ones.iter().zip(&others);
@@ -210,6 +248,26 @@ mod tests {
             }
         }
         keys
+    }
+
+    /// `secrets.token_urlsafe(32)`, as many services have issued keys.
+    #[test]
+    fn imported_keys_that_hardly_ever_begin_like_issued_ones_stand_beside_them() {
+        let imported = |characters, length| {
+            KeyFormat::imported("", characters, length, Environment::LIVE).unwrap()
+        };
+        let issued = |prefix| KeyFormat::new(prefix, Environment::LIVE).unwrap();
+        let urlsafe = || imported(Alphabet::BASE64URL, 43..=43);
+        for prefix in ["sk_live", "acme", "acme_live"] {
+            assert!(KeyFormats::new([issued(prefix), urlsafe()]).is_ok());
+        }
+        // One in 4,096 would be lost.
+        assert!(KeyFormats::new([issued("a"), urlsafe()]).is_err());
+        // One text could match both.
+        let any_length = imported(Alphabet::BASE64URL, 20..=90);
+        assert!(KeyFormats::new([issued("acme_live"), any_length]).is_err());
+        let words = imported(Alphabet::ALPHANUMERIC, 20..=90);
+        assert!(KeyFormats::new([issued("acme_live"), words]).is_ok());
     }
 
     proptest! {
