@@ -1,6 +1,6 @@
 //! The `calendar` shape: never more than the limit in a day or month of UTC, by the wall clock.
 
-use crate::limit::state::{HELD_UP, Left};
+use crate::limit::state::Left;
 use crate::quota::Calendar;
 use crate::timestamp;
 
@@ -28,7 +28,7 @@ impl Period {
             return None;
         }
         let fits = self.used.saturating_add(cost) <= quota.limit;
-        Some(if fits { 0 } else { self.ends - now })
+        Some(if fits { 0 } else { self.time_left(quota, now) })
     }
 
     #[inline(never)]
@@ -39,7 +39,7 @@ impl Period {
             whole_in: if self.used == 0 {
                 0
             } else {
-                self.ends.saturating_sub(now)
+                self.time_left(quota, now)
             },
         }
     }
@@ -59,23 +59,41 @@ impl Period {
         self.used == 0 || now >= self.ends
     }
 
-    /// The period of now, or the next one if that had begun when a thread was held up with the last
-    /// instants of this one. After a step of the clock backwards, what was used in a later one counts against
-    /// this one.
+    /// In what time the period ends: in the length of one at most, also after a step of the clock backwards.
+    fn time_left(self, quota: CalendarQuota, now: u64) -> u64 {
+        let begins = begin(quota.calendar, self.ends.saturating_sub(1));
+        self.ends.saturating_sub(now).min(self.ends - begins)
+    }
+
+    /// The period to count in.
+    ///
+    /// The end of a period never moves backwards by a step of the clock, or the whole quota would be granted
+    /// again after it. But a clock that was set forwards by mistake, and back again by more than a period,
+    /// must not hold everybody to one quota until then: what was used counts against the period of now.
     fn at(self, quota: CalendarQuota, now: u64) -> Self {
-        let shortest = match quota.calendar {
-            Calendar::Day => DAY,
-            Calendar::Month => 28 * DAY,
-        };
-        if (self.ends.saturating_sub(shortest)..self.ends).contains(&now) {
+        if now >= self.ends {
+            let ends = end(quota.calendar, now);
+            return Self { ends, used: 0 };
+        }
+        let begins = begin(quota.calendar, self.ends - 1);
+        // One period further back, which ended when this one began.
+        let begins_before = begin(quota.calendar, begins.saturating_sub(1));
+        if now >= begins_before {
             return self;
         }
-        let ends = end(quota.calendar, now);
-        if self.ends > ends && self.ends == end(quota.calendar, now + HELD_UP) {
-            return self;
+        Self {
+            ends: end(quota.calendar, now),
+            used: self.used,
         }
-        let used = if self.ends >= ends { self.used } else { 0 };
-        Self { ends, used }
+    }
+}
+
+/// The beginning of the period around an instant.
+fn begin(calendar: Calendar, now: u64) -> u64 {
+    let day = now / DAY;
+    DAY * match calendar {
+        Calendar::Day => day,
+        Calendar::Month => timestamp::month_around(day).0,
     }
 }
 

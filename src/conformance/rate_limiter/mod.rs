@@ -50,9 +50,9 @@ pub async fn on_its_own_clock<L: RateLimiter>(limiter: &L) {
 ///   a caller may be held back.
 /// - A caller who waits as told is admitted, and is told to wait for a millisecond too long at most.
 /// - A budget is whole when it said that it would be.
-/// - A step of the wall clock neither fills nor empties a window or a rate. A step backwards fills no
-///   calendar quota, and nobody ever waits for longer than the period of a quota. What a later reading
-///   of the wall clock has let go need not be remembered.
+/// - A step of the wall clock neither fills nor empties a window or a rate. The end of a calendar period does
+///   not move backwards by a step of less than a period, so no quota is granted again after it. Nobody is
+///   told to wait for longer than the period of a quota.
 ///
 /// `make` gives the limiter for each history. It may hand out one limiter again and again, such as
 /// an `Arc` of it, if that has room for a budget for each forty decisions.

@@ -6,8 +6,6 @@ use crate::quota::Quota;
 
 pub(super) const SECOND: u64 = 1_000_000_000;
 pub(super) const DAY: u64 = 86_400 * SECOND;
-/// A limiter may take a step back of so much for a thread that was held up with an earlier instant.
-const HELD_UP: u64 = SECOND;
 /// 2026-01-31T23:59:00Z: a day and a month end a minute later. No history begins before that month.
 pub(super) const START: u64 = 1_769_903_940 * SECOND;
 
@@ -61,6 +59,10 @@ impl Guarantee {
         }
     }
 
+    fn is_of_the_calendar(self) -> bool {
+        matches!(self, Self::Day { .. } | Self::Month { .. })
+    }
+
     fn period_of(self, now: u64) -> u64 {
         match self {
             Self::Day { .. } => now / DAY,
@@ -94,8 +96,8 @@ pub(super) struct Oracle {
     least: Uses,
     most: Uses,
     read_at: u64,
-    /// What a limiter may take to be now: the last reading, or one before it, if that was later.
-    latest: u64,
+    /// Of a calendar quota, the period that is counted in.
+    period: u64,
 }
 
 impl Oracle {
@@ -110,17 +112,26 @@ impl Oracle {
             least: uses(0),
             most: uses(guarantee.held_back()),
             read_at: 0,
-            latest: 0,
+            period: 0,
         }
     }
 
-    /// Brings both accounts to now, which may be before the last time that they were read.
+    /// Brings both accounts to now. By the wall clock, that may be before the last time that they were
+    /// read.
     pub(super) fn read(&mut self, now: u64) {
-        if now < self.read_at {
-            self.step_back(now);
-        }
         self.read_at = now;
-        self.latest = self.latest.clamp(now, now + HELD_UP);
+        let period = self.guarantee.period_of(now);
+        if period > self.period {
+            self.period = period;
+            if self.guarantee.is_of_the_calendar() {
+                self.give_all_back();
+            }
+        }
+        // The end of a period does not move backwards, unless the clock was set back by more than one:
+        // then what was used counts against the period of now.
+        if period + 1 < self.period {
+            self.period = period;
+        }
         for uses in [&mut self.least, &mut self.most] {
             uses.forget(now);
         }
@@ -128,21 +139,25 @@ impl Oracle {
 
     /// The most units that may be admitted at an instant not before now.
     pub(super) fn at_most(&self, then: u64) -> u64 {
-        self.least.room(then)
+        self.room(&self.least, then)
     }
 
     /// The fewest units that must be admitted at an instant not before now.
     pub(super) fn at_least(&self, then: u64) -> u64 {
-        self.most.room(then)
+        self.room(&self.most, then)
+    }
+
+    fn room(&self, uses: &Uses, then: u64) -> u64 {
+        if self.guarantee.is_of_the_calendar() && self.guarantee.period_of(then) > self.period {
+            return self.guarantee.quota().limit();
+        }
+        uses.room(then)
     }
 
     pub(super) fn take(&mut self, cost: u64) {
         let amount = cost * self.guarantee.weight();
-        let latest = match self.guarantee {
-            Guarantee::Window { .. } | Guarantee::Rate { .. } => self.read_at,
-            Guarantee::Day { .. } | Guarantee::Month { .. } => self.latest,
-        };
-        for (uses, at) in [(&mut self.least, self.read_at), (&mut self.most, latest)] {
+        let at = self.read_at;
+        for uses in [&mut self.least, &mut self.most] {
             uses.all.push(Use { at, amount });
         }
     }
@@ -162,24 +177,6 @@ impl Oracle {
     pub(super) fn give_all_back(&mut self) {
         self.least.all.clear();
         self.most.all.clear();
-    }
-
-    /// What counted at the last reading counts from now on; what that had let go may be forgotten.
-    fn step_back(&mut self, now: u64) {
-        let (read_at, guarantee) = (self.read_at, self.guarantee);
-        match guarantee {
-            // They go by a clock that never steps.
-            Guarantee::Window { .. } | Guarantee::Rate { .. } => {}
-            Guarantee::Day { .. } | Guarantee::Month { .. } => {
-                let period = guarantee.period_of(read_at);
-                if guarantee.period_of(now) != period {
-                    let is_of_last = |it: &Use| guarantee.period_of(it.at) == period;
-                    self.least.all.retain(is_of_last);
-                    self.least.bring_to(now);
-                }
-                self.most.bring_to(now + HELD_UP);
-            }
-        }
     }
 }
 
@@ -215,10 +212,9 @@ impl Uses {
                 }
                 held
             }
+            // Those of another period were dropped.
             Guarantee::Day { .. } | Guarantee::Month { .. } => {
-                let period = self.guarantee.period_of(now);
-                let not_before = |it: &&Use| self.guarantee.period_of(it.at) >= period;
-                self.all.iter().filter(not_before).map(|it| it.amount).sum()
+                self.all.iter().map(|it| it.amount).sum()
             }
         }
     }
@@ -240,12 +236,6 @@ impl Uses {
         match self.guarantee {
             Guarantee::Window { period, .. } => it.at + period + self.held_back <= now,
             _ => false,
-        }
-    }
-
-    fn bring_to(&mut self, now: u64) {
-        for it in &mut self.all {
-            it.at = it.at.min(now);
         }
     }
 

@@ -60,6 +60,17 @@ async fn backwards<L: RateLimiter>(limiter: &L, quota: Quota, step: Duration) {
         wait.max(whole_in) <= longest(quota),
         format_args!("{step:?} back, one more in {wait:?}, whole in {whole_in:?}, {quota:?}"),
     );
+    if is_of_the_calendar(quota) && step < DAY {
+        // Its period has not ended by the clock, which is what it goes by.
+        let back_again = bench.ask_at(&[budget.charge(1)], start).await;
+        FILLS_NOTHING.holds(
+            !back_again.is_allowed(),
+            format_args!("{step:?} back and forth, one more is admitted, {quota:?}"),
+        );
+    }
+    if is_of_the_calendar(quota) {
+        return;
+    }
     let then = bench.ask_at(&[budget.charge(1)], after(wait, step)).await;
     WAITS.holds(
         then.is_allowed(),
@@ -72,7 +83,7 @@ async fn forwards<L: RateLimiter>(limiter: &L, quota: Quota) {
     let budget = bench.budget(quota);
     let start = after(Duration::ZERO, Duration::ZERO);
     bench.ask_at(&[budget.charge(10)], start).await;
-    if !matches!(quota.shape(), QuotaShape::UtcDay | QuotaShape::UtcMonth) {
+    if !is_of_the_calendar(quota) {
         let set = Now::new(start.wall() + 40 * DAY, start.monotonic());
         let denied = bench.ask_at(&[budget.charge(1)], set).await;
         FILLS_NOTHING.holds(
@@ -86,4 +97,8 @@ async fn forwards<L: RateLimiter>(limiter: &L, quota: Quota) {
         whole.is_allowed(),
         format_args!("denied 40 days later, {quota:?}"),
     );
+}
+
+fn is_of_the_calendar(quota: Quota) -> bool {
+    matches!(quota.shape(), QuotaShape::UtcDay | QuotaShape::UtcMonth)
 }
