@@ -1,5 +1,7 @@
 //! Where a key may stand in a request: what an application chooses from.
 
+mod reserved;
+
 use http::header::{HeaderName, HeaderValue};
 
 /// One place where a key may stand in a request.
@@ -54,19 +56,14 @@ impl KeySource {
 
     /// A header of another name. In answers (`Vary`) it is written as it is here.
     ///
-    /// Headers that have a meaning of their own, such as `Authorization` and `Cookie`, are refused.
+    /// Headers that have a meaning of their own are refused: each name of IANA's registry of HTTP
+    /// fields, such as `Authorization`, `Cookie` and `Content-Length`; the names that proxies and
+    /// frameworks act on, such as `X-Forwarded-For` and `X-HTTP-Method-Override`; and those that
+    /// this library writes, such as `X-Key-Status`.
     pub fn header(name: &str) -> Result<Self, InvalidKeyHeader> {
-        const TAKEN: [&str; 6] = [
-            "authorization",
-            "proxy-authorization",
-            "cookie",
-            "host",
-            "connection",
-            "content-type",
-        ];
         let invalid = || InvalidKeyHeader(name.to_owned());
         let parsed = HeaderName::try_from(name).map_err(|_| invalid())?;
-        if TAKEN.contains(&parsed.as_str()) {
+        if reserved::is_reserved(parsed.as_str()) {
             return Err(invalid());
         }
         Ok(Self(Source::Header(KeyHeader {
