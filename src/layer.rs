@@ -255,12 +255,14 @@ impl ApiKeyLayer {
         Ok(self)
     }
 
-    /// Also challenges with Basic, where that is a source. Default: off, since browsers open a
-    /// dialog for it.
+    /// Also challenges with Basic, where that is one of several sources. Default: off, since
+    /// browsers open a dialog for it. Where Basic is the only source, it is challenged with anyway:
+    /// a 401 must name a way in.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, KeySource};
-    /// let layer = ApiKeys::in_memory().layer().sources([KeySource::basic()]).challenge_basic();
+    /// let sources = [KeySource::bearer(), KeySource::basic()];
+    /// let layer = ApiKeys::in_memory().layer().sources(sources).challenge_basic();
     /// ```
     pub fn challenge_basic(mut self) -> Self {
         self.settings().challenges.basic = true;

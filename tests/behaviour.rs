@@ -65,6 +65,10 @@ const BEARER_INVALID: (&str, &str) = (
     "www-authenticate",
     r#"Bearer realm="api", error="invalid_token", error_description="The API key is not valid.""#,
 );
+const BEARER_REQUEST: (&str, &str) = (
+    "www-authenticate",
+    r#"Bearer realm="api", error="invalid_request", error_description="The request carries more than one API key. Send exactly one.""#,
+);
 
 // Bodies of refusals.
 const MISSING: &str = r#"{"error":{"code":"missing_api_key","message":"This request needs an API key.","details":{}}}"#;
@@ -168,13 +172,13 @@ async fn a_users_token_stands_beside_the_applications_key() {
 async fn two_keys_are_an_error_and_never_a_silent_pick() {
     let world = World::new().await;
     let rows = table! {
-        row("in two places", [("authorization", "Bearer {active}"), ("x-api-key", "{admin}")], 400, [JSON, NO_STORE], AMBIGUOUS),
-        row("the same key twice", [("authorization", "Bearer {active}"), ("x-api-key", "{active}")], 400, [JSON, NO_STORE], AMBIGUOUS),
-        row("one of them bad", [("authorization", "Bearer {active}"), ("x-api-key", "{junk}")], 400, [JSON, NO_STORE], AMBIGUOUS),
-        row("two lines of a header", [("x-api-key", "{active}"), ("x-api-key", "{active}")], 400, [JSON, NO_STORE], AMBIGUOUS),
-        row("one of them empty", [("x-api-key", "{active}"), ("x-api-key", "")], 400, [JSON, NO_STORE], AMBIGUOUS),
-        row("two lines of Authorization", [("authorization", "Bearer {jwt}"), ("authorization", "Bearer {active}")], 400, [JSON, NO_STORE], AMBIGUOUS),
-        row("even if neither is ours", [("authorization", "Bearer {jwt}"), ("authorization", "Bearer {jwt}"), ("x-api-key", "{active}")], 400, [JSON, NO_STORE], AMBIGUOUS),
+        row("in two places", [("authorization", "Bearer {active}"), ("x-api-key", "{admin}")], 400, [JSON, NO_STORE, BEARER_REQUEST], AMBIGUOUS),
+        row("the same key twice", [("authorization", "Bearer {active}"), ("x-api-key", "{active}")], 400, [JSON, NO_STORE, BEARER_REQUEST], AMBIGUOUS),
+        row("one of them bad", [("authorization", "Bearer {active}"), ("x-api-key", "{junk}")], 400, [JSON, NO_STORE, BEARER_REQUEST], AMBIGUOUS),
+        row("two lines of a header", [("x-api-key", "{active}"), ("x-api-key", "{active}")], 400, [JSON, NO_STORE, BEARER_REQUEST], AMBIGUOUS),
+        row("one of them empty", [("x-api-key", "{active}"), ("x-api-key", "")], 400, [JSON, NO_STORE, BEARER_REQUEST], AMBIGUOUS),
+        row("two lines of Authorization", [("authorization", "Bearer {jwt}"), ("authorization", "Bearer {active}")], 400, [JSON, NO_STORE, BEARER_REQUEST], AMBIGUOUS),
+        row("even if neither is ours", [("authorization", "Bearer {jwt}"), ("authorization", "Bearer {jwt}"), ("x-api-key", "{active}")], 400, [JSON, NO_STORE, BEARER_REQUEST], AMBIGUOUS),
         row("two in one line are no key", [("x-api-key", "{active}, {active}")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE, VARY], NOT_FOUND),
     };
     hold(&world, world.keys.layer(), rows).await;
@@ -448,28 +452,33 @@ async fn the_application_chooses_where_keys_stand() {
         KeySource::header("X-Acme-Api-Key").unwrap(),
         KeySource::dangerous_query("api_key"),
     ]);
-    const ACME_CHALLENGE: (&str, &str) = (
+    // Basic would open a dialog, and is not the only way in.
+    const BY_HEADER: (&str, &str) = (
         "www-authenticate",
-        r#"ApiKey realm="api", header="X-Acme-Api-Key""#,
+        r#"ApiKey realm="api", in="header", name="X-Acme-Api-Key""#,
+    );
+    const BY_QUERY: (&str, &str) = (
+        "www-authenticate",
+        r#"ApiKey realm="api", in="query", name="api_key""#,
     );
     let rows = table! {
         row("Basic, as curl -u KEY: sends it", [("authorization", "Basic {basic:active}")], 200, [ACTIVE], "acme /v1"),
         row("basic", [("authorization", "basic {basic:active}")], 200, [ACTIVE], "acme /v1"),
-        row("the password must be empty", [("authorization", "Basic {basic-with-password:active}")], 401, [JSON, NO_STORE, ACME_CHALLENGE], NOT_FOUND),
-        row("something before a key of ours", [("authorization", "Basic eCBza19saXZlX2FiYzo=")], 401, [JSON, NO_STORE, ACME_CHALLENGE], NOT_FOUND),
-        row("Basic of somebody else", [("authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==")], 401, [JSON, NO_STORE, ACME_CHALLENGE], MISSING),
+        row("the password must be empty", [("authorization", "Basic {basic-with-password:active}")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], NOT_FOUND),
+        row("something before a key of ours", [("authorization", "Basic eCBza19saXZlX2FiYzo=")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], NOT_FOUND),
+        row("Basic of somebody else", [("authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], MISSING),
         row("and beside a key", [("authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="), ("x-acme-api-key", "{active}")], 200,
             [ACTIVE, PRIVATE, ("vary", "X-Acme-Api-Key")], "acme /v1 authorization=Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="),
         row("a header of the company's own", [("x-acme-api-key", "{active}")], 200, [ACTIVE, PRIVATE, ("vary", "X-Acme-Api-Key")], "acme /v1"),
         row("the query, without which the inner service gets it", [(":path", "/v1?a=1&api_key={active}&b=2")], 200, [ACTIVE, PRIVATE], "acme /v1?a=1&b=2"),
         row("nothing but the query", [(":path", "/v1?api_key={active}")], 200, [ACTIVE, PRIVATE], "acme /v1"),
-        row("another parameter", [(":path", "/v1?api_Key={active}")], 401, [JSON, NO_STORE, ACME_CHALLENGE], MISSING),
-        row("a bad key in the query", [(":path", "/v1?api_key={typo}")], 401, [JSON, NO_STORE, ACME_CHALLENGE], NOT_FOUND),
+        row("another parameter", [(":path", "/v1?api_Key={active}")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], MISSING),
+        row("a bad key in the query", [(":path", "/v1?api_key={typo}")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], NOT_FOUND),
         row("the query twice", [(":path", "/v1?api_key={active}&api_key={active}")], 400, [JSON, NO_STORE], AMBIGUOUS),
         row("the query twice, hidden by encoding", [(":path", "/v1?api_key={active}&api%5Fkey={active}")], 400, [JSON, NO_STORE], AMBIGUOUS),
         row("the query and a header", [(":path", "/v1?api_key={active}"), ("x-acme-api-key", "{active}")], 400, [JSON, NO_STORE], AMBIGUOUS),
-        row("what was not chosen is not read", [("x-api-key", "{active}")], 401, [JSON, NO_STORE, ACME_CHALLENGE], MISSING),
-        row("our key in Authorization, under a scheme that is not chosen, is bad", [("authorization", "Bearer {active}")], 401, [JSON, NO_STORE, ACME_CHALLENGE], NOT_FOUND),
+        row("what was not chosen is not read", [("x-api-key", "{active}")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], MISSING),
+        row("our key in Authorization, under a scheme that is not chosen, is bad", [("authorization", "Bearer {active}")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], NOT_FOUND),
     };
     hold(&world, layer, rows).await;
 }
@@ -486,7 +495,7 @@ async fn in_optional_mode_no_key_is_fine_and_a_bad_one_is_not() {
         row("a key with a slip of the pen is not passed on", [("authorization", "Bearer: {active}")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE, VARY, VARY_TOO], NOT_FOUND),
         row("nor one in quotes", [("authorization", "Bearer \"{active}\"")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE, VARY, VARY_TOO], NOT_FOUND),
         row("nor one whose scheme was said twice", [("authorization", "Bearer Bearer {active}")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE, VARY, VARY_TOO], NOT_FOUND),
-        row("two keys are refused", [("x-api-key", "{active}"), ("authorization", "Bearer {active}")], 400, [JSON, NO_STORE, VARY, VARY_TOO], AMBIGUOUS),
+        row("two keys are refused", [("x-api-key", "{active}"), ("authorization", "Bearer {active}")], 400, [JSON, NO_STORE, BEARER_REQUEST, VARY, VARY_TOO], AMBIGUOUS),
     };
     hold(&world, world.keys.layer().optional(), rows).await;
 
@@ -548,6 +557,7 @@ async fn the_key_may_stay_in_the_request_but_is_marked() {
 #[tokio::test]
 async fn challenges_follow_the_sources() {
     let world = World::new().await;
+    const BASIC: (&str, &str) = ("www-authenticate", r#"Basic realm="api", charset="UTF-8""#);
     let layer = world
         .keys
         .layer()
@@ -555,19 +565,43 @@ async fn challenges_follow_the_sources() {
         .realm("Acme API")
         .unwrap();
     let rows = table! {
-        row("a 401 has a challenge, also without a scheme", [], 401, [JSON, NO_STORE, ("www-authenticate", r#"ApiKey realm="Acme API", header="X-API-Key""#)], MISSING),
+        row("a 401 has a challenge, also without a scheme", [], 401, [JSON, NO_STORE, ("www-authenticate", r#"ApiKey realm="Acme API", in="header", name="X-API-Key""#)], MISSING),
+        row("no scheme is named that is not accepted", [("x-api-key", "{active}"), ("x-api-key", "{admin}")], 400, [JSON, NO_STORE], AMBIGUOUS),
+    };
+    hold(&world, layer, rows).await;
+
+    let layer = world.keys.layer().sources([KeySource::basic()]);
+    let rows = table! {
+        row("Basic, because there is no other way in", [], 401, [JSON, NO_STORE, BASIC], MISSING),
+        row("also after a bad key", [("authorization", "Basic {basic:typo}")], 401, [JSON, NO_STORE, BASIC], NOT_FOUND),
+    };
+    hold(&world, layer, rows).await;
+
+    let layer = world.keys.layer();
+    let layer = layer.sources([KeySource::dangerous_query("a \"key\"\\ü")]);
+    let rows = table! {
+        row("the query, its name as it is written there", [], 401, [JSON, NO_STORE, ("www-authenticate", r#"ApiKey realm="api", in="query", name="a%20%22key%22%5C%C3%BC""#)], MISSING),
     };
     hold(&world, layer, rows).await;
 
     let layer = world
         .keys
         .layer()
-        .sources([KeySource::basic(), KeySource::bearer()])
-        .challenge_basic();
+        .sources([KeySource::basic(), KeySource::bearer()]);
     let rows = table! {
-        row("Basic, because it was asked for", [], 401, [JSON, NO_STORE, BEARER_CHALLENGE, ("www-authenticate", r#"Basic realm="api", charset="UTF-8""#)], MISSING),
+        row("no Basic beside another scheme", [], 401, [JSON, NO_STORE, BEARER_CHALLENGE], MISSING),
     };
-    hold(&world, layer, rows).await;
+    hold(&world, layer.clone(), rows).await;
+    let rows = table! {
+        row("Basic, because it was asked for", [], 401, [JSON, NO_STORE, BEARER_CHALLENGE, BASIC], MISSING),
+    };
+    hold(&world, layer.challenge_basic(), rows).await;
+
+    let layer = world.keys.layer().sources([KeySource::x_api_key()]);
+    let rows = table! {
+        row("insufficient scope is said in Bearer's terms, and Bearer is not accepted", [("x-api-key", "{active}")], 403, [JSON, NO_STORE, ACTIVE, VARY], LACKS_WRITE),
+    };
+    hold(&world, layer.require(WRITE), rows).await;
 
     assert!(world.keys.layer().realm("a\"b").is_err());
 }

@@ -1,8 +1,11 @@
 //! `WWW-Authenticate`: a 401 always says how to authenticate (RFC 9110 §11.6.1, RFC 6750 §3).
 
+use std::borrow::Cow;
+
 use http::HeaderValue;
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, StatusCode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::rejection::Rejection;
 use crate::source::{KeySources, Scheme};
@@ -39,77 +42,114 @@ pub struct InvalidRealm(String);
 #[derive(Debug, Clone)]
 pub(crate) struct Challenges {
     pub(crate) realm: Realm,
-    /// Browsers open a dialog for a Basic challenge, so it is sent only where asked for.
+    /// Browsers open a dialog for a Basic challenge, so it is sent only where asked for, or where
+    /// nothing else is accepted.
     pub(crate) basic: bool,
 }
 
 impl Challenges {
     /// Writes the challenges that a rejection calls for, the best-supported scheme first, each in
     /// a line of its own.
+    ///
+    /// No challenge names a scheme that is not accepted: a client would follow it in vain.
     pub(crate) fn write(
         &self,
         headers: &mut HeaderMap,
         rejection: &Rejection,
         sources: &KeySources,
     ) {
-        let realm = &self.realm.0;
         let mut add = |challenge: String| {
-            // Realm, messages and scopes are made of characters that a header may hold.
+            // Realm, names, messages and scopes are made of characters that a header may hold.
             if let Ok(value) = HeaderValue::try_from(challenge) {
                 headers.append(WWW_AUTHENTICATE, value);
             }
         };
-        if let Rejection::InsufficientScope { required } = rejection {
-            // RFC 6750 defines this error for Bearer; no other scheme can say it.
-            let scope = if required.is_any_of() {
-                String::new()
-            } else {
-                format!(", scope=\"{required}\"")
-            };
-            add(format!(
-                "Bearer realm=\"{realm}\", error=\"insufficient_scope\", \
-                 error_description=\"{rejection}\"{scope}"
-            ));
-            return;
-        }
         if rejection.status() != StatusCode::UNAUTHORIZED {
+            // Only Bearer can say anything else (RFC 6750 §3.1).
+            if sources.schemes.contains(&Scheme::Bearer)
+                && let Some(parameters) = Self::beyond_401(rejection)
+            {
+                add(self.bearer(&parameters));
+            }
             return;
         }
-        let mut challenged = false;
-        for scheme in &sources.schemes {
-            challenged |= match scheme {
-                Scheme::Bearer if matches!(rejection, Rejection::Missing) => {
-                    add(format!("Bearer realm=\"{realm}\""));
-                    true
-                }
-                Scheme::Bearer => {
-                    add(format!(
-                        "Bearer realm=\"{realm}\", error=\"invalid_token\", \
-                         error_description=\"{rejection}\""
-                    ));
-                    true
-                }
-                Scheme::Basic if self.basic => {
-                    add(format!("Basic realm=\"{realm}\", charset=\"UTF-8\""));
-                    true
-                }
-                Scheme::Basic => false,
-                Scheme::ApiKey => {
-                    add(format!("ApiKey realm=\"{realm}\""));
-                    true
-                }
-            };
+        let schemes: Vec<_> = sources
+            .schemes
+            .iter()
+            .filter(|scheme| **scheme != Scheme::Basic || self.asks_for_basic(sources))
+            .collect();
+        for scheme in &schemes {
+            add(self.of_scheme(**scheme, rejection));
         }
-        if !challenged {
-            // Keys come in a header of their own; a 401 must carry a challenge all the same.
-            let header = sources
-                .headers
-                .first()
-                .and_then(|header| header.written.to_str().ok());
-            let header = header
-                .map(|name| format!(", header=\"{name}\""))
-                .unwrap_or_default();
-            add(format!("ApiKey realm=\"{realm}\"{header}"));
+        if schemes.is_empty() {
+            // A 401 must carry a challenge (RFC 9110 §15.5.2), also if no scheme is to be named.
+            places(sources).for_each(|place| add(self.of_place(&place)));
         }
     }
+
+    /// Returns whether browsers are to open their dialog: where that was asked for, or there is no
+    /// other way in.
+    fn asks_for_basic(&self, sources: &KeySources) -> bool {
+        let is_only_way = sources.schemes == [Scheme::Basic] && places(sources).next().is_none();
+        self.basic || is_only_way
+    }
+
+    fn of_scheme(&self, scheme: Scheme, rejection: &Rejection) -> String {
+        let realm = &self.realm.0;
+        match scheme {
+            // A request without credentials is told no error (RFC 6750 §3.1).
+            Scheme::Bearer if matches!(rejection, Rejection::Missing) => self.bearer(""),
+            Scheme::Bearer => self.bearer(&error("invalid_token", rejection)),
+            Scheme::Basic => format!("Basic realm=\"{realm}\", charset=\"UTF-8\""),
+            Scheme::ApiKey => format!("ApiKey realm=\"{realm}\""),
+        }
+    }
+
+    fn bearer(&self, parameters: &str) -> String {
+        format!("Bearer realm=\"{}\"{parameters}", self.realm.0)
+    }
+
+    /// Returns the parameters of the Bearer challenge in an answer that is no 401.
+    fn beyond_401(rejection: &Rejection) -> Option<String> {
+        match rejection {
+            Rejection::Ambiguous => Some(error("invalid_request", rejection)),
+            Rejection::InsufficientScope { required } if required.is_any_of() => {
+                Some(error("insufficient_scope", rejection))
+            }
+            Rejection::InsufficientScope { required } => {
+                let error = error("insufficient_scope", rejection);
+                Some(format!("{error}, scope=\"{required}\""))
+            }
+            _ => None,
+        }
+    }
+
+    fn of_place(&self, (place, name): &(&str, Cow<'_, str>)) -> String {
+        let realm = &self.realm.0;
+        format!("ApiKey realm=\"{realm}\", in=\"{place}\", name=\"{name}\"")
+    }
 }
+
+fn error(code: &str, rejection: &Rejection) -> String {
+    format!(", error=\"{code}\", error_description=\"{rejection}\"")
+}
+
+/// Lists the places that are made for keys, by kind and name.
+fn places(sources: &KeySources) -> impl Iterator<Item = (&'static str, Cow<'_, str>)> {
+    let headers = sources.headers.iter().map(|header| {
+        let written = header.written.to_str().unwrap_or(header.name.as_str());
+        ("header", written.into())
+    });
+    let parameters = sources.parameters.iter().map(|name| {
+        // As a client writes it in the URL, which is safe between quotes, too.
+        ("query", utf8_percent_encode(name, NOT_UNRESERVED).into())
+    });
+    headers.chain(parameters)
+}
+
+/// All but the unreserved characters of RFC 3986 §2.3.
+const NOT_UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
