@@ -16,7 +16,7 @@ use crate::response::body::ResponseBody;
 use crate::response::headers::keep_from_caches;
 use crate::response::rate_limit::{self, Notice};
 use crate::response::rejection::{Manner, Unrendered, keep_headers};
-use crate::source::Carrier;
+use crate::source::Carriers;
 use crate::verify::wait::Waiting;
 use crate::verify::{Admission, Denial, Gate, Progress};
 
@@ -174,23 +174,23 @@ impl Gate {
         admission: &Admission,
         manner: Manner,
     ) -> Option<Response<Bytes>> {
-        let (lifecycle, carrier, limits) = match admission {
+        let (lifecycle, carriers, limits) = match admission {
             Admission::SpokenFor => return None,
-            Admission::Anonymous { limits } => (None, None, limits),
+            Admission::Anonymous { limits } => (None, Carriers::NONE, limits),
             Admission::Key {
                 lifecycle,
-                carrier,
+                carriers,
                 limits,
-            } => (Some(lifecycle), Some(*carrier), limits),
+            } => (Some(lifecycle), *carriers, limits),
         };
         if let Some(mut rendered) = self.render_what_is_not(response, manner) {
-            self.inform(rendered.headers_mut(), lifecycle, carrier, limits.as_ref());
+            self.inform(rendered.headers_mut(), lifecycle, carriers, limits.as_ref());
             return Some(rendered);
         }
         let refused_within =
             rate_limit::is_refused_within(response.status(), response.headers(), manner.grpc);
         let limits = limits.as_ref().filter(|_| !refused_within);
-        self.inform(response.headers_mut(), lifecycle, carrier, limits);
+        self.inform(response.headers_mut(), lifecycle, carriers, limits);
         None
     }
 
@@ -199,7 +199,7 @@ impl Gate {
         &self,
         headers: &mut HeaderMap,
         lifecycle: Option<&Lifecycle>,
-        carrier: Option<Carrier>,
+        carriers: Carriers,
         limits: Option<&Notice>,
     ) {
         let settings = &self.settings;
@@ -209,7 +209,7 @@ impl Gate {
         if let Some(limits) = limits {
             limits.write(headers, settings.rate_limit_headers);
         }
-        keep_from_caches(headers, &settings.sources, carrier, settings.optional);
+        keep_from_caches(headers, &settings.sources, carriers, settings.optional);
     }
 
     /// A rejection from a handler is rendered as if it were from this layer.
@@ -244,7 +244,7 @@ impl Gate {
         self.inform(
             response.headers_mut(),
             denial.lifecycle.as_ref(),
-            denial.carrier,
+            denial.carriers,
             denial.limits.as_deref(),
         );
         response

@@ -88,9 +88,11 @@ impl ApiKeyLayer {
     /// Where keys are looked for. Default: Bearer, the `ApiKey` scheme, and `X-API-Key`.
     ///
     /// This replaces the defaults; [`source`](Self::source) adds to them. All sources are looked
-    /// at, and two keys in one request are an error (400); the order is that of the challenges in
-    /// a 401, so the best scheme comes first. A key in a place that is not listed is neither read
-    /// nor taken out.
+    /// at. The very same key in two places is one key, taken out of both, since some client
+    /// libraries send `Authorization: Bearer KEY` beside `apikey: KEY`. Two different keys in one
+    /// request are an error (400), and so is a header or a parameter that is repeated. The order is
+    /// that of the challenges in a 401, so the best scheme comes first. A key in a place that is not
+    /// listed is neither read nor taken out.
     ///
     /// # Panics
     /// If the list is empty.

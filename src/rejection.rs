@@ -65,7 +65,8 @@ use crate::quota::Quota;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejection {
-    /// More than one key, or a header that must be single was sent twice. 400 `ambiguous_api_key`.
+    /// Different keys, or a header or parameter that must be single was sent twice. 400
+    /// `ambiguous_api_key`.
     #[error("The request carries more than one API key. Send exactly one.")]
     Ambiguous,
     /// No key. 401 `missing_api_key`.

@@ -1,8 +1,11 @@
 //! Where a key may stand in a request: what an application chooses from.
 
+mod carriers;
 mod reserved;
 
 use http::header::{HeaderName, HeaderValue};
+
+pub(crate) use carriers::Carriers;
 
 /// One place where a key may stand in a request.
 ///
@@ -157,14 +160,6 @@ impl FromIterator<KeySource> for KeySources {
     }
 }
 
-/// The place that a credential was found in; an index is one into its [`KeySources`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Carrier {
-    Authorization,
-    Header(usize),
-    Query(usize),
-}
-
 impl KeySources {
     /// Adds a place, unless it is there already.
     pub(crate) fn add(&mut self, source: KeySource) {
@@ -183,19 +178,19 @@ impl KeySources {
         self.schemes.is_empty() && self.headers.is_empty() && self.parameters.is_empty()
     }
 
-    /// The name of the parameter that a credential was found in.
-    pub(crate) fn parameter(&self, carrier: Carrier) -> Option<&str> {
-        match carrier {
-            Carrier::Query(at) => Some(&self.parameters[at]),
-            _ => None,
-        }
+    /// Lists the headers, made for keys, that a credential was found in.
+    #[inline]
+    pub(crate) fn headers_in(&self, carriers: Carriers) -> impl Iterator<Item = &KeyHeader> {
+        let all = self.headers.iter().enumerate();
+        all.filter(move |(at, _)| carriers.include(Carriers::header(*at)))
+            .map(|(_, header)| header)
     }
 
-    /// The header, made for keys, that a credential was found in.
-    pub(crate) fn header(&self, carrier: Carrier) -> Option<&KeyHeader> {
-        match carrier {
-            Carrier::Header(at) => Some(&self.headers[at]),
-            _ => None,
-        }
+    /// Lists the names of the parameters that a credential was found in.
+    #[inline]
+    pub(crate) fn parameters_in(&self, carriers: Carriers) -> impl Iterator<Item = &str> {
+        let all = self.parameters.iter().enumerate();
+        all.filter(move |(at, _)| carriers.include(Carriers::parameter(*at)))
+            .map(|(_, name)| &**name)
     }
 }

@@ -173,7 +173,9 @@ async fn two_keys_are_an_error_and_never_a_silent_pick() {
     let world = World::new().await;
     let rows = table! {
         row("in two places", [("authorization", "Bearer {active}"), ("x-api-key", "{admin}")], 400, [JSON, NO_STORE, BEARER_REQUEST], AMBIGUOUS),
-        row("the same key twice", [("authorization", "Bearer {active}"), ("x-api-key", "{active}")], 400, [JSON, NO_STORE, BEARER_REQUEST], AMBIGUOUS),
+        row("the same key in two places is one", [("authorization", "Bearer {active}"), ("x-api-key", "{active}")], 200, [ACTIVE, PRIVATE, VARY], "acme /v1"),
+        row("also if it is bad", [("authorization", "Bearer {typo}"), ("x-api-key", "{typo}")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE, VARY], NOT_FOUND),
+        row("but not if one is nearly the other", [("authorization", "Bearer {active}"), ("x-api-key", "{active}x")], 400, [JSON, NO_STORE, BEARER_REQUEST], AMBIGUOUS),
         row("one of them bad", [("authorization", "Bearer {active}"), ("x-api-key", "{junk}")], 400, [JSON, NO_STORE, BEARER_REQUEST], AMBIGUOUS),
         row("two lines of a header", [("x-api-key", "{active}"), ("x-api-key", "{active}")], 400, [JSON, NO_STORE, BEARER_REQUEST], AMBIGUOUS),
         row("one of them empty", [("x-api-key", "{active}"), ("x-api-key", "")], 400, [JSON, NO_STORE, BEARER_REQUEST], AMBIGUOUS),
@@ -476,7 +478,8 @@ async fn the_application_chooses_where_keys_stand() {
         row("a bad key in the query", [(":path", "/v1?api_key={typo}")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], NOT_FOUND),
         row("the query twice", [(":path", "/v1?api_key={active}&api_key={active}")], 400, [JSON, NO_STORE], AMBIGUOUS),
         row("the query twice, hidden by encoding", [(":path", "/v1?api_key={active}&api%5Fkey={active}")], 400, [JSON, NO_STORE], AMBIGUOUS),
-        row("the query and a header", [(":path", "/v1?api_key={active}"), ("x-acme-api-key", "{active}")], 400, [JSON, NO_STORE], AMBIGUOUS),
+        row("the query and a header", [(":path", "/v1?api_key={active}"), ("x-acme-api-key", "{admin}")], 400, [JSON, NO_STORE], AMBIGUOUS),
+        row("the same key in three places", [(":path", "/v1?api_key={active}&b=2"), ("x-acme-api-key", "{active}"), ("authorization", "Basic {basic:active}")], 200, [ACTIVE, PRIVATE, ("vary", "X-Acme-Api-Key")], "acme /v1?b=2"),
         row("what was not chosen is not read", [("x-api-key", "{active}")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], MISSING),
         row("our key in Authorization, under a scheme that is not chosen, is bad", [("authorization", "Bearer {active}")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], NOT_FOUND),
     };
@@ -495,7 +498,7 @@ async fn in_optional_mode_no_key_is_fine_and_a_bad_one_is_not() {
         row("a key with a slip of the pen is not passed on", [("authorization", "Bearer: {active}")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE, VARY, VARY_TOO], NOT_FOUND),
         row("nor one in quotes", [("authorization", "Bearer \"{active}\"")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE, VARY, VARY_TOO], NOT_FOUND),
         row("nor one whose scheme was said twice", [("authorization", "Bearer Bearer {active}")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE, VARY, VARY_TOO], NOT_FOUND),
-        row("two keys are refused", [("x-api-key", "{active}"), ("authorization", "Bearer {active}")], 400, [JSON, NO_STORE, BEARER_REQUEST, VARY, VARY_TOO], AMBIGUOUS),
+        row("two keys are refused", [("x-api-key", "{active}"), ("authorization", "Bearer {admin}")], 400, [JSON, NO_STORE, BEARER_REQUEST, VARY, VARY_TOO], AMBIGUOUS),
     };
     hold(&world, world.keys.layer().optional(), rows).await;
 
@@ -536,6 +539,7 @@ async fn the_key_may_stay_in_the_request_but_is_marked() {
         row("Bearer", [("authorization", "Bearer {active}")], 200, [ACTIVE], leak(format!("acme /v1 sensitive authorization=Bearer {key}"))),
         row("X-API-Key", [("x-api-key", "{active}")], 200, [ACTIVE, PRIVATE, VARY], leak(format!("acme /v1 sensitive x-api-key={key}"))),
         row("the query", [(":path", "/v1?key={active}")], 200, [ACTIVE, PRIVATE], leak(format!("acme /v1?key={key}"))),
+        row("two places", [("authorization", "Bearer {active}"), ("x-api-key", "{active}")], 200, [ACTIVE, PRIVATE, VARY], leak(format!("acme /v1 sensitive authorization=Bearer {key} sensitive x-api-key={key}"))),
     };
     let sources = [
         KeySource::bearer(),

@@ -2,6 +2,7 @@
 
 use http::Request;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::framework;
@@ -10,12 +11,13 @@ use crate::key::formats::{KeyFormats, Place, Recognized};
 use crate::request::basic::Basic;
 use crate::request::head::RequestHead;
 use crate::request::query;
-use crate::source::{Carrier, KeySources, Scheme};
+use crate::source::{Carriers, KeySources, Scheme};
 
 /// The one credential of a request that is meant for us.
 pub(crate) struct Credential<'r> {
     pub(crate) text: Text<'r>,
-    pub(crate) carrier: Carrier,
+    /// Where it stands; in more than one place if each says the same.
+    pub(crate) carriers: Carriers,
     /// The format that it is written in. If there is none, there is no such key.
     pub(crate) format: Option<&'r KeyFormat>,
 }
@@ -33,22 +35,29 @@ impl Text<'_> {
             Self::Decoded(bytes) => bytes,
         }
     }
+
+    /// Compares in constant time, as all that may hold a secret.
+    fn is(&self, other: &[u8]) -> bool {
+        self.as_bytes().ct_eq(other).into()
+    }
 }
 
-/// The request carries two keys, or a header twice that must be single.
+/// The request carries two different keys, or a header or parameter twice that must be single.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ambiguous;
 
 impl KeySources {
     /// Finds the one credential that is meant for us, if there is any.
     ///
-    /// All places are looked at: two keys are an error, never a silent pick.
+    /// All places are looked at: two different keys are an error, never a silent pick. The very same
+    /// text in two places is one credential.
     pub(crate) fn find<'r>(
         &self,
         head: RequestHead<'r>,
         formats: &'r KeyFormats,
     ) -> Result<Option<Credential<'r>>, Ambiguous> {
         let mut found = None;
+        let mut unclaimed = None;
         // Most requests have few headers: to pass by all of them is faster than to look for one.
         for (name, line) in head.headers {
             let Some(carrier) = self.carrier(name) else {
@@ -58,10 +67,14 @@ impl KeySources {
                 return Err(Ambiguous);
             }
             let line = trim(line.as_bytes());
-            let credential = match carrier {
-                Carrier::Authorization => self.in_authorization(line, formats),
-                _ if line.is_empty() => None,
-                _ => Some(own(Text::Borrowed(line), carrier, formats)),
+            let credential = if carrier == Carriers::AUTHORIZATION {
+                let credential = self.in_authorization(line, formats);
+                unclaimed = credential.is_none().then_some(line);
+                credential
+            } else if line.is_empty() {
+                None
+            } else {
+                Some(own(Text::Borrowed(line), carrier, formats))
             };
             at_most_one(&mut found, credential)?;
         }
@@ -69,20 +82,36 @@ impl KeySources {
             let credential = one(query::values(head.uri, parameter))?
                 .filter(|value| !value.is_empty())
                 .map(|value| Text::Decoded(query::decode(value)))
-                .map(|text| own(text, Carrier::Query(at), formats));
+                .map(|text| own(text, Carriers::parameter(at), formats));
             at_most_one(&mut found, credential)?;
+        }
+        // A key without a lead is not told from a user's token, unless it stands elsewhere, too.
+        if let (Some(found), Some(line)) = (&mut found, unclaimed)
+            && self.says(line, &found.text)
+        {
+            found.carriers = found.carriers.and(Carriers::AUTHORIZATION);
         }
         Ok(found)
     }
 
-    /// What a header would carry, if it is one that carries keys.
+    /// Returns what a header would carry a credential as, if it is one that carries keys.
     #[inline]
-    fn carrier(&self, name: &HeaderName) -> Option<Carrier> {
+    fn carrier(&self, name: &HeaderName) -> Option<Carriers> {
         if name == AUTHORIZATION {
-            return (!self.schemes.is_empty()).then_some(Carrier::Authorization);
+            return (!self.schemes.is_empty()).then_some(Carriers::AUTHORIZATION);
         }
         let header = self.headers.iter().position(|header| header.name == name);
-        header.map(Carrier::Header)
+        header.map(Carriers::header)
+    }
+
+    /// Returns whether `Authorization` says a text, under a scheme that is looked at.
+    fn says(&self, line: &[u8], text: &Text<'_>) -> bool {
+        match self.token(line) {
+            None => false,
+            Some((Scheme::Basic, token)) => Basic::decode(token)
+                .is_some_and(|basic| basic.is_exact() && text.is(basic.user_id())),
+            Some((_, token)) => text.is(token),
+        }
     }
 
     fn in_authorization<'r>(
@@ -97,7 +126,7 @@ impl KeySources {
         // Not as it should be written, but ours: never to be passed on as somebody else's.
         formats.is_claimed_in(line).then_some(Credential {
             text: Text::Borrowed(line),
-            carrier: Carrier::Authorization,
+            carriers: Carriers::AUTHORIZATION,
             format: None,
         })
     }
@@ -107,64 +136,68 @@ impl KeySources {
         line: &'r [u8],
         formats: &'r KeyFormats,
     ) -> Option<Credential<'r>> {
+        let (scheme, token) = self.token(line)?;
+        match scheme {
+            Scheme::Bearer => shared(Text::Borrowed(token), formats),
+            Scheme::ApiKey => Some(own(Text::Borrowed(token), Carriers::AUTHORIZATION, formats)),
+            Scheme::Basic => in_basic(&Basic::decode(token)?, formats),
+        }
+    }
+
+    /// Splits `Authorization` into a scheme that is looked at, and what stands behind it.
+    fn token<'r>(&self, line: &'r [u8]) -> Option<(Scheme, &'r [u8])> {
         // credentials = auth-scheme 1*SP token68: no tab, and nothing else between the two.
         let end = line.iter().position(|byte| *byte == b' ');
         let (scheme, rest) = line.split_at(end.unwrap_or(line.len()));
         let token = &rest[rest.iter().take_while(|byte| **byte == b' ').count()..];
         let scheme = Scheme::from_name(scheme).filter(|scheme| self.schemes.contains(scheme))?;
-        if token.is_empty() {
-            return None;
-        }
-        match scheme {
-            Scheme::Bearer => shared(Text::Borrowed(token), formats),
-            Scheme::ApiKey => Some(own(Text::Borrowed(token), Carrier::Authorization, formats)),
-            Scheme::Basic => in_basic(&Basic::decode(token)?, formats),
-        }
+        (!token.is_empty()).then_some((scheme, token))
     }
 
     /// Takes a credential out of the request, so that nothing behind the layer sees it.
-    pub(crate) fn hide<B>(&self, request: &mut Request<B>, carrier: Carrier) {
-        match carrier {
-            Carrier::Authorization => drop(request.headers_mut().remove(AUTHORIZATION)),
-            Carrier::Header(at) => drop(request.headers_mut().remove(&self.headers[at].name)),
-            Carrier::Query(at) => {
-                let parameter = &self.parameters[at];
-                let strip = |uri: &mut http::Uri| {
-                    *uri = query::without(uri, parameter).unwrap_or_else(|| {
-                        crate::trace::query_dropped();
-                        query::without_all(uri)
-                    });
-                };
-                strip(request.uri_mut());
-                if let Some(kept) = framework::kept_uri(request.extensions_mut()) {
-                    strip(kept);
-                }
+    pub(crate) fn hide<B>(&self, request: &mut Request<B>, carriers: Carriers) {
+        if carriers.include(Carriers::AUTHORIZATION) {
+            request.headers_mut().remove(AUTHORIZATION);
+        }
+        for header in self.headers_in(carriers) {
+            request.headers_mut().remove(&header.name);
+        }
+        for parameter in self.parameters_in(carriers) {
+            let strip = |uri: &mut http::Uri| {
+                *uri = query::without(uri, parameter).unwrap_or_else(|| {
+                    crate::trace::query_dropped();
+                    query::without_all(uri)
+                });
+            };
+            strip(request.uri_mut());
+            if let Some(kept) = framework::kept_uri(request.extensions_mut()) {
+                strip(kept);
             }
         }
     }
 
     /// Marks a credential that stays in the request, so that `Debug` does not print it.
-    pub(crate) fn mark_sensitive(&self, headers: &mut HeaderMap, carrier: Carrier) {
-        let name = match carrier {
-            Carrier::Authorization => &AUTHORIZATION,
-            Carrier::Header(at) => &self.headers[at].name,
-            Carrier::Query(_) => return,
-        };
-        if let Some(value) = headers.get_mut(name) {
-            value.set_sensitive(true);
+    pub(crate) fn mark_sensitive(&self, headers: &mut HeaderMap, carriers: Carriers) {
+        let authorization = carriers.include(Carriers::AUTHORIZATION);
+        let authorization = authorization.then_some(&AUTHORIZATION);
+        let others = self.headers_in(carriers).map(|header| &header.name);
+        for name in authorization.into_iter().chain(others) {
+            if let Some(value) = headers.get_mut(name) {
+                value.set_sensitive(true);
+            }
         }
     }
 }
 
 /// A credential in a place that is made for our keys: whatever it is, it is ours to judge.
-fn own<'r>(text: Text<'r>, carrier: Carrier, formats: &'r KeyFormats) -> Credential<'r> {
+fn own<'r>(text: Text<'r>, carriers: Carriers, formats: &'r KeyFormats) -> Credential<'r> {
     let format = match formats.recognize(text.as_bytes(), Place::Own) {
         Recognized::WellFormed(format) => Some(format),
         Recognized::Malformed | Recognized::Foreign => None,
     };
     Credential {
         text,
-        carrier,
+        carriers,
         format,
     }
 }
@@ -178,7 +211,7 @@ fn shared<'r>(text: Text<'r>, formats: &'r KeyFormats) -> Option<Credential<'r>>
     };
     Some(Credential {
         text,
-        carrier: Carrier::Authorization,
+        carriers: Carriers::AUTHORIZATION,
         format,
     })
 }
@@ -193,7 +226,7 @@ fn in_basic<'r>(basic: &Basic, formats: &'r KeyFormats) -> Option<Credential<'r>
     let ours = found.is_some() || formats.is_claimed_in(basic.decoded());
     ours.then(|| Credential {
         text: Text::Decoded(Zeroizing::default()),
-        carrier: Carrier::Authorization,
+        carriers: Carriers::AUTHORIZATION,
         format: None,
     })
 }
@@ -216,14 +249,21 @@ fn one<T>(values: impl IntoIterator<Item = T>) -> Result<Option<T>, Ambiguous> {
 
 /// Notes what was found in one more place.
 #[inline]
-fn at_most_one<T>(found: &mut Option<T>, another: Option<T>) -> Result<(), Ambiguous> {
-    if another.is_none() {
+fn at_most_one<'r>(
+    found: &mut Option<Credential<'r>>,
+    another: Option<Credential<'r>>,
+) -> Result<(), Ambiguous> {
+    let Some(another) = another else {
         return Ok(());
-    }
-    if found.is_some() {
+    };
+    let Some(first) = found else {
+        *found = Some(another);
+        return Ok(());
+    };
+    if !first.text.is(another.text.as_bytes()) {
         return Err(Ambiguous);
     }
-    *found = another;
+    first.carriers = first.carriers.and(another.carriers);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, LINK, VARY};
 
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
-use crate::source::{Carrier, KeySources};
+use crate::source::{Carriers, KeySources};
 use crate::timestamp;
 
 const KEY_STATUS: HeaderName = HeaderName::from_static("x-key-status");
@@ -102,12 +102,10 @@ pub struct InvalidLink(String);
 pub(crate) fn keep_from_caches(
     headers: &mut HeaderMap,
     sources: &KeySources,
-    carrier: Option<Carrier>,
+    carriers: Carriers,
     optional: bool,
 ) {
-    if matches!(carrier, Some(Carrier::Header(_) | Carrier::Query(_)))
-        && !headers.contains_key(CACHE_CONTROL)
-    {
+    if carriers.go_beyond_authorization() && !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
     }
     if optional {
@@ -120,8 +118,10 @@ pub(crate) fn keep_from_caches(
         for header in &sources.headers {
             vary(headers, &header.written);
         }
-    } else if let Some(header) = carrier.and_then(|carrier| sources.header(carrier)) {
-        vary(headers, &header.written);
+    } else {
+        for header in sources.headers_in(carriers) {
+            vary(headers, &header.written);
+        }
     }
 }
 

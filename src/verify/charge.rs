@@ -9,7 +9,7 @@ use crate::limit::{Charge, LimiterError, Verdict};
 use crate::rejection::Rejection;
 use crate::request::head::RequestHead;
 use crate::response::rate_limit::{self, Notice};
-use crate::source::Carrier;
+use crate::source::Carriers;
 use crate::trace;
 
 /// What the limits must know of a request, and what its caller is told of them.
@@ -28,17 +28,17 @@ impl Refusal {
     pub(super) fn of_nobody(self) -> Denial {
         Denial {
             limits: self.limits,
-            ..stranger(self.rejection, None)
+            ..stranger(self.rejection, Carriers::NONE)
         }
     }
 
-    pub(super) fn of(self, proved: &Proved, carrier: Carrier) -> Denial {
+    pub(super) fn of(self, proved: &Proved, carriers: Carriers) -> Denial {
         let Proved {
             known, lifecycle, ..
         } = proved;
         Denial {
             limits: self.limits,
-            ..refused(self.rejection, known, *lifecycle, Some(carrier))
+            ..refused(self.rejection, known, *lifecycle, carriers)
         }
     }
 }

@@ -36,7 +36,7 @@ use crate::request::head::RequestHead;
 use crate::response::rate_limit::Notice;
 use crate::response::rejection::Rendered;
 use crate::settings::Settings;
-use crate::source::Carrier;
+use crate::source::Carriers;
 use crate::store::StoreError;
 use crate::{timestamp, trace};
 use charge::Metered;
@@ -62,7 +62,7 @@ pub(crate) struct Presented {
     digest: KeyDigest,
     /// The place of the format that it is written in.
     format: usize,
-    carrier: Carrier,
+    carriers: Carriers,
 }
 
 /// A key that may be used here and now, within its limits.
@@ -85,7 +85,7 @@ pub(crate) enum Admission {
     /// It carries a good key.
     Key {
         lifecycle: Lifecycle,
-        carrier: Carrier,
+        carriers: Carriers,
         limits: Option<Notice>,
     },
     /// It carries no key and needs none.
@@ -100,7 +100,7 @@ pub(crate) struct Denial {
     pub(crate) rejection: Rejection,
     /// The status of the key, if its secret was right.
     pub(crate) lifecycle: Option<Lifecycle>,
-    pub(crate) carrier: Option<Carrier>,
+    pub(crate) carriers: Carriers,
     pub(crate) limits: Option<Box<Notice>>,
 }
 
@@ -128,18 +128,20 @@ impl Gate {
         let credential = match &found {
             Ok(Some(credential)) => credential,
             Ok(None) => return self.begin_without_key(request),
-            Err(Ambiguous) => return Progress::denied(stranger(Rejection::Ambiguous, None)),
+            Err(Ambiguous) => {
+                return Progress::denied(stranger(Rejection::Ambiguous, Carriers::NONE));
+            }
         };
-        let carrier = credential.carrier;
+        let carriers = credential.carriers;
         let Some(format) = credential.format else {
             let rejection = Rejection::NotFound(NotFound::Malformed);
-            return Progress::denied(stranger(rejection, Some(carrier)));
+            return Progress::denied(stranger(rejection, carriers));
         };
         let now = self.keyring.readings();
         let key = Presented {
             digest: KeyDigest::of_bytes(credential.text.as_bytes()),
             format: self.keyring.formats.place_of(format),
-            carrier,
+            carriers,
         };
         let Some(found) = self.keyring.cache.find(&key.id(), now.monotonic()) else {
             return self.begin_to_load(head, key);
@@ -147,7 +149,7 @@ impl Gate {
         if let Found::Nothing = found
             && let Err(rejection) = self.attempt(head)
         {
-            return Progress::denied(stranger(rejection, Some(carrier)));
+            return Progress::denied(stranger(rejection, carriers));
         }
         self.go_on(request, key, found, now)
     }
@@ -161,7 +163,7 @@ impl Gate {
         }
         match self.attempt(head) {
             Ok(sought) => Progress::Waiting(Wait::Record { key, sought }),
-            Err(rejection) => Progress::denied(stranger(rejection, Some(key.carrier))),
+            Err(rejection) => Progress::denied(stranger(rejection, key.carriers)),
         }
     }
 
@@ -175,7 +177,7 @@ impl Gate {
         now: Now,
     ) -> Progress {
         let head = RequestHead::from(&*request);
-        let carrier = key.carrier;
+        let carriers = key.carriers;
         let proved = match self.prove(head, &key, found, now) {
             Ok(proved) => proved,
             Err(denial) => return Progress::denied(denial),
@@ -184,7 +186,7 @@ impl Gate {
         let holder = proved.known.holder(key.id());
         match self.charge_now(Some(holder), &mut metered, now) {
             Some(Ok(())) => Progress::Decided(Ok(self.admit(request, &key, proved, metered))),
-            Some(Err(refusal)) => Progress::denied(refusal.of(&proved, carrier)),
+            Some(Err(refusal)) => Progress::denied(refusal.of(&proved, carriers)),
             None => Progress::Waiting(Wait::Limits(Box::new(Candidate {
                 key,
                 proved,
@@ -256,10 +258,10 @@ impl Gate {
         now: Now,
     ) -> Result<Proved, Denial> {
         let compared = self.compare(&key.digest, found);
-        let known = compared.map_err(|rejection| stranger(rejection, Some(key.carrier)))?;
+        let known = compared.map_err(|rejection| stranger(rejection, key.carriers))?;
         let lifecycle = known.lifecycle(now.wall(), self.keyring.warning);
         if let Err(rejection) = self.judge(head, &known, lifecycle) {
-            return Err(refused(rejection, &known, lifecycle, Some(key.carrier)));
+            return Err(refused(rejection, &known, lifecycle, key.carriers));
         }
         Ok(Proved {
             known,
@@ -347,7 +349,7 @@ impl Gate {
         metered: Metered,
     ) -> Admission {
         self.note(key, &proved);
-        self.hide(request, key.carrier);
+        self.hide(request, key.carriers);
         let Proved {
             known, lifecycle, ..
         } = proved;
@@ -355,7 +357,7 @@ impl Gate {
         request.extensions_mut().insert(caller);
         Admission::Key {
             lifecycle,
-            carrier: key.carrier,
+            carriers: key.carriers,
             limits: metered.limits,
         }
     }
@@ -378,7 +380,7 @@ impl Gate {
             let expires_at = expires_at.as_deref().unwrap_or("never");
             trace::deprecated(&id, known.record().account(), expires_at);
         }
-        if let Some(parameter) = self.settings.sources.parameter(key.carrier) {
+        for parameter in self.settings.sources.parameters_in(key.carriers) {
             trace::key_in_query(parameter, &id);
         }
     }
@@ -388,7 +390,7 @@ impl Gate {
         let head = RequestHead::from(&*request);
         let preflight = self.settings.allow_preflight && is_preflight(head);
         if !self.settings.optional && !preflight {
-            return Progress::denied(stranger(Rejection::Missing, None));
+            return Progress::denied(stranger(Rejection::Missing, Carriers::NONE));
         }
         let mut metered = self.bind(head);
         match self.charge_now(None, &mut metered, self.keyring.readings()) {
@@ -409,38 +411,36 @@ impl Gate {
         }
         let known = Arc::clone(caller.key());
         let lifecycle = known.lifecycle(self.keyring.now(), self.keyring.warning);
-        let carrier = match self.settings.sources.find(head, &self.keyring.formats) {
-            Ok(None) => Ok(None),
+        let carriers = match self.settings.sources.find(head, &self.keyring.formats) {
+            Ok(None) => Ok(Carriers::NONE),
             Ok(Some(key))
                 if key.format.is_some()
                     && KeyDigest::of_bytes(key.text.as_bytes()).id() == known.record().id() =>
             {
-                Ok(Some(key.carrier))
+                Ok(key.carriers)
             }
             Ok(Some(_)) | Err(Ambiguous) => Err(Rejection::Ambiguous),
         };
-        let judged = carrier.and_then(|carrier| {
+        let judged = carriers.and_then(|carriers| {
             self.judge(head, &known, lifecycle)?;
-            Ok(carrier)
+            Ok(carriers)
         });
         Some(match judged {
-            Err(rejection) => Err(refused(rejection, &known, lifecycle, None)),
-            Ok(carrier) => {
-                if let Some(carrier) = carrier {
-                    self.hide(request, carrier);
-                }
+            Err(rejection) => Err(refused(rejection, &known, lifecycle, Carriers::NONE)),
+            Ok(carriers) => {
+                self.hide(request, carriers);
                 Ok(Admission::SpokenFor)
             }
         })
     }
 
-    fn hide<B>(&self, request: &mut Request<B>, carrier: Carrier) {
+    fn hide<B>(&self, request: &mut Request<B>, carriers: Carriers) {
         if self.settings.hide_credential {
-            self.settings.sources.hide(request, carrier);
+            self.settings.sources.hide(request, carriers);
         } else {
             self.settings
                 .sources
-                .mark_sensitive(request.headers_mut(), carrier);
+                .mark_sensitive(request.headers_mut(), carriers);
         }
     }
 
@@ -473,12 +473,12 @@ fn anonymous<B>(request: &mut Request<B>, limits: Option<Notice>) -> Admission {
 }
 
 /// A denial to somebody who has not proved to hold a key.
-fn stranger(rejection: Rejection, carrier: Option<Carrier>) -> Denial {
+fn stranger(rejection: Rejection, carriers: Carriers) -> Denial {
     trace::refused_stranger(rejection.code(), &rejection);
     Denial {
         rejection,
         lifecycle: None,
-        carrier,
+        carriers,
         limits: None,
     }
 }
@@ -488,14 +488,14 @@ fn refused(
     rejection: Rejection,
     known: &KnownKey,
     lifecycle: Lifecycle,
-    carrier: Option<Carrier>,
+    carriers: Carriers,
 ) -> Denial {
     let record = known.record();
     trace::refused_caller(rejection.code(), &record.id(), record.account());
     Denial {
         rejection,
         lifecycle: Some(lifecycle),
-        carrier,
+        carriers,
         limits: None,
     }
 }

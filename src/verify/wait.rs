@@ -78,7 +78,7 @@ impl Gate {
         }
         loaded.map_err(|error| {
             let rejection = self.store_failed(&error, &key.id());
-            stranger(rejection, Some(key.carrier))
+            stranger(rejection, key.carriers)
         })
     }
 
@@ -95,7 +95,7 @@ impl Gate {
         } = candidate;
         let holder = proved.known.holder(key.id());
         let charged = self.charge(Some(holder), metered, proved.now).await;
-        charged.map_err(|refusal| refusal.of(proved, key.carrier))?;
+        charged.map_err(|refusal| refusal.of(proved, key.carriers))?;
         let denial = match self.prove_anew(request, key, &proved.known).await {
             Ok(anew) => {
                 *proved = anew;
