@@ -143,9 +143,12 @@ impl ApiKeyLayer {
 
     /// Lets CORS preflights through without a key. Default: off.
     ///
-    /// Only true preflights: `OPTIONS` with `Origin` and `Access-Control-Request-Method`, and no
-    /// key. It is needed only where the CORS layer stands inside of this one; better, put it
-    /// outside.
+    /// Only true preflights: `OPTIONS` with `Origin` and `Access-Control-Request-Method`, and
+    /// without `Authorization`, `Cookie` and the headers that keys are read from, since a browser
+    /// sends none of them with a preflight. A key in the URL is that of the request to come: it is
+    /// taken out, and neither judged nor charged. Limits by address and of everybody bind preflights.
+    ///
+    /// It is needed only where the CORS layer stands inside of this one; better, put it outside.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;

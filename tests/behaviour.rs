@@ -525,9 +525,25 @@ async fn only_a_true_preflight_is_let_through_and_only_if_asked_for() {
         row("not OPTIONS", [ORIGIN, METHOD], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
         row("a preflight never carries credentials", [OPTIONS, ORIGIN, METHOD, ("authorization", "Bearer {jwt}")], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
         row("nor cookies", [OPTIONS, ORIGIN, METHOD, ("cookie", "a=b")], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
+        row("nor a header that is made for keys, even an empty one", [OPTIONS, ORIGIN, METHOD, ("x-api-key", "")], 401, [JSON, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], MISSING),
+        row("with a key in such a header it is judged by that", [OPTIONS, ORIGIN, METHOD, ("x-api-key", "{active}")], 200, [ACTIVE, PRIVATE, VARY], "acme /v1"),
         row("with a bad key it is no preflight", [OPTIONS, ORIGIN, METHOD, ("authorization", "Bearer {typo}")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE], NOT_FOUND),
     };
     hold(&world, world.keys.layer().allow_preflight(), rows).await;
+
+    let layer = world
+        .keys
+        .layer()
+        .source(KeySource::dangerous_query("api_key"));
+    let rows = table! {
+        row("a key in the URL is taken out", [OPTIONS, ORIGIN, METHOD, (":path", "/v1?a=1&api_key={active}&b=2")], 200, [], "nobody /v1?a=1&b=2"),
+        row("also one that is over", [OPTIONS, ORIGIN, METHOD, (":path", "/v1?api_key={revoked}")], 200, [], "nobody /v1"),
+    };
+    hold(&world, layer.clone().allow_preflight(), rows).await;
+    let rows = table! {
+        row("unless preflights are let through, it is a request with a key", [OPTIONS, ORIGIN, METHOD, (":path", "/v1?api_key={active}")], 200, [ACTIVE, PRIVATE], "acme /v1"),
+    };
+    hold(&world, layer, rows).await;
 }
 
 #[tokio::test]

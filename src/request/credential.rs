@@ -1,7 +1,7 @@
 //! The one credential of a request: found, and hidden.
 
-use http::Request;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
+use http::{Request, Uri};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -114,6 +114,21 @@ impl KeySources {
         }
     }
 
+    /// Returns whether a header is there that is made for keys, also if it is empty.
+    pub(crate) fn have_a_header_in(&self, headers: &HeaderMap) -> bool {
+        let mut made_for_keys = self.headers.iter();
+        made_for_keys.any(|header| headers.contains_key(&header.name))
+    }
+
+    /// Lists the parameters for keys that are in a URL, also those that are empty or repeated.
+    pub(crate) fn parameters_of(&self, uri: &Uri) -> Carriers {
+        let places = self.parameters.iter().enumerate();
+        places
+            .filter(|(_, parameter)| query::values(uri, parameter).next().is_some())
+            .map(|(at, _)| Carriers::parameter(at))
+            .fold(Carriers::NONE, Carriers::and)
+    }
+
     fn in_authorization<'r>(
         &self,
         line: &'r [u8],
@@ -163,7 +178,7 @@ impl KeySources {
             request.headers_mut().remove(&header.name);
         }
         for parameter in self.parameters_in(carriers) {
-            let strip = |uri: &mut http::Uri| {
+            let strip = |uri: &mut Uri| {
                 *uri = query::without(uri, parameter).unwrap_or_else(|| {
                     crate::trace::query_dropped();
                     query::without_all(uri)

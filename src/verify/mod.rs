@@ -14,13 +14,13 @@
 //! waits, and goes on from there. Nothing else lets a request through.
 
 mod charge;
+mod preflight;
 pub(crate) mod wait;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, COOKIE, ORIGIN};
-use http::{Method, Request};
+use http::Request;
 
 use crate::cache::{Found, KnownKey, Sought};
 use crate::caller::{Anonymous, Caller};
@@ -123,11 +123,15 @@ impl Gate {
         if let Some(decision) = self.spoken_for(request) {
             return Progress::Decided(decision);
         }
+        if self.allows_as_preflight(RequestHead::from(&*request)) {
+            return self.begin_preflight(request);
+        }
         let head = RequestHead::from(&*request);
         let found = self.settings.sources.find(head, &self.keyring.formats);
         let credential = match &found {
             Ok(Some(credential)) => credential,
-            Ok(None) => return self.begin_without_key(request),
+            Ok(None) if self.settings.optional => return self.begin_as_nobody(request),
+            Ok(None) => return Progress::denied(stranger(Rejection::Missing, Carriers::NONE)),
             Err(Ambiguous) => {
                 return Progress::denied(stranger(Rejection::Ambiguous, Carriers::NONE));
             }
@@ -385,13 +389,9 @@ impl Gate {
         }
     }
 
-    /// A request without a key.
-    fn begin_without_key<B>(&self, request: &mut Request<B>) -> Progress {
+    /// A request that needs no key, and has none.
+    fn begin_as_nobody<B>(&self, request: &mut Request<B>) -> Progress {
         let head = RequestHead::from(&*request);
-        let preflight = self.settings.allow_preflight && is_preflight(head);
-        if !self.settings.optional && !preflight {
-            return Progress::denied(stranger(Rejection::Missing, Carriers::NONE));
-        }
         let mut metered = self.bind(head);
         match self.charge_now(None, &mut metered, self.keyring.readings()) {
             None => Progress::Waiting(Wait::LimitsOfNobody(metered)),
@@ -498,13 +498,4 @@ fn refused(
         carriers,
         limits: None,
     }
-}
-
-/// A CORS preflight as the Fetch standard sends it; it never carries credentials.
-fn is_preflight(head: RequestHead<'_>) -> bool {
-    head.method == Method::OPTIONS
-        && head.headers.contains_key(ORIGIN)
-        && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
-        && !head.headers.contains_key(AUTHORIZATION)
-        && !head.headers.contains_key(COOKIE)
 }
