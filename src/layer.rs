@@ -91,8 +91,11 @@ impl ApiKeyLayer {
     /// at. The very same key in two places is one key, taken out of both, since some client
     /// libraries send `Authorization: Bearer KEY` beside `apikey: KEY`. Two different keys in one
     /// request are an error (400), and so is a header or a parameter that is repeated. The order is
-    /// that of the challenges in a 401, so the best scheme comes first. A key in a place that is not
-    /// listed is neither read nor taken out.
+    /// that of the challenges in a 401, so the best scheme comes first.
+    ///
+    /// A key in a place that is not listed is neither read nor taken out, but for `Authorization`: a
+    /// key there under a scheme that is not listed, or with a slip around it, is refused, also in
+    /// [`optional`](Self::optional) mode, so that it is not passed on as somebody else's token.
     ///
     /// # Panics
     /// If the list is empty.
@@ -129,7 +132,8 @@ impl ApiKeyLayer {
 
     /// Lets requests without any key through, without a [`Caller`](crate::Caller). Default: off.
     ///
-    /// A bad key is refused all the same. What needs a caller must then ask for it: the extractor,
+    /// A bad key is refused all the same, and so is a good one with a slip around it. What needs a
+    /// caller must then ask for it: the extractor,
     /// [`Caller::of`](crate::Caller::of) and [`RequireScope`](crate::RequireScope) answer 401.
     ///
     /// ```

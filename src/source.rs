@@ -33,7 +33,8 @@ impl KeySource {
     /// `Authorization: Bearer KEY` (RFC 6750).
     ///
     /// A Bearer token that does not begin as one of our keys is somebody else's and left alone, so
-    /// that users' tokens pass beside a key in another place.
+    /// that users' tokens pass beside a key in another place. A key with a slip around it, such as
+    /// `Bearer <KEY>` or `BearerKEY`, is ours and bad (401), never passed on as somebody else's.
     pub const fn bearer() -> Self {
         Self(Source::Scheme(Scheme::Bearer))
     }

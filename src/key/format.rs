@@ -20,6 +20,8 @@ pub(crate) const MAX_KEY_LENGTH: usize = 512;
 /// Below this many bits a secret may be found by trying (NIST SP 800-63B, ASVS 6.5.2).
 const MIN_IMPORTED_BITS: f64 = 112.0;
 const CHECKSUM_LENGTH: usize = 6;
+/// So many characters of a secret behind its lead are no accident, and are short of every secret.
+const CLAIMING_LENGTH: usize = 16;
 const MAX_PREFIX_LENGTH: usize = 32;
 
 /// How the keys of one kind are written, and the environment they belong to.
@@ -293,6 +295,31 @@ impl KeyFormat {
                     && (!checksum || checksum_of(&rest[..secret]) == rest[secret..])
                     && are_alphanumeric(rest)
             }
+        }
+    }
+
+    /// Returns whether a text begins as a key of ours and goes on as one for so long that it is
+    /// meant as one, whatever follows.
+    pub(super) fn claims(&self, text: &[u8]) -> bool {
+        let Some(body) = text.strip_prefix(self.lead.as_bytes()) else {
+            return false;
+        };
+        let enough = match &self.body {
+            Body::Issued { .. } => CLAIMING_LENGTH,
+            // Of others' keys, only a whole one is known for one.
+            Body::Imported { length, .. } => *length.start(),
+        };
+        !self.lead.is_empty()
+            && body
+                .get(..enough)
+                .is_some_and(|body| body.iter().all(|byte| self.body_may_have(*byte)))
+    }
+
+    /// Returns whether a character may stand behind the lead.
+    pub(super) fn body_may_have(&self, byte: u8) -> bool {
+        match &self.body {
+            Body::Imported { alphabet, .. } => alphabet.contains(byte),
+            Body::Issued { .. } => byte.is_ascii_alphanumeric(),
         }
     }
 

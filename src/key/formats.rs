@@ -53,28 +53,6 @@ impl KeyFormats {
         &self.given[place]
     }
 
-    /// Whether something that begins as our keys do stands near the beginning of a text, at the
-    /// start of a word: a key with a slip of the pen around it.
-    pub(crate) fn is_claimed_in(&self, text: &[u8]) -> bool {
-        const NEAR: usize = 64;
-        let is_gap = |byte: u8| {
-            matches!(
-                byte,
-                b' ' | b'\t' | b':' | b',' | b';' | b'=' | b'"' | b'\''
-            )
-        };
-        let starts = (0..text.len().min(NEAR)).filter(|&at| at == 0 || is_gap(text[at - 1]));
-        let leads = || {
-            self.given
-                .iter()
-                .map(KeyFormat::lead)
-                .filter(|lead| !lead.is_empty())
-        };
-        starts
-            .map(|at| &text[at..])
-            .any(|word| leads().any(|lead| word.starts_with(lead.as_bytes())))
-    }
-
     /// What a credential is to us.
     pub(crate) fn recognize(&self, credential: &[u8], place: Place) -> Recognized<'_> {
         let mut is_claimed = false;
@@ -245,32 +223,11 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_claim_is_seen_at_the_start_of_a_word_near_the_beginning() {
-        let set = formats([live("sk_live")]);
-        for claim in [
-            "sk_live_x",
-            "Bearer: sk_live_x",
-            "\"sk_live_x\"",
-            "a=sk_live_x",
-            "\tsk_live_",
-        ] {
-            assert!(set.is_claimed_in(claim.as_bytes()), "{claim}");
-        }
-        let far = format!("{}sk_live_x", " ".repeat(64));
-        for none in ["", "ask_live_x", "sk_liv", "sk_test_x", &far] {
-            assert!(!set.is_claimed_in(none.as_bytes()), "{none}");
-        }
-        let bare = KeyFormat::imported("", Alphabet::HEX, 32..=64, Environment::LIVE).unwrap();
-        assert!(!formats([bare]).is_claimed_in(b"anything"));
-    }
-
     proptest! {
         #[test]
         fn any_bytes_are_recognized_without_panic(bytes: Vec<u8>) {
             let bare = KeyFormat::imported("", Alphabet::HEX, 32..=64, Environment::LIVE).unwrap();
             let set = formats([live("sk"), live("sk_live"), bare]);
-            set.is_claimed_in(&bytes);
             for place in [Place::Own, Place::Authorization] {
                 let recognized = set.recognize(&bytes, place);
                 prop_assert!(!matches!(recognized, Recognized::WellFormed(_)));

@@ -1,6 +1,7 @@
 //! What a key is: pure values and pure decisions, without time, stores or HTTP.
 //!
-//! [`format`] makes the text and [`formats`] recognizes it, [`digest`] turns it into an id,
+//! [`format`] makes the text and [`formats`] recognizes it, [`claim`] finds it with a slip around it,
+//! [`digest`] turns it into an id,
 //! [`verifier`] proves it, [`record`] is what is kept of it, [`lifecycle`] decides its status at an instant, and
 //! [`scope`], [`environment`] and [`network`] say what it may do and where, by addresses in one
 //! form ([`canonical`]).
@@ -8,6 +9,7 @@
 pub(crate) mod alphabet;
 pub(crate) mod base62;
 pub(crate) mod canonical;
+mod claim;
 pub(crate) mod digest;
 pub(crate) mod environment;
 pub(crate) mod format;

@@ -63,7 +63,9 @@ impl KeySources {
             let Some(carrier) = self.carrier(name) else {
                 continue;
             };
-            if is_repeated(head.headers, name) {
+            // Of an Authorization that is not looked at, only what is claimed counts.
+            let is_looked_at = carrier != Carriers::AUTHORIZATION || !self.schemes.is_empty();
+            if is_looked_at && is_repeated(head.headers, name) {
                 return Err(Ambiguous);
             }
             let line = trim(line.as_bytes());
@@ -98,7 +100,7 @@ impl KeySources {
     #[inline]
     fn carrier(&self, name: &HeaderName) -> Option<Carriers> {
         if name == AUTHORIZATION {
-            return (!self.schemes.is_empty()).then_some(Carriers::AUTHORIZATION);
+            return Some(Carriers::AUTHORIZATION);
         }
         let header = self.headers.iter().position(|header| header.name == name);
         header.map(Carriers::header)
@@ -106,11 +108,12 @@ impl KeySources {
 
     /// Returns whether `Authorization` says a text, under a scheme that is looked at.
     fn says(&self, line: &[u8], text: &Text<'_>) -> bool {
-        match self.token(line) {
-            None => false,
+        match split(line) {
+            Some((scheme, _)) if !self.schemes.contains(&scheme) => false,
             Some((Scheme::Basic, token)) => Basic::decode(token)
                 .is_some_and(|basic| basic.is_exact() && text.is(basic.user_id())),
             Some((_, token)) => text.is(token),
+            None => false,
         }
     }
 
@@ -129,44 +132,34 @@ impl KeySources {
             .fold(Carriers::NONE, Carriers::and)
     }
 
+    /// Finds what is ours in `Authorization`, which others use, too.
+    ///
+    /// A key under a scheme that is not looked at, or with a slip around it, is ours and bad: it is
+    /// never to be passed on as somebody else's.
     fn in_authorization<'r>(
         &self,
         line: &'r [u8],
         formats: &'r KeyFormats,
     ) -> Option<Credential<'r>> {
-        let found = self.under_a_scheme(line, formats);
-        if found.is_some() {
-            return found;
-        }
-        // Not as it should be written, but ours: never to be passed on as somebody else's.
-        formats.is_claimed_in(line).then_some(Credential {
+        let bad = || Credential {
             text: Text::Borrowed(line),
             carriers: Carriers::AUTHORIZATION,
             format: None,
-        })
-    }
-
-    fn under_a_scheme<'r>(
-        &self,
-        line: &'r [u8],
-        formats: &'r KeyFormats,
-    ) -> Option<Credential<'r>> {
-        let (scheme, token) = self.token(line)?;
-        match scheme {
-            Scheme::Bearer => shared(Text::Borrowed(token), formats),
-            Scheme::ApiKey => Some(own(Text::Borrowed(token), Carriers::AUTHORIZATION, formats)),
-            Scheme::Basic => in_basic(&Basic::decode(token)?, formats),
+        };
+        if let Some((scheme, token)) = split(line) {
+            let is_looked_at = self.schemes.contains(&scheme);
+            let found = match scheme {
+                Scheme::ApiKey if is_looked_at => {
+                    Some(own(Text::Borrowed(token), Carriers::AUTHORIZATION, formats))
+                }
+                Scheme::Bearer | Scheme::ApiKey => shared(Text::Borrowed(token), formats),
+                Scheme::Basic => Basic::decode(token).and_then(|basic| in_basic(&basic, formats)),
+            };
+            if found.is_some() {
+                return found.filter(|_| is_looked_at).or_else(|| Some(bad()));
+            }
         }
-    }
-
-    /// Splits `Authorization` into a scheme that is looked at, and what stands behind it.
-    fn token<'r>(&self, line: &'r [u8]) -> Option<(Scheme, &'r [u8])> {
-        // credentials = auth-scheme 1*SP token68: no tab, and nothing else between the two.
-        let end = line.iter().position(|byte| *byte == b' ');
-        let (scheme, rest) = line.split_at(end.unwrap_or(line.len()));
-        let token = &rest[rest.iter().take_while(|byte| **byte == b' ').count()..];
-        let scheme = Scheme::from_name(scheme).filter(|scheme| self.schemes.contains(scheme))?;
-        (!token.is_empty()).then_some((scheme, token))
+        formats.is_claimed_in(line).then(bad)
     }
 
     /// Takes a credential out of the request, so that nothing behind the layer sees it.
@@ -202,6 +195,16 @@ impl KeySources {
             }
         }
     }
+}
+
+/// Splits `Authorization` into a scheme that keys are sent under, and what stands behind it.
+fn split(line: &[u8]) -> Option<(Scheme, &[u8])> {
+    // credentials = auth-scheme 1*SP token68: no tab, and nothing else between the two.
+    let end = line.iter().position(|byte| *byte == b' ')?;
+    let (scheme, rest) = line.split_at(end);
+    let token = &rest[rest.iter().take_while(|byte| **byte == b' ').count()..];
+    // White space at the end of a header is none of it, so there is a token.
+    Some((Scheme::from_name(scheme)?, token))
 }
 
 /// A credential in a place that is made for our keys: whatever it is, it is ours to judge.

@@ -1,0 +1,220 @@
+//! Keys with a slip around them: ours and bad, and never to be passed on as somebody else's.
+
+use crate::key::format::KeyFormat;
+use crate::key::formats::KeyFormats;
+
+/// A text is looked at for so long; a longer look would be work for strangers.
+const REACH: usize = 4096;
+
+impl KeyFormats {
+    /// Returns whether a key of ours, or most of one, stands in a text.
+    ///
+    /// A key begins a run of the characters that tokens are made of, or stands glued behind a
+    /// scheme's name (`BearerKEY`) or an encoded blank (`Bearer%20KEY`). Brackets, quotes and
+    /// invisible characters are in no run. Within a run, what looks like a key is a part of somebody
+    /// else's token.
+    pub(crate) fn is_claimed_in(&self, text: &[u8]) -> bool {
+        let near = &text[..text.len().min(REACH)];
+        let mut at = 0;
+        while at < near.len() {
+            let run = &near[at..];
+            let is_encoded = near[..at].ends_with(b"%");
+            let encoded = after_encoded_separator(run).filter(|_| is_encoded);
+            if self.begins(run) || encoded.is_some_and(|behind| self.begins(behind)) {
+                return true;
+            }
+            let length = run.iter().take_while(|byte| is_of_token(**byte)).count();
+            at += length.max(1);
+        }
+        self.iter().any(|format| format.is_alone_in(text))
+    }
+
+    /// Returns whether a text begins with a key, or with glue and a key.
+    fn begins(&self, text: &[u8]) -> bool {
+        let mut rest = text;
+        loop {
+            if self.iter().any(|format| format.claims(rest)) {
+                return true;
+            }
+            match after_glue(rest) {
+                Some(behind) => rest = behind,
+                None => return false,
+            }
+        }
+    }
+}
+
+impl KeyFormat {
+    /// Returns whether a text is one whole key without a lead, beside nothing but slips.
+    ///
+    /// Without a lead, a digest or a signature that is a parameter of another scheme looks alike; so
+    /// nothing else may stand in the text.
+    fn is_alone_in(&self, text: &[u8]) -> bool {
+        if !self.lead().is_empty() || !self.is_read_from_authorization() || text.len() > REACH {
+            return false;
+        }
+        let Some(last) = text.iter().rposition(|byte| self.body_may_have(*byte)) else {
+            return false;
+        };
+        let mut rest = &text[..=last];
+        loop {
+            if self.body_matches(rest) {
+                return true;
+            }
+            rest = match (after_glue(rest), rest.split_first()) {
+                (Some(behind), _) => behind,
+                (None, Some((first, behind))) if !self.body_may_have(*first) => behind,
+                _ => return false,
+            };
+        }
+    }
+}
+
+/// Returns whether a token may go on with a byte: token68 (RFC 9110 §11.2) without its padding,
+/// which ends a token, so that a parameter's value (`key=KEY`) begins one.
+fn is_of_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || is_connector(byte)
+}
+
+fn is_connector(byte: u8) -> bool {
+    matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/')
+}
+
+/// Returns what stands behind one piece of glue: a blank as forms encode it, or a scheme's name
+/// and what connects it.
+fn after_glue(text: &[u8]) -> Option<&[u8]> {
+    /// Names of schemes, headers and parameters that people write before a key; a name goes before
+    /// one that begins it.
+    const NAMES: [&str; 13] = [
+        "access-token",
+        "access_token",
+        "api-key",
+        "api_key",
+        "apikey",
+        "authorization",
+        "auth",
+        "basic",
+        "bearer",
+        "key",
+        "secret",
+        "token",
+        "x-api-key",
+    ];
+    let (first, behind) = text.split_first()?;
+    if *first == b'+' {
+        return Some(behind);
+    }
+    let is_here = |name: &str| {
+        name.as_bytes()[0] == first.to_ascii_lowercase()
+            && text.len() > name.len()
+            && text[..name.len()].eq_ignore_ascii_case(name.as_bytes())
+    };
+    let name = NAMES.into_iter().find(|name| is_here(name))?;
+    let behind = &text[name.len()..];
+    let connectors = behind.iter().take_while(|byte| is_connector(**byte));
+    Some(&behind[connectors.count()..])
+}
+
+/// Returns what stands behind the two digits of a percent-encoded byte that ends a run, such as a
+/// blank. (A percent sign may have been encoded itself, once more.)
+fn after_encoded_separator(text: &[u8]) -> Option<&[u8]> {
+    let (digits, behind) = text.split_first_chunk::<2>()?;
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let byte = u8::try_from(digit(digits[0])? * 16 + digit(digits[1])?).ok()?;
+    match byte {
+        b'%' => after_encoded_separator(behind).or(Some(behind)),
+        _ => (!is_of_token(byte)).then_some(behind),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::alphabet::Alphabet;
+    use crate::key::environment::Environment;
+    use proptest::prelude::*;
+
+    const SECRET: &str = "0123456789abcdefGHIJ";
+
+    fn issued() -> KeyFormats {
+        let format = |prefix| KeyFormat::new(prefix, Environment::LIVE).unwrap();
+        KeyFormats::new([format("sk_live"), format("sk_test")]).unwrap()
+    }
+
+    fn imported(lead: &str, alphabet: Alphabet) -> KeyFormat {
+        KeyFormat::imported(lead, alphabet, 32..=32, Environment::LIVE).unwrap()
+    }
+
+    #[test]
+    fn a_lead_and_sixteen_characters_of_its_alphabet_are_claimed_and_fewer_are_not() {
+        for length in 0..=SECRET.len() {
+            let text = format!("Token \"sk_live_{}\"", &SECRET[..length]);
+            assert_eq!(
+                issued().is_claimed_in(text.as_bytes()),
+                length >= 16,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_imported_key_is_claimed_if_it_is_whole() {
+        let formats = KeyFormats::new([imported("acme:", Alphabet::HEX)]).unwrap();
+        let key = format!("acme:{}", "0af6".repeat(8));
+        for length in 0..=key.len() {
+            let text = format!("Token <{}>", &key[..length]);
+            let is_whole = length == key.len();
+            assert_eq!(formats.is_claimed_in(text.as_bytes()), is_whole, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_look_ends_after_four_kibibytes() {
+        let text = |before| format!("{}sk_live_{}", " ".repeat(before), &SECRET[..16]);
+        let last = REACH - "sk_live_".len() - 16;
+        assert!(issued().is_claimed_in(text(last).as_bytes()));
+        assert!(!issued().is_claimed_in(text(last + 1).as_bytes()));
+    }
+
+    #[test]
+    fn a_key_without_a_lead_is_claimed_only_where_it_is_looked_for_and_only_alone() {
+        let careful = KeyFormats::new([imported("", Alphabet::HEX)]).unwrap();
+        let told = imported("", Alphabet::HEX).dangerous_in_authorization();
+        let told = KeyFormats::new([told]).unwrap();
+        let key = "0af6".repeat(8);
+        for slip in [
+            "<K>",
+            "Bearer \"K\"",
+            "Token K",
+            "BearerK",
+            "key=K,",
+            "\u{200b}K\u{feff}",
+        ] {
+            let text = slip.replace('K', &key);
+            assert!(told.is_claimed_in(text.as_bytes()), "{text}");
+            assert!(!careful.is_claimed_in(text.as_bytes()), "{text}");
+        }
+        for foreign in [
+            "Digest nonce=\"K\", opaque=\"K\"",
+            "K.K",
+            "K K",
+            "aK",
+            "Hawk mac=\"K\"",
+        ] {
+            let text = foreign.replace('K', &key);
+            assert!(!told.is_claimed_in(text.as_bytes()), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_looked_through_without_panic(bytes: Vec<u8>, piece in "[+%=<a-f0-9 ]{0,9}(key|BEARER|api_key|sk_live_)*") {
+            let told = imported("", Alphabet::HEX).dangerous_in_authorization();
+            let all = KeyFormats::new([told, imported("acme:", Alphabet::HEX)]).unwrap();
+            for text in [&bytes[..], piece.as_bytes(), &[piece.as_bytes(), &bytes].concat()] {
+                issued().is_claimed_in(text);
+                prop_assert!(!all.is_claimed_in(text) || text.len() >= 32);
+            }
+        }
+    }
+}
