@@ -64,14 +64,16 @@ impl KeySources {
                 continue;
             };
             // Of an Authorization that is not looked at, only what is claimed counts.
-            let is_looked_at = carrier != Carriers::AUTHORIZATION || !self.schemes.is_empty();
-            if is_looked_at && is_repeated(head.headers, name) {
+            let is_looked_at = || carrier != Carriers::AUTHORIZATION || !self.schemes.is_empty();
+            if is_repeated(head.headers, name) && is_looked_at() {
                 return Err(Ambiguous);
             }
             let line = trim(line.as_bytes());
             let credential = if carrier == Carriers::AUTHORIZATION {
                 let credential = self.in_authorization(line, formats);
-                unclaimed = credential.is_none().then_some(line);
+                if credential.is_none() {
+                    unclaimed = Some(line);
+                }
                 credential
             } else if line.is_empty() {
                 None
@@ -156,7 +158,7 @@ impl KeySources {
                 Scheme::Basic => Basic::decode(token).and_then(|basic| in_basic(&basic, formats)),
             };
             if found.is_some() {
-                return found.filter(|_| is_looked_at).or_else(|| Some(bad()));
+                return if is_looked_at { found } else { Some(bad()) };
             }
         }
         formats.is_claimed_in(line).then(bad)
@@ -166,6 +168,9 @@ impl KeySources {
     pub(crate) fn hide<B>(&self, request: &mut Request<B>, carriers: Carriers) {
         if carriers.include(Carriers::AUTHORIZATION) {
             request.headers_mut().remove(AUTHORIZATION);
+        }
+        if !carriers.go_beyond_authorization() {
+            return;
         }
         for header in self.headers_in(carriers) {
             request.headers_mut().remove(&header.name);
@@ -198,6 +203,7 @@ impl KeySources {
 }
 
 /// Splits `Authorization` into a scheme that keys are sent under, and what stands behind it.
+#[inline]
 fn split(line: &[u8]) -> Option<(Scheme, &[u8])> {
     // credentials = auth-scheme 1*SP token68: no tab, and nothing else between the two.
     let end = line.iter().position(|byte| *byte == b' ')?;

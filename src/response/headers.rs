@@ -105,7 +105,8 @@ pub(crate) fn keep_from_caches(
     carriers: Carriers,
     optional: bool,
 ) {
-    if carriers.go_beyond_authorization() && !headers.contains_key(CACHE_CONTROL) {
+    let is_unprotected = carriers.go_beyond_authorization();
+    if is_unprotected && !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
     }
     if optional {
@@ -118,7 +119,7 @@ pub(crate) fn keep_from_caches(
         for header in &sources.headers {
             vary(headers, &header.written);
         }
-    } else {
+    } else if is_unprotected {
         for header in sources.headers_in(carriers) {
             vary(headers, &header.written);
         }

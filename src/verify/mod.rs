@@ -123,7 +123,7 @@ impl Gate {
         if let Some(decision) = self.spoken_for(request) {
             return Progress::Decided(decision);
         }
-        if self.allows_as_preflight(RequestHead::from(&*request)) {
+        if self.settings.allow_preflight && self.is_preflight(RequestHead::from(&*request)) {
             return self.begin_preflight(request);
         }
         let head = RequestHead::from(&*request);
@@ -384,8 +384,10 @@ impl Gate {
             let expires_at = expires_at.as_deref().unwrap_or("never");
             trace::deprecated(&id, known.record().account(), expires_at);
         }
-        for parameter in self.settings.sources.parameters_in(key.carriers) {
-            trace::key_in_query(parameter, &id);
+        if key.carriers.go_beyond_authorization() {
+            for parameter in self.settings.sources.parameters_in(key.carriers) {
+                trace::key_in_query(parameter, &id);
+            }
         }
     }
 

@@ -7,14 +7,13 @@ use super::{Gate, Progress};
 use crate::request::head::RequestHead;
 
 impl Gate {
-    /// Returns whether a request is a preflight, as the Fetch standard sends it, and let through.
+    /// Returns whether a request is a preflight, as the Fetch standard sends it.
     ///
     /// A browser sends a preflight to the URL of the request to come, with that URL's query, but
     /// never with that request's headers. A request with a credential in a header is none.
-    pub(super) fn allows_as_preflight(&self, head: RequestHead<'_>) -> bool {
+    pub(super) fn is_preflight(&self, head: RequestHead<'_>) -> bool {
         let sources = &self.settings.sources;
-        self.settings.allow_preflight
-            && head.method == Method::OPTIONS
+        head.method == Method::OPTIONS
             && head.headers.contains_key(ORIGIN)
             && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
             && !head.headers.contains_key(AUTHORIZATION)
