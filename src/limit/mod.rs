@@ -54,7 +54,9 @@ pub(crate) const MAX_CHARGES: usize = 16;
 /// promised here and by [`Quota`].
 ///
 /// ```
-/// /// use tower_api_key::{Charge, LimitName, MemoryLimiter, Quota, RateLimiter, Subject};
+/// use tower_api_key::{
+///     Charge, Clock, LimitName, MemoryLimiter, Quota, RateLimiter, Subject, SystemClock,
+/// };
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
