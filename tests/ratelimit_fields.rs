@@ -135,9 +135,7 @@ impl World {
     fn hold(&self, told: &[Told]) {
         assert_eq!(told.len(), self.limits.len());
         for (told, (name, quota)) in told.iter().zip(&self.limits) {
-            // Seven of seven in a second take a nanosecond more than a second, as rounded.
-            let window = quota.window().saturating_sub(Duration::from_micros(1));
-            let window = seconds_up(window).max(1);
+            let window = told_window(*quota);
             assert_eq!(
                 (&told.name, told.quota, told.window),
                 (name, quota.limit(), window)
@@ -201,6 +199,11 @@ fn names() -> Vec<String> {
     names
 }
 
+/// Seven of seven in a second take a nanosecond more than a second, as rounded.
+fn told_window(quota: Quota) -> u64 {
+    seconds_up(quota.window().saturating_sub(Duration::from_micros(1))).max(1)
+}
+
 #[test]
 fn each_quota_is_told_from_whole_to_nothing() {
     for quota in quotas() {
@@ -212,7 +215,7 @@ async fn whole_to_nothing(quota: Quota) {
     let limit = quota.limit();
     let costs = [0, 1, limit - 1, limit, limit + 1];
     let world = World::new(vec![("limit".to_owned(), quota)], &costs).await;
-    let window = seconds_up(quota.window()).max(1);
+    let window = told_window(quota);
 
     let (idle, _) = world.ask(0, 200).await;
     assert_eq!((idle[0].remaining, idle[0].time), (limit, window));
