@@ -147,18 +147,24 @@ impl ApiKeyLayer {
 
     /// Lets CORS preflights through without a key. Default: off.
     ///
-    /// Only true preflights: `OPTIONS` with `Origin` and `Access-Control-Request-Method`, and
-    /// without `Authorization`, `Cookie` and the headers that keys are read from, since a browser
-    /// sends none of them with a preflight. A key in the URL is that of the request to come: it is
-    /// taken out, and neither judged nor charged. Limits by address and of everybody bind preflights.
+    /// Put the CORS layer outside of this one instead: it answers preflights itself, and refusals carry its
+    /// headers.
     ///
-    /// It is needed only where the CORS layer stands inside of this one; better, put it outside.
+    /// Danger: whoever sends `OPTIONS` with `Origin` and `Access-Control-Request-Method` reaches the
+    /// service without a key. A service that ignores the method runs the request: gRPC servers and handlers
+    /// of any method do.
+    ///
+    /// A request is no preflight if it has `Authorization`, `Cookie`, a header that keys are read from, a
+    /// content type or length, a transfer encoding, `TE`, or a [`Caller`](crate::Caller) that an outer layer
+    /// found. A body of HTTP/2 that is announced by none of these cannot be seen. A key in the URL is that of
+    /// the request to come: it is taken out, and neither judged nor charged. Limits by address and of
+    /// everybody bind preflights.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
-    /// let layer = ApiKeys::in_memory().layer().allow_preflight();
+    /// let layer = ApiKeys::in_memory().layer().dangerous_allow_preflight();
     /// ```
-    pub fn allow_preflight(mut self) -> Self {
+    pub fn dangerous_allow_preflight(mut self) -> Self {
         self.settings().allow_preflight = true;
         self
     }

@@ -530,7 +530,7 @@ async fn only_a_true_preflight_is_let_through_and_only_if_asked_for() {
         row("with a key in such a header it is judged by that", [OPTIONS, ORIGIN, METHOD, ("x-api-key", "{active}")], 200, [ACTIVE, PRIVATE, VARY], "acme /v1"),
         row("with a bad key it is no preflight", [OPTIONS, ORIGIN, METHOD, ("authorization", "Bearer {typo}")], 401, [JSON, NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE], NOT_FOUND),
     };
-    hold(&world, world.keys.layer().allow_preflight(), rows).await;
+    hold(&world, world.keys.layer().dangerous_allow_preflight(), rows).await;
 
     let layer = world
         .keys
@@ -540,7 +540,7 @@ async fn only_a_true_preflight_is_let_through_and_only_if_asked_for() {
         row("a key in the URL is taken out", [OPTIONS, ORIGIN, METHOD, (":path", "/v1?a=1&api_key={active}&b=2")], 200, [], "nobody /v1?a=1&b=2"),
         row("also one that is over", [OPTIONS, ORIGIN, METHOD, (":path", "/v1?api_key={revoked}")], 200, [], "nobody /v1"),
     };
-    hold(&world, layer.clone().allow_preflight(), rows).await;
+    hold(&world, layer.clone().dangerous_allow_preflight(), rows).await;
     let rows = table! {
         row("unless preflights are let through, it is a request with a key", [OPTIONS, ORIGIN, METHOD, (":path", "/v1?api_key={active}")], 200, [ACTIVE, PRIVATE], "acme /v1"),
     };

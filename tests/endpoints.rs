@@ -178,10 +178,15 @@ proptest! {
         let named = if route == ANY { path } else { route };
         let is_head = METHODS[method] == Method::HEAD;
         let methods = if is_head { vec![method, GET] } else { vec![method] };
-        let order = [named, path, ANY].into_iter();
-        let mut order = order.flat_map(|path| methods.iter().map(move |method| (*method, path)));
-        let expected = order.find(|place| places.contains(place));
-        let expected = expected.map_or(1, |(method, path)| units(method, path));
+        let of = |paths: &[usize]| {
+            let order = paths.iter();
+            let mut order = order.flat_map(|path| methods.iter().map(move |method| (*method, *path)));
+            order.find(|place| places.contains(place)).map(|(method, path)| units(method, path))
+        };
+        // Without an endpoint of its own method, the dearest that the route or the path has.
+        let others = places.iter().filter(|(_, at)| [named, path].contains(at) && *at != ANY);
+        let dearest = others.map(|(method, path)| units(*method, *path)).max();
+        let expected = of(&[named, path]).or(of(&[ANY]).max(dearest)).unwrap_or(1);
         let told = run(cost(&keys, &layer, &METHODS[method], PATHS[path]));
         prop_assert_eq!(told, expected);
     }
@@ -284,4 +289,65 @@ fn limits_by_method_alone_are_named_by_the_method() {
             (200.try_into().unwrap(), None)
         );
     });
+}
+
+proptest! {
+    /// Whatever the path has endpoints for, in whatever order, and also by method alone.
+    #[test]
+    fn another_method_is_no_way_around_an_endpoint(
+        declared in proptest::collection::vec((0..4usize, 0..20u64), 1..4),
+        of_method in proptest::option::of((0..6usize, 0..20u64)),
+        sent in select(vec!["GET", "HEAD", "POST", "PUT", "PATCH", "post", "FOO", "OPTIONS"]),
+    ) {
+        const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "FOO"];
+        let costs: std::collections::BTreeMap<_, _> =
+            declared.into_iter().map(|(at, units)| (METHODS[at], units)).collect();
+        let mut limits = Limits::new().per_key(ALL);
+        for (method, units) in &costs {
+            limits = limits.cost(method, "/svc/Call", *units);
+        }
+        if let Some((at, units)) = of_method {
+            limits = limits.endpoint(Endpoint::any_path(METHODS[at]).cost(units));
+        }
+        let keys = build(limits).unwrap();
+        let own = |method: &str| costs.get(method).copied();
+        let as_get = if sent == "HEAD" { own("GET") } else { None };
+        let by_method = of_method.filter(|(at, _)| {
+            METHODS[*at] == sent || (sent == "HEAD" && METHODS[*at] == "GET")
+        });
+        let dearest = costs.values().copied().max().unwrap();
+        let expected = own(sent).or(as_get).unwrap_or_else(|| match by_method {
+            Some((_, units)) => units.max(dearest),
+            None => dearest.max(1),
+        });
+        let method = Method::from_bytes(sent.as_bytes()).unwrap();
+        let taken = run(cost(&keys, &keys.layer(), &method, "/svc/Call"));
+        prop_assert_eq!(taken, expected);
+    }
+}
+
+#[test]
+fn an_endpoint_of_any_method_is_charged_whatever_the_method() {
+    let call = Endpoint::any("/svc/Call").cost(7);
+    let get = Endpoint::new(Method::GET, "/svc/Call").cost(3);
+    let keys = build(Limits::new().per_key(ALL).endpoint(call).endpoint(get)).unwrap();
+    for (method, expected) in [
+        ("GET", 3),
+        ("HEAD", 3),
+        ("POST", 7),
+        ("post", 7),
+        ("FOO", 7),
+    ] {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        assert_eq!(
+            run(cost(&keys, &keys.layer(), &method, "/svc/Call")),
+            expected,
+            "{method}"
+        );
+        assert_eq!(
+            run(cost(&keys, &keys.layer(), &method, "/svc/Other")),
+            1,
+            "{method}"
+        );
+    }
 }

@@ -195,6 +195,7 @@ async fn endpoints_have_costs_and_limits_of_their_own() {
     let limits = Limits::new()
         .per_account(Quota::per_minute(25))
         .endpoint(reports)
+        .cost(Method::GET, "/v1/reports", 1)
         .cost(Method::GET, "/v1/free", 0);
     let world = World::new(limits);
     let key = world.key("acme", "").await;

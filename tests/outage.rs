@@ -105,7 +105,7 @@ async fn invariant_5_trouble_of_ours_is_503_never_401_and_never_a_silent_yes() {
         for layer in [
             keys.layer(),
             keys.layer().optional(),
-            keys.layer().allow_preflight(),
+            keys.layer().dangerous_allow_preflight(),
         ] {
             let answer = answer(&layer, &key).await;
             assert_eq!(

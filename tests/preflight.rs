@@ -12,7 +12,8 @@ use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 use proptest::sample::select;
-use support::{World, asking, block_on, percent_encoded, today};
+use support::{EchoService, World, asking, block_on, call, percent_encoded, today};
+use tower::Layer;
 use tower_api_key::{
     ApiKeyLayer, ApiKeys, IssuedKey, KeySource, Limits, ManualClock, MemoryStore, PeerAddr, Quota,
 };
@@ -26,7 +27,7 @@ fn with_the_query(layer: ApiKeyLayer) -> ApiKeyLayer {
     layer
         .source(KeySource::dangerous_query("api_key"))
         .source(KeySource::dangerous_query("key"))
-        .allow_preflight()
+        .dangerous_allow_preflight()
 }
 
 fn preflight(query: &str) -> Request<()> {
@@ -151,4 +152,48 @@ fn a_preflight_keeps_its_url_where_credentials_are_kept() {
         (status, seen.as_str()),
         (StatusCode::OK, "nobody /v1?key=x")
     );
+}
+
+/// With each header that announces a body or a call, in any case and with any value.
+#[test]
+fn what_announces_a_body_or_a_call_is_no_preflight() {
+    let layer = with_the_query(world().keys.layer());
+    assert_eq!(asked(&layer, preflight("")).0, 200);
+    for (name, value) in [
+        ("content-type", "application/grpc"),
+        ("content-type", "text/plain"),
+        ("content-length", "5"),
+        ("content-length", "0"),
+        ("content-encoding", "gzip"),
+        ("transfer-encoding", "chunked"),
+        ("te", "trailers"),
+        ("expect", "100-continue"),
+    ] {
+        let mut request = preflight("");
+        request.headers_mut().insert(name, value.parse().unwrap());
+        let (status, seen) = asked(&layer, request);
+        assert_eq!(status, 401, "{name}: {seen}");
+    }
+}
+
+/// The outer layer takes the key out, so that the inner one sees none.
+#[test]
+fn a_request_that_an_outer_layer_of_other_keys_let_through_is_no_preflight() {
+    let outer = ApiKeys::in_memory();
+    let key = outer
+        .issue("outer")
+        .into_future()
+        .now_or_never()
+        .unwrap()
+        .unwrap();
+    let inner = ApiKeys::in_memory().layer().dangerous_allow_preflight();
+    let service = outer.layer().layer(inner.layer(EchoService));
+    let mut request = preflight("");
+    let value = key.expose_secret().parse().unwrap();
+    request.headers_mut().insert("x-api-key", value);
+    let answer = call(service.clone(), request).now_or_never().unwrap();
+    assert_eq!(answer.status(), 401);
+    // Without a key of the outer layer, that layer refuses.
+    let answer = call(service, preflight("")).now_or_never().unwrap();
+    assert_eq!(answer.status(), 401);
 }

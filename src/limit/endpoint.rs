@@ -13,12 +13,15 @@ use crate::limit::rules::{By, InvalidLimits, Limit, Rule};
 ///   around the whole router and not on it, in a fallback, behind `nest_service`, and for one
 ///   particular path of a route such as `/v1/reports/{id}`.
 ///
-/// A gRPC endpoint is `Endpoint::new(Method::POST, "/package.Service/Method")`; a stream is one
-/// request.
+/// A gRPC endpoint is `Endpoint::any("/package.Service/Method")`, since gRPC servers run a call
+/// whatever its method is; a stream is one request.
 ///
 /// A request that could be charged as several endpoints is charged as the first of this order: by
 /// its route, by its path, by its method alone ([`any_path`](Self::any_path)). In each of these,
-/// `HEAD` is charged as `GET` unless it has an endpoint of its own.
+/// `HEAD` is charged as `GET` unless it has an endpoint of its own, and an endpoint of
+/// [any](Self::any) method comes last. If a path has endpoints but none for the request's method,
+/// the dearest of them applies, as far as it is dearer than no endpoint: a service may ignore the
+/// method, so another method must be no way around a limit.
 ///
 /// # Endpoints that are refused
 ///
@@ -51,7 +54,8 @@ use crate::limit::rules::{By, InvalidLimits, Limit, Rule};
 /// ```
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    pub(super) method: String,
+    /// None is any method.
+    pub(super) method: Option<String>,
     /// `None` is any path.
     pub(super) path: Option<String>,
     is_verbatim: bool,
@@ -62,7 +66,7 @@ pub struct Endpoint {
 impl Endpoint {
     /// Creates an endpoint, at a cost of 1 a request.
     pub fn new(method: impl AsRef<str>, path: impl Into<String>) -> Self {
-        Self::at(method.as_ref(), Some(path.into()))
+        Self::at(Some(method.as_ref()), Some(path.into()))
     }
 
     /// Creates an endpoint of a route that the application names in its own way, by
@@ -92,6 +96,19 @@ impl Endpoint {
         }
     }
 
+    /// Creates an endpoint of a path, whatever the method: for services that ignore the method, as gRPC's
+    /// do. Its limits are named by the path, such as `/package.Service/Method account_per_hour`.
+    ///
+    /// ```
+    /// use tower_api_key::{Endpoint, Limits, Quota};
+    ///
+    /// let train = Endpoint::any("/package.Model/Train").cost(100);
+    /// let limits = Limits::new().per_account(Quota::per_hour(5_000)).endpoint(train);
+    /// ```
+    pub fn any(path: impl Into<String>) -> Self {
+        Self::at(None, Some(path.into()))
+    }
+
     /// Creates an endpoint of all requests of one method, whatever their path.
     ///
     /// Such an endpoint binds the requests that no endpoint with a path binds: one with a path
@@ -106,12 +123,12 @@ impl Endpoint {
     /// let limits = Limits::new().per_account(Quota::per_hour(5_000)).endpoint(writes);
     /// ```
     pub fn any_path(method: impl AsRef<str>) -> Self {
-        Self::at(method.as_ref(), None)
+        Self::at(Some(method.as_ref()), None)
     }
 
-    fn at(method: &str, path: Option<String>) -> Self {
+    fn at(method: Option<&str>, path: Option<String>) -> Self {
         Self {
-            method: method.to_owned(),
+            method: method.map(str::to_owned),
             path,
             is_verbatim: false,
             cost: 1,
@@ -152,16 +169,15 @@ impl Endpoint {
 
     /// Names the endpoint by its method, and its path if there is one.
     pub(super) fn place(&self) -> String {
-        match &self.path {
-            Some(path) => format!("{} {path}", self.method),
-            None => self.method.clone(),
-        }
+        let both = [self.method.as_deref(), self.path.as_deref()];
+        both.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 
     /// Checks that a request could be charged as this endpoint.
     pub(super) fn check(&self) -> Result<(), InvalidLimits> {
         let path = self.path.as_deref().filter(|_| !self.is_verbatim);
-        let advice = method_advice(&self.method).or_else(|| path.and_then(path_advice));
+        let method = self.method.as_deref().and_then(method_advice);
+        let advice = method.or_else(|| path.and_then(path_advice));
         match advice {
             None => Ok(()),
             Some(advice) => Err(InvalidLimits::Endpoint {

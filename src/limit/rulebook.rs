@@ -45,7 +45,8 @@ impl PlanIndex {
 /// An endpoint of a path.
 #[derive(Debug)]
 struct Route {
-    method: Box<str>,
+    /// None is any method.
+    method: Option<Box<str>>,
     endpoint: usize,
 }
 
@@ -125,7 +126,7 @@ impl Rulebook {
                 None => &mut book.of_any_path,
             };
             routes.push(Route {
-                method: endpoint.method.into(),
+                method: endpoint.method.map(Into::into),
                 endpoint: at,
             });
         }
@@ -151,8 +152,8 @@ impl Rulebook {
         own.map_or(self.default_plan, PlanIndex::at)
     }
 
-    /// What the rules must know of a request: whether an endpoint is named by its route, or else by
-    /// its path, or else by its method.
+    /// What the rules must know of a request: the endpoint of its route, or else of its path, or else of its
+    /// method.
     pub(crate) fn bind(
         &self,
         method: &str,
@@ -160,20 +161,53 @@ impl Rulebook {
         path: &str,
         address: Option<IpAddr>,
     ) -> Bound {
-        let of = |path| Self::find(self.endpoints.get(path)?, method);
-        let endpoint = of(route).or_else(|| of(path));
-        let endpoint = endpoint.or_else(|| Self::find(&self.of_any_path, method));
+        let of = |text| self.endpoints.get(text).map_or(&[][..], Vec::as_slice);
+        let (by_route, by_path) = (of(route), of(path));
+        let found = Self::find(by_route, method).or_else(|| Self::find(by_path, method));
+        let endpoint = found.unwrap_or_else(|| {
+            let of_method = Self::find(&self.of_any_path, method);
+            self.dearest(by_route.iter().chain(by_path), of_method)
+        });
         Bound {
-            endpoint: endpoint.unwrap_or(self.costs.len() - 1),
+            endpoint,
             ..self.bind_nowhere(address)
         }
     }
 
-    /// `HEAD` is what `GET` would be without a body.
+    /// The endpoint of a method, or of any. `HEAD` is what `GET` would be without a body.
     fn find(routes: &[Route], method: &str) -> Option<usize> {
-        let of = |method: &str| routes.iter().find(|route| &*route.method == method);
-        let found = of(method).or_else(|| (method == "HEAD").then(|| of("GET")).flatten());
-        found.map(|route| route.endpoint)
+        let of = |wanted: Option<&str>| {
+            let found = routes
+                .iter()
+                .find(|route| route.method.as_deref() == wanted);
+            found.map(|route| route.endpoint)
+        };
+        let as_get = || (method == "HEAD").then(|| of(Some("GET"))).flatten();
+        of(Some(method)).or_else(as_get).or_else(|| of(None))
+    }
+
+    /// The endpoint of a path that has endpoints, but none of the request's method: the dearest of them.
+    /// A service may ignore the method, so another one must be no way around a limit or a cost. It is
+    /// never cheaper than a request without an endpoint.
+    fn dearest<'r>(
+        &self,
+        routes: impl Iterator<Item = &'r Route>,
+        of_method: Option<usize>,
+    ) -> usize {
+        let nowhere = self.costs.len() - 1;
+        let candidates = routes.map(|route| route.endpoint).chain(of_method);
+        let price = |endpoint: &usize| {
+            let rules = self.bundles[endpoint * (self.plans.len() + 1)].len();
+            (self.costs[*endpoint], rules)
+        };
+        let Some(dearest) = candidates.max_by_key(price) else {
+            return nowhere;
+        };
+        // A method that has an endpoint of its own may be as cheap as that says.
+        if of_method == Some(dearest) || price(&dearest) >= price(&nowhere) {
+            return dearest;
+        }
+        nowhere
     }
 
     /// What is known of a request that goes to no endpoint.

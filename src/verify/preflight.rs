@@ -1,23 +1,41 @@
 //! CORS preflights, where a layer lets them through.
 
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, COOKIE, ORIGIN};
+use http::header::{
+    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
+    COOKIE, EXPECT, HeaderName, ORIGIN, TE, TRANSFER_ENCODING,
+};
 use http::{Method, Request};
 
 use super::{Gate, Progress};
+use crate::caller::Caller;
 use crate::request::head::RequestHead;
+
+/// Headers that no preflight has: credentials, and whatever announces a body or a call of gRPC.
+const NEVER: [HeaderName; 8] = [
+    AUTHORIZATION,
+    COOKIE,
+    CONTENT_TYPE,
+    CONTENT_LENGTH,
+    CONTENT_ENCODING,
+    TRANSFER_ENCODING,
+    TE,
+    EXPECT,
+];
 
 impl Gate {
     /// Returns whether a request is a preflight, as the Fetch standard sends it.
     ///
     /// A browser sends a preflight to the URL of the request to come, with that URL's query, but
-    /// never with that request's headers. A request with a credential in a header is none.
+    /// never with that request's headers or a body. A request with a credential in a header, or with
+    /// anything that announces a body, is none; nor is one that an outer layer of other keys let through,
+    /// which may have taken its credential out.
     pub(super) fn is_preflight(&self, head: RequestHead<'_>) -> bool {
         let sources = &self.settings.sources;
         head.method == Method::OPTIONS
             && head.headers.contains_key(ORIGIN)
             && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
-            && !head.headers.contains_key(AUTHORIZATION)
-            && !head.headers.contains_key(COOKIE)
+            && !NEVER.iter().any(|name| head.headers.contains_key(name))
+            && head.extensions.get::<Caller>().is_none()
             && !sources.have_a_header_in(head.headers)
     }
 
