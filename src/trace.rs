@@ -45,6 +45,11 @@ pub(crate) fn store_failed(error: &(dyn Error + 'static), key_id: &dyn fmt::Disp
     error!(target: TARGET, %key_id, error = %causes, "the key store failed; the request was answered with 503");
 }
 
+/// There were too many lookups in flight for one more.
+pub(crate) fn too_many_loads(key_id: &dyn fmt::Display) {
+    warn!(target: TARGET, %key_id, "too many keys are being looked up at a time; the request was answered with 503; see Cache::max_loads");
+}
+
 /// The store failed, and the request was judged by what was loaded before.
 pub(crate) fn served_stale(error: &(dyn Error + 'static), key_id: &dyn fmt::Display) {
     let causes = Causes(error);

@@ -818,15 +818,44 @@ async fn keys_that_are_tried_out_leave_room_for_those_that_were_found_before() {
     assert_eq!(join_all(trying).await, [401; 6]);
 }
 
+/// However few loads there may be.
 #[tokio::test]
-async fn too_many_loads_are_an_outage_too() {
-    let world = World::new(Cache::new().max_loads(1).dangerous_serve_stale(DAY));
-    let [stale, loading] = [world.remembered().await, world.issue().await];
-    world.clock.advance(MAX_STALENESS);
-    let gate = world.store.hangs();
-    let mut hung = world.asking(&loading);
-    assert!(is_waiting(&mut hung));
-    assert_eq!(world.look(&stale), (200, 0));
-    gate.open();
-    assert_eq!(hung.await, 200);
+async fn a_load_is_kept_for_keys_that_were_found_before_and_too_many_are_503_and_nothing_stale() {
+    for loads in 1..20 {
+        let world = World::new(Cache::new().max_loads(loads).dangerous_serve_stale(DAY));
+        let [one, other] = [world.remembered().await, world.remembered().await];
+        let more: Vec<_> = join_all((0..loads).map(|_| world.remembered())).await;
+        world.clock.advance(MAX_STALENESS);
+        let gate = world.store.hangs();
+        let mut trying: Vec<_> = strangers()
+            .take(loads)
+            .map(|key| world.asking(&key))
+            .collect();
+        trying.retain_mut(is_waiting);
+        assert_eq!(trying.len(), loads - loads / 4, "{loads}");
+        // Somebody who tries keys out does not keep out those that were found before…
+        let mut known = world.asking(&one);
+        assert!(is_waiting(&mut known), "{loads}");
+        let mut waiting: Vec<_> = more.iter().map(|key| world.asking(key)).collect();
+        waiting.retain_mut(is_waiting);
+        // …and where there is no room for these either, nobody is served what may have been revoked.
+        world.revoke_elsewhere(other.id()).await;
+        assert_eq!(world.look(&other), (503, 0), "{loads}");
+        gate.open();
+        assert_eq!(known.await, 200);
+        assert!(
+            join_all(waiting)
+                .await
+                .into_iter()
+                .all(|status| status == 200)
+        );
+        assert!(
+            join_all(trying)
+                .await
+                .into_iter()
+                .all(|status| status == 401)
+        );
+        world.store.gets_well();
+        assert_eq!(world.ask(&other), 401);
+    }
 }

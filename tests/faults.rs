@@ -81,7 +81,7 @@ async fn invariant_5_whatever_befalls_a_store_under_each_policy() {
             Delay::None,
             at_once,
             Status(503),
-            Status(200),
+            Status(503),
         ),
         (
             "hung",

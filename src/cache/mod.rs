@@ -29,7 +29,7 @@ use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::record::KeyRecord;
 use crate::limit::metering::Metering;
-use crate::store::{DynKeyStore, StoreError};
+use crate::store::{DynKeyStore, StoreError, StoreErrorKind};
 use crate::timestamp::nanoseconds;
 use crate::trace;
 use flight::Room;
@@ -51,6 +51,21 @@ pub(crate) enum Found {
 impl Answer for Found {
     fn found(&self) -> bool {
         matches!(self, Self::Key(_))
+    }
+}
+
+/// Why a key could not be loaded.
+#[derive(Debug, Clone)]
+pub(crate) enum LoadFailure {
+    /// The store failed.
+    Store(StoreError),
+    /// There are too many loads in flight, which is not the store's failure.
+    TooMany,
+}
+
+impl From<StoreError> for LoadFailure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
     }
 }
 
@@ -134,7 +149,7 @@ impl KeyCache {
         id: KeyId,
         environment: &Environment,
         sought: Sought,
-    ) -> Result<Found, StoreError> {
+    ) -> Result<Found, LoadFailure> {
         let room = self.room(sought);
         let now = nanoseconds(self.source.clock.monotonic());
         let is_fresh = |origin| self.is_fresh(origin, now);
@@ -145,28 +160,34 @@ impl KeyCache {
         let error = match self.guarded.load(id, room, now, is_fresh, ask).await {
             Ok(found) => return Ok(self.source.newest_of(found)),
             Err(LoadError::Source(error)) => error,
-            Err(LoadError::TooMany) => StoreError::unavailable("too many loads on their way"),
-            Err(LoadError::Lost) => StoreError::unavailable("the store panicked"),
+            // Clients can bring these about, so an old record must not serve: it may have been revoked.
+            Err(LoadError::TooMany) => return Err(LoadFailure::TooMany),
+            Err(LoadError::Lost) => {
+                return Err(StoreError::unavailable("the store panicked").into());
+            }
         };
-        let Some(stale) = self.stale(&id) else {
-            return Err(error);
-        };
-        trace::served_stale(&error, &id);
-        Ok(stale)
+        if error.kind() == StoreErrorKind::Unavailable
+            && let Some(stale) = self.stale(&id)
+        {
+            trace::served_stale(&error, &id);
+            return Ok(stale);
+        }
+        Err(error.into())
     }
 
     /// How many loads there may be for this one to begin: some are kept for keys that were found before.
     fn room(&self, sought: Sought) -> Room {
         let most = self.settings.most_loads;
+        let for_new = most - most / 4;
         let few = match sought {
-            Sought::FoundBefore => return Room { most, few: None },
+            Sought::FoundBefore => {
+                let most = most.max(for_new + 1);
+                return Room { most, few: None };
+            }
             Sought::New => None,
             Sought::NewFromNowhere => Some((most / 16).max(1)),
         };
-        Room {
-            most: most - most / 4,
-            few,
-        }
+        Room { most: for_new, few }
     }
 
     #[inline]

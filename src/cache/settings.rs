@@ -82,24 +82,28 @@ impl Cache {
         self
     }
 
-    /// How many different keys may be looked for in the store at the same time. Default: 1,024.
+    /// Bounds how many different keys are looked up in the store at the same time. Default: 1,024.
     ///
-    /// Beyond it, keys that are not remembered are answered with 503. Those that are, never wait. A quarter
-    /// is kept for keys that were found before and are to be looked for again, so that a flood of others
-    /// does not take all.
+    /// Beyond it, keys that are not cached are answered with 503, and the log names this setting; cached keys
+    /// never wait. A quarter of it is kept for keys that were found before, so that a flood of others does
+    /// not take all; of fewer than four, one lookup more is kept for those.
     ///
-    /// The time limit begins with the look, so a look that waits for a connection uses it up: more than the
-    /// store has connections are of little use.
+    /// The time limit begins with the lookup, so a lookup that waits for a connection uses it up: more than
+    /// the store has connections are of little use.
     pub fn max_loads(mut self, loads: usize) -> Self {
         self.most_loads = loads.max(1);
         self
     }
 
     /// Lets in keys that were good when they were last loaded, no longer ago than this, while the
-    /// store fails. Default: never; they are answered with 503.
+    /// store is unavailable. Default: never; they are answered with 503.
     ///
-    /// Danger: a key that was revoked elsewhere is let in for as long as the store fails, up to
+    /// Danger: a key that was revoked elsewhere is let in for as long as the store is unavailable, up to
     /// this time. One that was revoked by this process never is.
+    ///
+    /// Only a store that cannot be reached or does not answer in time is unavailable. If it answers with
+    /// something that is no record, or if there are too many lookups at a time, which clients can bring
+    /// about, the answer is 503.
     ///
     /// Each request first waits for its look to fail: while the store hangs, for as long as
     /// [`store_time_limit`](Self::store_time_limit) says.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use http::Request;
 
-use crate::cache::{Found, KnownKey, Sought};
+use crate::cache::{Found, KnownKey, LoadFailure, Sought};
 use crate::caller::{Anonymous, Caller};
 use crate::clock::Now;
 use crate::key::digest::{KeyDigest, KeyId};
@@ -37,7 +37,6 @@ use crate::response::rate_limit::Notice;
 use crate::response::rejection::Rendered;
 use crate::settings::Settings;
 use crate::source::Carriers;
-use crate::store::StoreError;
 use crate::{timestamp, trace};
 use charge::Metered;
 use wait::Wait;
@@ -218,7 +217,7 @@ impl Gate {
             };
             let loaded = self.keyring.cache.load(id, format.environment(), sought);
             let loaded = loaded.await;
-            loaded.map_err(|error| self.store_failed(&error, &id))?
+            loaded.map_err(|failure| self.load_failed(&failure, &id))?
         };
         let known = self.compare(&digest, found)?;
         let now = self.keyring.now();
@@ -338,8 +337,11 @@ impl Gate {
         }
     }
 
-    fn store_failed(&self, error: &StoreError, id: &KeyId) -> Rejection {
-        trace::store_failed(error, id);
+    fn load_failed(&self, failure: &LoadFailure, id: &KeyId) -> Rejection {
+        match failure {
+            LoadFailure::Store(error) => trace::store_failed(error, id),
+            LoadFailure::TooMany => trace::too_many_loads(id),
+        }
         self.outage()
     }
 

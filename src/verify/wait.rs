@@ -76,8 +76,8 @@ impl Gate {
         if sought != Sought::FoundBefore && !matches!(&loaded, Ok(Found::Nothing)) {
             self.forgive(request.into());
         }
-        loaded.map_err(|error| {
-            let rejection = self.store_failed(&error, &key.id());
+        loaded.map_err(|failure| {
+            let rejection = self.load_failed(&failure, &key.id());
             stranger(rejection, key.carriers)
         })
     }
