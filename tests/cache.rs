@@ -859,3 +859,51 @@ async fn a_load_is_kept_for_keys_that_were_found_before_and_too_many_are_503_and
         assert_eq!(world.ask(&other), 401);
     }
 }
+
+/// Whichever replica is asked, in whatever order.
+#[tokio::test]
+async fn of_two_versions_the_higher_is_believed_also_if_it_is_only_cached() {
+    let world = World::new(Cache::new());
+    for told in [false, true] {
+        let key = world.remembered().await;
+        let old = world.store.kept.find(&key.id()).await.unwrap();
+        world.revoke_elsewhere(key.id()).await;
+        world.clock.advance(MAX_STALENESS);
+        assert_eq!(world.ask(&key), 401);
+        for at in 0..10 {
+            // By turns, and several times in a row.
+            if at % 3 == 0 {
+                world.store.gets_well();
+            } else {
+                world.store.says(old.clone());
+            }
+            if told {
+                world.keys.invalidate(&key.id());
+            } else {
+                world.clock.advance(MAX_STALENESS);
+            }
+            assert_eq!(world.ask(&key), 401, "{at}");
+        }
+        world.store.gets_well();
+    }
+}
+
+#[test]
+fn those_who_go_away_take_no_memory_of_a_load_with_them() {
+    let world = World::new(Cache::new());
+    let key = world.issue().now_or_never().unwrap();
+    let _gate = world.store.hangs();
+    let mut first = world.asking(&key);
+    assert!(is_waiting(&mut first));
+    let come_and_go = |times| {
+        allocation_counter::measure(|| {
+            for _ in 0..times {
+                let mut asking = world.asking(&key);
+                assert!(is_waiting(&mut asking));
+            }
+        })
+    };
+    come_and_go(10);
+    let kept = come_and_go(10_000).bytes_current;
+    assert!(kept < 1_000, "{kept} bytes are kept");
+}

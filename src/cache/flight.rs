@@ -176,7 +176,9 @@ impl<K: Copy + Eq + Hash, T> Drop for Join<'_, K, T> {
             return;
         }
         if let Some(seat) = self.seat {
-            self.flight.state().seats[seat] = None;
+            let mut state = self.flight.state();
+            state.seats[seat] = None;
+            state.free.push(seat);
         }
         self.flights.leave(&self.key, &self.flight);
     }
@@ -194,6 +196,8 @@ struct State<T> {
     answer: Answer<T>,
     /// Those who wait.
     seats: Vec<Option<Waker>>,
+    /// The seats of those who went away, for those to come.
+    free: Vec<usize>,
 }
 
 enum Answer<T> {
@@ -211,6 +215,7 @@ impl<T> Flight<T> {
                 woken: false,
                 answer: Answer::Awaited,
                 seats: Vec::new(),
+                free: Vec::new(),
             }),
         }
     }
@@ -254,8 +259,10 @@ impl<T: Clone + Send + 'static> Flight<T> {
             state.load = polling.load.take();
         }
         let seat = *seat.get_or_insert_with(|| {
-            state.seats.push(None);
-            state.seats.len() - 1
+            state.free.pop().unwrap_or_else(|| {
+                state.seats.push(None);
+                state.seats.len() - 1
+            })
         });
         state.seats[seat] = Some(cx.waker().clone());
         // It wants to go on already. Not here: it may mean to let others of this thread go first.

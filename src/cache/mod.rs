@@ -155,7 +155,8 @@ impl KeyCache {
         let is_fresh = |origin| self.is_fresh(origin, now);
         let ask = |stamp| {
             let source = Arc::clone(&self.source);
-            source.ask(id, environment.clone(), stamp, now)
+            let cached = self.guarded.peek(&id);
+            source.ask(id, environment.clone(), cached, stamp, now)
         };
         let error = match self.guarded.load(id, room, now, is_fresh, ask).await {
             Ok(found) => return Ok(self.source.newest_of(found)),
@@ -264,6 +265,7 @@ impl Source {
         self: Arc<Self>,
         id: KeyId,
         environment: Environment,
+        cached: Option<Found>,
         stamp: Stamp,
         since: u64,
     ) -> Result<Found, StoreError> {
@@ -274,7 +276,13 @@ impl Source {
         let Some(record) = found else {
             return Ok(Found::Nothing);
         };
-        let record = self.recent.newest(record);
+        let mut record = self.recent.newest(record);
+        // A replica may lag behind what another one said before: of two versions, the higher.
+        if let Some(Found::Key(cached)) = cached
+            && cached.record().version() > record.version()
+        {
+            record = cached.record().clone();
+        }
         let metering = Arc::clone(&self.metering);
         let known = KnownKey::new(record, environment, metering, stamp, since);
         Ok(Found::Key(self.pool.fill(known)))

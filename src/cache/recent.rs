@@ -9,6 +9,9 @@ use crate::key::record::KeyRecord;
 /// How many changes are remembered.
 const MOST: usize = 4096;
 
+/// How many bytes their records may take: records are as large as their owners make them.
+const MOST_BYTES: usize = 4 << 20;
+
 /// Records as they were last changed here. A load that brings an older version gets these instead,
 /// so that a revoked key is not let in by a replica that has not heard of it.
 #[derive(Default)]
@@ -19,6 +22,24 @@ struct Changes {
     records: HashMap<KeyId, KeyRecord>,
     /// Oldest first; a key that is changed again keeps its turn.
     order: VecDeque<KeyId>,
+    bytes: usize,
+}
+
+impl Changes {
+    fn is_full(&self) -> bool {
+        self.order.len() > MOST || self.bytes > MOST_BYTES
+    }
+
+    fn forget_oldest(&mut self) {
+        let oldest = self.order.pop_front();
+        if let Some(record) = oldest.and_then(|id| self.records.remove(&id)) {
+            self.bytes -= size(&record);
+        }
+    }
+}
+
+fn size(record: &KeyRecord) -> usize {
+    size_of::<KeyRecord>() + record.heap()
 }
 
 impl Recent {
@@ -29,14 +50,14 @@ impl Recent {
         if known.is_some_and(|version| version >= record.version()) {
             return;
         }
-        if changes.records.insert(id, record).is_some() {
-            return;
+        changes.bytes += size(&record);
+        match changes.records.insert(id, record) {
+            Some(older) => changes.bytes -= size(&older),
+            None => changes.order.push_back(id),
         }
-        changes.order.push_back(id);
-        if changes.order.len() > MOST
-            && let Some(oldest) = changes.order.pop_front()
-        {
-            changes.records.remove(&oldest);
+        // The latest change stays, however large it is.
+        while changes.is_full() && changes.order.len() > 1 {
+            changes.forget_oldest();
         }
     }
 
@@ -82,8 +103,34 @@ mod tests {
         }
         let changes = recent.0.lock().unwrap();
         assert_eq!((changes.records.len(), changes.order.len()), (MOST, MOST));
+        assert_eq!(
+            changes.bytes,
+            changes.records.values().map(size).sum::<usize>()
+        );
         drop(changes);
         assert_eq!(recent.newest(record("0", 1)).version(), 1);
         assert_eq!(recent.newest(record("1", 1)).version(), 3);
+    }
+
+    /// However large each is, and also as keys are changed again.
+    #[test]
+    fn only_so_many_bytes_of_changes_are_remembered() {
+        let recent = Recent::default();
+        for at in 0..3_000_usize {
+            let note = "n".repeat(at % 7 * 2_000);
+            let newer = record(&(at % 900).to_string(), at as u64 + 1);
+            recent.remember(newer.with_metadata([("note".to_owned(), note)].into()));
+            let changes = recent.0.lock().unwrap();
+            assert!(changes.bytes <= MOST_BYTES);
+            assert_eq!(
+                changes.bytes,
+                changes.records.values().map(size).sum::<usize>()
+            );
+            assert_eq!(changes.records.len(), changes.order.len());
+        }
+        let huge = record("huge", 9).with_metadata([("n".to_owned(), "n".repeat(5 << 20))].into());
+        recent.remember(huge);
+        assert_eq!(recent.newest(record("huge", 1)).version(), 9);
+        assert_eq!(recent.0.lock().unwrap().order.len(), 1);
     }
 }
