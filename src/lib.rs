@@ -47,7 +47,8 @@
 //! the CORS layer allows the request headers that carry keys (`Authorization`, `X-API-Key`; a `*`
 //! does not cover `Authorization`), and exposes those that speak of them: `WWW-Authenticate`,
 //! `Retry-After`, `X-Key-Status`, `X-Key-Expires-At`, `X-Key-Expired-At`, `Deprecation`, `Sunset`,
-//! `Link`, and those of the limits: `X-RateLimit-Limit`, `X-RateLimit-Remaining`, `X-RateLimit-Reset`.
+//! `Link`, and those of the limits: `X-RateLimit-Limit`, `X-RateLimit-Remaining`, `X-RateLimit-Reset`,
+//! `RateLimit`, `RateLimit-Policy`.
 //!
 //! With axum, `Router::layer` also answers unknown paths with 401, and `Router::route_layer` leaves
 //! them 404. A strict layer may stand inside of an [optional](ApiKeyLayer::optional) one.

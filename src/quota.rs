@@ -171,6 +171,9 @@ impl Quota {
     /// The same amount, spread evenly: one unit each period / n, rounded up to whole nanoseconds,
     /// and a burst of n, unless [`burst`](Self::burst) says otherwise.
     ///
+    /// The rounding adds up: seven of seven in a minute take a few nanoseconds more than a minute, so a
+    /// request that costs all of the burst may be told to wait for a second more than the period.
+    ///
     /// # Panics
     /// If the quota is one of the calendar, or more than one unit a nanosecond; in a `const` that
     /// is a compile error.

@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use futures_util::FutureExt;
 use support::today;
 use support::trouble::TroubledStore;
@@ -16,15 +18,16 @@ use tower_api_key::{
 struct World {
     keys: ApiKeys,
     store: TroubledStore,
+    clock: ManualClock,
 }
 
 impl World {
     fn new(memory: u64) -> Self {
         let clock = ManualClock::at(today());
         let store = TroubledStore::new(&clock);
-        let builder = ApiKeys::builder(store.clone()).clock(clock);
+        let builder = ApiKeys::builder(store.clone()).clock(clock.clone());
         let keys = builder.cache(Cache::new().memory(memory)).build().unwrap();
-        Self { keys, store }
+        Self { keys, store, clock }
     }
 
     /// Keys that the store has, and the cache has not.
@@ -162,6 +165,33 @@ fn a_key_that_is_gone_weighs_nothing() {
             }
             world.store.gets_well();
             world.store.asked();
+        }
+    }
+}
+
+/// Also if nobody asks for it again: invalidated one by one, or all at once, or merely too old.
+#[test]
+fn a_key_that_may_not_serve_any_more_makes_room_for_newcomers() {
+    for way in 0..3 {
+        for memory in SIZES {
+            let world = World::new(memory);
+            let room = usize::try_from(memory).unwrap() / 1_100;
+            for _ in 0..5 {
+                let keys = world.keys(room);
+                let rounds: Vec<_> = (0..20).map(|_| world.lookups(&keys)).collect();
+                let most = room / 50;
+                assert!(
+                    rounds[2..].iter().all(|lookups| *lookups <= most),
+                    "{way} {rounds:?}"
+                );
+                match way {
+                    0 => keys.iter().for_each(|key| {
+                        world.keys.invalidate(&KeyDigest::of(key).id());
+                    }),
+                    1 => world.keys.invalidate_all(),
+                    _ => world.clock.advance(Duration::from_secs(10)),
+                }
+            }
         }
     }
 }

@@ -122,7 +122,10 @@ proptest! {
         method in prop_oneof!["[!-~]{0,8}", "[A-Z-]{1,8}", ".{0,4}", "[a-zA-Z]{3,6}"],
     ) {
         let is_method = Method::from_bytes(method.as_bytes()).is_ok();
-        let expected = is_method && !method.contains(|letter: char| letter.is_ascii_lowercase());
+        // What other routers write for every method.
+        let is_all = ["*", "ANY", "ALL"].contains(&&*method) || method.contains('|');
+        let is_upper = !method.contains(|letter: char| letter.is_ascii_lowercase());
+        let expected = is_method && is_upper && !is_all;
         for endpoint in [
             Endpoint::new(&method, "/v1"),
             Endpoint::verbatim(&method, "/v1"),
@@ -244,6 +247,10 @@ fn the_syntax_of_axum_is_accepted_and_that_of_others_is_not() {
         ("/v1/{a/b}", "close each brace"),
         ("/v1?page=2", "leave out the query"),
         ("/v1#top", "leave out the query"),
+        ("/v1/[id]", "write a parameter as {name}"),
+        ("/v1/^x$", "write a parameter as {name}"),
+        ("/v1/%zz", "percent-encode"),
+        ("/v1/50%", "percent-encode"),
         ("/v1/a b", "percent-encode"),
         ("/v1/книги", "percent-encode"),
     ] {
@@ -254,6 +261,10 @@ fn the_syntax_of_axum_is_accepted_and_that_of_others_is_not() {
         ("post", "upper case"),
         ("", "a method of HTTP"),
         ("GET ", "a method of HTTP"),
+        ("*", "Endpoint::any"),
+        ("ANY", "Endpoint::any"),
+        ("any", "Endpoint::any"),
+        ("GET|POST", "Endpoint::any"),
     ] {
         let error = self::build(Limits::new().cost(method, "/v1", 2))
             .map(|_| ())

@@ -31,8 +31,9 @@ pub(crate) struct Origin {
 pub(crate) trait Map<K, A>: Send + Sync + 'static {
     /// What is kept of a key, if its origin is asked for; else nothing, even if something older is kept.
     fn get(&self, key: &K, asked_for: impl Fn(Origin) -> bool) -> Option<A>;
-    /// Keeps an answer with its origin, in the place of any other of the key.
-    fn put(&self, key: K, answer: A, origin: Origin);
+    /// Keeps an answer with its origin, in the place of any other of the key. What may not serve any more,
+    /// as `may_serve` says, is the first to go.
+    fn put(&self, key: K, answer: A, origin: Origin, may_serve: impl Fn(&K, Origin) -> bool);
 }
 
 /// The map, the guard over it, and the loads on their way to it.
@@ -98,13 +99,14 @@ where
 
     /// Loads a key, once for all who ask for it at the same time, and keeps the answer.
     ///
-    /// No load is begun unless there is `room` for it. `now` is the time, and `is_fresh` is whether what is
+    /// The answer serves for a time of `longest`. No load is begun unless there is `room` for it. `now` is the time, and `is_fresh` is whether what is
     /// kept needs no load then. `begin` begins one, whose answer may serve as long as the counters stand at
     /// the stamp that it is given.
     pub(crate) async fn load<F>(
         &self,
         key: K,
         room: Room,
+        longest: u64,
         now: u64,
         is_fresh: impl Fn(Origin) -> bool,
         begin: impl Fn(Stamp) -> F,
@@ -116,7 +118,7 @@ where
         loop {
             let stamp = self.shared.epochs.stamp(&key);
             let landed = || self.find(&key, &is_fresh).map(Ok);
-            let begin = || self.begin(key, stamp, now, begin(stamp));
+            let begin = || self.begin(key, stamp, now, longest, begin(stamp));
             let answer = match self.flights.join((key, stamp), room, landed, begin) {
                 Boarding::Joined(flight) => flight.await.ok_or(LoadError::Lost)?,
                 Boarding::Landed(answer) => answer,
@@ -135,7 +137,14 @@ where
     }
 
     /// A load that keeps its answer before anybody sees it.
-    fn begin<F>(&self, key: K, stamp: Stamp, since: u64, load: F) -> Load<Result<A, E>>
+    fn begin<F>(
+        &self,
+        key: K,
+        stamp: Stamp,
+        since: u64,
+        longest: u64,
+        load: F,
+    ) -> Load<Result<A, E>>
     where
         F: Future<Output = Result<A, E>> + Send + 'static,
     {
@@ -150,7 +159,11 @@ where
                     since,
                     found,
                 };
-                shared.map.put(key, answer.clone(), origin);
+                let may_serve = |key: &K, of: Origin| {
+                    shared.epochs.is_current(key, of.stamp, of.found)
+                        && since.saturating_sub(of.since) < longest
+                };
+                shared.map.put(key, answer.clone(), origin, may_serve);
             }
             Ok(answer)
         })

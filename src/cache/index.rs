@@ -43,6 +43,15 @@ const IDLE: u8 = 2;
 /// In how many lines it looks for them, since a small table may be nearly empty.
 const MOST_LINES: usize = 16;
 
+/// What a visit found.
+#[derive(Default)]
+pub(super) struct Visited {
+    /// Keys that were hit since the last visit.
+    pub(super) hits: ArrayVec<Uses, { VISITED + LINE }>,
+    /// Keys that may not serve any more.
+    pub(super) dead: ArrayVec<KeyId, { VISITED + LINE }>,
+}
+
 impl Index {
     pub(super) fn new(pool: Arc<Pool>) -> Self {
         let parts = Parts::new(Part::default);
@@ -80,19 +89,22 @@ impl Index {
         Some(id)
     }
 
-    /// Collects the hits of the next few keys in the part that this id belongs to. Ids are digests, so all
-    /// parts come up equally often.
-    pub(super) fn visit(&self, id: &KeyId) -> ArrayVec<Uses, { VISITED + LINE }> {
+    /// Visits the next few keys in the part that this id belongs to. Ids are digests, so all parts come up
+    /// equally often.
+    pub(super) fn visit(&self, id: &KeyId, is_dead: impl Fn(&KeyId, &KnownKey) -> bool) -> Visited {
         let (_, mut part) = self.part(id);
-        let mut hits = ArrayVec::new();
+        let mut found = Visited::default();
         let mut visited = 0;
         for _ in 0..MOST_LINES {
             let line = part.keys.line(part.hand);
             for known in line.flatten() {
                 visited += 1;
-                let uses = known.uses().visit();
-                if uses > 0 {
-                    hits.push((known.record().id(), uses));
+                let key = known.record().id();
+                let hits = known.uses().visit();
+                if key != *id && is_dead(&key, known) {
+                    found.dead.push(key);
+                } else if hits > 0 {
+                    found.hits.push((key, hits));
                 }
             }
             part.hand = part.hand.wrapping_add(1);
@@ -100,7 +112,7 @@ impl Index {
                 break;
             }
         }
-        hits
+        found
     }
 
     /// Finds an idle key in the part that this id belongs to, among those that are visited next.

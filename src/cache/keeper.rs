@@ -114,6 +114,11 @@ impl Keeper {
         self.cache.weighted_size() >= self.capacity / 2
     }
 
+    /// Returns whether the next keys may make others go.
+    pub(super) fn is_nearly_full(&self) -> bool {
+        self.cache.weighted_size() >= self.capacity / 8 * 7
+    }
+
     /// Counts uses of a key, whether it is kept or not.
     pub(super) fn count(&self, (id, times): Uses) {
         for _ in 0..times {

@@ -158,7 +158,11 @@ impl KeyCache {
             let cached = self.guarded.peek(&id);
             source.ask(id, environment.clone(), cached, stamp, now)
         };
-        let error = match self.guarded.load(id, room, now, is_fresh, ask).await {
+        let error = match self
+            .guarded
+            .load(id, room, self.longest, now, is_fresh, ask)
+            .await
+        {
             Ok(found) => return Ok(self.source.newest_of(found)),
             Err(LoadError::Source(error)) => error,
             // Clients can bring these about, so an old record must not serve: it may have been revoked.

@@ -46,14 +46,14 @@ impl Shelf {
         }
     }
 
-    fn put_key(&self, id: KeyId, known: Arc<KnownKey>) {
+    fn put_key(&self, id: KeyId, known: Arc<KnownKey>, may_serve: impl Fn(&KeyId, Origin) -> bool) {
         let mut kept = kept(&known);
         // The index first: what the keeper evicts must be there to be removed.
         let replaced = self.found.put(&id, known);
         if let Some(other) = replaced.filter(|replaced| *replaced != id) {
             self.keeper.remove(&other);
         }
-        self.tell_of_uses(&id);
+        self.tell_of_uses(&id, may_serve);
         // Another thread may have removed or replaced the key between the two. The keeper must end up with
         // what the index has, or it counts the weight of what is gone, or never evicts what is there.
         loop {
@@ -66,18 +66,30 @@ impl Shelf {
         }
     }
 
-    /// Tells the keeper of this load, and of the hits of a few other keys.
-    fn tell_of_uses(&self, loaded: &KeyId) {
+    /// Tells the keeper of this load, and of the hits of a few other keys. Those that may not serve any more
+    /// make room: a key that was invalidated is worth nothing, however often it was used.
+    fn tell_of_uses(&self, loaded: &KeyId, may_serve: impl Fn(&KeyId, Origin) -> bool) {
         self.keeper.count_untold();
         self.keeper.count((*loaded, 1));
         let has_returned = self.keeper.has_returned(loaded);
         if !self.keeper.is_half_full() {
             return;
         }
-        for hits in self.found.visit(loaded) {
+        let is_dead = |id: &KeyId, known: &KnownKey| !may_serve(id, known.origin());
+        let visited = self.found.visit(loaded, is_dead);
+        for hits in visited.hits {
             self.keeper.count(hits);
         }
-        if has_returned && let Some(idle) = self.found.find_idle(loaded) {
+        if !self.keeper.is_nearly_full() {
+            return;
+        }
+        for dead in &visited.dead {
+            self.keeper.remove(dead);
+        }
+        if has_returned
+            && visited.dead.is_empty()
+            && let Some(idle) = self.found.find_idle(loaded)
+        {
             self.keeper.remove(&idle);
         }
     }
@@ -103,10 +115,16 @@ impl Map<KeyId, Found> for Shelf {
         })
     }
 
-    fn put(&self, id: KeyId, found: Found, origin: Origin) {
+    fn put(
+        &self,
+        id: KeyId,
+        found: Found,
+        origin: Origin,
+        may_serve: impl Fn(&KeyId, Origin) -> bool,
+    ) {
         match found {
             // A key bears its origin itself: the one that is given here.
-            Found::Key(known) => self.put_key(id, known),
+            Found::Key(known) => self.put_key(id, known, may_serve),
             Found::Nothing => {
                 if self.found.remove_if(&id, |_| true) {
                     self.keeper.remove(&id);

@@ -75,7 +75,7 @@ impl KeyFormat {
 
 /// Returns whether a token may go on with a byte: token68 (RFC 9110 §11.2) without its padding,
 /// which ends a token, so that a parameter's value (`key=KEY`) begins one.
-fn is_of_token(byte: u8) -> bool {
+pub(super) fn is_of_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || is_connector(byte)
 }
 
@@ -88,7 +88,7 @@ fn is_connector(byte: u8) -> bool {
 fn after_glue(text: &[u8]) -> Option<&[u8]> {
     /// Names of schemes, headers and parameters that people write before a key; a name goes before
     /// one that begins it.
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 19] = [
         "access-token",
         "access_token",
         "api-key",
@@ -98,7 +98,13 @@ fn after_glue(text: &[u8]) -> Option<&[u8]> {
         "auth",
         "basic",
         "bearer",
+        "digest",
+        "hmac",
+        "jwt",
         "key",
+        "negotiate",
+        "oauth",
+        "password",
         "secret",
         "token",
         "x-api-key",
@@ -107,7 +113,7 @@ fn after_glue(text: &[u8]) -> Option<&[u8]> {
     let initial = first.to_ascii_lowercase();
     match initial {
         b'+' => return Some(behind),
-        b'a' | b'b' | b'k' | b's' | b't' | b'x' => {}
+        b'a' | b'b' | b'd' | b'h' | b'j' | b'k' | b'n' | b'o' | b'p' | b's' | b't' | b'x' => {}
         // Nearly all runs begin otherwise, and a stranger may send thousands of them.
         _ => return None,
     }
@@ -172,6 +178,24 @@ mod tests {
             let text = format!("Token <{}>", &key[..length]);
             let is_whole = length == key.len();
             assert_eq!(formats.is_claimed_in(text.as_bytes()), is_whole, "{text}");
+        }
+    }
+
+    /// As a digest or a signature may begin like a short lead.
+    #[test]
+    fn an_imported_key_that_is_a_part_of_a_longer_run_is_somebody_elses() {
+        let lead =
+            |lead| KeyFormat::imported(lead, Alphabet::HEX, 40..=40, Environment::LIVE).unwrap();
+        let formats = KeyFormats::new([lead("a"), lead("ab")]).unwrap();
+        for length in 0..80 {
+            for begins in ["a", "ab"] {
+                let hex = format!("{begins}{}", "0af6".repeat(20));
+                let hex = &hex[..length.max(2)];
+                let text = format!("AWS4-HMAC-SHA256 Signature={hex}, nonce=\"{hex}\"");
+                let is_whole = [41, 42].contains(&hex.len()) && hex.len() - 40 <= begins.len();
+                let is_whole = is_whole && (hex.len() == 41 || begins == "ab");
+                assert_eq!(formats.is_claimed_in(text.as_bytes()), is_whole, "{text}");
+            }
         }
     }
 

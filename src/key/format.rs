@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::key::alphabet::Alphabet;
 use crate::key::base62;
+use crate::key::claim::is_of_token;
 use crate::key::environment::Environment;
 use crate::secret::PlaintextKey;
 
@@ -308,15 +309,22 @@ impl KeyFormat {
         let Some(body) = text.strip_prefix(self.lead.as_bytes()) else {
             return false;
         };
-        let enough = match &self.body {
-            Body::Issued { .. } => CLAIMING_LENGTH,
-            // Of others' keys, only a whole one is known for one.
-            Body::Imported { length, .. } => *length.start(),
-        };
-        !self.lead.is_empty()
-            && body
-                .get(..enough)
-                .is_some_and(|body| body.iter().all(|byte| self.body_may_have(*byte)))
+        if self.lead.is_empty() {
+            return false;
+        }
+        let may_have = |byte: &u8| self.body_may_have(*byte);
+        match &self.body {
+            Body::Issued { .. } => body
+                .get(..CLAIMING_LENGTH)
+                .is_some_and(|body| body.iter().all(may_have)),
+            // Of others' keys only a whole one is known for one: as a part of a longer run, it is somebody
+            // else's digest or signature.
+            Body::Imported { length, .. } => {
+                let own = body.iter().take_while(|byte| may_have(byte)).count();
+                let next = body.get(own).copied();
+                length.contains(&own) && !next.is_some_and(is_of_token)
+            }
+        }
     }
 
     /// Returns whether a character may stand behind the lead.

@@ -33,6 +33,7 @@ use crate::limit::rules::{By, InvalidLimits, Limit, Rule};
 /// - a path that does not begin with `/`, or holds a query or a fragment;
 /// - blanks, control characters, letters beyond ASCII, and `` ` ``: a request's path has them
 ///   percent-encoded, as `%20`;
+/// - `%` without two hex digits behind it, and methods for all such as `ANY` (use [`any`](Self::any));
 /// - the syntax of other routers: a segment that begins with `:` or `*`, `<` and `>` anywhere, and
 ///   between braces anything but a name (letters, digits, `_` and `-`), or `*` and a name at the
 ///   end of the path;
@@ -189,10 +190,11 @@ impl Endpoint {
 }
 
 const CASE: &str = "methods are case-sensitive: write the method in upper case";
+const ANY: &str = "for every method, use Endpoint::any";
 const TOKEN: &str = "write a method of HTTP, such as POST";
 const SLASH: &str = "begin the path with '/', or name a route of your own with Endpoint::verbatim";
 const QUERY: &str = "leave out the query and the fragment, which are no part of a path";
-const ENCODE: &str = "percent-encode blanks, control characters and letters beyond ASCII, as a \
+const ENCODE: &str = "percent-encode blanks, control characters, letters beyond ASCII and '%', as a \
      request's path has them";
 const PARAMETER: &str = "write a parameter as {name} and the rest of a path as {*name}, or name a \
      route of your own with Endpoint::verbatim";
@@ -203,6 +205,9 @@ fn method_advice(method: &str) -> Option<&'static str> {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if method.is_empty() || !method.bytes().all(is_token) {
         return Some(TOKEN);
+    }
+    if matches!(method.to_ascii_uppercase().as_str(), "*" | "ANY" | "ALL") || method.contains('|') {
+        return Some(ANY);
     }
     let has_lower = method.bytes().any(|byte| byte.is_ascii_lowercase());
     has_lower.then_some(CASE)
@@ -267,9 +272,17 @@ fn is_name(name: &str) -> bool {
 /// Refuses the characters that no request's path holds: RFC 3986 leaves them out, and servers
 /// refuse them.
 fn text_advice(text: &str) -> Option<&'static str> {
+    let mut encoded = text.split('%').skip(1);
+    let is_hex = |text: &str| {
+        let digits = text.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !encoded.all(is_hex) {
+        return Some(ENCODE);
+    }
     text.bytes().find_map(|byte| match byte {
         b'?' | b'#' => Some(QUERY),
-        b'<' | b'>' => Some(PARAMETER),
+        b'<' | b'>' | b'[' | b']' | b'^' => Some(PARAMETER),
         b'`' => Some(ENCODE),
         _ if byte.is_ascii_graphic() => None,
         _ => Some(ENCODE),

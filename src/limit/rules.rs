@@ -324,15 +324,20 @@ fn period_name(quota: Quota) -> String {
         Shape::Rate { .. } => "rate".to_owned(),
         Shape::Calendar(Calendar::Day) => "per_utc_day".to_owned(),
         Shape::Calendar(Calendar::Month) => "per_utc_month".to_owned(),
-        Shape::Window { period } => match Duration::from_nanos(period).as_secs() {
-            1 => "per_second".to_owned(),
-            60 => "per_minute".to_owned(),
-            3600 => "per_hour".to_owned(),
-            86_400 => "per_day".to_owned(),
-            other => format!("per_{other}s"),
+        Shape::Window { period } => match Duration::from_nanos(period) {
+            SECOND => "per_second".to_owned(),
+            MINUTE => "per_minute".to_owned(),
+            HOUR => "per_hour".to_owned(),
+            DAY => "per_day".to_owned(),
+            other => format!("per_{other:?}"), // per_10s, per_1.5s
         },
     }
 }
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// The bits of an IPv6 address that make one client.
 #[derive(Debug, Clone, Copy)]
@@ -378,7 +383,10 @@ pub enum InvalidLimits {
     #[error("two limits of the name {0:?} bind the same request: name them with Limit::named")]
     SameName(String),
     /// A name that cannot stand in a header.
-    #[error("{0:?} cannot name a limit: use 1 to 64 characters of ASCII without '\"' and '\\'")]
+    #[error(
+        "{0:?} cannot name a limit: use 1 to 64 characters of ASCII without '\"' and '\\', and give a limit \
+         of a long endpoint a name with Limit::named"
+    )]
     Name(String),
     /// An endpoint that no request would ever be charged as.
     #[error("the endpoint {endpoint:?} matches no request: {advice}")]

@@ -133,33 +133,22 @@ impl Notice {
     }
 }
 
-/// Whether an inner service refuses a request for a limit of its own, and tells of that limit. Then what it
-/// tells stays: our `X-RateLimit-Remaining: 99` over its refusal would send the client back at once.
+/// Whether an inner service refuses a request for a limit of its own. Then what it says stays, also if that
+/// is nothing: our `X-RateLimit-Remaining: 99` over its refusal would send the client back at once.
 ///
 /// A refusal is 429, or gRPC's `RESOURCE_EXHAUSTED`; some services refuse with 403 or 503, and say when to
 /// come back.
 pub(crate) fn is_refused_within(status: StatusCode, headers: &HeaderMap, is_grpc: bool) -> bool {
     const RESOURCE_EXHAUSTED: &str = "8";
-    let has = |name: &HeaderName| headers.contains_key(name);
     match status {
-        StatusCode::TOO_MANY_REQUESTS => {
-            let tells = |name: &HeaderName| {
-                name == RETRY_AFTER
-                    || name == DRAFT_LIMIT
-                    || name.as_str().starts_with("ratelimit-")
-                    || name.as_str().starts_with("x-ratelimit-")
-            };
-            headers.keys().any(tells)
-        }
+        StatusCode::TOO_MANY_REQUESTS => true,
         StatusCode::FORBIDDEN | StatusCode::SERVICE_UNAVAILABLE => {
             let is_used_up = || headers.get(REMAINING).is_some_and(|left| left == "0");
-            has(&RETRY_AFTER) || is_used_up()
+            headers.contains_key(RETRY_AFTER) || is_used_up()
         }
         _ => {
-            is_grpc
-                && headers
-                    .get(GRPC_STATUS)
-                    .is_some_and(|status| status == RESOURCE_EXHAUSTED)
+            let exhausted = |status: &HeaderValue| status == RESOURCE_EXHAUSTED;
+            is_grpc && headers.get(GRPC_STATUS).is_some_and(exhausted)
         }
     }
 }

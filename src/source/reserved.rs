@@ -14,9 +14,12 @@ pub(super) fn is_reserved(name: &str) -> bool {
 /// The families of names, of which new members come up.
 #[rustfmt::skip]
 const PREFIXES: &[&str] = &[
-    "accept-", "access-control-", "cdn-", "cf-", "content-", "cross-origin-", "grpc-", "if-",
-    "odata-", "proxy-", "ratelimit-", "sec-", "x-accel-", "x-b3-", "x-content-", "x-envoy-",
-    "x-forwarded-", "x-ratelimit-",
+    "accept-", "access-control-", "cdn-", "cf-", "connect-", "content-", "cross-origin-", "grpc-",
+    "hx-", "if-", "odata-", "proxy-", "ratelimit-", "sec-", "service-worker", "tus-", "upload-",
+    "wl-proxy-", "x-accel-", "x-amz-", "x-amzn-", "x-appengine-", "x-auth-request-", "x-azure-",
+    "x-b3-", "x-content-", "x-datadog-", "x-envoy-", "x-forwarded-", "x-goog-authenticated-",
+    "x-goog-iap-", "x-ms-client-principal", "x-nf-", "x-ot-span-", "x-ratelimit-", "x-rate-limit-",
+    "x-ssl-", "x-vercel-",
 ];
 
 /// The permanent names of IANA's "HTTP Field Name Registry" (May 2026), less those of a family.
@@ -74,15 +77,18 @@ const OBSOLETE: &[&str] = &[
 #[rustfmt::skip]
 const DE_FACTO: &[&str] = &[
     "b3", "baggage", "client-ip", "correlation-id", "device-memory", "dnt", "downlink", "dpr",
-    "ect", "fastly-client-ip", "front-end-https", "idempotency-key", "method-override", "proxy",
-    "ratelimit", "request-id", "rtt", "save-data", "status", "trailers", "true-client-ip",
+    "ect", "fastly-client-ip", "fastly-ssl", "fly-client-ip", "fly-forwarded-port",
+    "fly-forwarded-proto", "fly-region", "front-end-https", "idempotency-key", "method-override", "proxy",
+    "purpose", "ratelimit", "remote-user", "request-id", "rtt", "save-data", "status", "trailers", "true-client-ip",
     "uber-trace-id", "upgrade-insecure-requests", "viewport-width", "width", "x-amzn-trace-id",
     "x-client-ip", "x-cloud-trace-context", "x-cluster-client-ip", "x-correlation-id",
     "x-csrf-token", "x-csrftoken", "x-dns-prefetch-control", "x-download-options", "x-forwarded",
     "x-host", "x-http-method", "x-http-method-override", "x-method-override",
     "x-original-forwarded-for", "x-original-host", "x-original-uri", "x-original-url",
-    "x-permitted-cross-domain-policies", "x-powered-by", "x-proxyuser-ip", "x-ratelimit",
-    "x-real-ip", "x-real-port", "x-remote-addr", "x-remote-ip", "x-request-id", "x-requested-with",
+    "x-idempotency-key", "x-inertia", "x-original-method", "x-permitted-cross-domain-policies",
+    "x-powered-by", "x-proxyuser-ip", "x-purpose", "x-ratelimit", "x-real-ip", "x-real-port",
+    "x-remote-addr", "x-remote-ip", "x-remote-user", "x-request-id", "x-requested-by",
+    "x-requested-with", "x-scheme", "x-url-scheme",
     "x-rewrite-url", "x-robots-tag", "x-sendfile", "x-ua-compatible", "x-xsrf-token",
 ];
 

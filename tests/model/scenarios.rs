@@ -49,7 +49,7 @@ impl Map<Key, Said> for Plain {
         kept.map(|(said, _)| said.clone())
     }
 
-    fn put(&self, key: Key, said: Said, origin: Origin) {
+    fn put(&self, key: Key, said: Said, origin: Origin, _: impl Fn(&Key, Origin) -> bool) {
         self.0.lock().unwrap().insert(key, (said, origin));
     }
 }
@@ -98,7 +98,7 @@ impl World {
             most: 16,
             few: None,
         };
-        let loaded = self.cache.load(KEY, room, 0, |_| true, begin);
+        let loaded = self.cache.load(KEY, room, u64::MAX, 0, |_| true, begin);
         loaded.await.unwrap()
     }
 
