@@ -30,8 +30,8 @@ use http_body_util::{BodyExt, Empty, Full};
 use support::{is_waiting, today};
 use tower::{Layer, Service};
 use tower_api_key::{
-    ApiKeys, Caller, Charge, IssuedKey, LimiterError, Limits, ManualClock, MemoryLimiter,
-    MemoryStore, Now, Quota, RateLimiter, Rejection, Verdict,
+    ApiKeys, Caller, Charge, Clock, IssuedKey, LimiterError, Limits, ManualClock, MemoryLimiter,
+    MemoryStore, Quota, RateLimiter, Rejection, Verdict,
 };
 
 /// It answers with nothing.
@@ -240,12 +240,16 @@ fn a_cached_key_with_three_limits_allocates_twice_beyond_the_answer() {
 struct Elsewhere(MemoryLimiter);
 
 impl RateLimiter for Elsewhere {
-    async fn check(&self, charges: &[Charge<'_>], now: Now) -> Result<Verdict, LimiterError> {
-        self.0.check_now(charges, now).unwrap()
+    async fn check(
+        &self,
+        charges: &[Charge<'_>],
+        clock: &dyn Clock,
+    ) -> Result<Verdict, LimiterError> {
+        self.0.check_now(charges, clock.readings()).unwrap()
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], now: Now) -> Result<(), LimiterError> {
-        self.0.refund_now(charges, now).unwrap()
+    async fn refund(&self, charges: &[Charge<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
+        self.0.refund_now(charges, clock.readings()).unwrap()
     }
 }
 

@@ -66,7 +66,7 @@ fn a_full_cache_takes_in_new_keys() {
         world.lookups(&world.keys(3 * room));
         // And again: what came in may not keep the next ones out.
         for _ in 0..3 {
-            let newcomers = world.keys(room / 6);
+            let newcomers = world.keys(room / 7);
             let rounds: Vec<_> = (0..20).map(|_| world.lookups(&newcomers)).collect();
             let most = newcomers.len() / 50;
             let late = &rounds[2..];

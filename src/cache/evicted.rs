@@ -1,22 +1,16 @@
 //! The keys that were evicted lately: one that returns soon deserves its place.
 
 use std::collections::HashSet;
-use std::mem;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::key::digest::KeyId;
 
-/// Remembers the last evicted keys in two generations: when the young one is full, it becomes the old one.
-/// So between once and twice `room` keys are remembered, by the first half of their ids.
+/// Remembers the last evicted keys in three generations: when the youngest is full, the oldest is
+/// forgotten. So between twice and three times `room` keys are remembered, by the first half of their ids.
 pub(super) struct RecentlyEvicted {
     room: usize,
-    generations: Mutex<Generations>,
-}
-
-#[derive(Default)]
-struct Generations {
-    young: HashSet<u64>,
-    old: HashSet<u64>,
+    /// The youngest first.
+    generations: Mutex<[HashSet<u64>; 3]>,
 }
 
 impl RecentlyEvicted {
@@ -29,19 +23,21 @@ impl RecentlyEvicted {
 
     pub(super) fn add(&self, id: &KeyId) {
         let mut generations = self.lock();
-        if generations.young.len() >= self.room {
-            generations.old = mem::take(&mut generations.young);
+        if generations[0].len() >= self.room {
+            generations.rotate_right(1);
+            generations[0].clear();
         }
-        generations.young.insert(id.half());
+        generations[0].insert(id.half());
     }
 
     /// Forgets a key, and returns whether it was remembered.
     pub(super) fn remove(&self, id: &KeyId) -> bool {
         let mut generations = self.lock();
-        generations.young.remove(&id.half()) || generations.old.remove(&id.half())
+        let mut generations = generations.iter_mut();
+        generations.any(|generation| generation.remove(&id.half()))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Generations> {
+    fn lock(&self) -> MutexGuard<'_, [HashSet<u64>; 3]> {
         self.generations
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -57,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_keys_are_remembered_and_no_more_than_twice_the_room() {
+    fn the_last_keys_are_remembered_and_no_more_than_three_times_the_room() {
         for room in [0, 1, 7, 100] {
             let evicted = RecentlyEvicted::new(room);
             for at in 0..1_000 {
@@ -65,7 +61,7 @@ mod tests {
             }
             let remembered: Vec<_> = (0..1_000).filter(|at| evicted.remove(&id(*at))).collect();
             let count = remembered.len();
-            assert!((room..=2 * room.max(1)).contains(&count), "{count}");
+            assert!((2 * room..=3 * room.max(1)).contains(&count), "{count}");
             assert!(remembered.into_iter().eq(1_000 - count..1_000));
             assert!(!evicted.remove(&id(999)), "it was taken out");
         }

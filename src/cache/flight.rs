@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::future::Future;
 use std::hash::Hash;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::PoisonError;
 use std::task::{Context, Poll, Wake, Waker};
@@ -24,13 +25,13 @@ pub(crate) struct Flights<K, T> {
 struct Listed<K, T> {
     flights: HashMap<K, Listing<T>>,
     /// How many of them are of few, as [`Room::few`] has it.
-    few: usize,
+    few: u32,
 }
 
 struct Listing<T> {
     flight: Arc<Flight<T>>,
     /// How many wait for it.
-    waiting: usize,
+    waiting: u32,
     is_of_few: bool,
 }
 
@@ -38,19 +39,19 @@ struct Listing<T> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Room {
     /// Of all loads.
-    pub(crate) most: usize,
+    pub(crate) most: u32,
     /// Of those that are begun with such a number, if it is one of them.
-    pub(crate) few: Option<usize>,
+    pub(crate) few: Option<NonZeroU32>,
 }
 
 impl<K: Copy + Eq + Hash, T> Listed<K, T> {
     fn has(&self, room: Room) -> bool {
-        self.flights.len() < room.most && room.few.is_none_or(|few| self.few < few)
+        self.flights.len() < room.most as usize && room.few.is_none_or(|few| self.few < few.get())
     }
 
     fn remove(&mut self, key: &K) {
         if let Some(listing) = self.flights.remove(key) {
-            self.few -= usize::from(listing.is_of_few);
+            self.few -= u32::from(listing.is_of_few);
         }
     }
 }
@@ -102,7 +103,7 @@ impl<K: Copy + Eq + Hash, T> Flights<K, T> {
                         waiting: 1,
                         is_of_few: room.few.is_some(),
                     });
-                    listed.few += usize::from(room.few.is_some());
+                    listed.few += u32::from(room.few.is_some());
                     flight
                 }
             },
@@ -177,8 +178,8 @@ impl<K: Copy + Eq + Hash, T> Drop for Join<'_, K, T> {
         }
         if let Some(seat) = self.seat {
             let mut state = self.flight.state();
-            state.seats[seat] = None;
-            state.free.push(seat);
+            state.seats[seat] = Seat::Free;
+            state.free += 1;
         }
         self.flights.leave(&self.key, &self.flight);
     }
@@ -195,9 +196,30 @@ struct State<T> {
     woken: bool,
     answer: Answer<T>,
     /// Those who wait.
-    seats: Vec<Option<Waker>>,
-    /// The seats of those who went away, for those to come.
-    free: Vec<usize>,
+    seats: Vec<Seat>,
+    /// How many seats are free.
+    free: u32,
+}
+
+enum Seat {
+    Free,
+    /// Nobody is to be woken while the load is polled.
+    Taken(Option<Waker>),
+}
+
+impl<T> State<T> {
+    /// A seat of somebody who went away, or a new one.
+    fn take_seat(&mut self) -> usize {
+        if self.free > 0 {
+            let is_free = |seat: &Seat| matches!(seat, Seat::Free);
+            if let Some(at) = self.seats.iter().position(is_free) {
+                self.free -= 1;
+                return at;
+            }
+        }
+        self.seats.push(Seat::Taken(None));
+        self.seats.len() - 1
+    }
 }
 
 enum Answer<T> {
@@ -215,7 +237,7 @@ impl<T> Flight<T> {
                 woken: false,
                 answer: Answer::Awaited,
                 seats: Vec::new(),
-                free: Vec::new(),
+                free: 0,
             }),
         }
     }
@@ -258,13 +280,8 @@ impl<T: Clone + Send + 'static> Flight<T> {
             state = self.state();
             state.load = polling.load.take();
         }
-        let seat = *seat.get_or_insert_with(|| {
-            state.free.pop().unwrap_or_else(|| {
-                state.seats.push(None);
-                state.seats.len() - 1
-            })
-        });
-        state.seats[seat] = Some(cx.waker().clone());
+        let seat = *seat.get_or_insert_with(|| state.take_seat());
+        state.seats[seat] = Seat::Taken(Some(cx.waker().clone()));
         // It wants to go on already. Not here: it may mean to let others of this thread go first.
         if state.woken && state.load.is_some() {
             wake_all(state);
@@ -314,7 +331,11 @@ impl<T: Send + 'static> Wake for Flight<T> {
 
 /// Wakes those who wait, once the lock is let go of: who is woken may want it at once.
 fn wake_all<T>(mut state: MutexGuard<'_, State<T>>) {
-    let waiting: Vec<Waker> = state.seats.iter_mut().filter_map(Option::take).collect();
+    let waker = |seat: &mut Seat| match seat {
+        Seat::Taken(waker) => waker.take(),
+        Seat::Free => None,
+    };
+    let waiting: Vec<Waker> = state.seats.iter_mut().filter_map(waker).collect();
     drop(state);
     waiting.into_iter().for_each(Waker::wake);
 }

@@ -14,6 +14,11 @@ const ATTEMPTS: usize = 2;
 pub(crate) trait Answer: Clone + Send + 'static {
     /// Whether it is something, or that there is nothing.
     fn found(&self) -> bool;
+
+    /// What to believe, if something is kept of the key already: what was loaded, unless that is older.
+    fn or_newer(self, _kept: Self) -> Self {
+        self
+    }
 }
 
 /// What an answer's use depends on.
@@ -150,7 +155,10 @@ where
     {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
-            let answer = load.await?;
+            let mut answer = load.await?;
+            if let Some(kept) = shared.map.get(&key, |_| true) {
+                answer = answer.or_newer(kept);
+            }
             let found = answer.found();
             // What is outdated by now could only take the place of what is not.
             if shared.epochs.is_current(&key, stamp, found) {

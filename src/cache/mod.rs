@@ -21,6 +21,7 @@ mod settings;
 mod shelf;
 mod uses;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +52,18 @@ pub(crate) enum Found {
 impl Answer for Found {
     fn found(&self) -> bool {
         matches!(self, Self::Key(_))
+    }
+
+    /// A replica may lag behind what another one said before: of two versions, the higher.
+    fn or_newer(self, kept: Self) -> Self {
+        match (&self, kept) {
+            (Self::Key(loaded), Self::Key(kept))
+                if kept.record().version() > loaded.record().version() =>
+            {
+                Self::Key(Arc::new(loaded.with_record(kept.record().clone())))
+            }
+            _ => self,
+        }
     }
 }
 
@@ -155,8 +168,7 @@ impl KeyCache {
         let is_fresh = |origin| self.is_fresh(origin, now);
         let ask = |stamp| {
             let source = Arc::clone(&self.source);
-            let cached = self.guarded.peek(&id);
-            source.ask(id, environment.clone(), cached, stamp, now)
+            source.ask(id, environment.clone(), stamp, now)
         };
         let error = match self
             .guarded
@@ -182,7 +194,7 @@ impl KeyCache {
 
     /// How many loads there may be for this one to begin: some are kept for keys that were found before.
     fn room(&self, sought: Sought) -> Room {
-        let most = self.settings.most_loads;
+        let most = u32::try_from(self.settings.most_loads).unwrap_or(u32::MAX - 1);
         let for_new = most - most / 4;
         let few = match sought {
             Sought::FoundBefore => {
@@ -190,7 +202,7 @@ impl KeyCache {
                 return Room { most, few: None };
             }
             Sought::New => None,
-            Sought::NewFromNowhere => Some((most / 16).max(1)),
+            Sought::NewFromNowhere => Some(NonZeroU32::new(most / 16).unwrap_or(NonZeroU32::MIN)),
         };
         Room { most: for_new, few }
     }
@@ -269,7 +281,6 @@ impl Source {
         self: Arc<Self>,
         id: KeyId,
         environment: Environment,
-        cached: Option<Found>,
         stamp: Stamp,
         since: u64,
     ) -> Result<Found, StoreError> {
@@ -280,13 +291,7 @@ impl Source {
         let Some(record) = found else {
             return Ok(Found::Nothing);
         };
-        let mut record = self.recent.newest(record);
-        // A replica may lag behind what another one said before: of two versions, the higher.
-        if let Some(Found::Key(cached)) = cached
-            && cached.record().version() > record.version()
-        {
-            record = cached.record().clone();
-        }
+        let record = self.recent.newest(record);
         let metering = Arc::clone(&self.metering);
         let known = KnownKey::new(record, environment, metering, stamp, since);
         Ok(Found::Key(self.pool.fill(known)))
