@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
@@ -49,22 +50,42 @@ pub trait Clock: Send + Sync + 'static {
 /// by, and never goes backwards: rates and windows go by it, so that a step of the wall clock neither
 /// empties nor fills a budget.
 ///
+/// It is not `Send`, so no future that holds it across an await can be spawned: an instant from before a
+/// wait is the past, and to decide by it would admit what is no longer due.
+///
 /// ```
 /// use tower_api_key::{Clock, SystemClock};
 ///
 /// let now = SystemClock.readings();
 /// assert!(SystemClock.readings().monotonic() >= now.monotonic());
 /// ```
+///
+/// ```compile_fail
+/// # use tower_api_key::{Clock, SystemClock};
+/// fn spawn(_: impl Future<Output = ()> + Send) {}
+///
+/// spawn(async {
+///     let now = SystemClock.readings();
+///     std::future::ready(()).await;
+///     drop(now);
+/// });
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
     wall: SystemTime,
     monotonic: Duration,
+    /// A pointer is not `Send`.
+    _stays_here: PhantomData<*const ()>,
 }
 
 impl Now {
     /// Two readings that belong together.
     pub const fn new(wall: SystemTime, monotonic: Duration) -> Self {
-        Self { wall, monotonic }
+        Self {
+            wall,
+            monotonic,
+            _stays_here: PhantomData,
+        }
     }
 
     /// The wall-clock time.
@@ -115,6 +136,20 @@ struct Anchor {
 }
 
 impl Anchor {
+    /// What the clocks say when the counter stands there, as long as it is believed.
+    #[inline]
+    fn after(self, counter: u64) -> Option<(SystemTime, Duration)> {
+        if counter < self.counter {
+            return None;
+        }
+        let since = COUNTER.delta_as_nanos(self.counter, counter);
+        let since = u32::try_from(since)
+            .ok()
+            .filter(|since| *since < BELIEVED)?;
+        let since = Duration::new(0, since);
+        Some((self.wall + since, self.monotonic + since))
+    }
+
     fn cast(counter: u64) -> Self {
         Self {
             counter,
@@ -142,24 +177,23 @@ impl Clock for SystemClock {
     }
 
     fn readings(&self) -> Now {
-        thread_local!(static ANCHOR: Cell<Option<Anchor>> = const { Cell::new(None) });
+        thread_local! {
+            static ANCHOR: Cell<Option<Anchor>> = const { Cell::new(None) };
+            static LAST: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+        }
         // The counter goes first: a thread that is held up before it asks the operating system is fast
         // then, by less than the counter is believed for, and not slow.
         let counter = COUNTER.raw();
-        if let Some(anchor) = ANCHOR.get()
-            && counter >= anchor.counter
-        {
-            let since = COUNTER.delta_as_nanos(anchor.counter, counter);
-            if let Ok(since) = u32::try_from(since)
-                && since < BELIEVED
-            {
-                let since = Duration::new(0, since);
-                return Now::new(anchor.wall + since, anchor.monotonic + since);
-            }
-        }
-        let anchor = Anchor::cast(counter);
-        ANCHOR.set(Some(anchor));
-        Now::new(anchor.wall, anchor.monotonic)
+        let believed = ANCHOR.get().and_then(|anchor| anchor.after(counter));
+        let (wall, monotonic) = believed.unwrap_or_else(|| {
+            let anchor = Anchor::cast(counter);
+            ANCHOR.set(Some(anchor));
+            (anchor.wall, anchor.monotonic)
+        });
+        // A thread that was fast stands still until the operating system has caught up.
+        let monotonic = monotonic.max(LAST.get());
+        LAST.set(monotonic);
+        Now::new(wall, monotonic)
     }
 }
 
@@ -305,6 +339,17 @@ mod tests {
             let later = SystemClock.readings().wall();
             let asked = Anchor::cast(0);
             assert!(later < asked.wall + Duration::new(0, BELIEVED) + slack);
+        }
+    }
+
+    /// However often it asks the operating system anew.
+    #[test]
+    fn the_monotonic_clock_of_a_thread_never_goes_backwards() {
+        let mut last = Duration::ZERO;
+        for _ in 0..2_000_000 {
+            let now = SystemClock.readings().monotonic();
+            assert!(now >= last, "{now:?} after {last:?}");
+            last = now;
         }
     }
 

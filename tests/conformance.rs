@@ -12,11 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures_util::FutureExt;
 use support::block_on;
 use tokio::task::yield_now;
 use tower_api_key::{
-    Change, Charge, KeyId, KeyRecord, KeyStore, LimitName, LimiterError, ManagedKeyStore,
+    Change, Charge, Clock, KeyId, KeyRecord, KeyStore, LimitName, LimiterError, ManagedKeyStore,
     MemoryLimiter, MemoryStore, Now, Quota, RateLimiter, Standing, StoreError, Subject, Verdict,
     conformance,
 };
@@ -104,7 +103,7 @@ impl FaultyLimiter {
 
     fn refund(&self, charges: &[Charge<'_>], now: Now) {
         let inner = Arc::clone(&self.inner.lock().unwrap());
-        inner.refund(charges, now).now_or_never().unwrap().unwrap();
+        inner.refund_now(charges, now).unwrap().unwrap();
     }
 
     /// The latest wall-clock time so far, and how far the clock is behind it.
@@ -116,12 +115,12 @@ impl FaultyLimiter {
 }
 
 impl RateLimiter for FaultyLimiter {
-    async fn check(&self, charges: &[Charge<'_>], now: Now) -> Decided {
-        (self.decide)(self, charges, now)
+    async fn check(&self, charges: &[Charge<'_>], clock: &dyn Clock) -> Decided {
+        (self.decide)(self, charges, clock.readings())
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], now: Now) -> Result<(), LimiterError> {
-        (self.give_back)(self, charges, now);
+    async fn refund(&self, charges: &[Charge<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
+        (self.give_back)(self, charges, clock.readings());
         Ok(())
     }
 }
@@ -464,7 +463,7 @@ impl Counter {
 }
 
 impl RateLimiter for Counter {
-    async fn check(&self, charges: &[Charge<'_>], _: Now) -> Decided {
+    async fn check(&self, charges: &[Charge<'_>], _: &dyn Clock) -> Decided {
         if charges.len() > 16 {
             return Err(LimiterError::unavailable("more than 16 charges"));
         }
@@ -495,7 +494,7 @@ impl RateLimiter for Counter {
         Ok(charges.iter().map(after).collect())
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], _: Now) -> Result<(), LimiterError> {
+    async fn refund(&self, charges: &[Charge<'_>], _: &dyn Clock) -> Result<(), LimiterError> {
         let mut used = self.used.lock().unwrap();
         for charge in charges {
             let used = used.entry(Self::key(charge)).or_default();

@@ -12,8 +12,9 @@ use futures_util::FutureExt;
 use support::trouble::{Delay, Gate, Judges, Says, TroubledLimiter, TroubledStore};
 use support::{Asking, DAY, asking, is_waiting, today, with_key};
 use tower_api_key::{
-    ApiKeys, Cache, Change, IssuedKey, KeyDigest, KeyRecord, LimiterOutage, Limits,
-    ManagedKeyStore, ManualClock, MemoryStore, Quota, Verifier,
+    ApiKeys, Cache, Change, Charge, Clock, IssuedKey, KeyDigest, KeyRecord, LimiterError,
+    LimiterOutage, Limits, ManagedKeyStore, ManualClock, MemoryLimiter, MemoryStore, Quota,
+    RateLimiter, Verdict, Verifier,
 };
 
 /// The default of [`Cache`].
@@ -289,5 +290,88 @@ async fn in_an_outage_each_quota_is_shared() {
         assert_eq!(told, &wait.to_string(), "{quota:?}");
         clock.advance(Duration::from_secs(wait));
         assert_eq!(ask(&one).await.status(), 200, "{quota:?}");
+    }
+}
+
+/// Requests that began in many seconds, and are all answered in one.
+async fn answered_at_once(keys: &ApiKeys, clock: &ManualClock, gate: &Gate) -> usize {
+    let key = keys.issue("acme").await.unwrap();
+    let layer = keys.layer();
+    assert!(keys.verify(key.expose_secret()).await.is_ok());
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        for _ in 0..6 {
+            let mut asking = asking(&layer, with_key(key.expose_secret()));
+            assert!(is_waiting(&mut asking));
+            waiting.push(asking);
+        }
+        clock.advance(Duration::from_secs(1));
+    }
+    gate.open();
+    let answers = futures_util::future::join_all(waiting).await;
+    answers
+        .iter()
+        .filter(|answer| answer.status() == 200)
+        .count()
+}
+
+#[tokio::test]
+async fn an_outage_admits_by_the_time_of_the_answer_and_not_of_the_question() {
+    for quota in [
+        Quota::per_second(5),
+        Quota::per_second(5).smooth(),
+        Quota::per_minute(5),
+    ] {
+        let clock = ManualClock::at(today());
+        let limiter = TroubledLimiter::new(&clock);
+        let gate = Gate::default();
+        limiter.gets(Judges::Fails, Delay::Until(gate.clone()));
+        let outage = LimiterOutage::admit(quota).time_limit(Duration::from_secs(60));
+        let keys = ApiKeys::builder(MemoryStore::new())
+            .clock(clock.clone())
+            .limits(Limits::new().per_account(Quota::per_hour(1_000)))
+            .limiter(limiter)
+            .limiter_outage(outage)
+            .build()
+            .unwrap();
+        assert_eq!(answered_at_once(&keys, &clock, &gate).await, 5, "{quota:?}");
+    }
+}
+
+/// A limiter that waits before it decides, such as for a connection.
+struct Late(MemoryLimiter, Gate);
+
+impl RateLimiter for Late {
+    async fn check(
+        &self,
+        charges: &[Charge<'_>],
+        clock: &dyn Clock,
+    ) -> Result<Verdict, LimiterError> {
+        self.1.pass().await;
+        self.0.check(charges, clock).await
+    }
+
+    async fn refund(&self, charges: &[Charge<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
+        self.0.refund(charges, clock).await
+    }
+}
+
+#[tokio::test]
+async fn a_limiter_that_decides_late_decides_by_the_time_that_it_is_then() {
+    for quota in [
+        Quota::per_second(5),
+        Quota::per_second(5).smooth(),
+        Quota::per_minute(5),
+    ] {
+        let clock = ManualClock::at(today());
+        let gate = Gate::default();
+        let keys = ApiKeys::builder(MemoryStore::new())
+            .clock(clock.clone())
+            .limits(Limits::new().per_account(quota))
+            .limiter(Late(MemoryLimiter::new(), gate.clone()))
+            .limiter_outage(LimiterOutage::refuse().time_limit(Duration::from_secs(60)))
+            .build()
+            .unwrap();
+        assert_eq!(answered_at_once(&keys, &clock, &gate).await, 5, "{quota:?}");
     }
 }

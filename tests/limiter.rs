@@ -6,7 +6,6 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use futures_util::FutureExt;
 use proptest::prelude::*;
 use tower_api_key::{
     Charge, Clock, LimitName, MemoryLimiter, Now, Quota, RateLimiter, Standing, Subject,
@@ -29,11 +28,7 @@ fn check(limiter: &MemoryLimiter, charges: &[Charge<'_>], now: u64) -> Verdict {
 }
 
 fn refund(limiter: &MemoryLimiter, charges: &[Charge<'_>], now: u64) {
-    limiter
-        .refund(charges, at(now))
-        .now_or_never()
-        .unwrap()
-        .unwrap();
+    limiter.refund_now(charges, at(now)).unwrap().unwrap();
 }
 
 /// A small generator of random numbers, for histories that can be told again by their seed.

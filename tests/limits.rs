@@ -12,10 +12,10 @@ use http::{Method, Request};
 use support::{Answer, DAY, EchoService, send, serve_hyper, today};
 use tower::Layer;
 use tower_api_key::{
-    ApiKeyLayer, ApiKeys, BuildError, Change, Charge, ClientAddress, Endpoint, Environment,
+    ApiKeyLayer, ApiKeys, BuildError, Change, Charge, ClientAddress, Clock, Endpoint, Environment,
     ErrorFormat, GrpcRequests, InvalidLimits, KeyDigest, KeyFormat, KeyRecord, Limit, LimiterError,
-    Limits, ManagedKeyStore, ManualClock, MemoryStore, Now, Plan, Quota, RateLimitHeaders,
-    RateLimiter, Standing, TrustedProxies, Verdict,
+    Limits, ManagedKeyStore, ManualClock, MemoryStore, Plan, Quota, RateLimitHeaders, RateLimiter,
+    Standing, TrustedProxies, Verdict,
 };
 
 struct World {
@@ -455,7 +455,7 @@ async fn a_thousand_at_once_against_a_hundred_admit_exactly_a_hundred() {
 struct Failing(AtomicUsize);
 
 impl RateLimiter for Failing {
-    async fn check(&self, charges: &[Charge<'_>], _: Now) -> Result<Verdict, LimiterError> {
+    async fn check(&self, charges: &[Charge<'_>], _: &dyn Clock) -> Result<Verdict, LimiterError> {
         let left = |left: usize| left.checked_sub(1);
         let answer = self
             .0
@@ -466,7 +466,7 @@ impl RateLimiter for Failing {
             .map_err(|_| LimiterError::unavailable("down"))
     }
 
-    async fn refund(&self, _: &[Charge<'_>], _: Now) -> Result<(), LimiterError> {
+    async fn refund(&self, _: &[Charge<'_>], _: &dyn Clock) -> Result<(), LimiterError> {
         Err(LimiterError::unavailable("down"))
     }
 }
@@ -545,12 +545,12 @@ fn rules_that_cannot_be_kept_are_refused() {
 struct Confused(usize);
 
 impl RateLimiter for Confused {
-    async fn check(&self, _: &[Charge<'_>], _: Now) -> Result<Verdict, LimiterError> {
+    async fn check(&self, _: &[Charge<'_>], _: &dyn Clock) -> Result<Verdict, LimiterError> {
         let denied = Standing::new(0, DAY, Some(DAY));
         Ok(Verdict::new(&vec![denied; self.0]))
     }
 
-    async fn refund(&self, _: &[Charge<'_>], _: Now) -> Result<(), LimiterError> {
+    async fn refund(&self, _: &[Charge<'_>], _: &dyn Clock) -> Result<(), LimiterError> {
         Ok(())
     }
 }

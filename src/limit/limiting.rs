@@ -33,12 +33,12 @@ impl Limiting {
         &self,
         clock: &dyn Clock,
         charges: &[Charge<'_>],
-        now: Now,
     ) -> Result<Verdict, LimiterError> {
-        if let Some(checked) = self.check_now(charges, now) {
+        if let Some(checked) = self.check_now(charges, clock.readings()) {
             return checked;
         }
-        self.in_time(clock, self.limiter.check(charges, now)).await
+        let checked = self.limiter.check(charges, clock);
+        self.in_time(clock, checked).await
     }
 
     /// Gives charges back.
@@ -47,11 +47,11 @@ impl Limiting {
         clock: &dyn Clock,
         charges: &[Charge<'_>],
     ) -> Result<(), LimiterError> {
-        let now = clock.readings();
-        if let Some(refunded) = self.limiter.refund_now(charges, now) {
+        if let Some(refunded) = self.limiter.refund_now(charges, clock.readings()) {
             return refunded;
         }
-        self.in_time(clock, self.limiter.refund(charges, now)).await
+        let refunded = self.limiter.refund(charges, clock);
+        self.in_time(clock, refunded).await
     }
 
     /// Takes a charge, or what is left of its budget.
@@ -63,8 +63,7 @@ impl Limiting {
         let mut charge = [charge];
         // Others draw on the budget, too: what was left a moment ago may be gone.
         for _ in 0..3 {
-            let now = clock.readings();
-            let checked = self.check(clock, &charge, now).await;
+            let checked = self.check(clock, &charge).await;
             let verdict = verdict(&charge, &checked)?;
             let left = verdict.standings().first().map_or(0, Standing::remaining);
             if verdict.is_allowed() || left == 0 {

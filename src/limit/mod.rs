@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::clock::Now;
+use crate::clock::{Clock, Now};
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::quota::Quota;
@@ -55,7 +55,7 @@ pub(crate) const MAX_CHARGES: usize = 16;
 ///
 /// ```
 /// use tower_api_key::{
-///     Charge, Clock, LimitName, MemoryLimiter, Quota, RateLimiter, Subject, SystemClock,
+///     Charge, LimitName, MemoryLimiter, Quota, RateLimiter, Subject, SystemClock,
 /// };
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -65,10 +65,9 @@ pub(crate) const MAX_CHARGES: usize = 16;
 /// let limiter = MemoryLimiter::new();
 /// let name = LimitName::new("account_per_minute");
 /// let charge = [Charge::new(&name, Subject::Account("acme"), PER_MINUTE, 1)];
-/// let now = SystemClock.readings();
-/// assert!(limiter.check(&charge, now).await?.is_allowed());
-/// assert!(limiter.check(&charge, now).await?.is_allowed());
-/// let denied = limiter.check(&charge, now).await?;
+/// assert!(limiter.check(&charge, &SystemClock).await?.is_allowed());
+/// assert!(limiter.check(&charge, &SystemClock).await?.is_allowed());
+/// let denied = limiter.check(&charge, &SystemClock).await?;
 /// assert!(!denied.is_allowed());
 /// assert!(denied.retry_after().is_some());
 /// # Ok(())
@@ -90,11 +89,12 @@ pub trait RateLimiter: Send + Sync + 'static {
     /// Takes all charges, or none. At most 16; a charge of 0 only looks. Charges against the same
     /// budget count together.
     ///
-    /// A limiter that serves several machines goes by a clock of its own instead of `now`.
+    /// It reads `clock` when it decides, not before a wait of its own. A limiter that serves several machines
+    /// goes by a clock of its own instead.
     fn check(
         &self,
         charges: &[Charge<'_>],
-        now: Now,
+        clock: &dyn Clock,
     ) -> impl Future<Output = Result<Verdict, LimiterError>> + Send;
 
     /// As [`refund`](Self::refund), where it can be done at once; `None` if it must be waited for.
@@ -108,7 +108,7 @@ pub trait RateLimiter: Send + Sync + 'static {
     fn refund(
         &self,
         charges: &[Charge<'_>],
-        now: Now,
+        clock: &dyn Clock,
     ) -> impl Future<Output = Result<(), LimiterError>> + Send;
 }
 
@@ -118,16 +118,20 @@ impl<L: RateLimiter> RateLimiter for Arc<L> {
         (**self).check_now(charges, now)
     }
 
-    async fn check(&self, charges: &[Charge<'_>], now: Now) -> Result<Verdict, LimiterError> {
-        (**self).check(charges, now).await
+    async fn check(
+        &self,
+        charges: &[Charge<'_>],
+        clock: &dyn Clock,
+    ) -> Result<Verdict, LimiterError> {
+        (**self).check(charges, clock).await
     }
 
     fn refund_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<(), LimiterError>> {
         (**self).refund_now(charges, now)
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], now: Now) -> Result<(), LimiterError> {
-        (**self).refund(charges, now).await
+    async fn refund(&self, charges: &[Charge<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
+        (**self).refund(charges, clock).await
     }
 }
 
@@ -136,11 +140,15 @@ impl<L: RateLimiter> RateLimiter for Arc<L> {
 pub(crate) trait DynRateLimiter: Send + Sync {
     fn check_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<Verdict, LimiterError>>;
 
-    async fn check(&self, charges: &[Charge<'_>], now: Now) -> Result<Verdict, LimiterError>;
+    async fn check(
+        &self,
+        charges: &[Charge<'_>],
+        clock: &dyn Clock,
+    ) -> Result<Verdict, LimiterError>;
 
     fn refund_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<(), LimiterError>>;
 
-    async fn refund(&self, charges: &[Charge<'_>], now: Now) -> Result<(), LimiterError>;
+    async fn refund(&self, charges: &[Charge<'_>], clock: &dyn Clock) -> Result<(), LimiterError>;
 }
 
 #[async_trait]
@@ -149,16 +157,20 @@ impl<L: RateLimiter> DynRateLimiter for L {
         RateLimiter::check_now(self, charges, now)
     }
 
-    async fn check(&self, charges: &[Charge<'_>], now: Now) -> Result<Verdict, LimiterError> {
-        RateLimiter::check(self, charges, now).await
+    async fn check(
+        &self,
+        charges: &[Charge<'_>],
+        clock: &dyn Clock,
+    ) -> Result<Verdict, LimiterError> {
+        RateLimiter::check(self, charges, clock).await
     }
 
     fn refund_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<(), LimiterError>> {
         RateLimiter::refund_now(self, charges, now)
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], now: Now) -> Result<(), LimiterError> {
-        RateLimiter::refund(self, charges, now).await
+    async fn refund(&self, charges: &[Charge<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
+        RateLimiter::refund(self, charges, clock).await
     }
 }
 

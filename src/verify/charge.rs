@@ -84,12 +84,11 @@ impl Gate {
         Some(self.conclude(limiting, &charges, checked, metered, now))
     }
 
-    /// As [`charge_now`](Self::charge_now), with a wait.
+    /// As [`charge_now`](Self::charge_now), with a wait. The clock is read anew after it.
     pub(super) async fn charge(
         &self,
         key: Option<Holder<'_>>,
         metered: &mut Metered,
-        now: Now,
     ) -> Result<(), Box<Refusal>> {
         let (Some(limiting), Some(bound)) = (&self.keyring.metering.limiting, &metered.bound)
         else {
@@ -97,7 +96,8 @@ impl Gate {
         };
         let mut charges = Charges::new();
         limiting.rules.charge(key, bound, &mut charges);
-        let checked = limiting.check(&*self.keyring.clock, &charges, now).await;
+        let checked = limiting.check(&*self.keyring.clock, &charges).await;
+        let now = self.keyring.readings();
         self.conclude(limiting, &charges, &checked, metered, now)
     }
 

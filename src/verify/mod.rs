@@ -68,7 +68,6 @@ pub(crate) struct Presented {
 pub(crate) struct Proved {
     known: Arc<KnownKey>,
     lifecycle: Lifecycle,
-    now: Now,
 }
 
 /// A request whose key may be used, before its limits are charged.
@@ -266,11 +265,7 @@ impl Gate {
         if let Err(rejection) = self.judge(head, &known, lifecycle) {
             return Err(refused(rejection, &known, lifecycle, key.carriers));
         }
-        Ok(Proved {
-            known,
-            lifecycle,
-            now,
-        })
+        Ok(Proved { known, lifecycle })
     }
 
     /// Step 5: the record that was found, if it is that of the key that was presented.
@@ -356,9 +351,7 @@ impl Gate {
     ) -> Admission {
         self.note(key, &proved);
         self.hide(request, key.carriers);
-        let Proved {
-            known, lifecycle, ..
-        } = proved;
+        let Proved { known, lifecycle } = proved;
         let caller = Caller::new(known, lifecycle, metered.bound);
         request.extensions_mut().insert(caller);
         Admission::Key {
@@ -370,16 +363,13 @@ impl Gate {
 
     /// What the logs are told of a request that passes.
     fn note(&self, key: &Presented, proved: &Proved) {
-        let Proved {
-            known,
-            lifecycle,
-            now,
-        } = proved;
+        let Proved { known, lifecycle } = proved;
         let id = key.id();
         trace::admitted(&id, || known.record().account());
         let due = || {
             let notices = &self.keyring.notices.deprecated;
-            notices.is_due(id.as_bytes(), timestamp::unix_seconds(now.wall()))
+            let now = timestamp::unix_seconds(self.keyring.now());
+            notices.is_due(id.as_bytes(), now)
         };
         if lifecycle.status() == KeyStatus::Deprecated && due() {
             let expires_at = lifecycle.expires_at().map(timestamp::rfc3339);

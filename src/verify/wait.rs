@@ -51,9 +51,7 @@ impl Gate {
                 (request, Progress::Decided(decision))
             }),
             Wait::LimitsOfNobody(mut metered) => Box::pin(async move {
-                let charged = self
-                    .charge(None, &mut metered, self.keyring.readings())
-                    .await;
+                let charged = self.charge(None, &mut metered).await;
                 let decision = match charged {
                     Ok(()) => Ok(anonymous(&mut request, metered.limits)),
                     Err(refusal) => Err(refusal.of_nobody()),
@@ -94,7 +92,7 @@ impl Gate {
             metered,
         } = candidate;
         let holder = proved.known.holder(key.id());
-        let charged = self.charge(Some(holder), metered, proved.now).await;
+        let charged = self.charge(Some(holder), metered).await;
         charged.map_err(|refusal| refusal.of(proved, key.carriers))?;
         let denial = match self.prove_anew(request, key, &proved.known).await {
             Ok(anew) => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tower_api_key::{
     Change, Charge, Clock, KeyId, KeyRecord, KeyStore, LimiterError, ManagedKeyStore, ManualClock,
-    MemoryLimiter, MemoryStore, Now, RateLimiter, Standing, StoreError, Verdict,
+    MemoryLimiter, MemoryStore, RateLimiter, Standing, StoreError, Verdict,
 };
 
 /// Nobody passes until it is opened.
@@ -24,7 +24,7 @@ impl Gate {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    async fn pass(&self) {
+    pub async fn pass(&self) {
         poll_fn(|cx| {
             let mut gate = self.0.lock().unwrap();
             if gate.0 {
@@ -200,19 +200,23 @@ impl TroubledLimiter {
 }
 
 impl RateLimiter for TroubledLimiter {
-    async fn check(&self, charges: &[Charge<'_>], now: Now) -> Result<Verdict, LimiterError> {
+    async fn check(
+        &self,
+        charges: &[Charge<'_>],
+        clock: &dyn Clock,
+    ) -> Result<Verdict, LimiterError> {
         let decide = |judges| match judges {
             Judges::Others(count) => {
                 let admissible = Standing::new(1, Duration::ZERO, Some(Duration::ZERO));
                 Ok(Verdict::new(&vec![admissible; count]))
             }
-            _ => self.budgets.check_now(charges, now).unwrap(),
+            _ => self.budgets.check_now(charges, clock.readings()).unwrap(),
         };
         self.in_trouble(decide).await
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], now: Now) -> Result<(), LimiterError> {
-        let give_back = |_| self.budgets.refund_now(charges, now).unwrap();
+    async fn refund(&self, charges: &[Charge<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
+        let give_back = |_| self.budgets.refund_now(charges, clock.readings()).unwrap();
         self.in_trouble(give_back).await
     }
 }

@@ -1,9 +1,9 @@
 //! A limiter under test, asked as the layer asks it, and what each of its answers must be.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use crate::clock::{Clock, Now, SystemClock};
+use crate::clock::{Clock, SystemClock};
 use crate::conformance::promise::Promise;
 use crate::conformance::random::Random;
 use crate::limit::{Charge, LimitName, RateLimiter, Subject, Verdict};
@@ -18,6 +18,27 @@ pub(super) struct Bench<'l, L> {
     pub(super) limiter: &'l L,
     run: u64,
     named: AtomicU64,
+}
+
+/// A clock that stands still: what a limiter reads when it decides.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stopped(pub(super) SystemTime, pub(super) Duration);
+
+impl Stopped {
+    pub(super) fn now() -> Self {
+        let now = SystemClock.readings();
+        Self(now.wall(), now.monotonic())
+    }
+}
+
+impl Clock for Stopped {
+    fn now(&self) -> SystemTime {
+        self.0
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.1
+    }
 }
 
 /// A budget that nobody used before.
@@ -61,38 +82,38 @@ impl<'l, L: RateLimiter> Bench<'l, L> {
 
     /// Asks now.
     pub(super) async fn ask(&self, charges: &[Charge<'_>]) -> Verdict {
-        self.ask_at(charges, SystemClock.readings()).await
+        self.ask_at(charges, Stopped::now()).await
     }
 
     /// Asks as the layer does: for an answer at hand, and then for one to wait for.
-    pub(super) async fn ask_at(&self, charges: &[Charge<'_>], now: Now) -> Verdict {
-        match self.limiter.check_now(charges, now) {
+    pub(super) async fn ask_at(&self, charges: &[Charge<'_>], at: Stopped) -> Verdict {
+        match self.limiter.check_now(charges, at.readings()) {
             Some(verdict) => understood(charges, ANSWERS.answer(verdict, "check_now")),
-            None => self.wait_for(charges, now).await,
+            None => self.wait_for(charges, at).await,
         }
     }
 
     /// Asks without looking for an answer at hand.
-    pub(super) async fn wait_for(&self, charges: &[Charge<'_>], now: Now) -> Verdict {
-        let verdict = self.limiter.check(charges, now).await;
+    pub(super) async fn wait_for(&self, charges: &[Charge<'_>], at: Stopped) -> Verdict {
+        let verdict = self.limiter.check(charges, &at).await;
         understood(charges, ANSWERS.answer(verdict, "check"))
     }
 
     pub(super) async fn refund(&self, charges: &[Charge<'_>]) {
-        self.refund_at(charges, SystemClock.readings()).await;
+        self.refund_at(charges, Stopped::now()).await;
     }
 
     /// Gives back as the layer does: at once, or else by waiting.
-    pub(super) async fn refund_at(&self, charges: &[Charge<'_>], now: Now) {
-        match self.limiter.refund_now(charges, now) {
+    pub(super) async fn refund_at(&self, charges: &[Charge<'_>], at: Stopped) {
+        match self.limiter.refund_now(charges, at.readings()) {
             Some(refunded) => ANSWERS.answer(refunded, "refund_now"),
-            None => self.wait_for_refund(charges, now).await,
+            None => self.wait_for_refund(charges, at).await,
         }
     }
 
     /// Gives back without trying to do it at once.
-    pub(super) async fn wait_for_refund(&self, charges: &[Charge<'_>], now: Now) {
-        let refunded = self.limiter.refund(charges, now).await;
+    pub(super) async fn wait_for_refund(&self, charges: &[Charge<'_>], at: Stopped) {
+        let refunded = self.limiter.refund(charges, &at).await;
         ANSWERS.answer(refunded, "refund");
     }
 

@@ -2,10 +2,9 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::clock::Now;
 use crate::conformance::promise::Promise;
 use crate::conformance::random::Random;
-use crate::conformance::rate_limiter::bench::{Bench, longest};
+use crate::conformance::rate_limiter::bench::{Bench, Stopped, longest};
 use crate::conformance::rate_limiter::oracle::{DAY, Guarantee, Oracle, SECOND, START};
 use crate::limit::{Charge, LimitName, RateLimiter, Subject, Verdict};
 
@@ -64,9 +63,9 @@ impl Instant {
         }
     }
 
-    fn now(self) -> Now {
+    fn now(self) -> Stopped {
         let wall = UNIX_EPOCH + Duration::from_nanos(self.wall);
-        Now::new(wall, Duration::from_nanos(self.monotonic))
+        Stopped(wall, Duration::from_nanos(self.monotonic))
     }
 
     /// The reading that a guarantee goes by.

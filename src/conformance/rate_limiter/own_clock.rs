@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::clock::{Clock, SystemClock};
+use crate::clock::Clock;
 use crate::conformance::promise::Promise;
-use crate::conformance::rate_limiter::bench::{Bench, Budget, NEVER, TELLS, longest};
+use crate::conformance::rate_limiter::bench::{Bench, Budget, NEVER, Stopped, TELLS, longest};
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::limit::{Charge, LimitName, RateLimiter, Subject};
@@ -207,7 +207,7 @@ async fn one_budget_twice<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
 
 async fn both_ways_to_ask<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
     let budget = bench.budget(quota);
-    let now = SystemClock.readings();
+    let now = Stopped::now();
     bench.wait_for(&[budget.charge(3)], now).await;
     let seen = bench.ask(&[budget.charge(2)]).await.standings()[0].remaining();
     let look = bench.wait_for(&[budget.charge(0)], now).await;
@@ -262,13 +262,13 @@ async fn numbers_of_charges<L: RateLimiter>(bench: &Bench<'_, L>) {
 
     let budget = bench.budget(Quota::per_day(100));
     let charges = [budget.charge(1); 17];
-    let now = SystemClock.readings();
-    let at_hand = bench.limiter.check_now(&charges, now);
+    let now = Stopped::now();
+    let at_hand = bench.limiter.check_now(&charges, now.readings());
     AT_MOST_16.holds(
         at_hand.is_none_or(|verdict| verdict.is_err()),
         format_args!("check_now answers 17"),
     );
-    let waited_for = bench.limiter.check(&charges, now).await;
+    let waited_for = bench.limiter.check(&charges, &now).await;
     AT_MOST_16.holds(waited_for.is_err(), format_args!("check answers 17"));
     let remaining = bench.remaining(&budget).await;
     AT_MOST_16.holds(

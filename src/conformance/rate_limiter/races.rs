@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::clock::{Clock, SystemClock};
 use crate::conformance::promise::Promise;
 use crate::conformance::random::Random;
-use crate::conformance::rate_limiter::bench::{Bench, Budget};
+use crate::conformance::rate_limiter::bench::{Bench, Budget, Stopped};
 use crate::conformance::rate_limiter::own_clock::quotas;
 use crate::conformance::together::together;
 use crate::limit::RateLimiter;
@@ -30,7 +30,7 @@ pub(super) async fn run<L: RateLimiter>(bench: &Bench<'_, L>) {
 async fn in_one_task<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
     let single = bench.budget(quota);
     let callers = (0..50).map(|_| async {
-        let now = SystemClock.readings();
+        let now = Stopped::now();
         bench.wait_for(&[single.charge(1)], now).await.is_allowed()
     });
     let admitted = together(callers).await;
@@ -50,7 +50,7 @@ async fn in_one_task<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
             if caller.is_multiple_of(2) {
                 charges.reverse();
             }
-            let verdict = bench.wait_for(&charges, SystemClock.readings()).await;
+            let verdict = bench.wait_for(&charges, Stopped::now()).await;
             if verdict.is_allowed() { cost } else { 0 }
         }
     });

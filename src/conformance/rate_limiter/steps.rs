@@ -2,9 +2,8 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::clock::Now;
 use crate::conformance::promise::Promise;
-use crate::conformance::rate_limiter::bench::{Bench, longest};
+use crate::conformance::rate_limiter::bench::{Bench, Stopped, longest};
 use crate::limit::RateLimiter;
 use crate::quota::{Quota, QuotaShape};
 
@@ -19,9 +18,9 @@ const DAY: Duration = Duration::from_secs(86_400);
 const START: u64 = 1_769_903_940;
 
 /// What clocks say some time after the start, of which the wall clock was set by so much.
-fn after(time: Duration, set_back: Duration) -> Now {
+fn after(time: Duration, set_back: Duration) -> Stopped {
     let start = UNIX_EPOCH + Duration::from_secs(START);
-    Now::new(start + time - set_back, DAY + time)
+    Stopped(start + time - set_back, DAY + time)
 }
 
 const QUOTAS: [Quota; 5] = [
@@ -84,7 +83,7 @@ async fn forwards<L: RateLimiter>(limiter: &L, quota: Quota) {
     let start = after(Duration::ZERO, Duration::ZERO);
     bench.ask_at(&[budget.charge(10)], start).await;
     if !is_of_the_calendar(quota) {
-        let set = Now::new(start.wall() + 40 * DAY, start.monotonic());
+        let set = Stopped(start.0 + 40 * DAY, start.1);
         let denied = bench.ask_at(&[budget.charge(1)], set).await;
         FILLS_NOTHING.holds(
             !denied.is_allowed(),

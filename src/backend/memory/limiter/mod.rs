@@ -12,7 +12,7 @@ use std::sync::MutexGuard;
 
 use arrayvec::ArrayVec;
 
-use crate::clock::Now;
+use crate::clock::{Clock, Now};
 use crate::limit::rate::RateQuota;
 use crate::limit::state::Nanos;
 use crate::limit::{Charge, LimiterError, MAX_CHARGES, RateLimiter, Standing, Verdict};
@@ -166,16 +166,20 @@ impl RateLimiter for MemoryLimiter {
         Some(self.decide(charges, now))
     }
 
-    async fn check(&self, charges: &[Charge<'_>], now: Now) -> Result<Verdict, LimiterError> {
-        self.decide(charges, now)
+    async fn check(
+        &self,
+        charges: &[Charge<'_>],
+        clock: &dyn Clock,
+    ) -> Result<Verdict, LimiterError> {
+        self.decide(charges, clock.readings())
     }
 
     fn refund_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<(), LimiterError>> {
         Some(few(charges).map(|charges| self.give_back(charges, now)))
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], now: Now) -> Result<(), LimiterError> {
-        self.give_back(few(charges)?, now);
+    async fn refund(&self, charges: &[Charge<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
+        self.give_back(few(charges)?, clock.readings());
         Ok(())
     }
 }
