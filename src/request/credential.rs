@@ -10,7 +10,7 @@ use crate::key::format::KeyFormat;
 use crate::key::formats::{KeyFormats, Place, Recognized};
 use crate::request::basic::Basic;
 use crate::request::head::RequestHead;
-use crate::request::query;
+use crate::request::{query, trim};
 use crate::source::{Carriers, KeySources, Scheme};
 
 /// The one credential of a request that is meant for us.
@@ -289,15 +289,4 @@ fn at_most_one<'r>(
     }
     first.carriers = first.carriers.and(another.carriers);
     Ok(())
-}
-
-/// Without spaces and tabs around it: HTTP's optional white space, and nothing else.
-fn trim(bytes: &[u8]) -> &[u8] {
-    let is_text = |byte: &u8| !matches!(byte, b' ' | b'\t');
-    let start = bytes.iter().position(is_text).unwrap_or(bytes.len());
-    let end = bytes
-        .iter()
-        .rposition(is_text)
-        .map_or(start, |last| last + 1);
-    &bytes[start..end]
 }

@@ -11,6 +11,7 @@ use http::HeaderMap;
 use http::header::{FORWARDED, HeaderName};
 
 use crate::key::canonical::canonical_address;
+use crate::request::trim;
 
 /// A header that proxies append addresses to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +41,7 @@ impl Forwarding {
             Self::XForwardedFor => {
                 let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
                 let hops = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
-                let hops = hops.filter(|hop| !is_empty(hop));
+                let hops = hops.filter(|hop| !trim(hop).is_empty());
                 Some(hops.map(address).take(MOST_HOPS).collect())
             }
             Self::Forwarded => {
@@ -48,7 +49,7 @@ impl Forwarding {
                 for line in headers.get_all(FORWARDED) {
                     for element in outside_quotes(line.to_str().ok()?, ',') {
                         let element = element?;
-                        if !is_empty(element.as_bytes()) {
+                        if !trim(element.as_bytes()).is_empty() {
                             hops.try_push(element_node(element)?).ok()?;
                         }
                     }
@@ -58,11 +59,6 @@ impl Forwarding {
             }
         }
     }
-}
-
-/// Finds the elements of a list that are nothing but optional whitespace.
-fn is_empty(element: &[u8]) -> bool {
-    element.iter().all(|byte| matches!(byte, b' ' | b'\t'))
 }
 
 fn address(hop: &[u8]) -> Hop {
@@ -269,88 +265,90 @@ mod tests {
     }
 
     proptest! {
-           #![proptest_config(ProptestConfig::with_cases(500))]
+        #![proptest_config(ProptestConfig::with_cases(500))]
 
-           #[test]
-           fn any_line_is_read_without_panic(line in "[\\x20-\\x7e]{0,80}") {
-               hops(Forwarding::Forwarded, &[&line]);
-               hops(Forwarding::XForwardedFor, &[&line]);
-           }
+        #[test]
+        fn any_line_is_read_without_panic(line in "[\\x20-\\x7e]{0,80}") {
+            hops(Forwarding::Forwarded, &[&line]);
+            hops(Forwarding::XForwardedFor, &[&line]);
+        }
 
-           #[test]
-           fn an_empty_element_is_no_hop(
-               elements in proptest::collection::vec(0..5usize, 0..12),
-               breaks in proptest::collection::vec(any::<bool>(), 12),
-           ) {
-               let full = ["192.0.2.1", "unknown"];
-               let empty = ["", " ", "\t  "];
-               for (forwarding, before) in
-                [(Forwarding::XForwardedFor, ""), (Forwarding::Forwarded, "for=")]
-            {
-                   let mut lines = vec![String::new()];
-                   let mut expected = Vec::new();
-                   for (at, element) in elements.iter().enumerate() {
-                       let text = match full.get(*element) {
-                           Some(hop) => format!("\t{before}{hop} "),
-                           None => empty[element - full.len()].to_owned(),
-                       };
-                       expected.extend(full.get(*element).map(|hop| hop.parse::<IpAddr>().ok()));
-                       match lines.last_mut() {
-                           Some(line) if at > 0 && !breaks[at] => {
-    line.extend([",", &text]); }
-                           _ => lines.push(text),
-                       }
-                   }
-                   expected.reverse();
-                   let lines: Vec<_> = lines.iter().map(String::as_str).collect();
-                   prop_assert_eq!(hops(forwarding, &lines), Some(expected), "{:?}", lines);
-               }
-           }
+        #[test]
+        fn an_empty_element_is_no_hop(
+            elements in proptest::collection::vec(0..5usize, 0..12),
+            breaks in proptest::collection::vec(any::<bool>(), 12),
+        ) {
+            let full = ["192.0.2.1", "unknown"];
+            let empty = ["", " ", "\t  "];
+            for (forwarding, before) in [
+                (Forwarding::XForwardedFor, ""),
+                (Forwarding::Forwarded, "for="),
+            ] {
+                let mut lines = vec![String::new()];
+                let mut expected = Vec::new();
+                for (at, element) in elements.iter().enumerate() {
+                    let text = match full.get(*element) {
+                        Some(hop) => format!("\t{before}{hop} "),
+                        None => empty[element - full.len()].to_owned(),
+                    };
+                    expected.extend(full.get(*element).map(|hop| hop.parse::<IpAddr>().ok()));
+                    match lines.last_mut() {
+                        Some(line) if at > 0 && !breaks[at] => {
+                            line.extend([",", &text]);
+                        }
+                        _ => lines.push(text),
+                    }
+                }
+                expected.reverse();
+                let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+                prop_assert_eq!(hops(forwarding, &lines), Some(expected), "{:?}", lines);
+            }
+        }
 
-           #[test]
-           fn a_number_with_a_leading_zero_names_no_hop(
-               octets: [u8; 4], at in 0..4usize, zeros in 1..4usize, form in 0..5usize,
-           ) {
-               let spell = |zeros: usize| {
-                   let octet = |place| {
-                       let zeros = if place == at { zeros } else { 0 };
-                       format!("{}{}", "0".repeat(zeros), octets[place])
-                   };
-                   let v4 = [0, 1, 2, 3].map(octet).join(".");
-                   let forms = ["{}", "{}:80", "::ffff:{}", "[64:ff9b::{}]", "[::ffff:{}]:80"];
-                   forms[form].replace("{}", &v4)
-               };
-               for (forwarding, before, after) in [
-                   (Forwarding::XForwardedFor, "", ""),
-                   (Forwarding::Forwarded, "for=\"", "\""),
-               ] {
-                   let hop = |zeros| {
-                       let line = format!("{before}{}{after}", spell(zeros));
-                       hops(forwarding, &[&line]).unwrap()[0]
-                   };
-                   prop_assert!(hop(0).is_some());
-                   prop_assert_eq!(hop(zeros), None);
-               }
-           }
+        #[test]
+        fn a_number_with_a_leading_zero_names_no_hop(
+            octets: [u8; 4], at in 0..4usize, zeros in 1..4usize, form in 0..5usize,
+        ) {
+            let spell = |zeros: usize| {
+                let octet = |place| {
+                    let zeros = if place == at { zeros } else { 0 };
+                    format!("{}{}", "0".repeat(zeros), octets[place])
+                };
+                let v4 = [0, 1, 2, 3].map(octet).join(".");
+                let forms = ["{}", "{}:80", "::ffff:{}", "[64:ff9b::{}]", "[::ffff:{}]:80"];
+                forms[form].replace("{}", &v4)
+            };
+            for (forwarding, before, after) in [
+                (Forwarding::XForwardedFor, "", ""),
+                (Forwarding::Forwarded, "for=\"", "\""),
+            ] {
+                let hop = |zeros| {
+                    let line = format!("{before}{}{after}", spell(zeros));
+                    hops(forwarding, &[&line]).unwrap()[0]
+                };
+                prop_assert!(hop(0).is_some());
+                prop_assert_eq!(hop(zeros), None);
+            }
+        }
 
-           #[test]
-           fn a_zone_names_no_hop(zone in 0..100u32) {
-               for form in ["fe80::1%{}", "[fe80::1%{}]", "[fe80::1%{}]:1"] {
+        #[test]
+        fn a_zone_names_no_hop(zone in 0..100u32) {
+            for form in ["fe80::1%{}", "[fe80::1%{}]", "[fe80::1%{}]:1"] {
                 let hop = form.replace("{}", &zone.to_string());
-                   prop_assert_eq!(hops(Forwarding::XForwardedFor, &[&hop]), Some(vec![None]));
-                   let element = format!("for=\"{hop}\"");
-                   prop_assert_eq!(hops(Forwarding::Forwarded, &[&element]), Some(vec![None]));
-               }
-           }
+                prop_assert_eq!(hops(Forwarding::XForwardedFor, &[&hop]), Some(vec![None]));
+                let element = format!("for=\"{hop}\"");
+                prop_assert_eq!(hops(Forwarding::Forwarded, &[&element]), Some(vec![None]));
+            }
+        }
 
-           #[test]
-           fn what_a_proxy_appended_is_the_nearest_hop(client in "[a-z0-9=;, .:]{0,40}") {
-               let line = format!("{client},for=192.0.2.1");
-               if let Some(hops) = hops(Forwarding::Forwarded, &[&line]) {
-                   prop_assert_eq!(hops[0], ip("192.0.2.1"));
-               }
-               let line = format!("{client},192.0.2.1");
-               prop_assert_eq!(hops(Forwarding::XForwardedFor, &[&line]).unwrap()[0], ip("192.0.2.1"));
-           }
-       }
+        #[test]
+        fn what_a_proxy_appended_is_the_nearest_hop(client in "[a-z0-9=;, .:]{0,40}") {
+            let line = format!("{client},for=192.0.2.1");
+            if let Some(hops) = hops(Forwarding::Forwarded, &[&line]) {
+                prop_assert_eq!(hops[0], ip("192.0.2.1"));
+            }
+            let line = format!("{client},192.0.2.1");
+            prop_assert_eq!(hops(Forwarding::XForwardedFor, &[&line]).unwrap()[0], ip("192.0.2.1"));
+        }
+    }
 }

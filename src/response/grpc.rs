@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use crate::rejection::Rejection;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
-pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
@@ -64,6 +64,11 @@ pub(crate) fn code(rejection: &Rejection) -> i32 {
         StatusCode::SERVICE_UNAVAILABLE => 14, // UNAVAILABLE
         _ => 13,                               // INTERNAL
     }
+}
+
+/// Returns whether an answer's status is `RESOURCE_EXHAUSTED`, as far as its headers tell.
+pub(super) fn is_resource_exhausted(headers: &HeaderMap) -> bool {
+    headers.get(GRPC_STATUS).is_some_and(|status| status == "8")
 }
 
 /// The answer, without the headers that gRPC and HTTP refusals have in common.

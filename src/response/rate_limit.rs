@@ -7,7 +7,7 @@ use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
 use super::decimal;
-use super::grpc::GRPC_STATUS;
+use super::grpc::is_resource_exhausted;
 use crate::limit::{Charge, Standing, Verdict};
 use crate::rejection::{Exceeded, Rejection, seconds_up};
 use crate::timestamp;
@@ -133,23 +133,19 @@ impl Notice {
     }
 }
 
-/// Whether an inner service refuses a request for a limit of its own. Then what it says stays, also if that
+/// Returns whether an inner service refuses a request for a limit of its own. Then what it says stays, also if that
 /// is nothing: our `X-RateLimit-Remaining: 99` over its refusal would send the client back at once.
 ///
 /// A refusal is 429, or gRPC's `RESOURCE_EXHAUSTED`; some services refuse with 403 or 503, and say when to
 /// come back.
 pub(crate) fn is_refused_within(status: StatusCode, headers: &HeaderMap, is_grpc: bool) -> bool {
-    const RESOURCE_EXHAUSTED: &str = "8";
     match status {
         StatusCode::TOO_MANY_REQUESTS => true,
         StatusCode::FORBIDDEN | StatusCode::SERVICE_UNAVAILABLE => {
             let is_used_up = || headers.get(REMAINING).is_some_and(|left| left == "0");
             headers.contains_key(RETRY_AFTER) || is_used_up()
         }
-        _ => {
-            let exhausted = |status: &HeaderValue| status == RESOURCE_EXHAUSTED;
-            is_grpc && headers.get(GRPC_STATUS).is_some_and(exhausted)
-        }
+        _ => is_grpc && is_resource_exhausted(headers),
     }
 }
 
