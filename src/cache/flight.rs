@@ -24,23 +24,23 @@ pub(crate) struct Flights<K, T> {
 
 struct Listed<K, T> {
     flights: HashMap<K, Listing<T>>,
-    /// How many of them are of few, as [`Room::few`] has it.
+    /// The number of flights that count against [`Room::few`].
     few: u32,
 }
 
 struct Listing<T> {
     flight: Arc<Flight<T>>,
-    /// How many wait for it.
+    /// The number of callers that wait for it.
     waiting: u32,
     is_of_few: bool,
 }
 
-/// How many loads there may be for another one to begin.
+/// Bounds the loads in flight for another one to begin.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Room {
-    /// Of all loads.
+    /// The bound of all loads.
     pub(crate) most: u32,
-    /// Of those that are begun with such a number, if it is one of them.
+    /// The bound of the loads that are begun with such a bound, if this is one of them.
     pub(crate) few: Option<NonZeroU32>,
 }
 
@@ -197,7 +197,7 @@ struct State<T> {
     answer: Answer<T>,
     /// Those who wait.
     seats: Vec<Seat>,
-    /// How many seats are free.
+    /// The number of free seats.
     free: u32,
 }
 
@@ -208,7 +208,7 @@ enum Seat {
 }
 
 impl<T> State<T> {
-    /// A seat of somebody who went away, or a new one.
+    /// Takes a seat of somebody who went away, or a new one.
     fn take_seat(&mut self) -> usize {
         if self.free > 0 {
             let is_free = |seat: &Seat| matches!(seat, Seat::Free);

@@ -7,7 +7,7 @@ use super::flight::{Boarding, Flights, Load, Room};
 use super::guard::{Epochs, Spread, Stamp};
 use crate::sync::Arc;
 
-/// How often a key is loaded for one call, if each answer is outdated before it comes.
+/// The loads of a key for one call, if each answer is outdated before it comes.
 const ATTEMPTS: usize = 2;
 
 /// What a load brought.
@@ -15,7 +15,7 @@ pub(crate) trait Answer: Clone + Send + 'static {
     /// Whether it is something, or that there is nothing.
     fn found(&self) -> bool;
 
-    /// What to believe, if something is kept of the key already: what was loaded, unless that is older.
+    /// Chooses between what was loaded and what is kept of the key already: the former, unless it is older.
     fn or_newer(self, _kept: Self) -> Self {
         self
     }
@@ -92,7 +92,7 @@ where
         self.shared.map.get(key, |origin| origin.found).is_some()
     }
 
-    /// What is kept of a key, however old, and whatever changed since.
+    /// Returns what is kept of a key, however old, and whatever changed since.
     pub(crate) fn peek(&self, key: &K) -> Option<A> {
         self.shared.map.get(key, |_| true)
     }
@@ -104,9 +104,9 @@ where
 
     /// Loads a key, once for all who ask for it at the same time, and keeps the answer.
     ///
-    /// The answer serves for a time of `longest`. No load is begun unless there is `room` for it. `now` is the time, and `is_fresh` is whether what is
-    /// kept needs no load then. `begin` begins one, whose answer may serve as long as the counters stand at
-    /// the stamp that it is given.
+    /// The answer serves for a time of `longest`. No load is begun unless there is `room` for it. `now` is
+    /// the time, and `is_fresh` is whether what is kept needs no load then. `begin` begins one, whose answer
+    /// may serve as long as the counters stand at the stamp that it is given.
     pub(crate) async fn load<F>(
         &self,
         key: K,

@@ -33,17 +33,17 @@ type Keys = Table<Option<Arc<KnownKey>>, LINE>;
 
 const LINE: usize = 4;
 
-/// How many keys a load visits at least. With fewer, the policy knows less of the keys that it chooses
+/// The least number of keys that a load visits. With fewer, the policy knows less of the keys that it chooses
 /// among: the hit ratio of Zipf 1.0 in a cache of 200 keys was lower by 0.02 with 1.
 const VISITED: usize = 2;
 
-/// After how many visits without a hit a key is idle.
+/// The visits without a hit after which a key is idle.
 const IDLE: u8 = 2;
 
-/// In how many lines it looks for them, since a small table may be nearly empty.
+/// The lines in which a load looks for keys at most: a small table may be nearly empty.
 const MOST_LINES: usize = 16;
 
-/// What a visit found.
+/// The findings of a visit.
 #[derive(Default)]
 pub(super) struct Visited {
     /// Keys that were hit since the last visit.

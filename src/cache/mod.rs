@@ -3,9 +3,9 @@
 //! [`guard`] says what may still serve, [`flight`] makes one load of many, [`guarded`] puts the two
 //! before a map; all three know nothing of keys, and `tests/model` tries them out in every order
 //! that threads can come in. [`shelf`] is the map of the real thing, [`index`] where each request looks
-//! first, [`misses`] where it looks next, [`keeper`] the eviction policy (with [`uses`] and [`evicted`]), [`pool`] the memory for keys,
-//! [`recent`] what keeps a lagging replica from undoing a change, and [`known`] is a key as the path
-//! needs it.
+//! first, [`misses`] where it looks next, [`keeper`] the eviction policy (with [`uses`] and
+//! [`evicted`]), [`pool`] the memory for keys, [`recent`] what keeps a lagging replica from undoing a
+//! change, and [`known`] is a key as the path needs it.
 
 mod evicted;
 pub(crate) mod flight;

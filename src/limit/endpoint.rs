@@ -55,7 +55,7 @@ use crate::limit::rules::{By, InvalidLimits, Limit, Rule};
 /// ```
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    /// None is any method.
+    /// `None` is any method.
     pub(super) method: Option<String>,
     /// `None` is any path.
     pub(super) path: Option<String>,
@@ -137,7 +137,7 @@ impl Endpoint {
         }
     }
 
-    /// How many units a request here costs, of every limit that binds it. Default: 1. 0 is free.
+    /// Sets the units that a request here costs, of every limit that binds it. Default: 1. 0 is free.
     #[must_use]
     pub fn cost(mut self, units: u64) -> Self {
         self.cost = units;
@@ -202,6 +202,7 @@ const BRACES: &str = "close each brace, or write {{ and }} for braces that are t
 const LAST: &str = "write {*name} at the end of the path";
 
 fn method_advice(method: &str) -> Option<&'static str> {
+    // As `http::Method` has it, which limits do not know of.
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if method.is_empty() || !method.bytes().all(is_token) {
         return Some(TOKEN);

@@ -59,7 +59,7 @@ impl MemoryLimiter {
         }
     }
 
-    /// How many budgets there is room for. When four fifths are in use, the first newcomers may have to share.
+    /// The number of budgets there is room for. When four fifths are in use, the first newcomers may have to share.
     pub fn capacity(&self) -> usize {
         self.shards.each().map(|shard| shard.places()).sum()
     }
