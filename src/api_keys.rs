@@ -378,6 +378,11 @@ impl<A> ApiKeysBuilder<A> {
     /// is still in the cache, always passes. Only well-formed unknown keys count, and a key that is being
     /// looked up, until it is found. An IPv6 client is its /64.
     ///
+    /// The quota is counted as a rate, of whatever shape it is: 300 a minute are 300 at once, and then one
+    /// each 200 milliseconds. So an attempt is forgotten soon, and strangers with many addresses do not use
+    /// up the 8 MiB for them. Should they, a newcomer is counted with its own network, as
+    /// [`MemoryLimiter`] says.
+    ///
     /// Behind a proxy, say first how the address is found: by [`ClientAddress`](crate::ClientAddress).
     /// If it is not known, the peer's is taken. Without either nobody can be told from anybody, so a sixteenth
     /// of the loads in flight ([`Cache::max_loads`]) is left to keys that were not found before; others are

@@ -12,6 +12,7 @@ use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::key::scope::{RequiredScopes, Scope, ScopeSet};
 use crate::keyring::Keyring;
 use crate::limit::LimiterError;
+use crate::limit::refund::Receipt;
 use crate::limit::rulebook::Bound;
 use crate::rejection::Rejection;
 
@@ -36,6 +37,8 @@ pub struct Caller {
     lifecycle: Lifecycle,
     /// What the limits know of the request, if there was one.
     bound: Option<Bound>,
+    /// What its charges may give back, if any were taken.
+    receipt: Option<Receipt>,
 }
 
 /// In the extensions of a request that was let through without a key.
@@ -43,11 +46,17 @@ pub struct Caller {
 pub(crate) struct Anonymous;
 
 impl Caller {
-    pub(crate) fn new(key: Arc<KnownKey>, lifecycle: Lifecycle, bound: Option<Bound>) -> Self {
+    pub(crate) fn new(
+        key: Arc<KnownKey>,
+        lifecycle: Lifecycle,
+        bound: Option<Bound>,
+        receipt: Option<Receipt>,
+    ) -> Self {
         Self {
             key,
             lifecycle,
             bound,
+            receipt,
         }
     }
 
@@ -143,7 +152,13 @@ impl Caller {
     }
 
     /// Gives back what this request was charged, for work that did not happen: so many units of
-    /// each limit that bound it, but no more than it cost. To be done once.
+    /// each limit that bound it.
+    ///
+    /// All clones of a caller together give back no more than the request cost, however often they are asked
+    /// to. Give back at once: a refund counts only while its charge does. Of a window or a calendar period
+    /// that is over, nothing is given back, and of a smooth quota only what has not come back by itself.
+    ///
+    /// After an error, the limiter may have given back or not. What was asked for is gone either way.
     ///
     /// ```
     /// # use tower_api_key::{Caller, LimiterError};
@@ -156,11 +171,11 @@ impl Caller {
     /// # }
     /// ```
     pub async fn refund(&self, units: u64) -> Result<(), LimiterError> {
-        let Some(bound) = &self.bound else {
+        let (Some(bound), Some(receipt)) = (&self.bound, &self.receipt) else {
             return Ok(()); // nothing was charged
         };
         let key = self.key.holder(self.key_id());
-        self.key.metering().refund(key, bound, units).await
+        self.key.metering().refund(key, bound, receipt, units).await
     }
 
     /// Charges this request more, where its cost is known only after the work: so many units of each

@@ -126,7 +126,7 @@ pub use layer::ApiKeyLayer;
 pub use limit::endpoint::Endpoint;
 pub use limit::outage::LimiterOutage;
 pub use limit::rules::{InvalidLimits, Limit, Limits, Plan};
-pub use limit::{Charge, LimitName, LimiterError, RateLimiter, Standing, Subject, Verdict};
+pub use limit::{Charge, LimitName, LimiterError, RateLimiter, Refund, Standing, Subject, Verdict};
 pub use manage::change::{ChangeError, ResumeKey, RevokeKey, SuspendKey};
 pub use manage::issue::{IssueError, IssueKey, IssuedKey};
 pub use quota::{InvalidQuota, Quota, QuotaShape};

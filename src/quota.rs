@@ -5,6 +5,8 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::timestamp;
+
 /// The longest period: 400 days.
 const MAX_PERIOD: Duration = Duration::from_secs(400 * 86_400);
 
@@ -296,6 +298,18 @@ impl Quota {
             },
             Shape::Calendar(Calendar::Day) => QuotaShape::UtcDay,
             Shape::Calendar(Calendar::Month) => QuotaShape::UtcMonth,
+        }
+    }
+
+    /// The same amount over the same time as a rate, of whatever shape it is.
+    pub(crate) fn as_rate(self) -> Self {
+        let interval = match self.shape {
+            Shape::Rate { interval } => interval,
+            _ => timestamp::nanoseconds(self.window()).div_ceil(self.limit),
+        };
+        Self {
+            limit: self.limit,
+            shape: Shape::Rate { interval },
         }
     }
 

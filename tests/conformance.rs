@@ -16,8 +16,8 @@ use support::block_on;
 use tokio::task::yield_now;
 use tower_api_key::{
     Change, Charge, Clock, KeyId, KeyRecord, KeyStore, LimitName, LimiterError, ManagedKeyStore,
-    MemoryLimiter, MemoryStore, Now, Quota, RateLimiter, Standing, StoreError, Subject, Verdict,
-    conformance,
+    MemoryLimiter, MemoryStore, Now, Quota, RateLimiter, Refund, Standing, StoreError, Subject,
+    Verdict, conformance,
 };
 
 fn decisions() -> u64 {
@@ -72,7 +72,7 @@ fn broken(suite: impl Future<Output = ()>) -> String {
 
 type Decided = Result<Verdict, LimiterError>;
 type Decide = fn(&FaultyLimiter, &[Charge<'_>], Now) -> Decided;
-type GiveBack = fn(&FaultyLimiter, &[Charge<'_>], Now);
+type GiveBack = fn(&FaultyLimiter, &[Refund<'_>], Now);
 
 /// The limiter in memory with something wrong: how it decides, and how it gives back.
 struct FaultyLimiter {
@@ -101,9 +101,9 @@ impl FaultyLimiter {
         inner.check_now(charges, now).unwrap()
     }
 
-    fn refund(&self, charges: &[Charge<'_>], now: Now) {
+    fn refund(&self, refunds: &[Refund<'_>], now: Now) {
         let inner = Arc::clone(&self.inner.lock().unwrap());
-        inner.refund_now(charges, now).unwrap().unwrap();
+        inner.refund_now(refunds, now).unwrap().unwrap();
     }
 
     /// The latest wall-clock time so far, and how far the clock is behind it.
@@ -119,8 +119,8 @@ impl RateLimiter for FaultyLimiter {
         (self.decide)(self, charges, clock.readings())
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
-        (self.give_back)(self, charges, clock.readings());
+    async fn refund(&self, refunds: &[Refund<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
+        (self.give_back)(self, refunds, clock.readings());
         Ok(())
     }
 }
@@ -212,8 +212,24 @@ fn join_names(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Deci
     renamed(charges, joined, |charges| limiter.ask(charges, now))
 }
 
-fn refund_joined(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) {
-    renamed(charges, joined, |charges| limiter.refund(charges, now));
+fn refund_joined(limiter: &FaultyLimiter, refunds: &[Refund<'_>], now: Now) {
+    refund_renamed(limiter, refunds, joined, now);
+}
+
+fn refund_renamed(
+    limiter: &FaultyLimiter,
+    refunds: &[Refund<'_>],
+    rename: impl Fn(&Charge<'_>) -> String,
+    now: Now,
+) {
+    let charges: Vec<_> = refunds.iter().map(Refund::charge).collect();
+    renamed(&charges, rename, |renamed| {
+        let renamed = refunds.iter().zip(renamed);
+        let renamed: Vec<_> = renamed
+            .map(|(refund, charge)| refund.with_charge(*charge))
+            .collect();
+        limiter.refund(&renamed, now);
+    });
 }
 
 fn keep_first_quota(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
@@ -244,9 +260,8 @@ fn fixed_windows(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> D
     renamed(charges, name, |charges| limiter.ask(charges, now))
 }
 
-fn refund_fixed_windows(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) {
-    let name = fixed_window(now);
-    renamed(charges, name, |charges| limiter.refund(charges, now));
+fn refund_fixed_windows(limiter: &FaultyLimiter, refunds: &[Refund<'_>], now: Now) {
+    refund_renamed(limiter, refunds, fixed_window(now), now);
 }
 
 fn forget_on_steps_back(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
@@ -314,14 +329,28 @@ fn spend_credit(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> De
     })
 }
 
-fn save_credit(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) {
-    for charge in charges {
-        let look = limiter.ask(&[costing(charge, 0)], now).unwrap();
+fn save_credit(limiter: &FaultyLimiter, refunds: &[Refund<'_>], now: Now) {
+    for refund in refunds {
+        let charge = refund.charge();
+        let look = limiter.ask(&[costing(&charge, 0)], now).unwrap();
         let used = charge.quota().limit() - look.standings()[0].remaining();
-        let beyond = charge.cost().saturating_sub(used).min(100);
+        let beyond = refund.units().saturating_sub(used).min(100);
         limiter.count.fetch_add(beyond, Ordering::SeqCst);
     }
-    limiter.refund(charges, now);
+    limiter.refund(refunds, now);
+}
+
+/// As if each charge still counted.
+fn refund_whenever(limiter: &FaultyLimiter, refunds: &[Refund<'_>], now: Now) {
+    for refund in refunds {
+        let (charge, units) = (refund.charge(), refund.units());
+        let period = charge.quota().window();
+        let taken_at = now.monotonic() + Duration::from_nanos(1);
+        let taken_at = Now::new(now.wall(), taken_at.saturating_sub(period));
+        let standing = Standing::new(0, 2 * period, Some(Duration::ZERO));
+        let refund = Refund::new(charge, units, taken_at, &standing);
+        limiter.refund(&[refund], now);
+    }
 }
 
 fn retold(verdict: Decided, tell: impl FnMut(&Standing) -> Standing) -> Decided {
@@ -382,7 +411,13 @@ fn a_limiter_that_breaks_a_promise_on_its_own_clock_is_told_which() {
 fn a_limiter_that_breaks_a_promise_on_a_given_clock_is_told_which() {
     let refund: GiveBack = FaultyLimiter::refund;
     let fixed_refund: GiveBack = refund_fixed_windows;
-    let faults: [(Decide, GiveBack, &str); 7] = [
+    let right: Decide = FaultyLimiter::ask;
+    let faults: [(Decide, GiveBack, &str); 8] = [
+        (
+            right,
+            refund_whenever,
+            "no window admits more than its quota",
+        ),
         (
             fixed_windows,
             fixed_refund,
@@ -494,11 +529,11 @@ impl RateLimiter for Counter {
         Ok(charges.iter().map(after).collect())
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], _: &dyn Clock) -> Result<(), LimiterError> {
+    async fn refund(&self, refunds: &[Refund<'_>], _: &dyn Clock) -> Result<(), LimiterError> {
         let mut used = self.used.lock().unwrap();
-        for charge in charges {
-            let used = used.entry(Self::key(charge)).or_default();
-            *used = used.saturating_sub(charge.cost());
+        for refund in refunds {
+            let used = used.entry(Self::key(&refund.charge())).or_default();
+            *used = used.saturating_sub(refund.units());
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use support::{Asking, DAY, asking, is_waiting, today, with_key};
 use tower_api_key::{
     ApiKeys, Cache, Change, Charge, Clock, IssuedKey, KeyDigest, KeyRecord, LimiterError,
     LimiterOutage, Limits, ManagedKeyStore, ManualClock, MemoryLimiter, MemoryStore, Quota,
-    RateLimiter, Verdict, Verifier,
+    RateLimiter, Refund, Verdict, Verifier,
 };
 
 /// The default of [`Cache`].
@@ -351,8 +351,8 @@ impl RateLimiter for Late {
         self.0.check(charges, clock).await
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
-        self.0.refund(charges, clock).await
+    async fn refund(&self, refunds: &[Refund<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
+        self.0.refund(refunds, clock).await
     }
 }
 

@@ -2,14 +2,16 @@
 //! limiter promises, and the oracle that finds any over-admission, is in `tests/conformance.rs`.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
 use tower_api_key::{
-    Charge, Clock, LimitName, MemoryLimiter, Now, Quota, RateLimiter, Standing, Subject,
-    SystemClock, Verdict,
+    Charge, Clock, LimitName, MemoryLimiter, Now, Quota, QuotaShape, RateLimiter, Refund, Standing,
+    Subject, SystemClock, Verdict,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -27,8 +29,27 @@ fn check(limiter: &MemoryLimiter, charges: &[Charge<'_>], now: u64) -> Verdict {
     limiter.check_now(charges, at(now)).unwrap().unwrap()
 }
 
-fn refund(limiter: &MemoryLimiter, charges: &[Charge<'_>], now: u64) {
-    limiter.refund_now(charges, at(now)).unwrap().unwrap();
+/// Takes one charge, which must be admissible; gives its standing.
+fn take(limiter: &MemoryLimiter, charge: Charge<'_>, now: u64) -> Standing {
+    let verdict = check(limiter, &[charge], now);
+    assert!(verdict.is_allowed());
+    verdict.standings()[0]
+}
+
+/// Gives back units of a charge that was taken at an instant.
+fn refund(
+    limiter: &MemoryLimiter,
+    (charge, taken_at, standing): (Charge<'_>, u64, &Standing),
+    units: u64,
+    now: u64,
+) {
+    let refund = Refund::new(charge, units, at(taken_at), standing);
+    limiter.refund_now(&[refund], at(now)).unwrap().unwrap();
+}
+
+fn remaining(limiter: &MemoryLimiter, charge: Charge<'_>, now: u64) -> u64 {
+    let look = Charge::new(charge.name(), charge.subject(), charge.quota(), 0);
+    check(limiter, &[look], now).standings()[0].remaining()
 }
 
 /// A small generator of random numbers, for histories that can be told again by their seed.
@@ -338,42 +359,109 @@ fn what_is_given_back_can_be_used_and_no_more() {
     for quota in SHAPES {
         let limiter = MemoryLimiter::new();
         let limit = name("limit");
-        let charge = |cost| [Charge::new(&limit, Subject::Global, quota, cost)];
-        assert!(check(&limiter, &charge(10), START).is_allowed());
-        refund(&limiter, &charge(3), START);
-        assert_eq!(
-            check(&limiter, &charge(0), START).standings()[0].remaining(),
-            3
-        );
-        refund(&limiter, &charge(u64::MAX), START);
-        let whole = check(&limiter, &charge(0), START).standings()[0];
+        let charge = |cost| Charge::new(&limit, Subject::Global, quota, cost);
+        let standing = take(&limiter, charge(10), START);
+        let taken = (charge(10), START, &standing);
+        refund(&limiter, taken, 3, START);
+        assert_eq!(remaining(&limiter, charge(0), START), 3);
+        for _ in 0..2 {
+            refund(&limiter, taken, u64::MAX, START);
+        }
+        let whole = check(&limiter, &[charge(0)], START).standings()[0];
         assert_eq!((whole.remaining(), whole.whole_in()), (10, Duration::ZERO));
         assert!(
-            !check(&limiter, &charge(11), START).is_allowed(),
+            !check(&limiter, &[charge(11)], START).is_allowed(),
             "{quota:?}"
         );
         // Of a budget that was never used.
-        refund(
-            &limiter,
-            &[Charge::new(&name("other"), Subject::Global, quota, 5)],
-            START,
-        );
+        let other = name("other");
+        let unused = Charge::new(&other, Subject::Global, quota, 5);
+        refund(&limiter, (unused, START, &standing), 5, START);
+        assert_eq!(remaining(&limiter, unused, START), 10);
     }
 }
 
-/// If not the oldest units were meant, what is left counts for longer, never for shorter.
+/// The units of the charge itself, so that neither more nor less is held at any time after.
 #[test]
-fn a_refund_never_makes_room_for_too_much_in_a_window() {
-    let quota = Quota::per_minute(10);
+fn a_refund_gives_back_what_its_own_charge_took() {
     let limiter = MemoryLimiter::new();
     let limit = name("limit");
-    let charge = |cost| [Charge::new(&limit, Subject::Global, quota, cost)];
-    assert!(check(&limiter, &charge(5), START).is_allowed());
-    assert!(check(&limiter, &charge(5), START + 30 * SECOND).is_allowed());
-    refund(&limiter, &charge(5), START + 30 * SECOND);
-    // Which five remain is not known; those of second 30 are still held at second 62.
-    let look = check(&limiter, &charge(0), START + 62 * SECOND);
-    assert_eq!(look.standings()[0].remaining(), 5);
+    let charge = Charge::new(&limit, Subject::Global, Quota::per_minute(10), 5);
+    let first = take(&limiter, charge, START);
+    take(&limiter, charge, START + 30 * SECOND);
+    refund(&limiter, (charge, START, &first), 5, START + 30 * SECOND);
+    // Those of second 30 are held for a minute.
+    for (second, left) in [(30, 5), (62, 5), (89, 5), (90, 10)] {
+        let left_then = remaining(&limiter, charge, START + second * SECOND);
+        assert_eq!(left_then, left, "second {second}");
+    }
+}
+
+proptest! {
+    /// What others use is theirs: a refund that comes when its charge does not count any more gives nothing
+    /// back, and before that no more than still counts.
+    #[test]
+    fn a_late_refund_gives_nothing_of_others_back(
+        shape in 0..SHAPES.len(), cost in 1..=10u64, others in 0..=10u64, late in 0..2 * 32 * DAY,
+        is_late in any::<bool>(),
+    ) {
+        let quota = SHAPES[shape];
+        let limiter = MemoryLimiter::new();
+        let limit = name("limit");
+        let charge = |cost| Charge::new(&limit, Subject::Global, quota, cost);
+        let standing = take(&limiter, charge(cost), START);
+        let counts_for = u64::try_from(standing.whole_in().as_nanos()).unwrap();
+        let now = START + if is_late { counts_for + late } else { late % counts_for };
+        check(&limiter, &[charge(others)], now);
+        let before = remaining(&limiter, charge(0), now);
+        refund(&limiter, (charge(cost), START, &standing), cost, now);
+        let after = remaining(&limiter, charge(0), now);
+        if is_late {
+            prop_assert_eq!(after, before);
+        } else if quota.window() > Duration::ZERO && matches!(quota.shape(), QuotaShape::Rate { .. }) {
+            prop_assert!(after >= before && after <= before + cost);
+        } else {
+            prop_assert_eq!(after, before + cost);
+        }
+    }
+
+    /// Three a second: whoever gives back as late as they like does no more work for it in any second.
+    #[test]
+    fn refunds_that_were_saved_up_are_no_way_around_a_limit(
+        shape in 0..2usize, pauses in proptest::collection::vec(0..SECOND, 1..60), seed: u64,
+    ) {
+        let quota = [Quota::per_second(3), Quota::per_second(3).smooth()][shape];
+        let limiter = MemoryLimiter::new();
+        let limit = name("limit");
+        let charge = Charge::new(&limit, Subject::Global, quota, 1);
+        let mut random = Random(seed);
+        let (mut saved, mut done) = (Vec::new(), Vec::new());
+        let mut now = START;
+        for pause in pauses {
+            now += pause;
+            if random.next().is_multiple_of(3) {
+                // All that was saved up is given back.
+                for (taken_at, standing) in saved.drain(..) {
+                    refund(&limiter, (charge, taken_at, &standing), 1, now);
+                }
+            }
+            loop {
+                let verdict = check(&limiter, &[charge], now);
+                if !verdict.is_allowed() {
+                    break;
+                }
+                if random.next().is_multiple_of(2) {
+                    saved.push((now, verdict.standings()[0]));
+                } else {
+                    done.push(now);
+                }
+            }
+            let recent = done.iter().filter(|at| **at + SECOND > now).count();
+            // A rate admits its burst, and what comes back in a second.
+            let most = if shape == 0 { 3 } else { 6 };
+            prop_assert!(recent <= most, "{recent} in a second");
+        }
+    }
 }
 
 #[test]
@@ -592,6 +680,127 @@ fn invariant_7_memory_is_bounded_and_full_memory_is_stricter_never_laxer() {
     }
 }
 
+/// An address somewhere in the first bits of a network.
+fn address_in(network: IpAddr, bits: u32, random: &mut Random) -> IpAddr {
+    let random = u128::from(random.next()) << 64 | u128::from(random.next());
+    match network {
+        IpAddr::V4(network) => {
+            let host = u32::try_from(random >> 96).unwrap() & (u32::MAX >> bits);
+            Ipv4Addr::from_bits(network.to_bits() | host).into()
+        }
+        IpAddr::V6(network) => {
+            let host = random & (u128::MAX >> bits);
+            // As the rules mask it, to the 64 bits that count as one client.
+            Ipv6Addr::from_bits((network.to_bits() | host) >> 64 << 64).into()
+        }
+    }
+}
+
+/// A network of as many bits as an attacker may have.
+fn network() -> impl Strategy<Value = (IpAddr, u32)> {
+    let v4 = (1..224u32, 8..=24u32, any::<u32>()).prop_map(|(first, bits, rest)| {
+        let network = (first << 24 | rest >> 8) & (u32::MAX << (32 - bits));
+        (IpAddr::from(Ipv4Addr::from_bits(network)), bits)
+    });
+    let v6 = (0x200..0x400u128, 20..=56u32, any::<u128>()).prop_map(|(first, bits, rest)| {
+        let network = (first << 116 | rest >> 12) & (u128::MAX << (128 - bits));
+        (IpAddr::from(Ipv6Addr::from_bits(network)), bits)
+    });
+    prop_oneof![v4, v6]
+}
+
+/// Returns the widest network that an address may be counted with.
+fn widest(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits() >> 24),
+        IpAddr::V6(address) => address.to_bits() >> 108 << 32,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Whoever has many addresses uses up the budgets of their own networks: neither those of others nor
+    /// those of accounts.
+    #[test]
+    fn strangers_with_many_addresses_take_nothing_from_others(
+        attackers in proptest::collection::vec(network(), 1..4), shape in 0..SHAPES.len(), seed: u64,
+    ) {
+        let quota = SHAPES[shape];
+        let limiter = MemoryLimiter::with_memory(0);
+        let (limit, account) = (name("limit"), name("account"));
+        let mut random = Random(seed);
+        let ask = |address| {
+            let charge = Charge::new(&limit, Subject::Address(address), quota, 1);
+            check(&limiter, &[charge], START).is_allowed()
+        };
+        let accounts = limiter.capacity() as u64 * 7 / 10;
+        let whole = |at| Charge::new(&account, subject(at), quota, 10);
+        for at in 0..accounts / 2 {
+            prop_assert!(check(&limiter, &[whole(at)], START).is_allowed());
+        }
+        for at in 0..30_000 {
+            let (network, bits) = attackers[at % attackers.len()];
+            ask(address_in(network, bits, &mut random));
+        }
+        // Each of the others has a whole budget, if it is alone in its widest network.
+        let theirs = attackers.iter().map(|(network, _)| widest(*network));
+        let mut seen: HashSet<u128> = theirs.collect();
+        for _ in 0..100 {
+            let v4 = IpAddr::from(Ipv4Addr::UNSPECIFIED);
+            let v6 = IpAddr::from([0x2000, 0, 0, 0, 0, 0, 0, 0]);
+            let (everywhere, bits) = if random.next().is_multiple_of(2) { (v4, 0) } else { (v6, 3) };
+            let address = address_in(everywhere, bits, &mut random);
+            if seen.insert(widest(address)) {
+                let admitted = (0..12).filter(|_| ask(address)).count();
+                prop_assert_eq!(admitted, 10, "{}", address);
+            }
+        }
+        // So have those accounts that were there, and those that come.
+        for at in 0..accounts {
+            let is_new = at >= accounts / 2;
+            prop_assert_eq!(check(&limiter, &[whole(at)], START).is_allowed(), is_new);
+        }
+    }
+
+    /// Also when several limits of one request fall back, and when a charge is given back.
+    #[test]
+    fn addresses_that_are_counted_with_their_network_have_one_budget_together(
+        (network, bits) in network(), shape in 0..SHAPES.len(), seed: u64,
+    ) {
+        let quota = SHAPES[shape];
+        let limiter = MemoryLimiter::with_memory(0);
+        let names = ["junk", "one", "another"].map(name);
+        let mut random = Random(seed);
+        // All memory for addresses is in use, and for all networks but the widest.
+        for _ in 0..20_000 {
+            let address = address_in(IpAddr::from([0x2a00, 0, 0, 0, 0, 0, 0, 0]), 12, &mut random);
+            check(&limiter, &[Charge::new(&names[0], Subject::Address(address), quota, 1)], START);
+        }
+        let charges = |address| {
+            let charge = |name| Charge::new(name, Subject::Address(address), quota, 1);
+            [charge(&names[1]), charge(&names[2])]
+        };
+        let mut taken = Vec::new();
+        for _ in 0..200 {
+            let address = address_in(network, bits.max(24), &mut random);
+            let verdict = check(&limiter, &charges(address), START);
+            if verdict.is_allowed() {
+                taken.push((address, verdict.standings()[0]));
+            }
+        }
+        // Those few that found room of their own have whole budgets, and the others one together or two.
+        prop_assert!(taken.len() >= 10);
+        if let Some((address, standing)) = taken.last() {
+            let [one, another] = charges(*address);
+            prop_assert_eq!(remaining(&limiter, one, START), standing.remaining());
+            refund(&limiter, (one, START, standing), 1, START);
+            prop_assert_eq!(remaining(&limiter, one, START), standing.remaining() + 1);
+            prop_assert_eq!(remaining(&limiter, another, START), standing.remaining());
+        }
+    }
+}
+
 /// In a full memory, the budgets of one request take no places from each other.
 #[test]
 fn invariant_6_what_a_request_is_charged_is_remembered_also_when_memory_is_full() {
@@ -673,20 +882,20 @@ fn a_late_refund_is_not_given_to_those_who_share() {
     for quota in [Quota::per_hour(1), Quota::per_hour(1).smooth()] {
         let limiter = MemoryLimiter::with_memory(0);
         let limit = name("limit");
-        let charge = |at| [Charge::new(&limit, subject(at), quota, 1)];
+        let charge = |at| Charge::new(&limit, subject(at), quota, 1);
         let late = 100;
-        for at in 0..late {
-            assert!(check(&limiter, &charge(at), START).is_allowed());
-        }
+        let taken: Vec<_> = (0..late)
+            .map(|at| take(&limiter, charge(at), START))
+            .collect();
         let later = START + 2 * 3600 * SECOND;
         let newcomers = late..4 * limiter.capacity() as u64;
         for at in newcomers.clone() {
-            check(&limiter, &charge(at), later);
+            check(&limiter, &[charge(at)], later);
         }
-        for at in 0..late {
-            refund(&limiter, &charge(at), later);
+        for (at, standing) in (0..late).zip(&taken) {
+            refund(&limiter, (charge(at), START, standing), 1, later);
         }
-        let admitted = newcomers.filter(|at| check(&limiter, &charge(*at), later).is_allowed());
+        let admitted = newcomers.filter(|at| check(&limiter, &[charge(*at)], later).is_allowed());
         assert_eq!(admitted.count(), 0);
     }
 }

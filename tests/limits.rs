@@ -15,7 +15,7 @@ use tower_api_key::{
     ApiKeyLayer, ApiKeys, BuildError, Change, Charge, ClientAddress, Clock, Endpoint, Environment,
     ErrorFormat, GrpcRequests, InvalidLimits, KeyDigest, KeyFormat, KeyRecord, Limit, LimiterError,
     Limits, ManagedKeyStore, ManualClock, MemoryStore, Plan, Quota, RateLimitHeaders, RateLimiter,
-    Standing, TrustedProxies, Verdict,
+    Refund, Standing, TrustedProxies, Verdict,
 };
 
 struct World {
@@ -466,7 +466,7 @@ impl RateLimiter for Failing {
             .map_err(|_| LimiterError::unavailable("down"))
     }
 
-    async fn refund(&self, _: &[Charge<'_>], _: &dyn Clock) -> Result<(), LimiterError> {
+    async fn refund(&self, _: &[Refund<'_>], _: &dyn Clock) -> Result<(), LimiterError> {
         Err(LimiterError::unavailable("down"))
     }
 }
@@ -550,7 +550,7 @@ impl RateLimiter for Confused {
         Ok(Verdict::new(&vec![denied; self.0]))
     }
 
-    async fn refund(&self, _: &[Charge<'_>], _: &dyn Clock) -> Result<(), LimiterError> {
+    async fn refund(&self, _: &[Refund<'_>], _: &dyn Clock) -> Result<(), LimiterError> {
         Ok(())
     }
 }

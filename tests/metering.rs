@@ -48,6 +48,7 @@ async fn work(request: Request<()>) -> Result<Response<Full<Bytes>>, Infallible>
         Does::Charge(units) => caller.charge(*units).await,
     };
     let mut response = Response::default();
+    response.extensions_mut().insert(caller.clone());
     response.extensions_mut().insert(Done(done));
     Ok(response)
 }
@@ -116,6 +117,13 @@ impl World {
         answer.status().as_u16()
     }
 
+    /// The caller of a request that is let in.
+    async fn caller(&self, endpoint: (Method, &str)) -> Caller {
+        let answer = self.asking(endpoint, Does::Nothing).await;
+        assert_eq!(answer.status(), 200);
+        answer.extensions().get::<Caller>().unwrap().clone()
+    }
+
     /// What is left of each budget that binds a request to any endpoint.
     async fn left(&self) -> Vec<u64> {
         left(&self.asking(LOOK, Does::Nothing).await)
@@ -166,6 +174,72 @@ async fn a_refund_gives_back_what_the_request_cost_and_not_more() {
         assert_eq!(world.ask(LOOK, Does::Refund(4)).await, 200);
         assert_eq!(world.left().await, before);
     }
+}
+
+/// Three a second: each request is refunded once, however many clones of its caller ask for it.
+#[tokio::test]
+async fn clones_of_a_caller_give_back_together_what_one_of_them_may() {
+    for far in [false, true] {
+        let world = World::new(limits(), far, LimiterOutage::refuse()).await;
+        for asked in [[4, 4, 4], [1, 1, 1], [3, 0, 3], [0, u64::MAX, 1]] {
+            let caller = world.caller(REPORT).await;
+            let before = world.left().await;
+            let clones = [caller.clone(), caller.clone(), caller];
+            // Also where they do so at once.
+            let refunds = clones.iter().zip(asked).map(|(it, units)| it.refund(units));
+            for refunded in futures_util::future::join_all(refunds).await {
+                refunded.unwrap();
+            }
+            let back = asked
+                .iter()
+                .fold(0u64, |sum, it| sum.saturating_add(*it))
+                .min(4);
+            let after: Vec<_> = before.iter().map(|left| left + back).collect();
+            assert_eq!(world.left().await, after, "{asked:?}");
+            world.clock.advance(Duration::from_secs(3661));
+        }
+    }
+}
+
+/// Work that failed is given back late, all at once, so that far more than the quota would be done.
+#[tokio::test]
+async fn refunds_that_were_saved_up_admit_no_more_than_the_quota() {
+    for quota in [Quota::per_second(3), Quota::per_second(3).smooth()] {
+        for far in [false, true] {
+            let limits = Limits::new().per_key(quota);
+            let world = World::new(limits, far, LimiterOutage::refuse()).await;
+            let mut saved = Vec::new();
+            for _ in 0..9 {
+                for _ in 0..3 {
+                    saved.push(world.caller((Method::GET, "/page")).await);
+                }
+                world.clock.advance(Duration::from_millis(1_100));
+            }
+            let mut done = 0;
+            while let Some(caller) = saved.pop() {
+                while world.ask((Method::GET, "/page"), Does::Nothing).await == 200 {
+                    done += 1;
+                }
+                caller.refund(1).await.unwrap();
+            }
+            while world.ask((Method::GET, "/page"), Does::Nothing).await == 200 {
+                done += 1;
+            }
+            assert_eq!(done, 3, "{quota:?}");
+        }
+    }
+}
+
+/// Whether the limiter gave back before it failed is not known.
+#[tokio::test]
+async fn what_was_asked_back_of_a_limiter_that_failed_is_not_asked_back_again() {
+    let world = World::far(limits()).await;
+    let caller = world.caller(REPORT).await;
+    world.limiter.fails();
+    assert!(caller.refund(3).await.is_err());
+    world.limiter.gets_well();
+    caller.clone().refund(u64::MAX).await.unwrap();
+    assert_eq!(world.left().await, [7, 17]);
 }
 
 #[tokio::test]

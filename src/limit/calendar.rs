@@ -1,5 +1,6 @@
 //! The `calendar` shape: never more than the limit in a day or month of UTC, by the wall clock.
 
+use crate::limit::refund::Taken;
 use crate::limit::state::Left;
 use crate::quota::Calendar;
 use crate::timestamp;
@@ -50,9 +51,13 @@ impl Period {
         self.used = self.used.saturating_add(cost);
     }
 
-    pub(crate) fn refund(&mut self, quota: CalendarQuota, now: u64, cost: u64) {
+    /// Gives back units that were used in the period that is counted in now.
+    pub(crate) fn refund(&mut self, quota: CalendarQuota, now: u64, units: u64, taken: Taken) {
         *self = self.at(quota, now);
-        self.used = self.used.saturating_sub(cost);
+        let begins = begin(quota.calendar, self.ends.saturating_sub(1));
+        if (begins..self.ends).contains(&taken.at.wall) {
+            self.used = self.used.saturating_sub(units);
+        }
     }
 
     pub(crate) fn is_idle(self, now: u64) -> bool {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::clock::{Clock, Now, within};
 use crate::limit::outage::Emergency;
 use crate::limit::rulebook::Rulebook;
-use crate::limit::{Charge, DynRateLimiter, LimiterError, Standing, Verdict};
+use crate::limit::{Charge, DynRateLimiter, LimiterError, Refund, Standing, Verdict};
 
 /// The rules of an application, where their budgets are kept, and what happens when that fails.
 pub(crate) struct Limiting {
@@ -41,16 +41,16 @@ impl Limiting {
         self.in_time(clock, checked).await
     }
 
-    /// Gives charges back.
+    /// Gives units of charges back.
     pub(crate) async fn refund(
         &self,
         clock: &dyn Clock,
-        charges: &[Charge<'_>],
+        refunds: &[Refund<'_>],
     ) -> Result<(), LimiterError> {
-        if let Some(refunded) = self.limiter.refund_now(charges, clock.readings()) {
+        if let Some(refunded) = self.limiter.refund_now(refunds, clock.readings()) {
             return refunded;
         }
-        let refunded = self.limiter.refund(charges, clock);
+        let refunded = self.limiter.refund(refunds, clock);
         self.in_time(clock, refunded).await
     }
 

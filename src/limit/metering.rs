@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::limit::LimiterError;
 use crate::limit::limiting::Limiting;
-use crate::limit::rulebook::{Bound, Charges, Holder, Rulebook};
+use crate::limit::refund::Receipt;
+use crate::limit::rulebook::{Bound, Charges, Holder};
 
 /// The limits of one `ApiKeys`, and the clock that they go by.
 pub(crate) struct Metering {
@@ -15,19 +16,26 @@ pub(crate) struct Metering {
 }
 
 impl Metering {
-    /// Gives back units of each limit that bound a request, but no more than it cost.
+    /// Gives back units of each charge of a request, but no more than are left of its cost.
     pub(crate) async fn refund(
         &self,
         key: Holder<'_>,
         bound: &Bound,
+        receipt: &Receipt,
         units: u64,
     ) -> Result<(), LimiterError> {
-        let Some(limiting) = self.limiting.as_ref().filter(|_| !bound.is_let_off()) else {
+        let Some(limiting) = &self.limiting else {
             return Ok(());
         };
-        let units = units.min(limiting.rules.cost_of(bound));
-        let charges = charges(&limiting.rules, key, bound, units);
-        limiting.refund(&*self.clock, &charges).await
+        // Taken whatever the limiter answers: one that failed may have given back.
+        let units = receipt.take(units);
+        if units == 0 {
+            return Ok(());
+        }
+        let mut charges = Charges::new();
+        limiting.rules.charge(Some(key), bound, &mut charges);
+        let refunds = receipt.refunds(&charges, units);
+        limiting.refund(&*self.clock, &refunds).await
     }
 
     /// Takes units of each limit that bound a request, or what is left of it.
@@ -41,21 +49,15 @@ impl Metering {
             return Ok(());
         };
         let nowhere = limiting.rules.bind_nowhere(None);
-        for charge in charges(&limiting.rules, key, bound.unwrap_or(&nowhere), units) {
-            limiting.take(&*self.clock, charge).await?;
+        let mut charges = Charges::new();
+        limiting
+            .rules
+            .charge(Some(key), bound.unwrap_or(&nowhere), &mut charges);
+        for charge in charges {
+            limiting.take(&*self.clock, charge.with_cost(units)).await?;
         }
         Ok(())
     }
-}
-
-/// What a request is charged, at another cost.
-fn charges<'a>(rules: &'a Rulebook, key: Holder<'a>, bound: &Bound, units: u64) -> Charges<'a> {
-    let mut charges = Charges::new();
-    rules.charge(Some(key), bound, &mut charges);
-    for charge in &mut charges {
-        *charge = charge.with_cost(units);
-    }
-    charges
 }
 
 impl fmt::Debug for Metering {

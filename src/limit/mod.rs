@@ -11,6 +11,7 @@ pub(crate) mod limiting;
 pub(crate) mod metering;
 pub(crate) mod outage;
 pub(crate) mod rate;
+pub(crate) mod refund;
 pub(crate) mod rulebook;
 pub(crate) mod rules;
 pub(crate) mod state;
@@ -31,6 +32,7 @@ use crate::clock::{Clock, Now};
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::quota::Quota;
+pub use refund::Refund;
 pub use verdict::{Standing, Verdict};
 
 /// The most charges that one request may bring.
@@ -98,16 +100,19 @@ pub trait RateLimiter: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Verdict, LimiterError>> + Send;
 
     /// As [`refund`](Self::refund), where it can be done at once; `None` if it must be waited for.
-    fn refund_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<(), LimiterError>> {
-        let _ = (charges, now);
+    fn refund_now(&self, refunds: &[Refund<'_>], now: Now) -> Option<Result<(), LimiterError>> {
+        let _ = (refunds, now);
         None
     }
 
-    /// Gives charges back that were taken for work which did not happen, while they still count. No
-    /// budget becomes more than whole.
+    /// Gives back units of charges that were taken for work which did not happen, while the charges count.
+    /// No budget becomes more than whole. At most 16.
+    ///
+    /// A refund is made once. An implementation that asks a server again must see to it that the server
+    /// does not give back twice.
     fn refund(
         &self,
-        charges: &[Charge<'_>],
+        refunds: &[Refund<'_>],
         clock: &dyn Clock,
     ) -> impl Future<Output = Result<(), LimiterError>> + Send;
 }
@@ -126,12 +131,12 @@ impl<L: RateLimiter> RateLimiter for Arc<L> {
         (**self).check(charges, clock).await
     }
 
-    fn refund_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<(), LimiterError>> {
-        (**self).refund_now(charges, now)
+    fn refund_now(&self, refunds: &[Refund<'_>], now: Now) -> Option<Result<(), LimiterError>> {
+        (**self).refund_now(refunds, now)
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
-        (**self).refund(charges, clock).await
+    async fn refund(&self, refunds: &[Refund<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
+        (**self).refund(refunds, clock).await
     }
 }
 
@@ -146,9 +151,9 @@ pub(crate) trait DynRateLimiter: Send + Sync {
         clock: &dyn Clock,
     ) -> Result<Verdict, LimiterError>;
 
-    fn refund_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<(), LimiterError>>;
+    fn refund_now(&self, refunds: &[Refund<'_>], now: Now) -> Option<Result<(), LimiterError>>;
 
-    async fn refund(&self, charges: &[Charge<'_>], clock: &dyn Clock) -> Result<(), LimiterError>;
+    async fn refund(&self, refunds: &[Refund<'_>], clock: &dyn Clock) -> Result<(), LimiterError>;
 }
 
 #[async_trait]
@@ -165,12 +170,12 @@ impl<L: RateLimiter> DynRateLimiter for L {
         RateLimiter::check(self, charges, clock).await
     }
 
-    fn refund_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<(), LimiterError>> {
-        RateLimiter::refund_now(self, charges, now)
+    fn refund_now(&self, refunds: &[Refund<'_>], now: Now) -> Option<Result<(), LimiterError>> {
+        RateLimiter::refund_now(self, refunds, now)
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
-        RateLimiter::refund(self, charges, clock).await
+    async fn refund(&self, refunds: &[Refund<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
+        RateLimiter::refund(self, refunds, clock).await
     }
 }
 
@@ -244,6 +249,12 @@ impl<'a> Charge<'a> {
             quota,
             cost,
         }
+    }
+
+    /// The same charge about another subject.
+    pub(crate) const fn about(mut self, subject: Subject<'a>) -> Self {
+        self.subject = subject;
+        self
     }
 
     /// The same charge at another cost.

@@ -5,6 +5,7 @@
 //! admitted.
 
 use crate::limit::Standing;
+use crate::limit::refund::Taken;
 use crate::limit::state::Left;
 use crate::quota::{Quota, Shape};
 
@@ -83,8 +84,15 @@ impl Rate {
         self.whole_at = now + used;
     }
 
-    pub(crate) fn refund(&mut self, quota: RateQuota, now: u64, cost: u64) {
-        let back = cost.saturating_mul(quota.interval);
+    /// Gives back what has not come back by itself yet. Units come back in the order in which they were
+    /// used, so all of a charge have when its budget was to be whole.
+    pub(crate) fn refund(&mut self, quota: RateQuota, now: u64, units: u64, taken: Taken) {
+        // The quota was given another interval since: when that charge is over is not known.
+        if self.interval != quota.interval {
+            return;
+        }
+        let counts = taken.counts_until().saturating_sub(now);
+        let back = units.saturating_mul(quota.interval).min(counts);
         self.whole_at = now + self.settle(quota, now).saturating_sub(back);
     }
 

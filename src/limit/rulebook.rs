@@ -56,8 +56,6 @@ pub(crate) struct Bound {
     endpoint: usize,
     /// Its address, or the network that counts as one client.
     client: Option<IpAddr>,
-    /// The limiter failed, and took nothing.
-    is_let_off: bool,
 }
 
 /// What the rules know of a key.
@@ -81,17 +79,6 @@ impl Holder<'_> {
         }
         let own = self.record.limit(rule.name.as_str());
         own.unwrap_or(rule.quota)
-    }
-}
-
-impl Bound {
-    /// Notes that the limiter took nothing, so that there is nothing to give back to it.
-    pub(crate) fn let_off(&mut self) {
-        self.is_let_off = true;
-    }
-
-    pub(crate) fn is_let_off(&self) -> bool {
-        self.is_let_off
     }
 }
 
@@ -216,7 +203,6 @@ impl Rulebook {
         Bound {
             endpoint: self.costs.len() - 1,
             client: address.map(|address| self.ipv6_prefix.mask(address)),
-            is_let_off: false,
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use crate::clock::Now;
 use crate::limit::calendar::{CalendarQuota, Period};
 use crate::limit::rate::{Rate, RateQuota};
+use crate::limit::refund::Refund;
 use crate::limit::window::{Window, WindowQuota};
 use crate::quota::{Quota, Shape};
 use crate::timestamp;
@@ -149,12 +150,19 @@ impl State {
         }
     }
 
-    /// Gives units back; never more than were used.
-    pub(crate) fn refund(&mut self, quota: &Quota, now: Nanos, cost: u64) {
-        match (self, Kind::of(quota)) {
-            (Self::Rate(state), Kind::Rate(quota)) => state.refund(quota, now.monotonic, cost),
-            (Self::Window(state), Kind::Window(_)) => state.refund(now.monotonic, cost),
-            (Self::Calendar(state), Kind::Calendar(quota)) => state.refund(quota, now.wall, cost),
+    /// Gives units back of a charge that counts still; never more than were used.
+    pub(crate) fn refund(&mut self, refund: &Refund<'_>, now: Nanos) {
+        let (units, taken) = (refund.units(), refund.taken());
+        match (self, Kind::of(&refund.charge().quota())) {
+            (Self::Rate(state), Kind::Rate(quota)) => {
+                state.refund(quota, now.monotonic, units, taken);
+            }
+            (Self::Window(state), Kind::Window(quota)) => {
+                state.refund(quota, now.monotonic, units, taken);
+            }
+            (Self::Calendar(state), Kind::Calendar(quota)) => {
+                state.refund(quota, now.wall, units, taken);
+            }
             _ => {}
         }
     }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Now;
+use crate::limit::refund::Taken;
 use crate::limit::rules::client_network;
-use crate::limit::{Charge, DynRateLimiter, LimitName, Subject};
+use crate::limit::state::Nanos;
+use crate::limit::{Charge, DynRateLimiter, LimitName, Refund, Subject, Verdict};
 use crate::quota::Quota;
 
 /// Stops an address that tries keys which do not exist.
@@ -20,27 +22,43 @@ pub(crate) struct Throttle {
     limiter: Arc<dyn DynRateLimiter>,
 }
 
+/// An attempt that was counted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attempt {
+    client: IpAddr,
+    taken: Option<Taken>,
+}
+
 impl Throttle {
     /// `limiter` keeps budgets in memory, and never waits.
     pub(crate) fn new(quota: Quota, limiter: Arc<dyn DynRateLimiter>) -> Self {
         Self {
             name: LimitName::new("failed_attempts"),
-            quota,
+            quota: quota.as_rate(),
             limiter,
         }
     }
 
     /// Counts an attempt, or says in what time this address may make another.
-    pub(crate) fn attempt(&self, client: IpAddr, now: Now) -> Result<(), Duration> {
-        match self.limiter.check_now(&[self.charge(client)], now) {
-            Some(Ok(verdict)) => verdict.retry_after().map_or(Ok(()), Err),
-            _ => Ok(()),
+    pub(crate) fn attempt(&self, client: IpAddr, now: Now) -> Result<Attempt, Duration> {
+        let checked = self.limiter.check_now(&[self.charge(client)], now);
+        let verdict = checked.and_then(Result::ok);
+        if let Some(retry_after) = verdict.as_ref().and_then(Verdict::retry_after) {
+            return Err(retry_after);
         }
+        let standing = verdict.and_then(|verdict| verdict.standings().first().copied());
+        Ok(Attempt {
+            client,
+            taken: standing.map(|standing| Taken::new(Nanos::of(now), &standing)),
+        })
     }
 
     /// The attempt did not fail, or not for the caller's fault.
-    pub(crate) fn forgive(&self, client: IpAddr, now: Now) {
-        let _ = self.limiter.refund_now(&[self.charge(client)], now);
+    pub(crate) fn forgive(&self, attempt: Attempt, now: Now) {
+        if let Some(taken) = attempt.taken {
+            let refund = Refund::of(self.charge(attempt.client), 1, taken);
+            let _ = self.limiter.refund_now(&[refund], now);
+        }
     }
 
     fn charge(&self, client: IpAddr) -> Charge<'_> {

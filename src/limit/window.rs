@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 
+use crate::limit::refund::Taken;
 use crate::limit::state::Left;
 
 /// Slots in a window.
@@ -140,25 +141,42 @@ impl Window {
         }
     }
 
-    /// Gives back the oldest units first: if others were meant, what is left counts longer than it
-    /// must, never shorter.
-    pub(crate) fn refund(&mut self, now: u64, cost: u64) {
+    /// Gives back units of the slot that a charge is in. Where there are too few, others have given them
+    /// back, and those of the next slots go instead: what is left counts longer than it must, never
+    /// shorter.
+    pub(crate) fn refund(&mut self, quota: WindowQuota, now: u64, units: u64, taken: Taken) {
         self.forget(now);
+        if taken.counts_until() <= now {
+            return;
+        }
+        let may_hold =
+            |slot: &Slot| slot.over_at >= taken.at.monotonic.saturating_add(quota.period);
         match self {
-            Self::Unused => {}
-            Self::One(slot) if slot.units > cost => slot.units -= cost,
-            Self::One(_) => *self = Self::Unused,
+            Self::One(slot) if may_hold(slot) => slot.units = slot.units.saturating_sub(units),
+            Self::Unused | Self::One(_) => {}
             Self::Many(slots) => {
-                let mut left = cost;
-                while let Some(oldest) = slots.slots.front_mut() {
-                    let back = oldest.units.min(left);
-                    oldest.units -= back;
+                let mut left = units;
+                for slot in slots.slots.iter_mut().filter(|slot| may_hold(slot)) {
+                    let back = slot.units.min(left);
+                    slot.units -= back;
                     slots.used -= back;
                     left -= back;
-                    if oldest.units > 0 {
-                        break;
-                    }
-                    slots.slots.pop_front();
+                }
+            }
+        }
+        self.drop_empty();
+    }
+
+    /// Drops the newest slots if they are empty, so that the budget is whole when it says so.
+    fn drop_empty(&mut self) {
+        match self {
+            Self::One(slot) if slot.units == 0 => *self = Self::Unused,
+            Self::Unused | Self::One(_) => {}
+            Self::Many(slots) => {
+                while let Some(newest) = slots.slots.back()
+                    && newest.units == 0
+                {
+                    slots.slots.pop_back();
                 }
             }
         }

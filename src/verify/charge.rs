@@ -4,7 +4,9 @@ use super::{Denial, Gate, Presented, Proved, refused, stranger};
 use crate::clock::Now;
 use crate::limit::limiting::{self, Limiting};
 use crate::limit::outage::Fallback;
+use crate::limit::refund::Receipt;
 use crate::limit::rulebook::{Bound, Charges, Holder};
+use crate::limit::state::Nanos;
 use crate::limit::{Charge, LimiterError, Verdict};
 use crate::rejection::Rejection;
 use crate::request::head::RequestHead;
@@ -16,6 +18,8 @@ use crate::trace;
 pub(crate) struct Metered {
     pub(super) bound: Option<Bound>,
     pub(super) limits: Option<Notice>,
+    /// What it may give back, if the limiter took anything.
+    pub(super) receipt: Option<Receipt>,
 }
 
 /// Why a request is not admitted although its key is good, or none is needed.
@@ -50,6 +54,7 @@ impl Gate {
         Metered {
             bound: self.bound(head),
             limits: None,
+            receipt: None,
         }
     }
 
@@ -81,7 +86,7 @@ impl Gate {
         limiting.rules.charge(key, bound, &mut charges);
         let checked = limiting.check_now(&charges, now);
         let checked = checked.as_ref()?;
-        Some(self.conclude(limiting, &charges, checked, metered, now))
+        Some(self.conclude(limiting, &charges, checked, metered, Nanos::of(now), now))
     }
 
     /// As [`charge_now`](Self::charge_now), with a wait. The clock is read anew after it.
@@ -96,9 +101,10 @@ impl Gate {
         };
         let mut charges = Charges::new();
         limiting.rules.charge(key, bound, &mut charges);
+        let asked_at = Nanos::of(self.keyring.readings());
         let checked = limiting.check(&*self.keyring.clock, &charges).await;
         let now = self.keyring.readings();
-        self.conclude(limiting, &charges, &checked, metered, now)
+        self.conclude(limiting, &charges, &checked, metered, asked_at, now)
     }
 
     #[inline]
@@ -108,10 +114,17 @@ impl Gate {
         charges: &[Charge<'_>],
         checked: &Result<Verdict, LimiterError>,
         metered: &mut Metered,
+        asked_at: Nanos,
         now: Now,
     ) -> Result<(), Box<Refusal>> {
         match limiting::verdict(charges, checked) {
-            Ok(verdict) => self.tell(charges, verdict, metered, now),
+            Ok(verdict) => {
+                self.tell(charges, verdict, metered, now)?;
+                if let Some(charge) = charges.first() {
+                    metered.receipt = Some(Receipt::new(asked_at, verdict, charge.cost()));
+                }
+                Ok(())
+            }
             Err(error) => self.do_without(limiting, charges, &error, metered, now),
         }
     }
@@ -152,9 +165,6 @@ impl Gate {
         now: Now,
     ) -> Result<(), Box<Refusal>> {
         trace::limiter_failed(error);
-        if let Some(bound) = &mut metered.bound {
-            bound.let_off();
-        }
         match limiting.emergency.decide(charges, now) {
             Fallback::Charged(shares, verdict) => self.tell(&shares, &verdict, metered, now),
             Fallback::Admit => Ok(()),
@@ -167,11 +177,12 @@ impl Gate {
 
     /// What was charged to a request that goes no further after all.
     pub(super) async fn give_back(&self, key: &Presented, proved: &Proved, metered: &Metered) {
-        let Some(bound) = &metered.bound else {
+        let (Some(bound), Some(receipt)) = (&metered.bound, &metered.receipt) else {
             return;
         };
         let holder = proved.known.holder(key.id());
-        let refunded = self.keyring.metering.refund(holder, bound, u64::MAX);
+        let metering = &self.keyring.metering;
+        let refunded = metering.refund(holder, bound, receipt, u64::MAX);
         if let Err(error) = refunded.await {
             trace::limiter_failed(&error);
         }

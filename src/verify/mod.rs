@@ -29,6 +29,7 @@ use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::formats::{Place, Recognized};
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::keyring::Keyring;
+use crate::limit::throttle::Attempt;
 use crate::rejection::{NotFound, Rejection};
 use crate::request::client_address::ClientAddress;
 use crate::request::credential::Ambiguous;
@@ -160,11 +161,18 @@ impl Gate {
     fn begin_to_load(&self, head: RequestHead<'_>, key: Presented) -> Progress {
         // Whoever holds a key that was found before tries nothing out.
         if self.keyring.cache.knew(&key.id()) {
-            let sought = Sought::FoundBefore;
-            return Progress::Waiting(Wait::Record { key, sought });
+            return Progress::Waiting(Wait::Record {
+                key,
+                sought: Sought::FoundBefore,
+                attempt: None,
+            });
         }
         match self.attempt(head) {
-            Ok(sought) => Progress::Waiting(Wait::Record { key, sought }),
+            Ok((sought, attempt)) => Progress::Waiting(Wait::Record {
+                key,
+                sought,
+                attempt,
+            }),
             Err(rejection) => Progress::denied(stranger(rejection, key.carriers)),
         }
     }
@@ -223,30 +231,22 @@ impl Gate {
         let lifecycle = known.lifecycle(now, self.keyring.warning);
         match Rejection::of_lifecycle(&lifecycle, || known.record().not_before()) {
             Some(rejection) => Err(rejection),
-            None => Ok(Caller::new(known, lifecycle, None)),
+            None => Ok(Caller::new(known, lifecycle, None, None)),
         }
     }
 
     /// Counts an attempt to use a key that does not exist, which it is until it is found.
-    fn attempt(&self, head: RequestHead<'_>) -> Result<Sought, Rejection> {
+    fn attempt(&self, head: RequestHead<'_>) -> Result<(Sought, Option<Attempt>), Rejection> {
         let Some(throttle) = &self.keyring.throttle else {
-            return Ok(Sought::New);
+            return Ok((Sought::New, None));
         };
         let Some(client) = self.charged_address(head) else {
             // One budget for all of them would let a stranger lock out the others.
-            return Ok(Sought::NewFromNowhere);
+            return Ok((Sought::NewFromNowhere, None));
         };
         match throttle.attempt(client, self.keyring.readings()) {
-            Ok(()) => Ok(Sought::New),
+            Ok(attempt) => Ok((Sought::New, Some(attempt))),
             Err(retry_after) => Err(Rejection::TooManyFailedAttempts { retry_after }),
-        }
-    }
-
-    fn forgive(&self, head: RequestHead<'_>) {
-        if let Some(throttle) = &self.keyring.throttle
-            && let Some(client) = self.charged_address(head)
-        {
-            throttle.forgive(client, self.keyring.readings());
         }
     }
 
@@ -352,7 +352,7 @@ impl Gate {
         self.note(key, &proved);
         self.hide(request, key.carriers);
         let Proved { known, lifecycle } = proved;
-        let caller = Caller::new(known, lifecycle, metered.bound);
+        let caller = Caller::new(known, lifecycle, metered.bound, metered.receipt);
         request.extensions_mut().insert(caller);
         Admission::Key {
             lifecycle,

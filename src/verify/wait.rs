@@ -9,12 +9,17 @@ use http::Request;
 use super::charge::Metered;
 use super::{Candidate, Denial, Gate, Presented, Progress, Proved, anonymous, stranger};
 use crate::cache::{Found, KnownKey, Sought};
+use crate::limit::throttle::Attempt;
 
 /// What a request must wait for.
 pub(crate) enum Wait {
-    /// Its record. If the key was not found before, that was counted as a failed attempt, which it is until
-    /// the load says otherwise.
-    Record { key: Presented, sought: Sought },
+    /// Its record. If the key was not found before, that is an attempt, which has failed until the load says
+    /// otherwise.
+    Record {
+        key: Presented,
+        sought: Sought,
+        attempt: Option<Attempt>,
+    },
     /// Its limits. Its key is good.
     Limits(Box<Candidate>),
     /// Its limits. It has no key and needs none.
@@ -31,8 +36,12 @@ impl Gate {
     pub(crate) fn wait(self: Arc<Self>, mut request: Request<()>, wait: Wait) -> Waiting {
         // Each in a box of its own, which is no larger than it must be.
         match wait {
-            Wait::Record { key, sought } => Box::pin(async move {
-                let progress = match self.load(&request, &key, sought).await {
+            Wait::Record {
+                key,
+                sought,
+                attempt,
+            } => Box::pin(async move {
+                let progress = match self.load(&key, sought, attempt).await {
                     Ok(found) => self.go_on(&mut request, key, found, self.keyring.readings()),
                     Err(denial) => Progress::denied(denial),
                 };
@@ -64,15 +73,17 @@ impl Gate {
     /// Step 4, from the store. An attempt is forgiven unless there is no such key.
     async fn load(
         &self,
-        request: &Request<()>,
         key: &Presented,
         sought: Sought,
+        attempt: Option<Attempt>,
     ) -> Result<Found, Denial> {
         let environment = self.keyring.formats.at(key.format).environment();
         let loaded = self.keyring.cache.load(key.id(), environment, sought);
         let loaded = loaded.await;
-        if sought != Sought::FoundBefore && !matches!(&loaded, Ok(Found::Nothing)) {
-            self.forgive(request.into());
+        if let (Some(throttle), Some(attempt)) = (&self.keyring.throttle, attempt)
+            && !matches!(&loaded, Ok(Found::Nothing))
+        {
+            throttle.forgive(attempt, self.keyring.readings());
         }
         loaded.map_err(|failure| {
             let rejection = self.load_failed(&failure, &key.id());
@@ -116,7 +127,7 @@ impl Gate {
         let found = if is_current {
             Found::Key(Arc::clone(known))
         } else {
-            self.load(request, key, Sought::FoundBefore).await?
+            self.load(key, Sought::FoundBefore, None).await?
         };
         self.prove(request.into(), key, found, self.keyring.readings())
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tower_api_key::{
     Change, Charge, Clock, KeyId, KeyRecord, KeyStore, LimiterError, ManagedKeyStore, ManualClock,
-    MemoryLimiter, MemoryStore, RateLimiter, Standing, StoreError, Verdict,
+    MemoryLimiter, MemoryStore, RateLimiter, Refund, Standing, StoreError, Verdict,
 };
 
 /// Nobody passes until it is opened.
@@ -215,8 +215,8 @@ impl RateLimiter for TroubledLimiter {
         self.in_trouble(decide).await
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
-        let give_back = |_| self.budgets.refund_now(charges, clock.readings()).unwrap();
+    async fn refund(&self, refunds: &[Refund<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
+        let give_back = |_| self.budgets.refund_now(refunds, clock.readings()).unwrap();
         self.in_trouble(give_back).await
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use crate::clock::{Clock, SystemClock};
 use crate::conformance::promise::Promise;
 use crate::conformance::random::Random;
-use crate::limit::{Charge, LimitName, RateLimiter, Subject, Verdict};
+use crate::limit::{Charge, LimitName, RateLimiter, Refund, Standing, Subject, Verdict};
 use crate::quota::{Quota, QuotaShape};
 
 const ANSWERS: Promise = Promise("a live limiter answers");
@@ -59,6 +59,34 @@ impl Budget {
     }
 }
 
+/// Charges that were taken, and how their budgets stood then.
+#[derive(Debug)]
+pub(super) struct Taken<'a> {
+    charges: Vec<Charge<'a>>,
+    at: Stopped,
+    standings: Vec<Standing>,
+}
+
+impl<'a> Taken<'a> {
+    pub(super) fn new(charges: &[Charge<'a>], at: Stopped, verdict: &Verdict) -> Self {
+        Self {
+            charges: charges.to_vec(),
+            at,
+            standings: verdict.standings().to_vec(),
+        }
+    }
+
+    /// Returns the refund of units of one of the charges.
+    pub(super) fn refund(&self, charge: usize, units: u64) -> Refund<'a> {
+        self.refund_as(charge, self.charges[charge], units)
+    }
+
+    /// Returns the refund of a charge that was not taken, as if it had been taken in place of one that was.
+    pub(super) fn refund_as(&self, taken: usize, charge: Charge<'a>, units: u64) -> Refund<'a> {
+        Refund::new(charge, units, self.at.readings(), &self.standings[taken])
+    }
+}
+
 impl<'l, L: RateLimiter> Bench<'l, L> {
     pub(super) fn new(limiter: &'l L) -> Self {
         Self {
@@ -99,21 +127,29 @@ impl<'l, L: RateLimiter> Bench<'l, L> {
         understood(charges, ANSWERS.answer(verdict, "check"))
     }
 
-    pub(super) async fn refund(&self, charges: &[Charge<'_>]) {
-        self.refund_at(charges, Stopped::now()).await;
+    /// Takes charges that are admissible, now.
+    pub(super) async fn take<'a>(&self, charges: &[Charge<'a>]) -> Taken<'a> {
+        let at = Stopped::now();
+        let verdict = self.ask_at(charges, at).await;
+        Taken::new(charges, at, &verdict)
+    }
+
+    /// Gives back now.
+    pub(super) async fn refund(&self, refunds: &[Refund<'_>]) {
+        self.refund_at(refunds, Stopped::now()).await;
     }
 
     /// Gives back as the layer does: at once, or else by waiting.
-    pub(super) async fn refund_at(&self, charges: &[Charge<'_>], at: Stopped) {
-        match self.limiter.refund_now(charges, at.readings()) {
+    pub(super) async fn refund_at(&self, refunds: &[Refund<'_>], at: Stopped) {
+        match self.limiter.refund_now(refunds, at.readings()) {
             Some(refunded) => ANSWERS.answer(refunded, "refund_now"),
-            None => self.wait_for_refund(charges, at).await,
+            None => self.wait_for_refund(refunds, at).await,
         }
     }
 
     /// Gives back without trying to do it at once.
-    pub(super) async fn wait_for_refund(&self, charges: &[Charge<'_>], at: Stopped) {
-        let refunded = self.limiter.refund(charges, &at).await;
+    pub(super) async fn wait_for_refund(&self, refunds: &[Refund<'_>], at: Stopped) {
+        let refunded = self.limiter.refund(refunds, &at).await;
         ANSWERS.answer(refunded, "refund");
     }
 

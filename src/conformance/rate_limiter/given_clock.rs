@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::conformance::promise::Promise;
 use crate::conformance::random::Random;
-use crate::conformance::rate_limiter::bench::{Bench, Stopped, longest};
+use crate::conformance::rate_limiter::bench::{Bench, Stopped, Taken, longest};
 use crate::conformance::rate_limiter::oracle::{DAY, Guarantee, Oracle, SECOND, START};
 use crate::limit::{Charge, LimitName, RateLimiter, Subject, Verdict};
 
@@ -46,6 +46,18 @@ struct History<'l, L> {
     now: Instant,
     /// Whether the wall clock of this history steps backwards now and then.
     steps_back: bool,
+    /// The number of the last request.
+    taken: u64,
+    kept: Vec<Kept>,
+}
+
+/// A request that was admitted, and may be given back.
+struct Kept {
+    account: usize,
+    costs: Vec<u64>,
+    at: Instant,
+    verdict: Verdict,
+    taken: u64,
 }
 
 /// Both readings, in nanoseconds.
@@ -104,6 +116,8 @@ impl<'l, L: RateLimiter> History<'l, L> {
             },
             steps_back: random.coin(),
             random,
+            taken: 0,
+            kept: Vec::new(),
         }
     }
 
@@ -133,9 +147,10 @@ impl<'l, L: RateLimiter> History<'l, L> {
             }
         } else if verdict.is_allowed() {
             match self.random.below(16) {
-                0..=2 => self.refund(account, &costs).await,
-                3 => self.refund_too_much(account).await,
+                0..=2 => self.refund(account, &costs, &verdict).await,
+                3 => self.refund_late().await,
                 4 => self.wait_until_whole(account, &verdict).await,
+                5..=8 => self.keep(account, &costs, &verdict),
                 _ => {}
             }
         }
@@ -144,6 +159,7 @@ impl<'l, L: RateLimiter> History<'l, L> {
     /// Asks, and compares the answer with what it may be.
     async fn ask(&mut self, account: usize, costs: &[u64]) -> Verdict {
         let (now, seed) = (self.now, self.seed);
+        self.taken += 1;
         self.read(account);
         let charges = charges(&self.limits, account, costs);
         let verdict = if self.random.coin() {
@@ -184,7 +200,7 @@ impl<'l, L: RateLimiter> History<'l, L> {
         for (at, standing) in verdict.standings().iter().enumerate() {
             let oracle = &mut self.limits[at].oracles[account];
             if verdict.is_allowed() {
-                oracle.take(costs[at]);
+                oracle.take(costs[at], self.taken);
             }
             let (remaining, guarantee) = (standing.remaining(), oracle.guarantee);
             let then = now.of(guarantee);
@@ -204,15 +220,23 @@ impl<'l, L: RateLimiter> History<'l, L> {
     }
 
     /// Gives back what was just taken, of all budgets or of the first few.
-    async fn refund(&mut self, account: usize, costs: &[u64]) {
+    async fn refund(&mut self, account: usize, costs: &[u64], verdict: &Verdict) {
+        let taken_at = self.now.now();
         self.now = self.now.later(self.random.below(SECOND / 10));
         let some = 1 + usize::from(self.random.coin()) * (self.limits.len() - 1);
         let charges = charges(&self.limits, account, costs);
-        let now = self.now.now();
-        self.bench.refund_at(&charges[..some], now).await;
+        let taken = Taken::new(&charges, taken_at, verdict);
+        let refunds: Vec<_> = (0..some).map(|at| taken.refund(at, u64::MAX)).collect();
+        self.bench.refund_at(&refunds, self.now.now()).await;
         self.read(account);
         for limit in &mut self.limits[..some] {
-            limit.oracles[account].give_back();
+            let oracle = &mut limit.oracles[account];
+            // Which period a charge was counted in is not told after a step of the clock.
+            if self.steps_back && oracle.guarantee.is_of_the_calendar() {
+                oracle.give_back_late(self.taken);
+            } else {
+                oracle.give_back();
+            }
         }
     }
 
@@ -224,13 +248,41 @@ impl<'l, L: RateLimiter> History<'l, L> {
         }
     }
 
-    async fn refund_too_much(&mut self, account: usize) {
-        let costs = vec![u64::MAX; self.limits.len()];
-        let charges = charges(&self.limits, account, &costs);
-        let now = self.now.now();
-        self.bench.refund_at(&charges, now).await;
-        for limit in &mut self.limits {
-            limit.oracles[account].give_all_back();
+    /// Keeps what was just taken, to give it back some time.
+    fn keep(&mut self, account: usize, costs: &[u64], verdict: &Verdict) {
+        self.kept.push(Kept {
+            account,
+            costs: costs.to_vec(),
+            at: self.now,
+            verdict: verdict.clone(),
+            taken: self.taken,
+        });
+    }
+
+    /// Gives back what was taken some time ago, and may not count any more.
+    async fn refund_late(&mut self) {
+        if self.kept.is_empty() {
+            return;
+        }
+        let nth = self.random.below(self.kept.len() as u64);
+        let kept = self
+            .kept
+            .swap_remove(usize::try_from(nth).unwrap_or_default());
+        let account = kept.account;
+        let charges = charges(&self.limits, account, &kept.costs);
+        let taken = Taken::new(&charges, kept.at.now(), &kept.verdict);
+        let (mut refunds, mut refunded) = (Vec::new(), Vec::new());
+        for (at, limit) in self.limits.iter().enumerate() {
+            // After a step of more than a period, a day may be counted anew that was over already.
+            if !self.steps_back || !limit.oracles[account].guarantee.is_of_the_calendar() {
+                refunds.push(taken.refund(at, u64::MAX));
+                refunded.push(at);
+            }
+        }
+        self.bench.refund_at(&refunds, self.now.now()).await;
+        self.read(account);
+        for at in refunded {
+            self.limits[at].oracles[account].give_back_late(kept.taken);
         }
         let nothing = vec![0; self.limits.len()];
         self.ask(account, &nothing).await;

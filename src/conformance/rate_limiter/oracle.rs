@@ -59,7 +59,7 @@ impl Guarantee {
         }
     }
 
-    fn is_of_the_calendar(self) -> bool {
+    pub(super) fn is_of_the_calendar(self) -> bool {
         matches!(self, Self::Day { .. } | Self::Month { .. })
     }
 
@@ -154,11 +154,16 @@ impl Oracle {
         uses.room(then)
     }
 
-    pub(super) fn take(&mut self, cost: u64) {
+    /// Notes a use of the request of a number.
+    pub(super) fn take(&mut self, cost: u64, request: u64) {
         let amount = cost * self.guarantee.weight();
         let at = self.read_at;
         for uses in [&mut self.least, &mut self.most] {
-            uses.all.push(Use { at, amount });
+            uses.all.push(Use {
+                at,
+                amount,
+                request,
+            });
         }
     }
 
@@ -166,7 +171,7 @@ impl Oracle {
     pub(super) fn give_back(&mut self) {
         let last = self.least.all.pop();
         match self.guarantee {
-            // It does not say which units were meant, so the oldest may be gone and the newest stay.
+            // A limiter need not know which units were meant: the oldest may be gone, and the newest stay.
             Guarantee::Window { .. } => self.most.drop_oldest(last.map_or(0, |last| last.amount)),
             _ => {
                 self.most.all.pop();
@@ -174,7 +179,13 @@ impl Oracle {
         }
     }
 
-    pub(super) fn give_all_back(&mut self) {
+    /// Gives back what a request took some time ago. A limiter may say that it does not count any more,
+    /// or give back as much as still does.
+    pub(super) fn give_back_late(&mut self, request: u64) {
+        self.least.all.retain(|it| it.request != request);
+    }
+
+    fn give_all_back(&mut self) {
         self.least.all.clear();
         self.most.all.clear();
     }
@@ -193,6 +204,7 @@ struct Uses {
 struct Use {
     at: u64,
     amount: u64,
+    request: u64,
 }
 
 impl Uses {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::conformance::promise::Promise;
-use crate::conformance::rate_limiter::bench::{Bench, Budget, NEVER, Stopped, TELLS, longest};
+use crate::conformance::rate_limiter::bench::{
+    Bench, Budget, NEVER, Stopped, TELLS, Taken, longest,
+};
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::limit::{Charge, LimitName, RateLimiter, Subject};
@@ -142,10 +144,12 @@ async fn above_the_quota<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
 
 async fn refunds<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
     let (budget, other) = (bench.budget(quota), bench.budget(quota));
-    bench.ask(&[budget.charge(10), other.charge(2)]).await;
+    let taken = bench.take(&[budget.charge(10), other.charge(2)]).await;
     let denied = bench.ask(&[budget.charge(1)]).await;
     TELLS.holds(!denied.is_allowed(), format_args!("11 of 10, {quota:?}"));
-    bench.refund(&[budget.charge(3), other.charge(1)]).await;
+    bench
+        .refund(&[taken.refund(0, 3), taken.refund(1, 1)])
+        .await;
     for (budget, expected) in [(&budget, 3), (&other, 9)] {
         let remaining = bench.remaining(budget).await;
         GIVEN_BACK.holds(
@@ -161,26 +165,24 @@ async fn refunds<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
         format_args!("more was given back than was asked for, {quota:?}"),
     );
 
-    // More than was used, and of what was never used.
+    // More than is used, and of what was never used.
     let unused = bench.budget(quota);
-    for cost in [11, u64::MAX] {
-        bench
-            .refund(&[budget.charge(cost), unused.charge(cost)])
-            .await;
-        for budget in [&budget, &unused] {
-            let remaining = bench.remaining(budget).await;
-            NEVER_MORE.holds(
-                remaining == 10,
-                format_args!("{remaining} of 10 remain, {quota:?}"),
-            );
-            let whole = bench.ask(&[budget.charge(10)]).await;
-            NEVER_MORE.holds(
-                whole.is_allowed(),
-                format_args!("a whole budget is denied, {quota:?}"),
-            );
-            let more = bench.ask(&[budget.charge(1)]).await;
-            NEVER_MORE.holds(!more.is_allowed(), format_args!("11 of 10, {quota:?}"));
-        }
+    let too_much = taken.refund(0, u64::MAX);
+    let of_nothing = taken.refund_as(0, unused.charge(10), 10);
+    bench.refund(&[too_much, too_much, of_nothing]).await;
+    for budget in [&budget, &unused] {
+        let remaining = bench.remaining(budget).await;
+        NEVER_MORE.holds(
+            remaining == 10,
+            format_args!("{remaining} of 10 remain, {quota:?}"),
+        );
+        let whole = bench.ask(&[budget.charge(10)]).await;
+        NEVER_MORE.holds(
+            whole.is_allowed(),
+            format_args!("a whole budget is denied, {quota:?}"),
+        );
+        let more = bench.ask(&[budget.charge(1)]).await;
+        NEVER_MORE.holds(!more.is_allowed(), format_args!("11 of 10, {quota:?}"));
     }
 }
 
@@ -208,7 +210,8 @@ async fn one_budget_twice<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
 async fn both_ways_to_ask<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
     let budget = bench.budget(quota);
     let now = Stopped::now();
-    bench.wait_for(&[budget.charge(3)], now).await;
+    let charges = [budget.charge(3)];
+    let taken = Taken::new(&charges, now, &bench.wait_for(&charges, now).await);
     let seen = bench.ask(&[budget.charge(2)]).await.standings()[0].remaining();
     let look = bench.wait_for(&[budget.charge(0)], now).await;
     let waited_for = look.standings()[0].remaining();
@@ -216,8 +219,8 @@ async fn both_ways_to_ask<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
         (seen, waited_for) == (5, 5),
         format_args!("after 3 and 2 of 10, {seen} or {waited_for} remain, {quota:?}"),
     );
-    bench.wait_for_refund(&[budget.charge(1)], now).await;
-    bench.refund(&[budget.charge(1)]).await;
+    bench.wait_for_refund(&[taken.refund(0, 1)], now).await;
+    bench.refund(&[taken.refund(0, 1)]).await;
     let remaining = bench.remaining(&budget).await;
     SAME_BUDGETS.holds(
         remaining == 7,

@@ -1,7 +1,7 @@
 //! One budget, wherever it is kept, and what memory is left for it to grow.
 
 use crate::limit::state::{Left, Nanos, State};
-use crate::limit::{Charge, Standing};
+use crate::limit::{Charge, Refund, Standing};
 use crate::quota::Quota;
 
 /// The memory that the first slots of a window take: a window that is refused it has one slot.
@@ -77,9 +77,9 @@ impl Budget<'_> {
         self.standing(now, wait)
     }
 
-    pub(super) fn refund(&mut self, now: Nanos, cost: u64) {
-        if let Self::Some { state, quota, .. } = self {
-            state.refund(quota, now, cost);
+    pub(super) fn refund(&mut self, refund: &Refund<'_>, now: Nanos) {
+        if let Self::Some { state, .. } = self {
+            state.refund(refund, now);
         }
     }
 }

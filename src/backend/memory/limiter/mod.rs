@@ -1,32 +1,46 @@
 //! Budgets in this process's memory: exact under concurrency, and bounded under any stream of keys.
 //!
-//! [`hasher`] says which budget a charge is about, [`shard`] where that is, a
-//! [`Table`](crate::table::Table) bounds how many there are, and [`budget`] is one of them.
+//! [`hasher`] says which budget a charge is about, [`shard`] where that is, [`networks`] where it is
+//! instead if there are too many addresses, a [`room`] bounds how many there are, and [`budget`] is one of
+//! them.
 
 mod budget;
 mod hasher;
+mod networks;
+mod room;
 mod shard;
 
 use std::fmt;
-use std::sync::MutexGuard;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arrayvec::ArrayVec;
 
 use crate::clock::{Clock, Now};
 use crate::limit::rate::RateQuota;
 use crate::limit::state::Nanos;
-use crate::limit::{Charge, LimiterError, MAX_CHARGES, RateLimiter, Standing, Verdict};
+use crate::limit::{
+    Charge, LimiterError, MAX_CHARGES, RateLimiter, Refund, Standing, Subject, Verdict,
+};
 use crate::parts::Parts;
+use crate::table::NoPlace;
 use budget::Budget;
 use hasher::{BudgetKey, Hasher};
+use networks::{NetworkPlace, Networks};
 use shard::{Place, Shard};
 
 /// A limiter for one process, exact under concurrency and bounded in memory.
 ///
-/// A budget that is whole again is forgotten when its place is needed. When all are in use,
-/// newcomers share budgets with each other, which is stricter, until there is room for one of their
-/// own. Nothing runs in the background. Rates and windows go by the monotonic clock, so a step of the wall
-/// clock moves calendar quotas only.
+/// A budget that is whole again is forgotten when its place is needed. Nothing runs in the background.
+/// Rates and windows go by the monotonic clock, so a step of the wall clock moves calendar quotas only.
+///
+/// Half of the memory is for keys and accounts. When all of that is in use, newcomers share budgets with
+/// each other, which is stricter, until there is room for one of their own.
+///
+/// Addresses have memory of their own, a quarter, and the networks around them have another. When there
+/// are more addresses than fit in, a newcomer is counted with its own network until there is room again:
+/// the /24 of an IPv4 address, then its /16 and its /8; the /56 of an IPv6 address, then its /48, /32 and
+/// /20. So whoever has many addresses uses up their own network's budget, and nobody else's.
 ///
 /// ```
 /// use tower_api_key::MemoryLimiter;
@@ -35,6 +49,8 @@ use shard::{Place, Shard};
 /// ```
 pub struct MemoryLimiter {
     shards: Shards,
+    /// Locked after all shards.
+    networks: Mutex<Networks>,
     hasher: Hasher,
 }
 
@@ -47,26 +63,33 @@ impl MemoryLimiter {
         Self::with_memory(64 << 20)
     }
 
-    /// A limiter that uses about so many bytes at most, but at least 1 MiB. In 64 MiB there is room for
-    /// 1.3 million budgets, of which 20,000 windows may be busy all the time: each takes 1,000 bytes more.
+    /// A limiter that uses about so many bytes at most, but at least 1 MiB.
+    ///
+    /// In 64 MiB there is room for 650,000 keys and accounts and for 330,000 addresses. A window that is busy
+    /// all the time takes 1,000 bytes more; there is room for 10,000 of those among keys and accounts.
     ///
     /// Too little memory makes callers share budgets when more of them are active than fit in.
     pub fn with_memory(bytes: usize) -> Self {
-        let bytes = bytes.max(1 << 20) / Shards::COUNT;
+        let bytes = bytes.max(1 << 20);
+        let networks = bytes / 4;
+        let shard = (bytes - networks) / Shards::COUNT;
         Self {
-            shards: Shards::new(|| Shard::new(bytes)),
+            shards: Shards::new(|| Shard::new(shard)),
+            networks: Mutex::new(Networks::new(networks)),
             hasher: Hasher::new(),
         }
     }
 
-    /// The number of budgets there is room for. When four fifths are in use, the first newcomers may have to share.
+    /// The number of keys and accounts there is room for. When four fifths are in use, the first newcomers
+    /// may have to share.
     pub fn capacity(&self) -> usize {
         self.shards.each().map(|shard| shard.places()).sum()
     }
 
-    /// How many budgets are remembered.
+    /// How many budgets are remembered, those of addresses and networks among them.
     pub fn len(&self) -> usize {
-        self.shards.each().map(|shard| shard.len()).sum()
+        let in_shards: usize = self.shards.each().map(|shard| shard.len()).sum();
+        in_shards + self.networks().len()
     }
 
     /// Whether no budget is remembered.
@@ -107,7 +130,11 @@ impl MemoryLimiter {
         let quota = RateQuota::of(&charge.quota())?;
         let key = self.hasher.key(charge);
         let mut shard = self.shards.at(shard_of(key));
-        Some(shard.rate(key)?.decide(quota, now.monotonic, charge.cost()))
+        Some(
+            shard
+                .rate(key, charge)?
+                .decide(quota, now.monotonic, charge.cost()),
+        )
     }
 
     #[inline(never)]
@@ -116,23 +143,58 @@ impl MemoryLimiter {
         let mut shard = self.shards.at(shard_of(key));
         let quota = charge.quota();
         let place = loop {
-            let found = shard.find(key);
+            let found = shard.find(key, charge);
             if let Some(place) = found.or_else(|| shard.make(key, charge, now, &[])) {
                 break place;
             }
         };
-        shard.at(place, &quota).decide(charge, now)
+        match (place, charge.subject()) {
+            (Place::Nowhere, Subject::Address(address)) => {
+                drop(shard);
+                self.decide_for_network(charge, address, now)
+            }
+            _ => shard.at(place, &quota).decide(charge, now),
+        }
+    }
+
+    #[cold]
+    fn decide_for_network(&self, charge: &Charge<'_>, address: IpAddr, now: Nanos) -> Standing {
+        let mut networks = self.networks();
+        let place = loop {
+            match networks.find_or_make(&self.hasher, charge, address, now, |_| false) {
+                Ok(place) => break Some(place),
+                Err(NoPlace::Moved) => {}
+                Err(NoPlace::Full) => break None,
+            }
+        };
+        let quota = charge.quota();
+        let mut budget = place.map_or(Budget::None, |place| networks.at(place, &quota));
+        budget.decide(charge, now)
+    }
+
+    fn networks(&self) -> MutexGuard<'_, Networks> {
+        // Nothing in there is left half-changed by a panic.
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A budget that is not remembered is whole already, or shared: what others used of it is not
-    /// given back to them.
-    fn give_back(&self, charges: &[Charge<'_>], now: Now) {
+    /// given back to them. An address without one drew on that of its network.
+    fn give_back(&self, refunds: &[Refund<'_>], now: Now) {
         let now = Nanos::of(now);
-        for charge in charges {
-            let key = self.hasher.key(charge);
+        for refund in refunds {
+            let charge = refund.charge();
+            let (key, quota) = (self.hasher.key(&charge), charge.quota());
             let mut shard = self.shards.at(shard_of(key));
-            if let Some(place) = shard.find(key) {
-                shard.at(place, &charge.quota()).refund(now, charge.cost());
+            if let Some(place) = shard.find(key, &charge) {
+                shard.at(place, &quota).refund(refund, now);
+                continue;
+            }
+            drop(shard);
+            if let Subject::Address(address) = charge.subject() {
+                let mut networks = self.networks();
+                if let Some(place) = networks.find(&self.hasher, &charge, address) {
+                    networks.at(place, &quota).refund(refund, now);
+                }
             }
         }
     }
@@ -143,7 +205,12 @@ impl MemoryLimiter {
         let keys: ArrayVec<BudgetKey, MAX_CHARGES> = keys.collect();
         let mut order: ArrayVec<usize, MAX_CHARGES> = keys.iter().copied().map(shard_of).collect();
         order.sort_unstable();
-        let mut open = Open::default();
+        let mut open = Open {
+            limiter: self,
+            locked: ArrayVec::new(),
+            networks: None,
+            places: ArrayVec::new(),
+        };
         for (at, shard) in order.iter().enumerate() {
             if at == 0 || order[at - 1] != *shard {
                 open.locked.push((*shard, self.shards.at(*shard)));
@@ -155,7 +222,7 @@ impl MemoryLimiter {
 }
 
 /// No more charges than a request may bring.
-fn few<'c, 'a>(charges: &'c [Charge<'a>]) -> Result<&'c [Charge<'a>], LimiterError> {
+fn few<T>(charges: &[T]) -> Result<&[T], LimiterError> {
     let few = charges.len() <= MAX_CHARGES;
     few.then_some(charges)
         .ok_or_else(|| LimiterError::unavailable("more than 16 charges"))
@@ -174,12 +241,12 @@ impl RateLimiter for MemoryLimiter {
         self.decide(charges, clock.readings())
     }
 
-    fn refund_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<(), LimiterError>> {
-        Some(few(charges).map(|charges| self.give_back(charges, now)))
+    fn refund_now(&self, refunds: &[Refund<'_>], now: Now) -> Option<Result<(), LimiterError>> {
+        Some(few(refunds).map(|refunds| self.give_back(refunds, now)))
     }
 
-    async fn refund(&self, charges: &[Charge<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
-        self.give_back(few(charges)?, clock.readings());
+    async fn refund(&self, refunds: &[Refund<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
+        self.give_back(few(refunds)?, clock.readings());
         Ok(())
     }
 }
@@ -200,11 +267,21 @@ impl fmt::Debug for MemoryLimiter {
 }
 
 /// The budgets of one request, locked together.
-#[derive(Default)]
 struct Open<'l> {
+    limiter: &'l MemoryLimiter,
     locked: ArrayVec<(usize, MutexGuard<'l, Shard>), MAX_CHARGES>,
-    /// The shard of each charge, and the place in it.
-    places: ArrayVec<(usize, Place), MAX_CHARGES>,
+    /// Locked once an address falls back on its network.
+    networks: Option<MutexGuard<'l, Networks>>,
+    /// The place of each charge.
+    places: ArrayVec<Spot, MAX_CHARGES>,
+}
+
+/// Where the budget of one charge is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spot {
+    /// In this shard.
+    Shard(usize, Place),
+    Network(NetworkPlace),
 }
 
 impl Open<'_> {
@@ -213,29 +290,62 @@ impl Open<'_> {
     fn find_all(&mut self, keys: &[BudgetKey], charges: &[Charge<'_>], now: Nanos) -> bool {
         self.places.clear();
         for (key, charge) in keys.iter().zip(charges) {
+            let in_shard = |spot: &Spot| match spot {
+                Spot::Shard(_, place) => Some(*place),
+                Spot::Network(_) => None,
+            };
             let taken: ArrayVec<Place, MAX_CHARGES> =
-                self.places.iter().map(|(_, place)| *place).collect();
+                self.places.iter().filter_map(in_shard).collect();
             let shard = shard_of(*key);
             let locked = self.shard(shard);
-            let found = locked.find(*key);
+            let found = locked.find(*key, charge);
             let Some(place) = found.or_else(|| locked.make(*key, charge, now, &taken)) else {
                 return false;
             };
-            self.places.push((shard, place));
+            let spot = match (place, charge.subject()) {
+                (Place::Nowhere, Subject::Address(address)) => {
+                    match self.find_network(charge, address, now) {
+                        Ok(place) => Spot::Network(place),
+                        Err(NoPlace::Moved) => return false,
+                        Err(NoPlace::Full) => Spot::Shard(shard, place),
+                    }
+                }
+                _ => Spot::Shard(shard, place),
+            };
+            self.places.push(spot);
         }
         true
     }
 
+    #[cold]
+    fn find_network(
+        &mut self,
+        charge: &Charge<'_>,
+        address: IpAddr,
+        now: Nanos,
+    ) -> Result<NetworkPlace, NoPlace> {
+        let limiter = self.limiter;
+        let networks = self.networks.get_or_insert_with(|| limiter.networks());
+        let taken = |place| self.places.contains(&Spot::Network(place));
+        networks.find_or_make(&limiter.hasher, charge, address, now, taken)
+    }
+
     fn budget(&mut self, at: usize, charge: &Charge<'_>) -> Budget<'_> {
-        let (shard, place) = self.places[at];
-        self.shard(shard).at(place, &charge.quota())
+        let quota = charge.quota();
+        match self.places[at] {
+            Spot::Shard(shard, place) => self.shard(shard).at(place, &quota),
+            Spot::Network(place) => match &mut self.networks {
+                Some(networks) => networks.at(place, &quota),
+                None => Budget::None,
+            },
+        }
     }
 
     /// What a charge and all others against its budget cost together.
     fn cost(&self, charge: usize, charges: &[Charge<'_>]) -> u64 {
         let with_places = charges.iter().zip(&self.places);
         with_places
-            .filter(|(_, place)| **place == self.places[charge])
+            .filter(|(_, spot)| **spot == self.places[charge])
             .fold(0, |cost, (charge, _)| cost.saturating_add(charge.cost()))
     }
 

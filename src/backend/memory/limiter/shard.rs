@@ -2,30 +2,32 @@
 
 use super::budget::Budget;
 use super::hasher::{BudgetKey, rule};
-use crate::limit::Charge;
+use super::room::Room;
 use crate::limit::rate::Rate;
 use crate::limit::state::{Nanos, State};
+use crate::limit::{Charge, Subject};
 use crate::quota::Quota;
-use crate::table::{NoPlace, Table};
+use crate::table::NoPlace;
 
 /// The most budgets that newcomers share in a shard when all its memory is in use.
 const SHARED: usize = 64;
 
 pub(super) struct Shard {
-    budgets: Budgets,
-    /// Budgets that newcomers share, by the rule.
+    /// Of keys and accounts, which only the application makes.
+    own: Room,
+    /// Of addresses, which strangers have as many of as they like.
+    addresses: Room,
+    /// Budgets that newcomers without an address share, by the rule.
     shared: Vec<(u64, State)>,
-    /// What is left for the slots of those windows that use many, in bytes.
-    heap_left: usize,
 }
-
-type Budgets = Table<State, 2>;
 
 /// Where a budget is, until room is made for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// At this place in the table.
+    /// At this place among those of keys and accounts.
     Own(usize),
+    /// At this place among those of addresses.
+    Address(usize),
     /// Among those that newcomers share.
     Shared(usize),
     /// There is no room for it at all.
@@ -33,62 +35,60 @@ pub(super) enum Place {
 }
 
 impl Shard {
-    /// A shard that uses at most so many bytes.
+    /// A shard that uses at most so many bytes, two thirds of them for keys and accounts.
     pub(super) fn new(bytes: usize) -> Self {
-        // Two thirds for the table.
-        let budgets = Budgets::new(bytes / 3 * 2 / Budgets::PLACE);
-        let taken = budgets.places() * Budgets::PLACE + SHARED * size_of::<(u64, State)>();
+        let shared = SHARED * size_of::<(u64, State)>();
+        let rest = bytes.saturating_sub(shared);
+        let addresses = rest / 3;
         Self {
-            budgets,
+            own: Room::new(rest - addresses),
+            addresses: Room::new(addresses),
             shared: Vec::new(),
-            heap_left: bytes.saturating_sub(taken),
         }
     }
 
-    /// How many budgets there is room for.
+    /// Returns how many budgets of keys and accounts there is room for.
     pub(super) fn places(&self) -> usize {
-        self.budgets.places()
+        self.own.places()
     }
 
-    /// How many budgets are remembered.
+    /// Returns how many budgets are remembered.
     pub(super) fn len(&self) -> usize {
-        self.budgets.len()
+        self.own.len() + self.addresses.len()
     }
 
-    /// The budget of a rate, if it is remembered.
+    /// Returns the budget of a rate, if it is remembered.
     #[inline]
-    pub(super) fn rate(&mut self, key: BudgetKey) -> Option<&mut Rate> {
-        let at = self.budgets.find(key)?;
-        match self.budgets.get_mut(at)? {
-            State::Rate(rate) => Some(rate),
-            _ => None,
-        }
+    pub(super) fn rate(&mut self, key: BudgetKey, charge: &Charge<'_>) -> Option<&mut Rate> {
+        self.room(charge).rate(key)
     }
 
     /// Finds a budget, if it is remembered.
-    pub(super) fn find(&self, key: BudgetKey) -> Option<Place> {
-        self.budgets.find(key).map(Place::Own)
+    pub(super) fn find(&self, key: BudgetKey, charge: &Charge<'_>) -> Option<Place> {
+        match charge.subject() {
+            Subject::Address(_) => self.addresses.find(key).map(Place::Address),
+            _ => self.own.find(key).map(Place::Own),
+        }
     }
 
+    /// Returns the budget at a place.
     pub(super) fn at(&mut self, place: Place, quota: &Quota) -> Budget<'_> {
-        let state = match place {
-            Place::Own(at) => self.budgets.get_mut(at),
-            Place::Shared(at) => self.shared.get_mut(at).map(|(_, state)| state),
-            Place::Nowhere => None,
-        };
-        let Some(state) = state else {
-            return Budget::None;
-        };
-        Budget::Some {
-            state,
-            quota: *quota,
-            heap_left: &mut self.heap_left,
+        match place {
+            Place::Own(at) => self.own.at(at, quota),
+            Place::Address(at) => self.addresses.at(at, quota),
+            Place::Shared(at) => match self.shared.get_mut(at) {
+                Some((_, state)) => self.own.lend(state, quota),
+                None => Budget::None,
+            },
+            Place::Nowhere => Budget::None,
         }
     }
 
     /// Makes a budget that is not there, if need be in the place of one that is whole; not of those in
     /// `taken`, where another shard's place of the same number only makes us look further. `None` if
     /// room was made instead: what was found before may be elsewhere then.
+    ///
+    /// An address that finds no room is [nowhere](Place::Nowhere) here: its network is, elsewhere.
     pub(super) fn make(
         &mut self,
         key: BudgetKey,
@@ -96,18 +96,32 @@ impl Shard {
         now: Nanos,
         taken: &[Place],
     ) -> Option<Place> {
-        let whole = State::whole(&charge.quota());
-        // A thread that was held up may come with an earlier instant, at which it was not whole yet.
-        let idle_since = now.when_held_up();
-        let may_forget = |at, state: &State| {
-            let forgotten = state.is_idle(idle_since) && !taken.contains(&Place::Own(at));
-            self.heap_left += if forgotten { state.heap() } else { 0 };
-            forgotten
+        let quota = charge.quota();
+        let is_address = matches!(charge.subject(), Subject::Address(_));
+        let place = if is_address {
+            Place::Address
+        } else {
+            Place::Own
         };
-        match self.budgets.put(key, whole.clone(), may_forget) {
-            Ok(place) => Some(Place::Own(place)),
+        let made = self
+            .room(charge)
+            .make(key, &quota, now, |at| taken.contains(&place(at)));
+        match made {
+            Ok(at) => Some(place(at)),
             Err(NoPlace::Moved) => None,
-            Err(NoPlace::Full) => Some(self.share(rule(charge), whole, idle_since, taken)),
+            Err(NoPlace::Full) if is_address => Some(Place::Nowhere),
+            Err(NoPlace::Full) => {
+                let whole = State::whole(&quota);
+                Some(self.share(rule(charge), whole, now.when_held_up(), taken))
+            }
+        }
+    }
+
+    #[inline]
+    fn room(&mut self, charge: &Charge<'_>) -> &mut Room {
+        match charge.subject() {
+            Subject::Address(_) => &mut self.addresses,
+            _ => &mut self.own,
         }
     }
 
@@ -128,7 +142,7 @@ impl Shard {
         let Some((at, other)) = idle else {
             return Place::Nowhere;
         };
-        self.heap_left += other.1.heap();
+        self.own.take_back(&other.1);
         *other = (rule, whole);
         Place::Shared(at)
     }
@@ -137,7 +151,7 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::{LimitName, MAX_CHARGES, Subject};
+    use crate::limit::{LimitName, MAX_CHARGES};
 
     const START: Nanos = Nanos {
         wall: 0,

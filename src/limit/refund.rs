@@ -1,0 +1,187 @@
+//! What may be given back of a charge: while it counts, and once.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use crate::clock::Now;
+use crate::limit::state::Nanos;
+use crate::limit::{Charge, Standing, Verdict};
+
+/// Units of a charge that are given back, because the work that they were taken for did not happen.
+///
+/// A refund carries the instant of its charge. Once a charge does not count any more, there is nothing to
+/// give back: a refund that came then would give back what others have used since.
+///
+/// ```
+/// use tower_api_key::{
+///     Charge, Clock, LimitName, MemoryLimiter, Quota, RateLimiter, Refund, Subject, SystemClock,
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let limiter = MemoryLimiter::new();
+/// let name = LimitName::new("account_per_minute");
+/// let charge = Charge::new(&name, Subject::Account("acme"), Quota::per_minute(10), 4);
+/// let clock = SystemClock;
+///
+/// let refund = {
+///     let charged_at = clock.readings();
+///     let verdict = limiter.check(&[charge], &clock).await?;
+///     Refund::new(charge, 3, charged_at, &verdict.standings()[0])
+/// };
+/// limiter.refund(&[refund], &clock).await?;
+/// let look = limiter.check(&[charge], &clock).await?;
+/// assert_eq!(look.standings()[0].remaining(), 5);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Refund<'a> {
+    charge: Charge<'a>,
+    units: u64,
+    taken: Taken,
+}
+
+impl<'a> Refund<'a> {
+    /// Gives back units of a charge, but no more than it cost.
+    ///
+    /// `charged_at` is when the limiter was asked, which is not after it took the charge. `standing` is what
+    /// it answered.
+    pub fn new(charge: Charge<'a>, units: u64, charged_at: Now, standing: &Standing) -> Self {
+        let taken = Taken::new(Nanos::of(charged_at), standing);
+        Self::of(charge, units, taken)
+    }
+
+    pub(crate) fn of(charge: Charge<'a>, units: u64, taken: Taken) -> Self {
+        let units = units.min(charge.cost());
+        Self {
+            charge,
+            units,
+            taken,
+        }
+    }
+
+    /// Returns the same refund under another charge, for a limiter that passes renamed ones on to another.
+    #[must_use]
+    pub const fn with_charge(mut self, charge: Charge<'a>) -> Self {
+        self.charge = charge;
+        self
+    }
+
+    /// Returns the charge as it was taken.
+    pub const fn charge(&self) -> Charge<'a> {
+        self.charge
+    }
+
+    /// Returns how many units are given back.
+    pub const fn units(&self) -> u64 {
+        self.units
+    }
+
+    /// Returns the time since the limiter was asked, by the monotonic clock.
+    pub fn age(&self, now: Now) -> Duration {
+        let now = Nanos::of(now).monotonic;
+        Duration::from_nanos(now.saturating_sub(self.taken.at.monotonic))
+    }
+
+    /// Returns for how long the charge counts at most: until its budget was to be whole again. A refund of
+    /// this age gives nothing back.
+    pub const fn counts_for(&self) -> Duration {
+        Duration::from_nanos(self.taken.counts_for)
+    }
+
+    pub(crate) const fn taken(&self) -> Taken {
+        self.taken
+    }
+}
+
+/// When a charge was taken, and for how long it counts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Taken {
+    pub(crate) at: Nanos,
+    counts_for: u64,
+}
+
+impl Taken {
+    pub(crate) fn new(at: Nanos, standing: &Standing) -> Self {
+        Self {
+            at,
+            counts_for: standing.whole_in_nanoseconds(),
+        }
+    }
+
+    /// Returns when the charge does not count any more, by the monotonic clock.
+    pub(crate) const fn counts_until(self) -> u64 {
+        self.at.monotonic.saturating_add(self.counts_for)
+    }
+}
+
+/// What a request may give back of its charges: no more than they cost, however many clones of a caller
+/// ask for it.
+#[derive(Debug)]
+pub(crate) struct Receipt {
+    at: Nanos,
+    /// One for each charge, in the order in which they were taken.
+    counts_for: SmallVec<[u64; 4]>,
+    cost: u64,
+    /// The units that are left to give back. Made when it is first shared: most requests need none.
+    left: OnceLock<Arc<AtomicU64>>,
+}
+
+impl Receipt {
+    /// A receipt for charges of so much each, which a verdict allowed.
+    #[inline]
+    pub(crate) fn new(at: Nanos, verdict: &Verdict, cost: u64) -> Self {
+        let standings = verdict.standings().iter();
+        Self {
+            at,
+            counts_for: standings.map(Standing::whole_in_nanoseconds).collect(),
+            cost,
+            left: OnceLock::new(),
+        }
+    }
+
+    /// Takes units out of what is left, and returns how many of them there were.
+    pub(crate) fn take(&self, units: u64) -> u64 {
+        let take = |left: u64| Some(left.saturating_sub(units));
+        let before = self
+            .left()
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        before.unwrap_or_default().min(units)
+    }
+
+    /// Returns the refunds of units of each charge that was taken.
+    pub(crate) fn refunds<'a>(
+        &self,
+        charges: &[Charge<'a>],
+        units: u64,
+    ) -> SmallVec<[Refund<'a>; 2]> {
+        let refund = |(charge, counts_for): (&Charge<'a>, &u64)| {
+            let taken = Taken {
+                at: self.at,
+                counts_for: *counts_for,
+            };
+            Refund::of(*charge, units, taken)
+        };
+        charges.iter().zip(&self.counts_for).map(refund).collect()
+    }
+
+    fn left(&self) -> &Arc<AtomicU64> {
+        self.left
+            .get_or_init(|| Arc::new(AtomicU64::new(self.cost)))
+    }
+}
+
+impl Clone for Receipt {
+    fn clone(&self) -> Self {
+        Self {
+            at: self.at,
+            counts_for: self.counts_for.clone(),
+            cost: self.cost,
+            left: OnceLock::from(Arc::clone(self.left())),
+        }
+    }
+}
