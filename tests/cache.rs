@@ -501,6 +501,40 @@ async fn a_change_builds_on_what_was_done_here_and_not_on_a_replica_that_lags_be
 }
 
 #[tokio::test]
+async fn nothing_to_do_is_what_the_primary_says_and_not_a_replica() {
+    // Others have changed the key so often, and a replica shows it as after so many of these changes.
+    let histories = (0..5).flat_map(|changes| (0..=changes).map(move |shown| (changes, shown)));
+    let calls = [false, true];
+    for ((changes, shown), suspend) in histories.flat_map(|it| calls.map(|call| (it, call))) {
+        let world = World::new(Cache::new());
+        let key = world.issue().await;
+        let kept = async || world.store.kept.find(&key.id()).await.unwrap().unwrap();
+        let mut seen = vec![kept().await];
+        for change in 0..changes {
+            let stop = (change % 2 == 0).then(|| Stop::new(world.keys.now()));
+            let change = |record: KeyRecord| record.with_suspended(stop);
+            world.change_elsewhere(key.id(), change).await;
+            seen.push(kept().await);
+        }
+        world.store.says(seen[shown].clone());
+        let changed = if suspend {
+            world.keys.suspend(key.id()).await.unwrap()
+        } else {
+            world.keys.resume(key.id()).await.unwrap()
+        };
+        assert_eq!(
+            kept().await.suspended().is_some(),
+            suspend,
+            "{changes}, {shown}"
+        );
+        assert_eq!(changed, kept().await);
+        // Nor does a key not exist that a replica does not have yet.
+        world.store.says(None);
+        assert!(world.keys.revoke(key.id()).await.is_ok());
+    }
+}
+
+#[tokio::test]
 async fn that_there_is_no_such_key_is_remembered_for_a_short_time() {
     for (cache, time) in [
         (Cache::new(), MISSES),

@@ -635,6 +635,10 @@ impl KeyStore for FaultyStore {
 }
 
 impl ManagedKeyStore for FaultyStore {
+    async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.find(id).await
+    }
+
     async fn commit(&self, change: &Change) -> Result<(), StoreError> {
         let mut versions = self.look(change);
         let creates = !change.creates().is_empty();

@@ -233,6 +233,10 @@ impl KeyStore for Contended {
 }
 
 impl ManagedKeyStore for Contended {
+    async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.find(id).await
+    }
+
     async fn commit(&self, change: &Change) -> Result<(), StoreError> {
         if let [update] = change.updates()
             && self.rivals.load(Ordering::SeqCst) > 0
@@ -424,6 +428,10 @@ impl KeyStore for OneForAll {
 }
 
 impl ManagedKeyStore for OneForAll {
+    async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.find(id).await
+    }
+
     async fn commit(&self, _: &Change) -> Result<(), StoreError> {
         self.1.fetch_add(1, Ordering::SeqCst);
         Ok(())

@@ -365,16 +365,23 @@ impl<S: ManagedKeyStore> Suite<'_, S> {
     }
 
     async fn is_kept(&self, promise: Promise, record: &KeyRecord) {
+        let committed = self.store.find_committed(&record.id()).await;
+        let committed = ANSWERS.answer(committed, "find_committed");
+        same(promise, committed.as_ref(), record);
         let found = ANSWERS.answer(self.store.find(&record.id()).await, "find");
         same(promise, found.as_ref(), record);
     }
 
     async fn is_not_kept(&self, promise: Promise, id: KeyId) {
+        let committed = self.store.find_committed(&id).await;
+        let committed = ANSWERS.answer(committed, "find_committed");
         let found = ANSWERS.answer(self.store.find(&id).await, "find");
-        promise.holds(
-            found.is_none(),
-            format_args!("{id} is kept, which nobody created: {found:?}"),
-        );
+        for found in [committed, found] {
+            promise.holds(
+                found.is_none(),
+                format_args!("{id} is kept, which nobody created: {found:?}"),
+            );
+        }
     }
 }
 

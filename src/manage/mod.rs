@@ -48,9 +48,9 @@ impl Manager {
     ) -> Result<KeyRecord, ChangeError> {
         let mut attempt = 1;
         loop {
-            let seen = self.store.find(&id).await?;
+            let seen = self.store.find_committed(&id).await?;
             let cache = &self.keyring.cache;
-            // A replica may lag behind what was changed here.
+            // Should it not be certain after all: no change here is undone by building on an older record.
             let seen = cache.newest(seen.ok_or(ChangeError::NotFound(id))?);
             let Some(changed) = change(&seen) else {
                 // Somebody else has done it, and what is cached here may not say so. If it does, nobody

@@ -68,15 +68,25 @@ pub trait KeyStore: Send + Sync + 'static {
 
 /// A store that keys can be issued into and changed in.
 ///
-/// What was committed is found at once, in every field; instants to the microsecond at least. With
+/// What was committed is found in every field; instants to the microsecond at least. With
 /// the feature `conformance`, `conformance::managed_key_store` asks an implementor what is promised
 /// here.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot change keys: it is not a `ManagedKeyStore`",
-    note = "implement `ManagedKeyStore::commit` to issue and revoke keys",
+    note = "implement `ManagedKeyStore::find_committed` and `commit` to issue and revoke keys",
     note = "or use `ApiKeys::read_only`, which only verifies them"
 )]
 pub trait ManagedKeyStore: KeyStore {
+    /// As [`find`](KeyStore::find), and certain: every change that was committed before the call is found.
+    ///
+    /// Changes are built on this. Where `find` asks a replica, which may lag behind, or a cache, ask the
+    /// primary here. Otherwise a key that seems to be revoked already is not revoked. Where `find` is
+    /// certain, this is `self.find(id).await`.
+    fn find_committed(
+        &self,
+        id: &KeyId,
+    ) -> impl Future<Output = Result<Option<KeyRecord>, StoreError>> + Send;
+
     /// Carries out a change as one transaction: all of it, or nothing.
     ///
     /// - A record to create must not exist: [`StoreErrorKind::AlreadyExists`]. The database itself
@@ -138,23 +148,34 @@ impl<S: KeyStore> DynKeyStore for S {
     /// What was found, if it is what was asked for: nobody's key is judged or changed by the record
     /// of another.
     async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        match KeyStore::find(self, id).await? {
-            Some(record) if record.id() != *id => Err(StoreError::corrupt(
-                "it answered with the record of another key",
-            )),
-            found => Ok(found),
-        }
+        asked_for(id, KeyStore::find(self, id).await?)
     }
+}
+
+/// What a store found, if it is what was asked for.
+fn asked_for(id: &KeyId, found: Option<KeyRecord>) -> Result<Option<KeyRecord>, StoreError> {
+    if found.as_ref().is_some_and(|record| record.id() != *id) {
+        return Err(StoreError::corrupt(
+            "it answered with the record of another key",
+        ));
+    }
+    Ok(found)
 }
 
 /// The object-safe twin of [`ManagedKeyStore`].
 #[async_trait]
 pub(crate) trait DynManagedKeyStore: DynKeyStore {
+    async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError>;
+
     async fn commit(&self, change: &Change) -> Result<(), StoreError>;
 }
 
 #[async_trait]
 impl<S: ManagedKeyStore> DynManagedKeyStore for S {
+    async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        asked_for(id, ManagedKeyStore::find_committed(self, id).await?)
+    }
+
     async fn commit(&self, change: &Change) -> Result<(), StoreError> {
         ManagedKeyStore::commit(self, change).await
     }
@@ -180,6 +201,10 @@ impl<S: KeyStore> KeyStore for Arc<S> {
 }
 
 impl<S: ManagedKeyStore> ManagedKeyStore for Arc<S> {
+    async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        ManagedKeyStore::find_committed(&**self, id).await
+    }
+
     async fn commit(&self, change: &Change) -> Result<(), StoreError> {
         ManagedKeyStore::commit(&**self, change).await
     }

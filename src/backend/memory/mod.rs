@@ -51,6 +51,10 @@ impl KeyStore for MemoryStore {
 }
 
 impl ManagedKeyStore for MemoryStore {
+    async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.find(id).await
+    }
+
     async fn commit(&self, change: &Change) -> Result<(), StoreError> {
         let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
         // Look at everything before anything is written: all of the change, or nothing.
