@@ -467,7 +467,7 @@ impl<A> ApiKeysBuilder<A> {
 }
 
 /// The memory for failed attempts by address.
-const THROTTLE_MEMORY: usize = 8 << 20;
+const THROTTLE_MEMORY: usize = 16 << 20;
 
 impl<A> fmt::Debug for ApiKeysBuilder<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,7 +7,7 @@ mod support;
 use std::sync::OnceLock;
 
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use futures_util::FutureExt;
 use http::{HeaderValue, Request, StatusCode};
 use http_body_util::BodyExt;
@@ -162,6 +162,17 @@ fn wrapper() -> impl Strategy<Value = (&'static str, &'static str)> {
         ("", "="),
         ("", "-"),
         ("", "x"),
+        ("-", ""),
+        ("_", ""),
+        ("/", ""),
+        ("~.", ""),
+        ("\\n", ""),
+        ("\\t", "\\n"),
+        ("\\x0a", ""),
+        ("\\ufeff", ""),
+        ("\\U0000feff", ""),
+        ("\\u{feff}", ""),
+        ("&quot;", "&quot;"),
         ("", " x"),
         ("\t", "\t"),
         ("%22", "%22"),
@@ -258,6 +269,97 @@ proptest! {
     }
 }
 
+/// What stands around a key in what is encoded.
+fn encoded_text() -> impl Strategy<Value = String> {
+    let user = prop_oneof![4 => "[a-z@.]{0,12}", 1 => "[a-z]{300,600}"];
+    let separator = select(vec![
+        ":",
+        ": ",
+        ":\u{feff}",
+        "\u{feff}",
+        "\"",
+        "<",
+        "\n",
+        ":\\n",
+        ":-",
+    ]);
+    let end = select(vec!["", ":", "\n", ":x", "\"", "\u{200b}"]);
+    (user, separator, end)
+        .prop_map(|(user, separator, end)| format!("{user}{separator}{}{end}", key()))
+}
+
+/// Base64 as somebody may have written it.
+fn badly_encoded() -> impl Strategy<Value = String> {
+    let padding = select(vec!["=", "%3D", "%3d", "", "%253D"]);
+    let alphabets = select(vec![STANDARD, URL_SAFE]);
+    let ends = select(vec![
+        ("", ""),
+        ("\"", "\""),
+        ("'", "'"),
+        ("<", ">"),
+        ("", ","),
+        ("", ";"),
+        ("\u{feff}", ""),
+        ("\u{200b}", "\u{200b}"),
+        ("%22", "%22"),
+        ("\t", ""),
+        ("", " x"),
+    ]);
+    let folded = proptest::option::of((1..9usize, select(vec![" ", "\t", ",", "\" \"", "%0A"])));
+    (alphabets, padding, ends, folded, 0..3u8, encoded_text()).prop_map(
+        |(alphabet, padding, (open, close), folded, more, text)| {
+            let encoded = match more {
+                0 => alphabet.encode(&text),
+                1 => alphabet.encode(alphabet.encode(&text)),
+                // As some shells do.
+                _ => alphabet.encode(
+                    text.encode_utf16()
+                        .flat_map(u16::to_le_bytes)
+                        .collect::<Vec<_>>(),
+                ),
+            };
+            let encoded = match folded {
+                Some((width, fold)) => {
+                    let lines = encoded.as_bytes().chunks(width * 4);
+                    lines
+                        .map(String::from_utf8_lossy)
+                        .collect::<Vec<_>>()
+                        .join(fold)
+                }
+                None => encoded,
+            };
+            format!("{open}{}{close}", encoded.replace('=', padding))
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2048))]
+
+    #[test]
+    fn a_key_in_basic_credentials_with_a_slip_is_ours_and_bad(
+        scheme in select(vec![
+            "Basic ", "basic\t", "BASIC: ", "Basic", "Basic:", "Basic Basic ", "Authorization: Basic ",
+            "Bearer Basic ", "\"Basic ", "Basic=", "\u{feff}Basic ", "Basic%20",
+        ]),
+        credentials in badly_encoded(),
+    ) {
+        hold_to_be_bad(format!("{scheme}{credentials}").as_bytes())?;
+    }
+
+    #[test]
+    fn a_key_that_is_encoded_is_ours_and_bad_under_any_scheme(
+        before in scheme(), alphabet in select(vec![STANDARD, URL_SAFE, URL_SAFE_NO_PAD]), twice: bool,
+        end in select(vec!["", ":", "\n", "x"]),
+    ) {
+        let encoded = alphabet.encode(format!("{}{end}", key()));
+        let encoded = if twice { alphabet.encode(encoded) } else { encoded };
+        let is_right = before.eq_ignore_ascii_case("basic ") && end == ":" && !twice;
+        prop_assume!(!is_right);
+        hold_to_be_bad(format!("{before}{encoded}").as_bytes())?;
+    }
+}
+
 const PART: &str = "[A-Za-z0-9_-]{1,60}";
 
 /// A part of a token in which something that looks like a key stands, but not at the start.
@@ -282,11 +384,11 @@ fn jwt() -> impl Strategy<Value = String> {
     });
     let payload = prop_oneof![
         part(),
-        "[ -~]{0,80}".prop_map(|claims| URL_SAFE_NO_PAD.encode(claims)),
+        "[ -~]{1,80}".prop_map(|claims| URL_SAFE_NO_PAD.encode(claims)),
         // The lead may even begin a part.
         "[A-Za-z0-9]{16,50}".prop_map(|secret| format!("sk_live_{secret}")),
     ];
-    (header, payload, part())
+    (header, payload, "[A-Za-z0-9_-]{22,60}")
         .prop_map(|(header, payload, signature)| format!("{header}.{payload}.{signature}"))
 }
 

@@ -4,15 +4,15 @@ use crate::key::format::KeyFormat;
 use crate::key::formats::KeyFormats;
 
 /// A text is looked at for so long; a longer look would be work for strangers.
-const REACH: usize = 4096;
+pub(super) const REACH: usize = 4096;
 
 impl KeyFormats {
     /// Returns whether a key of ours, or most of one, stands in a text.
     ///
     /// A key begins a run of the characters that tokens are made of, or stands glued behind a
-    /// scheme's name (`BearerKEY`) or an encoded blank (`Bearer%20KEY`). Brackets, quotes and
-    /// invisible characters are in no run. Within a run, what looks like a key is a part of somebody
-    /// else's token.
+    /// scheme's name (`BearerKEY`), a connector (`-KEY`), an encoded blank (`Bearer%20KEY`) or a printed
+    /// escape (`\nKEY`). Brackets, quotes and invisible characters are in no run. Within a run, what looks
+    /// like a key is a part of somebody else's token.
     pub(crate) fn is_claimed_in(&self, text: &[u8]) -> bool {
         let near = &text[..text.len().min(REACH)];
         let mut at = 0;
@@ -21,9 +21,12 @@ impl KeyFormats {
             if self.begins(run) {
                 return true;
             }
-            if near[..at].ends_with(b"%")
-                && after_encoded_separator(run).is_some_and(|behind| self.begins(behind))
-            {
+            let behind = match near[..at].last() {
+                Some(b'%') => after_encoded_separator(run),
+                Some(b'\\') => after_escape(run),
+                _ => None,
+            };
+            if behind.is_some_and(|behind| self.begins(behind)) {
                 return true;
             }
             let length = run.iter().take_while(|byte| is_of_token(**byte)).count();
@@ -33,7 +36,7 @@ impl KeyFormats {
     }
 
     /// Returns whether a text begins with a key, or with glue and a key.
-    fn begins(&self, text: &[u8]) -> bool {
+    pub(super) fn begins(&self, text: &[u8]) -> bool {
         let mut rest = text;
         loop {
             if self.iter().any(|format| format.claims(rest)) {
@@ -83,8 +86,8 @@ fn is_connector(byte: u8) -> bool {
     matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/')
 }
 
-/// Returns what stands behind one piece of glue: a blank as forms encode it, or a scheme's name
-/// and what connects it.
+/// Returns what stands behind one piece of glue: a connector, among them a blank as forms encode it, or a
+/// scheme's name and what connects it.
 fn after_glue(text: &[u8]) -> Option<&[u8]> {
     /// Names of schemes, headers and parameters that people write before a key; a name goes before
     /// one that begins it.
@@ -112,7 +115,7 @@ fn after_glue(text: &[u8]) -> Option<&[u8]> {
     let (first, behind) = text.split_first()?;
     let initial = first.to_ascii_lowercase();
     match initial {
-        b'+' => return Some(behind),
+        _ if is_connector(*first) => return Some(behind),
         b'a' | b'b' | b'd' | b'h' | b'j' | b'k' | b'n' | b'o' | b'p' | b's' | b't' | b'x' => {}
         // Nearly all runs begin otherwise, and a stranger may send thousands of them.
         _ => return None,
@@ -138,6 +141,20 @@ fn after_encoded_separator(text: &[u8]) -> Option<&[u8]> {
         b'%' => after_encoded_separator(behind).or(Some(behind)),
         _ => (!is_of_token(byte)).then_some(behind),
     }
+}
+
+/// Returns what stands behind the rest of an escape as programs print it, such as `\n`, `\x0a` or `\ufeff`.
+fn after_escape(text: &[u8]) -> Option<&[u8]> {
+    let (letter, behind) = text.split_first()?;
+    let digits = match letter {
+        b'a' | b'b' | b'e' | b'f' | b'n' | b'r' | b't' | b'v' | b'0' => 0,
+        b'x' => 2,
+        b'u' => 4,
+        b'U' => 8,
+        _ => return None,
+    };
+    let (code, behind) = behind.split_at_checked(digits)?;
+    code.iter().all(u8::is_ascii_hexdigit).then_some(behind)
 }
 
 #[cfg(test)]

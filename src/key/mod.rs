@@ -11,6 +11,7 @@ pub(crate) mod base62;
 pub(crate) mod canonical;
 mod claim;
 pub(crate) mod digest;
+mod encoded;
 pub(crate) mod environment;
 pub(crate) mod format;
 pub(crate) mod formats;

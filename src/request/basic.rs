@@ -44,11 +44,6 @@ impl Basic {
         })
     }
 
-    /// All that was decoded.
-    pub(crate) fn decoded(&self) -> &[u8] {
-        &self.decoded
-    }
-
     /// What stands before the first colon, or the beginning of it.
     pub(crate) fn user_id(&self) -> &[u8] {
         &self.decoded[..self.colon.unwrap_or(self.decoded.len())]

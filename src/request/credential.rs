@@ -161,7 +161,7 @@ impl KeySources {
                 return if is_looked_at { found } else { Some(bad()) };
             }
         }
-        formats.is_claimed_in(line).then(bad)
+        (formats.is_claimed_in(line) || formats.is_claimed_encoded_in(line)).then(bad)
     }
 
     /// Takes a credential out of the request, so that nothing behind the layer sees it.
@@ -247,8 +247,8 @@ fn in_basic<'r>(basic: &Basic, formats: &'r KeyFormats) -> Option<Credential<'r>
     if found.is_some() && basic.is_exact() {
         return found;
     }
-    let ours = found.is_some() || formats.is_claimed_in(basic.decoded());
-    ours.then(|| Credential {
+    // A key that stands elsewhere in it is found with those that are encoded with a slip.
+    found.is_some().then(|| Credential {
         text: Text::Decoded(Zeroizing::default()),
         carriers: Carriers::AUTHORIZATION,
         format: None,

@@ -1,0 +1,150 @@
+//! Keys in base64 with a slip: ours and bad, as they are in clear text.
+
+use percent_encoding::percent_decode;
+use zeroize::Zeroizing;
+
+use crate::key::claim::REACH;
+use crate::key::formats::KeyFormats;
+
+/// A shorter run encodes no lead with 16 characters behind it.
+const SHORTEST: usize = 22;
+
+/// So much of a run is decoded to see whether it begins with a key.
+const BEGINNING: usize = 128;
+
+impl KeyFormats {
+    /// Returns whether a key of ours stands in a text in base64.
+    ///
+    /// What a run of base64 encodes may begin with a key, under whatever scheme. Basic credentials may have
+    /// one anywhere: behind the name `Basic`, all that is no base64 is left out, such as quotes, commas,
+    /// blanks and padding in any form. Either may be encoded twice.
+    ///
+    /// What others send is never ours by this: a part of a JWT encodes JSON, which does not begin with a key.
+    pub(crate) fn is_claimed_encoded_in(&self, text: &[u8]) -> bool {
+        let near = &text[..text.len().min(REACH)];
+        let unescaped = near.contains(&b'%').then(|| percent_decoded(near));
+        let near = unescaped.as_deref().map_or(near, Vec::as_slice);
+        self.begins_encoded_in(near) || self.is_claimed_in_basic(near)
+    }
+
+    /// Returns whether a run of base64 encodes a text that begins with a key.
+    fn begins_encoded_in(&self, text: &[u8]) -> bool {
+        let runs = text.split(|byte| sextet(*byte).is_none());
+        runs.filter(|run| run.len() >= SHORTEST).any(|run| {
+            let once = decoded(&run[..run.len().min(BEGINNING)]);
+            self.begins(&once) || self.begins(&decoded(&once))
+        })
+    }
+
+    /// Returns whether a key stands in what is encoded behind the last name `Basic`.
+    fn is_claimed_in_basic(&self, text: &[u8]) -> bool {
+        const NAME: &[u8] = b"basic";
+        let mut words = text.windows(NAME.len());
+        let Some(at) = words.rposition(|word| word.eq_ignore_ascii_case(NAME)) else {
+            return false;
+        };
+        let behind = &text[at + NAME.len()..];
+        let mut run = Zeroizing::new(Vec::with_capacity(behind.len()));
+        run.extend(behind.iter().filter(|byte| sextet(**byte).is_some()));
+        // A word of another kind may stand in between, so that the encoding begins at any of four places.
+        (0..run.len().min(4)).any(|begin| {
+            let once = decoded(&run[begin..]);
+            self.is_claimed_in(&once)
+                || self.begins_encoded_in(&once)
+                || self.is_claimed_in(&decoded(&once))
+        })
+    }
+}
+
+/// Returns the value of a character of base64, in the standard or the URL-safe alphabet.
+fn sextet(byte: u8) -> Option<u8> {
+    match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' | b'-' => Some(62),
+        b'/' | b'_' => Some(63),
+        _ => None,
+    }
+}
+
+/// Decodes base64 without padding. Zero bytes are left out: some shells encode UTF-16.
+fn decoded(run: &[u8]) -> Zeroizing<Vec<u8>> {
+    // Large enough from the start, so that no part of a secret is left where it grew.
+    let mut decoded = Zeroizing::new(Vec::with_capacity(run.len() * 3 / 4 + 1));
+    let (mut bits, mut count) = (0u32, 0);
+    for sextet in run.iter().filter_map(|byte| sextet(*byte)) {
+        bits = bits << 6 | u32::from(sextet);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            let [.., byte] = (bits >> count).to_be_bytes();
+            if byte != 0 {
+                decoded.push(byte);
+            }
+        }
+    }
+    decoded
+}
+
+/// Replaces `%3D` and the like.
+fn percent_decoded(text: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut decoded = Zeroizing::new(Vec::with_capacity(text.len()));
+    decoded.extend(percent_decode(text));
+    decoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use proptest::prelude::*;
+
+    const KEY: &str = "sk_live_0123456789abcdefGHIJ";
+
+    #[test]
+    fn words_before_the_encoding_hide_no_key() {
+        for word in [
+            "",
+            "a",
+            "ab",
+            "auth=",
+            "user",
+            "Basic",
+            "Basic-Auth ",
+            "=== ",
+        ] {
+            let encoded = STANDARD.encode(format!("somebody:{KEY}"));
+            let text = format!("Basic {word}{encoded}");
+            let claimed = KeyFormats::default().is_claimed_encoded_in(text.as_bytes());
+            assert!(claimed, "{text}");
+        }
+    }
+
+    #[test]
+    fn behind_other_schemes_only_the_beginning_counts() {
+        let claimed = |text: &str| {
+            let text = format!("Bearer {}", STANDARD.encode(text));
+            KeyFormats::default().is_claimed_encoded_in(text.as_bytes())
+        };
+        assert!(claimed(KEY));
+        assert!(claimed(&format!("Bearer-{KEY}")));
+        assert!(!claimed(&format!(r#"{{"key":"{KEY}"}}"#)));
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_decoded_as_the_standard_has_it(bytes in proptest::collection::vec(1..=255u8, 0..100)) {
+            prop_assert_eq!(&*decoded(STANDARD.encode(&bytes).as_bytes()), &bytes);
+        }
+
+        #[test]
+        fn any_bytes_are_looked_through_without_panic(bytes: Vec<u8>) {
+            let formats = KeyFormats::default();
+            for text in [&bytes[..], &[b"Basic ", &bytes[..]].concat()] {
+                prop_assert!(!formats.is_claimed_encoded_in(text));
+            }
+        }
+    }
+}
