@@ -202,6 +202,75 @@ async fn callers_without_an_address_share_one_budget_of_each_limit_by_address() 
     }
 }
 
+/// A stranger could watch so what others use.
+#[tokio::test]
+async fn a_caller_without_a_key_is_told_nothing_of_what_others_used() {
+    let everybodys: [fn(Limits) -> Limits; 3] = [
+        |limits| limits.global(Quota::per_minute(50)),
+        |limits| limits.global(Limit::named("all", Quota::per_second(1).smooth().burst(50))),
+        |limits| {
+            let facts = Endpoint::new(Method::GET, "/v1/facts").total(Quota::per_utc_day(50));
+            limits.endpoint(facts.cost(2))
+        },
+    ];
+    for of_everybody in everybodys {
+        for per_address in [
+            None,
+            Some(Quota::per_minute(1000)),
+            Some(Quota::per_minute(1)),
+        ] {
+            let limits = of_everybody(Limits::new());
+            let limits = per_address.into_iter().fold(limits, Limits::per_ip);
+            let mut told = Vec::new();
+            for used in [0, 1, 20] {
+                let world = World::new(limits.clone());
+                let headers = RateLimitHeaders::epoch().with_draft();
+                let layer = world.keys.layer().optional().rate_limit_headers(headers);
+                let ask = async |mut request: Request<()>, host: u8| {
+                    *request.uri_mut() = "/v1/facts".parse().unwrap();
+                    let peer = PeerAddr(SocketAddr::from(([192, 0, 2, host], 80)));
+                    request.extensions_mut().insert(peer);
+                    let answer = call(echoing(&layer), request).await;
+                    let (parts, body) = answer.into_parts();
+                    let body = body.collect().await.unwrap().to_bytes();
+                    (parts.status, parts.headers, body)
+                };
+                let key = world.key("acme", "").await;
+                for host in 0..used {
+                    ask(with_key(&key), host).await;
+                }
+                let first = ask(Request::new(()), 99).await;
+                assert_eq!(first.0, 200);
+                let names = ["x-ratelimit-remaining", "ratelimit", "ratelimit-policy"];
+                let is_told = names.map(|name| first.1.contains_key(name));
+                assert_eq!(is_told, [per_address.is_some(); 3]);
+                told.push((first, ask(Request::new(()), 99).await));
+            }
+            assert!(told.iter().all(|it| *it == told[0]), "{told:?}");
+        }
+    }
+    // Nor in a denial, which a stranger with a cost of more than what is left gets.
+    let limits = Limits::new()
+        .global(Quota::per_minute(10))
+        .cost(Method::GET, "/v1/dear", 10);
+    for used in 1..10 {
+        let world = World::new(limits.clone());
+        let key = world.key("acme", "").await;
+        let layer = world.keys.layer().optional();
+        for _ in 0..used {
+            call(echoing(&layer), with_key(&key)).await;
+        }
+        let mut request = Request::new(());
+        *request.uri_mut() = "/v1/dear".parse().unwrap();
+        let answer = call(echoing(&layer), request).await;
+        assert_eq!(answer.status(), 429);
+        assert!(!answer.headers().contains_key("x-ratelimit-remaining"));
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["error"]["details"]["remaining"], 0);
+    }
+}
+
 /// An inner service that answers with what it is told to.
 #[derive(Clone)]
 struct Inner(u16, Vec<(&'static str, &'static str)>);

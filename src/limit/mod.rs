@@ -231,6 +231,13 @@ pub enum Subject<'a> {
     Global,
 }
 
+impl Subject<'_> {
+    /// Returns whether strangers draw on the same budget.
+    pub(crate) const fn is_shared_by_all(self) -> bool {
+        matches!(self, Self::Global | Self::UnknownAddress)
+    }
+}
+
 /// So many units against one budget.
 #[derive(Debug, Clone, Copy)]
 pub struct Charge<'a> {

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use smallvec::SmallVec;
 
 use super::decimal;
 use super::grpc::is_resource_exhausted;
@@ -117,6 +118,21 @@ impl Notice {
         })
     }
 
+    /// Tells a caller without a key: nothing of budgets that everybody shares, or strangers could watch what
+    /// others use.
+    pub(crate) fn of_stranger(
+        headers: RateLimitHeaders,
+        charges: &[Charge<'_>],
+        verdict: &Verdict,
+        now: SystemTime,
+    ) -> Option<Self> {
+        let all = charges.iter().zip(verdict.standings());
+        let told = all.filter(|(charge, _)| !charge.subject().is_shared_by_all());
+        let told = told.map(|(charge, standing)| (*charge, *standing));
+        let (charges, standings): (SmallVec<[_; 2]>, SmallVec<[_; 2]>) = told.unzip();
+        Self::of(headers, &charges, &Verdict::new(&standings), now)
+    }
+
     pub(crate) fn write(&self, headers: &mut HeaderMap, which: RateLimitHeaders) {
         if which.reset.is_some() {
             headers.insert(LIMIT, decimal::common(self.limit));
@@ -150,16 +166,18 @@ pub(crate) fn is_refused_within(status: StatusCode, headers: &HeaderMap, is_grpc
 }
 
 /// The rejection that a verdict calls for, unless it allows the request: about what can never pass, or
-/// the denial that lasts longest.
+/// the denial that lasts longest. A stranger is not told what is left of a budget that everybody shares.
 #[cold]
 pub(crate) fn rejection(
     charges: &[Charge<'_>],
     verdict: &Verdict,
+    is_stranger: bool,
     now: SystemTime,
 ) -> Option<Rejection> {
     let tightest = verdict.tightest()?;
     let (charge, standing) = (charges.get(tightest)?, verdict.standings().get(tightest)?);
     let (name, quota) = (charge.name().to_string(), charge.quota());
+    let is_told = !(is_stranger && charge.subject().is_shared_by_all());
     Some(match verdict.retry_after() {
         None => Rejection::CostExceedsQuota {
             name,
@@ -169,7 +187,7 @@ pub(crate) fn rejection(
         Some(retry_after) => Rejection::RateLimited(Box::new(Exceeded {
             name,
             quota,
-            remaining: standing.remaining(),
+            remaining: if is_told { standing.remaining() } else { 0 },
             reset_at: now.checked_add(retry_after).unwrap_or(now),
             retry_after,
         })),

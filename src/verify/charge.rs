@@ -16,6 +16,8 @@ use crate::trace;
 
 /// What the limits must know of a request, and what its caller is told of them.
 pub(crate) struct Metered {
+    /// Whether the request has no key.
+    pub(super) is_stranger: bool,
     pub(super) bound: Option<Bound>,
     pub(super) limits: Option<Notice>,
     /// What it may give back, if the limiter took anything.
@@ -50,8 +52,9 @@ impl Refusal {
 impl Gate {
     /// What the limits must know of a request.
     #[inline]
-    pub(super) fn bind(&self, head: RequestHead<'_>) -> Metered {
+    pub(super) fn bind(&self, head: RequestHead<'_>, is_stranger: bool) -> Metered {
         Metered {
+            is_stranger,
             bound: self.bound(head),
             limits: None,
             receipt: None,
@@ -137,17 +140,17 @@ impl Gate {
         metered: &mut Metered,
         now: Now,
     ) -> Result<(), Box<Refusal>> {
-        metered.limits = Notice::of(
-            self.settings.rate_limit_headers,
-            charges,
-            verdict,
-            now.wall(),
-        );
+        let headers = self.settings.rate_limit_headers;
+        metered.limits = if metered.is_stranger {
+            Notice::of_stranger(headers, charges, verdict, now.wall())
+        } else {
+            Notice::of(headers, charges, verdict, now.wall())
+        };
         if verdict.is_allowed() {
             return Ok(());
         }
         // Never a silent yes.
-        let rejection = rate_limit::rejection(charges, verdict, now.wall());
+        let rejection = rate_limit::rejection(charges, verdict, metered.is_stranger, now.wall());
         Err(Box::new(Refusal {
             rejection: rejection.unwrap_or_else(|| self.outage()),
             limits: metered.limits.take().map(Box::new),

@@ -192,7 +192,7 @@ impl Gate {
             Ok(proved) => proved,
             Err(denial) => return Progress::denied(denial),
         };
-        let mut metered = self.bind(head);
+        let mut metered = self.bind(head, false);
         let holder = proved.known.holder(key.id());
         match self.charge_now(Some(holder), &mut metered, now) {
             Some(Ok(())) => Progress::Decided(Ok(self.admit(request, &key, proved, metered))),
@@ -386,7 +386,7 @@ impl Gate {
     /// A request that needs no key, and has none.
     fn begin_as_nobody<B>(&self, request: &mut Request<B>) -> Progress {
         let head = RequestHead::from(&*request);
-        let mut metered = self.bind(head);
+        let mut metered = self.bind(head, true);
         match self.charge_now(None, &mut metered, self.keyring.readings()) {
             None => Progress::Waiting(Wait::LimitsOfNobody(metered)),
             Some(Ok(())) => Progress::Decided(Ok(anonymous(request, metered.limits))),
