@@ -5,7 +5,7 @@
 //! |---|---|
 //! | a cached key, without limits | 0 |
 //! | a cached key, with one limit or two | 0 |
-//! | a cached key, with three limits | 2: more charges and standings than are kept in place |
+//! | a cached key, with three limits | 3: more charges, standings and parts of the receipt than are kept in place |
 //! | a bad checksum, no key | 0 |
 //! | a cached key, and a limiter elsewhere that answers at once | 3, of 1.5 KB: the wait, what it is about, the limiter's answer |
 //! | a key that no store has, when it is first looked for | 4, of 1.7 KB: the wait, the load and its flight, the store's answer |
@@ -228,12 +228,12 @@ fn a_cached_key_with_two_limits_allocates_nothing_beyond_the_answer() {
 }
 
 #[test]
-fn a_cached_key_with_three_limits_allocates_twice_beyond_the_answer() {
+fn a_cached_key_with_three_limits_allocates_three_times_beyond_the_answer() {
     let limits = Limits::new()
         .per_key(Quota::per_hour(1_000))
         .per_account(Quota::per_utc_month(100_000))
         .global(Quota::per_second(5_000).smooth());
-    assert_eq!(above_bare(limits, "authorization"), 2);
+    assert_eq!(above_bare(limits, "authorization"), 3);
 }
 
 /// A limiter that says nothing before it is waited for.

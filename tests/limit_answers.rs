@@ -217,7 +217,7 @@ async fn a_caller_without_a_key_is_told_nothing_of_what_others_used() {
         for per_address in [
             None,
             Some(Quota::per_minute(1000)),
-            Some(Quota::per_minute(1)),
+            Some(Quota::per_minute(2)),
         ] {
             let limits = of_everybody(Limits::new());
             let limits = per_address.into_iter().fold(limits, Limits::per_ip);

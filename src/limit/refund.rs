@@ -125,7 +125,7 @@ impl Taken {
 pub(crate) struct Receipt {
     at: Nanos,
     /// One for each charge, in the order in which they were taken.
-    counts_for: SmallVec<[u64; 4]>,
+    counts_for: SmallVec<[u64; 2]>,
     cost: u64,
     /// The units that are left to give back. Made when it is first shared: most requests need none.
     left: OnceLock<Arc<AtomicU64>>,
