@@ -271,7 +271,7 @@ proptest! {
 
 /// What stands around a key in what is encoded.
 fn encoded_text() -> impl Strategy<Value = String> {
-    let user = prop_oneof![4 => "[a-z@.]{0,12}", 1 => "[a-z]{300,600}"];
+    let user = prop_oneof![4 => "[a-z@.]{0,12}", 1 => "[a-z]{200,300}"];
     let separator = select(vec![
         ":",
         ": ",

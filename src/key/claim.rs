@@ -4,7 +4,7 @@ use crate::key::format::KeyFormat;
 use crate::key::formats::KeyFormats;
 
 /// A text is looked at for so long; a longer look would be work for strangers.
-pub(super) const REACH: usize = 4096;
+const REACH: usize = 4096;
 
 impl KeyFormats {
     /// Returns whether a key of ours, or most of one, stands in a text.

@@ -3,8 +3,10 @@
 use percent_encoding::percent_decode;
 use zeroize::Zeroizing;
 
-use crate::key::claim::REACH;
 use crate::key::formats::KeyFormats;
+
+/// So much of a text is looked at, which is decoded up to four times.
+const REACH: usize = 2048;
 
 /// A shorter run encodes no lead with 16 characters behind it.
 const SHORTEST: usize = 22;
@@ -31,8 +33,11 @@ impl KeyFormats {
     fn begins_encoded_in(&self, text: &[u8]) -> bool {
         let runs = text.split(|byte| sextet(*byte).is_none());
         runs.filter(|run| run.len() >= SHORTEST).any(|run| {
-            let once = decoded(&run[..run.len().min(BEGINNING)]);
-            self.begins(&once) || self.begins(&decoded(&once))
+            let mut decoded = decoded(run[..run.len().min(BEGINNING)].iter());
+            self.begins(&decoded) || {
+                decode_again(&mut decoded);
+                self.begins(&decoded)
+            }
         })
     }
 
@@ -43,15 +48,15 @@ impl KeyFormats {
         let Some(at) = words.rposition(|word| word.eq_ignore_ascii_case(NAME)) else {
             return false;
         };
-        let behind = &text[at + NAME.len()..];
-        let mut run = Zeroizing::new(Vec::with_capacity(behind.len()));
-        run.extend(behind.iter().filter(|byte| sextet(**byte).is_some()));
+        let run = text[at + NAME.len()..].iter();
+        let run = run.filter(|byte| sextet(**byte).is_some());
         // A word of another kind may stand in between, so that the encoding begins at any of four places.
-        (0..run.len().min(4)).any(|begin| {
-            let once = decoded(&run[begin..]);
-            self.is_claimed_in(&once)
-                || self.begins_encoded_in(&once)
-                || self.is_claimed_in(&decoded(&once))
+        (0..4).any(|begin| {
+            let mut decoded = decoded(run.clone().skip(begin));
+            self.is_claimed_in(&decoded) || self.begins_encoded_in(&decoded) || {
+                decode_again(&mut decoded);
+                self.is_claimed_in(&decoded)
+            }
         })
     }
 }
@@ -68,28 +73,54 @@ fn sextet(byte: u8) -> Option<u8> {
     }
 }
 
-/// Decodes base64 without padding. Zero bytes are left out: some shells encode UTF-16.
-fn decoded(run: &[u8]) -> Zeroizing<Vec<u8>> {
-    // Large enough from the start, so that no part of a secret is left where it grew.
-    let mut decoded = Zeroizing::new(Vec::with_capacity(run.len() * 3 / 4 + 1));
-    let (mut bits, mut count) = (0u32, 0);
-    for sextet in run.iter().filter_map(|byte| sextet(*byte)) {
-        bits = bits << 6 | u32::from(sextet);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            let [.., byte] = (bits >> count).to_be_bytes();
-            if byte != 0 {
-                decoded.push(byte);
-            }
+/// Decodes base64 without padding; what is none is left out.
+fn decoded<'r>(run: impl Iterator<Item = &'r u8> + Clone) -> Zeroizing<Vec<u8>> {
+    // As large as it will be, so that no part of a secret is left where it grew.
+    let mut decoded = Zeroizing::new(Vec::with_capacity(run.clone().count() * 3 / 4 + 1));
+    let mut decoder = Decoder::default();
+    decoded.extend(run.filter_map(|byte| decoder.next(*byte)));
+    decoded
+}
+
+/// Decodes what was decoded, in its place.
+fn decode_again(text: &mut Vec<u8>) {
+    let mut decoder = Decoder::default();
+    let mut length = 0;
+    for at in 0..text.len() {
+        if let Some(byte) = decoder.next(text[at]) {
+            text[length] = byte;
+            length += 1;
         }
     }
-    decoded
+    text[length..].fill(0);
+    text.truncate(length);
+}
+
+/// The bits of base64 that make no whole byte yet.
+#[derive(Default)]
+struct Decoder {
+    bits: u32,
+    count: u32,
+}
+
+impl Decoder {
+    /// Takes a character, and gives the byte that it completes. Zero bytes are left out: some shells encode
+    /// UTF-16.
+    fn next(&mut self, character: u8) -> Option<u8> {
+        self.bits = self.bits << 6 | u32::from(sextet(character)?);
+        if self.count < 2 {
+            self.count += 6;
+            return None;
+        }
+        self.count -= 2;
+        let [.., byte] = (self.bits >> self.count).to_be_bytes();
+        (byte != 0).then_some(byte)
+    }
 }
 
 /// Replaces `%3D` and the like.
 fn percent_decoded(text: &[u8]) -> Zeroizing<Vec<u8>> {
-    let mut decoded = Zeroizing::new(Vec::with_capacity(text.len()));
+    let mut decoded = Zeroizing::new(Vec::with_capacity(percent_decode(text).count()));
     decoded.extend(percent_decode(text));
     decoded
 }
@@ -136,7 +167,12 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_decoded_as_the_standard_has_it(bytes in proptest::collection::vec(1..=255u8, 0..100)) {
-            prop_assert_eq!(&*decoded(STANDARD.encode(&bytes).as_bytes()), &bytes);
+            let encoded = STANDARD.encode(&bytes);
+            prop_assert_eq!(&*decoded(encoded.as_bytes().iter()), &bytes);
+            let mut twice = STANDARD.encode(encoded).into_bytes();
+            decode_again(&mut twice);
+            decode_again(&mut twice);
+            prop_assert_eq!(twice, bytes);
         }
 
         #[test]
