@@ -62,7 +62,7 @@ fn sources() -> impl Strategy<Value = Vec<Source>> {
         Just(Source::Bearer),
         Just(Source::ApiKey),
         Just(Source::Basic),
-        "X-[!#$%&'*+.^_`|~A-Z-]{1,8}-Key".prop_map(Source::Header),
+        "X-Acme-[!#$%&'*+.^_`|~A-Z-]{1,8}-Key".prop_map(Source::Header),
         "\\PC{1,12}".prop_map(Source::Query),
         "[ -~]{1,12}".prop_map(Source::Query),
         Just(Source::Query("a\"b\\c\r\n\u{7f}".to_owned())),

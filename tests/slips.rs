@@ -340,7 +340,7 @@ proptest! {
     fn a_key_in_basic_credentials_with_a_slip_is_ours_and_bad(
         scheme in select(vec![
             "Basic ", "basic\t", "BASIC: ", "Basic", "Basic:", "Basic Basic ", "Authorization: Basic ",
-            "Bearer Basic ", "\"Basic ", "Basic=", "\u{feff}Basic ", "Basic%20",
+            "Bearer Basic ", "\"Basic ", "Basic=", "\u{feff}Basic ", "Basic%20", "Basic\u{feff}",
         ]),
         credentials in badly_encoded(),
     ) {

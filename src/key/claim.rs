@@ -82,41 +82,54 @@ pub(super) fn is_of_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || is_connector(byte)
 }
 
-fn is_connector(byte: u8) -> bool {
+pub(super) fn is_connector(byte: u8) -> bool {
     matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/')
 }
 
 /// Returns what stands behind one piece of glue: a connector, among them a blank as forms encode it, or a
 /// scheme's name and what connects it.
-fn after_glue(text: &[u8]) -> Option<&[u8]> {
+pub(super) fn after_glue(text: &[u8]) -> Option<&[u8]> {
     /// Names of schemes, headers and parameters that people write before a key; a name goes before
     /// one that begins it.
-    const NAMES: [&str; 19] = [
+    const NAMES: [&str; 31] = [
         "access-token",
         "access_token",
+        "accesstoken",
         "api-key",
         "api_key",
+        "api-token",
+        "api_token",
         "apikey",
+        "apitoken",
         "authorization",
         "auth",
         "basic",
         "bearer",
         "digest",
+        "dpop",
+        "gnap",
+        "hawk",
         "hmac",
+        "hoba",
         "jwt",
         "key",
         "negotiate",
+        "ntlm",
         "oauth",
         "password",
+        "privatetoken",
         "secret",
         "token",
+        "vapid",
         "x-api-key",
+        "x_api_key",
     ];
     let (first, behind) = text.split_first()?;
     let initial = first.to_ascii_lowercase();
     match initial {
         _ if is_connector(*first) => return Some(behind),
-        b'a' | b'b' | b'd' | b'h' | b'j' | b'k' | b'n' | b'o' | b'p' | b's' | b't' | b'x' => {}
+        b'a' | b'b' | b'd' | b'g' | b'h' | b'j' | b'k' | b'n' | b'o' | b'p' | b's' | b't'
+        | b'v' | b'x' => {}
         // Nearly all runs begin otherwise, and a stranger may send thousands of them.
         _ => return None,
     }
@@ -134,26 +147,38 @@ fn after_glue(text: &[u8]) -> Option<&[u8]> {
 /// Returns what stands behind the two digits of a percent-encoded byte that ends a run, such as a
 /// blank. (A percent sign may have been encoded itself, once more.)
 fn after_encoded_separator(text: &[u8]) -> Option<&[u8]> {
+    if let Some(behind) = text.strip_prefix(b"u") {
+        return after_hex(behind, 4); // %u200B, as JavaScript once wrote it
+    }
     let (digits, behind) = text.split_first_chunk::<2>()?;
     let digit = |byte: u8| char::from(byte).to_digit(16);
     let byte = u8::try_from(digit(digits[0])? * 16 + digit(digits[1])?).ok()?;
     match byte {
         b'%' => after_encoded_separator(behind).or(Some(behind)),
-        _ => (!is_of_token(byte)).then_some(behind),
+        _ => (!byte.is_ascii_alphanumeric()).then_some(behind),
     }
 }
 
 /// Returns what stands behind the rest of an escape as programs print it, such as `\n`, `\x0a` or `\ufeff`.
 fn after_escape(text: &[u8]) -> Option<&[u8]> {
+    let octal = text.iter().take_while(|byte| matches!(byte, b'0'..=b'7'));
+    match octal.take(3).count() {
+        0 => {}
+        digits => return Some(&text[digits..]),
+    }
     let (letter, behind) = text.split_first()?;
-    let digits = match letter {
-        b'a' | b'b' | b'e' | b'f' | b'n' | b'r' | b't' | b'v' | b'0' => 0,
-        b'x' => 2,
-        b'u' => 4,
-        b'U' => 8,
-        _ => return None,
-    };
-    let (code, behind) = behind.split_at_checked(digits)?;
+    match letter {
+        b'a' | b'b' | b'e' | b'f' | b'n' | b'r' | b't' | b'v' => Some(behind),
+        b'x' => after_hex(behind, 2),
+        b'u' => after_hex(behind, 4),
+        b'U' => after_hex(behind, 8),
+        _ => None,
+    }
+}
+
+/// Returns what stands behind so many hexadecimal digits.
+fn after_hex(text: &[u8], digits: usize) -> Option<&[u8]> {
+    let (code, behind) = text.split_at_checked(digits)?;
     code.iter().all(u8::is_ascii_hexdigit).then_some(behind)
 }
 

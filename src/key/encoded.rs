@@ -3,6 +3,7 @@
 use percent_encoding::percent_decode;
 use zeroize::Zeroizing;
 
+use crate::key::claim::{after_glue, is_of_token};
 use crate::key::formats::KeyFormats;
 
 /// So much of a text is looked at, which is decoded up to four times.
@@ -11,8 +12,8 @@ const REACH: usize = 2048;
 /// A shorter run encodes no lead with 16 characters behind it.
 const SHORTEST: usize = 22;
 
-/// So much of a run is decoded to see whether it begins with a key.
-const BEGINNING: usize = 128;
+/// So much of a run is decoded to see whether it begins with a key: as much as the longest one takes.
+const BEGINNING: usize = 1024;
 
 impl KeyFormats {
     /// Returns whether a key of ours stands in a text in base64.
@@ -32,23 +33,59 @@ impl KeyFormats {
     /// Returns whether a run of base64 encodes a text that begins with a key.
     fn begins_encoded_in(&self, text: &[u8]) -> bool {
         let runs = text.split(|byte| sextet(*byte).is_none());
-        runs.filter(|run| run.len() >= SHORTEST).any(|run| {
-            let mut decoded = decoded(run[..run.len().min(BEGINNING)].iter());
-            self.begins(&decoded) || {
-                decode_again(&mut decoded);
-                self.begins(&decoded)
-            }
+        let mut runs = runs.filter(|run| run.len() >= SHORTEST);
+        runs.any(|run| {
+            self.begins_in(run) || after_glue(run).is_some_and(|run| self.begins_in(run))
         })
     }
 
-    /// Returns whether a key stands in what is encoded behind the last name `Basic`.
+    /// Returns whether base64 encodes a text that begins with a key, or with slips and a key.
+    fn begins_in(&self, run: &[u8]) -> bool {
+        let mut decoded = decoded(run[..run.len().min(BEGINNING)].iter());
+        self.begins_after_slips(&decoded) || {
+            decode_again(&mut decoded);
+            self.begins_after_slips(&decoded)
+        }
+    }
+
+    /// Returns whether a text begins with a key behind blanks, quotes and the like, and names of schemes.
+    fn begins_after_slips(&self, text: &[u8]) -> bool {
+        let mut rest = after_slips(text);
+        loop {
+            if self.begins(rest) {
+                return true;
+            }
+            match after_glue(rest) {
+                Some(behind) => {
+                    let joins = |byte: &&u8| matches!(byte, b' ' | b'\t' | b':' | b'=');
+                    let joined = behind.iter().take_while(joins).count();
+                    rest = &behind[joined..];
+                }
+                None => return false,
+            }
+        }
+    }
+
+    /// Returns whether a key stands in what is encoded behind the name `Basic`, where that is the scheme.
     fn is_claimed_in_basic(&self, text: &[u8]) -> bool {
         const NAME: &[u8] = b"basic";
-        let mut words = text.windows(NAME.len());
-        let Some(at) = words.rposition(|word| word.eq_ignore_ascii_case(NAME)) else {
+        let mut is_basic = false;
+        let mut behind = after_slips(text);
+        loop {
+            let name = behind.get(..NAME.len());
+            if name.is_some_and(|name| name.eq_ignore_ascii_case(NAME)) {
+                is_basic = true;
+                behind = after_slips(&behind[NAME.len()..]);
+            } else if let Some(next) = after_glue(behind).filter(|_| !is_basic) {
+                behind = after_slips(next);
+            } else {
+                break;
+            }
+        }
+        if !is_basic {
             return false;
-        };
-        let run = text[at + NAME.len()..].iter();
+        }
+        let run = behind.iter();
         let run = run.filter(|byte| sextet(**byte).is_some());
         // A word of another kind may stand in between, so that the encoding begins at any of four places.
         (0..4).any(|begin| {
@@ -59,6 +96,15 @@ impl KeyFormats {
             }
         })
     }
+}
+
+/// Returns what stands behind characters that no token has, such as blanks, quotes and byte order marks. A
+/// brace begins JSON, which is somebody else's.
+fn after_slips(text: &[u8]) -> &[u8] {
+    let slips = text
+        .iter()
+        .take_while(|byte| !is_of_token(**byte) && **byte != b'{');
+    &text[slips.count()..]
 }
 
 /// Returns the value of a character of base64, in the standard or the URL-safe alphabet.
@@ -76,10 +122,10 @@ fn sextet(byte: u8) -> Option<u8> {
 /// Decodes base64 without padding; what is none is left out.
 fn decoded<'r>(run: impl Iterator<Item = &'r u8> + Clone) -> Zeroizing<Vec<u8>> {
     // As large as it will be, so that no part of a secret is left where it grew.
-    let mut decoded = Zeroizing::new(Vec::with_capacity(run.clone().count() * 3 / 4 + 1));
+    let mut text = Zeroizing::new(Vec::with_capacity(run.clone().count() * 3 / 4 + 1));
     let mut decoder = Decoder::default();
-    decoded.extend(run.filter_map(|byte| decoder.next(*byte)));
-    decoded
+    text.extend(run.filter_map(|byte| decoder.next(*byte)));
+    text
 }
 
 /// Decodes what was decoded, in its place.
@@ -161,7 +207,19 @@ mod tests {
         };
         assert!(claimed(KEY));
         assert!(claimed(&format!("Bearer-{KEY}")));
+        assert!(claimed(&format!("\u{feff}\"Bearer {KEY}")));
         assert!(!claimed(&format!(r#"{{"key":"{KEY}"}}"#)));
+        let json = STANDARD.encode(format!(r#"{{"key":"{KEY}"}}"#));
+        for foreign in [
+            format!("OAuth realm=\"Basic API\", oauth_token=\"{json}\""),
+            format!("Digest username=\"basic-user\", opaque=\"{json}\""),
+            format!("Bearer eyJraWQiOiJhYWFQWkonIn0.{json}.basic{json}"),
+        ] {
+            assert!(
+                !KeyFormats::default().is_claimed_encoded_in(foreign.as_bytes()),
+                "{foreign}"
+            );
+        }
     }
 
     proptest! {

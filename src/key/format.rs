@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::key::alphabet::Alphabet;
 use crate::key::base62;
-use crate::key::claim::is_of_token;
+use crate::key::claim::{is_connector, is_of_token};
 use crate::key::environment::Environment;
 use crate::secret::PlaintextKey;
 
@@ -21,6 +21,9 @@ pub(crate) const MAX_KEY_LENGTH: usize = 512;
 /// Below this many bits a secret may be found by trying (NIST SP 800-63B, ASVS 6.5.2).
 const MIN_IMPORTED_BITS: f64 = 112.0;
 const CHECKSUM_LENGTH: usize = 6;
+/// So many connectors may stand behind an imported key.
+const REACH_OF_SLIPS: usize = 8;
+
 /// So many characters of a secret behind its lead are no accident, and are short of every secret.
 const CLAIMING_LENGTH: usize = 16;
 const MAX_PREFIX_LENGTH: usize = 32;
@@ -320,9 +323,17 @@ impl KeyFormat {
             // Of others' keys only a whole one is known for one: as a part of a longer run, it is somebody
             // else's digest or signature.
             Body::Imported { length, .. } => {
-                let own = body.iter().take_while(|byte| may_have(byte)).count();
-                let next = body.get(own).copied();
-                length.contains(&own) && !next.is_some_and(is_of_token)
+                // No further than a key may go: this is asked at each word of a stranger's text.
+                let most = body.len().min(length.end() + 1);
+                let own = body[..most]
+                    .iter()
+                    .take_while(|byte| may_have(byte))
+                    .count();
+                let behind = &body[own..];
+                let is_over = |text: &[u8]| !text.first().copied().is_some_and(is_of_token);
+                // A full stop or the like behind a key is a slip.
+                let slips = behind.iter().take_while(|byte| is_connector(**byte));
+                length.contains(&own) && is_over(&behind[slips.take(REACH_OF_SLIPS).count()..])
             }
         }
     }
