@@ -17,7 +17,7 @@ use support::{DAY, asking, is_waiting, today, with_key};
 use tower::Service;
 use tower_api_key::{
     ApiKeys, Cache, Change, Environment, IssuedKey, KeyDigest, KeyFormat, KeyId, KeyRecord,
-    KeyStore, ManagedKeyStore, ManualClock, Rejection, Stop,
+    KeyStore, ManagedKeyStore, ManualClock, Rejection, Revocation, Suspension,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -82,18 +82,20 @@ impl World {
     async fn change_elsewhere(&self, id: KeyId, change: impl FnOnce(KeyRecord) -> KeyRecord) {
         let record = self.store.kept.find(&id).await.unwrap().unwrap();
         let version = record.version() + 1;
-        let change = Change::new().update(change(record).with_version(version));
+        let change = Change::new()
+            .update(change(record).with_version(version))
+            .unwrap();
         self.store.kept.commit(&change).await.unwrap();
     }
 
     async fn revoke_elsewhere(&self, id: KeyId) {
-        let revoke = |record: KeyRecord| record.with_revoked(Stop::new(today()));
+        let revoke = |record: KeyRecord| record.with_revoked(Revocation::new(today()));
         self.change_elsewhere(id, revoke).await;
     }
 
     async fn create_elsewhere(&self, key: &str) {
         let record = KeyRecord::imported(KeyDigest::of(key), "acme");
-        let change = Change::new().create(record);
+        let change = Change::new().create(record).unwrap();
         self.store.kept.commit(&change).await.unwrap();
     }
 }
@@ -283,7 +285,7 @@ async fn invariant_3_what_was_done_elsewhere_already_and_is_done_here_again_hold
     assert_eq!(world.ask(&key), 401);
 
     let key = world.remembered().await;
-    let suspend = |record: KeyRecord| record.with_suspended(Stop::new(today()));
+    let suspend = |record: KeyRecord| record.with_suspended(Suspension::new(today()));
     world.change_elsewhere(key.id(), suspend).await;
     world.keys.suspend(key.id()).await.unwrap();
     assert_eq!(world.ask(&key), 403);
@@ -500,6 +502,48 @@ async fn a_change_builds_on_what_was_done_here_and_not_on_a_replica_that_lags_be
     assert_eq!(kept, again);
 }
 
+/// A key that was changed before, long ago, is not the first to be forgotten.
+#[tokio::test]
+async fn the_latest_changes_are_the_last_to_be_forgotten() {
+    let world = World::new(Cache::new());
+    let key = world.issue().await;
+    let before = world.store.kept.find(&key.id()).await.unwrap();
+    world.keys.suspend(key.id()).await.unwrap();
+    world.keys.resume(key.id()).await.unwrap();
+    let others: Vec<_> = join_all((0..4_096).map(|_| world.issue())).await;
+    for other in &others[..4_095] {
+        world.keys.suspend(other.id()).await.unwrap();
+    }
+    world.keys.revoke(key.id()).await.unwrap();
+    world.keys.suspend(others[4_095].id()).await.unwrap();
+    world.store.says(before);
+    assert_eq!(world.ask(&key), 401);
+}
+
+/// One key of the caller's own, a change that changes nothing, and a store that hangs.
+#[tokio::test]
+async fn changes_that_change_nothing_begin_one_load_and_not_more() {
+    let world = World::new(Cache::new());
+    let key = world.issue().await;
+    assert_eq!(world.ask(&key), 200);
+    let suspend = |record: KeyRecord| record.with_suspended(Suspension::new(today()));
+    world.change_elsewhere(key.id(), suspend).await;
+    for _ in 0..20 {
+        world.keys.suspend(key.id()).await.unwrap();
+        world.ask(&key);
+    }
+    world.store.asked();
+    for _ in 0..20 {
+        world.keys.suspend(key.id()).await.unwrap();
+        assert_eq!(world.ask(&key), 403);
+    }
+    assert_eq!(
+        world.store.asked(),
+        20,
+        "each change looks, and no request does"
+    );
+}
+
 #[tokio::test]
 async fn nothing_to_do_is_what_the_primary_says_and_not_a_replica() {
     // Others have changed the key so often, and a replica shows it as after so many of these changes.
@@ -511,7 +555,7 @@ async fn nothing_to_do_is_what_the_primary_says_and_not_a_replica() {
         let kept = async || world.store.kept.find(&key.id()).await.unwrap().unwrap();
         let mut seen = vec![kept().await];
         for change in 0..changes {
-            let stop = (change % 2 == 0).then(|| Stop::new(world.keys.now()));
+            let stop = (change % 2 == 0).then(|| Suspension::new(world.keys.now()));
             let change = |record: KeyRecord| record.with_suspended(stop);
             world.change_elsewhere(key.id(), change).await;
             seen.push(kept().await);

@@ -12,7 +12,7 @@ use support::today;
 use support::trouble::TroubledStore;
 use tower_api_key::{
     ApiKeys, Cache, Change, Environment, KeyDigest, KeyFormat, KeyRecord, ManagedKeyStore,
-    ManualClock, MemoryStore, Rejection, Stop,
+    ManualClock, MemoryStore, Rejection, Suspension,
 };
 
 struct World {
@@ -37,7 +37,7 @@ impl World {
         let keys: Vec<String> = (0..count).map(key).collect();
         for key in &keys {
             let record = KeyRecord::imported(KeyDigest::of(key), "acme");
-            commit(&self.store.kept, &Change::new().create(record));
+            commit(&self.store.kept, &Change::new().create(record).unwrap());
         }
         keys
     }
@@ -135,7 +135,7 @@ fn a_scan_in_one_go_takes_few_hits_of_a_hot_set() {
 fn a_working_set_that_moves_is_followed() {
     for memory in SIZES {
         let world = World::new(memory);
-        let room = usize::try_from(memory).unwrap() / 800;
+        let room = usize::try_from(memory).unwrap() / 830;
         for _ in 0..5 {
             let set = world.keys(room / 2);
             let rounds: Vec<_> = (0..40).map(|_| world.lookups(&set)).collect();
@@ -207,9 +207,9 @@ fn a_key_that_is_replaced_weighs_once() {
             let id = KeyDigest::of(key).id();
             let seen = world.keys.find(&id).now_or_never().unwrap().unwrap();
             let note = "n".repeat(usize::try_from(version % 3).unwrap() * 20);
-            let stopped = Stop::new(today()).with_reason(note);
+            let stopped = Suspension::new(today()).with_reason(note);
             let record = seen.unwrap().with_suspended(stopped).with_version(version);
-            commit(&world.store.kept, &Change::new().update(record));
+            commit(&world.store.kept, &Change::new().update(record).unwrap());
             world.keys.invalidate(&id);
             let refused = world.keys.verify(key).now_or_never().unwrap();
             assert!(refused.is_err());

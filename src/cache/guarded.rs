@@ -92,9 +92,11 @@ where
         self.shared.map.get(key, |origin| origin.found).is_some()
     }
 
-    /// Returns what is kept of a key, however old, and whatever changed since.
-    pub(crate) fn peek(&self, key: &K) -> Option<A> {
-        self.shared.map.get(key, |_| true)
+    /// Returns what is kept of a key, however old, if nothing changed since.
+    pub(crate) fn unchanged(&self, key: &K) -> Option<A> {
+        let epochs = &self.shared.epochs;
+        let is_current = |origin: Origin| epochs.is_current(key, origin.stamp, origin.found);
+        self.shared.map.get(key, is_current)
     }
 
     /// Whether something that was found may still be used. To be asked again after each wait.

@@ -150,9 +150,11 @@ impl Keeper {
     fn size_sketch(&self, keys: u64) {
         /// moka weighs so many changes at a time.
         const BATCH: u64 = 64;
+        /// Beyond some GiB of memory the sketch is smaller than it might be: more entries take too long.
+        const MOST: u64 = 4096;
         let weight = |count: u64| keys.saturating_mul(self.capacity) / (count * count.min(BATCH));
         let mut count = 1;
-        while weight(count) > u64::from(u32::MAX) {
+        while weight(count) > u64::from(u32::MAX) && count < MOST {
             count += 1;
         }
         // An entry that is too heavy is not taken in, but one that is in may become so.

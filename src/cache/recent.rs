@@ -20,7 +20,7 @@ pub(super) struct Recent(Mutex<Changes>);
 #[derive(Default)]
 struct Changes {
     records: HashMap<KeyId, KeyRecord>,
-    /// Oldest first; a key that is changed again keeps its turn.
+    /// Oldest change first.
     order: VecDeque<KeyId>,
     bytes: usize,
 }
@@ -51,10 +51,11 @@ impl Recent {
             return;
         }
         changes.bytes += size(&record);
-        match changes.records.insert(id, record) {
-            Some(older) => changes.bytes -= size(&older),
-            None => changes.order.push_back(id),
+        if let Some(older) = changes.records.insert(id, record) {
+            changes.bytes -= size(&older);
+            changes.order.retain(|other| *other != id);
         }
+        changes.order.push_back(id);
         // The latest change stays, however large it is.
         while changes.is_full() && changes.order.len() > 1 {
             changes.forget_oldest();

@@ -69,8 +69,8 @@ impl Cache {
 
     /// For how long it is remembered that a key does not exist. Default: 1 second.
     ///
-    /// A key that is issued here works at once; one that is created elsewhere may be unknown here
-    /// for so long.
+    /// A key that is issued here works as soon as the store finds it; one that is created elsewhere may be
+    /// unknown here for so long.
     pub fn misses_for(mut self, time: Duration) -> Self {
         self.misses_for = time;
         self
@@ -99,11 +99,18 @@ impl Cache {
     /// store is unavailable. Default: never; they are answered with 503.
     ///
     /// Danger: a key that was revoked elsewhere is let in for as long as the store is unavailable, up to
-    /// this time. One that was revoked by this process never is.
+    /// this time. One that was revoked by this process is not, among the latest 4,096 keys that it changed.
+    ///
+    /// Danger: clients who can overload the store make it unavailable, and so keep a key alive that was revoked
+    /// elsewhere. Bound their lookups with [`max_loads`](Self::max_loads) and
+    /// [`failed_attempts`](crate::ApiKeysBuilder::failed_attempts).
     ///
     /// Only a store that cannot be reached or does not answer in time is unavailable. If it answers with
     /// something that is no record, or if there are too many lookups at a time, which clients can bring
     /// about, the answer is 503.
+    ///
+    /// A change that was begun, whether or not it succeeds, ends this for the key and for one key in 1,024
+    /// others.
     ///
     /// Each request first waits for its look to fail: while the store hangs, for as long as
     /// [`store_time_limit`](Self::store_time_limit) says.

@@ -28,7 +28,7 @@ pub(super) struct Shelf {
 }
 
 impl Shelf {
-    pub(super) fn new(bytes: u64, pool: Arc<Pool>) -> Self {
+    pub(super) fn new(bytes: u64, pool: Arc<Pool>, longest_miss: u64) -> Self {
         let found = Arc::new(Index::new(pool));
         let index = Arc::clone(&found);
         let keeper = Keeper::new(bytes, move |id, kept| {
@@ -42,7 +42,7 @@ impl Shelf {
         Self {
             found,
             keeper,
-            misses: Misses::new(),
+            misses: Misses::new(longest_miss),
         }
     }
 
