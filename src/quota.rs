@@ -146,6 +146,36 @@ impl Quota {
         })
     }
 
+    /// So many units in a shape: the inverse of [`limit`](Self::limit) and [`shape`](Self::shape), for stores
+    /// and configurations.
+    ///
+    /// ```
+    /// use tower_api_key::Quota;
+    ///
+    /// let quota = Quota::per_minute(7).smooth().burst(3);
+    /// assert_eq!(Quota::from_shape(quota.limit(), quota.shape())?, quota);
+    /// # Ok::<(), tower_api_key::InvalidQuota>(())
+    /// ```
+    pub fn from_shape(limit: u64, shape: QuotaShape) -> Result<Self, InvalidQuota> {
+        if limit == 0 || limit > Self::MAX {
+            return Err(InvalidQuota::Limit(limit));
+        }
+        let shape = match shape {
+            QuotaShape::Window { period } => return Self::per(limit, period),
+            QuotaShape::Rate { interval } => {
+                let whole_in = interval.as_nanos().saturating_mul(u128::from(limit));
+                if interval.is_zero() || whole_in > MAX_PERIOD.as_nanos() {
+                    return Err(InvalidQuota::Interval(interval));
+                }
+                let interval = timestamp::nanoseconds(interval);
+                Shape::Rate { interval }
+            }
+            QuotaShape::UtcDay => Shape::Calendar(Calendar::Day),
+            QuotaShape::UtcMonth => Shape::Calendar(Calendar::Month),
+        };
+        Ok(Self { limit, shape })
+    }
+
     /// So many in each day of UTC, from midnight to midnight.
     ///
     /// # Panics
@@ -277,6 +307,21 @@ impl Quota {
         Self { limit, shape }
     }
 
+    /// The same quota of so much at least, for a share of one.
+    pub(crate) fn at_least(self, limit: u64) -> Self {
+        match self.shape {
+            Shape::Rate { interval } => {
+                let longest = timestamp::nanoseconds(MAX_PERIOD);
+                let limit = self.limit.max(limit).min(longest / interval.max(1));
+                Self { limit, ..self }
+            }
+            _ => Self {
+                limit: self.limit.max(limit),
+                ..self
+            },
+        }
+    }
+
     /// In which way the quota counts. With [`limit`](Self::limit), that is all there is to it.
     ///
     /// ```
@@ -377,4 +422,9 @@ pub enum InvalidQuota {
     /// Not 1 second to 400 days.
     #[error("a quota per {0:?}: use 1 second to 400 days")]
     Period(Duration),
+    /// The interval of a rate is zero, or its burst takes more than 400 days to fill up.
+    #[error(
+        "a unit each {0:?}: use at least 1 nanosecond, and at most 400 days for the whole burst"
+    )]
+    Interval(Duration),
 }

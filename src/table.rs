@@ -243,6 +243,16 @@ impl<V: Default, const N: usize> Table<V, N> {
             .map(|entry| &entry.value)
     }
 
+    /// The values of the `index`-th line, as [`line`](Self::line), to be changed.
+    pub(crate) fn line_mut(&mut self, index: usize) -> impl Iterator<Item = &mut V> {
+        let lines = self.lines.len().max(1);
+        let line = self.lines.get_mut(index % lines);
+        let entries = line.into_iter().flat_map(|line| &mut line.0);
+        entries
+            .filter(|entry| entry.key != 0)
+            .map(|entry| &mut entry.value)
+    }
+
     /// Takes out what is at a place in use.
     pub(crate) fn remove(&mut self, place: usize) -> V {
         self.used -= 1;

@@ -16,8 +16,8 @@ use support::block_on;
 use tokio::task::yield_now;
 use tower_api_key::{
     Change, Charge, Clock, KeyId, KeyRecord, KeyStore, LimitName, LimiterError, ManagedKeyStore,
-    MemoryLimiter, MemoryStore, Now, Quota, RateLimiter, Refund, Standing, StoreError, Subject,
-    Verdict, conformance,
+    MemoryLimiter, MemoryStore, Now, Quota, QuotaShape, RateLimiter, Refund, Standing, StoreError,
+    Subject, Verdict, conformance,
 };
 
 fn decisions() -> u64 {
@@ -134,7 +134,16 @@ fn told<'a>(
 }
 
 fn costing<'a>(charge: &Charge<'a>, cost: u64) -> Charge<'a> {
-    Charge::new(charge.name(), charge.subject(), charge.quota(), cost)
+    let costing = Charge::new(charge.name(), charge.subject(), charge.quota(), cost);
+    reporting_as(charge, costing)
+}
+
+/// Another charge, which only reports if this one does.
+fn reporting_as<'a>(charge: &Charge<'_>, other: Charge<'a>) -> Charge<'a> {
+    if charge.is_report_only() {
+        return other.report_only();
+    }
+    other
 }
 
 /// What comes of the same charges under other names.
@@ -145,8 +154,10 @@ fn renamed<T>(
 ) -> T {
     let names = charges.iter().map(|it| LimitName::new(rename(it)));
     let names: Vec<_> = names.collect();
-    let under =
-        |(it, name): (&Charge<'_>, _)| Charge::new(name, Subject::Global, it.quota(), it.cost());
+    let under = |(it, name): (&Charge<'_>, _)| {
+        let under = Charge::new(name, Subject::Global, it.quota(), it.cost());
+        reporting_as(it, under)
+    };
     let charges: Vec<_> = charges.iter().zip(&names).map(under).collect();
     then(&charges)
 }
@@ -188,6 +199,24 @@ fn charge_looks(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> De
 fn clamp_costs(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     let clamped = told(charges, |it| costing(it, it.cost().min(it.quota().limit())));
     limiter.ask(&clamped, now)
+}
+
+fn deny_by_reports(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
+    let binding = told(charges, |it| {
+        Charge::new(it.name(), it.subject(), it.quota(), it.cost())
+    });
+    limiter.ask(&binding, now)
+}
+
+fn forget_reports(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
+    let looks = told(charges, |it| {
+        if it.is_report_only() {
+            costing(it, 0)
+        } else {
+            *it
+        }
+    });
+    limiter.ask(&looks, now)
 }
 
 fn answer_seventeen(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
@@ -236,12 +265,9 @@ fn keep_first_quota(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -
     let mut quotas = limiter.quotas.lock().unwrap();
     let first = told(charges, |it| {
         let first = quotas.entry(it.name().to_string());
-        Charge::new(
-            it.name(),
-            it.subject(),
-            *first.or_insert(it.quota()),
-            it.cost(),
-        )
+        let quota = *first.or_insert(it.quota());
+        let kept = Charge::new(it.name(), it.subject(), quota, it.cost());
+        reporting_as(it, kept)
     });
     limiter.ask(&first, now)
 }
@@ -294,14 +320,14 @@ fn wait_in_whole_seconds(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: N
         seconds => Duration::from_secs(seconds),
     };
     retold(limiter.ask(charges, now), |it| {
-        Standing::new(it.remaining(), it.whole_in(), it.wait().map(down))
+        it.with_wait(it.wait().map(down))
     })
 }
 
 fn wait_for_all_of_it(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     retold(limiter.ask(charges, now), |it| {
         let longer = |wait: Duration| if wait.is_zero() { wait } else { it.whole_in() };
-        Standing::new(it.remaining(), it.whole_in(), it.wait().map(longer))
+        it.with_wait(it.wait().map(longer))
     })
 }
 
@@ -344,6 +370,10 @@ fn save_credit(limiter: &FaultyLimiter, refunds: &[Refund<'_>], now: Now) {
 fn refund_whenever(limiter: &FaultyLimiter, refunds: &[Refund<'_>], now: Now) {
     for refund in refunds {
         let (charge, units) = (refund.charge(), refund.units());
+        if !matches!(charge.quota().shape(), QuotaShape::Window { .. }) {
+            limiter.refund(&[*refund], now);
+            continue;
+        }
         let period = charge.quota().window();
         let taken_at = now.monotonic() + Duration::from_nanos(1);
         let taken_at = Now::new(now.wall(), taken_at.saturating_sub(period));
@@ -361,7 +391,17 @@ fn retold(verdict: Decided, tell: impl FnMut(&Standing) -> Standing) -> Decided 
 fn a_limiter_that_breaks_a_promise_on_its_own_clock_is_told_which() {
     let refund: GiveBack = FaultyLimiter::refund;
     let (right, no_refund): (Decide, GiveBack) = (FaultyLimiter::ask, |_, _, _| ());
-    let faults: [(Decide, GiveBack, &str); 11] = [
+    let faults: [(Decide, GiveBack, &str); 13] = [
+        (
+            deny_by_reports,
+            refund,
+            "a verdict tells how each budget stands",
+        ),
+        (
+            forget_reports,
+            refund,
+            "a charge that only reports denies nothing, and is taken with the others",
+        ),
         (take_partially, refund, "all charges are taken, or none"),
         (charge_denied, refund, "a denied request costs nothing"),
         (
@@ -489,11 +529,12 @@ impl Counter {
         } else {
             quota.window()
         };
-        Standing::new(
-            remaining,
-            whole_in,
-            (asked <= quota.limit()).then_some(wait),
-        )
+        let wait = (asked <= quota.limit()).then_some(wait);
+        let standing = Standing::new(remaining, whole_in, wait);
+        if charge.is_report_only() {
+            return standing.of_report_only();
+        }
+        standing
     }
 }
 
@@ -511,7 +552,7 @@ impl RateLimiter for Counter {
             seen.clone_from(&used);
         }
         let before = |charge| seen.get(&Self::key(charge)).copied().unwrap_or(0);
-        let asked = |charge| {
+        let asked = |charge: &Charge<'_>| {
             let same = charges
                 .iter()
                 .filter(|it| Self::key(it) == Self::key(charge));
@@ -522,11 +563,17 @@ impl RateLimiter for Counter {
         if !verdict.is_allowed() {
             return Ok(verdict);
         }
-        let after = |it| Self::standing(it, before(it) + asked(it), 0);
+        let then = |it: &Charge<'_>| {
+            let before = seen.get(&Self::key(it)).copied().unwrap_or(0);
+            before.saturating_add(asked(it))
+        };
         for charge in charges {
-            used.insert(Self::key(charge), before(charge) + asked(charge));
+            used.insert(Self::key(charge), then(charge));
         }
-        Ok(charges.iter().map(after).collect())
+        let after = |(it, was): (&Charge<'_>, &Standing)| {
+            Self::standing(it, then(it), 0).with_wait(was.wait())
+        };
+        Ok(charges.iter().zip(verdict.standings()).map(after).collect())
     }
 
     async fn refund(&self, refunds: &[Refund<'_>], _: &dyn Clock) -> Result<(), LimiterError> {

@@ -186,12 +186,48 @@ proptest! {
             let mut order = order.flat_map(|path| methods.iter().map(move |method| (*method, *path)));
             order.find(|place| places.contains(place)).map(|(method, path)| units(method, path))
         };
-        // Without an endpoint of its own method, the dearest that the route or the path has.
-        let others = places.iter().filter(|(_, at)| [named, path].contains(at) && *at != ANY);
-        let dearest = others.map(|(method, path)| units(*method, *path)).max();
-        let expected = of(&[named, path]).or(of(&[ANY]).max(dearest)).unwrap_or(1);
+        // Without an endpoint of its own method, what the dearest of the route costs, or else of the path.
+        let dearest = |at: usize| {
+            let others = places.iter().filter(|(_, other)| *other == at && at != ANY);
+            others.map(|(method, path)| units(*method, *path)).max()
+        };
+        let expected = of(&[named, path]).or(dearest(named)).or(dearest(path));
+        let expected = expected.or(of(&[ANY])).unwrap_or(1);
         let told = run(cost(&keys, &layer, &METHODS[method], PATHS[path]));
         prop_assert_eq!(told, expected);
+    }
+}
+
+/// Neither by a method that has none of the limits of a path, nor by what is said of a method by itself.
+#[tokio::test]
+async fn another_method_is_bound_by_all_limits_of_a_path() {
+    let limits = || {
+        let post = Endpoint::new(Method::POST, "/v1/reports").per_account(Quota::per_hour(3));
+        let delete = Endpoint::new(Method::DELETE, "/v1/reports").cost(2);
+        Limits::new().endpoint(post).endpoint(delete)
+    };
+    for limits in [
+        limits(),
+        limits().endpoint(Endpoint::any_path(Method::PUT).cost(5)),
+    ] {
+        for method in [Method::PUT, Method::PATCH, Method::GET] {
+            let keys = ApiKeys::builder(MemoryStore::new())
+                .limits(limits.clone())
+                .build()
+                .unwrap();
+            let key = keys.issue("acme").await.unwrap();
+            let layer = keys.layer();
+            let mut admitted = 0;
+            for _ in 0..10 {
+                let mut request = support::with_key(key.expose_secret());
+                *request.method_mut() = method.clone();
+                *request.uri_mut() = "/v1/reports".parse().unwrap();
+                let answer = call(echoing(&layer), request).await;
+                admitted += u32::from(answer.status() == 200);
+            }
+            // Three units, at two each.
+            assert_eq!(admitted, 1, "{method}");
+        }
     }
 }
 
@@ -323,14 +359,9 @@ proptest! {
         let keys = build(limits).unwrap();
         let own = |method: &str| costs.get(method).copied();
         let as_get = if sent == "HEAD" { own("GET") } else { None };
-        let by_method = of_method.filter(|(at, _)| {
-            METHODS[*at] == sent || (sent == "HEAD" && METHODS[*at] == "GET")
-        });
+        // What is said of a method by itself is about other paths.
         let dearest = costs.values().copied().max().unwrap();
-        let expected = own(sent).or(as_get).unwrap_or_else(|| match by_method {
-            Some((_, units)) => units.max(dearest),
-            None => dearest.max(1),
-        });
+        let expected = own(sent).or(as_get).unwrap_or(dearest.max(1));
         let method = Method::from_bytes(sent.as_bytes()).unwrap();
         let taken = run(cost(&keys, &keys.layer(), &method, "/svc/Call"));
         prop_assert_eq!(taken, expected);

@@ -162,7 +162,7 @@ async fn test_keys_do_not_draw_on_live_budgets_unless_a_rule_says_so() {
 }
 
 async fn commit(world: &World, record: KeyRecord) {
-    let change = Change::new().create(record);
+    let change = Change::new().create(record).unwrap();
     world.store.commit(&change).await.unwrap();
 }
 
@@ -199,6 +199,58 @@ async fn callers_without_an_address_share_one_budget_of_each_limit_by_address() 
         let peer = PeerAddr(SocketAddr::from(([192, 0, 2, 1], 80)));
         known.extensions_mut().insert(peer);
         assert_eq!(call(echoing(&layer), known).await.status(), 200);
+    }
+}
+
+/// A limit of everybody is nobody's to replace.
+#[tokio::test]
+async fn a_quota_of_a_record_is_about_its_key_and_account_and_not_about_others() {
+    let quota = Quota::per_hour(4);
+    for limits in [
+        Limits::new().global(Limit::named("all", quota)),
+        Limits::new().per_ip(Limit::named("all", quota)),
+    ] {
+        let world = World::new(limits);
+        let own = world
+            .keys
+            .issue("acme")
+            .limit("all", Quota::per_hour(1000))
+            .await
+            .unwrap();
+        let own = own.expose_secret().to_owned();
+        let other = world.key("globex", "").await;
+        let layer = world.keys.layer();
+        let mut admitted = 0;
+        for key in [&own, &other].into_iter().cycle().take(12) {
+            let mut request = with_key(key);
+            let peer = PeerAddr(SocketAddr::from(([192, 0, 2, 1], 80)));
+            request.extensions_mut().insert(peer);
+            admitted += u32::from(call(echoing(&layer), request).await.status() == 200);
+        }
+        assert_eq!(admitted, 4);
+    }
+}
+
+/// Its owner has used nothing, so it is not told `remaining` beside a refusal for what others used.
+#[tokio::test]
+async fn a_stranger_who_is_refused_for_others_is_not_told_of_a_budget_of_its_own() {
+    let limits = Limits::new()
+        .global(Quota::per_hour(2))
+        .per_ip(Quota::per_hour(3));
+    let world = World::new(limits);
+    let headers = RateLimitHeaders::epoch().with_draft();
+    let layer = world.keys.layer().optional().rate_limit_headers(headers);
+    for host in 0..3u8 {
+        let mut request = Request::new(());
+        let peer = PeerAddr(SocketAddr::from(([192, 0, 2, host], 80)));
+        request.extensions_mut().insert(peer);
+        let answer = call(echoing(&layer), request).await;
+        let is_told = answer.headers().contains_key("x-ratelimit-remaining");
+        let is_refused = host == 2;
+        assert_eq!(answer.status(), if is_refused { 429 } else { 200 });
+        assert_eq!(is_told, !is_refused);
+        assert_eq!(answer.headers().contains_key("ratelimit"), !is_refused);
+        assert_eq!(answer.headers().contains_key("retry-after"), is_refused);
     }
 }
 

@@ -696,6 +696,179 @@ fn address_in(network: IpAddr, bits: u32, random: &mut Random) -> IpAddr {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Whatever is given back, in parts, late and in any order: the work that is done in any time is within the
+    /// burst and what comes back in that time.
+    #[test]
+    fn refunds_of_a_rate_admit_no_more_work_than_the_rate(
+        steps in proptest::collection::vec((0..6 * SECOND, 1..=5u64, any::<u8>()), 1..80), seed: u64,
+    ) {
+        const BURST: u64 = 10;
+        let quota = Quota::per_second(1).smooth().burst(BURST);
+        let limiter = MemoryLimiter::new();
+        let limit = name("limit");
+        let charge = |cost| Charge::new(&limit, Subject::Global, quota, cost);
+        let mut random = Random(seed);
+        let mut now = START;
+        // When, at which standing, at what cost, and how much of it was given back.
+        let mut taken: Vec<(u64, Standing, u64, u64)> = Vec::new();
+        for (pause, cost, does) in steps {
+            now += if does % 4 == 0 { 0 } else { pause };
+            let verdict = check(&limiter, &[charge(cost)], now);
+            if verdict.is_allowed() {
+                taken.push((now, verdict.standings()[0], cost, 0));
+            }
+            for _ in 0..does / 64 {
+                if taken.is_empty() {
+                    break;
+                }
+                let nth = usize::try_from(random.next() % taken.len() as u64).unwrap();
+                let (at_then, standing, cost, before) = &mut taken[nth];
+                let units = 1 + random.next() % 5;
+                let refund = Refund::new(charge(*cost), units.min(*cost - *before), at(*at_then), standing);
+                let refunded = limiter.refund_now(&[refund.after(*before)], at(now));
+                refunded.unwrap().unwrap();
+                *before += units.min(*cost - *before);
+            }
+        }
+        for (first, (begins, ..)) in taken.iter().enumerate() {
+            let mut done = 0;
+            for (ends, _, cost, given_back) in &taken[first..] {
+                done += cost - given_back;
+                prop_assert!(done * SECOND <= BURST * SECOND + (ends - begins), "{done} units");
+            }
+        }
+    }
+}
+
+/// Two at once, and the first is given back: the second has come back when it would have without the first.
+#[test]
+fn a_refund_counts_what_was_given_back_before_it() {
+    let quota = Quota::per_minute(10).smooth();
+    let limiter = MemoryLimiter::new();
+    let limit = name("limit");
+    let charge = |cost| Charge::new(&limit, Subject::Global, quota, cost);
+    let first = take(&limiter, charge(5), START);
+    let second = take(&limiter, charge(5), START);
+    refund(&limiter, (charge(5), START, &first), 5, START);
+    let later = START + 36 * SECOND;
+    take(&limiter, charge(10), later);
+    refund(&limiter, (charge(5), START, &second), 5, later);
+    assert_eq!(remaining(&limiter, charge(0), later), 0);
+    // At once, each gives back all of it, in whatever order.
+    for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
+        let limiter = MemoryLimiter::new();
+        let taken = [(); 3].map(|()| take(&limiter, charge(3), START));
+        for at in order {
+            refund(&limiter, (charge(3), START, &taken[at]), 3, START);
+        }
+        assert_eq!(remaining(&limiter, charge(0), START), 10, "{order:?}");
+    }
+}
+
+/// Keys of one account may have rates of their own.
+#[test]
+fn a_check_that_takes_nothing_changes_no_rate_of_another_interval() {
+    let limiter = MemoryLimiter::new();
+    let limit = name("limit");
+    let slow = Quota::per_hour(1).smooth().burst(10);
+    let fast = Quota::per_second(1).smooth().burst(10);
+    let charge = |quota, cost| Charge::new(&limit, Subject::Account("acme"), quota, cost);
+    take(&limiter, charge(slow, 10), START);
+    for cost in [0, 5, 11] {
+        check(&limiter, &[charge(fast, cost)], START);
+    }
+    assert_eq!(remaining(&limiter, charge(slow, 0), START + 20 * SECOND), 0);
+}
+
+/// Memory for slots is nobody's for ever.
+#[test]
+fn windows_that_nobody_uses_any_more_take_nothing_from_others() {
+    let limiter = MemoryLimiter::with_memory(4 << 20);
+    let limit = name("limit");
+    let quota = Quota::per_minute(60);
+    let ask = |address: u32, now| {
+        let subject = Subject::Address(Ipv4Addr::from_bits(address).into());
+        check(&limiter, &[Charge::new(&limit, subject, quota, 1)], now).is_allowed()
+    };
+    for second in 0..60 {
+        for address in 0..3_000 {
+            ask(0x0a00_0000 + address, START + second * SECOND);
+        }
+    }
+    let later = START + 30 * DAY;
+    for tick in 0..1_000 {
+        let now = later + tick * SECOND * 6 / 5; // 50 a minute
+        for client in 0..30 {
+            assert!(ask(0xc000_0200 + (client << 16), now), "{client} at {tick}");
+        }
+    }
+}
+
+/// While others keep as many windows busy as they like, nobody who uses half of a quota is refused.
+#[test]
+fn whoever_uses_half_of_a_quota_is_admitted_however_many_windows_are_busy() {
+    let limiter = MemoryLimiter::with_memory(16 << 20);
+    let limit = name("limit");
+    let quota = Quota::per_minute(60);
+    let ask = |address: u32, now| {
+        let subject = Subject::Address(Ipv4Addr::from_bits(address).into());
+        check(&limiter, &[Charge::new(&limit, subject, quota, 1)], now).is_allowed()
+    };
+    for second in 0..240 {
+        let now = START + second * SECOND;
+        for address in 0..4_000 {
+            ask(0x0a00_0000 + address, now);
+        }
+        if second % 2 == 0 {
+            for client in 0..30 {
+                assert!(
+                    ask(0xc000_0200 + (client << 16), now),
+                    "{client} in second {second}"
+                );
+            }
+        }
+    }
+}
+
+/// The first network of a site is the one that most use.
+#[test]
+fn the_first_network_of_a_wider_one_is_counted_as_all_others_are() {
+    for address in [
+        "2a11:1450:4001::",
+        "2a12:7000::",
+        "::1",
+        "fd00::",
+        "198.51.100.0",
+    ] {
+        let limiter = MemoryLimiter::with_memory(0);
+        let (junk, limit) = (name("junk"), name("limit"));
+        let quota = Quota::per_minute(5);
+        for at in 0..20_000u128 {
+            let stranger = Ipv6Addr::from_bits(0x2a02_1200_u128 << 96 | at << 64).into();
+            check(
+                &limiter,
+                &[Charge::new(&junk, Subject::Address(stranger), quota, 1)],
+                START,
+            );
+        }
+        // A neighbour in the next network of 48 or 24 bits, who uses all of it.
+        let address: IpAddr = address.parse().unwrap();
+        let neighbour: IpAddr = match address {
+            IpAddr::V4(it) => Ipv4Addr::from_bits(it.to_bits() + 256).into(),
+            IpAddr::V6(it) => Ipv6Addr::from_bits(it.to_bits() + (1 << 80)).into(),
+        };
+        let ask = |address| {
+            let charge = Charge::new(&limit, Subject::Address(address), quota, 1);
+            check(&limiter, &[charge], START).is_allowed()
+        };
+        assert!((0..10).filter(|_| ask(neighbour)).count() >= 5);
+        assert!((0..10).filter(|_| ask(address)).count() >= 5, "{address}");
+    }
+}
+
 /// A network of as many bits as an attacker may have.
 fn network() -> impl Strategy<Value = (IpAddr, u32)> {
     let v4 = (1..224u32, 8..=24u32, any::<u32>()).prop_map(|(first, bits, rest)| {
@@ -734,7 +907,7 @@ proptest! {
             let charge = Charge::new(&limit, Subject::Address(address), quota, 1);
             check(&limiter, &[charge], START).is_allowed()
         };
-        let accounts = limiter.capacity() as u64 * 7 / 10;
+        let accounts = limiter.capacity() as u64 / 2;
         let whole = |at| Charge::new(&account, subject(at), quota, 10);
         for at in 0..accounts / 2 {
             prop_assert!(check(&limiter, &[whole(at)], START).is_allowed());
@@ -752,8 +925,9 @@ proptest! {
             let (everywhere, bits) = if random.next().is_multiple_of(2) { (v4, 0) } else { (v6, 3) };
             let address = address_in(everywhere, bits, &mut random);
             if seen.insert(widest(address)) {
-                let admitted = (0..12).filter(|_| ask(address)).count();
-                prop_assert_eq!(admitted, 10, "{}", address);
+                // It may get one of its own, after it was counted with its network.
+                let admitted = (0..22).filter(|_| ask(address)).count();
+                prop_assert!((10..=20).contains(&admitted), "{}", address);
             }
         }
         // So have those accounts that were there, and those that come.

@@ -390,7 +390,10 @@ async fn a_record_may_have_quotas_and_a_budget_of_its_own() {
     let new = format.generate().unwrap();
     let record = KeyRecord::imported(KeyDigest::of(new.expose_secret()), "acme");
     let record = record.with_budget(old.id());
-    store.commit(&Change::new().create(record)).await.unwrap();
+    store
+        .commit(&Change::new().create(record).unwrap())
+        .await
+        .unwrap();
     let address = serve(keys.layer()).await;
     assert_eq!(ask(address, old.expose_secret()).await.status, 200);
     assert_eq!(ask(address, new.expose_secret()).await.status, 200);

@@ -18,7 +18,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_api_key::{
     ApiKeys, Caller, Change, Endpoint, IssuedKey, KeyRecord, KeyStore, LimiterError, LimiterOutage,
     Limits, ManagedKeyStore, ManualClock, MemoryLimiter, PeerAddr, Quota, RateLimitHeaders,
-    ResponseBody, Stop,
+    ResponseBody, Revocation,
 };
 
 const REPORT: (Method, &str) = (Method::POST, "/report");
@@ -132,7 +132,9 @@ impl World {
     async fn change_elsewhere(&self, change: impl FnOnce(KeyRecord) -> KeyRecord) {
         let record = self.store.kept.find(&self.key.id()).await.unwrap().unwrap();
         let version = record.version() + 1;
-        let change = Change::new().update(change(record).with_version(version));
+        let change = Change::new()
+            .update(change(record).with_version(version))
+            .unwrap();
         self.store.kept.commit(&change).await.unwrap();
     }
 }
@@ -324,6 +326,26 @@ async fn a_caller_without_a_request_has_nothing_to_give_back() {
     }
 }
 
+/// What is no request comes from no address.
+#[tokio::test]
+async fn a_job_is_not_charged_to_clients_without_an_address() {
+    let limits = Limits::new()
+        .per_ip(Quota::per_minute(10))
+        .per_key(Quota::per_minute(10));
+    let world = World::near(limits).await;
+    let caller = world.keys.verify(world.key.expose_secret()).await.unwrap();
+    caller.charge(4).await.unwrap();
+    let mut request = Request::get("/look").header("x-api-key", world.key.expose_secret());
+    request = request.extension(Does::Nothing);
+    let layer = world
+        .keys
+        .layer()
+        .rate_limit_headers(RateLimitHeaders::none().with_draft());
+    let service = layer.layer(service_fn(work));
+    let answer = service.oneshot(request.body(()).unwrap()).await.unwrap();
+    assert_eq!(left(&answer), [9, 5]);
+}
+
 #[tokio::test]
 async fn a_limiter_that_fails_is_told_to_the_handler_in_time() {
     let world = World::far(limits()).await;
@@ -381,7 +403,7 @@ async fn invariant_4_a_key_that_is_stopped_while_its_request_waits_for_a_limiter
             "revoke" => drop(world.keys.revoke(id).await.unwrap()),
             "suspend" => drop(world.keys.suspend(id).await.unwrap()),
             "elsewhere" => {
-                let revoke = |key: KeyRecord| key.with_revoked(Stop::new(today()));
+                let revoke = |key: KeyRecord| key.with_revoked(Revocation::new(today()));
                 world.change_elsewhere(revoke).await;
                 world.keys.invalidate(&id);
             }

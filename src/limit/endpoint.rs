@@ -19,9 +19,15 @@ use crate::limit::rules::{By, InvalidLimits, Limit, Rule};
 /// A request that could be charged as several endpoints is charged as the first of this order: by
 /// its route, by its path, by its method alone ([`any_path`](Self::any_path)). In each of these,
 /// `HEAD` is charged as `GET` unless it has an endpoint of its own, and an endpoint of
-/// [any](Self::any) method comes last. If a path has endpoints but none for the request's method,
-/// the dearest of them applies, as far as it is dearer than no endpoint: a service may ignore the
-/// method, so another method must be no way around a limit.
+/// [any](Self::any) method comes last.
+///
+/// If a path has endpoints but none for the request's method, all limits of those endpoints bind the
+/// request, at the greatest of their costs, but at least 1. A service may ignore the method, so another
+/// method must be no way around a limit.
+///
+/// A request is told by its path as the request writes it, where no router says its route. A service that
+/// takes other spellings for the same, such as `//` or `%61`, needs
+/// [`route_by`](crate::ApiKeyLayer::route_by).
 ///
 /// # Endpoints that are refused
 ///

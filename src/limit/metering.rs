@@ -11,8 +11,10 @@ use crate::limit::rulebook::{Bound, Charges, Holder};
 
 /// The limits of one `ApiKeys`, and the clock that they go by.
 pub(crate) struct Metering {
-    pub(crate) limiting: Option<Limiting>,
+    pub(crate) limiting: Limiting,
     pub(crate) clock: Arc<dyn Clock>,
+    /// How many observers may keep a value in each cached entry.
+    pub(crate) observers: usize,
 }
 
 impl Metering {
@@ -24,16 +26,15 @@ impl Metering {
         receipt: &Receipt,
         units: u64,
     ) -> Result<(), LimiterError> {
-        let Some(limiting) = &self.limiting else {
-            return Ok(());
-        };
+        let limiting = &self.limiting;
         // Taken whatever the limiter answers: one that failed may have given back.
         let units = receipt.take(units);
-        if units == 0 {
+        if units.0 == 0 {
             return Ok(());
         }
         let mut charges = Charges::new();
-        limiting.rules.charge(Some(key), bound, &mut charges);
+        let now = self.clock.now();
+        limiting.rules.charge(Some(key), bound, now, &mut charges);
         let refunds = receipt.refunds(&charges, units);
         limiting.refund(&*self.clock, &refunds).await
     }
@@ -42,17 +43,14 @@ impl Metering {
     pub(crate) async fn charge(
         &self,
         key: Holder<'_>,
-        bound: Option<&Bound>,
+        bound: &Bound,
         units: u64,
     ) -> Result<(), LimiterError> {
-        let Some(limiting) = &self.limiting else {
-            return Ok(());
-        };
-        let nowhere = limiting.rules.bind_nowhere(None);
+        let limiting = &self.limiting;
         let mut charges = Charges::new();
         limiting
             .rules
-            .charge(Some(key), bound.unwrap_or(&nowhere), &mut charges);
+            .charge(Some(key), bound, self.clock.now(), &mut charges);
         for charge in charges {
             limiting.take(&*self.clock, charge.with_cost(units)).await?;
         }

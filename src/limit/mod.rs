@@ -89,7 +89,9 @@ pub trait RateLimiter: Send + Sync + 'static {
     }
 
     /// Takes all charges, or none. At most 16; a charge of 0 only looks. Charges against the same
-    /// budget count together.
+    /// budget count together. Charges that [only report](Charge::report_only) deny nothing, and are taken
+    /// with the others, also beyond their quota; their standings are marked
+    /// [so](Standing::of_report_only).
     ///
     /// It reads `clock` when it decides, not before a wait of its own. A limiter that serves several machines
     /// goes by a clock of its own instead.
@@ -98,6 +100,18 @@ pub trait RateLimiter: Send + Sync + 'static {
         charges: &[Charge<'_>],
         clock: &dyn Clock,
     ) -> impl Future<Output = Result<Verdict, LimiterError>> + Send;
+
+    /// Tells how budgets stand, and charges nothing: what the charges cost does not matter.
+    fn peek(
+        &self,
+        charges: &[Charge<'_>],
+        clock: &dyn Clock,
+    ) -> impl Future<Output = Result<Verdict, LimiterError>> + Send {
+        async move {
+            let looks = charges.iter().map(|charge| charge.with_cost(0));
+            self.check(&looks.collect::<Vec<_>>(), clock).await
+        }
+    }
 
     /// As [`refund`](Self::refund), where it can be done at once; `None` if it must be waited for.
     fn refund_now(&self, refunds: &[Refund<'_>], now: Now) -> Option<Result<(), LimiterError>> {
@@ -238,24 +252,63 @@ impl Subject<'_> {
     }
 }
 
-/// So many units against one budget.
+/// Units that are charged against one budget.
 #[derive(Debug, Clone, Copy)]
 pub struct Charge<'a> {
     name: &'a LimitName,
     subject: Subject<'a>,
     quota: Quota,
     cost: u64,
+    unit: &'a str,
+    home: Option<&'a str>,
+    is_report_only: bool,
 }
 
+/// The unit of limits that do not name another.
+pub(crate) const REQUESTS: &str = "requests";
+
 impl<'a> Charge<'a> {
-    /// A charge. A cost of 0 only looks; one above the whole quota is never admitted.
+    /// Creates a charge of requests. A cost of 0 only looks; one above the whole quota is never admitted.
+    ///
+    /// Its [home](Self::home) is the account of the subject, if that is one.
     pub const fn new(name: &'a LimitName, subject: Subject<'a>, quota: Quota, cost: u64) -> Self {
+        let home = match subject {
+            Subject::Account(account) | Subject::AccountIn(account, _) => Some(account),
+            _ => None,
+        };
         Self {
             name,
             subject,
             quota,
             cost,
+            unit: REQUESTS,
+            home,
+            is_report_only: false,
         }
+    }
+
+    /// Sets the unit that the limit counts, such as `tokens`. A limit has one unit, so budgets do not differ
+    /// by it.
+    #[must_use]
+    pub const fn with_unit(mut self, unit: &'a str) -> Self {
+        self.unit = unit;
+        self
+    }
+
+    /// Sets the account that the charge belongs to, so that a cluster may keep the budgets of a key and of its
+    /// account in one place.
+    #[must_use]
+    pub const fn with_home(mut self, account: &'a str) -> Self {
+        self.home = Some(account);
+        self
+    }
+
+    /// Makes the charge one that only reports: it never denies a request, and is taken whenever the others
+    /// are, also beyond the quota.
+    #[must_use]
+    pub const fn report_only(mut self) -> Self {
+        self.is_report_only = true;
+        self
     }
 
     /// The same charge about another subject.
@@ -272,7 +325,11 @@ impl<'a> Charge<'a> {
 
     /// The same charge against one machine's share of the quota.
     pub(crate) fn shared_by(mut self, nodes: NonZeroU32) -> Self {
-        self.quota = self.quota.shared_by(nodes);
+        // What is within the whole quota is within a share of it, or an outage would refuse it for ever.
+        self.quota = self
+            .quota
+            .shared_by(nodes)
+            .at_least(self.cost.min(self.quota.limit()));
         self
     }
 
@@ -294,6 +351,21 @@ impl<'a> Charge<'a> {
     /// How many units are asked for.
     pub const fn cost(&self) -> u64 {
         self.cost
+    }
+
+    /// The unit that the limit counts: `requests` unless it says otherwise.
+    pub const fn unit(&self) -> &'a str {
+        self.unit
+    }
+
+    /// The account that the charge belongs to, if any.
+    pub const fn home(&self) -> Option<&'a str> {
+        self.home
+    }
+
+    /// Whether the charge only reports.
+    pub const fn is_report_only(&self) -> bool {
+        self.is_report_only
     }
 }
 

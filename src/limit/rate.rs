@@ -5,7 +5,7 @@
 //! admitted.
 
 use crate::limit::Standing;
-use crate::limit::refund::Taken;
+use crate::limit::refund::{Ledger, Taken};
 use crate::limit::state::Left;
 use crate::quota::{Quota, Shape};
 
@@ -36,27 +36,37 @@ impl RateQuota {
     }
 }
 
-/// When the budget is whole again, and the interval that this was computed with.
+/// When the budget is whole again, the interval that this was computed with, and how many units were given
+/// back out of turn.
+///
+/// Packed, so that a budget of any shape takes 24 bytes and not 32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(Rust, packed(4))]
 pub(crate) struct Rate {
     whole_at: u64,
     interval: u64,
+    /// Units that were given back of charges which had others behind them. Those others are over sooner by as
+    /// much than they were told. It wraps around, and jumps by half of its range when the interval changes.
+    shifted: u32,
 }
+
+/// A change of the interval: charges from before it cannot be told any more.
+const ANOTHER_INTERVAL: u32 = 1 << 31;
 
 impl Rate {
     /// Decides about one charge, and takes it if it is admissible.
     #[inline]
     pub(crate) fn decide(&mut self, quota: RateQuota, now: u64, cost: u64) -> Standing {
         let wait = self.wait(quota, now, cost);
-        if wait == Some(0) {
+        if wait == Some(0) && cost > 0 {
             self.take(quota, now, cost);
         }
-        Standing::of(self.left(quota, now), wait)
+        Standing::of(self.left(quota, now), wait).with_ledger(self.ledger())
     }
 
     #[inline]
-    pub(crate) fn wait(&mut self, quota: RateQuota, now: u64, cost: u64) -> Option<u64> {
-        let used = self.settle(quota, now);
+    pub(crate) fn wait(self, quota: RateQuota, now: u64, cost: u64) -> Option<u64> {
+        let used = self.used(quota, now);
         // No more than the capacity, so it cannot overflow.
         let asked = (cost <= quota.burst).then_some(cost)? * quota.interval;
         if asked == 0 {
@@ -70,7 +80,7 @@ impl Rate {
 
     #[inline]
     pub(crate) fn left(self, quota: RateQuota, now: u64) -> Left {
-        let used = self.whole_at.saturating_sub(now).min(quota.capacity());
+        let used = self.used(quota, now).min(quota.capacity());
         Left {
             spare: quota.capacity() - used,
             unit: quota.interval,
@@ -78,46 +88,81 @@ impl Rate {
         }
     }
 
+    /// Uses units, also beyond the burst: up to twice of it.
     #[inline]
     pub(crate) fn take(&mut self, quota: RateQuota, now: u64, cost: u64) {
-        let used = self.settle(quota, now) + cost * quota.interval;
-        self.whole_at = now + used;
+        let used = self.used(quota, now);
+        if self.interval != quota.interval {
+            self.interval = quota.interval;
+            self.shifted = { self.shifted }.wrapping_add(ANOTHER_INTERVAL);
+        }
+        let taken = used + cost.min(quota.burst) * quota.interval;
+        // To a thread that was held up, more may seem to be used: that stays.
+        self.whole_at = now + taken.min(used.max(2 * quota.capacity()));
     }
 
-    /// Gives back what has not come back by itself yet. Units come back in the order in which they were
-    /// used, so all of a charge have when its budget was to be whole.
+    /// Gives back what has not come back by itself yet, as if units came back in the order in which they were
+    /// used.
+    ///
+    /// A charge has all come back when its budget was to be whole, or sooner by what was given back of charges
+    /// before it. At the soonest, it comes back from its own instant on.
     pub(crate) fn refund(&mut self, quota: RateQuota, now: u64, units: u64, taken: Taken) {
-        // The quota was given another interval since: when that charge is over is not known.
-        if self.interval != quota.interval {
+        let shifted = { self.shifted }.wrapping_sub(taken.ledger.shifted);
+        if self.interval != quota.interval || shifted >= ANOTHER_INTERVAL {
             return;
         }
-        let counts = taken.counts_until().saturating_sub(now);
-        let back = units.saturating_mul(quota.interval).min(counts);
-        self.whole_at = now + self.settle(quota, now).saturating_sub(back);
+        let until = taken.counts_until();
+        let until = until.saturating_sub(u64::from(shifted).saturating_mul(quota.interval));
+        let own = taken.cost.min(quota.burst) * quota.interval;
+        let at_soonest = own.saturating_sub(now.saturating_sub(taken.at.monotonic));
+        let counts = until.saturating_sub(now).min(own).max(at_soonest);
+        let before = taken.before.saturating_mul(quota.interval);
+        let back = units
+            .saturating_mul(quota.interval)
+            .min(counts.saturating_sub(before));
+        let is_last = until == { self.whole_at } + before.min(own);
+        let used = self.used(quota, now);
+        self.whole_at = now + used.saturating_sub(back);
+        if !is_last && back > 0 {
+            let out_of_turn = u32::try_from(back.div_ceil(quota.interval)).unwrap_or(u32::MAX);
+            // Far more than ever come back in one burst: the charges of before cannot be told any more.
+            let out_of_turn = out_of_turn.min(ANOTHER_INTERVAL);
+            self.shifted = { self.shifted }.wrapping_add(out_of_turn);
+        }
     }
 
     pub(crate) fn is_idle(self, now: u64) -> bool {
         self.whole_at <= now
     }
 
+    /// What a charge must know of the budget to be given back.
+    #[inline]
+    pub(crate) fn ledger(self) -> Ledger {
+        Ledger {
+            shifted: self.shifted,
+            ..Ledger::default()
+        }
+    }
+
     /// What is used of the budget, in time. After the burst was lowered, that may be more than all of it.
     #[inline]
-    fn settle(&mut self, quota: RateQuota, now: u64) -> u64 {
-        if self.interval != quota.interval {
-            self.convert(quota, now);
+    fn used(self, quota: RateQuota, now: u64) -> u64 {
+        let used = { self.whole_at }.saturating_sub(now);
+        if self.interval == quota.interval {
+            return used;
         }
-        self.whole_at.saturating_sub(now)
+        self.converted(quota, used)
     }
 
     /// Keeps the units that were used when the quota was given another interval, rounded up.
     #[cold]
-    fn convert(&mut self, quota: RateQuota, now: u64) {
+    fn converted(self, quota: RateQuota, used: u64) -> u64 {
         /// 36 years, far from overflow.
         const MOST: u128 = u64::MAX as u128 / 16;
-        let used = u128::from(self.whole_at.saturating_sub(now));
-        let used = used * u128::from(quota.interval);
-        let used = used.div_ceil(u128::from(self.interval.max(1))).min(MOST);
-        self.whole_at = now + u64::try_from(used).unwrap_or_default();
-        self.interval = quota.interval;
+        let used = u128::from(used) * u128::from(quota.interval);
+        let used = used
+            .div_ceil(u128::from({ self.interval }.max(1)))
+            .min(MOST);
+        u64::try_from(used).unwrap_or_default()
     }
 }

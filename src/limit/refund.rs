@@ -33,8 +33,8 @@ use crate::limit::{Charge, Standing, Verdict};
 ///     Refund::new(charge, 3, charged_at, &verdict.standings()[0])
 /// };
 /// limiter.refund(&[refund], &clock).await?;
-/// let look = limiter.check(&[charge], &clock).await?;
-/// assert_eq!(look.standings()[0].remaining(), 5);
+/// let again = limiter.check(&[charge], &clock).await?;
+/// assert_eq!(again.standings()[0].remaining(), 5); // 10 - 4 + 3 - 4
 /// # Ok(())
 /// # }
 /// ```
@@ -51,8 +51,15 @@ impl<'a> Refund<'a> {
     /// `charged_at` is when the limiter was asked, which is not after it took the charge. `standing` is what
     /// it answered.
     pub fn new(charge: Charge<'a>, units: u64, charged_at: Now, standing: &Standing) -> Self {
-        let taken = Taken::new(Nanos::of(charged_at), standing);
+        let taken = Taken::new(Nanos::of(charged_at), standing, charge.cost());
         Self::of(charge, units, taken)
+    }
+
+    /// Sets how many units of the same charge were given back before, if it is given back in parts.
+    #[must_use]
+    pub const fn after(mut self, units: u64) -> Self {
+        self.taken.before = units;
+        self
     }
 
     pub(crate) fn of(charge: Charge<'a>, units: u64, taken: Taken) -> Self {
@@ -98,18 +105,47 @@ impl<'a> Refund<'a> {
     }
 }
 
-/// When a charge was taken, and for how long it counts.
+/// What a limiter in memory notes of a budget when it takes a charge, to give it back there and to nobody
+/// else.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Ledger {
+    /// Units of the budget that were given back out of turn until then.
+    pub(crate) shifted: u32,
+    /// Where the charge was counted.
+    pub(crate) counted: Counted,
+}
+
+/// Where a charge was counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Counted {
+    /// In the budget of its subject.
+    #[default]
+    Own,
+    /// In that of a network of this width.
+    Network(u8),
+    /// In one that newcomers share, or nowhere: it is not given back.
+    Shared,
+}
+
+/// When a charge was taken, of how much, and for how long it counts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Taken {
     pub(crate) at: Nanos,
+    pub(crate) cost: u64,
+    /// Units that were given back of it before.
+    pub(crate) before: u64,
     counts_for: u64,
+    pub(crate) ledger: Ledger,
 }
 
 impl Taken {
-    pub(crate) fn new(at: Nanos, standing: &Standing) -> Self {
+    pub(crate) fn new(at: Nanos, standing: &Standing, cost: u64) -> Self {
         Self {
             at,
+            cost,
+            before: 0,
             counts_for: standing.whole_in_nanoseconds(),
+            ledger: standing.ledger(),
         }
     }
 
@@ -125,7 +161,7 @@ impl Taken {
 pub(crate) struct Receipt {
     at: Nanos,
     /// One for each charge, in the order in which they were taken.
-    counts_for: SmallVec<[u64; 2]>,
+    counts: SmallVec<[(u64, Ledger); 2]>,
     cost: u64,
     /// The units that are left to give back. Made when it is first shared: most requests need none.
     left: OnceLock<Arc<AtomicU64>>,
@@ -138,35 +174,41 @@ impl Receipt {
         let standings = verdict.standings().iter();
         Self {
             at,
-            counts_for: standings.map(Standing::whole_in_nanoseconds).collect(),
+            counts: standings
+                .map(|it| (it.whole_in_nanoseconds(), it.ledger()))
+                .collect(),
             cost,
             left: OnceLock::new(),
         }
     }
 
-    /// Takes units out of what is left, and returns how many of them there were.
-    pub(crate) fn take(&self, units: u64) -> u64 {
+    /// Takes units out of what is left. Returns how many of them there were, and how many were taken before.
+    pub(crate) fn take(&self, units: u64) -> (u64, u64) {
         let take = |left: u64| Some(left.saturating_sub(units));
-        let before = self
+        let left = self
             .left()
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        before.unwrap_or_default().min(units)
+        let left = left.unwrap_or_default();
+        (left.min(units), self.cost - left)
     }
 
-    /// Returns the refunds of units of each charge that was taken.
+    /// Returns the refunds of units of each charge that was taken, after so many others.
     pub(crate) fn refunds<'a>(
         &self,
         charges: &[Charge<'a>],
-        units: u64,
+        (units, before): (u64, u64),
     ) -> SmallVec<[Refund<'a>; 2]> {
-        let refund = |(charge, counts_for): (&Charge<'a>, &u64)| {
+        let refund = |(charge, (counts_for, ledger)): (&Charge<'a>, &(u64, Ledger))| {
             let taken = Taken {
                 at: self.at,
+                cost: charge.cost(),
+                before,
                 counts_for: *counts_for,
+                ledger: *ledger,
             };
             Refund::of(*charge, units, taken)
         };
-        charges.iter().zip(&self.counts_for).map(refund).collect()
+        charges.iter().zip(&self.counts).map(refund).collect()
     }
 
     fn left(&self) -> &Arc<AtomicU64> {
@@ -179,7 +221,7 @@ impl Clone for Receipt {
     fn clone(&self) -> Self {
         Self {
             at: self.at,
-            counts_for: self.counts_for.clone(),
+            counts: self.counts.clone(),
             cost: self.cost,
             left: OnceLock::from(Arc::clone(self.left())),
         }

@@ -1,15 +1,17 @@
 //! The rules as requests meet them: for each plan and endpoint, what binds together.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use smallvec::SmallVec;
 
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::record::KeyRecord;
+use crate::limit::endpoint::Endpoint;
 use crate::limit::rules::{By, Ipv6Prefix, Limits, Rule};
-use crate::limit::{Charge, Subject};
+use crate::limit::{Charge, LimitName, MAX_CHARGES, Subject};
 use crate::quota::Quota;
 
 /// The charges of one request.
@@ -24,12 +26,17 @@ pub(crate) struct Rulebook {
     plans: Vec<String>,
     default_plan: PlanIndex,
     endpoints: HashMap<Box<str>, Vec<Route>>,
+    /// The endpoint of a path for methods that have none there: all that binds any of its methods. A service
+    /// may ignore the method, so another one must be no way around a limit or a cost.
+    strictest: HashMap<Box<str>, usize>,
     /// The endpoints by method alone.
     of_any_path: Vec<Route>,
     /// The cost of a request to each endpoint, and to none.
     costs: Vec<u64>,
     ipv6_prefix: Ipv6Prefix,
     need_address: bool,
+    /// The name under which keys are throttled.
+    throttle: LimitName,
 }
 
 /// What rules a key is bound by, beside those for all.
@@ -56,6 +63,8 @@ pub(crate) struct Bound {
     endpoint: usize,
     /// Its address, or the network that counts as one client.
     client: Option<IpAddr>,
+    /// Whether there is a request at all: a verified key alone comes from no address.
+    is_request: bool,
 }
 
 /// What the rules know of a key.
@@ -82,9 +91,49 @@ impl Holder<'_> {
     }
 }
 
+/// Adds an endpoint for each path whose endpoints are for single methods: with the greatest of their costs and
+/// all of their rules, as far as a request may bring so many charges. Returns their indices by path.
+fn add_strictest(limits: &mut Limits) -> HashMap<Box<str>, usize> {
+    let mut by_path: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (at, endpoint) in limits.endpoints.iter().enumerate() {
+        if let Some(path) = &endpoint.path {
+            by_path.entry(path.clone()).or_default().push(at);
+        }
+    }
+    let most_plan = limits.plans.iter().map(|plan| plan.rules.len()).max();
+    let room = MAX_CHARGES.saturating_sub(limits.rules.len() + most_plan.unwrap_or_default());
+    let mut strictest = HashMap::new();
+    for (path, endpoints) in by_path {
+        let stated = || endpoints.iter().map(|at| &limits.endpoints[*at]);
+        if stated().any(|endpoint| endpoint.method.is_none()) {
+            continue;
+        }
+        let mut rules: Vec<Rule> = Vec::new();
+        for rule in stated().flat_map(|endpoint| &endpoint.rules) {
+            if rules.len() < room && !rules.iter().any(|other| other.name == rule.name) {
+                rules.push(rule.clone());
+            }
+        }
+        // It is never cheaper than a request without an endpoint.
+        let cost = stated()
+            .map(|endpoint| endpoint.cost)
+            .max()
+            .unwrap_or(1)
+            .max(1);
+        strictest.insert(path.clone().into(), limits.endpoints.len());
+        let mut endpoint = Endpoint::any(path);
+        endpoint.rules = rules;
+        endpoint.cost = cost;
+        limits.endpoints.push(endpoint);
+    }
+    strictest
+}
+
 impl Rulebook {
     /// Puts together what binds together.
     pub(crate) fn new(limits: Limits) -> Self {
+        let mut limits = limits;
+        let strictest = add_strictest(&mut limits);
         let none: &[Rule] = &[];
         let endpoints = limits.endpoints.iter().map(|at| at.rules.as_slice());
         let bundles = endpoints.chain([none]).flat_map(|endpoint| {
@@ -102,12 +151,15 @@ impl Rulebook {
             default_plan: PlanIndex::at(default_plan.unwrap_or(plans.len())),
             costs: costs.chain([1]).collect(),
             endpoints: HashMap::new(),
+            strictest,
             of_any_path: Vec::new(),
             ipv6_prefix: limits.ipv6_prefix,
+            throttle: LimitName::new("throttle"),
             bundles,
             plans,
         };
-        for (at, endpoint) in limits.endpoints.into_iter().enumerate() {
+        let stated = limits.endpoints.len() - book.strictest.len();
+        for (at, endpoint) in limits.endpoints.into_iter().take(stated).enumerate() {
             let routes = match endpoint.path {
                 Some(path) => book.endpoints.entry(path.into()).or_default(),
                 None => &mut book.of_any_path,
@@ -151,10 +203,11 @@ impl Rulebook {
         let of = |text| self.endpoints.get(text).map_or(&[][..], Vec::as_slice);
         let (by_route, by_path) = (of(route), of(path));
         let found = Self::find(by_route, method).or_else(|| Self::find(by_path, method));
-        let endpoint = found.unwrap_or_else(|| {
-            let of_method = Self::find(&self.of_any_path, method);
-            self.dearest(by_route.iter().chain(by_path), of_method)
-        });
+        let endpoint = found
+            .or_else(|| self.strictest.get(route).copied())
+            .or_else(|| self.strictest.get(path).copied())
+            .or_else(|| Self::find(&self.of_any_path, method))
+            .unwrap_or(self.costs.len() - 1);
         Bound {
             endpoint,
             ..self.bind_nowhere(address)
@@ -173,36 +226,21 @@ impl Rulebook {
         of(Some(method)).or_else(as_get).or_else(|| of(None))
     }
 
-    /// The endpoint of a path that has endpoints, but none of the request's method: the dearest of them.
-    /// A service may ignore the method, so another one must be no way around a limit or a cost. It is
-    /// never cheaper than a request without an endpoint.
-    fn dearest<'r>(
-        &self,
-        routes: impl Iterator<Item = &'r Route>,
-        of_method: Option<usize>,
-    ) -> usize {
-        let nowhere = self.costs.len() - 1;
-        let candidates = routes.map(|route| route.endpoint).chain(of_method);
-        let price = |endpoint: &usize| {
-            let rules = self.bundles[endpoint * (self.plans.len() + 1)].len();
-            (self.costs[*endpoint], rules)
-        };
-        let Some(dearest) = candidates.max_by_key(price) else {
-            return nowhere;
-        };
-        // A method that has an endpoint of its own may be as cheap as that says.
-        if of_method == Some(dearest) || price(&dearest) >= price(&nowhere) {
-            return dearest;
-        }
-        nowhere
-    }
-
     /// What is known of a request that goes to no endpoint.
     #[inline]
     pub(crate) fn bind_nowhere(&self, address: Option<IpAddr>) -> Bound {
         Bound {
             endpoint: self.costs.len() - 1,
             client: address.map(|address| self.ipv6_prefix.mask(address)),
+            is_request: true,
+        }
+    }
+
+    /// What is known of a key that came in no request.
+    pub(crate) fn bind_without_request(&self) -> Bound {
+        Bound {
+            is_request: false,
+            ..self.bind_nowhere(None)
         }
     }
 
@@ -218,14 +256,24 @@ impl Rulebook {
         &'a self,
         key: Option<Holder<'a>>,
         request: &Bound,
+        now: SystemTime,
         charges: &mut Charges<'a>,
     ) {
         let plan = key.map_or(self.plans.len(), |key| key.plan.0 as usize);
         let bundle = &self.bundles[request.endpoint * (self.plans.len() + 1) + plan];
         let cost = self.cost_of(request);
         for rule in bundle {
-            let quota = key.map_or(rule.quota, |key| key.quota(rule));
-            let mut charge = |subject| charges.push(Charge::new(&rule.name, subject, quota, cost));
+            // What a key has of its own is about the key and its account: a budget that others draw on too
+            // keeps the quota of the rule.
+            let own = key.filter(|_| !matches!(rule.by, By::Address | By::Global));
+            let quota = own.map_or(rule.quota, |key| key.quota(rule));
+            let mut charge = |subject| {
+                let charge = Charge::new(&rule.name, subject, quota, cost);
+                charges.push(match key {
+                    Some(key) => charge.with_home(key.record.account()),
+                    None => charge,
+                });
+            };
             match (rule.by, key, request.client) {
                 (By::Key, Some(key), _) => charge(Subject::Key(key.budget)),
                 (By::Account, Some(key), _) => charge(Subject::Account(key.record.account())),
@@ -234,11 +282,21 @@ impl Rulebook {
                 }
                 (By::Address, _, Some(client)) => charge(Subject::Address(client)),
                 // Stricter, never laxer: without an address, nobody gets out of limits by address.
-                (By::Address, ..) => charge(Subject::UnknownAddress),
+                (By::Address, ..) if request.is_request => charge(Subject::UnknownAddress),
                 (By::Global, ..) => charge(Subject::Global),
                 // A request without a key has neither a key nor an account to charge.
-                (By::Key | By::Account | By::AccountIn, ..) => {}
+                // What is no request comes from no address.
+                (By::Key | By::Account | By::AccountIn | By::Address, ..) => {}
             }
+        }
+        // Last, so that the others stand in the same order when they are given back after its end.
+        if let Some(key) = key
+            && key.has_limits
+            && let Some(throttling) = key.record.throttled()
+            && throttling.holds_at(now)
+        {
+            let subject = Subject::Key(key.budget);
+            charges.push(Charge::new(&self.throttle, subject, throttling.quota, cost));
         }
     }
 }

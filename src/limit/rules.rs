@@ -265,14 +265,6 @@ impl Limits {
         }
         Ok(())
     }
-
-    /// Whether there are no rules at all.
-    pub(crate) fn are_none(&self) -> bool {
-        let none = |rules: &[Rule]| rules.is_empty();
-        none(&self.rules)
-            && self.plans.iter().all(|plan| none(&plan.rules))
-            && self.endpoints.iter().all(|endpoint| none(&endpoint.rules))
-    }
 }
 
 /// One quota, and what it counts by.

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use crate::clock::Now;
 use crate::limit::calendar::{CalendarQuota, Period};
 use crate::limit::rate::{Rate, RateQuota};
-use crate::limit::refund::Refund;
+use crate::limit::refund::{Ledger, Refund};
 use crate::limit::window::{Window, WindowQuota};
 use crate::quota::{Quota, Shape};
 use crate::timestamp;
@@ -136,16 +136,16 @@ impl State {
 
     /// Uses units that are admissible now, as [`wait`](Self::wait) found.
     #[inline]
-    pub(crate) fn take(&mut self, quota: &Quota, now: Nanos, cost: u64, may_grow: bool) {
+    pub(crate) fn take(&mut self, quota: &Quota, now: Nanos, cost: u64, slots: u64) {
         match (&mut *self, Kind::of(quota)) {
             (Self::Rate(state), Kind::Rate(quota)) => state.take(quota, now.monotonic, cost),
             (Self::Window(state), Kind::Window(quota)) => {
-                state.take(quota, now.monotonic, cost, may_grow);
+                state.take(quota, now.monotonic, cost, slots);
             }
             (Self::Calendar(state), Kind::Calendar(quota)) => state.take(quota, now.wall, cost),
             _ => {
                 *self = Self::whole(quota);
-                self.take(quota, now, cost, may_grow);
+                self.take(quota, now, cost, slots);
             }
         }
     }
@@ -153,6 +153,9 @@ impl State {
     /// Gives units back of a charge that counts still; never more than were used.
     pub(crate) fn refund(&mut self, refund: &Refund<'_>, now: Nanos) {
         let (units, taken) = (refund.units(), refund.taken());
+        if taken.counts_until() <= now.monotonic {
+            return;
+        }
         match (self, Kind::of(&refund.charge().quota())) {
             (Self::Rate(state), Kind::Rate(quota)) => {
                 state.refund(quota, now.monotonic, units, taken);
@@ -164,6 +167,22 @@ impl State {
                 state.refund(quota, now.wall, units, taken);
             }
             _ => {}
+        }
+    }
+
+    /// What a charge must know of the budget to be given back.
+    #[inline]
+    pub(crate) fn ledger(&self) -> Ledger {
+        match self {
+            Self::Rate(state) => state.ledger(),
+            _ => Ledger::default(),
+        }
+    }
+
+    /// Gives the memory of a window back that is whole again.
+    pub(crate) fn tidy(&mut self, idle_since: Nanos) {
+        if self.heap() > 0 && self.is_idle(idle_since) {
+            *self = Self::Window(Window::default());
         }
     }
 

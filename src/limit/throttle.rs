@@ -49,7 +49,7 @@ impl Throttle {
         let standing = verdict.and_then(|verdict| verdict.standings().first().copied());
         Ok(Attempt {
             client,
-            taken: standing.map(|standing| Taken::new(Nanos::of(now), &standing)),
+            taken: standing.map(|standing| Taken::new(Nanos::of(now), &standing, 1)),
         })
     }
 

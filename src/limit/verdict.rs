@@ -7,6 +7,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::limit::MAX_CHARGES;
+use crate::limit::refund::Ledger;
 use crate::limit::state::Left;
 
 /// How one budget stands after a check.
@@ -17,6 +18,8 @@ pub struct Standing {
     /// In nanoseconds, as are all times here: a verdict is copied often, so it is small.
     whole_in: u64,
     wait: u64,
+    is_report_only: bool,
+    ledger: Ledger,
 }
 
 /// The wait for what will never be admitted.
@@ -32,7 +35,42 @@ impl Standing {
             unit: 1,
             whole_in: nanoseconds(whole_in),
             wait: wait.map_or(NEVER, nanoseconds),
+            is_report_only: false,
+            ledger: Ledger::default(),
         }
+    }
+
+    /// Returns the same standing with another wait, for a limiter that passes on what another one says. A
+    /// refund then still goes to the budget that the charge was counted in.
+    #[must_use]
+    pub fn with_wait(mut self, wait: Option<Duration>) -> Self {
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(NEVER - 1);
+        self.wait = wait.map_or(NEVER, nanoseconds);
+        self
+    }
+
+    /// Marks the standing as that of a charge that [only reports](crate::Charge::report_only): it makes no
+    /// verdict a denial.
+    #[must_use]
+    pub const fn of_report_only(mut self) -> Self {
+        self.is_report_only = true;
+        self
+    }
+
+    /// Notes where the charge was counted.
+    #[inline]
+    pub(crate) const fn with_ledger(mut self, ledger: Ledger) -> Self {
+        self.ledger = ledger;
+        self
+    }
+
+    pub(crate) const fn ledger(&self) -> Ledger {
+        self.ledger
+    }
+
+    /// Returns whether the charge only reports.
+    pub const fn is_report_only(&self) -> bool {
+        self.is_report_only
     }
 
     #[inline]
@@ -42,6 +80,8 @@ impl Standing {
             unit: left.unit,
             whole_in: left.whole_in,
             wait: wait.unwrap_or(NEVER),
+            is_report_only: false,
+            ledger: Ledger::default(),
         }
     }
 
@@ -67,14 +107,20 @@ impl Standing {
         self.whole_in
     }
 
-    pub(crate) const fn is_admissible(&self) -> bool {
+    /// Returns whether the charge is within its quota now.
+    pub const fn is_admissible(&self) -> bool {
         self.wait == 0
+    }
+
+    /// Returns whether the charge denies its request.
+    const fn denies(&self) -> bool {
+        self.wait != 0 && !self.is_report_only
     }
 }
 
 impl PartialEq for Standing {
     fn eq(&self, other: &Self) -> bool {
-        let told = |standing: &Self| (standing.remaining(), standing.whole_in, standing.wait);
+        let told = |it: &Self| (it.remaining(), it.whole_in, it.wait, it.is_report_only);
         told(self) == told(other)
     }
 }
@@ -128,26 +174,23 @@ impl Verdict {
     /// Whether all charges were taken. If not, none was.
     #[inline]
     pub fn is_allowed(&self) -> bool {
-        self.standings().iter().all(Standing::is_admissible)
+        !self.standings().iter().any(Standing::denies)
     }
 
     /// In what time the request is admitted if nothing else draws on its budgets; `None` if it is
     /// admitted, or never will be.
     pub fn retry_after(&self) -> Option<Duration> {
-        let longest = self
-            .standings()
-            .iter()
-            .map(|standing| standing.wait)
-            .max()?;
+        let denials = self.standings().iter().filter(|it| it.denies());
+        let longest = denials.map(|standing| standing.wait).max()?;
         (longest > 0 && longest != NEVER).then(|| Duration::from_nanos(longest))
     }
 
     /// The index of the charge that tells the caller most: what can never be admitted, then the
     /// denial that lasts longest, then the budget with the least left, then the one that takes
-    /// longest to be whole. `None` if there was no charge.
+    /// longest to be whole. `None` if there was no charge but such as only report.
     pub fn tightest(&self) -> Option<usize> {
-        if let Standings::One(_) = self.0 {
-            return Some(0);
+        if let Standings::One([standing]) = &self.0 {
+            return (!standing.is_report_only).then_some(0);
         }
         let rank = |at: &usize| {
             let standing = &self.standings()[*at];
@@ -157,7 +200,8 @@ impl Verdict {
                 standing.whole_in,
             )
         };
-        (0..self.standings().len()).max_by_key(rank)
+        let told = (0..self.standings().len()).filter(|at| !self.standings()[*at].is_report_only);
+        told.max_by_key(rank)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::limit::refund::Taken;
 use crate::limit::state::Left;
 
 /// Slots in a window.
-const SLOTS: u64 = 60;
+pub(crate) const SLOTS: u64 = 60;
 
 /// At most `limit` units in any `period`.
 #[derive(Debug, Clone, Copy)]
@@ -24,15 +24,19 @@ pub(crate) struct WindowQuota {
 }
 
 impl WindowQuota {
-    /// The length of a slot.
-    const fn slot(self) -> u64 {
-        self.period.div_ceil(SLOTS)
+    /// The length of a slot, of so many that there is memory for. One of them is still held while the others
+    /// are filled, so the fewest that never grow together are two.
+    const fn slot(self, most: u64) -> u64 {
+        if most >= SLOTS {
+            return self.period.div_ceil(SLOTS);
+        }
+        self.period.div_ceil(if most > 2 { most - 1 } else { 1 })
     }
 
-    /// The unit of [`Slot::lasted`]: a nanosecond for periods of up to two minutes, and so little for
-    /// longer ones that rounding does not matter.
+    /// The unit of [`Slot::lasted`]: such that a whole period can be told, and so little that rounding does
+    /// not matter.
     const fn tick(self) -> u64 {
-        (self.slot() >> 31) + 1
+        (self.period >> 31) + 1
     }
 }
 
@@ -104,11 +108,13 @@ impl Window {
         }
     }
 
-    /// `may_grow` is whether there is memory for one more slot. Without it, the newest slot goes on: its
-    /// units count longer than they must, never shorter.
+    /// `most` is how many slots there is memory for. With fewer than sixty they are longer, and units count
+    /// for up to one slot longer than they must, never shorter. With one, it goes on while it is used.
     #[inline(never)]
-    pub(crate) fn take(&mut self, quota: WindowQuota, now: u64, cost: u64, may_grow: bool) {
+    pub(crate) fn take(&mut self, quota: WindowQuota, now: u64, cost: u64, most: u64) {
         self.forget(now);
+        self.merge(quota, most);
+        let may_grow = most > 1;
         if self.used() == 0 {
             *self = Self::Unused; // gives back the memory of its slots
         }
@@ -120,7 +126,7 @@ impl Window {
         };
         match self {
             Self::Unused => *self = Self::One(new),
-            Self::One(newest) if newest.goes_on(quota, now) || !may_grow => {
+            Self::One(newest) if newest.goes_on(quota, now, most) || !may_grow => {
                 newest.add(quota, now, cost);
             }
             Self::One(oldest) => {
@@ -132,7 +138,7 @@ impl Window {
             Self::Many(slots) => {
                 slots.used = slots.used.saturating_add(cost);
                 match slots.slots.back_mut() {
-                    Some(newest) if newest.goes_on(quota, now) || !may_grow => {
+                    Some(newest) if newest.goes_on(quota, now, most) || !may_grow => {
                         newest.add(quota, now, cost);
                     }
                     _ => slots.slots.push_back(new),
@@ -146,9 +152,6 @@ impl Window {
     /// shorter.
     pub(crate) fn refund(&mut self, quota: WindowQuota, now: u64, units: u64, taken: Taken) {
         self.forget(now);
-        if taken.counts_until() <= now {
-            return;
-        }
         let may_hold =
             |slot: &Slot| slot.over_at >= taken.at.monotonic.saturating_add(quota.period);
         match self {
@@ -179,6 +182,40 @@ impl Window {
                     slots.slots.pop_back();
                 }
             }
+        }
+    }
+
+    /// Merges slots until there are no more than there is memory for: those go together that would have been
+    /// one, if slots had been as long from the start.
+    pub(crate) fn merge(&mut self, quota: WindowQuota, most: u64) {
+        let Self::Many(slots) = self else {
+            return;
+        };
+        if slots.slots.len() as u64 <= most {
+            return;
+        }
+        let mut merged: VecDeque<Slot> = VecDeque::new();
+        for slot in slots.slots.drain(..) {
+            let is_last = merged.len() as u64 >= most;
+            match merged.back_mut() {
+                Some(last)
+                    if most == 1
+                        || slot.over_at.saturating_sub(last.begins(quota)) < quota.slot(most)
+                        || is_last =>
+                {
+                    let lasted = slot.over_at.saturating_sub(last.begins(quota));
+                    let lasted = lasted.div_ceil(quota.tick());
+                    last.lasted = u32::try_from(lasted).unwrap_or(u32::MAX);
+                    last.over_at = slot.over_at;
+                    last.units = last.units.saturating_add(slot.units);
+                }
+                _ => merged.push_back(slot),
+            }
+        }
+        merged.shrink_to_fit();
+        slots.slots = merged;
+        if let [only] = slots.slots.make_contiguous() {
+            *self = Self::One(*only);
         }
     }
 
@@ -238,8 +275,14 @@ impl Slot {
     }
 
     /// Whether it has not lasted for its length yet.
-    const fn goes_on(&self, quota: WindowQuota, now: u64) -> bool {
-        self.lasts(quota, now) < quota.slot()
+    const fn goes_on(&self, quota: WindowQuota, now: u64, most: u64) -> bool {
+        self.lasts(quota, now) < quota.slot(most)
+    }
+
+    /// When its first units were used, in time since a period before that.
+    fn begins(&self, quota: WindowQuota) -> u64 {
+        let lasted = u64::from(self.lasted).saturating_mul(quota.tick());
+        self.over_at.saturating_sub(lasted)
     }
 
     /// For how long it has lasted. An instant before the last use counts as the last use.
@@ -249,9 +292,61 @@ impl Slot {
     }
 
     fn add(&mut self, quota: WindowQuota, now: u64, units: u64) {
-        let ticks = self.lasts(quota, now) / quota.tick();
+        // Rounded up, so that a slot also ends whose uses are nearer to each other than a tick.
+        let ticks = self.lasts(quota, now).div_ceil(quota.tick());
         self.lasted = u32::try_from(ticks).unwrap_or(u32::MAX);
         self.over_at = self.over_at.max(now + quota.period);
         self.units = self.units.saturating_add(units);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MINUTE: WindowQuota = WindowQuota {
+        period: 60_000_000_000,
+        limit: 60,
+    };
+
+    /// With few slots, units count for up to one slot longer: for a whole period with two.
+    #[test]
+    fn steady_use_within_what_the_slots_can_tell_is_never_denied() {
+        for (most, uses) in [(60, 59), (8, 52), (2, 30)] {
+            let mut window = Window::default();
+            for nth in 0..1_000 {
+                let now = nth * MINUTE.period / uses;
+                assert_eq!(
+                    window.wait(MINUTE, now, 1),
+                    Some(0),
+                    "{most} slots, use {nth}"
+                );
+                window.take(MINUTE, now, 1, most);
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever memory there is from one moment to the next.
+        #[test]
+        fn no_window_has_more_than_the_limit_however_slots_are_merged(
+            uses in proptest::collection::vec((0..8_000_000_000u64, 1..9u64, 0..4usize), 1..300),
+        ) {
+            let mut window = Window::default();
+            let mut taken: Vec<(u64, u64)> = Vec::new();
+            let mut now = 0;
+            for (pause, cost, memory) in uses {
+                now += pause;
+                if window.wait(MINUTE, now, cost) == Some(0) {
+                    window.take(MINUTE, now, cost, [1, 2, 8, 60][memory]);
+                    taken.push((now, cost));
+                    let recent = taken.iter().filter(|(at, _)| at + MINUTE.period > now);
+                    prop_assert!(recent.map(|(_, cost)| cost).sum::<u64>() <= MINUTE.limit);
+                }
+            }
+            // Nothing is held for ever.
+            prop_assert_eq!(window.wait(MINUTE, now + 2 * MINUTE.period, 60), Some(0));
+        }
     }
 }

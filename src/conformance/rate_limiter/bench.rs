@@ -206,6 +206,10 @@ fn understood(charges: &[Charge<'_>], verdict: Verdict) -> Verdict {
             wait.is_some() || cost > quota.limit(),
             "a cost within the quota is never admissible",
         );
+        tells(
+            standing.is_report_only() == charge.is_report_only(),
+            "it is not marked as that of a charge that only reports",
+        );
         if !verdict.is_allowed() {
             // Nothing was taken, so the standings are those before the charges.
             tells(

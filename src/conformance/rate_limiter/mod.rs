@@ -26,6 +26,8 @@ use bench::Bench;
 /// - Each subject has a budget of its own under each name, however alike they are written.
 /// - Charges against one budget in a call count together. No charges are allowed, more than 16 are
 ///   an error.
+/// - A charge that [only reports](crate::Charge::report_only) denies nothing. It is taken when the others are, also
+///   beyond its quota, and its standing says whether it would have denied the request. A peek charges nothing.
 /// - What is given back can be used, and no budget becomes more than whole.
 /// - A quota comes with each call: what was used counts against the new one.
 /// - The greatest and the slowest quotas are kept to the unit.

@@ -21,6 +21,9 @@ const AT_MOST_16: Promise = Promise("more than 16 charges are an error");
 const GIVEN_BACK: Promise = Promise("what is given back can be used");
 const NEVER_MORE: Promise = Promise("no budget becomes more than whole");
 const OF_ITS_OWN: Promise = Promise("each subject has a budget of its own under each name");
+const REPORTS: Promise =
+    Promise("a charge that only reports denies nothing, and is taken with the others");
+const PEEKS: Promise = Promise("a peek tells how budgets stand, and charges nothing");
 const SAME_BUDGETS: Promise = Promise("it is the same whether an answer is waited for or not");
 
 pub(super) async fn run<L: RateLimiter>(bench: &Bench<'_, L>) {
@@ -35,6 +38,7 @@ pub(super) async fn run<L: RateLimiter>(bench: &Bench<'_, L>) {
         refunds(bench, quota).await;
         one_budget_twice(bench, quota).await;
         both_ways_to_ask(bench, quota).await;
+        report_only(bench, quota).await;
     }
     numbers_of_charges(bench).await;
     budgets_of_their_own(bench).await;
@@ -184,6 +188,59 @@ async fn refunds<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
         let more = bench.ask(&[budget.charge(1)]).await;
         NEVER_MORE.holds(!more.is_allowed(), format_args!("11 of 10, {quota:?}"));
     }
+}
+
+async fn report_only<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
+    let (binding, reporting) = (bench.budget(quota), bench.budget(quota));
+    let ask = async |binds, reports| {
+        let reports = reporting.charge(reports).report_only();
+        bench.ask(&[binding.charge(binds), reports]).await
+    };
+    // Of ten, eight are used, and four more; then twice more than there ever is.
+    for (cost, left) in [(8, 2), (4, 0), (u64::MAX, 0)] {
+        let verdict = ask(1, cost).await;
+        let standing = verdict.standings()[1];
+        REPORTS.holds(
+            verdict.is_allowed() && standing.is_report_only() && standing.remaining() == left,
+            format_args!("{cost} of 10, of which {left} should remain: {standing:?}, {quota:?}"),
+        );
+        let is_hit = cost != 8;
+        REPORTS.holds(
+            standing.is_admissible() != is_hit,
+            format_args!("whether it would have been denied is told wrongly: {standing:?}"),
+        );
+    }
+    let remaining = bench.remaining(&binding).await;
+    REPORTS.holds(
+        remaining == 7,
+        format_args!("{remaining} remain beside it instead of 7, {quota:?}"),
+    );
+    // It is not taken where the others are not.
+    let (binding, reporting) = (bench.budget(quota), bench.budget(quota));
+    let denied = bench
+        .ask(&[binding.charge(11), reporting.charge(3).report_only()])
+        .await;
+    let remaining = bench.remaining(&reporting).await;
+    REPORTS.holds(
+        !denied.is_allowed() && remaining == 10,
+        format_args!("a denied request used {} of it, {quota:?}", 10 - remaining),
+    );
+    // Alone, it is no denial either.
+    let alone = bench.ask(&[reporting.charge(11).report_only()]).await;
+    REPORTS.holds(
+        alone.is_allowed() && alone.retry_after().is_none() && alone.tightest().is_none(),
+        format_args!("alone: {alone:?}, {quota:?}"),
+    );
+    let peeked = bench
+        .limiter
+        .peek(&[binding.charge(4)], &Stopped::now())
+        .await;
+    let peeked = PEEKS.answer(peeked, "peek").standings()[0].remaining();
+    let remaining = bench.remaining(&binding).await;
+    PEEKS.holds(
+        (peeked, remaining) == (10, 10),
+        format_args!("{peeked} and then {remaining} of 10 remain, {quota:?}"),
+    );
 }
 
 async fn one_budget_twice<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {

@@ -1,19 +1,32 @@
 //! One budget, wherever it is kept, and what memory is left for it to grow.
 
+use crate::limit::refund::{Counted, Ledger};
 use crate::limit::state::{Left, Nanos, State};
+use crate::limit::window::SLOTS;
 use crate::limit::{Charge, Refund, Standing};
 use crate::quota::Quota;
 
-/// The memory that the first slots of a window take: a window that is refused it has one slot.
-const SMALLEST_HEAP: usize = 128;
-
 /// In nanoseconds.
 const A_SECOND: u64 = 1_000_000_000;
+
+/// How many slots a window may have: fewer where memory for them is short, so that whoever keeps many windows
+/// busy makes all of them coarser, before there is none left for the others.
+const fn slots(heap: usize, left: usize) -> u64 {
+    match left {
+        left if left >= heap / 2 => SLOTS,
+        left if left >= heap / 4 => 8,
+        left if left >= 256 => 2,
+        _ => 1,
+    }
+}
 
 pub(super) enum Budget<'s> {
     Some {
         state: &'s mut State,
         quota: Quota,
+        counted: Counted,
+        /// The memory for slots of windows, and what is left of it, in bytes.
+        heap: usize,
         heap_left: &'s mut usize,
     },
     /// There is no memory for it: it has nothing to give, and will be asked again in a second.
@@ -34,12 +47,16 @@ impl Budget<'_> {
         if let Self::Some {
             state,
             quota,
+            heap,
             heap_left,
+            ..
         } = self
         {
             let before = state.heap();
-            let may_grow = **heap_left > before + SMALLEST_HEAP;
-            state.take(quota, now, cost, may_grow);
+            // One that has memory of its own keeps as much of it as two slots take.
+            let fewest = if before > 0 { 2 } else { 1 };
+            let slots = slots(*heap, **heap_left).max(fewest);
+            state.take(quota, now, cost, slots);
             **heap_left = (**heap_left + before).saturating_sub(state.heap());
         }
     }
@@ -60,7 +77,8 @@ impl Budget<'_> {
     /// The whole of a decision about one charge.
     pub(super) fn decide(&mut self, charge: &Charge<'_>, now: Nanos) -> Standing {
         let wait = self.wait(now, charge.cost());
-        self.settle(charge, now, wait, wait == Some(0))
+        let take = wait == Some(0) || charge.is_report_only();
+        self.settle(charge, now, wait, take)
     }
 
     /// Takes a charge, or not, and says how the budget stands then.
@@ -74,7 +92,29 @@ impl Budget<'_> {
         if take && charge.cost() > 0 {
             self.take(now, charge.cost());
         }
-        self.standing(now, wait)
+        let ledger = match self {
+            Self::Some { state, counted, .. } => Ledger {
+                counted: *counted,
+                ..state.ledger()
+            },
+            Self::None => Ledger {
+                counted: Counted::Shared,
+                ..Ledger::default()
+            },
+        };
+        let standing = self.standing(now, wait).with_ledger(ledger);
+        if charge.is_report_only() {
+            return standing.of_report_only();
+        }
+        standing
+    }
+
+    /// Notes that it is the budget of others, too.
+    pub(super) fn counted_in(mut self, place: Counted) -> Self {
+        if let Self::Some { counted, .. } = &mut self {
+            *counted = place;
+        }
+        self
     }
 
     pub(super) fn refund(&mut self, refund: &Refund<'_>, now: Nanos) {

@@ -18,6 +18,7 @@ use arrayvec::ArrayVec;
 
 use crate::clock::{Clock, Now};
 use crate::limit::rate::RateQuota;
+use crate::limit::refund::Counted;
 use crate::limit::state::Nanos;
 use crate::limit::{
     Charge, LimiterError, MAX_CHARGES, RateLimiter, Refund, Standing, Subject, Verdict,
@@ -65,8 +66,12 @@ impl MemoryLimiter {
 
     /// A limiter that uses about so many bytes at most, but at least 1 MiB.
     ///
-    /// In 64 MiB there is room for 650,000 keys and accounts and for 330,000 addresses. A window that is busy
-    /// all the time takes 1,000 bytes more; there is room for 10,000 of those among keys and accounts.
+    /// In 64 MiB there is room for 490,000 keys and accounts and for 240,000 addresses. A window that is busy
+    /// all the time takes 1,600 bytes more; there is room for 5,000 of those among keys and accounts.
+    ///
+    /// Where more windows are busy, they are counted in fewer slots: 8 or 2 instead of 60. A use then counts
+    /// for up to a seventh of the window longer than it must, or for twice as long as the window. Whoever uses
+    /// half of a quota or less is still admitted. Rates and calendar quotas take no such memory.
     ///
     /// Too little memory makes callers share budgets when more of them are active than fit in.
     pub fn with_memory(bytes: usize) -> Self {
@@ -116,7 +121,11 @@ impl MemoryLimiter {
             let cost = open.cost(at, charges);
             waits.push(open.budget(at, charge).wait(now, cost));
         }
-        let take = waits.iter().all(|wait| *wait == Some(0));
+        let mut binding = charges
+            .iter()
+            .zip(&waits)
+            .filter(|(it, _)| !it.is_report_only());
+        let take = binding.all(|(_, wait)| *wait == Some(0));
         let settle = |(at, charge): (usize, &Charge<'_>)| {
             let mut budget = open.budget(at, charge);
             budget.settle(charge, now, waits[at], take)
@@ -127,6 +136,9 @@ impl MemoryLimiter {
     /// In one stroke, if it is about a rate whose budget is remembered, as most charges are.
     #[inline]
     fn decide_rate(&self, charge: &Charge<'_>, now: Nanos) -> Option<Standing> {
+        if charge.is_report_only() {
+            return None;
+        }
         let quota = RateQuota::of(&charge.quota())?;
         let key = self.hasher.key(charge);
         let mut shard = self.shards.at(shard_of(key));
@@ -142,6 +154,7 @@ impl MemoryLimiter {
         let key = self.hasher.key(charge);
         let mut shard = self.shards.at(shard_of(key));
         let quota = charge.quota();
+        shard.tidy(charge, now);
         let place = loop {
             let found = shard.find(key, charge);
             if let Some(place) = found.or_else(|| shard.make(key, charge, now, &[])) {
@@ -177,24 +190,27 @@ impl MemoryLimiter {
         self.networks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A budget that is not remembered is whole already, or shared: what others used of it is not
-    /// given back to them. An address without one drew on that of its network.
+    /// Gives back to the budgets that the charges were counted in, and to no others. One that is not remembered
+    /// is whole already. What newcomers share is not given back to them: others used it.
     fn give_back(&self, refunds: &[Refund<'_>], now: Now) {
         let now = Nanos::of(now);
         for refund in refunds {
             let charge = refund.charge();
             let (key, quota) = (self.hasher.key(&charge), charge.quota());
-            let mut shard = self.shards.at(shard_of(key));
-            if let Some(place) = shard.find(key, &charge) {
-                shard.at(place, &quota).refund(refund, now);
-                continue;
-            }
-            drop(shard);
-            if let Subject::Address(address) = charge.subject() {
-                let mut networks = self.networks();
-                if let Some(place) = networks.find(&self.hasher, &charge, address) {
-                    networks.at(place, &quota).refund(refund, now);
+            match (refund.taken().ledger.counted, charge.subject()) {
+                (Counted::Own, _) => {
+                    let mut shard = self.shards.at(shard_of(key));
+                    if let Some(place) = shard.find(key, &charge) {
+                        shard.at(place, &quota).refund(refund, now);
+                    }
                 }
+                (Counted::Network(width), Subject::Address(address)) => {
+                    let mut networks = self.networks();
+                    if let Some(place) = networks.find(&self.hasher, &charge, address, width) {
+                        networks.at(place, &quota).refund(refund, now);
+                    }
+                }
+                _ => {}
             }
         }
     }
@@ -298,6 +314,7 @@ impl Open<'_> {
                 self.places.iter().filter_map(in_shard).collect();
             let shard = shard_of(*key);
             let locked = self.shard(shard);
+            locked.tidy(charge, now);
             let found = locked.find(*key, charge);
             let Some(place) = found.or_else(|| locked.make(*key, charge, now, &taken)) else {
                 return false;

@@ -12,6 +12,7 @@ use arrayvec::ArrayVec;
 use super::budget::Budget;
 use super::hasher::Hasher;
 use super::room::Room;
+use crate::limit::refund::Counted;
 use crate::limit::state::Nanos;
 use crate::limit::{Charge, Subject};
 use crate::quota::Quota;
@@ -49,18 +50,19 @@ impl Networks {
         self.widths.iter().map(Room::len).sum()
     }
 
-    /// Finds the budget that an address falls back on, if there is any.
+    /// Finds the budget of the network of this width around an address, if there is any.
     pub(super) fn find(
         &self,
         hasher: &Hasher,
         charge: &Charge<'_>,
         address: IpAddr,
+        counted: u8,
     ) -> Option<NetworkPlace> {
-        wider(address).into_iter().find_map(|(width, network)| {
-            let key = hasher.key(&charge.about(Subject::Address(network)));
-            let at = self.widths[width].find(key)?;
-            Some(NetworkPlace { width, at })
-        })
+        let is_it = |(width, _): &(usize, IpAddr)| *width == usize::from(counted);
+        let (width, network) = wider(address).into_iter().find(is_it)?;
+        let key = hasher.key(&charge.about(Subject::Address(network)));
+        let at = self.widths[width].find(key)?;
+        Some(NetworkPlace { width, at })
     }
 
     /// Finds or makes the budget of the narrowest network that there is room for, or says that there is
@@ -76,6 +78,7 @@ impl Networks {
         for (width, network) in wider(address) {
             let key = hasher.key(&charge.about(Subject::Address(network)));
             let room = &mut self.widths[width];
+            room.tidy(&charge.quota(), now);
             let is_taken = |at| taken(NetworkPlace { width, at });
             let found = room.find(key).map(Ok);
             match found.unwrap_or_else(|| room.make(key, &charge.quota(), now, is_taken)) {
@@ -89,17 +92,16 @@ impl Networks {
 
     /// Returns the budget at a place.
     pub(super) fn at(&mut self, place: NetworkPlace, quota: &Quota) -> Budget<'_> {
-        self.widths[place.width].at(place.at, quota)
+        let width = u8::try_from(place.width).unwrap_or_default();
+        let budget = self.widths[place.width].at(place.at, quota);
+        budget.counted_in(Counted::Network(width))
     }
 }
 
-/// Lists the networks around an address, narrowest first. An address that is a network itself, such as the
-/// first 48 bits of one, has only wider ones.
+/// Lists the networks around an address, narrowest first. The first address of a network is in it as all
+/// others are: most sites use that first.
 fn wider(address: IpAddr) -> ArrayVec<(usize, IpAddr), WIDTHS> {
-    let network = |(width, bits): (usize, Option<u8>)| {
-        let network = masked(address, bits?);
-        (network != address).then_some((width, network))
-    };
+    let network = |(width, bits): (usize, Option<u8>)| Some((width, masked(address, bits?)));
     let widths = match address {
         IpAddr::V4(_) => V4,
         IpAddr::V6(_) => V6,
@@ -133,7 +135,11 @@ mod tests {
         assert_eq!(networks("198.51.100.7"), v4);
         let v6 = ["2001:db8:1:200::", "2001:db8:1::", "2001:db8::", "2001::"];
         assert_eq!(networks("2001:db8:1:203::"), v6);
-        // One that is no narrower than a network is not counted under it.
-        assert_eq!(networks("2001:db8:1::"), v6[2..]);
+        for first in ["2001:db8:1::", "2000::", "198.0.0.0"] {
+            assert_eq!(
+                networks(first).len(),
+                if first.contains(':') { 4 } else { 3 }
+            );
+        }
     }
 }

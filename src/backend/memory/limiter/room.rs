@@ -3,27 +3,38 @@
 use super::budget::Budget;
 use super::hasher::BudgetKey;
 use crate::limit::rate::Rate;
+use crate::limit::refund::Counted;
 use crate::limit::state::{Nanos, State};
-use crate::quota::Quota;
+use crate::quota::{Quota, Shape};
 use crate::table::{NoPlace, Table};
 
 pub(super) struct Room {
     budgets: Budgets,
-    /// What is left for the slots of those windows that use many, in bytes.
+    /// The memory for the slots of those windows that use many, and what is left of it, in bytes.
+    heap: usize,
     heap_left: usize,
+    /// The line of the table that is tidied next.
+    hand: usize,
 }
+
+/// How many lines are tidied at each use of a window while memory for slots is short, and while next to none
+/// is left.
+const TIDIED: usize = 4;
+const TIDIED_IN_NEED: usize = 64;
 
 type Budgets = Table<State, 2>;
 
 impl Room {
     /// A room of at most so many bytes.
     pub(super) fn new(bytes: usize) -> Self {
-        // Two thirds for the table.
-        let budgets = Budgets::new(bytes / 3 * 2 / Budgets::PLACE);
-        let taken = budgets.places() * Budgets::PLACE;
+        // Half for the table.
+        let budgets = Budgets::new(bytes / 2 / Budgets::PLACE);
+        let heap = bytes.saturating_sub(budgets.places() * Budgets::PLACE);
         Self {
             budgets,
-            heap_left: bytes.saturating_sub(taken),
+            heap,
+            heap_left: heap,
+            hand: 0,
         }
     }
 
@@ -72,11 +83,33 @@ impl Room {
         self.budgets.put(key, State::whole(quota), may_forget)
     }
 
+    /// Gives back the memory of windows that are whole again, a few at a time, while it is short. Without
+    /// this, windows that nobody uses any more would hold it until their places are needed.
+    pub(super) fn tidy(&mut self, quota: &Quota, now: Nanos) {
+        let is_window = matches!(quota.form(), Shape::Window { .. });
+        if !is_window || self.heap_left >= self.heap / 2 {
+            return;
+        }
+        let idle_since = now.when_held_up();
+        let is_in_need = self.heap_left < self.heap / 4;
+        let lines = if is_in_need { TIDIED_IN_NEED } else { TIDIED };
+        for line in (0..lines).map(|at| self.hand.wrapping_add(at)) {
+            for state in self.budgets.line_mut(line) {
+                let before = state.heap();
+                state.tidy(idle_since);
+                self.heap_left += before - state.heap();
+            }
+        }
+        self.hand = self.hand.wrapping_add(lines);
+    }
+
     /// Lends memory for its slots to a budget that is kept elsewhere.
     pub(super) fn lend<'r>(&'r mut self, state: &'r mut State, quota: &Quota) -> Budget<'r> {
         Budget::Some {
             state,
             quota: *quota,
+            counted: Counted::Shared,
+            heap: self.heap,
             heap_left: &mut self.heap_left,
         }
     }
@@ -92,6 +125,8 @@ impl Room {
             Some(state) => Budget::Some {
                 state,
                 quota: *quota,
+                counted: Counted::Own,
+                heap: self.heap,
                 heap_left: &mut self.heap_left,
             },
             None => Budget::None,

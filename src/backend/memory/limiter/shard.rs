@@ -71,6 +71,11 @@ impl Shard {
         }
     }
 
+    /// Makes room for windows, if they are short of memory.
+    pub(super) fn tidy(&mut self, charge: &Charge<'_>, now: Nanos) {
+        self.room(charge).tidy(&charge.quota(), now);
+    }
+
     /// Returns the budget at a place.
     pub(super) fn at(&mut self, place: Place, quota: &Quota) -> Budget<'_> {
         match place {
