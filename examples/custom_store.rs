@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use axum::{Router, routing::get};
 use tower_api_key::{
-    Alphabet, ApiKeys, Environment, KeyDigest, KeyFormat, KeyId, KeyRecord, KeyStore, Stop,
+    Alphabet, ApiKeys, Environment, KeyDigest, KeyFormat, KeyId, KeyRecord, KeyStore, Revocation,
     StoreError,
 };
 
@@ -33,7 +33,7 @@ impl KeyStore for MyTable {
         let mut record = KeyRecord::imported(digest, &row.account);
         // What stopped the key is told, too. `None` would say that there never was one.
         if let Some(at) = row.revoked_at {
-            record = record.with_revoked(Stop::new(at));
+            record = record.with_revoked(Revocation::new(at));
         }
         Ok(Some(record))
     }

@@ -41,6 +41,26 @@ pub(crate) fn unix_seconds_up(instant: SystemTime, after: u64) -> u64 {
     seconds.min(LAST)
 }
 
+/// Whether an instant is in the years that can be written.
+pub(crate) fn can_be_written(instant: SystemTime) -> bool {
+    let since = instant.duration_since(UNIX_EPOCH);
+    since.is_ok_and(|since| since.as_secs() <= LAST)
+}
+
+/// As [`rfc3339`], with the fraction of the second in as many digits as it needs.
+pub(crate) fn rfc3339_exact(instant: SystemTime) -> String {
+    let mut text = rfc3339(instant);
+    let since = instant.duration_since(UNIX_EPOCH).unwrap_or_default();
+    if since.subsec_nanos() > 0 && since.as_secs() <= LAST {
+        text.pop();
+        let fraction = format!("{:09}", since.subsec_nanos());
+        text += ".";
+        text += fraction.trim_end_matches('0');
+        text += "Z";
+    }
+    text
+}
+
 /// As [`rfc3339`], of the next whole second.
 pub(crate) fn rfc3339_up(instant: SystemTime) -> String {
     let second = Duration::from_nanos(999_999_999);
@@ -64,7 +84,7 @@ pub(crate) fn month_around(day: u64) -> (u64, u64) {
 /// The proleptic Gregorian date of a day counted from 1970-01-01.
 ///
 /// Counted in years that begin in March, so that the leap day is the last of its year.
-fn civil(days_since_1970: u64) -> (u64, u64, u64) {
+pub(crate) fn civil(days_since_1970: u64) -> (u64, u64, u64) {
     let days = days_since_1970 + 719_468; // since 0000-03-01
     let era = days / 146_097; // 400 years
     let day_of_era = days % 146_097;

@@ -5,15 +5,15 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{Request, StatusCode};
 use support::{DAY, EchoService, READ, WRITE, call, today};
 use tower::Layer;
 use tower_api_key::{
-    AllowedNetworks, Alphabet, ApiKeys, Change, ChangeError, Environment, IssueError, KeyDigest,
-    KeyFormat, KeyId, KeyRecord, KeyStore, ManagedKeyStore, ManualClock, MemoryStore, PepperRing,
-    StoreError, StoreErrorKind,
+    AllowedNetworks, Alphabet, ApiKeys, Change, ChangeError, Environment, InvalidRecord,
+    IssueError, KeyDigest, KeyFormat, KeyId, KeyRecord, KeyStore, ManagedKeyStore, ManualClock,
+    MemoryStore, PepperRing, StoreError, StoreErrorKind,
 };
 
 fn keys_in(store: &MemoryStore) -> ApiKeys {
@@ -191,30 +191,40 @@ async fn changes_are_safe_to_repeat_and_count_versions() {
 async fn a_commit_is_all_or_nothing() {
     let store = MemoryStore::new();
     let record = |key: &str| KeyRecord::imported(KeyDigest::of(key), "acme");
-    let create = |record| Change::new().create(record);
+    let create = |record| Change::new().create(record).unwrap();
     store.commit(&create(record("one"))).await.unwrap();
 
     let kind = |result: Result<(), StoreError>| result.unwrap_err().kind();
-    let both = create(record("two")).create(record("one"));
+    let both = create(record("two")).create(record("one")).unwrap();
     assert_eq!(
         kind(store.commit(&both).await),
         StoreErrorKind::AlreadyExists
     );
-    let twice = create(record("two")).create(record("two"));
+    let twice = create(record("two")).create(record("two")).unwrap();
     assert_eq!(
         kind(store.commit(&twice).await),
         StoreErrorKind::AlreadyExists
     );
     let again = |version| record("one").with_version(version);
-    let doubled = Change::new().update(again(2)).update(again(2));
+    let doubled = Change::new()
+        .update(again(2))
+        .unwrap()
+        .update(again(2))
+        .unwrap();
     assert_eq!(kind(store.commit(&doubled).await), StoreErrorKind::Conflict);
-    let stale = create(record("two")).update(record("one").with_version(3));
+    let stale = create(record("two"))
+        .update(record("one").with_version(3))
+        .unwrap();
     assert_eq!(kind(store.commit(&stale).await), StoreErrorKind::Conflict);
-    let absent = create(record("two")).update(record("three").with_version(2));
+    let absent = create(record("two"))
+        .update(record("three").with_version(2))
+        .unwrap();
     assert_eq!(kind(store.commit(&absent).await), StoreErrorKind::Conflict);
     assert_eq!(store.find(&record("two").id()).await.unwrap(), None);
 
-    let good = create(record("two")).update(record("one").with_version(2));
+    let good = create(record("two"))
+        .update(record("one").with_version(2))
+        .unwrap();
     store.commit(&good).await.unwrap();
     let one = store.find(&record("one").id()).await.unwrap().unwrap();
     assert_eq!(one.version(), 2);
@@ -245,7 +255,9 @@ impl ManagedKeyStore for Contended {
             let seen = self.store.find(&update.id()).await?.unwrap();
             let next = seen.version() + 1;
             let renamed = seen.with_name(format!("rival {next}")).with_version(next);
-            self.store.commit(&Change::new().update(renamed)).await?;
+            self.store
+                .commit(&Change::new().update(renamed).unwrap())
+                .await?;
         }
         self.store.commit(change).await
     }
@@ -326,7 +338,7 @@ async fn peppers_are_rotated_without_the_keys() {
         .record()
         .clone()
         .with_verifier(rotated.verifier(&digest));
-    let rehash = Change::new().update(rehashed.with_version(2));
+    let rehash = Change::new().update(rehashed.with_version(2)).unwrap();
     store.commit(&rehash).await.unwrap();
     assert_eq!(status(&build(ring("new", 2)), text).await, StatusCode::OK);
 }
@@ -389,7 +401,9 @@ async fn a_table_of_existing_hashes_works_as_it_is() {
     let old = "acme-3f8a1c0b9d2e4f5a6b7c8d9e0f1a2b3c";
     let sha256 = KeyDigest::of(old).to_hex();
     let digest = KeyDigest::from_hex(&sha256).unwrap();
-    let import = Change::new().create(KeyRecord::imported(digest, "acme"));
+    let import = Change::new()
+        .create(KeyRecord::imported(digest, "acme"))
+        .unwrap();
     store.commit(&import).await.unwrap();
 
     let formats = || {
@@ -450,4 +464,79 @@ async fn no_key_is_changed_in_the_place_of_another() {
     assert!(matches!(error, ChangeError::Store(error) if error.kind() == StoreErrorKind::Corrupt));
     assert_eq!(commits.load(Ordering::SeqCst), 0);
     assert!(keys.revoke(other.id()).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_no_store_could_keep_is_refused_before_it_is_committed() {
+    let keys = ApiKeys::in_memory();
+    let nul = keys.issue("acme").name("a\0b").await.unwrap_err();
+    assert!(
+        matches!(nul, IssueError::Invalid(InvalidRecord::Nul(_))),
+        "{nul:?}"
+    );
+    let long = "x".repeat((16 << 10) + 1);
+    let too_long = keys.issue(&*long).await.unwrap_err();
+    assert!(matches!(
+        too_long,
+        IssueError::Invalid(InvalidRecord::TooLong(_))
+    ));
+    let late = SystemTime::UNIX_EPOCH + Duration::from_secs(300_000_000_000);
+    let instant = keys.issue("acme").expires_at(late).await.unwrap_err();
+    assert!(matches!(
+        instant,
+        IssueError::Invalid(InvalidRecord::Instant(_))
+    ));
+    let mut much = keys.issue("acme");
+    for at in 0..5 {
+        much = much.metadata(at.to_string(), "x".repeat(16 << 10));
+    }
+    let much = much.await.unwrap_err();
+    assert!(matches!(
+        much,
+        IssueError::Invalid(InvalidRecord::TooLong(_))
+    ));
+
+    let key = keys.issue("acme").await.unwrap();
+    let refused = keys.revoke(key.id()).reason("\0").await.unwrap_err();
+    assert!(matches!(
+        refused,
+        ChangeError::Invalid(InvalidRecord::Nul(_))
+    ));
+    assert!(keys.verify(key.expose_secret()).await.is_ok());
+    // A change that is made by hand is looked at as well.
+    assert!(
+        Change::new()
+            .create(key.record().clone().with_plan("\0"))
+            .is_err()
+    );
+    assert!(
+        Change::new()
+            .update(key.record().clone().with_version(0))
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn a_dated_suspension_ends_at_its_date_and_can_be_given_another() {
+    let clock = ManualClock::at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+    let builder = ApiKeys::builder(MemoryStore::new()).clock(clock.clone());
+    let keys = builder.build().unwrap();
+    let key = keys.issue("acme").await.unwrap();
+    let hour = Duration::from_secs(3600);
+    let until = keys.now() + hour;
+    keys.suspend(key.id()).until(until).await.unwrap();
+    assert!(keys.verify(key.expose_secret()).await.is_err());
+    // The same again changes nothing, and another end does.
+    let same = keys.suspend(key.id()).until(until).await.unwrap();
+    assert_eq!(same.version(), 2);
+    let longer = keys.suspend(key.id()).until(until + hour).await.unwrap();
+    assert_eq!(longer.version(), 3);
+    clock.advance(hour);
+    assert!(keys.verify(key.expose_secret()).await.is_err());
+    clock.advance(hour);
+    assert!(keys.verify(key.expose_secret()).await.is_ok());
+    // One that is over does not keep the key from being suspended again.
+    let again = keys.suspend(key.id()).await.unwrap();
+    assert_eq!(again.version(), 4);
+    assert!(keys.verify(key.expose_secret()).await.is_err());
 }

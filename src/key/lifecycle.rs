@@ -3,6 +3,7 @@
 //! created → active → deprecated → revoked or expired; suspended and not yet active on the way.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::key::record::KeyRecord;
@@ -41,6 +42,31 @@ impl KeyStatus {
     /// Whether a key of this status is turned away.
     pub const fn is_refused(self) -> bool {
         !matches!(self, Self::Active | Self::Deprecated)
+    }
+}
+
+/// A text that is no status of a key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no status of a key: use active, deprecated, not_yet_active, suspended, expired or revoked"
+)]
+pub struct InvalidKeyStatus(String);
+
+/// Reads a status as [`as_str`](KeyStatus::as_str) writes it.
+impl FromStr for KeyStatus {
+    type Err = InvalidKeyStatus;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let all = [
+            Self::Active,
+            Self::Deprecated,
+            Self::NotYetActive,
+            Self::Suspended,
+            Self::Expired,
+            Self::Revoked,
+        ];
+        let found = all.into_iter().find(|status| status.as_str() == text);
+        found.ok_or_else(|| InvalidKeyStatus(text.to_owned()))
     }
 }
 
@@ -147,7 +173,7 @@ impl KeyRecord {
         if self.expires_at().is_some_and(|end| now >= end) {
             return lifecycle(KeyStatus::Expired, None);
         }
-        if self.suspended().is_some() {
+        if self.suspended().is_some_and(|it| it.holds_at(now)) {
             return lifecycle(KeyStatus::Suspended, None);
         }
         if self.not_before().is_some_and(|begin| now < begin) {
@@ -172,8 +198,9 @@ impl KeyRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::containment::{Revocation, Suspension};
     use crate::key::digest::KeyDigest;
-    use crate::key::record::{Rotation, Stop};
+    use crate::key::record::Rotation;
     use proptest::prelude::*;
 
     const DAY: Duration = Duration::from_secs(86_400);
@@ -188,10 +215,6 @@ mod tests {
 
     fn status(key: &KeyRecord, now: SystemTime) -> KeyStatus {
         key.lifecycle(now, WarningWindow::default()).status()
-    }
-
-    fn stop(at: SystemTime) -> Stop {
-        Stop { at, reason: None }
     }
 
     #[test]
@@ -257,22 +280,24 @@ mod tests {
         let key = key()
             .with_not_before(day(50))
             .with_expires_at(day(100))
-            .with_suspended(Some(stop(day(10))));
+            .with_suspended(Some(Suspension::new(day(10))));
         assert_eq!(status(&key, day(20)), KeyStatus::Suspended);
         assert_eq!(status(&key, day(100)), KeyStatus::Expired);
         assert_eq!(
             status(&key.clone().with_suspended(None), day(20)),
             KeyStatus::NotYetActive
         );
-        let revoked = key.with_revoked(stop(day(90)));
+        let revoked = key.with_revoked(Revocation::new(day(90)));
         assert_eq!(status(&revoked, day(20)), KeyStatus::Revoked);
         assert_eq!(status(&revoked, day(200)), KeyStatus::Revoked);
     }
 
     #[test]
     fn the_first_revocation_stands() {
-        let key = key().with_revoked(stop(day(1))).with_revoked(stop(day(2)));
-        assert_eq!(key.revoked(), Some(&stop(day(1))));
+        let key = key()
+            .with_revoked(Revocation::new(day(1)))
+            .with_revoked(Revocation::new(day(2)));
+        assert_eq!(key.revoked(), Some(&Revocation::new(day(1))));
     }
 
     fn instant() -> impl Strategy<Value = SystemTime> {
@@ -290,22 +315,25 @@ mod tests {
             begins in proptest::option::of(instant()),
             ends in proptest::option::of(instant()),
             suspended in proptest::option::of(instant()),
+            resumes in proptest::option::of(instant()),
             revoked in proptest::option::of(instant()),
             rotated in proptest::option::of(instant()),
             now in instant(),
             window in any::<u64>(),
         ) {
-            let mut key = key().with_suspended(suspended.map(stop));
+            let suspension = suspended.map(|at| Suspension::new(at).with_until(resumes));
+            let mut key = key().with_suspended(suspension);
             if let Some(at) = created { key = key.with_created_at(at); }
             if let Some(at) = begins { key = key.with_not_before(at); }
             if let Some(at) = ends { key = key.with_expires_at(at); }
-            if let Some(at) = revoked { key = key.with_revoked(stop(at)); }
+            if let Some(at) = revoked { key = key.with_revoked(Revocation::new(at)); }
             if let Some(at) = rotated {
                 let successor = key.id();
                 key = key.with_rotated_to(Rotation { successor, at });
             }
             let lifecycle = key.lifecycle(now, WarningWindow::at_most(Duration::from_secs(window)));
-            let works = revoked.is_none() && suspended.is_none()
+            let is_suspended = suspended.is_some() && resumes.is_none_or(|resumes| now < resumes);
+            let works = revoked.is_none() && !is_suspended
                 && ends.is_none_or(|end| now < end) && begins.is_none_or(|begin| now >= begin);
             prop_assert_eq!(!lifecycle.status().is_refused(), works);
             prop_assert_eq!(

@@ -1,13 +1,16 @@
 //! What is kept of a key.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::SystemTime;
 
+use crate::key::containment::{Revocation, Suspension, Throttling};
 use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::environment::Environment;
 use crate::key::network::AllowedNetworks;
 use crate::key::scope::{Scope, ScopeSet};
-use crate::key::verifier::Verifier;
+use crate::key::text::{self, Instant, InvalidRecord, OptionalText};
+use crate::key::verifier::{PepperId, Verifier};
 use crate::quota::Quota;
 
 /// Everything that is kept of a key: whom it identifies, what it may do, and until when.
@@ -26,7 +29,7 @@ use crate::quota::Quota;
 /// assert_eq!(record.account(), "acme");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct KeyRecord {
     id: KeyId,
     verifier: Verifier,
@@ -49,36 +52,14 @@ pub struct KeyRecord {
 /// What few keys have.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Seldom {
-    revoked: Option<Stop>,
-    suspended: Option<Stop>,
+    revoked: Option<Revocation>,
+    suspended: Option<Suspension>,
+    throttled: Option<Throttling>,
     rotated_to: Option<Rotation>,
     networks: AllowedNetworks,
     limits: BTreeMap<String, Quota>,
     budget: Option<KeyId>,
-}
-
-/// When and why a key was suspended or revoked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stop {
-    /// When it was done.
-    pub at: SystemTime,
-    /// Why, for those who operate the service. It is never shown to the caller.
-    pub reason: Option<String>,
-}
-
-impl Stop {
-    /// A stop at an instant, for no stated reason.
-    pub const fn new(at: SystemTime) -> Self {
-        Self { at, reason: None }
-    }
-
-    /// Says why.
-    #[must_use]
-    pub fn with_reason(mut self, reason: impl Into<Option<String>>) -> Self {
-        self.reason = reason.into();
-        self
-    }
+    lineage: Option<KeyId>,
 }
 
 /// The successor of a key that was rotated.
@@ -161,7 +142,8 @@ impl KeyRecord {
     }
 
     /// Counts the changes of this record, from 1. An update carries the version it saw, plus one, also one
-    /// that is made in the table by hand: of two versions, a process believes the higher.
+    /// that is made in the table by hand: of two versions, a process believes the higher. So a record that is
+    /// restored from a backup needs a version above the lost one, or a restart of the processes that know it.
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -180,8 +162,8 @@ impl KeyRecord {
 
     /// Sets what the key begins with. Never put more of the key into it than its prefix.
     #[must_use]
-    pub fn with_prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.prefix = Some(prefix.into().into());
+    pub fn with_prefix(mut self, prefix: impl Into<OptionalText>) -> Self {
+        self.prefix = prefix.into().0;
         self
     }
 
@@ -192,8 +174,8 @@ impl KeyRecord {
 
     /// Sets what the owner calls the key.
     #[must_use]
-    pub fn with_name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into().into());
+    pub fn with_name(mut self, name: impl Into<OptionalText>) -> Self {
+        self.name = name.into().0;
         self
     }
 
@@ -209,8 +191,8 @@ impl KeyRecord {
 
     /// Sets the organization.
     #[must_use]
-    pub fn with_organization(mut self, organization: impl Into<String>) -> Self {
-        self.organization = Some(organization.into().into());
+    pub fn with_organization(mut self, organization: impl Into<OptionalText>) -> Self {
+        self.organization = organization.into().0;
         self
     }
 
@@ -257,8 +239,8 @@ impl KeyRecord {
 
     /// Sets the name of the account's plan.
     #[must_use]
-    pub fn with_plan(mut self, plan: impl Into<String>) -> Self {
-        self.plan = Some(plan.into().into());
+    pub fn with_plan(mut self, plan: impl Into<OptionalText>) -> Self {
+        self.plan = plan.into().0;
         self
     }
 
@@ -276,8 +258,9 @@ impl KeyRecord {
     /// Replaces the quota of the limit of this [name](crate::Limit) for this key. A name that no limit has
     /// changes nothing.
     ///
-    /// A quota of another period, shape or burst than the rule's has a budget of its own: where the
-    /// limit is the account's, the account then has one of each.
+    /// A window of another period and a quota of another shape than the rule's have a budget of their own: where
+    /// the limit is the account's, the account then has one of each. Limits by address and of everybody keep
+    /// the quota of the rule, since others draw on the same budgets.
     ///
     /// ```
     /// # use tower_api_key::{KeyDigest, KeyRecord, Quota};
@@ -289,6 +272,12 @@ impl KeyRecord {
         self.change(|it| {
             it.limits.insert(name.into(), quota);
         })
+    }
+
+    /// Replaces all quotas of this key's own.
+    #[must_use]
+    pub fn with_limits(self, limits: BTreeMap<String, Quota>) -> Self {
+        self.change(|it| it.limits = limits)
     }
 
     /// The key whose budget this one draws on: its own, or that of a predecessor.
@@ -353,26 +342,52 @@ impl KeyRecord {
         self
     }
 
-    /// The suspension, which can be lifted.
-    pub fn suspended(&self) -> Option<&Stop> {
+    /// The suspension, which ends when the key is resumed, or at a date.
+    pub fn suspended(&self) -> Option<&Suspension> {
         self.seldom.as_ref()?.suspended.as_ref()
     }
 
     /// Suspends the key, or lifts the suspension.
     #[must_use]
-    pub fn with_suspended(self, stop: impl Into<Option<Stop>>) -> Self {
-        self.change(|it| it.suspended = stop.into())
+    pub fn with_suspended(self, suspension: impl Into<Option<Suspension>>) -> Self {
+        self.change(|it| it.suspended = suspension.into())
+    }
+
+    /// The throttle, which ends at a date.
+    pub fn throttled(&self) -> Option<&Throttling> {
+        self.seldom.as_ref()?.throttled.as_ref()
+    }
+
+    /// Throttles the key, or lifts the throttle.
+    #[must_use]
+    pub fn with_throttled(self, throttling: impl Into<Option<Throttling>>) -> Self {
+        self.change(|it| it.throttled = throttling.into())
     }
 
     /// The revocation, which is for ever.
-    pub fn revoked(&self) -> Option<&Stop> {
+    pub fn revoked(&self) -> Option<&Revocation> {
         self.seldom.as_ref()?.revoked.as_ref()
     }
 
     /// Revokes the key. The first revocation stands: revoked stays revoked, also for `None`.
     #[must_use]
-    pub fn with_revoked(self, stop: impl Into<Option<Stop>>) -> Self {
-        self.change(|it| it.revoked = it.revoked.take().or(stop.into()))
+    pub fn with_revoked(self, revocation: impl Into<Option<Revocation>>) -> Self {
+        self.change(|it| it.revoked = it.revoked.take().or(revocation.into()))
+    }
+
+    /// The first key of the chain of rotations that this key is in: its own id if it took no other's place.
+    ///
+    /// Usage and history are reported by lineage, so that a rotation does not cut them in two.
+    pub fn lineage(&self) -> KeyId {
+        let lineage = self.seldom.as_ref().and_then(|it| it.lineage);
+        lineage.unwrap_or(self.id)
+    }
+
+    /// Sets the first key of the chain of rotations. Its own id is the same as `None`.
+    #[must_use]
+    pub fn with_lineage(self, first: impl Into<Option<KeyId>>) -> Self {
+        let (first, own) = (first.into(), self.id);
+        self.change(|it| it.lineage = first.filter(|first| *first != own))
     }
 
     /// The key that this one took the place of.
@@ -398,12 +413,68 @@ impl KeyRecord {
         self.change(|it| it.rotated_to = rotation.into())
     }
 
+    /// The reasons for what contains the key.
+    fn reasons(&self) -> [Option<&str>; 3] {
+        [
+            self.revoked().and_then(|it| it.reason.as_deref()),
+            self.suspended().and_then(|it| it.reason.as_deref()),
+            self.throttled().and_then(|it| it.reason.as_deref()),
+        ]
+    }
+
+    /// Checks that every store can keep the record: no NUL in its texts, none longer than 16 KiB, instants
+    /// in the years 1970 to 9999. A [`Change`](crate::Change) takes no other.
+    pub fn check(&self) -> Result<(), InvalidRecord> {
+        let texts = [
+            ("the account", Some(self.account())),
+            ("the organization", self.organization()),
+            ("the name", self.name()),
+            ("the prefix", self.prefix()),
+            ("the plan", self.plan()),
+            ("the pepper", self.verifier.pepper().map(PepperId::as_str)),
+        ];
+        let reasons = self.reasons().map(|reason| ("a reason", reason));
+        for (field, value) in texts.into_iter().chain(reasons) {
+            text::check(field, value.unwrap_or_default())?;
+        }
+        for name in self.limits().keys() {
+            text::check("the name of a limit", name)?;
+        }
+        let metadata = self.metadata.iter();
+        text::check_all(
+            "the metadata",
+            metadata.map(|(name, value)| (name.as_str(), value.as_str())),
+        )?;
+        let suspended = self.suspended();
+        for (field, instant) in [
+            ("created_at", self.created_at),
+            ("not_before", self.not_before),
+            ("expires_at", self.expires_at),
+            ("the revocation", self.revoked().map(|it| it.at)),
+            ("the suspension", suspended.map(|it| it.at)),
+            (
+                "the end of the suspension",
+                suspended.and_then(|it| it.until),
+            ),
+            (
+                "the end of the throttle",
+                self.throttled().map(|it| it.until),
+            ),
+            ("the rotation", self.rotated_to().map(|it| it.at)),
+        ] {
+            text::check_instant(field, instant)?;
+        }
+        if self.version == 0 || i64::try_from(self.version).is_err() {
+            return Err(InvalidRecord::Version(self.version));
+        }
+        Ok(())
+    }
+
     /// About how much memory the record takes beside itself, in bytes.
     pub(crate) fn heap(&self) -> usize {
         let text = |text: Option<&str>| text.map_or(0, str::len);
         let texts = [self.prefix(), self.name(), self.organization(), self.plan()].map(text);
-        let reasons = [self.revoked(), self.suspended()]
-            .map(|stop| text(stop.and_then(|stop| stop.reason.as_deref())));
+        let reasons = self.reasons().map(text);
         let metadata = self.metadata.iter();
         let metadata = metadata.map(|(name, value)| name.len() + value.len());
         let limits = self.limits().keys().map(String::len);
@@ -421,10 +492,146 @@ impl KeyRecord {
     }
 }
 
+/// Prints what is set, instants as RFC 3339 has them, and nothing secret.
+impl fmt::Debug for KeyRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("KeyRecord");
+        out.field("id", &self.id).field("account", &self.account());
+        let texts = [
+            ("organization", self.organization()),
+            ("name", self.name()),
+            ("prefix", self.prefix()),
+            ("environment", self.environment().map(Environment::as_str)),
+            ("plan", self.plan()),
+        ];
+        for (name, text) in texts {
+            text.map(|text| out.field(name, &text));
+        }
+        if !self.scopes.is_empty() {
+            out.field("scopes", &format_args!("{}", self.scopes));
+        }
+        if let Some(list) = self.networks().list() {
+            let networks: Vec<_> = list.iter().map(ToString::to_string).collect();
+            out.field("networks", &networks);
+        }
+        if !self.limits().is_empty() {
+            out.field("limits", self.limits());
+        }
+        if !self.metadata.is_empty() {
+            out.field("metadata", &self.metadata);
+        }
+        let instants = [
+            ("created_at", self.created_at),
+            ("not_before", self.not_before),
+            ("expires_at", self.expires_at),
+        ];
+        for (name, instant) in instants {
+            instant.map(|instant| out.field(name, &Instant(instant)));
+        }
+        if let Some(it) = self.suspended() {
+            let until = it.until.map(Instant);
+            out.field("suspended", &(Instant(it.at), until, &it.reason));
+        }
+        if let Some(it) = self.throttled() {
+            out.field("throttled", &(it.quota, Instant(it.until), &it.reason));
+        }
+        if let Some(it) = self.revoked() {
+            out.field("revoked", &(Instant(it.at), &it.reason));
+        }
+        let keys = [
+            ("rotated_from", self.rotated_from),
+            ("lineage", self.seldom.as_ref().and_then(|it| it.lineage)),
+            ("budget", self.seldom.as_ref().and_then(|it| it.budget)),
+        ];
+        for (name, key) in keys {
+            key.map(|key| out.field(name, &key));
+        }
+        if let Some(it) = self.rotated_to() {
+            out.field("rotated_to", &(it.successor, Instant(it.at)));
+        }
+        if let Some(pepper) = self.verifier.pepper() {
+            out.field("pepper", &pepper.as_str());
+        }
+        out.field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
 /// About what a map of so many entries takes beside what they point to: its nodes have room for
 /// eleven each, and are hardly more than half full if they were filled in order.
 fn nodes<Entry>(entries: usize) -> usize {
     entries.div_ceil(6) * (16 + 11 * size_of::<Entry>())
+}
+
+#[cfg(test)]
+impl KeyRecord {
+    /// The names of the fields that are not set, so that whoever adds a field must add it here.
+    pub(crate) fn unset(&self) -> Vec<&'static str> {
+        let Self {
+            id: _,
+            verifier,
+            seldom,
+            expires_at,
+            not_before,
+            created_at,
+            account,
+            version,
+            plan,
+            scopes,
+            environment,
+            prefix,
+            name,
+            organization,
+            metadata,
+            rotated_from,
+        } = self;
+        let Seldom {
+            revoked,
+            suspended,
+            throttled,
+            rotated_to,
+            networks,
+            limits,
+            budget,
+            lineage,
+        } = &**seldom.as_ref().unwrap();
+        let set = [
+            ("pepper", verifier.pepper().is_some()),
+            ("expires_at", expires_at.is_some()),
+            ("not_before", not_before.is_some()),
+            ("created_at", created_at.is_some()),
+            ("account", !account.is_empty()),
+            ("version", *version > 0),
+            ("plan", plan.is_some()),
+            ("scopes", !scopes.is_empty()),
+            ("environment", environment.is_some()),
+            ("prefix", prefix.is_some()),
+            ("name", name.is_some()),
+            ("organization", organization.is_some()),
+            ("metadata", !metadata.is_empty()),
+            ("rotated_from", rotated_from.is_some()),
+            ("lineage", lineage.is_some()),
+            (
+                "revoked",
+                revoked.as_ref().is_some_and(|it| it.reason.is_some()),
+            ),
+            (
+                "suspended",
+                suspended
+                    .as_ref()
+                    .is_some_and(|it| it.reason.is_some() && it.until.is_some()),
+            ),
+            (
+                "throttled",
+                throttled.as_ref().is_some_and(|it| it.reason.is_some()),
+            ),
+            ("rotated_to", rotated_to.is_some()),
+            ("networks", networks.list().is_some()),
+            ("limits", !limits.is_empty()),
+            ("budget", budget.is_some()),
+        ];
+        let unset = set.into_iter().filter(|(_, is_set)| !is_set);
+        unset.map(|(name, _)| name).collect()
+    }
 }
 
 #[cfg(test)]

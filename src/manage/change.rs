@@ -1,9 +1,12 @@
 //! Revoking, suspending, resuming: changes of a key that exists.
 
 use std::future::IntoFuture;
+use std::time::SystemTime;
 
+use crate::key::containment::{Revocation, Suspension};
 use crate::key::digest::KeyId;
-use crate::key::record::{KeyRecord, Stop};
+use crate::key::record::KeyRecord;
+use crate::key::text::InvalidRecord;
 use crate::manage::{Manager, Managing};
 use crate::store::StoreError;
 
@@ -14,6 +17,9 @@ pub enum ChangeError {
     /// There is no key of this id.
     #[error("there is no key {0}")]
     NotFound(KeyId),
+    /// The change would make a record that no store keeps. Nothing was changed.
+    #[error(transparent)]
+    Invalid(#[from] InvalidRecord),
     /// The store failed; the key may or may not have been changed.
     #[error("the key could not be changed")]
     Store(#[from] StoreError),
@@ -70,13 +76,10 @@ impl IntoFuture for RevokeKey {
             reason,
         } = self;
         Box::pin(async move {
-            let stop = Stop {
-                at: manager.keyring.now(),
-                reason,
-            };
+            let revocation = Revocation::new(manager.keyring.now()).with_reason(reason);
             let revoke = |key: &KeyRecord| {
                 let key = key.revoked().is_none().then(|| key.clone())?;
-                Some(key.with_revoked(stop.clone()))
+                Some(key.with_revoked(revocation.clone()))
             };
             manager.update(id, revoke).await
         })
@@ -85,9 +88,11 @@ impl IntoFuture for RevokeKey {
 
 /// A suspension, carried out when awaited: [`ApiKeys::suspend`](crate::ApiKeys::suspend).
 ///
-/// It answers with the record as it then is. To suspend a suspended key changes nothing.
+/// It answers with the record as it then is. To suspend a suspended key changes nothing, unless it asks for
+/// another end.
 ///
 /// ```
+/// # use std::time::Duration;
 /// # use tower_api_key::ApiKeys;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -95,6 +100,9 @@ impl IntoFuture for RevokeKey {
 /// let key = keys.issue("acme").await?;
 /// keys.suspend(key.id()).reason("unpaid invoice").await?;
 /// keys.resume(key.id()).await?;
+///
+/// let tomorrow = keys.now() + Duration::from_secs(86_400);
+/// keys.suspend(key.id()).until(tomorrow).await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -104,6 +112,7 @@ pub struct SuspendKey {
     manager: Manager,
     id: KeyId,
     reason: Option<String>,
+    until: Option<SystemTime>,
 }
 
 impl SuspendKey {
@@ -112,12 +121,19 @@ impl SuspendKey {
             manager,
             id,
             reason: None,
+            until: None,
         }
     }
 
     /// Why, for those who operate the service. The caller is not told.
     pub fn reason(mut self, reason: impl Into<String>) -> Self {
         self.reason = Some(reason.into());
+        self
+    }
+
+    /// The instant from which the key works again. Default: when it is resumed.
+    pub fn until(mut self, until: impl Into<Option<SystemTime>>) -> Self {
+        self.until = until.into();
         self
     }
 }
@@ -131,15 +147,15 @@ impl IntoFuture for SuspendKey {
             manager,
             id,
             reason,
+            until,
         } = self;
         Box::pin(async move {
-            let stop = Stop {
-                at: manager.keyring.now(),
-                reason,
-            };
+            let now = manager.keyring.now();
+            let suspension = Suspension::new(now).with_reason(reason).with_until(until);
             let suspend = |key: &KeyRecord| {
-                let key = key.suspended().is_none().then(|| key.clone())?;
-                Some(key.with_suspended(Some(stop.clone())))
+                let is_done = |it: &Suspension| it.holds_at(now) && it.until == until;
+                let is_to_do = !key.suspended().is_some_and(is_done);
+                is_to_do.then(|| key.clone().with_suspended(suspension.clone()))
             };
             manager.update(id, suspend).await
         })

@@ -10,6 +10,7 @@ use crate::key::format::{GenerateError, KeyFormat};
 use crate::key::network::AllowedNetworks;
 use crate::key::record::KeyRecord;
 use crate::key::scope::{Scope, ScopeSet};
+use crate::key::text::InvalidRecord;
 use crate::manage::{Manager, Managing};
 use crate::quota::Quota;
 use crate::secret::PlaintextKey;
@@ -194,16 +195,10 @@ impl IssueKey {
         .with_metadata(self.metadata.clone())
         .with_created_at(now)
         .with_not_before(self.not_before)
-        .with_expires_at(expires_at);
-        if let Some(organization) = &self.organization {
-            record = record.with_organization(organization);
-        }
-        if let Some(name) = &self.name {
-            record = record.with_name(name);
-        }
-        if let Some(plan) = &self.plan {
-            record = record.with_plan(plan);
-        }
+        .with_expires_at(expires_at)
+        .with_organization(self.organization.as_deref())
+        .with_name(self.name.as_deref())
+        .with_plan(self.plan.as_deref());
         for (name, quota) in &self.limits {
             record = record.with_limit(name, *quota);
         }
@@ -297,6 +292,9 @@ pub enum IssueError {
         /// The prefix that was asked for.
         prefix: Option<String>,
     },
+    /// A text or an instant is one that no store keeps.
+    #[error(transparent)]
+    Invalid(#[from] InvalidRecord),
     /// The operating system gave no randomness.
     #[error("the key could not be generated")]
     Generate(#[from] GenerateError),

@@ -12,6 +12,7 @@ use crate::key::record::KeyRecord;
 use crate::keyring::Keyring;
 use crate::store::{Change, DynManagedKeyStore, StoreError, StoreErrorKind};
 use change::ChangeError;
+use issue::IssueError;
 
 /// The future that a management call turns into.
 pub(crate) type Managing<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
@@ -31,12 +32,13 @@ impl Manager {
         Self { keyring, store }
     }
 
-    async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
+    async fn create(&self, record: KeyRecord) -> Result<(), IssueError> {
         let id = record.id();
+        let change = Change::new().create(record)?;
         let cache = &self.keyring.cache;
         // However it ends, also if nobody waits for the end: the store may have written.
         let _forget = OnDrop(|| cache.created(&id));
-        self.store.commit(&Change::new().create(record)).await
+        Ok(self.store.commit(&change).await?)
     }
 
     /// Changes a record as it is at this moment; `change` answers `None` where there is nothing to
@@ -61,15 +63,12 @@ impl Manager {
                 }
                 return Ok(seen);
             };
-            // However it ends, also if nobody waits for the end: the store may have written.
-            let _forget = OnDrop(|| cache.changed(&id));
             let version = seen.version().checked_add(1);
             let changed = changed.with_version(version.ok_or(StoreError::corrupt("version"))?);
-            match self
-                .store
-                .commit(&Change::new().update(changed.clone()))
-                .await
-            {
+            let change = Change::new().update(changed.clone())?;
+            // However it ends, also if nobody waits for the end: the store may have written.
+            let _forget = OnDrop(|| cache.changed(&id));
+            match self.store.commit(&change).await {
                 Ok(()) => {
                     cache.remember(changed.clone());
                     return Ok(changed);

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
+use crate::key::text::InvalidRecord;
 pub use error::{StoreError, StoreErrorKind};
 
 /// Finds the record of a key.
@@ -79,7 +80,8 @@ pub trait KeyStore: Send + Sync + 'static {
 pub trait ManagedKeyStore: KeyStore {
     /// As [`find`](KeyStore::find), and certain: every change that was committed before the call is found.
     ///
-    /// Changes are built on this. Where `find` asks a replica, which may lag behind, or a cache, ask the
+    /// Requests go to `find`: where that lags, a key that was just issued is unknown for as long, and one that
+    /// another process revoked is let in. Changes are built on this. Where `find` asks a replica, which may lag behind, or a cache, ask the
     /// primary here. Otherwise a key that seems to be revoked already is not revoked. Where `find` is
     /// certain, this is `self.find(id).await`.
     fn find_committed(
@@ -114,16 +116,19 @@ impl Change {
         Self::default()
     }
 
-    /// Adds a record that must not exist yet.
-    pub fn create(mut self, record: KeyRecord) -> Self {
+    /// Adds a record that must not exist yet, if [every store can keep it](KeyRecord::check).
+    pub fn create(mut self, record: KeyRecord) -> Result<Self, InvalidRecord> {
+        record.check()?;
         self.creates.push(record);
-        self
+        Ok(self)
     }
 
-    /// Replaces a record: the new one carries the version of the old one, plus one.
-    pub fn update(mut self, record: KeyRecord) -> Self {
+    /// Replaces a record: the new one carries the version of the old one, plus one. It must be one that
+    /// [every store can keep](KeyRecord::check).
+    pub fn update(mut self, record: KeyRecord) -> Result<Self, InvalidRecord> {
+        record.check()?;
         self.updates.push(record);
-        self
+        Ok(self)
     }
 
     /// The records that must not exist yet.

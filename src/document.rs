@@ -1,0 +1,576 @@
+//! Records as documents: what serde reads and writes of a key (feature `serde`).
+//!
+//! A [`KeyRecord`] serializes without its verifier, for admin endpoints and logs. To store a record as a
+//! document, [`KeyRecord::expose_parts`] adds the verifier on purpose; only such parts become a record
+//! again.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::key::containment::{Revocation, Suspension, Throttling};
+use crate::key::digest::{KeyDigest, KeyId};
+use crate::key::environment::Environment;
+use crate::key::lifecycle::KeyStatus;
+use crate::key::network::{AllowedNetworks, Network};
+use crate::key::record::{KeyRecord, Rotation};
+use crate::key::scope::{Scope, ScopeSet};
+use crate::key::text::InvalidRecord;
+use crate::key::verifier::Verifier;
+use crate::quota::{Quota, QuotaShape};
+use crate::timestamp::{civil, nanoseconds, rfc3339_exact};
+
+/// All fields of a record, in plain types.
+///
+/// Instants are written as RFC 3339, quotas as `{"limit": 60, "window_nanoseconds": 60000000000}` and the like,
+/// networks and scopes as lists. Fields that are not set are left out.
+///
+/// ```
+/// use tower_api_key::{KeyDigest, KeyRecord, RecordParts};
+///
+/// let record = KeyRecord::imported(KeyDigest::of("…"), "acme").with_name("nightly export");
+/// let shown = serde_json::to_value(&record)?;
+/// assert_eq!(shown["account"], "acme");
+/// assert_eq!(shown.get("verifier"), None);
+///
+/// let document = serde_json::to_string(&record.expose_parts())?;
+/// let parts: RecordParts = serde_json::from_str(&document)?;
+/// assert_eq!(KeyRecord::try_from(parts)?, record);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+#[serde(deny_unknown_fields)]
+pub struct RecordParts {
+    /// The public id of the key.
+    pub id: KeyId,
+    /// The verifier, if it was [exposed](KeyRecord::expose_parts).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verifier: Option<ExposedVerifier>,
+    /// The account.
+    pub account: String,
+    /// The version of the record.
+    pub version: u64,
+    /// The organization.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub organization: Option<String>,
+    /// The name that the owner gave the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The beginning of the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// The environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<Environment>,
+    /// The name of the plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    /// The scopes.
+    #[serde(default)]
+    pub scopes: ScopeSet,
+    /// The networks that the key may be used from; `None` is any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub networks: Option<Vec<Network>>,
+    /// Quotas of the key's own, by the name of the limit.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, Quota>,
+    /// The application's own notes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// The key whose budget this one draws on, if another's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<KeyId>,
+    /// The first key of the chain of rotations, if another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lineage: Option<KeyId>,
+    /// The instant of issue.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "optional_instant"
+    )]
+    pub created_at: Option<SystemTime>,
+    /// The instant from which the key works.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "optional_instant"
+    )]
+    pub not_before: Option<SystemTime>,
+    /// The instant from which the key no longer works.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "optional_instant"
+    )]
+    pub expires_at: Option<SystemTime>,
+    /// The suspension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended: Option<Suspension>,
+    /// The throttle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttled: Option<Throttling>,
+    /// The revocation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<Revocation>,
+    /// The predecessor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotated_from: Option<KeyId>,
+    /// The successor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotated_to: Option<Rotation>,
+}
+
+/// A verifier that is written out. Whoever has it can test guesses of a key, and of an imported key that is
+/// guessable find it: keep it where the records are.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExposedVerifier {
+    /// The 32 bytes in hexadecimal digits.
+    expected: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pepper: Option<String>,
+}
+
+/// Redacted, as the verifier itself is.
+impl std::fmt::Debug for ExposedVerifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExposedVerifier")
+            .field("expected", &"[REDACTED]")
+            .field("pepper", &self.pepper)
+            .finish()
+    }
+}
+
+impl From<&Verifier> for ExposedVerifier {
+    fn from(verifier: &Verifier) -> Self {
+        Self {
+            expected: KeyDigest::from_bytes(*verifier.as_bytes()).to_hex(),
+            pepper: verifier.pepper().map(|pepper| pepper.as_str().to_owned()),
+        }
+    }
+}
+
+/// Parts that are no record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidParts {
+    /// The verifier was left out: see [`KeyRecord::expose_parts`].
+    #[error("the parts have no verifier: write them with KeyRecord::expose_parts")]
+    NoVerifier,
+    /// The verifier is not 64 hexadecimal digits.
+    #[error("the verifier is not 64 hexadecimal digits")]
+    Verifier,
+    /// No store could keep the record.
+    #[error(transparent)]
+    Record(#[from] InvalidRecord),
+}
+
+impl KeyRecord {
+    /// Returns all fields but the verifier.
+    pub fn to_parts(&self) -> RecordParts {
+        let text = |text: Option<&str>| text.map(str::to_owned);
+        let other = |key: KeyId| Some(key).filter(|key| *key != self.id());
+        RecordParts {
+            id: self.id(),
+            verifier: None,
+            account: self.account().to_owned(),
+            version: self.version(),
+            organization: text(self.organization()),
+            name: text(self.name()),
+            prefix: text(self.prefix()),
+            environment: self.environment().cloned(),
+            plan: text(self.plan()),
+            scopes: self.scopes().clone(),
+            networks: self.networks().list().map(<[_]>::to_vec),
+            limits: self.limits().clone(),
+            metadata: self.metadata().clone(),
+            budget: other(self.budget()),
+            lineage: other(self.lineage()),
+            created_at: self.created_at(),
+            not_before: self.not_before(),
+            expires_at: self.expires_at(),
+            suspended: self.suspended().cloned(),
+            throttled: self.throttled().cloned(),
+            revoked: self.revoked().cloned(),
+            rotated_from: self.rotated_from(),
+            rotated_to: self.rotated_to().copied(),
+        }
+    }
+
+    /// Returns all fields and the verifier, for a store that keeps records as documents.
+    ///
+    /// Risk: whoever reads the verifier can test guesses of the key.
+    pub fn expose_parts(&self) -> RecordParts {
+        RecordParts {
+            verifier: Some(self.verifier().into()),
+            ..self.to_parts()
+        }
+    }
+}
+
+impl TryFrom<RecordParts> for KeyRecord {
+    type Error = InvalidParts;
+
+    fn try_from(parts: RecordParts) -> Result<Self, InvalidParts> {
+        let exposed = parts.verifier.ok_or(InvalidParts::NoVerifier)?;
+        let digest = KeyDigest::from_hex(&exposed.expected).ok_or(InvalidParts::Verifier)?;
+        let plain = Verifier::sha256(digest);
+        let verifier = match exposed.pepper {
+            Some(pepper) => Verifier::peppered(*plain.as_bytes(), pepper.as_str().into()),
+            None => plain,
+        };
+        let networks = parts.networks.map(AllowedNetworks::from_iter);
+        let record = Self::new(parts.id, verifier, parts.account)
+            .with_version(parts.version)
+            .with_organization(parts.organization)
+            .with_name(parts.name)
+            .with_prefix(parts.prefix)
+            .with_environment(parts.environment)
+            .with_plan(parts.plan)
+            .with_scopes(parts.scopes)
+            .with_networks(networks.unwrap_or(AllowedNetworks::any()))
+            .with_limits(parts.limits)
+            .with_metadata(parts.metadata)
+            .with_budget(parts.budget)
+            .with_lineage(parts.lineage)
+            .with_created_at(parts.created_at)
+            .with_not_before(parts.not_before)
+            .with_expires_at(parts.expires_at)
+            .with_suspended(parts.suspended)
+            .with_throttled(parts.throttled)
+            .with_revoked(parts.revoked)
+            .with_rotated_from(parts.rotated_from)
+            .with_rotated_to(parts.rotated_to);
+        record.check()?;
+        Ok(record)
+    }
+}
+
+/// Serializes all fields but the verifier.
+impl Serialize for KeyRecord {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.to_parts().serialize(serializer)
+    }
+}
+
+/// Values that are written as they are displayed, and read as they are parsed.
+macro_rules! as_text {
+    ($($type:ty),*) => {$(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(D::Error::custom)
+            }
+        }
+    )*};
+}
+
+as_text!(KeyId, Environment, KeyStatus, Network, Scope);
+
+/// A list of scopes.
+impl Serialize for ScopeSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for ScopeSet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let scopes: Vec<Scope> = Vec::deserialize(deserializer)?;
+        Ok(scopes.into_iter().collect())
+    }
+}
+
+/// A quota as it is written: its limit, and what its shape is.
+#[derive(Serialize, Deserialize)]
+struct QuotaParts {
+    limit: u64,
+    #[serde(flatten)]
+    shape: ShapeParts,
+}
+
+/// Nanoseconds, so that no quota is another one when it is read.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ShapeParts {
+    WindowNanoseconds(u64),
+    IntervalNanoseconds(u64),
+    Calendar(Period),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Period {
+    UtcDay,
+    UtcMonth,
+}
+
+impl Serialize for Quota {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let shape = match self.shape() {
+            QuotaShape::Window { period } => ShapeParts::WindowNanoseconds(nanoseconds(period)),
+            QuotaShape::Rate { interval } => ShapeParts::IntervalNanoseconds(nanoseconds(interval)),
+            QuotaShape::UtcDay => ShapeParts::Calendar(Period::UtcDay),
+            QuotaShape::UtcMonth => ShapeParts::Calendar(Period::UtcMonth),
+        };
+        let limit = self.limit();
+        QuotaParts { limit, shape }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Quota {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let QuotaParts { limit, shape } = QuotaParts::deserialize(deserializer)?;
+        let shape = match shape {
+            ShapeParts::WindowNanoseconds(period) => QuotaShape::Window {
+                period: Duration::from_nanos(period),
+            },
+            ShapeParts::IntervalNanoseconds(interval) => QuotaShape::Rate {
+                interval: Duration::from_nanos(interval),
+            },
+            ShapeParts::Calendar(Period::UtcDay) => QuotaShape::UtcDay,
+            ShapeParts::Calendar(Period::UtcMonth) => QuotaShape::UtcMonth,
+        };
+        Self::from_shape(limit, shape).map_err(D::Error::custom)
+    }
+}
+
+/// An instant as RFC 3339 has it.
+mod instant {
+    use super::{Deserialize, Deserializer, Serializer, SystemTime, parse_rfc3339, rfc3339_exact};
+    use serde::de::Error as _;
+
+    pub(super) fn serialize<S: Serializer>(at: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&rfc3339_exact(*at))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
+        let text = String::deserialize(from)?;
+        parse_rfc3339(&text).ok_or_else(|| {
+            D::Error::custom(format_args!(
+                "{text:?} is no instant: write 2026-01-31T23:59:59Z"
+            ))
+        })
+    }
+}
+
+/// An instant that may be left out.
+mod optional_instant {
+    use super::{Deserialize, Deserializer, Serialize, Serializer, SystemTime, instant};
+
+    #[derive(Serialize, Deserialize)]
+    struct Written(#[serde(with = "instant")] SystemTime);
+
+    #[expect(clippy::ref_option, reason = "serde calls it so")]
+    pub(super) fn serialize<S: Serializer>(
+        at: &Option<SystemTime>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        at.map(Written).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<SystemTime>, D::Error> {
+        let written = Option::<Written>::deserialize(from)?;
+        Ok(written.map(|written| written.0))
+    }
+}
+
+/// A suspension, field by field.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Suspension", deny_unknown_fields)]
+struct SuspensionFields {
+    #[serde(with = "instant")]
+    at: SystemTime,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "optional_instant"
+    )]
+    until: Option<SystemTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// A throttle, field by field.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Throttling", deny_unknown_fields)]
+struct ThrottlingFields {
+    quota: Quota,
+    #[serde(with = "instant")]
+    until: SystemTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// A revocation, field by field.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Revocation", deny_unknown_fields)]
+struct RevocationFields {
+    #[serde(with = "instant")]
+    at: SystemTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// A rotation, field by field.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Rotation", deny_unknown_fields)]
+struct RotationFields {
+    successor: KeyId,
+    #[serde(with = "instant")]
+    at: SystemTime,
+}
+
+/// Types that are written field by field.
+macro_rules! by_fields {
+    ($($type:ty as $fields:ty),*) => {$(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                <$fields>::serialize(self, serializer)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                <$fields>::deserialize(deserializer)
+            }
+        }
+    )*};
+}
+
+by_fields!(
+    Suspension as SuspensionFields,
+    Throttling as ThrottlingFields,
+    Revocation as RevocationFields,
+    Rotation as RotationFields
+);
+
+/// Reads what [`rfc3339_exact`] writes. Other offsets than `Z` are not read.
+fn parse_rfc3339(text: &str) -> Option<SystemTime> {
+    let text = text.strip_suffix('Z')?;
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if fraction.is_empty() || fraction.len() > 9 || !digits(fraction) {
+        return None;
+    }
+    let nanoseconds: u32 = format!("{fraction:0<9}").parse().ok()?;
+    let (date, time) = seconds.split_once('T')?;
+    let numbers = |text: &str, separator, widths: [usize; 3]| -> Option<[u64; 3]> {
+        let mut parts = text.split(separator);
+        let mut number = |width: usize| {
+            let part = parts
+                .next()
+                .filter(|part| part.len() == width && digits(part))?;
+            part.parse::<u64>().ok()
+        };
+        let numbers = [number(widths[0])?, number(widths[1])?, number(widths[2])?];
+        parts.next().is_none().then_some(numbers)
+    };
+    let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
+    let [hour, minute, second] = numbers(time, ':', [2, 2, 2])?;
+    if hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    // The first of March of the year that the month belongs to, counted in years that begin in March.
+    let year_from_march = if month < 3 {
+        year.checked_sub(1)?
+    } else {
+        year
+    };
+    let month_from_march = (month + 9) % 12;
+    let day_of_year = (153 * month_from_march + 2) / 5 + day.checked_sub(1)?;
+    let days = 365 * year_from_march + year_from_march / 4 - year_from_march / 100
+        + year_from_march / 400
+        + day_of_year;
+    let days = days.checked_sub(719_468)?;
+    // What is no date, such as February 30th, is another one when it is written.
+    if civil(days) != (year, month, day) {
+        return None;
+    }
+    let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
+    Some(UNIX_EPOCH + Duration::new(seconds, nanoseconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_no_instant_is_not_read() {
+        for no in [
+            "",
+            "Z",
+            "2024-02-30T00:00:00Z",
+            "2023-02-29T00:00:00Z",
+            "2024-13-01T00:00:00Z",
+            "2024-00-01T00:00:00Z",
+            "2024-01-00T00:00:00Z",
+            "2024-01-01T24:00:00Z",
+            "2024-01-01T00:60:00Z",
+            "2024-01-01T00:00:60Z",
+            "2024-01-01T00:00:00",
+            "2024-01-01T00:00:00+00:00",
+            "2024-1-01T00:00:00Z",
+            "2024-01-01T00:00:00.Z",
+            "2024-01-01T00:00:00.1234567890Z",
+            "1969-12-31T23:59:59Z",
+            "2024-01-01 00:00:00Z",
+            "+024-01-01T00:00:00Z",
+            "0000-01-01T00:00:00Z",
+            "2024-01-01T00:00:00-1Z",
+        ] {
+            assert_eq!(parse_rfc3339(no), None, "{no}");
+        }
+        assert_eq!(rfc3339_exact(UNIX_EPOCH), "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn quotas_are_read_as_they_were_written() {
+        for quota in [
+            Quota::per_minute(60),
+            Quota::per_minute(7).smooth().burst(3),
+            Quota::per_utc_day(1),
+            Quota::per_utc_month(Quota::MAX),
+        ] {
+            let text = serde_json::to_string(&quota).unwrap();
+            assert_eq!(
+                serde_json::from_str::<Quota>(&text).unwrap(),
+                quota,
+                "{text}"
+            );
+        }
+        for no in [
+            r#"{"limit":0,"window_nanoseconds":60000000000}"#,
+            r#"{"limit":1,"window_nanoseconds":1}"#,
+            r#"{"limit":1,"interval_nanoseconds":0}"#,
+            r#"{"limit":1}"#,
+            r#"{"limit":1,"calendar":"week"}"#,
+        ] {
+            assert!(serde_json::from_str::<Quota>(no).is_err(), "{no}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_exactly_is_read_as_it_was(seconds in 0..=253_402_300_799u64, fraction in 0..1_000_000_000u32) {
+            for fraction in [0, fraction, fraction / 1_000_000 * 1_000_000] {
+                let instant = UNIX_EPOCH + Duration::new(seconds, fraction);
+                prop_assert_eq!(parse_rfc3339(&rfc3339_exact(instant)), Some(instant));
+            }
+        }
+
+    }
+}

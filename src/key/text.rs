@@ -1,0 +1,122 @@
+//! Texts in records: optional ones, and what every store can keep.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use crate::timestamp;
+
+/// An optional text of a record, made of a text or of an `Option` of one.
+///
+/// Setters take it as `impl Into<OptionalText>`, so that a nullable column of a table needs no `if let`:
+///
+/// ```
+/// use tower_api_key::{KeyDigest, KeyRecord};
+///
+/// let plan: Option<String> = None; // from a column
+/// let record = KeyRecord::imported(KeyDigest::of("…"), "acme")
+///     .with_name("nightly export")
+///     .with_plan(plan);
+/// assert_eq!(record.plan(), None);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OptionalText(pub(crate) Option<Box<str>>);
+
+impl From<&str> for OptionalText {
+    fn from(text: &str) -> Self {
+        Self(Some(text.into()))
+    }
+}
+
+impl From<String> for OptionalText {
+    fn from(text: String) -> Self {
+        Self(Some(text.into()))
+    }
+}
+
+impl From<&String> for OptionalText {
+    fn from(text: &String) -> Self {
+        Self(Some(text.as_str().into()))
+    }
+}
+
+impl<T: Into<Box<str>>> From<Option<T>> for OptionalText {
+    fn from(text: Option<T>) -> Self {
+        Self(text.map(Into::into))
+    }
+}
+
+/// The longest text in a record, in bytes: 16 KiB.
+const LONGEST: usize = 16 << 10;
+
+/// The most that all metadata of a record may take, in bytes: 64 KiB.
+const MOST_METADATA: usize = 64 << 10;
+
+/// A record that some store could not keep.
+///
+/// All stores refuse the same, so that a record does not fail when it is moved from one to another.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidRecord {
+    /// A text has the character NUL, which `PostgreSQL` cannot keep.
+    #[error("{0} of the record has the character NUL: leave it out")]
+    Nul(&'static str),
+    /// A text is longer than 16 KiB, or all metadata together than 64 KiB.
+    #[error(
+        "{0} of the record is too long: use at most 16 KiB for a text, 64 KiB for all metadata"
+    )]
+    TooLong(&'static str),
+    /// An instant is before 1970 or after the year 9999.
+    #[error("{0} of the record is not in the years 1970 to 9999")]
+    Instant(&'static str),
+    /// The version is 0, or above 2⁶³ − 1.
+    #[error("version {0} of the record is not 1 to 9,223,372,036,854,775,807")]
+    Version(u64),
+}
+
+/// Checks one text.
+pub(super) fn check(field: &'static str, text: &str) -> Result<(), InvalidRecord> {
+    if text.contains('\0') {
+        return Err(InvalidRecord::Nul(field));
+    }
+    if text.len() > LONGEST {
+        return Err(InvalidRecord::TooLong(field));
+    }
+    Ok(())
+}
+
+/// Checks metadata.
+pub(super) fn check_all<'t>(
+    field: &'static str,
+    texts: impl Iterator<Item = (&'t str, &'t str)>,
+) -> Result<(), InvalidRecord> {
+    let mut bytes = 0;
+    for (name, value) in texts {
+        check(field, name)?;
+        check(field, value)?;
+        bytes += name.len() + value.len();
+    }
+    if bytes > MOST_METADATA {
+        return Err(InvalidRecord::TooLong(field));
+    }
+    Ok(())
+}
+
+/// Checks an instant.
+pub(super) fn check_instant(
+    field: &'static str,
+    instant: Option<SystemTime>,
+) -> Result<(), InvalidRecord> {
+    match instant {
+        Some(instant) if !timestamp::can_be_written(instant) => Err(InvalidRecord::Instant(field)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints an instant as RFC 3339 has it, in `Debug`.
+pub(super) struct Instant(pub(super) SystemTime);
+
+impl fmt::Debug for Instant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&timestamp::rfc3339_exact(self.0))
+    }
+}
