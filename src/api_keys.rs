@@ -16,7 +16,6 @@ use crate::key::lifecycle::{Lifecycle, WarningWindow};
 use crate::key::record::KeyRecord;
 use crate::key::verifier::PepperRing;
 use crate::keyring::{Keyring, Notices};
-use crate::layer::ApiKeyLayer;
 use crate::limit::limiting::Limiting;
 use crate::limit::metering::Metering;
 use crate::limit::outage::{Emergency, LimiterOutage};
@@ -27,12 +26,14 @@ use crate::limit::{DynRateLimiter, RateLimiter};
 use crate::manage::Manager;
 use crate::manage::change::{ResumeKey, RevokeKey, SuspendKey};
 use crate::manage::issue::IssueKey;
+use crate::middleware::config::Config;
+use crate::middleware::decide::Gate;
+use crate::middleware::layer::ApiKeyLayer;
+use crate::observe::{Observer, Observers};
 use crate::quota::Quota;
 use crate::rejection::Rejection;
 use crate::response::rejection::Rendered;
-use crate::settings::Settings;
 use crate::store::{DynKeyStore, DynManagedKeyStore, KeyStore, ManagedKeyStore, StoreError};
-use crate::verify::Gate;
 
 /// The API keys of an application: the layers that ask for them, and the calls that manage them.
 ///
@@ -159,7 +160,8 @@ impl<A> ApiKeys<A> {
     /// store itself, or by another process. What is done with this `ApiKeys` or its clones needs no
     /// such call.
     ///
-    /// No request whose `call` began after it returned is judged by what was loaded before.
+    /// No request whose `call` began after it returned is judged by what was loaded before, unless the store then
+    /// answers with a lower [version](KeyRecord::version).
     pub fn invalidate(&self, id: &KeyId) {
         self.keyring.cache.changed(id);
     }
@@ -194,7 +196,7 @@ impl<A> ApiKeys<A> {
     fn gate(&self) -> Gate {
         Gate {
             keyring: Arc::clone(&self.keyring),
-            settings: Settings::default(),
+            config: Config::default(),
             rendered: Rendered::default(),
         }
     }
@@ -228,6 +230,7 @@ pub struct ApiKeysBuilder<A = Managed> {
     limiter: Option<Arc<dyn DynRateLimiter>>,
     limiter_outage: LimiterOutage,
     failed_attempts: Option<Quota>,
+    observers: Vec<Arc<dyn Observer>>,
     cache: Cache,
 }
 
@@ -244,6 +247,7 @@ impl<A> ApiKeysBuilder<A> {
             limiter: None,
             limiter_outage: LimiterOutage::default(),
             failed_attempts: None,
+            observers: Vec::new(),
             cache: Cache::default(),
         }
     }
@@ -371,16 +375,16 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
-    /// How many keys that do not exist one client address may have looked up. Default: any number.
+    /// How often one client address may try keys that do not exist. Default: any number.
     ///
     /// Beyond it, keys from that address that this process does not know are refused with 429
     /// `too_many_failed_attempts`, without a look into the store. A key that was found before, and
     /// is still in the cache, always passes. Only well-formed unknown keys count, and a key that is being
-    /// looked up, until it is found. An IPv6 client is its /64.
+    /// looked up, until it is found. The same unknown key counts each time. An IPv6 client is its /64.
     ///
     /// The quota is counted as a rate, of whatever shape it is: 300 a minute are 300 at once, and then one
-    /// each 200 milliseconds. So an attempt is forgotten soon, and strangers with many addresses do not use
-    /// up the 8 MiB for them. Should they, a newcomer is counted with its own network, as
+    /// each 200 milliseconds. So an attempt is forgotten soon, and strangers with many addresses hardly use up
+    /// the memory for them, 4 MiB. Should they, a newcomer is counted with its own network, as
     /// [`MemoryLimiter`] says.
     ///
     /// Behind a proxy, say first how the address is found: by [`ClientAddress`](crate::ClientAddress).
@@ -397,6 +401,26 @@ impl<A> ApiKeysBuilder<A> {
     /// ```
     pub fn failed_attempts(mut self, per_address: Quota) -> Self {
         self.failed_attempts = Some(per_address);
+        self
+    }
+
+    /// Adds an observer, which is told of each decision after the logs are. Default: none.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, Decision, MemoryStore, Observer};
+    /// struct Printed;
+    ///
+    /// impl Observer for Printed {
+    ///     fn decided(&self, decision: &Decision<'_>) {
+    ///         println!("{} {:?}", decision.route(), decision.rejection());
+    ///     }
+    /// }
+    ///
+    /// let keys = ApiKeys::builder(MemoryStore::new()).observer(Printed).build()?;
+    /// # Ok::<(), tower_api_key::BuildError>(())
+    /// ```
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observers.push(Arc::new(observer));
         self
     }
 
@@ -428,12 +452,13 @@ impl<A> ApiKeysBuilder<A> {
         // A clock that must be set up does it now, and not while a request waits.
         self.clock.readings();
         let limiter = self.limiter;
-        let limiting = (!self.limits.are_none()).then(|| Limiting {
+        let limiting = Limiting {
             rules: Rulebook::new(self.limits),
             limiter: limiter.unwrap_or_else(|| Arc::new(MemoryLimiter::new())),
             time_limit: self.limiter_outage.time_limit,
             emergency: Emergency::new(self.limiter_outage.policy, Arc::new(MemoryLimiter::new())),
-        });
+        };
+        let observers = Observers::new(self.observers);
         let throttle = self.failed_attempts.map(|quota| {
             let limiter = MemoryLimiter::with_memory(THROTTLE_MEMORY);
             Throttle::new(quota, Arc::new(limiter))
@@ -442,6 +467,7 @@ impl<A> ApiKeysBuilder<A> {
         let metering = Arc::new(Metering {
             limiting,
             clock: Arc::clone(&clock),
+            observers: observers.count(),
         });
         let keyring = Keyring {
             cache: KeyCache::new(
@@ -458,6 +484,7 @@ impl<A> ApiKeysBuilder<A> {
             metering,
             throttle,
             notices: Notices::default(),
+            observers,
         };
         ApiKeys {
             keyring: Arc::new(keyring),

@@ -10,8 +10,8 @@ use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::key::scope::{RequiredScopes, Scope, ScopeSet};
-use crate::keyring::Keyring;
 use crate::limit::LimiterError;
+use crate::limit::metering::Metering;
 use crate::limit::refund::Receipt;
 use crate::limit::rulebook::Bound;
 use crate::rejection::Rejection;
@@ -35,8 +35,8 @@ use crate::rejection::Rejection;
 pub struct Caller {
     key: Arc<KnownKey>,
     lifecycle: Lifecycle,
-    /// What the limits know of the request, if there was one.
-    bound: Option<Bound>,
+    /// What the limits know of the request.
+    bound: Bound,
     /// What its charges may give back, if any were taken.
     receipt: Option<Receipt>,
 }
@@ -49,7 +49,7 @@ impl Caller {
     pub(crate) fn new(
         key: Arc<KnownKey>,
         lifecycle: Lifecycle,
-        bound: Option<Bound>,
+        bound: Bound,
         receipt: Option<Receipt>,
     ) -> Self {
         Self {
@@ -83,6 +83,11 @@ impl Caller {
     /// What the owner calls the key.
     pub fn key_name(&self) -> Option<&str> {
         self.key.record().name()
+    }
+
+    /// The first key of the chain of rotations that the key is in: usage is reported by it.
+    pub fn lineage(&self) -> KeyId {
+        self.key.record().lineage()
     }
 
     /// The account: who is limited, metered and billed.
@@ -158,6 +163,9 @@ impl Caller {
     /// to. Give back at once: a refund counts only while its charge does. Of a window or a calendar period
     /// that is over, nothing is given back, and of a smooth quota only what has not come back by itself.
     ///
+    /// Nothing is given back of a request that [`LimiterOutage`](crate::LimiterOutage) decided about, nor of what
+    /// [`charge`](Self::charge) took.
+    ///
     /// After an error, the limiter may have given back or not. What was asked for is gone either way.
     ///
     /// ```
@@ -171,11 +179,14 @@ impl Caller {
     /// # }
     /// ```
     pub async fn refund(&self, units: u64) -> Result<(), LimiterError> {
-        let (Some(bound), Some(receipt)) = (&self.bound, &self.receipt) else {
+        let Some(receipt) = &self.receipt else {
             return Ok(()); // nothing was charged
         };
         let key = self.key.holder(self.key_id());
-        self.key.metering().refund(key, bound, receipt, units).await
+        self.key
+            .metering()
+            .refund(key, &self.bound, receipt, units)
+            .await
     }
 
     /// Charges this request more, where its cost is known only after the work: so many units of each
@@ -193,10 +204,7 @@ impl Caller {
     /// ```
     pub async fn charge(&self, units: u64) -> Result<(), LimiterError> {
         let key = self.key.holder(self.key_id());
-        self.key
-            .metering()
-            .charge(key, self.bound.as_ref(), units)
-            .await
+        self.key.metering().charge(key, &self.bound, units).await
     }
 
     fn lacks(&self, required: RequiredScopes) -> Rejection {
@@ -210,8 +218,8 @@ impl Caller {
     }
 
     /// Whether it is a caller of these keys: another `ApiKeys` in the same stack judges for itself.
-    pub(crate) fn belongs_to(&self, keyring: &Keyring) -> bool {
-        Arc::ptr_eq(self.key.metering(), &keyring.metering)
+    pub(crate) fn belongs_to(&self, metering: &Arc<Metering>) -> bool {
+        Arc::ptr_eq(self.key.metering(), metering)
     }
 }
 

@@ -12,8 +12,9 @@ use crate::key::lifecycle::WarningWindow;
 use crate::key::verifier::PepperRing;
 use crate::limit::metering::Metering;
 use crate::limit::throttle::Throttle;
+use crate::observe::Observers;
 use crate::store::DynKeyStore;
-use crate::trace::{Hourly, Once};
+use crate::trace::Once;
 
 pub(crate) struct Keyring {
     pub(crate) store: Arc<dyn DynKeyStore>,
@@ -25,12 +26,12 @@ pub(crate) struct Keyring {
     pub(crate) metering: Arc<Metering>,
     pub(crate) throttle: Option<Throttle>,
     pub(crate) notices: Notices,
+    pub(crate) observers: Observers,
 }
 
 /// What the logs are told now and then, and not at each request.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
-    pub(crate) deprecated: Hourly,
     pub(crate) untrusted_forwarding: Once,
     pub(crate) no_address_for_allow_list: Once,
     pub(crate) no_address_for_limits: Once,

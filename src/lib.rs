@@ -58,6 +58,8 @@
 //! - `axum`: [`Caller`] as an extractor, [`Rejection`] as a response, the peer's address for
 //!   allow-lists, matched routes for [`Endpoint`]s, and `OriginalUri` without a key from the query.
 //! - `tonic`: [`Rejection`] into `tonic::Status`, and the peer's address.
+//! - `serde`: [`KeyRecord`] as a document, without its verifier unless that is
+//!   [exposed](KeyRecord::expose_parts).
 //! - `conformance`: suites in which implementors of the ports find out whether they keep their
 //!   promises. For tests.
 //!
@@ -68,13 +70,10 @@
 //! operators should act on (deprecated keys in use, at most once an hour and key; keys in URLs),
 //! `INFO` for known keys that were refused, `DEBUG` for strangers, `TRACE` for accepted requests.
 
-// The path, in its order.
-mod future;
-mod layer;
-mod require_scope;
-mod service;
-mod settings;
-mod verify;
+// The path.
+mod middleware;
+// What watches decisions.
+mod observe;
 // What is read, and what is answered.
 mod caller;
 mod framework;
@@ -95,6 +94,8 @@ mod store;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 // What a key is.
+#[cfg(feature = "serde")]
+mod document;
 mod key;
 // Below everything.
 mod clock;
@@ -112,28 +113,34 @@ pub use backend::memory::limiter::MemoryLimiter;
 pub use cache::Cache;
 pub use caller::Caller;
 pub use clock::{Clock, ManualClock, Now, Sleep, SystemClock};
-pub use future::ResponseFuture;
+#[cfg(feature = "serde")]
+pub use document::{ExposedVerifier, InvalidParts, RecordParts};
 pub use key::alphabet::Alphabet;
+pub use key::containment::{Revocation, Suspension, Throttling};
 pub use key::digest::{InvalidKeyId, KeyDigest, KeyId};
 pub use key::environment::{Environment, InvalidEnvironment};
 pub use key::format::{GenerateError, KeyFormat, KeyFormatError};
-pub use key::lifecycle::{KeyStatus, Lifecycle, WarningWindow};
+pub use key::lifecycle::{InvalidKeyStatus, KeyStatus, Lifecycle, WarningWindow};
 pub use key::network::{AllowedNetworks, InvalidNetwork, Network};
-pub use key::record::{KeyRecord, Rotation, Stop};
+pub use key::record::{KeyRecord, Rotation};
 pub use key::scope::{InvalidScope, RequiredScopes, Scope, ScopeSet};
+pub use key::text::{InvalidRecord, OptionalText};
 pub use key::verifier::{PepperError, PepperId, PepperRing, Verifier};
-pub use layer::ApiKeyLayer;
 pub use limit::endpoint::Endpoint;
 pub use limit::outage::LimiterOutage;
 pub use limit::rules::{InvalidLimits, Limit, Limits, Plan};
 pub use limit::{Charge, LimitName, LimiterError, RateLimiter, Refund, Standing, Subject, Verdict};
 pub use manage::change::{ChangeError, ResumeKey, RevokeKey, SuspendKey};
 pub use manage::issue::{IssueError, IssueKey, IssuedKey};
+pub use middleware::future::ResponseFuture;
+pub use middleware::layer::ApiKeyLayer;
+pub use middleware::require_scope::{RequireScope, RequireScopeFuture, RequireScopeService};
+pub use middleware::service::ApiKeyService;
+pub use observe::{Answered, Decision, KeyFacts, Observer};
 pub use quota::{InvalidQuota, Quota, QuotaShape};
 pub use rejection::{Exceeded, NotFound, Rejection};
 pub use request::client_address::{ClientAddress, PeerAddr, TrustedProxies};
 pub use request::head::RequestHead;
-pub use require_scope::{RequireScope, RequireScopeFuture, RequireScopeService};
 pub use response::body::ResponseBody;
 pub use response::challenge::InvalidRealm;
 pub use response::grpc::GrpcRequests;
@@ -141,6 +148,5 @@ pub use response::headers::InvalidLink;
 pub use response::rate_limit::RateLimitHeaders;
 pub use response::rejection::ErrorFormat;
 pub use secret::PlaintextKey;
-pub use service::ApiKeyService;
 pub use source::{InvalidKeyHeader, KeySource};
 pub use store::{Change, KeyStore, ManagedKeyStore, StoreError, StoreErrorKind};

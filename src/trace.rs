@@ -11,8 +11,12 @@ use tracing::{debug, error, info, trace, warn};
 const TARGET: &str = "tower_api_key";
 
 /// A request passed.
-pub(crate) fn admitted<'a>(key_id: &dyn fmt::Display, account: impl FnOnce() -> &'a str) {
-    trace!(target: TARGET, %key_id, account = account(), "API key accepted");
+#[inline]
+pub(crate) fn admitted<'a, I: fmt::Display>(
+    key_id: impl FnOnce() -> I,
+    account: impl FnOnce() -> &'a str,
+) {
+    trace!(target: TARGET, key_id = %key_id(), account = account(), "API key accepted");
 }
 
 /// A request without a known key was turned away.

@@ -7,8 +7,8 @@
 //! | a cached key, with one limit or two | 0 |
 //! | a cached key, with three limits | 3: more charges, standings and parts of the receipt than are kept in place |
 //! | a bad checksum, no key | 0 |
-//! | a cached key, and a limiter elsewhere that answers at once | 3, of 1.5 KB: the wait, what it is about, the limiter's answer |
-//! | a key that no store has, when it is first looked for | 4, of 1.7 KB: the wait, the load and its flight, the store's answer |
+//! | a cached key, and a limiter elsewhere that answers at once | 3, of 2.4 KB: the wait, what it is about, the limiter's answer |
+//! | a key that no store has, when it is first looked for | 4, of 1.8 KB: the wait, the load and its flight, the store's answer |
 //!
 //! The bare service puts the same extension into the request and the same headers into the answer,
 //! or answers with a refusal that is as large. Of the three numbers in the headers it writes one anew,
@@ -264,7 +264,7 @@ fn a_limiter_elsewhere_allocates_little_beyond_the_answer() {
     let key = keys.issue("acme").into_future().now_or_never().unwrap();
     let above = admitted_above_bare(&keys, &key.unwrap(), "authorization");
     assert_eq!(above.count, 3);
-    assert!(above.bytes < 1600, "{above:?}");
+    assert!(above.bytes < 2600, "{above:?}");
 }
 
 /// What the layer allocates for a request that it refuses, above a service that does just that.
@@ -321,5 +321,5 @@ fn a_key_that_no_store_has_allocates_little_beyond_the_answer() {
     // Now and then the table that remembers it grows.
     let above = refused_above_bare(&keys, &request, |counts| counts[0]);
     assert_eq!(above.count, 4);
-    assert!(above.bytes < 1800, "{above:?}");
+    assert!(above.bytes < 1900, "{above:?}");
 }

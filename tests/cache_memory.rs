@@ -39,7 +39,7 @@ fn flood(count: usize) -> Vec<String> {
 }
 
 fn issue(store: &TroubledStore, record: KeyRecord) {
-    let change = Change::new().create(record);
+    let change = Change::new().create(record).unwrap();
     store.kept.commit(&change).now_or_never().unwrap().unwrap();
 }
 

@@ -196,7 +196,11 @@ async fn inspect(key: &str, issued: &tower_api_key::IssuedKey, heard: &Heard) {
     heard.note(digest.id().to_string());
     heard.debug(&Verifier::sha256(digest));
     heard.debug(&KeyRecord::imported(digest, "acme"));
-    heard.debug(&Change::new().create(KeyRecord::imported(digest, "acme")));
+    heard.debug(
+        &Change::new()
+            .create(KeyRecord::imported(digest, "acme"))
+            .unwrap(),
+    );
     let ring = PepperRing::new("p", &[7; 32]).unwrap();
     heard.debug(&ring);
     heard.debug(&ring.verifier(&digest));
@@ -210,11 +214,11 @@ async fn inspect(key: &str, issued: &tower_api_key::IssuedKey, heard: &Heard) {
     let store = MemoryStore::new();
     let record = KeyRecord::imported(digest, "acme");
     store
-        .commit(&Change::new().create(record.clone()))
+        .commit(&Change::new().create(record.clone()).unwrap())
         .await
         .unwrap();
     let twice = store
-        .commit(&Change::new().create(record))
+        .commit(&Change::new().create(record).unwrap())
         .await
         .unwrap_err();
     heard.note(twice.to_string());

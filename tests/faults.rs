@@ -125,7 +125,7 @@ async fn invariant_5_whatever_befalls_a_store_under_each_policy() {
                 let case = format!("{fault}, serves stale: {serves_stale}, age: {age:?}");
                 let clock = ManualClock::at(today());
                 let store = TroubledStore::new(&clock);
-                let create = Change::new().create(record.clone());
+                let create = Change::new().create(record.clone()).unwrap();
                 store.kept.commit(&create).await.unwrap();
                 let builder = ApiKeys::builder(store.clone()).clock(clock.clone());
                 let keys = builder.cache(cache.clone()).build().unwrap();

@@ -220,7 +220,7 @@ fn a_key_that_authorization_alone_cannot_tell_from_a_token_is_hidden_there_too()
         .unwrap();
     let key = "0123456789abcdef0123456789abcdef";
     let record = KeyRecord::imported(KeyDigest::of(key), "acme");
-    let change = Change::new().create(record);
+    let change = Change::new().create(record).unwrap();
     store.commit(&change).now_or_never().unwrap().unwrap();
     let layer = everywhere(keys.layer());
     for place in [Place::Bearer, Place::Basic] {

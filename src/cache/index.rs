@@ -151,12 +151,17 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::memory::limiter::MemoryLimiter;
     use crate::clock::SystemClock;
     use crate::key::digest::KeyDigest;
     use crate::key::environment::Environment;
     use crate::key::record::KeyRecord;
     use crate::key::verifier::{PepperId, Verifier};
+    use crate::limit::limiting::Limiting;
     use crate::limit::metering::Metering;
+    use crate::limit::outage::{Emergency, LimiterOutage};
+    use crate::limit::rulebook::Rulebook;
+    use crate::limit::rules::Limits;
 
     struct World {
         metering: Arc<Metering>,
@@ -166,9 +171,17 @@ mod tests {
 
     impl World {
         fn new() -> Self {
+            let limiter = Arc::new(MemoryLimiter::new());
+            let outage = LimiterOutage::refuse();
             let metering = Arc::new(Metering {
-                limiting: None,
+                limiting: Limiting {
+                    rules: Rulebook::new(Limits::new()),
+                    limiter: limiter.clone(),
+                    time_limit: outage.time_limit,
+                    emergency: Emergency::new(outage.policy, limiter),
+                },
                 clock: Arc::new(SystemClock),
+                observers: 0,
             });
             let pool = Arc::new(Pool::new(Arc::clone(&metering)));
             let index = Index::new(Arc::clone(&pool));

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use super::guard::Stamp;
 use super::guarded::Origin;
 use super::uses::UseCount;
+use crate::cache::slot::Slots;
 use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::environment::Environment;
 use crate::key::lifecycle::{Lifecycle, WarningWindow};
@@ -45,6 +46,8 @@ pub(super) struct Details {
     /// The record's own, or that of the format that the key is written in.
     environment: Environment,
     metering: Arc<Metering>,
+    /// What observers keep of the key.
+    slots: Slots,
 }
 
 static SERIAL: AtomicU64 = AtomicU64::new(1);
@@ -61,13 +64,12 @@ impl KnownKey {
         stamp: Stamp,
         since: u64,
     ) -> Self {
-        let limiting = metering.limiting.as_ref();
-        let plan = limiting.map(|limiting| limiting.rules.plan_of(&record));
+        let plan = metering.limiting.rules.plan_of(&record);
         let environment = record.environment().cloned().unwrap_or(format);
         Self {
             stamp,
             since,
-            plan: plan.unwrap_or_default(),
+            plan,
             is_live: environment == Environment::LIVE,
             is_plain: record.is_plain(),
             is_digest: record.verifier().pepper().is_none()
@@ -81,6 +83,7 @@ impl KnownKey {
                 serial: SERIAL.fetch_add(1, Ordering::Relaxed),
                 record,
                 environment,
+                slots: Slots::new(metering.observers),
                 metering,
             }),
         }
@@ -142,6 +145,10 @@ impl KnownKey {
 
     pub(crate) fn environment(&self) -> &Environment {
         &self.details.environment
+    }
+
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.details.slots
     }
 
     pub(crate) fn metering(&self) -> &Arc<Metering> {
@@ -215,6 +222,7 @@ impl Details {
             serial: 0,
             record: KeyRecord::imported(KeyDigest::from_bytes([0; 32]), ""),
             environment: Environment::LIVE,
+            slots: Slots::default(),
             metering,
         })
     }

@@ -19,6 +19,7 @@ mod pool;
 mod recent;
 mod settings;
 mod shelf;
+pub(crate) mod slot;
 mod uses;
 
 use std::num::NonZeroU32;
@@ -122,7 +123,11 @@ impl KeyCache {
         settings: Cache,
     ) -> Self {
         let pool = Arc::new(Pool::new(Arc::clone(&metering)));
-        let shelf = Shelf::new(settings.memory, Arc::clone(&pool));
+        let shelf = Shelf::new(
+            settings.memory,
+            Arc::clone(&pool),
+            nanoseconds(settings.misses_for),
+        );
         Self {
             guarded: Guarded::new(shelf),
             source: Arc::new(Source {
@@ -248,9 +253,9 @@ impl KeyCache {
         self.source.recent.newest(record)
     }
 
-    /// Whether something older than this record is cached, however long ago it was loaded.
+    /// Whether something older than this record is cached that might serve, however long ago it was loaded.
     pub(crate) fn has_older(&self, record: &KeyRecord) -> bool {
-        match self.guarded.peek(&record.id()) {
+        match self.guarded.unchanged(&record.id()) {
             Some(Found::Key(known)) => known.record().version() < record.version(),
             Some(Found::Nothing) => true,
             None => false,

@@ -1,17 +1,17 @@
 //! CORS preflights, where a layer lets them through.
 
+use http::Method;
 use http::header::{
     ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
     COOKIE, EXPECT, HeaderName, ORIGIN, TE, TRANSFER_ENCODING,
 };
-use http::{Method, Request};
 
-use super::{Gate, Progress};
+use super::decide::Gate;
 use crate::caller::Caller;
 use crate::request::head::RequestHead;
 
 /// Headers that no preflight has: credentials, and whatever announces a body or a call of gRPC.
-const NEVER: [HeaderName; 8] = [
+const NEVER: [HeaderName; 11] = [
     AUTHORIZATION,
     COOKIE,
     CONTENT_TYPE,
@@ -20,6 +20,10 @@ const NEVER: [HeaderName; 8] = [
     TRANSFER_ENCODING,
     TE,
     EXPECT,
+    // A framework that obeys these would run another method.
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-method-override"),
 ];
 
 impl Gate {
@@ -30,23 +34,12 @@ impl Gate {
     /// anything that announces a body, is none; nor is one that an outer layer of other keys let through,
     /// which may have taken its credential out.
     pub(super) fn is_preflight(&self, head: RequestHead<'_>) -> bool {
-        let sources = &self.settings.sources;
+        let sources = &self.config.sources;
         head.method == Method::OPTIONS
             && head.headers.contains_key(ORIGIN)
             && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
             && !NEVER.iter().any(|name| head.headers.contains_key(name))
             && head.extensions.get::<Caller>().is_none()
             && !sources.have_a_header_in(head.headers)
-    }
-
-    /// Lets a preflight through, within the limits of nobody in particular.
-    ///
-    /// A key in its URL is that of the request to come: it is taken out, and neither judged nor
-    /// charged. A browser that is refused the preflight never sends the request, and so never
-    /// learns what is wrong with its key.
-    pub(super) fn begin_preflight<B>(&self, request: &mut Request<B>) -> Progress {
-        let carriers = self.settings.sources.parameters_of(request.uri());
-        self.hide(request, carriers);
-        self.begin_as_nobody(request)
     }
 }

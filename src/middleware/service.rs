@@ -9,9 +9,9 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::future::ResponseFuture;
+use super::decide::{Gate, Outcome};
+use super::future::ResponseFuture;
 use crate::response::body::ResponseBody;
-use crate::verify::{Gate, Progress};
 
 /// A service behind API keys; see [`ApiKeyLayer`](crate::ApiKeyLayer).
 #[derive(Debug, Clone)]
@@ -41,24 +41,25 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let gate = &self.gate;
-        let manner = gate.settings.manner(request.method(), request.headers());
-        match gate.begin(&mut request) {
-            Progress::Decided(Ok(admission)) => {
+        let manner = gate.config.manner(request.method(), request.headers());
+        let waiting = match gate.decide(&mut request, None) {
+            Outcome::Admit(admission) => {
                 let gate = Arc::clone(gate);
-                ResponseFuture::forwarding(|| self.inner.call(request), admission, gate, manner)
+                let call = || self.inner.call(request);
+                return ResponseFuture::forwarding(call, admission, gate, manner);
             }
-            Progress::Decided(Err(denial)) => {
-                // Whatever the readied service holds, such as a permit, is let go of here and now.
+            Outcome::Deny(denial) => {
+                // What the readied service holds, such as a permit, is released here and now.
                 drop(self.take_readied());
-                ResponseFuture::refused(self.gate.refuse(&denial, manner))
+                return ResponseFuture::refused(self.gate.refuse(&denial, manner));
             }
-            Progress::Waiting(wait) => {
-                let (parts, body) = request.into_parts();
-                let gate = Arc::clone(gate);
-                let waiting = Arc::clone(&gate).wait(Request::from_parts(parts, ()), wait);
-                ResponseFuture::deciding(waiting, self.take_readied(), body, gate, manner)
-            }
-        }
+            waiting => waiting,
+        };
+        let (parts, body) = request.into_parts();
+        let head = Request::from_parts(parts, ());
+        let gate = Arc::clone(gate);
+        let waiting = Arc::clone(&gate).resume(head, waiting);
+        ResponseFuture::deciding(waiting, self.take_readied(), body, gate, manner)
     }
 }
 

@@ -50,7 +50,7 @@ impl fmt::Debug for Route {
 
 /// What one layer is set to; `Default` is the documented default of each setter.
 #[derive(Debug, Clone)]
-pub(crate) struct Settings {
+pub(crate) struct Config {
     // What is asked of a request.
     pub(crate) sources: KeySources,
     pub(crate) optional: bool,
@@ -72,7 +72,7 @@ pub(crate) struct Settings {
     pub(crate) grpc: GrpcRequests,
 }
 
-impl Settings {
+impl Config {
     /// In which way a request is answered.
     pub(crate) fn manner(&self, method: &Method, headers: &HeaderMap) -> Manner {
         Manner {
@@ -92,7 +92,7 @@ impl Settings {
     }
 }
 
-impl Default for Settings {
+impl Default for Config {
     fn default() -> Self {
         Self {
             sources: KeySources::default(),

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
+use super::config::{Config, Route};
+use super::decide::Gate;
+use super::service::ApiKeyService;
 use crate::key::environment::Environment;
 use crate::key::scope::RequiredScopes;
 use crate::request::client_address::ClientAddress;
@@ -15,10 +18,8 @@ use crate::response::headers::{self, InvalidLink};
 use crate::response::rate_limit::RateLimitHeaders;
 use crate::response::rejection::ErrorFormat;
 use crate::response::rejection::Rendered;
-use crate::service::ApiKeyService;
-use crate::settings::{Route, Settings};
+
 use crate::source::{KeySource, KeySources};
-use crate::verify::Gate;
 
 /// Puts API keys in front of a service: only requests with a good key reach it.
 ///
@@ -73,10 +74,10 @@ impl<S> Layer<S> for ApiKeyLayer {
 
 impl ApiKeyLayer {
     /// What is set so far. Answers that were rendered by it are forgotten.
-    fn settings(&mut self) -> &mut Settings {
+    fn config(&mut self) -> &mut Config {
         let gate = Arc::make_mut(&mut self.gate);
         gate.rendered = Rendered::default();
-        &mut gate.settings
+        &mut gate.config
     }
 
     pub(crate) fn new(gate: Gate) -> Self {
@@ -113,7 +114,7 @@ impl ApiKeyLayer {
             !sources.is_empty(),
             "name at least one place where keys stand"
         );
-        self.settings().sources = sources;
+        self.config().sources = sources;
         self
     }
 
@@ -126,7 +127,7 @@ impl ApiKeyLayer {
     /// # Ok::<(), tower_api_key::InvalidKeyHeader>(())
     /// ```
     pub fn source(mut self, source: KeySource) -> Self {
-        self.settings().sources.add(source);
+        self.config().sources.add(source);
         self
     }
 
@@ -141,7 +142,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().optional();
     /// ```
     pub fn optional(mut self) -> Self {
-        self.settings().optional = true;
+        self.config().optional = true;
         self
     }
 
@@ -152,11 +153,12 @@ impl ApiKeyLayer {
     ///
     /// Danger: whoever sends `OPTIONS` with `Origin` and `Access-Control-Request-Method` reaches the
     /// service without a key. A service that ignores the method runs the request: gRPC servers and handlers
-    /// of any method do.
+    /// of any method do. Each such request is charged to the limits of everybody and of its path, at the
+    /// greatest cost that the path has, so strangers can use those up.
     ///
     /// A request is no preflight if it has `Authorization`, `Cookie`, a header that keys are read from, a
-    /// content type or length, a transfer encoding, `TE`, or a [`Caller`](crate::Caller) that an outer layer
-    /// found. A body of HTTP/2 that is announced by none of these cannot be seen. A key in the URL is that of
+    /// content type, length or encoding, a transfer encoding, `TE`, `Expect`, `X-HTTP-Method-Override` or one
+    /// like it, or a [`Caller`](crate::Caller) that an outer layer found. A body of HTTP/2 that is announced by none of these cannot be seen. A key in the URL is that of
     /// the request to come: it is taken out, and neither judged nor charged. Limits by address and of
     /// everybody bind preflights.
     ///
@@ -165,7 +167,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().dangerous_allow_preflight();
     /// ```
     pub fn dangerous_allow_preflight(mut self) -> Self {
-        self.settings().allow_preflight = true;
+        self.config().allow_preflight = true;
         self
     }
 
@@ -181,7 +183,7 @@ impl ApiKeyLayer {
     /// ```
     pub fn environments(mut self, environments: impl IntoIterator<Item = Environment>) -> Self {
         let environments = environments.into_iter().collect();
-        self.settings().environments = Some(environments);
+        self.config().environments = Some(environments);
         self
     }
 
@@ -195,7 +197,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().dangerous_any_environment();
     /// ```
     pub fn dangerous_any_environment(mut self) -> Self {
-        self.settings().environments = None;
+        self.config().environments = None;
         self
     }
 
@@ -210,7 +212,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().require(Scope::from_static("admin"));
     /// ```
     pub fn require(mut self, scopes: impl Into<RequiredScopes>) -> Self {
-        let required = &mut self.settings().required_scopes;
+        let required = &mut self.config().required_scopes;
         required.push(scopes.into());
         self
     }
@@ -229,7 +231,7 @@ impl ApiKeyLayer {
     /// # Ok::<(), tower_api_key::InvalidNetwork>(())
     /// ```
     pub fn client_address(mut self, address: ClientAddress) -> Self {
-        self.settings().client_address = address;
+        self.config().client_address = address;
         self
     }
 
@@ -243,7 +245,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().dangerous_keep_credential();
     /// ```
     pub fn dangerous_keep_credential(mut self) -> Self {
-        self.settings().hide_credential = false;
+        self.config().hide_credential = false;
         self
     }
 
@@ -254,7 +256,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().errors(ErrorFormat::problem_details());
     /// ```
     pub fn errors(mut self, format: ErrorFormat) -> Self {
-        self.settings().errors = format;
+        self.config().errors = format;
         self
     }
 
@@ -266,7 +268,7 @@ impl ApiKeyLayer {
     /// # Ok::<(), tower_api_key::InvalidRealm>(())
     /// ```
     pub fn realm(mut self, realm: &str) -> Result<Self, InvalidRealm> {
-        self.settings().challenges.realm = Realm::try_from(realm)?;
+        self.config().challenges.realm = Realm::try_from(realm)?;
         Ok(self)
     }
 
@@ -280,7 +282,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().sources(sources).challenge_basic();
     /// ```
     pub fn challenge_basic(mut self) -> Self {
-        self.settings().challenges.basic = true;
+        self.config().challenges.basic = true;
         self
     }
 
@@ -291,7 +293,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().rate_limit_headers(RateLimitHeaders::delta());
     /// ```
     pub fn rate_limit_headers(mut self, headers: RateLimitHeaders) -> Self {
-        self.settings().rate_limit_headers = headers;
+        self.config().rate_limit_headers = headers;
         self
     }
 
@@ -315,7 +317,7 @@ impl ApiKeyLayer {
         mut self,
         route: impl Fn(RequestHead<'_>) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
-        self.settings().route = Route(Some(Arc::new(route)));
+        self.config().route = Route(Some(Arc::new(route)));
         self
     }
 
@@ -327,7 +329,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().status_headers(false);
     /// ```
     pub fn status_headers(mut self, on: bool) -> Self {
-        self.settings().key_headers.status = on;
+        self.config().key_headers.status = on;
         self
     }
 
@@ -342,7 +344,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().deprecation_headers(false);
     /// ```
     pub fn deprecation_headers(mut self, on: bool) -> Self {
-        self.settings().key_headers.deprecation = on;
+        self.config().key_headers.deprecation = on;
         self
     }
 
@@ -356,7 +358,7 @@ impl ApiKeyLayer {
     /// ```
     pub fn deprecation_link(mut self, url: &str) -> Result<Self, InvalidLink> {
         let link = headers::link(url, "deprecation")?;
-        self.settings().key_headers.deprecation_link = Some(link);
+        self.config().key_headers.deprecation_link = Some(link);
         Ok(self)
     }
 
@@ -369,7 +371,7 @@ impl ApiKeyLayer {
     /// ```
     pub fn sunset_link(mut self, url: &str) -> Result<Self, InvalidLink> {
         let link = headers::link(url, "sunset")?;
-        self.settings().key_headers.sunset_link = Some(link);
+        self.config().key_headers.sunset_link = Some(link);
         Ok(self)
     }
 
@@ -382,7 +384,7 @@ impl ApiKeyLayer {
     /// let forward_auth = ApiKeys::in_memory().layer().grpc(GrpcRequests::Never);
     /// ```
     pub fn grpc(mut self, requests: GrpcRequests) -> Self {
-        self.settings().grpc = requests;
+        self.config().grpc = requests;
         self
     }
 
@@ -395,7 +397,7 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory().layer().outage_retry_after(Duration::from_secs(30));
     /// ```
     pub fn outage_retry_after(mut self, after: Duration) -> Self {
-        self.settings().retry_after = after;
+        self.config().retry_after = after;
         self
     }
 }

@@ -1,0 +1,33 @@
+//! Values that observers keep in the cached entry of a key.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::OnceLock;
+
+/// A place for each observer, none of which is filled before it is asked for.
+#[derive(Default)]
+pub(crate) struct Slots(Box<[OnceLock<Box<dyn Any + Send + Sync>>]>);
+
+impl Slots {
+    /// Places for so many observers; none takes no memory.
+    pub(crate) fn new(observers: usize) -> Self {
+        Self((0..observers).map(|_| OnceLock::new()).collect())
+    }
+
+    /// Returns the value of an observer, made if it is not there yet.
+    pub(crate) fn get<T: Any + Send + Sync>(
+        &self,
+        observer: usize,
+        make: impl FnOnce() -> T,
+    ) -> &T {
+        let slot = self.0[observer].get_or_init(|| Box::new(make()));
+        slot.downcast_ref()
+            .expect("an observer keeps values of one type in its slots")
+    }
+}
+
+impl fmt::Debug for Slots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Slots").field(&self.0.len()).finish()
+    }
+}

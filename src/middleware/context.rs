@@ -1,0 +1,92 @@
+//! Facts of a request that are derived once.
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::net::IpAddr;
+
+use super::decide::Gate;
+use crate::clock::Now;
+use crate::limit::rulebook::Bound;
+use crate::observe::RequestFacts;
+use crate::request::client_address::ClientAddress;
+use crate::request::head::RequestHead;
+use crate::source::Carriers;
+use crate::trace;
+
+/// A request as the path sees it: its head, the instant that it is judged by, and its client's address.
+pub(super) struct Context<'r> {
+    pub(super) gate: &'r Gate,
+    pub(super) head: RequestHead<'r>,
+    pub(super) now: Now,
+    client: OnceCell<Option<IpAddr>>,
+    charged: OnceCell<Option<IpAddr>>,
+}
+
+impl<'r> Context<'r> {
+    #[inline]
+    pub(super) fn new(gate: &'r Gate, head: RequestHead<'r>, now: Now) -> Self {
+        Self {
+            gate,
+            head,
+            now,
+            client: OnceCell::new(),
+            charged: OnceCell::new(),
+        }
+    }
+
+    /// Returns the client's address, as far as it can be trusted.
+    pub(super) fn client(&self) -> Option<IpAddr> {
+        *self.client.get_or_init(|| {
+            let source = &self.gate.config.client_address;
+            if source.ignores_forwarding(self.head.headers) {
+                trace::untrusted_forwarding(&self.gate.keyring.notices.untrusted_forwarding);
+            }
+            source.of(self.head)
+        })
+    }
+
+    /// Returns the address that limits go by: the client's, or else the peer's. A header of which nothing
+    /// can be told opens no door, and lets nobody out of limits.
+    pub(super) fn charged_address(&self) -> Option<IpAddr> {
+        *self.charged.get_or_init(|| {
+            let peer = || ClientAddress::peer().of(self.head);
+            let charged = self.client().or_else(peer);
+            if charged.is_none() {
+                trace::no_address_for_limits(&self.gate.keyring.notices.no_address_for_limits);
+            }
+            charged
+        })
+    }
+
+    /// Returns what the limits must know of the request.
+    #[inline]
+    pub(super) fn bound(&self) -> Bound {
+        let rules = &self.gate.keyring.metering.limiting.rules;
+        let needed = rules.need_address();
+        let address = needed.then(|| self.charged_address()).flatten();
+        if !rules.need_route() {
+            return rules.bind_nowhere(address);
+        }
+        let route = self.gate.config.route.of(self.head);
+        let path = self.head.uri.path();
+        rules.bind(self.head.method.as_str(), &route, path, address)
+    }
+}
+
+impl RequestFacts for Context<'_> {
+    fn head(&self) -> RequestHead<'_> {
+        self.head
+    }
+
+    fn client(&self) -> Option<IpAddr> {
+        Context::client(self)
+    }
+
+    fn route(&self) -> Cow<'_, str> {
+        self.gate.config.route.of(self.head)
+    }
+
+    fn parameters(&self, carriers: Carriers) -> Vec<&str> {
+        self.gate.config.sources.parameters_in(carriers).collect()
+    }
+}

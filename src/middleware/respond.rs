@@ -1,0 +1,107 @@
+//! What an answer says of the key, its limits, and who may keep it.
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+
+use super::decide::{Admission, Denial, Gate};
+use crate::key::lifecycle::Lifecycle;
+use crate::response::headers::keep_from_caches;
+use crate::response::rate_limit::{self, Notice};
+use crate::response::rejection::{Manner, Unrendered, keep_headers};
+use crate::source::Carriers;
+
+impl Gate {
+    /// Adds what the caller is told about the key to the answer of the inner service, or to what
+    /// takes its place.
+    pub(super) fn forward<B>(
+        &self,
+        response: &mut Response<B>,
+        admission: &Admission,
+        manner: Manner,
+    ) -> Option<Response<Bytes>> {
+        let (lifecycle, carriers, limits) = match admission {
+            Admission::SpokenFor => return None,
+            Admission::Anonymous { limits } => (None, Carriers::NONE, limits),
+            Admission::Key {
+                lifecycle,
+                carriers,
+                limits,
+                observed,
+            } => {
+                if let Some(known) = observed {
+                    let rejection = response.extensions().get::<Unrendered>();
+                    let rejection = rejection.map(|unrendered| &unrendered.0);
+                    let status = response.status();
+                    let observers = &self.keyring.observers;
+                    observers.answered(known, *lifecycle, status, rejection);
+                }
+                (Some(lifecycle), *carriers, limits)
+            }
+        };
+        if let Some(mut rendered) = self.render_what_is_not(response, manner) {
+            self.inform(rendered.headers_mut(), lifecycle, carriers, limits.as_ref());
+            return Some(rendered);
+        }
+        let refused_within =
+            rate_limit::is_refused_within(response.status(), response.headers(), manner.grpc);
+        let limits = limits.as_ref().filter(|_| !refused_within);
+        self.inform(response.headers_mut(), lifecycle, carriers, limits);
+        None
+    }
+
+    /// What an answer says of the key, its limits, and who may keep it.
+    fn inform(
+        &self,
+        headers: &mut HeaderMap,
+        lifecycle: Option<&Lifecycle>,
+        carriers: Carriers,
+        limits: Option<&Notice>,
+    ) {
+        let config = &self.config;
+        if let Some(lifecycle) = lifecycle {
+            config.key_headers.write(headers, lifecycle);
+        }
+        if let Some(limits) = limits {
+            limits.write(headers, config.rate_limit_headers);
+        }
+        keep_from_caches(headers, &config.sources, carriers, config.optional);
+    }
+
+    /// A rejection from a handler is rendered as if it were from this layer.
+    fn render_what_is_not<B>(
+        &self,
+        response: &mut Response<B>,
+        manner: Manner,
+    ) -> Option<Response<Bytes>> {
+        let status = response.status();
+        let Unrendered(rejection) = response.extensions_mut().remove()?;
+        if rejection.status() != status {
+            return None; // a layer in between made another answer of it
+        }
+        let mut rendered = self.config.render(&rejection, manner);
+        keep_headers(
+            rendered.headers_mut(),
+            std::mem::take(response.headers_mut()),
+        );
+        let mut extensions = std::mem::take(response.extensions_mut());
+        extensions.extend(std::mem::take(rendered.extensions_mut()));
+        *rendered.extensions_mut() = extensions;
+        Some(rendered)
+    }
+
+    /// The answer to a request that goes no further.
+    pub(super) fn refuse(&self, denial: &Denial, manner: Manner) -> Response<Bytes> {
+        let config = &self.config;
+        let render = || config.render(&denial.rejection, manner);
+        let mut response =
+            self.rendered
+                .or_render(&denial.rejection, &config.errors, manner, render);
+        self.inform(
+            response.headers_mut(),
+            denial.lifecycle.as_ref(),
+            denial.carriers,
+            denial.limits.as_deref(),
+        );
+        response
+    }
+}

@@ -1,0 +1,41 @@
+//! Keys that do not come in a request: steps 2 to 6.
+
+use super::decide::Gate;
+use crate::cache::Sought;
+use crate::caller::Caller;
+use crate::key::digest::KeyDigest;
+use crate::key::formats::{Place, Recognized};
+use crate::rejection::{NotFound, Rejection};
+
+impl Gate {
+    /// Verifies a key. Access and limits are those of requests, and are not looked at.
+    pub(crate) async fn verify(&self, key: &str) -> Result<Caller, Rejection> {
+        let keyring = &self.keyring;
+        let recognized = keyring.formats.recognize(key.as_bytes(), Place::Own);
+        let Recognized::WellFormed(format) = recognized else {
+            return Err(Rejection::NotFound(NotFound::Malformed));
+        };
+        let digest = KeyDigest::of(key);
+        let id = digest.id();
+        let asked_at = keyring.clock.monotonic();
+        let found = if let Some(found) = keyring.cache.find(&id, asked_at) {
+            found
+        } else {
+            let sought = if keyring.cache.knew(&id) {
+                Sought::FoundBefore
+            } else {
+                Sought::New
+            };
+            let loaded = keyring.cache.load(id, format.environment(), sought).await;
+            loaded.map_err(|failure| self.load_failed(&failure, &id))?
+        };
+        let known = self.compare(&digest, found)?;
+        let lifecycle = known.lifecycle(keyring.now(), keyring.warning);
+        if let Some(rejection) = Rejection::of_lifecycle(&lifecycle, || known.record().not_before())
+        {
+            return Err(rejection);
+        }
+        let nowhere = keyring.metering.limiting.rules.bind_without_request();
+        Ok(Caller::new(known, lifecycle, nowhere, None))
+    }
+}

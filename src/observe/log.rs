@@ -1,0 +1,53 @@
+//! The logs: the first observer.
+
+use super::Decision;
+use crate::key::lifecycle::KeyStatus;
+use crate::rejection::Rejection;
+use crate::timestamp;
+use crate::trace::{self, Hourly};
+
+/// Writes decisions to the application's logs.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    deprecated: Hourly,
+}
+
+impl Log {
+    #[inline]
+    pub(super) fn decided(&self, decision: &Decision<'_>) {
+        match (decision.outcome, &decision.key) {
+            (Ok(()), Some(key)) => {
+                trace::admitted(|| key.id(), || key.account());
+                if key.status() == KeyStatus::Deprecated {
+                    self.deprecated(decision);
+                }
+                if decision.carriers.go_beyond_authorization() {
+                    for parameter in decision.request.parameters(decision.carriers) {
+                        trace::key_in_query(parameter, &key.id());
+                    }
+                }
+            }
+            (Ok(()), None) => {}
+            (Err(rejection), Some(key)) => {
+                trace::refused_caller(rejection.code(), &key.id(), key.account());
+            }
+            (Err(rejection), None) => Self::refused_stranger(rejection),
+        }
+    }
+
+    pub(crate) fn refused_stranger(rejection: &Rejection) {
+        trace::refused_stranger(rejection.code(), rejection);
+    }
+
+    /// Tells of a deprecated key that is in use, at most once an hour.
+    #[cold]
+    fn deprecated(&self, decision: &Decision<'_>) {
+        let Some(key) = &decision.key else { return };
+        let now = timestamp::unix_seconds(decision.at());
+        if self.deprecated.is_due(key.id().as_bytes(), now) {
+            let expires_at = key.lifecycle().expires_at().map(timestamp::rfc3339);
+            let expires_at = expires_at.as_deref().unwrap_or("never");
+            trace::deprecated(&key.id(), key.account(), expires_at);
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The seam for decisions: each is announced once, to the logs and to the application's observers.
+
+pub(crate) mod log;
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::{Method, StatusCode};
+
+use crate::cache::KnownKey;
+use crate::clock::Now;
+use crate::key::digest::KeyId;
+use crate::key::environment::Environment;
+use crate::key::lifecycle::{KeyStatus, Lifecycle};
+use crate::key::record::KeyRecord;
+use crate::limit::{Charge, Standing, Verdict};
+use crate::rejection::Rejection;
+use crate::request::head::RequestHead;
+use crate::source::Carriers;
+use log::Log;
+
+/// Watches decisions: for usage, metrics, anomalies.
+///
+/// An observer is told in the request's own task, so it must neither block nor wait, and a panic in it is the
+/// request's. It watches, and never refuses.
+///
+/// [`ApiKeysBuilder::observer`](crate::ApiKeysBuilder::observer) adds one. Without any, nothing of this is
+/// computed.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use tower_api_key::{ApiKeys, Decision, MemoryStore, Observer};
+///
+/// #[derive(Clone, Default)]
+/// struct Refusals(Arc<AtomicU64>);
+///
+/// impl Observer for Refusals {
+///     fn decided(&self, decision: &Decision<'_>) {
+///         if decision.rejection().is_some() {
+///             self.0.fetch_add(1, Ordering::Relaxed);
+///         }
+///     }
+/// }
+///
+/// let keys = ApiKeys::builder(MemoryStore::new()).observer(Refusals::default()).build()?;
+/// # Ok::<(), tower_api_key::BuildError>(())
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an `Observer`",
+    note = "implement `Observer::decided` or `Observer::answered`; both do nothing unless they are"
+)]
+pub trait Observer: Send + Sync + 'static {
+    /// Tells of a decision about a request, once, when it is made.
+    fn decided(&self, decision: &Decision<'_>) {
+        let _ = decision;
+    }
+
+    /// Tells of the answer to a request that was admitted with a key, once, when its status is known. A
+    /// request whose client goes away first has no answer.
+    fn answered(&self, answer: &Answered<'_>) {
+        let _ = answer;
+    }
+}
+
+/// A shared observer is an observer.
+impl<O: Observer> Observer for Arc<O> {
+    fn decided(&self, decision: &Decision<'_>) {
+        (**self).decided(decision);
+    }
+
+    fn answered(&self, answer: &Answered<'_>) {
+        (**self).answered(answer);
+    }
+}
+
+/// A decision about a request, with all that is known when it is made.
+pub struct Decision<'a> {
+    pub(crate) outcome: Result<(), &'a Rejection>,
+    pub(crate) key: Option<KeyFacts<'a>>,
+    pub(crate) request: &'a dyn RequestFacts,
+    pub(crate) carriers: Carriers,
+    pub(crate) charges: &'a [Charge<'a>],
+    pub(crate) verdict: Option<&'a Verdict>,
+    pub(crate) now: Now,
+}
+
+/// Facts of a request that are derived only if somebody asks.
+pub(crate) trait RequestFacts {
+    fn head(&self) -> RequestHead<'_>;
+    fn client(&self) -> Option<IpAddr>;
+    fn route(&self) -> Cow<'_, str>;
+    /// The query parameters that carried the key.
+    fn parameters(&self, carriers: Carriers) -> Vec<&str>;
+}
+
+impl<'a> Decision<'a> {
+    /// Returns whether the request was admitted.
+    pub const fn is_admitted(&self) -> bool {
+        self.outcome.is_ok()
+    }
+
+    /// Returns the rejection of a request that was denied.
+    pub const fn rejection(&self) -> Option<&'a Rejection> {
+        match self.outcome {
+            Ok(()) => None,
+            Err(rejection) => Some(rejection),
+        }
+    }
+
+    /// Returns the key, if its secret was right.
+    pub const fn key(&self) -> Option<KeyFacts<'a>> {
+        self.key
+    }
+
+    /// Returns the address of the client, as far as it can be trusted.
+    pub fn client(&self) -> Option<IpAddr> {
+        self.request.client()
+    }
+
+    /// Returns the method of the request.
+    pub fn method(&self) -> &Method {
+        self.request.head().method
+    }
+
+    /// Returns the route that a framework's router matched, or else the path.
+    pub fn route(&self) -> Cow<'_, str> {
+        self.request.route()
+    }
+
+    /// Returns the request without its body, the credential among its headers.
+    pub fn request(&self) -> RequestHead<'_> {
+        self.request.head()
+    }
+
+    /// Returns each charge of the request with the state of its budget. Empty if the limiter was not asked, or
+    /// failed. A denied request was charged nothing.
+    pub fn charges(&self) -> impl Iterator<Item = (&'a Charge<'a>, &'a Standing)> {
+        let standings = self.verdict.map_or(&[][..], Verdict::standings);
+        self.charges.iter().zip(standings)
+    }
+
+    /// Returns the charges of limits that only report, and that would have denied the request.
+    pub fn report_only_hits(&self) -> impl Iterator<Item = &'a Charge<'a>> {
+        let hits = self
+            .charges()
+            .filter(|(charge, standing)| charge.is_report_only() && !standing.is_admissible());
+        hits.map(|(charge, _)| charge)
+    }
+
+    /// Returns the wall-clock time of the decision.
+    pub const fn at(&self) -> SystemTime {
+        self.now.wall()
+    }
+}
+
+impl fmt::Debug for Decision<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decision")
+            .field("outcome", &self.outcome)
+            .field("key", &self.key)
+            .field("request", &self.request.head())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The answer to a request that was admitted with a key.
+pub struct Answered<'a> {
+    pub(crate) key: KeyFacts<'a>,
+    pub(crate) status: StatusCode,
+    pub(crate) rejection: Option<&'a Rejection>,
+}
+
+impl<'a> Answered<'a> {
+    /// Returns the key of the request.
+    pub const fn key(&self) -> KeyFacts<'a> {
+        self.key
+    }
+
+    /// Returns the HTTP status of the answer. In gRPC, refusals have 200.
+    pub const fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Returns the rejection that a handler or [`RequireScope`](crate::RequireScope) answered with.
+    pub const fn rejection(&self) -> Option<&'a Rejection> {
+        self.rejection
+    }
+}
+
+impl fmt::Debug for Answered<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answered")
+            .field("key", &self.key)
+            .field("status", &self.status)
+            .field("rejection", &self.rejection)
+            .finish()
+    }
+}
+
+/// A key that a decision is about.
+#[derive(Clone, Copy)]
+pub struct KeyFacts<'a> {
+    known: &'a KnownKey,
+    lifecycle: Lifecycle,
+    /// Which observer is told.
+    observer: usize,
+}
+
+impl<'a> KeyFacts<'a> {
+    pub(crate) const fn new(known: &'a KnownKey, lifecycle: Lifecycle) -> Self {
+        Self {
+            known,
+            lifecycle,
+            observer: 0,
+        }
+    }
+
+    /// Returns the record of the key.
+    pub fn record(&self) -> &'a KeyRecord {
+        self.known.record()
+    }
+
+    /// Returns the public id of the key: safe in logs.
+    pub fn id(&self) -> KeyId {
+        self.record().id()
+    }
+
+    /// Returns the account of the key.
+    pub fn account(&self) -> &'a str {
+        self.record().account()
+    }
+
+    /// Returns the environment of the key.
+    pub fn environment(&self) -> &'a Environment {
+        self.known.environment()
+    }
+
+    /// Returns the status of the key as of the decision.
+    pub const fn status(&self) -> KeyStatus {
+        self.lifecycle.status()
+    }
+
+    pub(crate) const fn lifecycle(&self) -> Lifecycle {
+        self.lifecycle
+    }
+
+    /// Returns this observer's own value in the cached entry of the key, made when it is first asked for.
+    ///
+    /// So an observer that counts by key needs no map of its own. The value is dropped when the entry leaves
+    /// the cache: when the key is loaded anew, changed or evicted, and no request uses the entry any more. An
+    /// observer that wants what was counted adds it up in the value's `Drop`. Keep the value small, since
+    /// [`Cache::memory`](crate::Cache::memory) does not count it.
+    ///
+    /// # Panics
+    /// If this observer has asked for a value of another type before.
+    pub fn slot<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> &'a T {
+        self.known.slots().get(self.observer, make)
+    }
+}
+
+impl fmt::Debug for KeyFacts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyFacts")
+            .field("id", &self.id())
+            .field("account", &self.account())
+            .field("status", &self.status())
+            .finish()
+    }
+}
+
+/// The logs, and what the application added.
+#[derive(Default)]
+pub(crate) struct Observers {
+    log: Log,
+    added: Box<[Arc<dyn Observer>]>,
+}
+
+impl Observers {
+    pub(crate) fn new(added: Vec<Arc<dyn Observer>>) -> Self {
+        Self {
+            log: Log::default(),
+            added: added.into(),
+        }
+    }
+
+    /// Returns whether anybody but the logs is told.
+    #[inline]
+    pub(crate) fn are_told(&self) -> bool {
+        !self.added.is_empty()
+    }
+
+    /// Returns how many there are beside the logs.
+    pub(crate) fn count(&self) -> usize {
+        self.added.len()
+    }
+
+    #[inline]
+    pub(crate) fn decided(&self, decision: &Decision<'_>) {
+        self.log.decided(decision);
+        if self.are_told() {
+            self.tell(decision);
+        }
+    }
+
+    fn tell(&self, decision: &Decision<'_>) {
+        for (at, observer) in self.added.iter().enumerate() {
+            let key = decision.key.map(|key| KeyFacts {
+                observer: at,
+                ..key
+            });
+            observer.decided(&Decision { key, ..*decision });
+        }
+    }
+
+    /// Tells of an answer to a request with this key.
+    pub(crate) fn answered(
+        &self,
+        known: &KnownKey,
+        lifecycle: Lifecycle,
+        status: StatusCode,
+        rejection: Option<&Rejection>,
+    ) {
+        for (at, observer) in self.added.iter().enumerate() {
+            let key = KeyFacts {
+                known,
+                lifecycle,
+                observer: at,
+            };
+            observer.answered(&Answered {
+                key,
+                status,
+                rejection,
+            });
+        }
+    }
+}
+
+impl fmt::Debug for Observers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Observers").field(&self.added.len()).finish()
+    }
+}

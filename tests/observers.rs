@@ -1,0 +1,275 @@
+//! The seam for decisions: each is announced once, with all that is known, and each answer to a key once.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use support::trouble::{TroubledLimiter, TroubledStore};
+use support::{call, echoing, today, with_key};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_api_key::{
+    Answered, ApiKeys, Caller, Decision, IssuedKey, Limits, ManualClock, MemoryLimiter, Observer,
+    PeerAddr, Quota, Rejection, RequestHead, RequireScope, Scope,
+};
+
+/// What it was told, as text.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<String>>>);
+
+impl Told {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+impl Observer for Told {
+    fn decided(&self, decision: &Decision<'_>) {
+        let outcome = decision.rejection().map_or("admitted", |it| it.code());
+        let account = decision.key().map_or("nobody", |key| key.account());
+        let client = decision
+            .client()
+            .map_or("nowhere".to_owned(), |it| it.to_string());
+        let charges: Vec<_> = decision
+            .charges()
+            .map(|(charge, standing)| {
+                let (cost, unit) = (charge.cost(), charge.unit());
+                format!("{cost} {unit} of {} left", standing.remaining())
+            })
+            .collect();
+        let (method, route) = (decision.method(), decision.route());
+        assert_eq!(decision.at(), today());
+        let told = format!("{outcome} {account} {client} {method} {route} {charges:?}");
+        self.0.lock().unwrap().push(told);
+    }
+
+    fn answered(&self, answer: &Answered<'_>) {
+        let code = answer.rejection().map(Rejection::code);
+        let told = format!(
+            "answered {} {} {code:?}",
+            answer.key().account(),
+            answer.status()
+        );
+        self.0.lock().unwrap().push(told);
+    }
+}
+
+struct World {
+    keys: ApiKeys,
+    store: TroubledStore,
+    told: Told,
+    key: IssuedKey,
+}
+
+impl World {
+    async fn new(far: bool, limits: Limits) -> Self {
+        let clock = ManualClock::at(today());
+        let store = TroubledStore::new(&clock);
+        let told = Told::default();
+        let builder = ApiKeys::builder(store.clone())
+            .clock(clock.clone())
+            .limits(limits);
+        let builder = builder.observer(told.clone());
+        let builder = if far {
+            builder.limiter(TroubledLimiter::new(&clock))
+        } else {
+            builder.limiter(MemoryLimiter::new())
+        };
+        let keys = builder.build().unwrap();
+        let key = keys.issue("acme").await.unwrap();
+        Self {
+            keys,
+            store,
+            told,
+            key,
+        }
+    }
+
+    fn request(key: Option<&str>) -> Request<()> {
+        let mut request = key.map_or_else(|| Request::new(()), with_key);
+        *request.uri_mut() = "/v1/facts".parse().unwrap();
+        let peer = PeerAddr(SocketAddr::from(([192, 0, 2, 1], 80)));
+        request.extensions_mut().insert(peer);
+        request
+    }
+}
+
+#[tokio::test]
+async fn each_decision_is_announced_once_and_each_answer_to_a_key_once() {
+    for far in [false, true] {
+        let limits = Limits::new().per_key(Quota::per_minute(2));
+        let world = World::new(far, limits).await;
+        let good = world.key.expose_secret();
+        let strict = world.keys.layer();
+        let optional = world.keys.layer().optional();
+        let other = format!("{good}x");
+        let ask = async |layer: &tower_api_key::ApiKeyLayer, key: Option<&str>| {
+            call(echoing(layer), World::request(key)).await;
+            world.told.take()
+        };
+        let admitted =
+            |left| format!("admitted acme 192.0.2.1 GET /v1/facts [\"1 requests of {left} left\"]");
+        let answered = "answered acme 200 OK None".to_owned();
+        // The first is loaded from the store, the second is cached.
+        for left in [1, 0] {
+            assert_eq!(
+                ask(&strict, Some(good)).await,
+                [admitted(left), answered.clone()]
+            );
+        }
+        let limited = ask(&strict, Some(good)).await;
+        assert_eq!(
+            limited,
+            ["rate_limit_exceeded acme 192.0.2.1 GET /v1/facts [\"1 requests of 0 left\"]"]
+        );
+        let missing = ask(&strict, None).await;
+        assert_eq!(
+            missing,
+            ["missing_api_key nobody 192.0.2.1 GET /v1/facts []"]
+        );
+        let malformed = ask(&strict, Some(&other)).await;
+        assert_eq!(
+            malformed,
+            ["api_key_not_found nobody 192.0.2.1 GET /v1/facts []"]
+        );
+        let nobody = ask(&optional, None).await;
+        assert_eq!(nobody, ["admitted nobody 192.0.2.1 GET /v1/facts []"]);
+        world.keys.suspend(world.key.id()).await.unwrap();
+        let suspended = ask(&strict, Some(good)).await;
+        assert_eq!(
+            suspended,
+            ["api_key_suspended acme 192.0.2.1 GET /v1/facts []"]
+        );
+        world.keys.invalidate(&world.key.id());
+        world.store.fails();
+        let down = ask(&strict, Some(good)).await;
+        assert_eq!(
+            down,
+            ["service_unavailable nobody 192.0.2.1 GET /v1/facts []"]
+        );
+    }
+}
+
+/// What a handler refuses was admitted, and is told of its answer.
+#[tokio::test]
+async fn what_a_handler_refuses_is_told_with_the_answer() {
+    let world = World::new(false, Limits::new()).await;
+    let scoped = RequireScope::new(Scope::from_static("reports:read"));
+    let inner = service_fn(async |request: Request<()>| {
+        assert!(request.extensions().get::<Caller>().is_some());
+        Ok::<_, std::convert::Infallible>(Response::new(Full::<bytes::Bytes>::default()))
+    });
+    // Two layers of the same keys: the outer one announces.
+    let stack = world
+        .keys
+        .layer()
+        .layer(world.keys.layer().layer(scoped.layer(inner)));
+    let request = World::request(Some(world.key.expose_secret()));
+    let answer = stack.oneshot(request).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    let told = world.told.take();
+    assert_eq!(
+        told,
+        [
+            "admitted acme 192.0.2.1 GET /v1/facts []",
+            "answered acme 403 Forbidden Some(\"insufficient_scope\")",
+        ]
+    );
+}
+
+/// Counts by key in the cached entry, and adds up when the entry leaves.
+#[derive(Clone, Default)]
+struct Counting {
+    total: Arc<AtomicU64>,
+}
+
+struct Count(AtomicU64, Arc<AtomicU64>);
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.1
+            .fetch_add(self.0.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+}
+
+impl Observer for Counting {
+    fn decided(&self, decision: &Decision<'_>) {
+        if let Some(key) = decision.key() {
+            let count = key.slot(|| Count(AtomicU64::new(0), Arc::clone(&self.total)));
+            count.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Another type in a slot of its own.
+struct Ids;
+
+impl Observer for Ids {
+    fn decided(&self, decision: &Decision<'_>) {
+        if let Some(key) = decision.key() {
+            assert_eq!(*key.slot(|| key.id()), key.id());
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_observers_keep_of_a_key_leaves_with_its_entry() {
+    let counting = Counting::default();
+    let store = TroubledStore::new(&ManualClock::at(today()));
+    let builder = ApiKeys::builder(store)
+        .observer(Ids)
+        .observer(counting.clone());
+    let keys = builder.build().unwrap();
+    let issued = [
+        keys.issue("acme").await.unwrap(),
+        keys.issue("globex").await.unwrap(),
+    ];
+    let layer = keys.layer();
+    for _ in 0..5 {
+        for key in &issued {
+            call(echoing(&layer), with_key(key.expose_secret())).await;
+        }
+    }
+    assert_eq!(counting.total.load(Ordering::SeqCst), 0);
+    // A change makes the next request load the key anew, and the entry before leaves.
+    keys.suspend(issued[0].id()).await.unwrap();
+    call(echoing(&layer), with_key(issued[0].expose_secret())).await;
+    assert_eq!(counting.total.load(Ordering::SeqCst), 5);
+    drop((layer, keys));
+    assert_eq!(counting.total.load(Ordering::SeqCst), 11);
+}
+
+/// The credential is still there when a decision is announced, and not in what is printed of it.
+#[tokio::test]
+async fn a_decision_shows_no_key() {
+    struct Shown(Mutex<Vec<String>>);
+    impl Observer for Shown {
+        fn decided(&self, decision: &Decision<'_>) {
+            let RequestHead { method, .. } = decision.request();
+            assert_eq!(*method, Method::GET);
+            self.0.lock().unwrap().push(format!("{decision:?}"));
+        }
+
+        fn answered(&self, answer: &Answered<'_>) {
+            self.0.lock().unwrap().push(format!("{answer:?}"));
+        }
+    }
+    let shown = Arc::new(Shown(Mutex::default()));
+    let store = TroubledStore::new(&ManualClock::at(today()));
+    let keys = ApiKeys::builder(store)
+        .observer(Arc::clone(&shown))
+        .build()
+        .unwrap();
+    let key = keys.issue("acme").await.unwrap();
+    call(echoing(&keys.layer()), with_key(key.expose_secret())).await;
+    call(echoing(&keys.layer()), with_key(&key.expose_secret()[..40])).await;
+    let shown = shown.0.lock().unwrap().join("\n");
+    assert!(
+        shown.contains("acme") && !shown.contains(&key.expose_secret()[..24]),
+        "{shown}"
+    );
+}
