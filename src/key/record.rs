@@ -593,7 +593,7 @@ impl KeyRecord {
             limits,
             budget,
             lineage,
-        } = &**seldom.as_ref().unwrap();
+        } = seldom.as_deref().unwrap_or(&Seldom::default()).clone();
         let set = [
             ("pepper", verifier.pepper().is_some()),
             ("expires_at", expires_at.is_some()),
@@ -637,6 +637,14 @@ impl KeyRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plain_record_sets_an_account_and_a_version() {
+        let plain = KeyRecord::imported(KeyDigest::of("key"), "acme");
+        let unset = plain.unset();
+        assert!(!unset.contains(&"account") && !unset.contains(&"version"));
+        assert_eq!(unset.len(), 20, "{unset:?}");
+    }
 
     #[test]
     fn a_record_is_equal_to_one_built_from_what_it_says() {
