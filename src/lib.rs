@@ -58,8 +58,7 @@
 //! - `axum`: [`Caller`] as an extractor, [`Rejection`] as a response, the peer's address for
 //!   allow-lists, matched routes for [`Endpoint`]s, and `OriginalUri` without a key from the query.
 //! - `tonic`: [`Rejection`] into `tonic::Status`, and the peer's address.
-//! - `serde`: [`KeyRecord`] as a document, without its verifier unless that is
-//!   [exposed](KeyRecord::expose_parts).
+//! - `serde`: [`KeyRecord`] as a document, without its verifier unless `KeyRecord::expose_parts` adds it.
 //! - `conformance`: suites in which implementors of the ports find out whether they keep their
 //!   promises. For tests.
 //!
