@@ -52,7 +52,8 @@ impl KeyFormats {
     fn begins_after_slips(&self, text: &[u8]) -> bool {
         let mut rest = after_slips(text);
         loop {
-            if self.begins(rest) {
+            // Not `begins`, which goes through the glue itself: together they would take the square.
+            if self.iter().any(|format| format.claims(rest)) {
                 return true;
             }
             match after_glue(rest) {
