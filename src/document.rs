@@ -15,12 +15,12 @@ use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::environment::Environment;
 use crate::key::lifecycle::KeyStatus;
 use crate::key::network::{AllowedNetworks, Network};
+use crate::key::quota::{Quota, QuotaShape};
 use crate::key::record::{KeyRecord, Rotation};
 use crate::key::scope::{Scope, ScopeSet};
 use crate::key::text::InvalidRecord;
 use crate::key::verifier::Verifier;
-use crate::quota::{Quota, QuotaShape};
-use crate::timestamp::{civil, nanoseconds, rfc3339_exact};
+use crate::util::timestamp::{civil, nanoseconds, rfc3339_exact};
 
 /// All fields of a record, in plain types.
 ///

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::cache::KeyCache;
-use crate::clock::{Clock, Now};
 use crate::key::formats::KeyFormats;
 use crate::key::lifecycle::WarningWindow;
 use crate::key::verifier::PepperRing;
@@ -14,7 +13,8 @@ use crate::limit::metering::Metering;
 use crate::limit::throttle::Throttle;
 use crate::observe::Observers;
 use crate::store::DynKeyStore;
-use crate::trace::Once;
+use crate::util::clock::{Clock, Now};
+use crate::util::trace::Once;
 
 pub(crate) struct Keyring {
     pub(crate) store: Arc<dyn DynKeyStore>,

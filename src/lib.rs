@@ -69,49 +69,40 @@
 //! operators should act on (deprecated keys in use, at most once an hour and key; keys in URLs),
 //! `INFO` for known keys that were refused, `DEBUG` for strangers, `TRACE` for accepted requests.
 
-// The path.
-mod middleware;
-// What watches decisions.
-mod observe;
-// What is read, and what is answered.
-mod caller;
-mod framework;
-mod request;
-mod response;
-mod source;
-// What is managed.
+// From the top: each layer uses those below it. `tests/layering.rs` holds the house to it.
 mod api_keys;
-mod manage;
-// Ports, and what stands behind them.
-mod backend;
 mod cache;
-mod keyring;
-mod limit;
-mod rejection;
-mod store;
-// What is promised at the ports.
-#[cfg(feature = "conformance")]
-pub mod conformance;
-// What a key is.
 #[cfg(feature = "serde")]
 mod document;
+mod http;
 mod key;
-// Below everything.
-mod clock;
-mod parts;
-mod quota;
-mod secret;
-mod sync;
-mod table;
-mod timestamp;
-mod trace;
+mod keyring;
+mod limit;
+mod manage;
+mod middleware;
+mod observe;
+mod store;
+mod util;
+// Beside the layers: what stands behind the ports, and what is promised at them.
+mod backend;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 
+pub use crate::http::caller::Caller;
+pub use crate::http::client_address::{ClientAddress, PeerAddr, TrustedProxies};
+pub use crate::http::credential::source::{InvalidKeyHeader, KeySource};
+pub use crate::http::rejection::{Exceeded, NotFound, Rejection};
+pub use crate::http::render::body::ResponseBody;
+pub use crate::http::render::challenge::InvalidRealm;
+pub use crate::http::render::grpc::GrpcRequests;
+pub use crate::http::render::key_headers::InvalidLink;
+pub use crate::http::render::rate_limit::RateLimitHeaders;
+pub use crate::http::render::rejection::ErrorFormat;
+pub use crate::http::request_head::RequestHead;
 pub use api_keys::{ApiKeys, ApiKeysBuilder, BuildError, Managed, ReadOnly};
 pub use backend::memory::MemoryStore;
 pub use backend::memory::limiter::MemoryLimiter;
 pub use cache::Cache;
-pub use caller::Caller;
-pub use clock::{Clock, ManualClock, Now, Sleep, SystemClock};
 #[cfg(feature = "serde")]
 pub use document::{ExposedVerifier, InvalidParts, RecordParts};
 pub use key::alphabet::Alphabet;
@@ -121,14 +112,20 @@ pub use key::environment::{Environment, InvalidEnvironment};
 pub use key::format::{GenerateError, KeyFormat, KeyFormatError};
 pub use key::lifecycle::{InvalidKeyStatus, KeyStatus, Lifecycle, WarningWindow};
 pub use key::network::{AllowedNetworks, InvalidNetwork, Network};
+pub use key::plaintext::PlaintextKey;
+pub use key::quota::{InvalidQuota, Quota, QuotaShape};
 pub use key::record::{KeyRecord, Rotation};
 pub use key::scope::{InvalidScope, RequiredScopes, Scope, ScopeSet};
 pub use key::text::{InvalidRecord, OptionalText};
 pub use key::verifier::{PepperError, PepperId, PepperRing, Verifier};
+pub use limit::charge::{Charge, LimitName, Subject};
 pub use limit::endpoint::Endpoint;
+pub use limit::limiter::{LimiterError, RateLimiter};
 pub use limit::outage::LimiterOutage;
-pub use limit::rules::{InvalidLimits, Limit, Limits, Plan};
-pub use limit::{Charge, LimitName, LimiterError, RateLimiter, Refund, Standing, Subject, Verdict};
+pub use limit::refund::Refund;
+pub use limit::rule::{InvalidLimits, Limit};
+pub use limit::rules::{Limits, Plan};
+pub use limit::verdict::{Standing, Verdict};
 pub use manage::change::{ChangeError, ResumeKey, RevokeKey, SuspendKey};
 pub use manage::issue::{IssueError, IssueKey, IssuedKey};
 pub use middleware::future::ResponseFuture;
@@ -136,16 +133,5 @@ pub use middleware::layer::ApiKeyLayer;
 pub use middleware::require_scope::{RequireScope, RequireScopeFuture, RequireScopeService};
 pub use middleware::service::ApiKeyService;
 pub use observe::{Answered, Decision, KeyFacts, Observer};
-pub use quota::{InvalidQuota, Quota, QuotaShape};
-pub use rejection::{Exceeded, NotFound, Rejection};
-pub use request::client_address::{ClientAddress, PeerAddr, TrustedProxies};
-pub use request::head::RequestHead;
-pub use response::body::ResponseBody;
-pub use response::challenge::InvalidRealm;
-pub use response::grpc::GrpcRequests;
-pub use response::headers::InvalidLink;
-pub use response::rate_limit::RateLimitHeaders;
-pub use response::rejection::ErrorFormat;
-pub use secret::PlaintextKey;
-pub use source::{InvalidKeyHeader, KeySource};
-pub use store::{Change, KeyStore, ManagedKeyStore, StoreError, StoreErrorKind};
+pub use store::{AgedRecord, Change, KeyStore, ManagedKeyStore, StoreError, StoreErrorKind};
+pub use util::clock::{Clock, ManualClock, Now, Sleep, SystemClock};

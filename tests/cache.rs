@@ -7,6 +7,7 @@ mod support;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, SystemTime};
 
@@ -16,8 +17,9 @@ use support::trouble::{Delay, Gate, Says, TroubledStore};
 use support::{DAY, asking, is_waiting, today, with_key};
 use tower::Service;
 use tower_api_key::{
-    ApiKeys, Cache, Change, Environment, IssuedKey, KeyDigest, KeyFormat, KeyId, KeyRecord,
-    KeyStore, ManagedKeyStore, ManualClock, Rejection, Revocation, Suspension,
+    AgedRecord, ApiKeys, Cache, Change, Environment, IssuedKey, KeyDigest, KeyFormat, KeyId,
+    KeyRecord, KeyStore, ManagedKeyStore, ManualClock, Rejection, Revocation, StoreError,
+    Suspension,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -500,6 +502,73 @@ async fn a_change_builds_on_what_was_done_here_and_not_on_a_replica_that_lags_be
     assert_eq!(world.ask(&key), 403);
     let kept = world.store.kept.find(&key.id()).await.unwrap().unwrap();
     assert_eq!(kept, again);
+}
+
+/// A cache that a fleet shares, which has a copy of each record from a while ago.
+struct Shared {
+    copy: KeyRecord,
+    age: Duration,
+    primary: TroubledStore,
+    asked: Arc<AtomicUsize>,
+}
+
+impl KeyStore for Shared {
+    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.primary.kept.find(id).await
+    }
+
+    async fn find_at_least(
+        &self,
+        id: &KeyId,
+        version: u64,
+    ) -> Result<Option<AgedRecord>, StoreError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.copy.version() >= version {
+            return Ok(Some(AgedRecord::new(self.copy.clone(), self.age)));
+        }
+        Ok(self.find(id).await?.map(AgedRecord::fresh))
+    }
+}
+
+impl ManagedKeyStore for Shared {
+    async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.find(id).await
+    }
+
+    async fn commit(&self, change: &Change) -> Result<(), StoreError> {
+        self.primary.kept.commit(change).await
+    }
+}
+
+/// Its age and that of the copy in the process add up, and what was changed here is not answered by it.
+#[tokio::test]
+async fn a_copy_of_a_copy_serves_no_longer_than_one() {
+    for age in [0, 1, 4, 9, 10, 11] {
+        let world = World::new(Cache::new());
+        let key = world.issue().await;
+        let asked = Arc::new(AtomicUsize::new(0));
+        let shared = Shared {
+            copy: world.store.kept.find(&key.id()).await.unwrap().unwrap(),
+            age: Duration::from_secs(age),
+            primary: world.store.clone(),
+            asked: Arc::clone(&asked),
+        };
+        let builder = ApiKeys::builder(shared).clock(world.clock.clone());
+        let keys = builder.build().unwrap();
+        for second in 0..10 {
+            assert!(keys.verify(key.expose_secret()).await.is_ok());
+            let each = 10_u64.saturating_sub(age).max(1);
+            let expected = second / each + 1;
+            assert_eq!(
+                asked.load(Ordering::SeqCst) as u64,
+                expected,
+                "{age} s, at {second}"
+            );
+            world.clock.advance(SECOND);
+        }
+        keys.suspend(key.id()).await.unwrap();
+        assert!(keys.verify(key.expose_secret()).await.is_err());
+    }
 }
 
 /// A key that was changed before, long ago, is not the first to be forgotten.

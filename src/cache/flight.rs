@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::PoisonError;
 use std::task::{Context, Poll, Wake, Waker};
 
-use crate::sync::{Arc, Mutex, MutexGuard};
+use crate::util::sync::{Arc, Mutex, MutexGuard};
 
 /// A load on its way.
 pub(crate) type Load<T> = Pin<Box<dyn Future<Output = T> + Send>>;

@@ -5,7 +5,7 @@
 //! began, and its answer serves for as long as they stand there: what raced a change is dead on
 //! arrival, wherever it went.
 
-use crate::sync::{AtomicU32, Ordering};
+use crate::util::sync::{AtomicU32, Ordering};
 
 /// How many counters: a change of one key makes one key in so many be loaded anew.
 const COUNTERS: usize = 1024;

@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use super::flight::{Boarding, Flights, Load, Room};
 use super::guard::{Epochs, Spread, Stamp};
-use crate::sync::Arc;
+use crate::util::sync::Arc;
 
 /// The loads of a key for one call, if each answer is outdated before it comes.
 const ATTEMPTS: usize = 2;

@@ -13,8 +13,8 @@ use super::keeper::Uses;
 use super::known::KnownKey;
 use super::pool::Pool;
 use crate::key::digest::KeyId;
-use crate::parts::Parts;
-use crate::table::Table;
+use crate::util::parts::Parts;
+use crate::util::table::Table;
 
 /// Keys by the first half of their ids.
 pub(super) struct Index {
@@ -152,7 +152,6 @@ impl Index {
 mod tests {
     use super::*;
     use crate::backend::memory::limiter::MemoryLimiter;
-    use crate::clock::SystemClock;
     use crate::key::digest::KeyDigest;
     use crate::key::environment::Environment;
     use crate::key::record::KeyRecord;
@@ -162,6 +161,7 @@ mod tests {
     use crate::limit::outage::{Emergency, LimiterOutage};
     use crate::limit::rulebook::Rulebook;
     use crate::limit::rules::Limits;
+    use crate::util::clock::SystemClock;
 
     struct World {
         metering: Arc<Metering>,

@@ -6,8 +6,8 @@ use std::sync::MutexGuard;
 use super::guard::{Spread, Stamp};
 use super::guarded::Origin;
 use crate::key::digest::KeyId;
-use crate::parts::Parts;
-use crate::table::Table;
+use crate::util::parts::Parts;
+use crate::util::table::Table;
 
 /// How many are remembered. Newer ones take the places of older ones.
 const MOST: usize = 4_096;

@@ -26,14 +26,14 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::{Clock, within};
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::record::KeyRecord;
 use crate::limit::metering::Metering;
 use crate::store::{DynKeyStore, StoreError, StoreErrorKind};
-use crate::timestamp::nanoseconds;
-use crate::trace;
+use crate::util::clock::{Clock, within};
+use crate::util::timestamp::nanoseconds;
+use crate::util::trace;
 use flight::Room;
 use guard::Stamp;
 use guarded::{Answer, Guarded, LoadError, Origin};
@@ -95,6 +95,14 @@ pub(crate) enum Sought {
     NewFromNowhere,
 }
 
+/// Returns an instant of the monotonic clock in nanoseconds. A year is added, so that a copy which is older than
+/// this process has an instant, too.
+#[inline]
+fn instant(now: Duration) -> u64 {
+    const YEAR: u64 = 366 * 86_400 * 1_000_000_000;
+    nanoseconds(now).saturating_add(YEAR)
+}
+
 /// The keys of a store, each asked for only now and then.
 pub(crate) struct KeyCache {
     guarded: Guarded<KeyId, Found, StoreError, Shelf>,
@@ -147,7 +155,7 @@ impl KeyCache {
     /// A key, if it is remembered and what is remembered may still serve.
     #[inline]
     pub(crate) fn find(&self, id: &KeyId, now: Duration) -> Option<Found> {
-        let now = nanoseconds(now);
+        let now = instant(now);
         self.guarded.find(id, |origin| self.is_fresh(origin, now))
     }
 
@@ -169,7 +177,7 @@ impl KeyCache {
         sought: Sought,
     ) -> Result<Found, LoadFailure> {
         let room = self.room(sought);
-        let now = nanoseconds(self.source.clock.monotonic());
+        let now = instant(self.source.clock.monotonic());
         let is_fresh = |origin| self.is_fresh(origin, now);
         let ask = |stamp| {
             let source = Arc::clone(&self.source);
@@ -226,7 +234,7 @@ impl KeyCache {
     /// the store fails.
     fn stale(&self, id: &KeyId) -> Option<Found> {
         let longest = nanoseconds(self.settings.stale_for?);
-        let now = nanoseconds(self.source.clock.monotonic());
+        let now = instant(self.source.clock.monotonic());
         self.guarded.find(id, |origin| {
             origin.found && now.saturating_sub(origin.since) < longest
         })
@@ -290,13 +298,17 @@ impl Source {
         since: u64,
     ) -> Result<Found, StoreError> {
         let limit = self.time_limit;
-        let found = within(&*self.clock, limit, self.store.find(&id)).await;
+        let at_least = self.recent.version_of(&id);
+        let found = self.store.find_at_least(&id, at_least);
+        let found = within(&*self.clock, limit, found).await;
         let found = found
             .unwrap_or_else(|| Err(StoreError::unavailable(format!("no answer in {limit:?}"))))?;
-        let Some(record) = found else {
+        let Some(found) = found else {
             return Ok(Found::Nothing);
         };
-        let record = self.recent.newest(record);
+        let record = self.recent.newest(found.record);
+        // The age of a copy counts, as if it had been loaded here then.
+        let since = since.saturating_sub(nanoseconds(found.age));
         let metering = Arc::clone(&self.metering);
         let known = KnownKey::new(record, environment, metering, stamp, since);
         Ok(Found::Key(self.pool.fill(known)))

@@ -62,6 +62,12 @@ impl Recent {
         }
     }
 
+    /// The version that a key was last changed to here, or 0.
+    pub(super) fn version_of(&self, id: &KeyId) -> u64 {
+        let changes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        changes.records.get(id).map_or(0, KeyRecord::version)
+    }
+
     /// The newer one of what was loaded and what was changed here.
     pub(super) fn newest(&self, loaded: KeyRecord) -> KeyRecord {
         self.newer_than(&loaded).unwrap_or(loaded)

@@ -9,10 +9,10 @@ use crate::key::containment::{Revocation, Suspension, Throttling};
 use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::environment::Environment;
 use crate::key::network::AllowedNetworks;
+use crate::key::quota::Quota;
 use crate::key::record::{KeyRecord, Rotation};
 use crate::key::scope::Scope;
 use crate::key::verifier::Verifier;
-use crate::quota::Quota;
 
 /// Stores keep instants to the microsecond at least.
 const PRECISION: Duration = Duration::from_micros(1);

@@ -2,6 +2,7 @@
 
 use crate::key::format::KeyFormat;
 use crate::key::formats::KeyFormats;
+use crate::key::token::{is_connector, is_of_token};
 
 /// A text is looked at for so long; a longer look would be work for strangers.
 const REACH: usize = 4096;
@@ -74,16 +75,6 @@ impl KeyFormat {
             };
         }
     }
-}
-
-/// Returns whether a token may go on with a byte: token68 (RFC 9110 §11.2) without its padding,
-/// which ends a token, so that a parameter's value (`key=KEY`) begins one.
-pub(super) fn is_of_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || is_connector(byte)
-}
-
-pub(super) fn is_connector(byte: u8) -> bool {
-    matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/')
 }
 
 /// Returns what stands behind one piece of glue: a connector, among them a blank as forms encode it, or a

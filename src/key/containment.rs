@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use crate::quota::Quota;
+use crate::key::quota::Quota;
 
 /// A revocation: when and why a key was stopped for ever.
 #[derive(Debug, Clone, PartialEq, Eq)]

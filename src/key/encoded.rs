@@ -3,8 +3,9 @@
 use percent_encoding::percent_decode;
 use zeroize::Zeroizing;
 
-use crate::key::claim::{after_glue, is_of_token};
+use crate::key::claim::after_glue;
 use crate::key::formats::KeyFormats;
+use crate::key::token::is_of_token;
 
 /// So much of a text is looked at, which is decoded up to four times.
 const REACH: usize = 2048;

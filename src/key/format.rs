@@ -8,9 +8,9 @@ use zeroize::Zeroizing;
 
 use crate::key::alphabet::Alphabet;
 use crate::key::base62;
-use crate::key::claim::{is_connector, is_of_token};
 use crate::key::environment::Environment;
-use crate::secret::PlaintextKey;
+use crate::key::plaintext::PlaintextKey;
+use crate::key::token::{is_connector, is_of_token};
 
 /// The fewest random bytes that a key may have: 128 bits.
 pub(crate) const MIN_SECRET_BYTES: usize = 16;

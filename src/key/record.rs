@@ -8,10 +8,10 @@ use crate::key::containment::{Revocation, Suspension, Throttling};
 use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::environment::Environment;
 use crate::key::network::AllowedNetworks;
+use crate::key::quota::Quota;
 use crate::key::scope::{Scope, ScopeSet};
 use crate::key::text::{self, Instant, InvalidRecord, OptionalText};
 use crate::key::verifier::{PepperId, Verifier};
-use crate::quota::Quota;
 
 /// Everything that is kept of a key: whom it identifies, what it may do, and until when.
 ///

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use crate::timestamp;
+use crate::util::timestamp;
 
 /// An optional text of a record, made of a text or of an `Option` of one.
 ///

@@ -1,9 +1,9 @@
 //! The `calendar` shape: never more than the limit in a day or month of UTC, by the wall clock.
 
+use crate::key::quota::Calendar;
+use crate::limit::instant::Left;
 use crate::limit::refund::Taken;
-use crate::limit::state::Left;
-use crate::quota::Calendar;
-use crate::timestamp;
+use crate::util::timestamp;
 
 const DAY: u64 = 86_400 * 1_000_000_000;
 

@@ -1,6 +1,6 @@
 //! Endpoints with limits and costs of their own, and which of them no request could ever match.
 
-use crate::limit::rules::{By, InvalidLimits, Limit, Rule};
+use crate::limit::rule::{By, InvalidLimits, Limit, Rule};
 
 /// One method and route, with limits and a cost of its own.
 ///

@@ -4,10 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::{Clock, Now, within};
+use crate::limit::charge::Charge;
+use crate::limit::limiter::{DynRateLimiter, LimiterError};
 use crate::limit::outage::Emergency;
+use crate::limit::refund::Refund;
 use crate::limit::rulebook::Rulebook;
-use crate::limit::{Charge, DynRateLimiter, LimiterError, Refund, Standing, Verdict};
+use crate::limit::verdict::{Standing, Verdict};
+use crate::util::clock::{Clock, Now, within};
 
 /// The rules of an application, where their budgets are kept, and what happens when that fails.
 pub(crate) struct Limiting {

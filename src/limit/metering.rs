@@ -3,11 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::clock::Clock;
-use crate::limit::LimiterError;
+use crate::limit::limiter::LimiterError;
 use crate::limit::limiting::Limiting;
 use crate::limit::refund::Receipt;
 use crate::limit::rulebook::{Bound, Charges, Holder};
+use crate::util::clock::Clock;
 
 /// The limits of one `ApiKeys`, and the clock that they go by.
 pub(crate) struct Metering {

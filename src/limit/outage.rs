@@ -5,10 +5,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Now;
+use crate::key::quota::Quota;
+use crate::limit::charge::{Charge, LimitName, Subject};
+use crate::limit::limiter::DynRateLimiter;
 use crate::limit::rulebook::Charges;
-use crate::limit::{Charge, DynRateLimiter, LimitName, Subject, Verdict};
-use crate::quota::Quota;
+use crate::limit::verdict::Verdict;
+use crate::util::clock::Now;
 
 /// What happens to requests when the limiter fails, or does not answer in time.
 ///

@@ -4,10 +4,11 @@
 //! from now is what has been used. In any time `t`, no more than `burst + t / interval` units are
 //! admitted.
 
-use crate::limit::Standing;
-use crate::limit::refund::{Ledger, Taken};
-use crate::limit::state::Left;
-use crate::quota::{Quota, Shape};
+use crate::key::quota::{Quota, Shape};
+use crate::limit::instant::Left;
+use crate::limit::ledger::Ledger;
+use crate::limit::refund::Taken;
+use crate::limit::verdict::Standing;
 
 /// A budget of `burst` units, of which one comes back each `interval`.
 #[derive(Debug, Clone, Copy)]

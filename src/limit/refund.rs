@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::clock::Now;
-use crate::limit::state::Nanos;
-use crate::limit::{Charge, Standing, Verdict};
+use crate::limit::charge::Charge;
+use crate::limit::instant::Nanos;
+use crate::limit::ledger::Ledger;
+use crate::limit::verdict::{Standing, Verdict};
+use crate::util::clock::Now;
 
 /// Units of a charge that are given back, because the work that they were taken for did not happen.
 ///
@@ -103,28 +105,6 @@ impl<'a> Refund<'a> {
     pub(crate) const fn taken(&self) -> Taken {
         self.taken
     }
-}
-
-/// What a limiter in memory notes of a budget when it takes a charge, to give it back there and to nobody
-/// else.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Ledger {
-    /// Units of the budget that were given back out of turn until then.
-    pub(crate) shifted: u32,
-    /// Where the charge was counted.
-    pub(crate) counted: Counted,
-}
-
-/// Where a charge was counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Counted {
-    /// In the budget of its subject.
-    #[default]
-    Own,
-    /// In that of a network of this width.
-    Network(u8),
-    /// In one that newcomers share, or nowhere: it is not given back.
-    Shared,
 }
 
 /// When a charge was taken, of how much, and for how long it counts.

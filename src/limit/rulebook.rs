@@ -8,11 +8,13 @@ use smallvec::SmallVec;
 
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
+use crate::key::quota::Quota;
 use crate::key::record::KeyRecord;
+use crate::limit::charge::{Charge, LimitName, MAX_CHARGES, Subject};
+use crate::limit::client::Ipv6Prefix;
 use crate::limit::endpoint::Endpoint;
-use crate::limit::rules::{By, Ipv6Prefix, Limits, Rule};
-use crate::limit::{Charge, LimitName, MAX_CHARGES, Subject};
-use crate::quota::Quota;
+use crate::limit::rule::{By, Rule};
+use crate::limit::rules::Limits;
 
 /// The charges of one request.
 pub(crate) type Charges<'a> = SmallVec<[Charge<'a>; 2]>;

@@ -5,12 +5,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Now;
+use crate::key::quota::Quota;
+use crate::limit::charge::{Charge, LimitName, Subject};
+use crate::limit::client::client_network;
+use crate::limit::instant::Nanos;
+use crate::limit::limiter::DynRateLimiter;
+use crate::limit::refund::Refund;
 use crate::limit::refund::Taken;
-use crate::limit::rules::client_network;
-use crate::limit::state::Nanos;
-use crate::limit::{Charge, DynRateLimiter, LimitName, Refund, Subject, Verdict};
-use crate::quota::Quota;
+use crate::limit::verdict::Verdict;
+use crate::util::clock::Now;
 
 /// Stops an address that tries keys which do not exist.
 ///

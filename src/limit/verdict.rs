@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::limit::MAX_CHARGES;
-use crate::limit::refund::Ledger;
-use crate::limit::state::Left;
+use crate::limit::charge::MAX_CHARGES;
+use crate::limit::instant::Left;
+use crate::limit::ledger::Ledger;
 
 /// How one budget stands after a check.
 #[derive(Clone, Copy)]

@@ -10,8 +10,8 @@
 
 use std::collections::VecDeque;
 
+use crate::limit::instant::Left;
 use crate::limit::refund::Taken;
-use crate::limit::state::Left;
 
 /// Slots in a window.
 pub(crate) const SLOTS: u64 = 60;

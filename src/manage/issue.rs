@@ -8,12 +8,12 @@ use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::environment::Environment;
 use crate::key::format::{GenerateError, KeyFormat};
 use crate::key::network::AllowedNetworks;
+use crate::key::plaintext::PlaintextKey;
+use crate::key::quota::Quota;
 use crate::key::record::KeyRecord;
 use crate::key::scope::{Scope, ScopeSet};
 use crate::key::text::InvalidRecord;
 use crate::manage::{Manager, Managing};
-use crate::quota::Quota;
-use crate::secret::PlaintextKey;
 use crate::store::StoreError;
 
 /// A key to be issued, when awaited: [`ApiKeys::issue`](crate::ApiKeys::issue).

@@ -1,15 +1,17 @@
 //! Step 8 of the path: what a request is charged, and what its caller is told of that.
 
 use super::decide::Gate;
-use crate::clock::Now;
+use crate::http::rejection::Rejection;
+use crate::http::render::rate_limit::{self, Notice};
+use crate::limit::charge::Charge;
+use crate::limit::instant::Nanos;
+use crate::limit::limiter::LimiterError;
 use crate::limit::limiting;
 use crate::limit::outage::Fallback;
 use crate::limit::refund::Receipt;
-use crate::limit::state::Nanos;
-use crate::limit::{Charge, LimiterError, Verdict};
-use crate::rejection::Rejection;
-use crate::response::rate_limit::{self, Notice};
-use crate::trace;
+use crate::limit::verdict::Verdict;
+use crate::util::clock::Now;
+use crate::util::trace;
 
 /// A request that is within its limits.
 #[derive(Default)]

@@ -8,18 +8,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response};
 
-use crate::framework;
+use crate::http::client_address::ClientAddress;
+use crate::http::credential::source::KeySources;
+use crate::http::framework;
+use crate::http::rejection::Rejection;
+use crate::http::render::challenge::{Challenges, Realm};
+use crate::http::render::grpc::GrpcRequests;
+use crate::http::render::key_headers::KeyHeaders;
+use crate::http::render::rate_limit::RateLimitHeaders;
+use crate::http::render::rejection::{self, ErrorFormat, Manner};
+use crate::http::request_head::RequestHead;
 use crate::key::environment::Environment;
 use crate::key::scope::RequiredScopes;
-use crate::rejection::Rejection;
-use crate::request::client_address::ClientAddress;
-use crate::request::head::RequestHead;
-use crate::response::challenge::{Challenges, Realm};
-use crate::response::grpc::GrpcRequests;
-use crate::response::headers::KeyHeaders;
-use crate::response::rate_limit::RateLimitHeaders;
-use crate::response::rejection::{self, ErrorFormat, Manner};
-use crate::source::KeySources;
 
 /// How the route of a request is found; by default it is that which a framework matched, or else the
 /// path.

@@ -5,13 +5,13 @@ use std::cell::OnceCell;
 use std::net::IpAddr;
 
 use super::decide::Gate;
-use crate::clock::Now;
+use crate::http::client_address::ClientAddress;
+use crate::http::credential::source::Carriers;
+use crate::http::request_head::RequestHead;
 use crate::limit::rulebook::Bound;
 use crate::observe::RequestFacts;
-use crate::request::client_address::ClientAddress;
-use crate::request::head::RequestHead;
-use crate::source::Carriers;
-use crate::trace;
+use crate::util::clock::Now;
+use crate::util::trace;
 
 /// A request as the path sees it: its head, the instant that it is judged by, and its client's address.
 pub(super) struct Context<'r> {

@@ -21,22 +21,23 @@ use super::charge::{Exceeded, WithinLimits};
 use super::config::Config;
 use super::context::Context;
 use crate::cache::{Found, KnownKey, Sought};
-use crate::caller::{Anonymous, Caller};
+use crate::http::caller::{Anonymous, Caller};
+use crate::http::credential::Ambiguous;
+use crate::http::credential::source::Carriers;
+use crate::http::rejection::{NotFound, Rejection};
+use crate::http::render::rate_limit::Notice;
+use crate::http::render::rejection::Rendered;
+use crate::http::request_head::RequestHead;
 use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::lifecycle::Lifecycle;
 use crate::keyring::Keyring;
+use crate::limit::charge::Charge;
 use crate::limit::rulebook::{Bound, Charges};
 use crate::limit::throttle::Attempt;
-use crate::limit::{Charge, Verdict};
+use crate::limit::verdict::Verdict;
 use crate::observe::log::Log;
 use crate::observe::{Decision, KeyFacts};
-use crate::rejection::{NotFound, Rejection};
-use crate::request::credential::Ambiguous;
-use crate::request::head::RequestHead;
-use crate::response::rate_limit::Notice;
-use crate::response::rejection::Rendered;
-use crate::source::Carriers;
-use crate::trace;
+use crate::util::trace;
 
 /// What decides about the requests of one layer.
 #[derive(Debug, Clone)]

@@ -13,8 +13,8 @@ use tower_service::Service;
 
 use super::decide::{Admission, Gate, Outcome};
 use super::resume::Waiting;
-use crate::response::body::ResponseBody;
-use crate::response::rejection::Manner;
+use crate::http::render::body::ResponseBody;
+use crate::http::render::rejection::Manner;
 
 const POLLED_AGAIN: &str = "polled after it was ready";
 

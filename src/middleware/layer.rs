@@ -8,18 +8,18 @@ use tower_layer::Layer;
 use super::config::{Config, Route};
 use super::decide::Gate;
 use super::service::ApiKeyService;
+use crate::http::client_address::ClientAddress;
+use crate::http::render::challenge::{InvalidRealm, Realm};
+use crate::http::render::grpc::GrpcRequests;
+use crate::http::render::key_headers::{self, InvalidLink};
+use crate::http::render::rate_limit::RateLimitHeaders;
+use crate::http::render::rejection::ErrorFormat;
+use crate::http::render::rejection::Rendered;
+use crate::http::request_head::RequestHead;
 use crate::key::environment::Environment;
 use crate::key::scope::RequiredScopes;
-use crate::request::client_address::ClientAddress;
-use crate::request::head::RequestHead;
-use crate::response::challenge::{InvalidRealm, Realm};
-use crate::response::grpc::GrpcRequests;
-use crate::response::headers::{self, InvalidLink};
-use crate::response::rate_limit::RateLimitHeaders;
-use crate::response::rejection::ErrorFormat;
-use crate::response::rejection::Rendered;
 
-use crate::source::{KeySource, KeySources};
+use crate::http::credential::source::{KeySource, KeySources};
 
 /// Puts API keys in front of a service: only requests with a good key reach it.
 ///
@@ -357,7 +357,7 @@ impl ApiKeyLayer {
     /// # Ok::<(), tower_api_key::InvalidLink>(())
     /// ```
     pub fn deprecation_link(mut self, url: &str) -> Result<Self, InvalidLink> {
-        let link = headers::link(url, "deprecation")?;
+        let link = key_headers::link(url, "deprecation")?;
         self.config().key_headers.deprecation_link = Some(link);
         Ok(self)
     }
@@ -370,7 +370,7 @@ impl ApiKeyLayer {
     /// # Ok::<(), tower_api_key::InvalidLink>(())
     /// ```
     pub fn sunset_link(mut self, url: &str) -> Result<Self, InvalidLink> {
-        let link = headers::link(url, "sunset")?;
+        let link = key_headers::link(url, "sunset")?;
         self.config().key_headers.sunset_link = Some(link);
         Ok(self)
     }

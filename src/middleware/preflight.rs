@@ -7,8 +7,8 @@ use http::header::{
 };
 
 use super::decide::Gate;
-use crate::caller::Caller;
-use crate::request::head::RequestHead;
+use crate::http::caller::Caller;
+use crate::http::request_head::RequestHead;
 
 /// Headers that no preflight has: credentials, and whatever announces a body or a call of gRPC.
 const NEVER: [HeaderName; 11] = [

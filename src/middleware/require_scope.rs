@@ -11,10 +11,10 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::caller::Caller;
+use crate::http::caller::Caller;
+use crate::http::rejection::Rejection;
+use crate::http::render::body::ResponseBody;
 use crate::key::scope::{RequiredScopes, Scope};
-use crate::rejection::Rejection;
-use crate::response::body::ResponseBody;
 
 /// Lets only callers through whose key holds what a route needs.
 ///

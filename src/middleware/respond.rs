@@ -4,11 +4,11 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 
 use super::decide::{Admission, Denial, Gate};
+use crate::http::credential::source::Carriers;
+use crate::http::render::key_headers::keep_from_caches;
+use crate::http::render::rate_limit::{self, Notice};
+use crate::http::render::rejection::{Manner, Unrendered, keep_headers};
 use crate::key::lifecycle::Lifecycle;
-use crate::response::headers::keep_from_caches;
-use crate::response::rate_limit::{self, Notice};
-use crate::response::rejection::{Manner, Unrendered, keep_headers};
-use crate::source::Carriers;
 
 impl Gate {
     /// Adds what the caller is told about the key to the answer of the inner service, or to what

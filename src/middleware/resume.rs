@@ -12,14 +12,14 @@ use super::decide::{
     Gate, Outcome, PendingCharge, PendingLoad, PresentedKey, VerifiedKey, admit_stranger,
 };
 use crate::cache::{Found, KnownKey, LoadFailure, Sought};
+use crate::http::credential::source::Carriers;
+use crate::http::rejection::Rejection;
+use crate::http::request_head::RequestHead;
 use crate::key::digest::KeyId;
 use crate::limit::rulebook::{Bound, Charges};
 use crate::limit::throttle::Attempt;
 use crate::observe::KeyFacts;
-use crate::rejection::Rejection;
-use crate::request::head::RequestHead;
-use crate::source::Carriers;
-use crate::trace;
+use crate::util::trace;
 
 /// A request that waits, and how far it gets after that.
 ///

@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use super::decide::{Gate, Outcome};
 use super::future::ResponseFuture;
-use crate::response::body::ResponseBody;
+use crate::http::render::body::ResponseBody;
 
 /// A service behind API keys; see [`ApiKeyLayer`](crate::ApiKeyLayer).
 #[derive(Debug, Clone)]

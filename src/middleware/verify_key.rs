@@ -2,10 +2,10 @@
 
 use super::decide::Gate;
 use crate::cache::Sought;
-use crate::caller::Caller;
+use crate::http::caller::Caller;
+use crate::http::rejection::{NotFound, Rejection};
 use crate::key::digest::KeyDigest;
 use crate::key::formats::{Place, Recognized};
-use crate::rejection::{NotFound, Rejection};
 
 impl Gate {
     /// Verifies a key. Access and limits are those of requests, and are not looked at.

@@ -1,10 +1,10 @@
 //! The logs: the first observer.
 
 use super::Decision;
+use crate::http::rejection::Rejection;
 use crate::key::lifecycle::KeyStatus;
-use crate::rejection::Rejection;
-use crate::timestamp;
-use crate::trace::{self, Hourly};
+use crate::util::timestamp;
+use crate::util::trace::{self, Hourly};
 
 /// Writes decisions to the application's logs.
 #[derive(Debug, Default)]

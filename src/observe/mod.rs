@@ -12,15 +12,16 @@ use std::time::SystemTime;
 use http::{Method, StatusCode};
 
 use crate::cache::KnownKey;
-use crate::clock::Now;
+use crate::http::credential::source::Carriers;
+use crate::http::rejection::Rejection;
+use crate::http::request_head::RequestHead;
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::key::record::KeyRecord;
-use crate::limit::{Charge, Standing, Verdict};
-use crate::rejection::Rejection;
-use crate::request::head::RequestHead;
-use crate::source::Carriers;
+use crate::limit::charge::Charge;
+use crate::limit::verdict::{Standing, Verdict};
+use crate::util::clock::Now;
 use log::Log;
 
 /// Watches decisions: for usage, metrics, anomalies.

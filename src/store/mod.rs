@@ -8,6 +8,7 @@ mod error;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -65,6 +66,43 @@ pub trait KeyStore: Send + Sync + 'static {
         &self,
         id: &KeyId,
     ) -> impl Future<Output = Result<Option<KeyRecord>, StoreError>> + Send;
+
+    /// As [`find`](Self::find), for a store that keeps copies, such as a cache that a fleet shares: the record of
+    /// at least this version, with the age of the copy.
+    ///
+    /// A copy of a lower version is known to be outdated: look further, to where the record comes from. The
+    /// age counts against [`Cache::max_staleness`](crate::Cache::max_staleness), so that a copy of a copy
+    /// does not serve twice as long. By default the record that `find` finds is as old as the call.
+    fn find_at_least(
+        &self,
+        id: &KeyId,
+        version: u64,
+    ) -> impl Future<Output = Result<Option<AgedRecord>, StoreError>> + Send {
+        let _ = version;
+        async move { Ok(self.find(id).await?.map(AgedRecord::fresh)) }
+    }
+}
+
+/// A record, and how old the copy is that it was read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AgedRecord {
+    /// The record.
+    pub record: KeyRecord,
+    /// The time since the record was read from where it is certain.
+    pub age: Duration,
+}
+
+impl AgedRecord {
+    /// A record that was read just now.
+    pub const fn fresh(record: KeyRecord) -> Self {
+        Self::new(record, Duration::ZERO)
+    }
+
+    /// A record from a copy of this age.
+    pub const fn new(record: KeyRecord, age: Duration) -> Self {
+        Self { record, age }
+    }
 }
 
 /// A store that keys can be issued into and changed in.
@@ -81,9 +119,9 @@ pub trait ManagedKeyStore: KeyStore {
     /// As [`find`](KeyStore::find), and certain: every change that was committed before the call is found.
     ///
     /// Requests go to `find`: where that lags, a key that was just issued is unknown for as long, and one that
-    /// another process revoked is let in. Changes are built on this. Where `find` asks a replica, which may lag behind, or a cache, ask the
-    /// primary here. Otherwise a key that seems to be revoked already is not revoked. Where `find` is
-    /// certain, this is `self.find(id).await`.
+    /// another process revoked is let in. Changes are built on this. Where `find` asks a replica, which may
+    /// lag behind, or a cache, ask the primary here. Otherwise a key that seems to be revoked already is not
+    /// revoked. Where `find` is certain, this is `self.find(id).await`.
     fn find_committed(
         &self,
         id: &KeyId,
@@ -146,6 +184,12 @@ impl Change {
 #[async_trait]
 pub(crate) trait DynKeyStore: Send + Sync {
     async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError>;
+
+    async fn find_at_least(
+        &self,
+        id: &KeyId,
+        version: u64,
+    ) -> Result<Option<AgedRecord>, StoreError>;
 }
 
 #[async_trait]
@@ -154,6 +198,19 @@ impl<S: KeyStore> DynKeyStore for S {
     /// of another.
     async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
         asked_for(id, KeyStore::find(self, id).await?)
+    }
+
+    async fn find_at_least(
+        &self,
+        id: &KeyId,
+        version: u64,
+    ) -> Result<Option<AgedRecord>, StoreError> {
+        let Some(found) = KeyStore::find_at_least(self, id, version).await? else {
+            return Ok(None);
+        };
+        let age = found.age;
+        let record = asked_for(id, Some(found.record))?;
+        Ok(record.map(|record| AgedRecord::new(record, age)))
     }
 }
 
@@ -202,6 +259,14 @@ impl fmt::Debug for dyn DynManagedKeyStore {
 impl<S: KeyStore> KeyStore for Arc<S> {
     async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
         KeyStore::find(&**self, id).await
+    }
+
+    async fn find_at_least(
+        &self,
+        id: &KeyId,
+        version: u64,
+    ) -> Result<Option<AgedRecord>, StoreError> {
+        KeyStore::find_at_least(&**self, id, version).await
     }
 }
 

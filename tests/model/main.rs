@@ -9,9 +9,11 @@
 #![allow(dead_code, reason = "not all of the library's files is called here")]
 #![allow(clippy::duplicate_mod, reason = "the mutant is made of the same files")]
 
-mod sync {
-    pub(crate) use shuttle::sync::atomic::{AtomicU32, Ordering};
-    pub(crate) use shuttle::sync::{Arc, Mutex, MutexGuard};
+mod util {
+    pub(crate) mod sync {
+        pub(crate) use shuttle::sync::atomic::{AtomicU32, Ordering};
+        pub(crate) use shuttle::sync::{Arc, Mutex, MutexGuard};
+    }
 }
 
 #[path = "../../src/cache/flight.rs"]

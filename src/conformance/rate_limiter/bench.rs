@@ -3,11 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::clock::{Clock, SystemClock};
 use crate::conformance::promise::Promise;
 use crate::conformance::random::Random;
-use crate::limit::{Charge, LimitName, RateLimiter, Refund, Standing, Subject, Verdict};
-use crate::quota::{Quota, QuotaShape};
+use crate::key::quota::{Quota, QuotaShape};
+use crate::limit::charge::{Charge, LimitName, Subject};
+use crate::limit::limiter::RateLimiter;
+use crate::limit::refund::Refund;
+use crate::limit::verdict::{Standing, Verdict};
+use crate::util::clock::{Clock, SystemClock};
 
 const ANSWERS: Promise = Promise("a live limiter answers");
 pub(super) const NEVER: Promise = Promise("a cost above the whole quota is never admitted");

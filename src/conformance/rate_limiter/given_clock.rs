@@ -6,7 +6,9 @@ use crate::conformance::promise::Promise;
 use crate::conformance::random::Random;
 use crate::conformance::rate_limiter::bench::{Bench, Stopped, Taken, longest};
 use crate::conformance::rate_limiter::oracle::{DAY, Guarantee, Oracle, SECOND, START};
-use crate::limit::{Charge, LimitName, RateLimiter, Subject, Verdict};
+use crate::limit::charge::{Charge, LimitName, Subject};
+use crate::limit::limiter::RateLimiter;
+use crate::limit::verdict::Verdict;
 
 const NO_MORE: Promise = Promise("no window admits more than its quota");
 const NO_LESS: Promise = Promise("nobody is denied what is due to them");
@@ -289,7 +291,7 @@ impl<'l, L: RateLimiter> History<'l, L> {
     }
 
     async fn wait_until_whole(&mut self, account: usize, verdict: &Verdict) {
-        let whole_in = |standing: &crate::limit::Standing| standing.whole_in();
+        let whole_in = |standing: &crate::limit::verdict::Standing| standing.whole_in();
         let longest = verdict.standings().iter().map(whole_in).max();
         self.now = self.now.later(nanoseconds(longest.unwrap_or_default()));
         let nothing = vec![0; self.limits.len()];

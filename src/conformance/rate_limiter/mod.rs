@@ -11,7 +11,7 @@ mod quotas;
 mod races;
 mod steps;
 
-use crate::limit::RateLimiter;
+use crate::limit::limiter::RateLimiter;
 use bench::Bench;
 
 /// What holds on whatever clock, as nothing of a day's budget comes back in the seconds that this

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::quota::Quota;
+use crate::key::quota::Quota;
 
 pub(super) const SECOND: u64 = 1_000_000_000;
 pub(super) const DAY: u64 = 86_400 * SECOND;

@@ -3,15 +3,16 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::clock::Clock;
 use crate::conformance::promise::Promise;
 use crate::conformance::rate_limiter::bench::{
     Bench, Budget, NEVER, Stopped, TELLS, Taken, longest,
 };
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
-use crate::limit::{Charge, LimitName, RateLimiter, Subject};
-use crate::quota::Quota;
+use crate::key::quota::Quota;
+use crate::limit::charge::{Charge, LimitName, Subject};
+use crate::limit::limiter::RateLimiter;
+use crate::util::clock::Clock;
 
 const DENIED_IS_FREE: Promise = Promise("a denied request costs nothing");
 const LOOKS: Promise = Promise("a charge of 0 only looks");

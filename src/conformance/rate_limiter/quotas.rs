@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::conformance::promise::Promise;
 use crate::conformance::rate_limiter::bench::Bench;
-use crate::limit::RateLimiter;
-use crate::quota::Quota;
+use crate::key::quota::Quota;
+use crate::limit::limiter::RateLimiter;
 
 const WITH_EACH_CALL: Promise = Promise("a quota comes with each call");
 const APART: Promise = Promise("quotas that count in other ways do not undo each other");

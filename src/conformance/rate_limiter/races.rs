@@ -3,14 +3,14 @@
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::clock::{Clock, SystemClock};
 use crate::conformance::promise::Promise;
 use crate::conformance::random::Random;
 use crate::conformance::rate_limiter::bench::{Bench, Budget, Stopped};
 use crate::conformance::rate_limiter::own_clock::quotas;
 use crate::conformance::together::together;
-use crate::limit::RateLimiter;
-use crate::quota::Quota;
+use crate::key::quota::Quota;
+use crate::limit::limiter::RateLimiter;
+use crate::util::clock::{Clock, SystemClock};
 
 const EXACTLY: Promise = Promise("callers at once are admitted exactly the quota");
 

@@ -4,8 +4,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::conformance::promise::Promise;
 use crate::conformance::rate_limiter::bench::{Bench, Stopped, longest};
-use crate::limit::RateLimiter;
-use crate::quota::{Quota, QuotaShape};
+use crate::key::quota::{Quota, QuotaShape};
+use crate::limit::limiter::RateLimiter;
 
 const FILLS_NOTHING: Promise = Promise("a step of the wall clock fills no budget");
 const NO_LOCKOUT: Promise = Promise("nobody is locked out by a step of the clock");

@@ -1,10 +1,15 @@
 //! One budget, wherever it is kept, and what memory is left for it to grow.
 
-use crate::limit::refund::{Counted, Ledger};
-use crate::limit::state::{Left, Nanos, State};
+use crate::key::quota::Quota;
+use crate::limit::charge::Charge;
+use crate::limit::instant::Left;
+use crate::limit::instant::Nanos;
+use crate::limit::ledger::Counted;
+use crate::limit::ledger::Ledger;
+use crate::limit::refund::Refund;
+use crate::limit::state::State;
+use crate::limit::verdict::Standing;
 use crate::limit::window::SLOTS;
-use crate::limit::{Charge, Refund, Standing};
-use crate::quota::Quota;
 
 /// In nanoseconds.
 const A_SECOND: u64 = 1_000_000_000;

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
-use crate::limit::{Charge, Subject};
+use crate::limit::charge::{Charge, Subject};
 
 /// Which budget: a subject under a limit's name and the form of its quota, hashed. Two that share a
 /// hash, one pair in 2⁶⁴, share a budget: stricter, never laxer.
@@ -80,8 +80,8 @@ const fn fold(left: u64, right: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::LimitName;
-    use crate::quota::Quota;
+    use crate::key::quota::Quota;
+    use crate::limit::charge::LimitName;
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     /// By the bits that choose a shard, and by those that choose a line in it.

@@ -16,15 +16,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arrayvec::ArrayVec;
 
-use crate::clock::{Clock, Now};
+use crate::limit::charge::{Charge, MAX_CHARGES, Subject};
+use crate::limit::instant::Nanos;
+use crate::limit::ledger::Counted;
+use crate::limit::limiter::{LimiterError, RateLimiter};
 use crate::limit::rate::RateQuota;
-use crate::limit::refund::Counted;
-use crate::limit::state::Nanos;
-use crate::limit::{
-    Charge, LimiterError, MAX_CHARGES, RateLimiter, Refund, Standing, Subject, Verdict,
-};
-use crate::parts::Parts;
-use crate::table::NoPlace;
+use crate::limit::refund::Refund;
+use crate::limit::verdict::{Standing, Verdict};
+use crate::util::clock::{Clock, Now};
+use crate::util::parts::Parts;
+use crate::util::table::NoPlace;
 use budget::Budget;
 use hasher::{BudgetKey, Hasher};
 use networks::{NetworkPlace, Networks};

@@ -12,11 +12,11 @@ use arrayvec::ArrayVec;
 use super::budget::Budget;
 use super::hasher::Hasher;
 use super::room::Room;
-use crate::limit::refund::Counted;
-use crate::limit::state::Nanos;
-use crate::limit::{Charge, Subject};
-use crate::quota::Quota;
-use crate::table::NoPlace;
+use crate::key::quota::Quota;
+use crate::limit::charge::{Charge, Subject};
+use crate::limit::instant::Nanos;
+use crate::limit::ledger::Counted;
+use crate::util::table::NoPlace;
 
 /// How many widths of networks there are.
 pub(super) const WIDTHS: usize = 4;

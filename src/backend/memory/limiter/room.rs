@@ -2,11 +2,12 @@
 
 use super::budget::Budget;
 use super::hasher::BudgetKey;
+use crate::key::quota::{Quota, Shape};
+use crate::limit::instant::Nanos;
+use crate::limit::ledger::Counted;
 use crate::limit::rate::Rate;
-use crate::limit::refund::Counted;
-use crate::limit::state::{Nanos, State};
-use crate::quota::{Quota, Shape};
-use crate::table::{NoPlace, Table};
+use crate::limit::state::State;
+use crate::util::table::{NoPlace, Table};
 
 pub(super) struct Room {
     budgets: Budgets,

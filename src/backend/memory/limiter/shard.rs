@@ -3,11 +3,12 @@
 use super::budget::Budget;
 use super::hasher::{BudgetKey, rule};
 use super::room::Room;
+use crate::key::quota::Quota;
+use crate::limit::charge::{Charge, Subject};
+use crate::limit::instant::Nanos;
 use crate::limit::rate::Rate;
-use crate::limit::state::{Nanos, State};
-use crate::limit::{Charge, Subject};
-use crate::quota::Quota;
-use crate::table::NoPlace;
+use crate::limit::state::State;
+use crate::util::table::NoPlace;
 
 /// The most budgets that newcomers share in a shard when all its memory is in use.
 const SHARED: usize = 64;
@@ -156,7 +157,7 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::{LimitName, MAX_CHARGES};
+    use crate::limit::charge::{LimitName, MAX_CHARGES};
 
     const START: Nanos = Nanos {
         wall: 0,

@@ -1,14 +1,15 @@
-//! The facts that are read from a request: the credential, and the client's address.
+//! Requests and answers, without tower: what is read from the one, and what is written into the other.
 
-pub(crate) mod basic;
+pub(crate) mod caller;
 pub(crate) mod client_address;
 pub(crate) mod credential;
-pub(crate) mod forwarded;
-pub(crate) mod head;
-pub(crate) mod query;
+pub(crate) mod framework;
+pub(crate) mod rejection;
+pub(crate) mod render;
+pub(crate) mod request_head;
 
 /// Takes away HTTP's optional white space around a text: spaces and tabs, and nothing else.
-fn trim(bytes: &[u8]) -> &[u8] {
+pub(crate) fn trim(bytes: &[u8]) -> &[u8] {
     let is_text = |byte: &u8| !matches!(byte, b' ' | b'\t');
     let start = bytes.iter().position(is_text).unwrap_or(bytes.len());
     let end = bytes

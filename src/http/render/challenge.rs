@@ -7,8 +7,8 @@ use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::rejection::Rejection;
-use crate::source::{KeySources, Scheme};
+use crate::http::credential::source::{KeySources, Scheme};
+use crate::http::rejection::Rejection;
 
 /// The `realm` of the challenges: what the keys are for, such as `api`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,9 +2,9 @@
 
 use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, LINK, VARY};
 
+use crate::http::credential::source::{Carriers, KeySources};
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
-use crate::source::{Carriers, KeySources};
-use crate::timestamp;
+use crate::util::timestamp;
 
 const KEY_STATUS: HeaderName = HeaderName::from_static("x-key-status");
 const KEY_EXPIRES_AT: HeaderName = HeaderName::from_static("x-key-expires-at");

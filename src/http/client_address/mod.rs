@@ -1,5 +1,7 @@
 //! The address of the client, as far as it can be trusted.
 
+mod forwarded;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
@@ -8,11 +10,11 @@ use std::sync::Arc;
 use http::header::FORWARDED;
 use http::{Extensions, HeaderMap};
 
-use crate::framework;
+use crate::http::client_address::forwarded::{Forwarding, X_FORWARDED_FOR};
+use crate::http::framework;
+use crate::http::request_head::RequestHead;
 use crate::key::canonical::canonical_address;
 use crate::key::network::{InvalidNetwork, Network};
-use crate::request::forwarded::{Forwarding, X_FORWARDED_FOR};
-use crate::request::head::RequestHead;
 
 /// The address at the other end of the connection, in a request's extensions.
 ///

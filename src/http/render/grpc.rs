@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response};
 
-use crate::rejection::Rejection;
+use crate::http::rejection::Rejection;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -54,18 +54,6 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The `grpc-status` that a rejection calls for.
-pub(crate) fn code(rejection: &Rejection) -> i32 {
-    match rejection.status() {
-        StatusCode::BAD_REQUEST => 3,          // INVALID_ARGUMENT
-        StatusCode::UNAUTHORIZED => 16,        // UNAUTHENTICATED
-        StatusCode::FORBIDDEN => 7,            // PERMISSION_DENIED
-        StatusCode::TOO_MANY_REQUESTS => 8,    // RESOURCE_EXHAUSTED
-        StatusCode::SERVICE_UNAVAILABLE => 14, // UNAVAILABLE
-        _ => 13,                               // INTERNAL
-    }
-}
-
 /// Returns whether an answer's status is `RESOURCE_EXHAUSTED`, as far as its headers tell.
 pub(super) fn is_resource_exhausted(headers: &HeaderMap) -> bool {
     headers.get(GRPC_STATUS).is_some_and(|status| status == "8")
@@ -76,7 +64,7 @@ pub(crate) fn render(rejection: &Rejection) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, GRPC);
-    headers.insert(GRPC_STATUS, code(rejection).into());
+    headers.insert(GRPC_STATUS, rejection.grpc_status().into());
     if let Ok(message) = HeaderValue::try_from(encode_message(&rejection.to_string())) {
         headers.insert(GRPC_MESSAGE, message);
     }

@@ -9,9 +9,10 @@ use smallvec::SmallVec;
 
 use super::decimal;
 use super::grpc::is_resource_exhausted;
-use crate::limit::{Charge, Standing, Verdict};
-use crate::rejection::{Exceeded, Rejection, seconds_up};
-use crate::timestamp;
+use crate::http::rejection::{Exceeded, Rejection, seconds_up};
+use crate::limit::charge::Charge;
+use crate::limit::verdict::{Standing, Verdict};
+use crate::util::timestamp;
 
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");

@@ -4,6 +4,6 @@ pub(crate) mod body;
 pub(crate) mod challenge;
 mod decimal;
 pub(crate) mod grpc;
-pub(crate) mod headers;
+pub(crate) mod key_headers;
 pub(crate) mod rate_limit;
 pub(crate) mod rejection;

@@ -5,11 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use http::StatusCode;
+
 use crate::key::environment::Environment;
 use crate::key::lifecycle::KeyStatus;
 use crate::key::lifecycle::Lifecycle;
+use crate::key::quota::Quota;
 use crate::key::scope::RequiredScopes;
-use crate::quota::Quota;
 
 /// Why a request was turned away.
 ///
@@ -226,6 +228,39 @@ impl Rejection {
             Self::TooManyFailedAttempts { .. } => "too_many_failed_attempts",
             Self::ServiceUnavailable { .. } => "service_unavailable",
             Self::LayerMissing => "api_key_layer_missing",
+        }
+    }
+
+    /// The HTTP status of the answer.
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Self::Ambiguous => StatusCode::BAD_REQUEST,
+            Self::Missing | Self::NotFound(_) | Self::Expired { .. } | Self::Revoked => {
+                StatusCode::UNAUTHORIZED
+            }
+            Self::Suspended
+            | Self::NotYetActive { .. }
+            | Self::WrongEnvironment { .. }
+            | Self::IpNotAllowed { .. }
+            | Self::InsufficientScope { .. }
+            | Self::CostExceedsQuota { .. } => StatusCode::FORBIDDEN,
+            Self::RateLimited(_) | Self::TooManyFailedAttempts { .. } => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
+            Self::ServiceUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::LayerMissing => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The `grpc-status` of the answer.
+    pub(crate) const fn grpc_status(&self) -> i32 {
+        match self.status() {
+            StatusCode::BAD_REQUEST => 3,          // INVALID_ARGUMENT
+            StatusCode::UNAUTHORIZED => 16,        // UNAUTHENTICATED
+            StatusCode::FORBIDDEN => 7,            // PERMISSION_DENIED
+            StatusCode::TOO_MANY_REQUESTS => 8,    // RESOURCE_EXHAUSTED
+            StatusCode::SERVICE_UNAVAILABLE => 14, // UNAVAILABLE
+            _ => 13,                               // INTERNAL
         }
     }
 

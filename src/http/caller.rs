@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::cache::KnownKey;
+use crate::http::rejection::Rejection;
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::key::scope::{RequiredScopes, Scope, ScopeSet};
-use crate::limit::LimiterError;
+use crate::limit::limiter::LimiterError;
 use crate::limit::metering::Metering;
 use crate::limit::refund::Receipt;
 use crate::limit::rulebook::Bound;
-use crate::rejection::Rejection;
 
 /// The application that a request comes from, proved by its key. Never a person.
 ///
@@ -69,7 +69,7 @@ impl Caller {
             Some(caller) => Ok(caller),
             None if extensions.get::<Anonymous>().is_some() => Err(Rejection::Missing),
             None => {
-                crate::trace::layer_missing("Caller");
+                crate::util::trace::layer_missing("Caller");
                 Err(Rejection::LayerMissing)
             }
         }
@@ -209,7 +209,7 @@ impl Caller {
 
     fn lacks(&self, required: RequiredScopes) -> Rejection {
         let rejection = Rejection::InsufficientScope { required };
-        crate::trace::refused_caller(rejection.code(), &self.key_id(), self.account());
+        crate::util::trace::refused_caller(rejection.code(), &self.key_id(), self.account());
         rejection
     }
 

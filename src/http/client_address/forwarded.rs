@@ -10,8 +10,8 @@ use arrayvec::ArrayVec;
 use http::HeaderMap;
 use http::header::{FORWARDED, HeaderName};
 
+use crate::http::trim;
 use crate::key::canonical::canonical_address;
-use crate::request::trim;
 
 /// A header that proxies append addresses to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

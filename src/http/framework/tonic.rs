@@ -7,8 +7,7 @@ use ::tonic::transport::server::TcpConnectInfo;
 use ::tonic::{Code, Status};
 use http::Extensions;
 
-use crate::rejection::Rejection;
-use crate::response::grpc;
+use crate::http::rejection::Rejection;
 
 pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
     let connection = extensions.get::<TcpConnectInfo>();
@@ -29,7 +28,7 @@ pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
 /// ```
 impl From<Rejection> for Status {
     fn from(rejection: Rejection) -> Self {
-        let code = Code::from_i32(grpc::code(&rejection));
+        let code = Code::from_i32(rejection.grpc_status());
         let mut status = Self::new(code, rejection.to_string());
         status.set_source(Arc::new(rejection));
         status

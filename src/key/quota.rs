@@ -5,7 +5,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::timestamp;
+use crate::util::timestamp;
 
 /// The longest period: 400 days.
 const MAX_PERIOD: Duration = Duration::from_secs(400 * 86_400);

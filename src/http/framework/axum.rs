@@ -11,8 +11,8 @@ use ::axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{Extensions, Uri};
 
-use crate::caller::Caller;
-use crate::rejection::Rejection;
+use crate::http::caller::Caller;
+use crate::http::rejection::Rejection;
 
 pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
     if let Some(connection) = extensions.get::<ConnectInfo<SocketAddr>>() {
@@ -73,5 +73,5 @@ impl IntoResponse for Rejection {
 
 /// Keeps the examples of the README true.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../../../README.md")]
 struct Readme;

@@ -1,17 +1,21 @@
 //! The one credential of a request: found, and hidden.
 
+pub(crate) mod basic;
+pub(crate) mod query;
+pub(crate) mod source;
+
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use http::{Request, Uri};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use crate::framework;
+use crate::http::credential::basic::Basic;
+use crate::http::credential::source::{Carriers, KeySources, Scheme};
+use crate::http::framework;
+use crate::http::request_head::RequestHead;
+use crate::http::trim;
 use crate::key::format::KeyFormat;
 use crate::key::formats::{KeyFormats, Place, Recognized};
-use crate::request::basic::Basic;
-use crate::request::head::RequestHead;
-use crate::request::{query, trim};
-use crate::source::{Carriers, KeySources, Scheme};
 
 /// The one credential of a request that is meant for us.
 pub(crate) struct Credential<'r> {
@@ -178,7 +182,7 @@ impl KeySources {
         for parameter in self.parameters_in(carriers) {
             let strip = |uri: &mut Uri| {
                 *uri = query::without(uri, parameter).unwrap_or_else(|| {
-                    crate::trace::query_dropped();
+                    crate::util::trace::query_dropped();
                     query::without_all(uri)
                 });
             };

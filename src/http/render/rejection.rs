@@ -9,16 +9,16 @@ use http::header::{
     CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, LAST_MODIFIED, RETRY_AFTER,
     TRAILER, TRANSFER_ENCODING, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response};
 use serde_json::{Map, Value, json};
 
+use crate::http::credential::source::KeySources;
+use crate::http::rejection::{NotFound, Rejection, retry_seconds};
+use crate::http::render::challenge::Challenges;
+use crate::http::render::grpc;
 use crate::key::environment::Environment;
 use crate::key::scope::Scope;
-use crate::rejection::{NotFound, Rejection, retry_seconds};
-use crate::response::challenge::Challenges;
-use crate::response::grpc;
-use crate::source::KeySources;
-use crate::timestamp;
+use crate::util::timestamp;
 
 /// The problem type of draft-ietf-httpapi-ratelimit-headers.
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
@@ -28,27 +28,6 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 impl Rejection {
-    /// The HTTP status of the answer.
-    pub const fn status(&self) -> StatusCode {
-        match self {
-            Self::Ambiguous => StatusCode::BAD_REQUEST,
-            Self::Missing | Self::NotFound(_) | Self::Expired { .. } | Self::Revoked => {
-                StatusCode::UNAUTHORIZED
-            }
-            Self::Suspended
-            | Self::NotYetActive { .. }
-            | Self::WrongEnvironment { .. }
-            | Self::IpNotAllowed { .. }
-            | Self::InsufficientScope { .. }
-            | Self::CostExceedsQuota { .. } => StatusCode::FORBIDDEN,
-            Self::RateLimited(_) | Self::TooManyFailedAttempts { .. } => {
-                StatusCode::TOO_MANY_REQUESTS
-            }
-            Self::ServiceUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::LayerMissing => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
-
     /// An answer in JSON, for services without a framework; behind an
     /// [`ApiKeyLayer`](crate::ApiKeyLayer), it is rendered in the format that the layer is set to.
     ///

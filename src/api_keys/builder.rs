@@ -1,221 +1,28 @@
-//! The composition root: what an application holds.
+//! The builder: what an application chooses, each with its default and the risk of changing it.
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use crate::backend::memory::MemoryStore;
+use super::{ApiKeys, Managed};
 use crate::backend::memory::limiter::MemoryLimiter;
 use crate::cache::{Cache, KeyCache};
-use crate::caller::Caller;
-use crate::clock::{Clock, SystemClock};
-use crate::key::digest::KeyId;
 use crate::key::format::{KeyFormat, KeyFormatError};
 use crate::key::formats::KeyFormats;
-use crate::key::lifecycle::{Lifecycle, WarningWindow};
-use crate::key::record::KeyRecord;
+use crate::key::lifecycle::WarningWindow;
+use crate::key::quota::Quota;
 use crate::key::verifier::PepperRing;
 use crate::keyring::{Keyring, Notices};
+use crate::limit::limiter::{DynRateLimiter, RateLimiter};
 use crate::limit::limiting::Limiting;
 use crate::limit::metering::Metering;
 use crate::limit::outage::{Emergency, LimiterOutage};
+use crate::limit::rule::InvalidLimits;
 use crate::limit::rulebook::Rulebook;
-use crate::limit::rules::{InvalidLimits, Limits};
+use crate::limit::rules::Limits;
 use crate::limit::throttle::Throttle;
-use crate::limit::{DynRateLimiter, RateLimiter};
-use crate::manage::Manager;
-use crate::manage::change::{ResumeKey, RevokeKey, SuspendKey};
-use crate::manage::issue::IssueKey;
-use crate::middleware::config::Config;
-use crate::middleware::decide::Gate;
-use crate::middleware::layer::ApiKeyLayer;
 use crate::observe::{Observer, Observers};
-use crate::quota::Quota;
-use crate::rejection::Rejection;
-use crate::response::rejection::Rendered;
-use crate::store::{DynKeyStore, DynManagedKeyStore, KeyStore, ManagedKeyStore, StoreError};
-
-/// The API keys of an application: the layers that ask for them, and the calls that manage them.
-///
-/// One `ApiKeys` stands for one set of keys. Clones share everything, so that what one of them
-/// revokes, the layers of all refuse.
-///
-/// ```
-/// use axum::{Router, routing::get};
-/// use tower_api_key::ApiKeys;
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let keys = ApiKeys::in_memory();
-/// let key = keys.issue("acme").await?;
-/// println!("{}", key.expose_secret()); // once: what is kept of it is a hash
-///
-/// let app: Router = Router::new()
-///     .route("/v1/reports", get(|| async { "for callers with a key" }))
-///     .layer(keys.layer())
-///     .route("/health", get(|| async { "for everybody: added after the layer" }));
-///
-/// keys.revoke(key.id()).reason("leaked").await?; // from here on, refused
-/// # Ok(())
-/// # }
-/// ```
-///
-/// `ApiKeys` without a parameter can change keys; [`ApiKeys::read_only`] builds an
-/// `ApiKeys<ReadOnly>`, which only verifies those of a table that is managed elsewhere.
-pub struct ApiKeys<A = Managed> {
-    keyring: Arc<Keyring>,
-    access: A,
-}
-
-/// Keys can be issued and changed; see [`ApiKeys`].
-#[derive(Debug, Clone)]
-pub struct Managed(Arc<dyn DynManagedKeyStore>);
-
-/// Keys can only be verified; see [`ApiKeys::read_only`].
-#[derive(Debug, Clone)]
-pub struct ReadOnly(());
-
-impl ApiKeys {
-    /// Keys in this process's memory, of the formats `sk_live` and `sk_test`.
-    pub fn in_memory() -> Self {
-        Self::builder(MemoryStore::new()).assemble(KeyFormats::default())
-    }
-
-    /// Keys in a store that they can be issued into.
-    pub fn builder(store: impl ManagedKeyStore) -> ApiKeysBuilder {
-        let store = Arc::new(store);
-        ApiKeysBuilder::new(store.clone(), Managed(store))
-    }
-
-    /// Begins to issue a key to an account; awaiting it issues.
-    pub fn issue(&self, account: impl Into<String>) -> IssueKey {
-        IssueKey::new(self.manager(), account.into())
-    }
-
-    /// Begins to revoke a key, for ever; awaiting it revokes.
-    ///
-    /// Whose key it is, is not looked at: before a customer may revoke one, [`find`](Self::find)
-    /// it and compare its account.
-    ///
-    /// No request whose `call` began after the await returned is let through by this process.
-    pub fn revoke(&self, id: KeyId) -> RevokeKey {
-        RevokeKey::new(self.manager(), id)
-    }
-
-    /// Begins to suspend a key, until it is [resumed](Self::resume); awaiting it suspends.
-    pub fn suspend(&self, id: KeyId) -> SuspendKey {
-        SuspendKey::new(self.manager(), id)
-    }
-
-    /// Begins to lift a suspension; awaiting it lifts.
-    pub fn resume(&self, id: KeyId) -> ResumeKey {
-        ResumeKey::new(self.manager(), id)
-    }
-
-    fn manager(&self) -> Manager {
-        Manager::new(Arc::clone(&self.keyring), Arc::clone(&self.access.0))
-    }
-}
-
-impl ApiKeys<ReadOnly> {
-    /// Keys of a store that can only be read, such as an existing table.
-    pub fn read_only(store: impl KeyStore) -> ApiKeysBuilder<ReadOnly> {
-        ApiKeysBuilder::new(Arc::new(store), ReadOnly(()))
-    }
-}
-
-impl<A> ApiKeys<A> {
-    /// A layer that asks for these keys, with the defaults of [`ApiKeyLayer`].
-    pub fn layer(&self) -> ApiKeyLayer {
-        ApiKeyLayer::new(self.gate())
-    }
-
-    /// Proves a key that did not come in an HTTP request, such as in the first message of a
-    /// WebSocket or on a queue: its format, its record, and its status. Environment, networks and
-    /// scopes are the application's to look at. It is charged nothing, and
-    /// [`Caller::charge`] charges what the application says.
-    ///
-    /// ```
-    /// # use tower_api_key::ApiKeys;
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let keys = ApiKeys::in_memory();
-    /// let key = keys.issue("acme").await?;
-    /// let caller = keys.verify(key.expose_secret()).await?;
-    /// assert_eq!(caller.account(), "acme");
-    /// assert_eq!(keys.verify("junk").await.unwrap_err().code(), "api_key_not_found");
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn verify(&self, key: &str) -> Result<Caller, Rejection> {
-        self.gate().verify(key).await
-    }
-
-    /// The record of a key, if there is one, as the store has it.
-    pub async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        self.keyring.store.find(id).await
-    }
-
-    /// Forgets what is remembered of a key that was changed, created or deleted elsewhere: in the
-    /// store itself, or by another process. What is done with this `ApiKeys` or its clones needs no
-    /// such call.
-    ///
-    /// No request whose `call` began after it returned is judged by what was loaded before, unless the store then
-    /// answers with a lower [version](KeyRecord::version).
-    pub fn invalidate(&self, id: &KeyId) {
-        self.keyring.cache.changed(id);
-    }
-
-    /// Forgets what is remembered of all keys, as [`invalidate`](Self::invalidate) does of one.
-    ///
-    /// Danger: all keys in use are then looked for in the store at once.
-    pub fn invalidate_all(&self) {
-        self.keyring.cache.all_changed();
-    }
-
-    /// Where a key stands now, by the clock and the warning window that the layers go by.
-    pub fn lifecycle(&self, record: &KeyRecord) -> Lifecycle {
-        record.lifecycle(self.keyring.now(), self.keyring.warning)
-    }
-
-    /// The same keys, without the right to change them: for what should only verify.
-    pub fn to_read_only(&self) -> ApiKeys<ReadOnly> {
-        ApiKeys {
-            keyring: Arc::clone(&self.keyring),
-            access: ReadOnly(()),
-        }
-    }
-
-    /// The current time, by the clock that keys are judged by.
-    pub fn now(&self) -> SystemTime {
-        self.keyring.now()
-    }
-}
-
-impl<A> ApiKeys<A> {
-    fn gate(&self) -> Gate {
-        Gate {
-            keyring: Arc::clone(&self.keyring),
-            config: Config::default(),
-            rendered: Rendered::default(),
-        }
-    }
-}
-
-impl<A: Clone> Clone for ApiKeys<A> {
-    fn clone(&self) -> Self {
-        Self {
-            keyring: Arc::clone(&self.keyring),
-            access: self.access.clone(),
-        }
-    }
-}
-
-impl<A> fmt::Debug for ApiKeys<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ApiKeys").field(&self.keyring).finish()
-    }
-}
+use crate::store::DynKeyStore;
+use crate::util::clock::{Clock, SystemClock};
 
 /// Sets up an [`ApiKeys`].
 #[must_use = "nothing is set up until it is built"]
@@ -235,7 +42,7 @@ pub struct ApiKeysBuilder<A = Managed> {
 }
 
 impl<A> ApiKeysBuilder<A> {
-    fn new(store: Arc<dyn DynKeyStore>, access: A) -> Self {
+    pub(super) fn new(store: Arc<dyn DynKeyStore>, access: A) -> Self {
         Self {
             store,
             access,
@@ -448,7 +255,7 @@ impl<A> ApiKeysBuilder<A> {
         Ok(self.assemble(formats))
     }
 
-    fn assemble(self, formats: KeyFormats) -> ApiKeys<A> {
+    pub(super) fn assemble(self, formats: KeyFormats) -> ApiKeys<A> {
         // A clock that must be set up does it now, and not while a request waits.
         self.clock.readings();
         let limiter = self.limiter;

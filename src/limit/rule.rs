@@ -1,0 +1,171 @@
+//! One limit of an application, and the rule that it makes.
+
+use std::time::Duration;
+
+use crate::key::quota::{Calendar, Quota, Shape};
+use crate::limit::charge::LimitName;
+
+/// A quota with a name, for rules that should have another than the one made of their words.
+///
+/// The name is what callers read in headers and errors, and what a record
+/// [overrides](crate::KeyRecord::with_limit): 1 to 64 characters of visible ASCII and spaces, without `"`
+/// and `\`. Without one, a limit is called by whom and in what time it limits:
+///
+/// | limit | name |
+/// |---|---|
+/// | `per_key(Quota::per_second(…))` | `key_per_second` |
+/// | `per_account(Quota::per_utc_month(…))`, of a plan or of all | `account_per_utc_month` |
+/// | `per_ip(Quota::per(…, 10 seconds))` | `ip_per_10s` |
+/// | `global(….smooth())` | `global_rate` |
+/// | `per_account(Quota::per_hour(…))` of the endpoint `POST /v1/reports` | `POST /v1/reports account_per_hour` |
+/// | `per_account(Quota::per_hour(…))` of `Endpoint::any_path("POST")` | `POST account_per_hour` |
+///
+/// ```
+/// use tower_api_key::{Limit, Limits, Quota};
+///
+/// let limits = Limits::new().per_key(Limit::named("burst", Quota::per_second(10)));
+/// ```
+#[derive(Debug, Clone)]
+pub struct Limit {
+    name: Option<String>,
+    quota: Quota,
+    across_environments: bool,
+}
+
+impl Limit {
+    /// A quota with a name.
+    pub fn named(name: impl Into<String>, quota: Quota) -> Self {
+        Self {
+            name: Some(name.into()),
+            ..Self::from(quota)
+        }
+    }
+
+    /// Gives an account one budget for its keys of all environments. Default: one for each environment, so
+    /// that tests do not use up what live callers need. Only limits by account make that difference.
+    ///
+    /// ```
+    /// use tower_api_key::{Limit, Limits, Quota};
+    ///
+    /// let limit = Limit::from(Quota::per_utc_month(10_000)).across_environments();
+    /// let limits = Limits::new().per_account(limit);
+    /// ```
+    #[must_use]
+    pub fn across_environments(mut self) -> Self {
+        self.across_environments = true;
+        self
+    }
+}
+
+impl From<Quota> for Limit {
+    fn from(quota: Quota) -> Self {
+        Self {
+            name: None,
+            quota,
+            across_environments: false,
+        }
+    }
+}
+
+/// One quota, and what it counts by.
+#[derive(Debug, Clone)]
+pub(super) struct Rule {
+    pub(super) by: By,
+    pub(super) name: LimitName,
+    pub(super) quota: Quota,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    Key,
+    /// An account in each environment.
+    AccountIn,
+    /// An account in all environments together.
+    Account,
+    Address,
+    Global,
+}
+
+impl Rule {
+    /// Without a name of its own, a rule is called by what it says: `account_per_minute`.
+    pub(super) fn new(by: By, limit: Limit, place: Option<&str>) -> Self {
+        let name = limit.name.unwrap_or_else(|| {
+            let subject = match by {
+                By::Key => "key",
+                By::AccountIn | By::Account => "account",
+                By::Address => "ip",
+                By::Global => "global",
+            };
+            let place = place.map(|place| format!("{place} ")).unwrap_or_default();
+            format!("{place}{subject}_{}", period_name(limit.quota))
+        });
+        let by = match by {
+            By::AccountIn if limit.across_environments => By::Account,
+            by => by,
+        };
+        Self {
+            by,
+            name: LimitName::new(name),
+            quota: limit.quota,
+        }
+    }
+}
+
+fn period_name(quota: Quota) -> String {
+    match quota.form() {
+        Shape::Rate { .. } => "rate".to_owned(),
+        Shape::Calendar(Calendar::Day) => "per_utc_day".to_owned(),
+        Shape::Calendar(Calendar::Month) => "per_utc_month".to_owned(),
+        Shape::Window { period } => match Duration::from_nanos(period) {
+            SECOND => "per_second".to_owned(),
+            MINUTE => "per_minute".to_owned(),
+            HOUR => "per_hour".to_owned(),
+            DAY => "per_day".to_owned(),
+            other => format!("per_{other:?}"), // per_10s, per_1.5s
+        },
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Rules that cannot be kept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidLimits {
+    /// There are plans, and keys without one would have no limit.
+    #[error("there are plans but no default: say which one binds keys without a plan")]
+    NoDefaultPlan,
+    /// The default plan is none of the plans.
+    #[error("the default plan {0:?} is none of the plans")]
+    UnknownPlan(String),
+    /// Two plans of one name.
+    #[error("there are two plans of the name {0:?}")]
+    SamePlan(String),
+    /// Two limits of one name that bind the same request.
+    #[error("two limits of the name {0:?} bind the same request: name them with Limit::named")]
+    SameName(String),
+    /// A name that cannot stand in a header.
+    #[error(
+        "{0:?} cannot name a limit: use 1 to 64 characters of ASCII without '\"' and '\\', and give a limit \
+         of a long endpoint a name with Limit::named"
+    )]
+    Name(String),
+    /// An endpoint that no request would ever be charged as.
+    #[error("the endpoint {endpoint:?} matches no request: {advice}")]
+    #[non_exhaustive]
+    Endpoint {
+        /// The method and the path.
+        endpoint: String,
+        /// How to mend it.
+        advice: &'static str,
+    },
+    /// Two endpoints of one method and path, of which only one could be found.
+    #[error("there are two endpoints {0:?}: state the cost and all limits in one of them")]
+    SameEndpoint(String),
+    /// More than 16 limits bind one request.
+    #[error("more than 16 limits bind the same request")]
+    TooMany,
+}
