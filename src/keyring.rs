@@ -3,7 +3,8 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use crate::cache::KeyCache;
 use crate::key::formats::KeyFormats;
@@ -14,6 +15,7 @@ use crate::limit::throttle::Throttle;
 use crate::observe::Observers;
 use crate::store::DynKeyStore;
 use crate::util::clock::{Clock, Now};
+use crate::util::timestamp::nanoseconds;
 use crate::util::trace::Once;
 
 pub(crate) struct Keyring {
@@ -27,6 +29,41 @@ pub(crate) struct Keyring {
     pub(crate) throttle: Option<Throttle>,
     pub(crate) notices: Notices,
     pub(crate) observers: Observers,
+    pub(crate) worker: WorkerState,
+}
+
+/// When a worker did its work last.
+#[derive(Debug, Default)]
+pub(crate) struct WorkerState(AtomicU64);
+
+/// The last sign of life of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Last {
+    Never,
+    /// At this instant, in nanoseconds of the monotonic clock.
+    Tick(u64),
+    Stopped,
+}
+
+impl WorkerState {
+    const STOPPED: u64 = u64::MAX;
+
+    pub(crate) fn ticked(&self, now: Duration) {
+        let at = nanoseconds(now).saturating_add(1).min(Self::STOPPED - 1);
+        self.0.store(at, Ordering::Relaxed);
+    }
+
+    pub(crate) fn stopped(&self) {
+        self.0.store(Self::STOPPED, Ordering::Relaxed);
+    }
+
+    pub(crate) fn last(&self) -> Last {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Last::Never,
+            Self::STOPPED => Last::Stopped,
+            at => Last::Tick(at - 1),
+        }
+    }
 }
 
 /// What the logs are told now and then, and not at each request.

@@ -99,7 +99,9 @@ pub use crate::http::render::key_headers::InvalidLink;
 pub use crate::http::render::rate_limit::RateLimitHeaders;
 pub use crate::http::render::rejection::ErrorFormat;
 pub use crate::http::request_head::RequestHead;
-pub use api_keys::{ApiKeys, ApiKeysBuilder, BuildError, Managed, ReadOnly};
+pub use api_keys::{
+    ApiKeys, ApiKeysBuilder, BuildError, Health, Managed, ReadOnly, Worker, WorkerHealth,
+};
 pub use backend::memory::MemoryStore;
 pub use backend::memory::limiter::MemoryLimiter;
 pub use cache::Cache;

@@ -3,10 +3,13 @@
 
 mod support;
 
+use std::future::IntoFuture;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use support::trouble::{TroubledLimiter, TroubledStore};
@@ -14,7 +17,7 @@ use support::{call, echoing, today, with_key};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_api_key::{
     Answered, ApiKeys, Caller, Decision, IssuedKey, Limits, ManualClock, MemoryLimiter, Observer,
-    PeerAddr, Quota, Rejection, RequestHead, RequireScope, Scope,
+    PeerAddr, Quota, Rejection, RequestHead, RequireScope, Scope, WorkerHealth,
 };
 
 /// What it was told, as text.
@@ -241,6 +244,59 @@ async fn what_observers_keep_of_a_key_leaves_with_its_entry() {
     assert_eq!(counting.total.load(Ordering::SeqCst), 5);
     drop((layer, keys));
     assert_eq!(counting.total.load(Ordering::SeqCst), 11);
+}
+
+/// Nobody uses the key any more, and nothing pushes it out of the cache.
+#[tokio::test]
+async fn the_worker_lets_go_of_what_is_kept_of_idle_keys_and_of_all_when_it_is_stopped() {
+    let clock = ManualClock::at(today());
+    let counting = Counting::default();
+    let builder = ApiKeys::builder(TroubledStore::new(&clock)).clock(clock.clone());
+    let keys = builder.observer(counting.clone()).build().unwrap();
+    let (idle, busy) = (
+        keys.issue("acme").await.unwrap(),
+        keys.issue("globex").await.unwrap(),
+    );
+    let layer = keys.layer();
+    let ask = async |key: &IssuedKey| {
+        call(echoing(&layer), with_key(key.expose_secret()))
+            .await
+            .status()
+    };
+    let total = || counting.total.load(Ordering::SeqCst);
+    let health = || keys.health().worker;
+    assert_eq!(health(), WorkerHealth::NotStarted);
+    let (stop, stopped) = futures_util::future::abortable(std::future::pending::<()>());
+    let mut worker = Box::pin(keys.worker().until(stop.map(|_| ())));
+    assert!(support::is_waiting(&mut worker));
+    for _ in 0..3 {
+        ask(&idle).await;
+    }
+    // It sweeps each ten seconds; what may still serve keeps its value.
+    for second in 1..=20 {
+        assert_eq!(ask(&busy).await, 200);
+        clock.advance(Duration::from_secs(1));
+        assert!(support::is_waiting(&mut worker));
+        let idle_is_over = second >= 10;
+        assert!(
+            total() >= if idle_is_over { 3 } else { 0 },
+            "second {second}"
+        );
+        assert!(idle_is_over || total() == 0, "second {second}");
+        assert_eq!(health(), WorkerHealth::Running);
+    }
+    // That the key was found is still known: it needs no attempt, and is loaded when it is used again.
+    assert_eq!(ask(&idle).await, 200);
+    stopped.abort();
+    assert!(!support::is_waiting(&mut worker));
+    assert_eq!(total(), 3 + 20 + 1);
+    assert_eq!(health(), WorkerHealth::Stopped);
+    // One that is dropped is late.
+    let mut dropped = Box::pin(keys.worker().into_future());
+    assert!(support::is_waiting(&mut dropped));
+    drop(dropped);
+    clock.advance(Duration::from_secs(31));
+    assert_eq!(health(), WorkerHealth::Late);
 }
 
 /// The credential is still there when a decision is announced, and not in what is printed of it.

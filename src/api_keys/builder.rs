@@ -11,7 +11,7 @@ use crate::key::formats::KeyFormats;
 use crate::key::lifecycle::WarningWindow;
 use crate::key::quota::Quota;
 use crate::key::verifier::PepperRing;
-use crate::keyring::{Keyring, Notices};
+use crate::keyring::{Keyring, Notices, WorkerState};
 use crate::limit::limiter::{DynRateLimiter, RateLimiter};
 use crate::limit::limiting::Limiting;
 use crate::limit::metering::Metering;
@@ -292,6 +292,7 @@ impl<A> ApiKeysBuilder<A> {
             throttle,
             notices: Notices::default(),
             observers,
+            worker: WorkerState::default(),
         };
         ApiKeys {
             keyring: Arc::new(keyring),

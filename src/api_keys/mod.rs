@@ -1,6 +1,7 @@
 //! The composition root: what an application holds.
 
 mod builder;
+mod worker;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::middleware::decide::Gate;
 use crate::middleware::layer::ApiKeyLayer;
 use crate::store::{DynManagedKeyStore, KeyStore, ManagedKeyStore, StoreError};
 pub use builder::{ApiKeysBuilder, BuildError};
+pub use worker::{Health, Worker, WorkerHealth};
 
 /// The API keys of an application: the layers that ask for them, and the calls that manage them.
 ///
@@ -182,6 +184,22 @@ impl<A> ApiKeys<A> {
 }
 
 impl<A> ApiKeys<A> {
+    /// Creates the worker for all background work: see [`Worker`] for what is less prompt without it.
+    pub fn worker(&self) -> Worker {
+        Worker::new(Arc::clone(&self.keyring))
+    }
+
+    /// Tells how it stands with this `ApiKeys`, for a health check.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, WorkerHealth};
+    /// let keys = ApiKeys::in_memory();
+    /// assert_eq!(keys.health().worker, WorkerHealth::NotStarted);
+    /// ```
+    pub fn health(&self) -> Health {
+        Health::of(&self.keyring)
+    }
+
     fn gate(&self) -> Gate {
         Gate {
             keyring: Arc::clone(&self.keyring),

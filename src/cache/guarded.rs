@@ -78,6 +78,11 @@ where
         }
     }
 
+    /// The map itself, for what concerns neither loads nor changes.
+    pub(crate) fn map(&self) -> &M {
+        &self.shared.map
+    }
+
     /// What is kept of a key, if it may still serve and is fresh.
     #[inline]
     pub(crate) fn find(&self, key: &K, is_fresh: impl Fn(Origin) -> bool) -> Option<A> {

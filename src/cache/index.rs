@@ -9,6 +9,7 @@ use std::sync::{Arc, MutexGuard};
 use arrayvec::ArrayVec;
 
 use super::guard::Spread;
+use super::guarded::Origin;
 use super::keeper::Uses;
 use super::known::KnownKey;
 use super::pool::Pool;
@@ -42,6 +43,9 @@ const IDLE: u8 = 2;
 
 /// The lines in which a load looks for keys at most: a small table may be nearly empty.
 const MOST_LINES: usize = 16;
+
+/// The lines of a part that are looked through under its lock at a time.
+const LINES_AT_ONCE: usize = 64;
 
 /// The findings of a visit.
 #[derive(Default)]
@@ -113,6 +117,33 @@ impl Index {
             }
         }
         found
+    }
+
+    /// Puts copies in the place of keys that are meant and of which observers keep something. What they keep is
+    /// dropped outside of all locks: it runs the application's own code.
+    pub(super) fn release(&self, is_meant: impl Fn(Origin) -> bool) {
+        for part in 0..Parts::<Part>::COUNT {
+            for begin in (0..).step_by(LINES_AT_ONCE) {
+                let mut released = Vec::new();
+                let mut keys = self.parts.at(part);
+                let lines = keys.keys.lines();
+                for line in begin..lines.min(begin + LINES_AT_ONCE) {
+                    for slot in keys.keys.line_mut(line).flatten() {
+                        if slot.slots().are_used() && is_meant(slot.origin()) {
+                            let copy = Arc::new(slot.without_slots());
+                            released.push(std::mem::replace(slot, copy));
+                        }
+                    }
+                }
+                drop(keys);
+                for old in released {
+                    self.pool.empty(old);
+                }
+                if begin + LINES_AT_ONCE >= lines {
+                    break;
+                }
+            }
+        }
     }
 
     /// Finds an idle key in the part that this id belongs to, among those that are visited next.

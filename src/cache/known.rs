@@ -100,6 +100,31 @@ impl KnownKey {
         Self::new(record, environment, metering, self.stamp, self.since)
     }
 
+    /// The same key, loaded at the same time, of which observers keep nothing.
+    pub(super) fn without_slots(&self) -> Self {
+        let Details {
+            serial,
+            record,
+            environment,
+            metering,
+            ..
+        } = &*self.details;
+        let uses = UseCount::default();
+        uses.inherit(&self.uses);
+        Self {
+            uses,
+            verifier: self.verifier.clone(),
+            details: Arc::new(Details {
+                serial: *serial,
+                record: record.clone(),
+                environment: environment.clone(),
+                slots: Slots::new(metering.observers),
+                metering: Arc::clone(metering),
+            }),
+            ..*self
+        }
+    }
+
     /// What stands in a [`Pool`](super::pool::Pool) for a key.
     pub(super) fn blank(details: &Arc<Details>) -> Self {
         Self {

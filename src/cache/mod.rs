@@ -240,6 +240,27 @@ impl KeyCache {
         })
     }
 
+    /// How often the cache is to be swept.
+    pub(crate) fn sweep_interval(&self) -> Duration {
+        const SHORTEST: Duration = Duration::from_secs(1);
+        const LONGEST: Duration = Duration::from_secs(60);
+        self.settings.max_staleness.clamp(SHORTEST, LONGEST)
+    }
+
+    /// Lets go of what observers keep of keys that are too old to serve. That these keys were found stays known.
+    pub(crate) fn sweep(&self) {
+        let now = instant(self.source.clock.monotonic());
+        let stale_for = self.settings.stale_for.map_or(0, nanoseconds);
+        let longest = self.longest.max(stale_for);
+        let is_over = |origin: Origin| now.saturating_sub(origin.since) >= longest;
+        self.guarded.map().release(is_over);
+    }
+
+    /// Lets go of all that observers keep.
+    pub(crate) fn release_all(&self) {
+        self.guarded.map().release(|_| true);
+    }
+
     /// After the store was told to create a key, and before anybody is told that it has.
     pub(crate) fn created(&self, id: &KeyId) {
         self.guarded.created(id);

@@ -66,6 +66,11 @@ impl Shelf {
         }
     }
 
+    /// Lets go of what observers keep of the keys that are meant.
+    pub(super) fn release(&self, is_meant: impl Fn(Origin) -> bool) {
+        self.found.release(is_meant);
+    }
+
     /// Tells the keeper of this load, and of the hits of a few other keys. Those that may not serve any more
     /// make room: a key that was invalidated is worth nothing, however often it was used.
     fn tell_of_uses(&self, loaded: &KeyId, may_serve: impl Fn(&KeyId, Origin) -> bool) {

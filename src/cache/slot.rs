@@ -14,6 +14,11 @@ impl Slots {
         Self((0..observers).map(|_| OnceLock::new()).collect())
     }
 
+    /// Returns whether any observer keeps a value.
+    pub(crate) fn are_used(&self) -> bool {
+        self.0.iter().any(|slot| slot.get().is_some())
+    }
+
     /// Returns the value of an observer, made if it is not there yet.
     pub(crate) fn get<T: Any + Send + Sync>(
         &self,

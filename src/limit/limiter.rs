@@ -27,7 +27,7 @@ use crate::util::clock::{Clock, Now};
 /// direction is to fail whenever it is not certain that a charge was taken for all processes.
 ///
 /// With the feature `conformance`, the suites of `conformance::rate_limiter` ask an implementor what is
-/// promised here and by [`Quota`].
+/// promised here and by [`Quota`](crate::Quota).
 ///
 /// ```
 /// use tower_api_key::{
@@ -65,7 +65,7 @@ pub trait RateLimiter: Send + Sync + 'static {
     /// Takes all charges, or none. At most 16; a charge of 0 only looks. Charges against the same
     /// budget count together. Charges that [only report](Charge::report_only) deny nothing, and are taken
     /// with the others, also beyond their quota; their standings are marked
-    /// [so](Standing::of_report_only).
+    /// [so](crate::Standing::of_report_only).
     ///
     /// It reads `clock` when it decides, not before a wait of its own. A limiter that serves several machines
     /// goes by a clock of its own instead.

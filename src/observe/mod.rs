@@ -253,7 +253,8 @@ impl<'a> KeyFacts<'a> {
     /// Returns this observer's own value in the cached entry of the key, made when it is first asked for.
     ///
     /// So an observer that counts by key needs no map of its own. The value is dropped when the entry leaves
-    /// the cache: when the key is loaded anew, changed or evicted, and no request uses the entry any more. An
+    /// the cache: when the key is loaded anew, changed or evicted, or is not used any more and the
+    /// [worker](crate::Worker) sweeps, and no request uses the entry any more. An
     /// observer that wants what was counted adds it up in the value's `Drop`. Keep the value small, since
     /// [`Cache::memory`](crate::Cache::memory) does not count it.
     ///

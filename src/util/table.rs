@@ -89,6 +89,11 @@ impl<V: Default, const N: usize> Table<V, N> {
         self.used
     }
 
+    /// How many lines there are.
+    pub(crate) const fn lines(&self) -> usize {
+        self.lines.len()
+    }
+
     const fn most_lines(&self) -> usize {
         self.first << self.doublings
     }
