@@ -20,7 +20,7 @@ use crate::manage::Manager;
 use crate::manage::change::{ResumeKey, RevokeKey, SuspendKey};
 use crate::manage::issue::IssueKey;
 use crate::middleware::config::Config;
-use crate::middleware::decide::Gate;
+use crate::middleware::gate::Gate;
 use crate::middleware::layer::ApiKeyLayer;
 use crate::store::{DynManagedKeyStore, KeyStore, ManagedKeyStore, StoreError};
 pub use builder::{ApiKeysBuilder, BuildError};

@@ -1,37 +1,45 @@
-//! Facts of a request that are derived once.
+//! Facts of a request that are derived once, when somebody asks.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::net::IpAddr;
 
-use super::decide::Gate;
 use crate::http::client_address::ClientAddress;
 use crate::http::credential::source::Carriers;
 use crate::http::request_head::RequestHead;
 use crate::limit::rulebook::Bound;
+use crate::middleware::gate::Gate;
 use crate::observe::RequestFacts;
 use crate::util::clock::Now;
 use crate::util::trace;
 
 /// A request as the path sees it: its head, the instant that it is judged by, and its client's address.
 pub(super) struct Context<'r> {
-    pub(super) gate: &'r Gate,
+    gate: &'r Gate,
     pub(super) head: RequestHead<'r>,
-    pub(super) now: Now,
+    now: OnceCell<Now>,
     client: OnceCell<Option<IpAddr>>,
     charged: OnceCell<Option<IpAddr>>,
+    route: OnceCell<Cow<'r, str>>,
 }
 
 impl<'r> Context<'r> {
     #[inline]
-    pub(super) fn new(gate: &'r Gate, head: RequestHead<'r>, now: Now) -> Self {
+    pub(super) fn new(gate: &'r Gate, head: RequestHead<'r>) -> Self {
         Self {
             gate,
             head,
-            now,
+            now: OnceCell::new(),
             client: OnceCell::new(),
             charged: OnceCell::new(),
+            route: OnceCell::new(),
         }
+    }
+
+    /// Returns both clock readings: the wall clock's and the monotonic one's.
+    #[inline]
+    pub(super) fn now(&self) -> Now {
+        *self.now.get_or_init(|| self.gate.keyring.readings())
     }
 
     /// Returns the client's address, as far as it can be trusted.
@@ -45,8 +53,8 @@ impl<'r> Context<'r> {
         })
     }
 
-    /// Returns the address that limits go by: the client's, or else the peer's. A header of which nothing
-    /// can be told opens no door, and lets nobody out of limits.
+    /// Returns the address that limits go by: the client's, or else the peer's. A header that tells no address
+    /// grants no access, and exempts from no limit.
     pub(super) fn charged_address(&self) -> Option<IpAddr> {
         *self.charged.get_or_init(|| {
             let peer = || ClientAddress::peer().of(self.head);
@@ -67,9 +75,13 @@ impl<'r> Context<'r> {
         if !rules.need_route() {
             return rules.bind_nowhere(address);
         }
-        let route = self.gate.config.route.of(self.head);
         let path = self.head.uri.path();
-        rules.bind(self.head.method.as_str(), &route, path, address)
+        rules.bind(self.head.method.as_str(), self.route(), path, address)
+    }
+
+    fn route(&self) -> &str {
+        self.route
+            .get_or_init(|| self.gate.config.route.of(self.head))
     }
 }
 
@@ -78,12 +90,16 @@ impl RequestFacts for Context<'_> {
         self.head
     }
 
+    fn now(&self) -> Now {
+        Context::now(self)
+    }
+
     fn client(&self) -> Option<IpAddr> {
         Context::client(self)
     }
 
-    fn route(&self) -> Cow<'_, str> {
-        self.gate.config.route.of(self.head)
+    fn route(&self) -> &str {
+        Context::route(self)
     }
 
     fn parameters(&self, carriers: Carriers) -> Vec<&str> {

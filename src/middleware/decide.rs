@@ -1,286 +1,183 @@
 //! THE PATH: from a request to a decision, top to bottom.
 //!
-//! 0. **Defer** to an outer layer of the same keys, and let preflights pass where that is switched on.
-//! 1. **Find** the one credential in the request.
-//! 2. **Parse** it: what is not written as a key of ours goes no further.
-//! 3. **Hash** it once: the digest names the record.
-//! 4. **Look up** the record by its id: in the cache, or else in the store, which may wait.
+//! 0. **Nested**: an outer layer of the same keys has admitted the request, so only access is checked again. A
+//!    preflight passes without a key, where that is switched on.
+//! 1. **Find** the one credential in the request, and parse it.
+//! 2. **Refuse** what is not written as a key of ours: it goes no further.
+//! 3. **Hash** the key once: the digest names the record.
+//! 4. **Look up** the record by its id: in the cache, or else in the store, which is waited for.
 //! 5. **Compare** the secret, in constant time.
 //! 6. **Status** from the record and the clock.
 //! 7. **Access**: environment, network, scopes.
-//! 8. **Limits**: every charge that applies, all of them or none. A limiter elsewhere may wait, too.
+//! 8. **Limits**: every charge that applies, all of them or none. A limiter elsewhere is waited for.
 //! 9. **Admit**: the caller goes into the request, the credential out of it.
 //!
-//! Nothing else lets a request through.
+//! Requests are admitted by [`Gate::admit`], [`Gate::admit_anonymous`] and step 0 only. Their callers are in
+//! this file and in `resume.rs`.
 
 use std::sync::Arc;
 
 use http::Request;
 
-use super::charge::{Exceeded, WithinLimits};
-use super::config::Config;
-use super::context::Context;
 use crate::cache::{Found, KnownKey, Sought};
-use crate::http::caller::{Anonymous, Caller};
+use crate::http::caller::Caller;
 use crate::http::credential::Ambiguous;
 use crate::http::credential::source::Carriers;
 use crate::http::rejection::{NotFound, Rejection};
-use crate::http::render::rate_limit::Notice;
-use crate::http::render::rejection::Rendered;
 use crate::http::request_head::RequestHead;
-use crate::key::digest::{KeyDigest, KeyId};
+use crate::key::digest::KeyDigest;
 use crate::key::lifecycle::Lifecycle;
-use crate::keyring::Keyring;
-use crate::limit::charge::Charge;
-use crate::limit::rulebook::{Bound, Charges};
 use crate::limit::throttle::Attempt;
-use crate::limit::verdict::Verdict;
-use crate::observe::log::Log;
-use crate::observe::{Decision, KeyFacts};
+use crate::middleware::charge::Payer;
+use crate::middleware::conclude::Reason;
+use crate::middleware::context::Context;
+use crate::middleware::gate::Gate;
+use crate::middleware::outcome::{
+    Admission, Outcome, PendingCharge, PendingLoad, PresentedKey, VerifiedKey, Wait,
+};
+use crate::observe::KeyFacts;
 use crate::util::trace;
 
-/// What decides about the requests of one layer.
-#[derive(Debug, Clone)]
-pub(crate) struct Gate {
-    pub(crate) keyring: Arc<Keyring>,
-    pub(crate) config: Config,
-    /// Answers that are the same each time.
-    pub(crate) rendered: Rendered,
-}
-
-/// A decision, or what it has to wait for.
-pub(crate) enum Outcome {
-    Admit(Admission),
-    Deny(Denial),
-    /// The record is in the store, if anywhere.
-    Load(PendingLoad),
-    /// The budgets are elsewhere.
-    Charge(Box<PendingCharge>),
-}
-
-/// A well-formed key, as a digest.
-pub(crate) struct PresentedKey {
-    pub(super) digest: KeyDigest,
-    /// The index of the format that it is written in.
-    pub(super) format: usize,
-    pub(super) carriers: Carriers,
-}
-
-/// A key whose secret is right, and which may be used here and now.
-pub(super) struct VerifiedKey {
-    pub(super) presented: PresentedKey,
-    pub(super) known: Arc<KnownKey>,
-    pub(super) lifecycle: Lifecycle,
-}
-
-/// A request that waits for its record.
-pub(crate) struct PendingLoad {
-    pub(super) key: PresentedKey,
-    pub(super) sought: Sought,
-    /// Counted as failed until the load says otherwise.
-    pub(super) attempt: Option<Attempt>,
-}
-
-/// A request that waits for a limiter: with a good key, or without one.
-pub(crate) struct PendingCharge {
-    pub(super) key: Option<VerifiedKey>,
-    pub(super) bound: Bound,
-}
-
-/// A decision in favour of a request.
-pub(crate) enum Admission {
-    /// It carries a good key.
-    Key {
-        lifecycle: Lifecycle,
-        carriers: Carriers,
-        limits: Option<Notice>,
-        /// The key, for observers that are told of the answer.
-        observed: Option<Arc<KnownKey>>,
-    },
-    /// It carries no key and needs none.
-    Anonymous { limits: Option<Notice> },
-    /// An outer layer of the same `ApiKeys` speaks for it, and writes the headers.
-    SpokenFor,
-}
-
-/// The answer to a request that goes no further.
-pub(crate) struct Denial {
-    pub(crate) rejection: Rejection,
-    /// The status of the key, if its secret was right.
-    pub(crate) lifecycle: Option<Lifecycle>,
-    pub(crate) carriers: Carriers,
-    pub(crate) limits: Option<Box<Notice>>,
-}
-
-impl PresentedKey {
-    #[inline]
-    pub(super) fn id(&self) -> KeyId {
-        self.digest.id()
-    }
-}
-
 impl Gate {
-    /// Steps 0 to 9, as far as they go without a wait. With a record that was waited for, from step 5 on.
-    pub(crate) fn decide<B>(
+    /// Decides about a request, as far as that goes without a wait. With a record that was waited for, it goes
+    /// on at step 5.
+    pub(super) fn decide<B>(
         &self,
         request: &mut Request<B>,
         loaded: Option<(PresentedKey, Found)>,
     ) -> Outcome {
         let keyring = &*self.keyring;
-        let (key, found, now) = if let Some((key, found)) = loaded {
-            (key, found, keyring.readings())
-        } else {
-            // 0. A caller of the same keys was verified, charged and announced by an outer layer. A
-            //    preflight has no key, since browsers send none: it passes as nobody.
-            if let Some(outcome) = self.defer(request) {
+        if loaded.is_none() {
+            // 0. A caller of the same keys was verified, charged and announced by an outer layer. A preflight
+            //    has no key, since browsers send none.
+            if let Some(outcome) = self.decide_nested(request) {
                 return outcome;
             }
-            let head = RequestHead::from(&*request);
+            if self.is_allowed_preflight(RequestHead::from(&*request)) {
+                return self.decide_preflight(request);
+            }
+        }
+        let context = Context::new(self, RequestHead::from(&*request));
+        let (key, found) = if let Some(loaded) = loaded {
+            loaded
+        } else {
             // 1. Find the one credential. Two different keys are never a silent pick.
-            let credential = match self.config.sources.find(head, &keyring.formats) {
+            let credential = match self.config.sources.find(context.head, &keyring.formats) {
                 Ok(Some(credential)) => credential,
-                Ok(None) if self.config.optional => return self.decide_stranger(request),
-                Ok(None) => return self.deny_stranger(head, Rejection::Missing, Carriers::NONE),
+                Ok(None) if self.config.optional => return self.decide_anonymous(request),
+                Ok(None) => return self.deny(&context, Rejection::Missing, None, Carriers::NONE),
                 Err(Ambiguous) => {
-                    return self.deny_stranger(head, Rejection::Ambiguous, Carriers::NONE);
+                    return self.deny(&context, Rejection::Ambiguous, None, Carriers::NONE);
                 }
             };
-            // 2. Parse it. A wrong checksum costs neither a hash nor a look into the store.
+            // 2. Refuse a wrong checksum here: it costs neither a hash nor a look into the store.
             let Some(format) = credential.format else {
                 let malformed = Rejection::NotFound(NotFound::Malformed);
-                return self.deny_stranger(head, malformed, credential.carriers);
+                return self.deny(&context, malformed, None, credential.carriers);
             };
-            // 3. Hash it. The clock is read as late as this, so that junk costs no reading.
-            let now = keyring.readings();
+            // 3. Hash it.
             let key = PresentedKey {
                 digest: KeyDigest::of_bytes(credential.text.as_bytes()),
                 format: keyring.formats.place_of(format),
                 carriers: credential.carriers,
             };
-            // 4. Look it up.
-            let Some(found) = keyring.cache.find(&key.id(), now.monotonic()) else {
-                return self.look_up(&Context::new(self, head, now), key);
+            // 4. Look it up. The clocks are read as late as this, so that junk costs no reading.
+            let now = context.now().monotonic();
+            let Some(found) = keyring.cache.find(&key.id(), now) else {
+                return self.look_up(&context, key);
             };
-            // That there is no such key is remembered, and is an attempt each time.
+            // A cached miss counts as a failed attempt, too.
             if let Found::Nothing = found
-                && let Err(rejection) = self.attempt(&Context::new(self, head, now))
+                && let Err(rejection) = self.attempt(&context)
             {
-                return self.deny_stranger(head, rejection, key.carriers);
+                return self.deny(&context, rejection, None, key.carriers);
             }
-            (key, found, now)
+            (key, found)
         };
-        let context = Context::new(self, RequestHead::from(&*request), now);
-        // 5. Compare the secret. A store that answered with another row proves nothing.
+        let carriers = key.carriers;
+        // 5. Compare the secret. A record whose verifier does not match is a fault of the store: 503, not 401.
         let known = match self.compare(&key.digest, found) {
             Ok(known) => known,
-            Err(rejection) => return self.deny(&context, rejection, None, key.carriers),
+            Err(rejection) => return self.deny(&context, rejection, None, carriers),
         };
-        // 6. Status, as of now, whenever the record was loaded.
-        let lifecycle = known.lifecycle(now.wall(), keyring.warning);
+        // 6. Status, by the current clock and not by the time of loading.
+        let lifecycle = known.lifecycle(context.now().wall(), keyring.warning);
         let facts = KeyFacts::new(&known, lifecycle);
-        // 7. Access. A key that is refused here uses nothing of its limits.
-        if let Err(rejection) = self.authorize(&context, &known, lifecycle) {
-            return self.deny(&context, rejection, Some(facts), key.carriers);
+        if let Err(rejection) = check_status(&known, lifecycle) {
+            return self.deny(&context, rejection, Some(facts), carriers);
+        }
+        // 7. Access. A key that is denied here uses nothing of its limits.
+        if let Err(rejection) = self.check_access(&context, &known) {
+            return self.deny(&context, rejection, Some(facts), carriers);
         }
         // 8. Limits: all charges or none.
         let bound = context.bound();
-        let mut charges = Charges::new();
         let holder = known.holder(key.id());
-        let rules = &keyring.metering.limiting.rules;
-        rules.charge(Some(holder), &bound, now.wall(), &mut charges);
-        let within = match self.charge_now(&charges, false, now) {
+        let charges = self.charges(Some(holder), &bound, context.now());
+        let within = match self.charge_now(&charges, Payer::Key, context.now()) {
             Some(Ok(within)) => within,
-            Some(Err(exceeded)) => {
-                return self.deny_exceeded(
-                    &context,
-                    *exceeded,
-                    Some(facts),
-                    key.carriers,
-                    &charges,
-                );
+            Some(Err(denial)) => {
+                let reason = Reason::by_limits(*denial, &charges);
+                return self.deny(&context, reason, Some(facts), carriers);
             }
             None => {
-                drop(charges);
-                let key = VerifiedKey {
+                drop(charges); // they borrow the key
+                let key = Some(VerifiedKey {
                     presented: key,
                     known,
                     lifecycle,
-                };
-                let key = Some(key);
-                return Outcome::Charge(Box::new(PendingCharge { key, bound }));
+                });
+                return Outcome::Wait(Wait::Limits(Box::new(PendingCharge { key, bound })));
             }
         };
         // 9. Admit.
-        self.announce(
-            &context,
-            Ok(()),
-            Some(facts),
-            key.carriers,
-            &charges,
-            within.verdict(),
-        );
-        drop(charges);
-        let carriers = key.carriers;
+        self.announce_admission(&context, Some(facts), carriers, &charges, &within);
+        drop(charges); // they borrow the key
         self.admit(request, known, lifecycle, carriers, bound, within)
     }
 
-    /// A request that needs no key, and has none: steps 8 and 9.
-    pub(super) fn decide_stranger<B>(&self, request: &mut Request<B>) -> Outcome {
-        let now = self.keyring.readings();
-        let context = Context::new(self, RequestHead::from(&*request), now);
+    /// Decides about a request that needs no key, and has none: steps 8 and 9.
+    fn decide_anonymous<B>(&self, request: &mut Request<B>) -> Outcome {
+        let context = Context::new(self, RequestHead::from(&*request));
         let bound = context.bound();
-        let mut charges = Charges::new();
-        let rules = &self.keyring.metering.limiting.rules;
-        rules.charge(None, &bound, now.wall(), &mut charges);
-        match self.charge_now(&charges, true, now) {
+        let charges = self.charges(None, &bound, context.now());
+        match self.charge_now(&charges, Payer::Anonymous, context.now()) {
             Some(Ok(within)) => {
-                self.announce(
-                    &context,
-                    Ok(()),
-                    None,
-                    Carriers::NONE,
-                    &charges,
-                    within.verdict(),
-                );
-                admit_stranger(request, within)
+                self.announce_admission(&context, None, Carriers::NONE, &charges, &within);
+                Self::admit_anonymous(request, within)
             }
-            Some(Err(exceeded)) => {
-                self.deny_exceeded(&context, *exceeded, None, Carriers::NONE, &charges)
+            Some(Err(denial)) => {
+                let reason = Reason::by_limits(*denial, &charges);
+                self.deny(&context, reason, None, Carriers::NONE)
             }
-            None => Outcome::Charge(Box::new(PendingCharge { key: None, bound })),
+            None => {
+                let pending = PendingCharge { key: None, bound };
+                Outcome::Wait(Wait::Limits(Box::new(pending)))
+            }
         }
     }
 
-    /// Step 0.
-    fn defer<B>(&self, request: &mut Request<B>) -> Option<Outcome> {
+    /// Decides about a preflight: as nobody's request.
+    fn decide_preflight<B>(&self, request: &mut Request<B>) -> Outcome {
+        // A key in the URL is that of the request to come: it is taken out, and neither judged nor charged.
+        let carriers = self.config.sources.parameters_of(request.uri());
+        self.strip_or_mark(request, carriers);
+        self.decide_anonymous(request)
+    }
+
+    /// Decides about a request that an outer layer of the same keys has admitted, if there is one. The key is
+    /// verified, and need not be in the request any more. What this layer asks for still holds, and if it
+    /// finds a key, it must be the same.
+    fn decide_nested<B>(&self, request: &mut Request<B>) -> Option<Outcome> {
         let head = RequestHead::from(&*request);
-        if let Some(caller) = head.extensions.get::<Caller>()
-            && caller.belongs_to(&self.keyring.metering)
-        {
-            let known = Arc::clone(caller.key());
-            return Some(self.decide_again(request, &known));
-        }
-        if !self.config.allow_preflight || !self.is_preflight(head) {
+        let caller = head.extensions.get::<Caller>()?;
+        if !caller.belongs_to(&self.keyring.metering) {
             return None;
         }
-        // A key in its URL is that of the request to come: it is taken out, and neither judged nor charged.
-        let carriers = self.config.sources.parameters_of(request.uri());
-        self.hide(request, carriers);
-        Some(self.decide_stranger(request))
-    }
-
-    /// A request that an outer layer of the same keys has let through. The key is verified, and need not be
-    /// in the request any more. What this layer asks for still holds, and if it finds a key, it must be
-    /// the same.
-    fn decide_again<B>(&self, request: &mut Request<B>, known: &KnownKey) -> Outcome {
-        let now = self.keyring.readings();
-        let context = Context::new(self, RequestHead::from(&*request), now);
-        let lifecycle = known.lifecycle(now.wall(), self.keyring.warning);
-        let found = self
-            .config
-            .sources
-            .find(context.head, &self.keyring.formats);
-        let carriers = match found {
+        let known = Arc::clone(caller.key());
+        let context = Context::new(self, head);
+        let lifecycle = known.lifecycle(context.now().wall(), self.keyring.warning);
+        let carriers = match self.config.sources.find(head, &self.keyring.formats) {
             Ok(None) => Ok(Carriers::NONE),
             Ok(Some(key))
                 if key.format.is_some()
@@ -290,27 +187,28 @@ impl Gate {
             }
             Ok(Some(_)) | Err(Ambiguous) => Err(Rejection::Ambiguous),
         };
-        let judged = carriers.and_then(|carriers| {
-            self.authorize(&context, known, lifecycle)?;
+        let checked = carriers.and_then(|carriers| {
+            check_status(&known, lifecycle)?;
+            self.check_access(&context, &known)?;
             Ok(carriers)
         });
-        match judged {
+        Some(match checked {
             Err(rejection) => {
-                let facts = KeyFacts::new(known, lifecycle);
+                let facts = KeyFacts::new(&known, lifecycle);
                 self.deny(&context, rejection, Some(facts), Carriers::NONE)
             }
             // The outer layer has announced it.
             Ok(carriers) => {
-                self.hide(request, carriers);
-                Outcome::Admit(Admission::SpokenFor)
+                self.strip_or_mark(request, carriers);
+                Outcome::Admit(Admission::Nested)
             }
-        }
+        })
     }
 
-    /// Step 4 goes to the store, unless this address has tried too many keys that do not exist.
+    /// Sends step 4 to the store, unless this address has tried too many keys that do not exist.
     fn look_up(&self, context: &Context<'_>, key: PresentedKey) -> Outcome {
         let (sought, attempt) = if self.keyring.cache.knew(&key.id()) {
-            // Whoever holds a key that was found before tries nothing out.
+            // A key that was found before is not a guess.
             (Sought::FoundBefore, None)
         } else {
             match self.attempt(context) {
@@ -318,29 +216,29 @@ impl Gate {
                 Err(rejection) => return self.deny(context, rejection, None, key.carriers),
             }
         };
-        Outcome::Load(PendingLoad {
+        Outcome::Wait(Wait::Record(PendingLoad {
             key,
             sought,
             attempt,
-        })
+        }))
     }
 
-    /// Counts an attempt to use a key that does not exist, which it is until it is found.
+    /// Counts an attempt as failed. A load that finds the key forgives it.
     fn attempt(&self, context: &Context<'_>) -> Result<(Sought, Option<Attempt>), Rejection> {
         let Some(throttle) = &self.keyring.throttle else {
             return Ok((Sought::New, None));
         };
         let Some(client) = context.charged_address() else {
-            // One budget for all of them would let a stranger lock out the others.
+            // A budget that all clients without an address share would let one stranger lock out the others.
             return Ok((Sought::NewFromNowhere, None));
         };
-        match throttle.attempt(client, context.now) {
+        match throttle.attempt(client, context.now()) {
             Ok(attempt) => Ok((Sought::New, Some(attempt))),
             Err(retry_after) => Err(Rejection::TooManyFailedAttempts { retry_after }),
         }
     }
 
-    /// Step 5: the record that was found, if it is that of the key that was presented.
+    /// Step 5: returns the record that was found, if it is that of the key that was presented.
     pub(super) fn compare(
         &self,
         digest: &KeyDigest,
@@ -353,7 +251,7 @@ impl Gate {
         };
         match peppers.verify(known.verifier(), digest) {
             Ok(true) => Ok(known),
-            // 128 bits of the key agree, so it is not the caller who is wrong.
+            // The id, 128 bits of the digest, matched: the data is wrong, and not the caller.
             Ok(false) => {
                 trace::wrong_verifier(&digest.id());
                 Err(self.outage())
@@ -365,17 +263,12 @@ impl Gate {
         }
     }
 
-    /// Steps 6 and 7: whether a key of this status may be used for this request.
-    pub(super) fn authorize(
+    /// Step 7: checks whether a key may be used for this request.
+    pub(super) fn check_access(
         &self,
         context: &Context<'_>,
         known: &KnownKey,
-        lifecycle: Lifecycle,
     ) -> Result<(), Rejection> {
-        let record = known.record();
-        if let Some(rejection) = Rejection::of_lifecycle(&lifecycle, || record.not_before()) {
-            return Err(rejection);
-        }
         if let Some(accepted) = &self.config.environments
             && !known.is_of(accepted)
         {
@@ -393,154 +286,17 @@ impl Gate {
             }
         }
         for required in &self.config.required_scopes {
-            if !required.are_held_by(record.scopes()) {
+            if !required.are_held_by(known.record().scopes()) {
                 let required = required.clone();
                 return Err(Rejection::InsufficientScope { required });
             }
         }
         Ok(())
     }
-
-    pub(super) fn outage(&self) -> Rejection {
-        Rejection::ServiceUnavailable {
-            retry_after: self.config.retry_after,
-        }
-    }
-
-    /// Step 9, for a decision that was announced.
-    #[inline]
-    pub(super) fn admit<B>(
-        &self,
-        request: &mut Request<B>,
-        known: Arc<KnownKey>,
-        lifecycle: Lifecycle,
-        carriers: Carriers,
-        bound: Bound,
-        within: WithinLimits,
-    ) -> Outcome {
-        self.hide(request, carriers);
-        let observed = self
-            .keyring
-            .observers
-            .are_told()
-            .then(|| Arc::clone(&known));
-        let caller = Caller::new(known, lifecycle, bound, within.receipt);
-        request.extensions_mut().insert(caller);
-        Outcome::Admit(Admission::Key {
-            lifecycle,
-            carriers,
-            limits: within.limits,
-            observed,
-        })
-    }
-
-    /// Takes the credential out of the request, or marks it where the application wants to see it.
-    fn hide<B>(&self, request: &mut Request<B>, carriers: Carriers) {
-        let sources = &self.config.sources;
-        if self.config.hide_credential {
-            sources.hide(request, carriers);
-        } else {
-            sources.mark_sensitive(request.headers_mut(), carriers);
-        }
-    }
-
-    /// Denies a request of which no more is known than its head.
-    fn deny_stranger(
-        &self,
-        head: RequestHead<'_>,
-        rejection: Rejection,
-        carriers: Carriers,
-    ) -> Outcome {
-        if self.keyring.observers.are_told() {
-            let context = Context::new(self, head, self.keyring.readings());
-            return self.deny(&context, rejection, None, carriers);
-        }
-        Log::refused_stranger(&rejection);
-        Outcome::Deny(Denial {
-            rejection,
-            lifecycle: None,
-            carriers,
-            limits: None,
-        })
-    }
-
-    pub(super) fn deny(
-        &self,
-        context: &Context<'_>,
-        rejection: Rejection,
-        key: Option<KeyFacts<'_>>,
-        carriers: Carriers,
-    ) -> Outcome {
-        let lifecycle = key.map(|key| key.lifecycle());
-        self.announce(context, Err(&rejection), key, carriers, &[], None);
-        Outcome::Deny(Denial {
-            rejection,
-            lifecycle,
-            carriers,
-            limits: None,
-        })
-    }
-
-    pub(super) fn deny_exceeded(
-        &self,
-        context: &Context<'_>,
-        exceeded: Exceeded,
-        key: Option<KeyFacts<'_>>,
-        carriers: Carriers,
-        charges: &Charges<'_>,
-    ) -> Outcome {
-        let Exceeded {
-            rejection,
-            limits,
-            verdict,
-        } = exceeded;
-        let lifecycle = key.map(|key| key.lifecycle());
-        self.announce(
-            context,
-            Err(&rejection),
-            key,
-            carriers,
-            charges,
-            verdict.as_ref(),
-        );
-        Outcome::Deny(Denial {
-            rejection,
-            lifecycle,
-            carriers,
-            limits,
-        })
-    }
-
-    /// The one place where decisions are announced.
-    #[inline]
-    pub(super) fn announce(
-        &self,
-        context: &Context<'_>,
-        outcome: Result<(), &Rejection>,
-        key: Option<KeyFacts<'_>>,
-        carriers: Carriers,
-        charges: &[Charge<'_>],
-        verdict: Option<&Verdict>,
-    ) {
-        let decision = Decision {
-            outcome,
-            key,
-            request: context,
-            carriers,
-            charges,
-            verdict,
-            now: context.now,
-        };
-        self.keyring.observers.decided(&decision);
-    }
 }
 
-/// Step 9 for a request without a key.
-pub(super) fn admit_stranger<B>(request: &mut Request<B>, within: WithinLimits) -> Outcome {
-    // A caller of other keys, from a layer further out, does not speak for this request.
-    request.extensions_mut().remove::<Caller>();
-    request.extensions_mut().insert(Anonymous);
-    Outcome::Admit(Admission::Anonymous {
-        limits: within.limits,
-    })
+/// Step 6: checks whether a key of this status may be used at all.
+pub(super) fn check_status(known: &KnownKey, lifecycle: Lifecycle) -> Result<(), Rejection> {
+    let not_before = || known.record().not_before();
+    Rejection::of_lifecycle(&lifecycle, not_before).map_or(Ok(()), Err)
 }

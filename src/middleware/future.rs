@@ -11,15 +11,16 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::decide::{Admission, Gate, Outcome};
-use super::resume::Waiting;
 use crate::http::render::body::ResponseBody;
 use crate::http::render::rejection::Manner;
+use crate::middleware::gate::Gate;
+use crate::middleware::outcome::{Admission, Outcome};
+use crate::middleware::resume::Waiting;
 
 const POLLED_AGAIN: &str = "polled after it was ready";
 
 pin_project! {
-    /// The answer of an [`ApiKeyService`](crate::ApiKeyService).
+    /// Response future of [`ApiKeyService`](crate::ApiKeyService).
     ///
     /// The inner service is called only once the decision is in the request's favour.
     #[must_use = "futures do nothing unless polled"]
@@ -74,7 +75,7 @@ where
         }
     }
 
-    /// The call is made in here, so that its future is put where it will stay.
+    /// Takes a closure, so that the inner future is built in place and not moved.
     #[inline]
     pub(super) fn forwarding(
         call: impl FnOnce() -> S::Future,
@@ -130,10 +131,10 @@ where
                         Outcome::Deny(denial) => {
                             // What the readied service holds, such as a permit, is released here.
                             drop(readied.take());
-                            let refusal = Some(gate.refuse(&denial, *manner));
+                            let refusal = Some(gate.render_denial(&denial, *manner));
                             State::Refused { refusal }
                         }
-                        wait => {
+                        Outcome::Wait(wait) => {
                             *waiting = Arc::clone(gate).resume(head, wait);
                             continue;
                         }
@@ -147,7 +148,7 @@ where
                 } => {
                     let mut answer = future.poll(cx);
                     if let Poll::Ready(Ok(response)) = &mut answer
-                        && let Some(rendered) = gate.forward(response, admission, *manner)
+                        && let Some(rendered) = gate.finish_response(response, admission, *manner)
                     {
                         return Poll::Ready(Ok(rendered.map(ResponseBody::refusal)));
                     }

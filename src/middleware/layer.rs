@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
-use super::config::{Config, Route};
-use super::decide::Gate;
-use super::service::ApiKeyService;
 use crate::http::client_address::ClientAddress;
+use crate::http::credential::source::{KeySource, KeySources};
 use crate::http::render::challenge::{InvalidRealm, Realm};
 use crate::http::render::grpc::GrpcRequests;
 use crate::http::render::key_headers::{self, InvalidLink};
@@ -18,10 +16,11 @@ use crate::http::render::rejection::Rendered;
 use crate::http::request_head::RequestHead;
 use crate::key::environment::Environment;
 use crate::key::scope::RequiredScopes;
+use crate::middleware::config::{Config, Route};
+use crate::middleware::gate::Gate;
+use crate::middleware::service::ApiKeyService;
 
-use crate::http::credential::source::{KeySource, KeySources};
-
-/// Puts API keys in front of a service: only requests with a good key reach it.
+/// Layer that puts API keys in front of a service: only requests with a good key reach it.
 ///
 /// [`ApiKeys::layer`](crate::ApiKeys::layer) makes it. By default it
 /// - reads `Authorization: Bearer KEY`, `Authorization: ApiKey KEY` and `X-API-Key: KEY`;
@@ -73,7 +72,7 @@ impl<S> Layer<S> for ApiKeyLayer {
 }
 
 impl ApiKeyLayer {
-    /// What is set so far. Answers that were rendered by it are forgotten.
+    /// Returns the settings to change, and forgets answers that were rendered with the old ones.
     fn config(&mut self) -> &mut Config {
         let gate = Arc::make_mut(&mut self.gate);
         gate.rendered = Rendered::default();
@@ -86,7 +85,7 @@ impl ApiKeyLayer {
         }
     }
 
-    /// Where keys are looked for. Default: Bearer, the `ApiKey` scheme, and `X-API-Key`.
+    /// Sets where keys are looked for. Default: Bearer, the `ApiKey` scheme, and `X-API-Key`.
     ///
     /// This replaces the defaults; [`source`](Self::source) adds to them. All sources are looked
     /// at. The very same key in two places is one key, taken out of both, since some client
@@ -156,11 +155,12 @@ impl ApiKeyLayer {
     /// of any method do. Each such request is charged to the limits of everybody and of its path, at the
     /// greatest cost that the path has, so strangers can use those up.
     ///
-    /// A request is no preflight if it has `Authorization`, `Cookie`, a header that keys are read from, a
-    /// content type, length or encoding, a transfer encoding, `TE`, `Expect`, `X-HTTP-Method-Override` or one
-    /// like it, or a [`Caller`](crate::Caller) that an outer layer found. A body of HTTP/2 that is announced by none of these cannot be seen. A key in the URL is that of
-    /// the request to come: it is taken out, and neither judged nor charged. Limits by address and of
-    /// everybody bind preflights.
+    /// A request is no preflight if it has `Authorization`, `Cookie`, a header that keys are read
+    /// from, a content type, length or encoding, a transfer encoding, `TE`, `Expect`,
+    /// `X-HTTP-Method-Override` or one like it, or a [`Caller`](crate::Caller) that an outer layer
+    /// found. A body of HTTP/2 that is announced by none of these cannot be seen. A key in the URL is
+    /// that of the request to come: it is taken out, and neither judged nor charged. Limits by
+    /// address and of everybody bind preflights.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -171,8 +171,8 @@ impl ApiKeyLayer {
         self
     }
 
-    /// The environments whose keys are accepted. Default: only [`Environment::LIVE`]. An empty list
-    /// accepts no key.
+    /// Sets the environments whose keys are accepted. Default: only [`Environment::LIVE`]. An empty
+    /// list accepts no key.
     ///
     /// Where several share a door, handlers must look at
     /// [`Caller::environment`](crate::Caller::environment).
@@ -217,8 +217,8 @@ impl ApiKeyLayer {
         self
     }
 
-    /// How the client's address is found, for keys with an allow-list of networks. Default: it is
-    /// the peer's.
+    /// Sets how the client's address is found, for allow-lists of networks, limits by address and
+    /// logs. Default: it is the peer's.
     ///
     /// Danger: trusting a header that no proxy of yours overwrites lets clients choose their
     /// address.
@@ -249,7 +249,7 @@ impl ApiKeyLayer {
         self
     }
 
-    /// How refusals are written. Default: [`ErrorFormat::json`].
+    /// Sets how refusals are written. Default: [`ErrorFormat::json`].
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, ErrorFormat};
@@ -260,7 +260,7 @@ impl ApiKeyLayer {
         self
     }
 
-    /// The realm of the challenges in `WWW-Authenticate`. Default: `api`.
+    /// Sets the realm of the challenges in `WWW-Authenticate`. Default: `api`.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -272,7 +272,7 @@ impl ApiKeyLayer {
         Ok(self)
     }
 
-    /// Also challenges with Basic, where that is one of several sources. Default: off, since
+    /// Adds a challenge with Basic, where that is one of several sources. Default: off, since
     /// browsers open a dialog for it. Where Basic is the only source, it is challenged with anyway:
     /// a 401 must name a way in.
     ///
@@ -286,7 +286,7 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Which headers tell callers of their limits. Default: [`RateLimitHeaders::epoch`].
+    /// Sets the headers that tell callers of their limits. Default: [`RateLimitHeaders::epoch`].
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, RateLimitHeaders};
@@ -297,8 +297,8 @@ impl ApiKeyLayer {
         self
     }
 
-    /// How the route of a request is found, for limits and costs of endpoints. Default: with the
-    /// feature `axum`, the path that its router matched, such as `/v1/reports/{id}`; without it, or
+    /// Sets how the route of a request is found, for limits and costs of endpoints, and for observers.
+    /// Default: with the feature `axum`, the path that its router matched, such as `/v1/reports/{id}`; without it, or
     /// where no route was matched, the request's path as it is. `None` is the default, too.
     ///
     /// What the function answers should be one of few: a route that is made of what the client sends
@@ -309,8 +309,10 @@ impl ApiKeyLayer {
     /// # use tower_api_key::ApiKeys;
     /// let layer = ApiKeys::in_memory().layer().route_by(|request| {
     ///     let tenant = request.uri.path().strip_prefix("/tenants/")?;
-    ///     let (_, rest) = tenant.split_once('/')?;
-    ///     Some(format!("/tenants/{{tenant}}/{rest}"))
+    ///     match tenant.split_once('/')?.1 {
+    ///         "reports" => Some("/tenants/{tenant}/reports".to_owned()),
+    ///         _ => Some("/tenants/{tenant}/{*rest}".to_owned()),
+    ///     }
     /// });
     /// ```
     pub fn route_by(
@@ -321,8 +323,8 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Whether answers carry `X-Key-Status`, `X-Key-Expires-At` and `X-Key-Expired-At`. Default:
-    /// yes.
+    /// Sets whether answers carry `X-Key-Status`, `X-Key-Expires-At` and `X-Key-Expired-At`.
+    /// Default: yes.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -333,8 +335,8 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Whether answers to a deprecated key carry `Deprecation` (RFC 9745) and `Sunset` (RFC 8594).
-    /// Default: yes.
+    /// Sets whether answers to a deprecated key carry `Deprecation` (RFC 9745) and `Sunset` (RFC
+    /// 8594). Default: yes.
     ///
     /// The RFCs mean the resource; to say it of a key is a stretch, made because clients that look
     /// for these headers then warn in time. What the service sets itself is left as it is.
@@ -348,8 +350,8 @@ impl ApiKeyLayer {
         self
     }
 
-    /// A page that tells how to replace a deprecated key, for `Link: <…>; rel="deprecation"`.
-    /// Default: none.
+    /// Sets the page that tells how to replace a deprecated key, for
+    /// `Link: <…>; rel="deprecation"`. Default: none.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -362,7 +364,7 @@ impl ApiKeyLayer {
         Ok(self)
     }
 
-    /// A page that tells when keys end, for `Link: <…>; rel="sunset"`. Default: none.
+    /// Sets the page that tells when keys end, for `Link: <…>; rel="sunset"`. Default: none.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -375,7 +377,7 @@ impl ApiKeyLayer {
         Ok(self)
     }
 
-    /// Which requests are refused in gRPC's way. Default: [`GrpcRequests::Post`].
+    /// Sets which requests are refused in gRPC's way. Default: [`GrpcRequests::Post`].
     ///
     /// Danger: see [`GrpcRequests`] if a gateway asks this service by HTTP status.
     ///
@@ -388,7 +390,7 @@ impl ApiKeyLayer {
         self
     }
 
-    /// What `Retry-After` says when keys cannot be verified (503). Default: 5 seconds; whole
+    /// Sets what `Retry-After` says when keys cannot be verified (503). Default: 5 seconds; whole
     /// seconds, rounded up, at least one.
     ///
     /// ```

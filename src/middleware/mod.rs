@@ -1,15 +1,18 @@
-//! The only rooms that know tower: a layer, its service, and the path that decides about a request.
+//! The only modules that know tower: a layer, its service, and the path that decides about a request.
 //!
-//! [`decide`] is THE PATH: steps 0 to 9 in one function. It never waits. Where a record must be loaded, or
-//! a limiter is elsewhere, it says so, and [`resume`] goes on from there. [`respond`] makes answers,
-//! [`future`] only polls.
+//! [`decide`] is THE PATH, with its steps numbered. It never waits: where a record must be loaded, or a limiter
+//! is elsewhere, it says so, and [`resume`] goes on from there. [`charge`] asks the limiter,
+//! [`conclude`] announces each decision, [`respond`] makes answers, and [`future`] only polls.
 
 mod charge;
+mod conclude;
 pub(crate) mod config;
 mod context;
-pub(crate) mod decide;
+mod decide;
 pub(crate) mod future;
+pub(crate) mod gate;
 pub(crate) mod layer;
+mod outcome;
 mod preflight;
 pub(crate) mod require_scope;
 mod respond;

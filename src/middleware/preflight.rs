@@ -6,12 +6,12 @@ use http::header::{
     COOKIE, EXPECT, HeaderName, ORIGIN, TE, TRANSFER_ENCODING,
 };
 
-use super::decide::Gate;
 use crate::http::caller::Caller;
 use crate::http::request_head::RequestHead;
+use crate::middleware::gate::Gate;
 
 /// Headers that no preflight has: credentials, and whatever announces a body or a call of gRPC.
-const NEVER: [HeaderName; 11] = [
+const NOT_IN_PREFLIGHTS: [HeaderName; 11] = [
     AUTHORIZATION,
     COOKIE,
     CONTENT_TYPE,
@@ -27,18 +27,21 @@ const NEVER: [HeaderName; 11] = [
 ];
 
 impl Gate {
-    /// Returns whether a request is a preflight, as the Fetch standard sends it.
+    /// Returns whether this layer lets preflights pass, and a request is one as the Fetch standard has it.
     ///
     /// A browser sends a preflight to the URL of the request to come, with that URL's query, but
     /// never with that request's headers or a body. A request with a credential in a header, or with
     /// anything that announces a body, is none; nor is one that an outer layer of other keys let through,
     /// which may have taken its credential out.
-    pub(super) fn is_preflight(&self, head: RequestHead<'_>) -> bool {
+    pub(super) fn is_allowed_preflight(&self, head: RequestHead<'_>) -> bool {
         let sources = &self.config.sources;
-        head.method == Method::OPTIONS
+        self.config.allow_preflight
+            && head.method == Method::OPTIONS
             && head.headers.contains_key(ORIGIN)
             && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
-            && !NEVER.iter().any(|name| head.headers.contains_key(name))
+            && !NOT_IN_PREFLIGHTS
+                .iter()
+                .any(|name| head.headers.contains_key(name))
             && head.extensions.get::<Caller>().is_none()
             && !sources.have_a_header_in(head.headers)
     }

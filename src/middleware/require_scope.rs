@@ -15,8 +15,9 @@ use crate::http::caller::Caller;
 use crate::http::rejection::Rejection;
 use crate::http::render::body::ResponseBody;
 use crate::key::scope::{RequiredScopes, Scope};
+use crate::middleware::service::take_readied;
 
-/// Lets only callers through whose key holds what a route needs.
+/// Layer that lets only callers through whose key holds what a route needs.
 ///
 /// It belongs inside of an [`ApiKeyLayer`](crate::ApiKeyLayer), which renders its refusals: 403
 /// `insufficient_scope`, or, in optional mode, 401 `missing_api_key`. Without that layer it
@@ -76,7 +77,7 @@ impl<S> Layer<S> for RequireScope {
     }
 }
 
-/// A service that only callers with certain scopes reach; see [`RequireScope`].
+/// Middleware that asks for scopes: see [`RequireScope`].
 #[derive(Debug, Clone)]
 pub struct RequireScopeService<S> {
     inner: S,
@@ -105,8 +106,7 @@ where
                 },
             },
             Err(rejection) => {
-                // A clone that is not ready takes the place of the readied one, which is dropped.
-                self.inner = self.inner.clone();
+                drop(take_readied(&mut self.inner));
                 RequireScopeFuture {
                     state: State::Denied {
                         rejection: Some(rejection),
@@ -118,7 +118,7 @@ where
 }
 
 pin_project! {
-    /// The answer of a [`RequireScopeService`].
+    /// Response future of [`RequireScopeService`].
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct RequireScopeFuture<F> {

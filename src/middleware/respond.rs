@@ -1,56 +1,58 @@
-//! What an answer says of the key, its limits, and who may keep it.
+//! Answers: headers about the key and its limits, and what takes the place of a refusal.
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 
-use super::decide::{Admission, Denial, Gate};
 use crate::http::credential::source::Carriers;
 use crate::http::render::key_headers::keep_from_caches;
 use crate::http::render::rate_limit::{self, Notice};
 use crate::http::render::rejection::{Manner, Unrendered, keep_headers};
 use crate::key::lifecycle::Lifecycle;
+use crate::middleware::gate::Gate;
+use crate::middleware::outcome::{Admission, Denial};
+use crate::observe::KeyFacts;
 
 impl Gate {
     /// Adds what the caller is told about the key to the answer of the inner service, or to what
     /// takes its place.
-    pub(super) fn forward<B>(
+    pub(super) fn finish_response<B>(
         &self,
         response: &mut Response<B>,
         admission: &Admission,
         manner: Manner,
     ) -> Option<Response<Bytes>> {
         let (lifecycle, carriers, limits) = match admission {
-            Admission::SpokenFor => return None,
+            Admission::Nested => return None,
             Admission::Anonymous { limits } => (None, Carriers::NONE, limits),
             Admission::Key {
                 lifecycle,
                 carriers,
                 limits,
-                observed,
+                for_observers,
             } => {
-                if let Some(known) = observed {
+                if let Some(known) = for_observers {
                     let rejection = response.extensions().get::<Unrendered>();
                     let rejection = rejection.map(|unrendered| &unrendered.0);
-                    let status = response.status();
+                    let key = KeyFacts::new(known, *lifecycle);
                     let observers = &self.keyring.observers;
-                    observers.answered(known, *lifecycle, status, rejection);
+                    observers.answered(key, response.status(), rejection);
                 }
                 (Some(lifecycle), *carriers, limits)
             }
         };
-        if let Some(mut rendered) = self.render_what_is_not(response, manner) {
-            self.inform(rendered.headers_mut(), lifecycle, carriers, limits.as_ref());
+        if let Some(mut rendered) = self.render_handler_rejection(response, manner) {
+            self.write_headers(rendered.headers_mut(), lifecycle, carriers, limits.as_ref());
             return Some(rendered);
         }
         let refused_within =
             rate_limit::is_refused_within(response.status(), response.headers(), manner.grpc);
         let limits = limits.as_ref().filter(|_| !refused_within);
-        self.inform(response.headers_mut(), lifecycle, carriers, limits);
+        self.write_headers(response.headers_mut(), lifecycle, carriers, limits);
         None
     }
 
-    /// What an answer says of the key, its limits, and who may keep it.
-    fn inform(
+    /// Writes the headers about the key, its limits and caches.
+    fn write_headers(
         &self,
         headers: &mut HeaderMap,
         lifecycle: Option<&Lifecycle>,
@@ -67,8 +69,8 @@ impl Gate {
         keep_from_caches(headers, &config.sources, carriers, config.optional);
     }
 
-    /// A rejection from a handler is rendered as if it were from this layer.
-    fn render_what_is_not<B>(
+    /// Renders a rejection that a handler answered with, as those of this layer are.
+    fn render_handler_rejection<B>(
         &self,
         response: &mut Response<B>,
         manner: Manner,
@@ -89,14 +91,14 @@ impl Gate {
         Some(rendered)
     }
 
-    /// The answer to a request that goes no further.
-    pub(super) fn refuse(&self, denial: &Denial, manner: Manner) -> Response<Bytes> {
+    /// Renders a denial.
+    pub(super) fn render_denial(&self, denial: &Denial, manner: Manner) -> Response<Bytes> {
         let config = &self.config;
         let render = || config.render(&denial.rejection, manner);
         let mut response =
             self.rendered
                 .or_render(&denial.rejection, &config.errors, manner, render);
-        self.inform(
+        self.write_headers(
             response.headers_mut(),
             denial.lifecycle.as_ref(),
             denial.carriers,

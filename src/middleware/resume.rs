@@ -1,23 +1,27 @@
 //! The two waits of the path: for a record from the store, and for a limiter elsewhere.
 
-use std::future::{Future, ready};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use http::Request;
 
-use super::charge::WithinLimits;
-use super::context::Context;
-use super::decide::{
-    Gate, Outcome, PendingCharge, PendingLoad, PresentedKey, VerifiedKey, admit_stranger,
-};
 use crate::cache::{Found, KnownKey, LoadFailure, Sought};
 use crate::http::credential::source::Carriers;
 use crate::http::rejection::Rejection;
 use crate::http::request_head::RequestHead;
 use crate::key::digest::KeyId;
-use crate::limit::rulebook::{Bound, Charges};
+use crate::limit::refund::Receipt;
+use crate::limit::rulebook::Bound;
 use crate::limit::throttle::Attempt;
+use crate::middleware::charge::Payer;
+use crate::middleware::conclude::Reason;
+use crate::middleware::context::Context;
+use crate::middleware::decide::check_status;
+use crate::middleware::gate::Gate;
+use crate::middleware::outcome::{
+    Outcome, PendingCharge, PendingLoad, PresentedKey, VerifiedKey, Wait,
+};
 use crate::observe::KeyFacts;
 use crate::util::trace;
 
@@ -26,14 +30,16 @@ use crate::util::trace;
 /// It owns what it looks at, and never the body: that may be neither `Send` nor `'static`.
 pub(super) type Waiting = Pin<Box<dyn Future<Output = (Request<()>, Outcome)> + Send>>;
 
+/// The units of a charge that is given back as a whole.
+const ALL: u64 = u64::MAX;
+
 impl Gate {
-    /// Goes on with a request that was not decided.
-    pub(super) fn resume(self: Arc<Self>, request: Request<()>, outcome: Outcome) -> Waiting {
+    /// Waits, and goes on with the request from there.
+    pub(super) fn resume(self: Arc<Self>, request: Request<()>, wait: Wait) -> Waiting {
         // Each wait in a box of its own, which is no larger than it must be.
-        match outcome {
-            Outcome::Load(pending) => self.resume_load(request, pending),
-            Outcome::Charge(pending) => self.resume_charge(request, pending),
-            decided => Box::pin(ready((request, decided))),
+        match wait {
+            Wait::Record(pending) => self.resume_load(request, pending),
+            Wait::Limits(pending) => self.resume_charge(request, pending),
         }
     }
 
@@ -56,7 +62,7 @@ impl Gate {
         })
     }
 
-    /// Waits for a limiter. Time went by, so a key is looked at once more before step 9.
+    /// Waits for a limiter, and goes on to step 9.
     fn resume_charge(
         self: Arc<Self>,
         mut request: Request<()>,
@@ -66,12 +72,14 @@ impl Gate {
             let PendingCharge { key, bound } = *pending;
             let outcome = match key {
                 Some(key) => self.charge_key(&mut request, key, bound).await,
-                None => self.charge_stranger(&mut request, &bound).await,
+                None => self.charge_anonymous(&mut request, &bound).await,
             };
             (request, outcome)
         })
     }
 
+    /// Charges a key. Time goes by meanwhile, so its status and access are checked once more after that, and
+    /// its secret as well if the key was changed.
     async fn charge_key(
         &self,
         request: &mut Request<()>,
@@ -83,85 +91,71 @@ impl Gate {
             known,
             lifecycle,
         } = key;
-        let carriers = presented.carriers;
-        let holder = known.holder(presented.id());
-        let mut charges = Charges::new();
-        let rules = &self.keyring.metering.limiting.rules;
-        rules.charge(Some(holder), &bound, self.keyring.now(), &mut charges);
-        let within = match self.charge(&charges, false).await {
+        let (id, carriers) = (presented.id(), presented.carriers);
+        let holder = known.holder(id);
+        let charges = self.charges(Some(holder), &bound, self.keyring.readings());
+        let within = match self.charge(&charges, Payer::Key).await {
             Ok(within) => within,
-            Err(exceeded) => {
-                let context = self.context(request);
+            Err(denial) => {
                 let facts = KeyFacts::new(&known, lifecycle);
-                return self.deny_exceeded(&context, *exceeded, Some(facts), carriers, &charges);
+                let reason = Reason::by_limits(*denial, &charges);
+                return self.deny(&self.context(request), reason, Some(facts), carriers);
             }
         };
-        // The same steps 4 to 7 as before the wait, for a key that was good then.
-        let is_current = self
-            .keyring
-            .cache
-            .is_current(&presented.id(), known.stamp());
-        let found = if is_current {
-            Ok(Found::Key(Arc::clone(&known)))
+        let again = if self.keyring.cache.is_current(&id, known.stamp()) {
+            Ok(Arc::clone(&known))
         } else {
-            self.load(&presented, Sought::FoundBefore, None).await
+            let found = self.load(&presented, Sought::FoundBefore, None).await;
+            found.and_then(|found| self.compare(&presented.digest, found))
         };
-        let compared = found.and_then(|found| self.compare(&presented.digest, found));
-        let judged = match compared {
-            Err(rejection) => Err((rejection, None)),
-            Ok(again) => {
-                let context = self.context(request);
-                let lifecycle = again.lifecycle(context.now.wall(), self.keyring.warning);
-                match self.authorize(&context, &again, lifecycle) {
-                    Ok(()) => Ok((again, lifecycle)),
-                    Err(rejection) => Err((rejection, Some((again, lifecycle)))),
+        let denied = {
+            let context = self.context(request);
+            let checked = again
+                .map_err(|rejection| (rejection, None))
+                .and_then(|again| {
+                    let lifecycle = again.lifecycle(context.now().wall(), self.keyring.warning);
+                    let checked = check_status(&again, lifecycle);
+                    match checked.and_then(|()| self.check_access(&context, &again)) {
+                        Ok(()) => Ok((again, lifecycle)),
+                        Err(rejection) => Err((rejection, Some((again, lifecycle)))),
+                    }
+                });
+            match checked {
+                Ok((again, lifecycle)) => {
+                    let facts = Some(KeyFacts::new(&again, lifecycle));
+                    self.announce_admission(&context, facts, carriers, &charges, &within);
+                    return self.admit(request, again, lifecycle, carriers, bound, within);
+                }
+                Err((rejection, key)) => {
+                    let key = key.as_ref();
+                    let facts = key.map(|(key, lifecycle)| KeyFacts::new(key, *lifecycle));
+                    self.deny(&context, rejection, facts, carriers)
                 }
             }
         };
-        match judged {
-            Ok((again, lifecycle)) => {
-                let facts = Some(KeyFacts::new(&again, lifecycle));
-                let context = self.context(request);
-                self.announce(
-                    &context,
-                    Ok(()),
-                    facts,
-                    carriers,
-                    &charges,
-                    within.verdict(),
-                );
-                self.admit(request, again, lifecycle, carriers, bound, within)
-            }
-            Err((rejection, key)) => {
-                self.give_back(&known, presented.id(), &bound, &within)
-                    .await;
-                let facts = key
-                    .as_ref()
-                    .map(|(key, lifecycle)| KeyFacts::new(key, *lifecycle));
-                self.deny(&self.context(request), rejection, facts, carriers)
-            }
+        if let Some(receipt) = &within.receipt {
+            self.give_back(&known, id, &bound, receipt).await;
         }
+        denied
     }
 
-    async fn charge_stranger(&self, request: &mut Request<()>, bound: &Bound) -> Outcome {
-        let mut charges = Charges::new();
-        let rules = &self.keyring.metering.limiting.rules;
-        rules.charge(None, bound, self.keyring.now(), &mut charges);
-        let within = self.charge(&charges, true).await;
+    async fn charge_anonymous(&self, request: &mut Request<()>, bound: &Bound) -> Outcome {
+        let charges = self.charges(None, bound, self.keyring.readings());
+        let charged = self.charge(&charges, Payer::Anonymous).await;
         let context = self.context(request);
-        match within {
+        match charged {
             Ok(within) => {
-                let verdict = within.verdict();
-                self.announce(&context, Ok(()), None, Carriers::NONE, &charges, verdict);
-                admit_stranger(request, within)
+                self.announce_admission(&context, None, Carriers::NONE, &charges, &within);
+                Self::admit_anonymous(request, within)
             }
-            Err(exceeded) => {
-                self.deny_exceeded(&context, *exceeded, None, Carriers::NONE, &charges)
+            Err(denial) => {
+                let reason = Reason::by_limits(*denial, &charges);
+                self.deny(&context, reason, None, Carriers::NONE)
             }
         }
     }
 
-    /// Step 4, from the store. An attempt is forgiven unless there is no such key.
+    /// Loads a record from the store: step 4. The attempt is forgiven unless there is no such key.
     async fn load(
         &self,
         key: &PresentedKey,
@@ -179,6 +173,7 @@ impl Gate {
         loaded.map_err(|failure| self.load_failed(&failure, &key.id()))
     }
 
+    /// Logs that a record could not be loaded, and returns the rejection for that.
     pub(super) fn load_failed(&self, failure: &LoadFailure, id: &KeyId) -> Rejection {
         match failure {
             LoadFailure::Store(error) => trace::store_failed(error, id),
@@ -187,20 +182,17 @@ impl Gate {
         self.outage()
     }
 
-    /// What was charged to a request that goes no further after all.
-    async fn give_back(&self, known: &KnownKey, id: KeyId, bound: &Bound, within: &WithinLimits) {
-        let Some(receipt) = &within.receipt else {
-            return;
-        };
+    /// Refunds what was charged to a request that is denied after all.
+    async fn give_back(&self, known: &KnownKey, id: KeyId, bound: &Bound, receipt: &Receipt) {
         let metering = &self.keyring.metering;
-        let refunded = metering.refund(known.holder(id), bound, receipt, u64::MAX);
+        let refunded = metering.refund(known.holder(id), bound, receipt, ALL);
         if let Err(error) = refunded.await {
             trace::limiter_failed(&error);
         }
     }
 
-    /// The context of a request after a wait: by the time that it is now.
+    /// Returns the context of a request after a wait, with clocks that are read anew.
     fn context<'r>(&'r self, request: &'r Request<()>) -> Context<'r> {
-        Context::new(self, RequestHead::from(request), self.keyring.readings())
+        Context::new(self, RequestHead::from(request))
     }
 }

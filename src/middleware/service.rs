@@ -9,11 +9,12 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::decide::{Gate, Outcome};
-use super::future::ResponseFuture;
 use crate::http::render::body::ResponseBody;
+use crate::middleware::future::ResponseFuture;
+use crate::middleware::gate::Gate;
+use crate::middleware::outcome::Outcome;
 
-/// A service behind API keys; see [`ApiKeyLayer`](crate::ApiKeyLayer).
+/// Middleware that asks for API keys: see [`ApiKeyLayer`](crate::ApiKeyLayer).
 #[derive(Debug, Clone)]
 pub struct ApiKeyService<S> {
     inner: S,
@@ -42,31 +43,29 @@ where
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let gate = &self.gate;
         let manner = gate.config.manner(request.method(), request.headers());
-        let waiting = match gate.decide(&mut request, None) {
+        let wait = match gate.decide(&mut request, None) {
             Outcome::Admit(admission) => {
                 let gate = Arc::clone(gate);
                 let call = || self.inner.call(request);
                 return ResponseFuture::forwarding(call, admission, gate, manner);
             }
             Outcome::Deny(denial) => {
-                // What the readied service holds, such as a permit, is released here and now.
-                drop(self.take_readied());
-                return ResponseFuture::refused(self.gate.refuse(&denial, manner));
+                drop(take_readied(&mut self.inner));
+                return ResponseFuture::refused(self.gate.render_denial(&denial, manner));
             }
-            waiting => waiting,
+            Outcome::Wait(wait) => wait,
         };
         let (parts, body) = request.into_parts();
         let head = Request::from_parts(parts, ());
         let gate = Arc::clone(gate);
-        let waiting = Arc::clone(&gate).resume(head, waiting);
-        ResponseFuture::deciding(waiting, self.take_readied(), body, gate, manner)
+        let waiting = Arc::clone(&gate).resume(head, wait);
+        ResponseFuture::deciding(waiting, take_readied(&mut self.inner), body, gate, manner)
     }
 }
 
-impl<S: Clone> ApiKeyService<S> {
-    /// The service that `poll_ready` made ready; a clone that is not ready takes its place.
-    fn take_readied(&mut self) -> S {
-        let clone = self.inner.clone();
-        mem::replace(&mut self.inner, clone)
-    }
+/// Takes the service that `poll_ready` made ready, and leaves a clone that is not. To drop it releases what it holds,
+/// such as a permit.
+pub(super) fn take_readied<S: Clone>(inner: &mut S) -> S {
+    let clone = inner.clone();
+    mem::replace(inner, clone)
 }

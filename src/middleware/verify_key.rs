@@ -1,14 +1,15 @@
 //! Keys that do not come in a request: steps 2 to 6.
 
-use super::decide::Gate;
 use crate::cache::Sought;
 use crate::http::caller::Caller;
 use crate::http::rejection::{NotFound, Rejection};
 use crate::key::digest::KeyDigest;
 use crate::key::formats::{Place, Recognized};
+use crate::middleware::decide::check_status;
+use crate::middleware::gate::Gate;
 
 impl Gate {
-    /// Verifies a key. Access and limits are those of requests, and are not looked at.
+    /// Verifies a key. Access, limits, failed attempts and observers are those of requests, and play no part.
     pub(crate) async fn verify(&self, key: &str) -> Result<Caller, Rejection> {
         let keyring = &self.keyring;
         let recognized = keyring.formats.recognize(key.as_bytes(), Place::Own);
@@ -31,10 +32,7 @@ impl Gate {
         };
         let known = self.compare(&digest, found)?;
         let lifecycle = known.lifecycle(keyring.now(), keyring.warning);
-        if let Some(rejection) = Rejection::of_lifecycle(&lifecycle, || known.record().not_before())
-        {
-            return Err(rejection);
-        }
+        check_status(&known, lifecycle)?;
         let nowhere = keyring.metering.limiting.rules.bind_without_request();
         Ok(Caller::new(known, lifecycle, nowhere, None))
     }

@@ -1,7 +1,8 @@
-//! The logs: the first observer.
+//! The logs, which are told before the application's observers.
 
-use super::Decision;
-use crate::http::rejection::Rejection;
+use std::time::SystemTime;
+
+use super::{Decision, KeyFacts};
 use crate::key::lifecycle::KeyStatus;
 use crate::util::timestamp;
 use crate::util::trace::{self, Hourly};
@@ -19,7 +20,7 @@ impl Log {
             (Ok(()), Some(key)) => {
                 trace::admitted(|| key.id(), || key.account());
                 if key.status() == KeyStatus::Deprecated {
-                    self.deprecated(decision);
+                    self.deprecated(key, decision.at());
                 }
                 if decision.carriers.go_beyond_authorization() {
                     for parameter in decision.request.parameters(decision.carriers) {
@@ -31,20 +32,17 @@ impl Log {
             (Err(rejection), Some(key)) => {
                 trace::refused_caller(rejection.code(), &key.id(), key.account());
             }
-            (Err(rejection), None) => Self::refused_stranger(rejection),
+            (Err(rejection), None) => trace::refused_stranger(rejection.code(), rejection),
         }
-    }
-
-    pub(crate) fn refused_stranger(rejection: &Rejection) {
-        trace::refused_stranger(rejection.code(), rejection);
     }
 
     /// Tells of a deprecated key that is in use, at most once an hour.
     #[cold]
-    fn deprecated(&self, decision: &Decision<'_>) {
-        let Some(key) = &decision.key else { return };
-        let now = timestamp::unix_seconds(decision.at());
-        if self.deprecated.is_due(key.id().as_bytes(), now) {
+    fn deprecated(&self, key: &KeyFacts<'_>, at: SystemTime) {
+        if self
+            .deprecated
+            .is_due(key.id().as_bytes(), timestamp::unix_seconds(at))
+        {
             let expires_at = key.lifecycle().expires_at().map(timestamp::rfc3339);
             let expires_at = expires_at.as_deref().unwrap_or("never");
             trace::deprecated(&key.id(), key.account(), expires_at);

@@ -1,9 +1,8 @@
 //! The seam for decisions: each is announced once, to the logs and to the application's observers.
 
-pub(crate) mod log;
+mod log;
 
 use std::any::Any;
-use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,11 +25,11 @@ use log::Log;
 
 /// Watches decisions: for usage, metrics, anomalies.
 ///
-/// An observer is told in the request's own task, so it must neither block nor wait, and a panic in it is the
-/// request's. It watches, and never refuses.
+/// An observer is called in the request's own task, so it must neither block nor wait, and a panic in it unwinds
+/// that task. It watches, and never denies.
 ///
-/// [`ApiKeysBuilder::observer`](crate::ApiKeysBuilder::observer) adds one. Without any, nothing of this is
-/// computed.
+/// [`ApiKeysBuilder::observer`](crate::ApiKeysBuilder::observer) adds one. Without any, nothing is derived for
+/// them.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -53,23 +52,22 @@ use log::Log;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an `Observer`",
-    note = "implement `Observer::decided` or `Observer::answered`; both do nothing unless they are"
+    note = "implement `Observer::decided` or `Observer::answered`; both default to doing nothing"
 )]
 pub trait Observer: Send + Sync + 'static {
-    /// Tells of a decision about a request, once, when it is made.
+    /// Called once for each decision about a request, when it is made.
     fn decided(&self, decision: &Decision<'_>) {
         let _ = decision;
     }
 
-    /// Tells of the answer to a request that was admitted with a key, once, when its status is known. A
-    /// request whose client goes away first has no answer.
+    /// Called once for each request that was admitted with a key, when the status of its answer is known. A request
+    /// whose client goes away first, or whose service fails with an error of its own, has no answer.
     fn answered(&self, answer: &Answered<'_>) {
         let _ = answer;
     }
 }
 
-/// A shared observer is an observer.
-impl<O: Observer> Observer for Arc<O> {
+impl<O: Observer + ?Sized> Observer for Arc<O> {
     fn decided(&self, decision: &Decision<'_>) {
         (**self).decided(decision);
     }
@@ -87,14 +85,14 @@ pub struct Decision<'a> {
     pub(crate) carriers: Carriers,
     pub(crate) charges: &'a [Charge<'a>],
     pub(crate) verdict: Option<&'a Verdict>,
-    pub(crate) now: Now,
 }
 
 /// Facts of a request that are derived only if somebody asks.
 pub(crate) trait RequestFacts {
     fn head(&self) -> RequestHead<'_>;
+    fn now(&self) -> Now;
     fn client(&self) -> Option<IpAddr>;
-    fn route(&self) -> Cow<'_, str>;
+    fn route(&self) -> &str;
     /// The query parameters that carried the key.
     fn parameters(&self, carriers: Carriers) -> Vec<&str>;
 }
@@ -128,8 +126,9 @@ impl<'a> Decision<'a> {
         self.request.head().method
     }
 
-    /// Returns the route that a framework's router matched, or else the path.
-    pub fn route(&self) -> Cow<'_, str> {
+    /// Returns the route of the request, as [`route_by`](crate::ApiKeyLayer::route_by) says, or as a framework's
+    /// router matched it, or else the path.
+    pub fn route(&self) -> &str {
         self.request.route()
     }
 
@@ -154,8 +153,8 @@ impl<'a> Decision<'a> {
     }
 
     /// Returns the wall-clock time of the decision.
-    pub const fn at(&self) -> SystemTime {
-        self.now.wall()
+    pub fn at(&self) -> SystemTime {
+        self.request.now().wall()
     }
 }
 
@@ -219,6 +218,12 @@ impl<'a> KeyFacts<'a> {
             lifecycle,
             observer: 0,
         }
+    }
+
+    /// Returns the same facts for the observer at an index, which has slots of its own.
+    const fn for_observer(mut self, at: usize) -> Self {
+        self.observer = at;
+        self
     }
 
     /// Returns the record of the key.
@@ -292,7 +297,7 @@ impl Observers {
 
     /// Returns whether anybody but the logs is told.
     #[inline]
-    pub(crate) fn are_told(&self) -> bool {
+    pub(crate) fn has_observers(&self) -> bool {
         !self.added.is_empty()
     }
 
@@ -304,17 +309,14 @@ impl Observers {
     #[inline]
     pub(crate) fn decided(&self, decision: &Decision<'_>) {
         self.log.decided(decision);
-        if self.are_told() {
+        if self.has_observers() {
             self.tell(decision);
         }
     }
 
     fn tell(&self, decision: &Decision<'_>) {
         for (at, observer) in self.added.iter().enumerate() {
-            let key = decision.key.map(|key| KeyFacts {
-                observer: at,
-                ..key
-            });
+            let key = decision.key.map(|key| key.for_observer(at));
             observer.decided(&Decision { key, ..*decision });
         }
     }
@@ -322,19 +324,13 @@ impl Observers {
     /// Tells of an answer to a request with this key.
     pub(crate) fn answered(
         &self,
-        known: &KnownKey,
-        lifecycle: Lifecycle,
+        key: KeyFacts<'_>,
         status: StatusCode,
         rejection: Option<&Rejection>,
     ) {
         for (at, observer) in self.added.iter().enumerate() {
-            let key = KeyFacts {
-                known,
-                lifecycle,
-                observer: at,
-            };
             observer.answered(&Answered {
-                key,
+                key: key.for_observer(at),
                 status,
                 rejection,
             });

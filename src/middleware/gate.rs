@@ -1,0 +1,39 @@
+//! The state of one layer: what it shares with the others of its `ApiKeys`, and what it is set to.
+
+use std::sync::Arc;
+
+use http::Request;
+
+use crate::http::credential::source::Carriers;
+use crate::http::rejection::Rejection;
+use crate::http::render::rejection::Rendered;
+use crate::keyring::Keyring;
+use crate::middleware::config::Config;
+
+/// Decides about the requests of one layer.
+#[derive(Debug, Clone)]
+pub(crate) struct Gate {
+    pub(crate) keyring: Arc<Keyring>,
+    pub(crate) config: Config,
+    /// Answers that are the same each time.
+    pub(crate) rendered: Rendered,
+}
+
+impl Gate {
+    /// Returns the rejection for trouble of ours: 503, never 401.
+    pub(super) fn outage(&self) -> Rejection {
+        Rejection::ServiceUnavailable {
+            retry_after: self.config.retry_after,
+        }
+    }
+
+    /// Takes the credential out of the request, or marks it as sensitive where the application wants to see it.
+    pub(super) fn strip_or_mark<B>(&self, request: &mut Request<B>, carriers: Carriers) {
+        let sources = &self.config.sources;
+        if self.config.hide_credential {
+            sources.hide(request, carriers);
+        } else {
+            sources.mark_sensitive(request.headers_mut(), carriers);
+        }
+    }
+}
