@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The layers from the top: a module imports from its own layer or a lower one. Those in one layer do not know
-/// each other's insides, and no two of them import each other.
+/// The layers from the top: a module imports from its own layer or a lower one. Those in one layer
+/// do not know each other's insides, and no two of them import each other.
 const ORDER: &str = "lib, api_keys > middleware, manage > keyring > observe > http > cache > limit, store \
                      > document, key > util";
 

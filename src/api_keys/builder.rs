@@ -136,8 +136,9 @@ impl<A> ApiKeysBuilder<A> {
 
     /// Where the budgets of the limits are kept. Default: a [`MemoryLimiter`] of this process.
     ///
-    /// That one is exact in one process; of several, each grants every quota once. What happens when a
-    /// limiter fails is [`limiter_outage`](Self::limiter_outage)'s to say; that one never does.
+    /// That one is exact in one process; of several, each grants every quota once. What happens
+    /// when a limiter fails is [`limiter_outage`](Self::limiter_outage)'s to say; that one never
+    /// does.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, MemoryLimiter, MemoryStore};
@@ -186,18 +187,20 @@ impl<A> ApiKeysBuilder<A> {
     ///
     /// Beyond it, keys from that address that this process does not know are refused with 429
     /// `too_many_failed_attempts`, without a look into the store. A key that was found before, and
-    /// is still in the cache, always passes. Only well-formed unknown keys count, and a key that is being
-    /// looked up, until it is found. The same unknown key counts each time. An IPv6 client is its /64.
+    /// is still in the cache, always passes. Only well-formed unknown keys count, and a key that is
+    /// being looked up, until it is found. The same unknown key counts each time. An IPv6 client is
+    /// its /64.
     ///
-    /// The quota is counted as a rate, of whatever shape it is: 300 a minute are 300 at once, and then one
-    /// each 200 milliseconds. So an attempt is forgotten soon, and strangers with many addresses hardly use up
-    /// the memory for them, 4 MiB. Should they, a newcomer is counted with its own network, as
-    /// [`MemoryLimiter`] says.
+    /// The quota is counted as a rate, of whatever shape it is: 300 a minute are 300 at once, and
+    /// then one each 200 milliseconds. So an attempt is forgotten soon, and strangers with many
+    /// addresses hardly use up the memory for them, 4 MiB. Should they, a newcomer is counted with
+    /// its own network, as [`MemoryLimiter`] says.
     ///
-    /// Behind a proxy, say first how the address is found: by [`ClientAddress`](crate::ClientAddress).
-    /// If it is not known, the peer's is taken. Without either nobody can be told from anybody, so a sixteenth
-    /// of the loads in flight ([`Cache::max_loads`]) is left to keys that were not found before; others are
-    /// answered with 503, and keys that were found before pass. The log says so once at `ERROR`.
+    /// Behind a proxy, say first how the address is found: by
+    /// [`ClientAddress`](crate::ClientAddress). If it is not known, the peer's is taken. Without
+    /// either nobody can be told from anybody, so a sixteenth of the loads in flight
+    /// ([`Cache::max_loads`]) is left to keys that were not found before; others are answered with
+    /// 503, and keys that were found before pass. The log says so once at `ERROR`.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, MemoryStore, Quota};

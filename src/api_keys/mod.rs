@@ -151,8 +151,8 @@ impl<A> ApiKeys<A> {
     /// store itself, or by another process. What is done with this `ApiKeys` or its clones needs no
     /// such call.
     ///
-    /// No request whose `call` began after it returned is judged by what was loaded before, unless the store then
-    /// answers with a lower [version](KeyRecord::version).
+    /// No request whose `call` began after it returned is judged by what was loaded before, unless
+    /// the store then answers with a lower [version](KeyRecord::version).
     pub fn invalidate(&self, id: &KeyId) {
         self.keyring.cache.changed(id);
     }
@@ -184,7 +184,8 @@ impl<A> ApiKeys<A> {
 }
 
 impl<A> ApiKeys<A> {
-    /// Creates the worker for all background work: see [`Worker`] for what is less prompt without it.
+    /// Creates the worker for all background work: see [`Worker`] for what is less prompt without
+    /// it.
     pub fn worker(&self) -> Worker {
         Worker::new(Arc::clone(&self.keyring))
     }

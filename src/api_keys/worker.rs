@@ -9,12 +9,14 @@ use crate::keyring::{Keyring, Last};
 use crate::util::clock::within;
 use crate::util::timestamp::nanoseconds;
 
-/// The background work of an [`ApiKeys`](crate::ApiKeys): [`ApiKeys::worker`](crate::ApiKeys::worker).
+/// The background work of an [`ApiKeys`](crate::ApiKeys):
+/// [`ApiKeys::worker`](crate::ApiKeys::worker).
 ///
-/// It does nothing until it is awaited, and runs on any runtime. One per process is enough; more do no harm.
+/// It does nothing until it is awaited, and runs on any runtime. One per process is enough; more do
+/// no harm.
 ///
-/// Without a worker everything is correct, only less prompt: what [observers](crate::Observer) keep of a key
-/// that is not used any more stays until its entry is evicted from the cache.
+/// Without a worker everything is correct, only less prompt: what [observers](crate::Observer) keep
+/// of a key that is not used any more stays until its entry is evicted from the cache.
 ///
 /// ```
 /// use tower_api_key::ApiKeys;
@@ -38,7 +40,8 @@ impl Worker {
         Self { keyring }
     }
 
-    /// Works until a future ends, such as a signal to shut down. Then it does what is left to do, and ends.
+    /// Works until a future ends, such as a signal to shut down. Then it does what is left to do,
+    /// and ends.
     pub async fn until(self, stop: impl Future<Output = ()>) {
         let keyring = &*self.keyring;
         let every = keyring.cache.sweep_interval();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::limit::limiter::LimiterError;
 use crate::limit::limiting::Limiting;
 use crate::limit::refund::Receipt;
-use crate::limit::rulebook::{Bound, Charges, Holder};
+use crate::limit::rulebook::{Bound, Holder};
 use crate::util::clock::Clock;
 
 /// The limits of one `ApiKeys`, and the clock that they go by.
@@ -32,9 +32,7 @@ impl Metering {
         if units.0 == 0 {
             return Ok(());
         }
-        let mut charges = Charges::new();
-        let now = self.clock.now();
-        limiting.rules.charge(Some(key), bound, now, &mut charges);
+        let charges = limiting.rules.charges(Some(key), bound, self.clock.now());
         let refunds = receipt.refunds(&charges, units);
         limiting.refund(&*self.clock, &refunds).await
     }
@@ -47,10 +45,7 @@ impl Metering {
         units: u64,
     ) -> Result<(), LimiterError> {
         let limiting = &self.limiting;
-        let mut charges = Charges::new();
-        limiting
-            .rules
-            .charge(Some(key), bound, self.clock.now(), &mut charges);
+        let charges = limiting.rules.charges(Some(key), bound, self.clock.now());
         for charge in charges {
             limiting.take(&*self.clock, charge.with_cost(units)).await?;
         }

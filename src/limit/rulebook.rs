@@ -28,8 +28,8 @@ pub(crate) struct Rulebook {
     plans: Vec<String>,
     default_plan: PlanIndex,
     endpoints: HashMap<Box<str>, Vec<Route>>,
-    /// The endpoint of a path for methods that have none there: all that binds any of its methods. A service
-    /// may ignore the method, so another one must be no way around a limit or a cost.
+    /// The endpoint of a path for methods that have none there: all that binds any of its methods.
+    /// A service may ignore the method, so another one must be no way around a limit or a cost.
     strictest: HashMap<Box<str>, usize>,
     /// The endpoints by method alone.
     of_any_path: Vec<Route>,
@@ -93,8 +93,9 @@ impl Holder<'_> {
     }
 }
 
-/// Adds an endpoint for each path whose endpoints are for single methods: with the greatest of their costs and
-/// all of their rules, as far as a request may bring so many charges. Returns their indices by path.
+/// Adds an endpoint for each path whose endpoints are for single methods: with the greatest of
+/// their costs and all of their rules, as far as a request may bring so many charges. Returns their
+/// indices by path.
 fn add_strictest(limits: &mut Limits) -> HashMap<Box<str>, usize> {
     let mut by_path: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (at, endpoint) in limits.endpoints.iter().enumerate() {
@@ -193,8 +194,8 @@ impl Rulebook {
         own.map_or(self.default_plan, PlanIndex::at)
     }
 
-    /// What the rules must know of a request: the endpoint of its route, or else of its path, or else of its
-    /// method.
+    /// What the rules must know of a request: the endpoint of its route, or else of its path, or
+    /// else of its method.
     pub(crate) fn bind(
         &self,
         method: &str,
@@ -252,21 +253,21 @@ impl Rulebook {
         self.costs[request.endpoint]
     }
 
-    /// Adds what a request is charged.
+    /// Returns what a request is charged.
     #[inline]
-    pub(crate) fn charge<'a>(
+    pub(crate) fn charges<'a>(
         &'a self,
         key: Option<Holder<'a>>,
         request: &Bound,
         now: SystemTime,
-        charges: &mut Charges<'a>,
-    ) {
+    ) -> Charges<'a> {
+        let mut charges = Charges::new();
         let plan = key.map_or(self.plans.len(), |key| key.plan.0 as usize);
         let bundle = &self.bundles[request.endpoint * (self.plans.len() + 1) + plan];
         let cost = self.cost_of(request);
         for rule in bundle {
-            // What a key has of its own is about the key and its account: a budget that others draw on too
-            // keeps the quota of the rule.
+            // What a key has of its own is about the key and its account: a budget that others draw
+            // on too keeps the quota of the rule.
             let own = key.filter(|_| !matches!(rule.by, By::Address | By::Global));
             let quota = own.map_or(rule.quota, |key| key.quota(rule));
             let mut charge = |subject| {
@@ -300,5 +301,6 @@ impl Rulebook {
             let subject = Subject::Key(key.budget);
             charges.push(Charge::new(&self.throttle, subject, throttling.quota, cost));
         }
+        charges
     }
 }

@@ -48,10 +48,8 @@ impl Gate {
         bound: &Bound,
         now: Now,
     ) -> Charges<'a> {
-        let mut charges = Charges::new();
         let rules = &self.keyring.metering.limiting.rules;
-        rules.charge(key, bound, now.wall(), &mut charges);
-        charges
+        rules.charges(key, bound, now.wall())
     }
 
     /// Takes all charges, or none; `None` if that must be waited for.
@@ -147,7 +145,8 @@ impl Gate {
         }))
     }
 
-    /// The limiter failed: what the application chose for that decides. Nothing is to be given back to it.
+    /// The limiter failed: what the application chose for that decides. Nothing is to be given back
+    /// to it.
     #[cold]
     fn do_without(
         &self,

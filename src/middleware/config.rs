@@ -21,8 +21,8 @@ use crate::http::request_head::RequestHead;
 use crate::key::environment::Environment;
 use crate::key::scope::RequiredScopes;
 
-/// How the route of a request is found; by default it is that which a framework matched, or else the
-/// path.
+/// How the route of a request is found; by default it is that which a framework matched, or else
+/// the path.
 #[derive(Clone, Default)]
 pub(crate) struct Route(pub(crate) Option<Arc<FindRoute>>);
 

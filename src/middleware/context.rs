@@ -13,7 +13,8 @@ use crate::observe::RequestFacts;
 use crate::util::clock::Now;
 use crate::util::trace;
 
-/// A request as the path sees it: its head, the instant that it is judged by, and its client's address.
+/// A request as the path sees it: its head, the instant that it is judged by, and its client's
+/// address.
 pub(super) struct Context<'r> {
     gate: &'r Gate,
     pub(super) head: RequestHead<'r>,
@@ -53,8 +54,8 @@ impl<'r> Context<'r> {
         })
     }
 
-    /// Returns the address that limits go by: the client's, or else the peer's. A header that tells no address
-    /// grants no access, and exempts from no limit.
+    /// Returns the address that limits go by: the client's, or else the peer's. A header that tells
+    /// no address grants no access, and exempts from no limit.
     pub(super) fn charged_address(&self) -> Option<IpAddr> {
         *self.charged.get_or_init(|| {
             let peer = || ClientAddress::peer().of(self.head);

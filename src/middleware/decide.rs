@@ -1,7 +1,7 @@
 //! THE PATH: from a request to a decision, top to bottom.
 //!
-//! 0. **Nested**: an outer layer of the same keys has admitted the request, so only access is checked again. A
-//!    preflight passes without a key, where that is switched on.
+//! 0. **Nested**: an outer layer of the same keys has admitted the request, so only access is
+//!    checked again. A preflight passes without a key, where that is switched on.
 //! 1. **Find** the one credential in the request, and parse it.
 //! 2. **Refuse** what is not written as a key of ours: it goes no further.
 //! 3. **Hash** the key once: the digest names the record.
@@ -9,11 +9,12 @@
 //! 5. **Compare** the secret, in constant time.
 //! 6. **Status** from the record and the clock.
 //! 7. **Access**: environment, network, scopes.
-//! 8. **Limits**: every charge that applies, all of them or none. A limiter elsewhere is waited for.
+//! 8. **Limits**: every charge that applies, all of them or none. A limiter elsewhere is waited
+//!    for.
 //! 9. **Admit**: the caller goes into the request, the credential out of it.
 //!
-//! Requests are admitted by [`Gate::admit`], [`Gate::admit_anonymous`] and step 0 only. Their callers are in
-//! this file and in `resume.rs`.
+//! Requests are admitted by [`Gate::admit`], [`Gate::admit_anonymous`] and step 0 only. Their
+//! callers are in this file and in `resume.rs`.
 
 use std::sync::Arc;
 
@@ -39,8 +40,8 @@ use crate::observe::KeyFacts;
 use crate::util::trace;
 
 impl Gate {
-    /// Decides about a request, as far as that goes without a wait. With a record that was waited for, it goes
-    /// on at step 5.
+    /// Decides about a request, as far as that goes without a wait. With a record that was waited
+    /// for, it goes on at step 5.
     pub(super) fn decide<B>(
         &self,
         request: &mut Request<B>,
@@ -48,8 +49,8 @@ impl Gate {
     ) -> Outcome {
         let keyring = &*self.keyring;
         if loaded.is_none() {
-            // 0. A caller of the same keys was verified, charged and announced by an outer layer. A preflight
-            //    has no key, since browsers send none.
+            // 0. A caller of the same keys was verified, charged and announced by an outer layer. A
+            //    preflight has no key, since browsers send none.
             if let Some(outcome) = self.decide_nested(request) {
                 return outcome;
             }
@@ -95,7 +96,8 @@ impl Gate {
             (key, found)
         };
         let carriers = key.carriers;
-        // 5. Compare the secret. A record whose verifier does not match is a fault of the store: 503, not 401.
+        // 5. Compare the secret. A record whose verifier does not match is a fault of the store:
+        //    503, not 401.
         let known = match self.compare(&key.digest, found) {
             Ok(known) => known,
             Err(rejection) => return self.deny(&context, rejection, None, carriers),
@@ -159,15 +161,16 @@ impl Gate {
 
     /// Decides about a preflight: as nobody's request.
     fn decide_preflight<B>(&self, request: &mut Request<B>) -> Outcome {
-        // A key in the URL is that of the request to come: it is taken out, and neither judged nor charged.
+        // A key in the URL is that of the request to come: it is taken out, and neither judged nor
+        // charged.
         let carriers = self.config.sources.parameters_of(request.uri());
         self.strip_or_mark(request, carriers);
         self.decide_anonymous(request)
     }
 
-    /// Decides about a request that an outer layer of the same keys has admitted, if there is one. The key is
-    /// verified, and need not be in the request any more. What this layer asks for still holds, and if it
-    /// finds a key, it must be the same.
+    /// Decides about a request that an outer layer of the same keys has admitted, if there is one.
+    /// The key is verified, and need not be in the request any more. What this layer asks for still
+    /// holds, and if it finds a key, it must be the same.
     fn decide_nested<B>(&self, request: &mut Request<B>) -> Option<Outcome> {
         let head = RequestHead::from(&*request);
         let caller = head.extensions.get::<Caller>()?;
@@ -229,7 +232,8 @@ impl Gate {
             return Ok((Sought::New, None));
         };
         let Some(client) = context.charged_address() else {
-            // A budget that all clients without an address share would let one stranger lock out the others.
+            // A budget that all clients without an address share would let one stranger lock out
+            // the others.
             return Ok((Sought::NewFromNowhere, None));
         };
         match throttle.attempt(client, context.now()) {

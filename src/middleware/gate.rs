@@ -27,7 +27,8 @@ impl Gate {
         }
     }
 
-    /// Takes the credential out of the request, or marks it as sensitive where the application wants to see it.
+    /// Takes the credential out of the request, or marks it as sensitive where the application
+    /// wants to see it.
     pub(super) fn strip_or_mark<B>(&self, request: &mut Request<B>, carriers: Carriers) {
         let sources = &self.config.sources;
         if self.config.hide_credential {

@@ -93,8 +93,8 @@ impl ApiKeyLayer {
     /// request are an error (400), and so is a header or a parameter that is repeated. The order is
     /// that of the challenges in a 401, so the best scheme comes first.
     ///
-    /// A key in a place that is not listed is neither read nor taken out, but for `Authorization`: a
-    /// key there under a scheme that is not listed, or with a slip around it, is refused, also in
+    /// A key in a place that is not listed is neither read nor taken out, but for `Authorization`:
+    /// a key there under a scheme that is not listed, or with a slip around it, is refused, also in
     /// [`optional`](Self::optional) mode, so that it is not passed on as somebody else's token.
     ///
     /// # Panics
@@ -147,19 +147,19 @@ impl ApiKeyLayer {
 
     /// Lets CORS preflights through without a key. Default: off.
     ///
-    /// Put the CORS layer outside of this one instead: it answers preflights itself, and refusals carry its
-    /// headers.
+    /// Put the CORS layer outside of this one instead: it answers preflights itself, and refusals
+    /// carry its headers.
     ///
-    /// Danger: whoever sends `OPTIONS` with `Origin` and `Access-Control-Request-Method` reaches the
-    /// service without a key. A service that ignores the method runs the request: gRPC servers and handlers
-    /// of any method do. Each such request is charged to the limits of everybody and of its path, at the
-    /// greatest cost that the path has, so strangers can use those up.
+    /// Danger: whoever sends `OPTIONS` with `Origin` and `Access-Control-Request-Method` reaches
+    /// the service without a key. A service that ignores the method runs the request: gRPC servers
+    /// and handlers of any method do. Each such request is charged to the limits of everybody and
+    /// of its path, at the greatest cost that the path has, so strangers can use those up.
     ///
     /// A request is no preflight if it has `Authorization`, `Cookie`, a header that keys are read
     /// from, a content type, length or encoding, a transfer encoding, `TE`, `Expect`,
     /// `X-HTTP-Method-Override` or one like it, or a [`Caller`](crate::Caller) that an outer layer
-    /// found. A body of HTTP/2 that is announced by none of these cannot be seen. A key in the URL is
-    /// that of the request to come: it is taken out, and neither judged nor charged. Limits by
+    /// found. A body of HTTP/2 that is announced by none of these cannot be seen. A key in the URL
+    /// is that of the request to come: it is taken out, and neither judged nor charged. Limits by
     /// address and of everybody bind preflights.
     ///
     /// ```
@@ -297,13 +297,14 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Sets how the route of a request is found, for limits and costs of endpoints, and for observers.
-    /// Default: with the feature `axum`, the path that its router matched, such as `/v1/reports/{id}`; without it, or
-    /// where no route was matched, the request's path as it is. `None` is the default, too.
+    /// Sets how the route of a request is found, for limits and costs of endpoints, and for
+    /// observers. Default: with the feature `axum`, the path that its router matched, such as
+    /// `/v1/reports/{id}`; without it, or where no route was matched, the request's path as it is.
+    /// `None` is the default, too.
     ///
-    /// What the function answers should be one of few: a route that is made of what the client sends
-    /// has as many spellings as the client likes, and a limit binds but one. Endpoints of routes
-    /// that are no paths are stated with [`Endpoint::verbatim`](crate::Endpoint::verbatim).
+    /// What the function answers should be one of few: a route that is made of what the client
+    /// sends has as many spellings as the client likes, and a limit binds but one. Endpoints of
+    /// routes that are no paths are stated with [`Endpoint::verbatim`](crate::Endpoint::verbatim).
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;

@@ -27,12 +27,13 @@ const NOT_IN_PREFLIGHTS: [HeaderName; 11] = [
 ];
 
 impl Gate {
-    /// Returns whether this layer lets preflights pass, and a request is one as the Fetch standard has it.
+    /// Returns whether this layer lets preflights pass, and a request is one as the Fetch standard
+    /// has it.
     ///
     /// A browser sends a preflight to the URL of the request to come, with that URL's query, but
-    /// never with that request's headers or a body. A request with a credential in a header, or with
-    /// anything that announces a body, is none; nor is one that an outer layer of other keys let through,
-    /// which may have taken its credential out.
+    /// never with that request's headers or a body. A request with a credential in a header, or
+    /// with anything that announces a body, is none; nor is one that an outer layer of other keys
+    /// let through, which may have taken its credential out.
     pub(super) fn is_allowed_preflight(&self, head: RequestHead<'_>) -> bool {
         let sources = &self.config.sources;
         self.config.allow_preflight

@@ -78,8 +78,8 @@ impl Gate {
         })
     }
 
-    /// Charges a key. Time goes by meanwhile, so its status and access are checked once more after that, and
-    /// its secret as well if the key was changed.
+    /// Charges a key. Time goes by meanwhile, so its status and access are checked once more after
+    /// that, and its secret as well if the key was changed.
     async fn charge_key(
         &self,
         request: &mut Request<()>,
@@ -110,26 +110,19 @@ impl Gate {
         };
         let denied = {
             let context = self.context(request);
-            let checked = again
-                .map_err(|rejection| (rejection, None))
-                .and_then(|again| {
+            match again {
+                Err(rejection) => self.deny(&context, rejection, None, carriers),
+                Ok(again) => {
                     let lifecycle = again.lifecycle(context.now().wall(), self.keyring.warning);
-                    let checked = check_status(&again, lifecycle);
-                    match checked.and_then(|()| self.check_access(&context, &again)) {
-                        Ok(()) => Ok((again, lifecycle)),
-                        Err(rejection) => Err((rejection, Some((again, lifecycle)))),
+                    let facts = KeyFacts::new(&again, lifecycle);
+                    let checked = check_status(&again, lifecycle)
+                        .and_then(|()| self.check_access(&context, &again));
+                    if let Err(rejection) = checked {
+                        self.deny(&context, rejection, Some(facts), carriers)
+                    } else {
+                        self.announce_admission(&context, Some(facts), carriers, &charges, &within);
+                        return self.admit(request, again, lifecycle, carriers, bound, within);
                     }
-                });
-            match checked {
-                Ok((again, lifecycle)) => {
-                    let facts = Some(KeyFacts::new(&again, lifecycle));
-                    self.announce_admission(&context, facts, carriers, &charges, &within);
-                    return self.admit(request, again, lifecycle, carriers, bound, within);
-                }
-                Err((rejection, key)) => {
-                    let key = key.as_ref();
-                    let facts = key.map(|(key, lifecycle)| KeyFacts::new(key, *lifecycle));
-                    self.deny(&context, rejection, facts, carriers)
                 }
             }
         };
@@ -141,9 +134,9 @@ impl Gate {
 
     async fn charge_anonymous(&self, request: &mut Request<()>, bound: &Bound) -> Outcome {
         let charges = self.charges(None, bound, self.keyring.readings());
-        let charged = self.charge(&charges, Payer::Anonymous).await;
+        let within = self.charge(&charges, Payer::Anonymous).await;
         let context = self.context(request);
-        match charged {
+        match within {
             Ok(within) => {
                 self.announce_admission(&context, None, Carriers::NONE, &charges, &within);
                 Self::admit_anonymous(request, within)

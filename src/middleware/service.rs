@@ -63,8 +63,8 @@ where
     }
 }
 
-/// Takes the service that `poll_ready` made ready, and leaves a clone that is not. To drop it releases what it holds,
-/// such as a permit.
+/// Takes the service that `poll_ready` made ready, and leaves a clone that is not. To drop it
+/// releases what it holds, such as a permit.
 pub(super) fn take_readied<S: Clone>(inner: &mut S) -> S {
     let clone = inner.clone();
     mem::replace(inner, clone)

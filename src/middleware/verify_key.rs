@@ -9,7 +9,8 @@ use crate::middleware::decide::check_status;
 use crate::middleware::gate::Gate;
 
 impl Gate {
-    /// Verifies a key. Access, limits, failed attempts and observers are those of requests, and play no part.
+    /// Verifies a key. Access, limits, failed attempts and observers are those of requests, and
+    /// play no part.
     pub(crate) async fn verify(&self, key: &str) -> Result<Caller, Rejection> {
         let keyring = &self.keyring;
         let recognized = keyring.formats.recognize(key.as_bytes(), Place::Own);

@@ -25,11 +25,11 @@ use log::Log;
 
 /// Watches decisions: for usage, metrics, anomalies.
 ///
-/// An observer is called in the request's own task, so it must neither block nor wait, and a panic in it unwinds
-/// that task. It watches, and never denies.
+/// An observer is called in the request's own task, so it must neither block nor wait, and a panic
+/// in it unwinds that task. It watches, and never denies.
 ///
-/// [`ApiKeysBuilder::observer`](crate::ApiKeysBuilder::observer) adds one. Without any, nothing is derived for
-/// them.
+/// [`ApiKeysBuilder::observer`](crate::ApiKeysBuilder::observer) adds one. Without any, nothing is
+/// derived for them.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -60,8 +60,9 @@ pub trait Observer: Send + Sync + 'static {
         let _ = decision;
     }
 
-    /// Called once for each request that was admitted with a key, when the status of its answer is known. A request
-    /// whose client goes away first, or whose service fails with an error of its own, has no answer.
+    /// Called once for each request that was admitted with a key, when the status of its answer is
+    /// known. A request whose client goes away first, or whose service fails with an error of its
+    /// own, has no answer.
     fn answered(&self, answer: &Answered<'_>) {
         let _ = answer;
     }
@@ -126,8 +127,8 @@ impl<'a> Decision<'a> {
         self.request.head().method
     }
 
-    /// Returns the route of the request, as [`route_by`](crate::ApiKeyLayer::route_by) says, or as a framework's
-    /// router matched it, or else the path.
+    /// Returns the route of the request, as [`route_by`](crate::ApiKeyLayer::route_by) says, or as
+    /// a framework's router matched it, or else the path.
     pub fn route(&self) -> &str {
         self.request.route()
     }
@@ -137,8 +138,8 @@ impl<'a> Decision<'a> {
         self.request.head()
     }
 
-    /// Returns each charge of the request with the state of its budget. Empty if the limiter was not asked, or
-    /// failed. A denied request was charged nothing.
+    /// Returns each charge of the request with the state of its budget. Empty if the limiter was
+    /// not asked, or failed. A denied request was charged nothing.
     pub fn charges(&self) -> impl Iterator<Item = (&'a Charge<'a>, &'a Standing)> {
         let standings = self.verdict.map_or(&[][..], Verdict::standings);
         self.charges.iter().zip(standings)
@@ -255,13 +256,14 @@ impl<'a> KeyFacts<'a> {
         self.lifecycle
     }
 
-    /// Returns this observer's own value in the cached entry of the key, made when it is first asked for.
+    /// Returns this observer's own value in the cached entry of the key, made when it is first
+    /// asked for.
     ///
-    /// So an observer that counts by key needs no map of its own. The value is dropped when the entry leaves
-    /// the cache: when the key is loaded anew, changed or evicted, or is not used any more and the
-    /// [worker](crate::Worker) sweeps, and no request uses the entry any more. An
-    /// observer that wants what was counted adds it up in the value's `Drop`. Keep the value small, since
-    /// [`Cache::memory`](crate::Cache::memory) does not count it.
+    /// So an observer that counts by key needs no map of its own. The value is dropped when the
+    /// entry leaves the cache: when the key is loaded anew, changed or evicted, or is not used any
+    /// more and the [worker](crate::Worker) sweeps, and no request uses the entry any more. An
+    /// observer that wants what was counted adds it up in the value's `Drop`. Keep the value small,
+    /// since [`Cache::memory`](crate::Cache::memory) does not count it.
     ///
     /// # Panics
     /// If this observer has asked for a value of another type before.
