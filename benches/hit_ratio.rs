@@ -1,11 +1,11 @@
-//! How many lookups the cache answers itself, beside plain moka (get, then insert) and an exact LRU with
-//! room for as many keys.
+//! How many lookups the cache answers itself, beside plain moka (get, then insert) and an exact LRU
+//! with room for as many keys.
 //!
-//! `cargo bench --bench hit_ratio`. `HIT_RATIO_KEYS` sets the number of keys (100,000 unless set), and
-//! `HIT_RATIO_ROUNDS` how many lookups there are for each key (10 unless set). The clock stands still, so a
-//! key leaves the cache only by eviction. moka hashes under a random seed, so each figure is the median of
-//! `HIT_RATIO_RUNS` runs (5 unless set). It fails if a ratio is below moka's by more than 0.01; with fewer
-//! runs or keys, by more than 0.04.
+//! `cargo bench --bench hit_ratio`. `HIT_RATIO_KEYS` sets the number of keys (100,000 unless set),
+//! and `HIT_RATIO_ROUNDS` how many lookups there are for each key (10 unless set). The clock stands
+//! still, so a key leaves the cache only by eviction. moka hashes under a random seed, so each
+//! figure is the median of `HIT_RATIO_RUNS` runs (5 unless set). It fails if a ratio is below
+//! moka's by more than 0.01; with fewer runs or keys, by more than 0.04.
 //!
 //! | trace | lookups |
 //! |---|---|

@@ -1,17 +1,19 @@
-//! Good requests in the midst of junk: 19 of 20 requests bear a well-formed key that does not exist,
-//! each another one; only the good ones are timed.
+//! Good requests in the midst of junk: 19 of 20 requests bear a well-formed key that does not
+//! exist, each another one; only the good ones are timed.
 //!
-//! `cargo bench --bench junk`; `JUNK_REQUESTS` sets how many requests, 4,000,000 unless set. It fails if
-//! a good key is looked up in the store more than once in a thousand requests, or resident memory grows
-//! by more than 64 MiB.
+//! `cargo bench --bench junk`; `JUNK_REQUESTS` sets how many requests, 4,000,000 unless set. It
+//! fails if a good key is looked up in the store more than once in a thousand requests, or resident
+//! memory grows by more than 64 MiB.
 //!
-//! The time of a good request is compared with that of the same ones without junk, `quiet`: one after the
-//! other, and `paced`: with a pause for as long as the junk between two of them takes. Ratios are medians
-//! over rounds of all three, for a neighbour on the machine may double any of them.
+//! The time of a good request is compared with that of the same ones without junk, `quiet`: one
+//! after the other, and `paced`: with a pause for as long as the junk between two of them takes.
+//! Ratios are medians over rounds of all three, for a neighbour on the machine may double any of
+//! them.
 //!
-//! Where good requests are rare, more of them are the first after the processor has done something else,
-//! such as a tick of the clock, and find its caches cold. That makes most of `junk_p99/quiet_p99`, and it is
-//! as true of a pause as of junk: what junk itself does is `junk_p99/paced_p99`.
+//! Where good requests are rare, more of them are the first after the processor has done something
+//! else, such as a tick of the clock, and find its caches cold. That makes most of
+//! `junk_p99/quiet_p99`, and it is as true of a pause as of junk: what junk itself does is
+//! `junk_p99/paced_p99`.
 
 mod support;
 

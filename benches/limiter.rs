@@ -1,8 +1,9 @@
 //! The limiter in memory beside governor's keyed limiter, in one run: a `rate` charge against its
-//! check, each with a look at its clock; `window`, `calendar` and several charges are reported beside.
+//! check, each with a look at its clock; `window`, `calendar` and several charges are reported
+//! beside.
 //!
-//! `cargo bench --bench limiter`; `LIMITER_ROUNDS` sets the rounds, 15 unless set. Rounds of all cases
-//! are interleaved, and the figures are medians: `ratio NAME VALUE` is ours over governor's.
+//! `cargo bench --bench limiter`; `LIMITER_ROUNDS` sets the rounds, 15 unless set. Rounds of all
+//! cases are interleaved, and the figures are medians: `ratio NAME VALUE` is ours over governor's.
 
 use std::hint::black_box;
 use std::num::NonZeroU32;

@@ -1,8 +1,9 @@
 //! How much memory the limiter takes under a stream of keys that never come back: random keys, then
 //! random IPv6 addresses, while one live key is watched for over-admission.
 //!
-//! `cargo bench --bench limiter_memory`; `LIMITER_KEYS` sets how many of each, 10,000,000 unless set.
-//! It fails if resident memory grows by more than 64 MiB, or the live key is admitted too often.
+//! `cargo bench --bench limiter_memory`; `LIMITER_KEYS` sets how many of each, 10,000,000 unless
+//! set. It fails if resident memory grows by more than 64 MiB, or the live key is admitted too
+//! often.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, SystemTime};

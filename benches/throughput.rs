@@ -4,14 +4,15 @@
 //! `cargo bench --bench throughput`; `THROUGHPUT_ROUNDS` sets the rounds, 20 unless set, and
 //! `THROUGHPUT_MILLISECONDS` the length of a case in a round, 500 unless set.
 //!
-//! Each server has a runtime and threads of its own. A client in the same process keeps 32 connections
-//! open to each, and sends the next request on a connection when the last one is answered, with any of
-//! 10,000 keys. A round of a case is made of ten pieces, between which the others have theirs, forwards
-//! and backwards in turn: what else goes on in a machine lasts for longer than a piece.
+//! Each server has a runtime and threads of its own. A client in the same process keeps 32
+//! connections open to each, and sends the next request on a connection when the last one is
+//! answered, with any of 10,000 keys. A round of a case is made of ten pieces, between which the
+//! others have theirs, forwards and backwards in turn: what else goes on in a machine lasts for
+//! longer than a piece.
 //!
 //! The CPU time is that of the server's threads alone, to the nanosecond, as Linux tells it: the
-//! client's would hide the differences between the servers, as it does in a throughput that is limited
-//! by the client. `ratio NAME VALUE` is the median of the ratios of the rounds.
+//! client's would hide the differences between the servers, as it does in a throughput that is
+//! limited by the client. `ratio NAME VALUE` is the median of the ratios of the rounds.
 
 mod support;
 

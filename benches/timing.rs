@@ -10,8 +10,8 @@
 //!   leak is not seen, nothing that is said of the others means anything.
 //!
 //! `TIMING_SAMPLES` (1,000,000) samples are taken in each of `TIMING_RUNS` (5) runs, and the median
-//! of |t| is judged. A small run is judged in the same way: fewer samples bring a leak nearer to the
-//! noise, and the control tells whether it can still be seen.
+//! of |t| is judged. A small run is judged in the same way: fewer samples bring a leak nearer to
+//! the noise, and the control tells whether it can still be seen.
 
 use std::env;
 use std::hint::black_box;

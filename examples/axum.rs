@@ -1,7 +1,8 @@
-//! An axum service behind a load balancer: scopes and limits by route, and clients by their address.
+//! An axum service behind a load balancer: scopes and limits by route, and clients by their
+//! address.
 //!
-//! `cargo run --example axum --features axum` prints a key and `curl` commands to try it. The port comes
-//! from `PORT` (3000 by default, 0 for any).
+//! `cargo run --example axum --features axum` prints a key and `curl` commands to try it. The port
+//! comes from `PORT` (3000 by default, 0 for any).
 
 use std::net::SocketAddr;
 
@@ -34,8 +35,8 @@ async fn main() -> Result<(), Error> {
         .build()?;
     let key = keys.issue("acme").scope(READ).scope(WRITE).await?;
 
-    // The load balancer is the peer of each connection. What it says of clients is believed, and what
-    // anybody else says is not.
+    // The load balancer is the peer of each connection. What it says of clients is believed, and
+    // what anybody else says is not.
     let balancer = TrustedProxies::networks(["10.0.0.0/8"])?;
     let layer = keys
         .layer()

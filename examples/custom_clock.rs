@@ -13,7 +13,8 @@ use tower_api_key::{ApiKeys, Clock, MemoryStore};
 struct Corrected(Arc<AtomicI64>);
 
 impl Clock for Corrected {
-    /// Only the wall-clock time is corrected. The monotonic clock and the waits are the operating system's.
+    /// Only the wall-clock time is corrected. The monotonic clock and the waits are the operating
+    /// system's.
     fn now(&self) -> SystemTime {
         let slow = self.0.load(Ordering::Relaxed);
         let by = Duration::from_millis(slow.unsigned_abs());

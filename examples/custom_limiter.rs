@@ -1,7 +1,8 @@
 //! A limiter of one's own, and how to find out whether it keeps the promises of the port.
 //!
-//! This one shares a limiter among several services: each has its own budgets, under names of its own, and
-//! counts what it denies. `cargo run --example custom_limiter --features conformance` runs the suites.
+//! This one shares a limiter among several services: each has its own budgets, under names of its
+//! own, and counts what it denies. `cargo run --example custom_limiter --features conformance` runs
+//! the suites.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,5 +1,5 @@
-//! An observer of one's own: it counts requests by key without a map of its own, and prints what each key has
-//! done when the key leaves the cache.
+//! An observer of one's own: it counts requests by key without a map of its own, and prints what
+//! each key has done when the key leaves the cache.
 //!
 //! `cargo run --example custom_observer`
 

@@ -1,7 +1,7 @@
 //! Limits by plan, account, address and endpoint, told in both header styles.
 //!
-//! `cargo run --example limits` prints a key of each kind, and `curl` commands to try them. The port
-//! comes from `PORT` (3000 by default, 0 for any).
+//! `cargo run --example limits` prints a key of each kind, and `curl` commands to try them. The
+//! port comes from `PORT` (3000 by default, 0 for any).
 
 use std::net::SocketAddr;
 

@@ -1,8 +1,8 @@
 //! Records as documents: what serde reads and writes of a key (feature `serde`).
 //!
-//! A [`KeyRecord`] serializes without its verifier, for admin endpoints and logs. To store a record as a
-//! document, [`KeyRecord::expose_parts`] adds the verifier on purpose; only such parts become a record
-//! again.
+//! A [`KeyRecord`] serializes without its verifier, for admin endpoints and logs. To store a record
+//! as a document, [`KeyRecord::expose_parts`] adds the verifier on purpose; only such parts become
+//! a record again.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,8 +24,8 @@ use crate::util::timestamp::{civil, nanoseconds, rfc3339_exact};
 
 /// All fields of a record, in plain types.
 ///
-/// Instants are written as RFC 3339, quotas as `{"limit": 60, "window_nanoseconds": 60000000000}` and the like,
-/// networks and scopes as lists. Fields that are not set are left out.
+/// Instants are written as RFC 3339, quotas as `{"limit": 60, "window_nanoseconds": 60000000000}`
+/// and the like, networks and scopes as lists. Fields that are not set are left out.
 ///
 /// ```
 /// use tower_api_key::{KeyDigest, KeyRecord, RecordParts};
@@ -124,8 +124,8 @@ pub struct RecordParts {
     pub rotated_to: Option<Rotation>,
 }
 
-/// A verifier that is written out. Whoever has it can test guesses of a key, and of an imported key that is
-/// guessable find it: keep it where the records are.
+/// A verifier that is written out. Whoever has it can test guesses of a key, and of an imported key
+/// that is guessable find it: keep it where the records are.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExposedVerifier {
@@ -483,7 +483,8 @@ fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     if hour > 23 || minute > 59 || second > 59 {
         return None;
     }
-    // The first of March of the year that the month belongs to, counted in years that begin in March.
+    // The first of March of the year that the month belongs to, counted in years that begin in
+    // March.
     let year_from_march = if month < 3 {
         year.checked_sub(1)?
     } else {

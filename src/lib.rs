@@ -47,8 +47,8 @@
 //! the CORS layer allows the request headers that carry keys (`Authorization`, `X-API-Key`; a `*`
 //! does not cover `Authorization`), and exposes those that speak of them: `WWW-Authenticate`,
 //! `Retry-After`, `X-Key-Status`, `X-Key-Expires-At`, `X-Key-Expired-At`, `Deprecation`, `Sunset`,
-//! `Link`, and those of the limits: `X-RateLimit-Limit`, `X-RateLimit-Remaining`, `X-RateLimit-Reset`,
-//! `RateLimit`, `RateLimit-Policy`.
+//! `Link`, and those of the limits: `X-RateLimit-Limit`, `X-RateLimit-Remaining`,
+//! `X-RateLimit-Reset`, `RateLimit`, `RateLimit-Policy`.
 //!
 //! With axum, `Router::layer` also answers unknown paths with 401, and `Router::route_layer` leaves
 //! them 404. A strict layer may stand inside of an [optional](ApiKeyLayer::optional) one.
@@ -58,7 +58,8 @@
 //! - `axum`: [`Caller`] as an extractor, [`Rejection`] as a response, the peer's address for
 //!   allow-lists, matched routes for [`Endpoint`]s, and `OriginalUri` without a key from the query.
 //! - `tonic`: [`Rejection`] into `tonic::Status`, and the peer's address.
-//! - `serde`: [`KeyRecord`] as a document, without its verifier unless `KeyRecord::expose_parts` adds it.
+//! - `serde`: [`KeyRecord`] as a document, without its verifier unless `KeyRecord::expose_parts`
+//!   adds it.
 //! - `conformance`: suites in which implementors of the ports find out whether they keep their
 //!   promises. For tests.
 //!

@@ -11,8 +11,8 @@
 //! | a key that no store has, when it is first looked for | 4, of 1.8 KB: the wait, the load and its flight, the store's answer |
 //!
 //! The bare service puts the same extension into the request and the same headers into the answer,
-//! or answers with a refusal that is as large. Of the three numbers in the headers it writes one anew,
-//! as the layer does, which shares the others among the answers of a thread.
+//! or answers with a refusal that is as large. Of the three numbers in the headers it writes one
+//! anew, as the layer does, which shares the others among the answers of a thread.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;

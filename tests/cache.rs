@@ -540,7 +540,8 @@ impl ManagedKeyStore for Shared {
     }
 }
 
-/// Its age and that of the copy in the process add up, and what was changed here is not answered by it.
+/// Its age and that of the copy in the process add up, and what was changed here is not answered by
+/// it.
 #[tokio::test]
 async fn a_copy_of_a_copy_serves_no_longer_than_one() {
     for age in [0, 1, 4, 9, 10, 11] {
@@ -615,7 +616,8 @@ async fn changes_that_change_nothing_begin_one_load_and_not_more() {
 
 #[tokio::test]
 async fn nothing_to_do_is_what_the_primary_says_and_not_a_replica() {
-    // Others have changed the key so often, and a replica shows it as after so many of these changes.
+    // Others have changed the key so often, and a replica shows it as after so many of these
+    // changes.
     let histories = (0..5).flat_map(|changes| (0..=changes).map(move |shown| (changes, shown)));
     let calls = [false, true];
     for ((changes, shown), suspend) in histories.flat_map(|it| calls.map(|call| (it, call))) {
@@ -985,7 +987,8 @@ async fn a_load_is_kept_for_keys_that_were_found_before_and_too_many_are_503_and
         assert!(is_waiting(&mut known), "{loads}");
         let mut waiting: Vec<_> = more.iter().map(|key| world.asking(key)).collect();
         waiting.retain_mut(is_waiting);
-        // …and where there is no room for these either, nobody is served what may have been revoked.
+        // …and where there is no room for these either, nobody is served what may have been
+        // revoked.
         world.revoke_elsewhere(other.id()).await;
         assert_eq!(world.look(&other), (503, 0), "{loads}");
         gate.open();

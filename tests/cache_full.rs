@@ -75,8 +75,8 @@ fn a_full_cache_takes_in_new_keys() {
     }
 }
 
-/// At the very start, as soon as the cache is half full, when it is full, and over and over; with uses of
-/// the hot set at whatever distance from each other.
+/// At the very start, as soon as the cache is half full, when it is full, and over and over; with
+/// uses of the hot set at whatever distance from each other.
 #[test]
 fn a_scan_takes_few_hits_of_a_hot_set_in_use() {
     for (memory, before) in [
@@ -111,7 +111,8 @@ fn a_scan_takes_few_hits_of_a_hot_set_in_use() {
     }
 }
 
-/// A scan between two uses: the hot set was used often enough before to be worth more than the scan.
+/// A scan between two uses: the hot set was used often enough before to be worth more than the
+/// scan.
 #[test]
 fn a_scan_in_one_go_takes_few_hits_of_a_hot_set() {
     for memory in SIZES {
@@ -196,7 +197,8 @@ fn a_key_that_may_not_serve_any_more_makes_room_for_newcomers() {
     }
 }
 
-/// A record that is loaded anew takes the place of the older one, however often, and whatever it weighs.
+/// A record that is loaded anew takes the place of the older one, however often, and whatever it
+/// weighs.
 #[test]
 fn a_key_that_is_replaced_weighs_once() {
     let world = World::new(1 << 20);

@@ -1,7 +1,7 @@
 //! The cache over its real map, under threads that ask for keys, change them, and make it forget.
 //!
-//! The model checker tries the guard out over a map of its own; here is the one that moka bounds, so
-//! small that it evicts all the time, with memory that goes from one key to the next.
+//! The model checker tries the guard out over a map of its own; here is the one that moka bounds,
+//! so small that it evicts all the time, with memory that goes from one key to the next.
 //! `STRESS_REQUESTS` says how many each thread sends, 20,000 unless set.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

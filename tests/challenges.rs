@@ -1,4 +1,5 @@
-//! The challenges of a refusal, for all kinds of sources: read back as RFC 9110 §11.6.1 writes them.
+//! The challenges of a refusal, for all kinds of sources: read back as RFC 9110 §11.6.1 writes
+//! them.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;

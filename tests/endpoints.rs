@@ -186,7 +186,8 @@ proptest! {
             let mut order = order.flat_map(|path| methods.iter().map(move |method| (*method, *path)));
             order.find(|place| places.contains(place)).map(|(method, path)| units(method, path))
         };
-        // Without an endpoint of its own method, what the dearest of the route costs, or else of the path.
+        // Without an endpoint of its own method, what the dearest of the route costs, or else of
+        // the path.
         let dearest = |at: usize| {
             let others = places.iter().filter(|(_, other)| *other == at && at != ANY);
             others.map(|(method, path)| units(*method, *path)).max()
@@ -198,7 +199,8 @@ proptest! {
     }
 }
 
-/// Neither by a method that has none of the limits of a path, nor by what is said of a method by itself.
+/// Neither by a method that has none of the limits of a path, nor by what is said of a method by
+/// itself.
 #[tokio::test]
 async fn another_method_is_bound_by_all_limits_of_a_path() {
     let limits = || {

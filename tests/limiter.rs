@@ -80,7 +80,8 @@ const SHAPES: [Quota; 4] = [
     Quota::per_utc_day(10),
 ];
 
-/// The longest that any of the shapes above makes a caller wait: a day, and a second for a late thread.
+/// The longest that any of the shapes above makes a caller wait: a day, and a second for a late
+/// thread.
 const LONGEST: u64 = DAY + SECOND;
 
 #[test]
@@ -398,8 +399,8 @@ fn a_refund_gives_back_what_its_own_charge_took() {
 }
 
 proptest! {
-    /// What others use is theirs: a refund that comes when its charge does not count any more gives nothing
-    /// back, and before that no more than still counts.
+    /// What others use is theirs: a refund that comes when its charge does not count any more gives
+    /// nothing back, and before that no more than still counts.
     #[test]
     fn a_late_refund_gives_nothing_of_others_back(
         shape in 0..SHAPES.len(), cost in 1..=10u64, others in 0..=10u64, late in 0..2 * 32 * DAY,
@@ -425,7 +426,8 @@ proptest! {
         }
     }
 
-    /// Three a second: whoever gives back as late as they like does no more work for it in any second.
+    /// Three a second: whoever gives back as late as they like does no more work for it in any
+    /// second.
     #[test]
     fn refunds_that_were_saved_up_are_no_way_around_a_limit(
         shape in 0..2usize, pauses in proptest::collection::vec(0..SECOND, 1..60), seed: u64,
@@ -699,8 +701,8 @@ fn address_in(network: IpAddr, bits: u32, random: &mut Random) -> IpAddr {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Whatever is given back, in parts, late and in any order: the work that is done in any time is within the
-    /// burst and what comes back in that time.
+    /// Whatever is given back, in parts, late and in any order: the work that is done in any time
+    /// is within the burst and what comes back in that time.
     #[test]
     fn refunds_of_a_rate_admit_no_more_work_than_the_rate(
         steps in proptest::collection::vec((0..6 * SECOND, 1..=5u64, any::<u8>()), 1..80), seed: u64,
@@ -743,7 +745,8 @@ proptest! {
     }
 }
 
-/// Two at once, and the first is given back: the second has come back when it would have without the first.
+/// Two at once, and the first is given back: the second has come back when it would have without
+/// the first.
 #[test]
 fn a_refund_counts_what_was_given_back_before_it() {
     let quota = Quota::per_minute(10).smooth();
@@ -893,8 +896,8 @@ fn widest(address: IpAddr) -> u128 {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
-    /// Whoever has many addresses uses up the budgets of their own networks: neither those of others nor
-    /// those of accounts.
+    /// Whoever has many addresses uses up the budgets of their own networks: neither those of
+    /// others nor those of accounts.
     #[test]
     fn strangers_with_many_addresses_take_nothing_from_others(
         attackers in proptest::collection::vec(network(), 1..4), shape in 0..SHAPES.len(), seed: u64,
@@ -963,7 +966,8 @@ proptest! {
                 taken.push((address, verdict.standings()[0]));
             }
         }
-        // Those few that found room of their own have whole budgets, and the others one together or two.
+        // Those few that found room of their own have whole budgets, and the others one together or
+        // two.
         prop_assert!(taken.len() >= 10);
         if let Some((address, standing)) = taken.last() {
             let [one, another] = charges(*address);

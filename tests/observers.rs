@@ -1,4 +1,5 @@
-//! The seam for decisions: each is announced once, with all that is known, and each answer to a key once.
+//! The seam for decisions: each is announced once, with all that is known, and each answer to a key
+//! once.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
@@ -285,7 +286,8 @@ async fn the_worker_lets_go_of_what_is_kept_of_idle_keys_and_of_all_when_it_is_s
         assert!(idle_is_over || total() == 0, "second {second}");
         assert_eq!(health(), WorkerHealth::Running);
     }
-    // That the key was found is still known: it needs no attempt, and is loaded when it is used again.
+    // That the key was found is still known: it needs no attempt, and is loaded when it is used
+    // again.
     assert_eq!(ask(&idle).await, 200);
     stopped.abort();
     assert!(!support::is_waiting(&mut worker));

@@ -2,14 +2,14 @@
 //! caller.
 //!
 //! It takes the header out of the request, hashes the key once, looks it up once, reads the clock
-//! once, charges the limit with one compare-and-swap, puts a caller into the request, and four headers
-//! into the answer. It has no other checks, settings, formats, stores or log lines, and cannot even
-//! forget a key.
+//! once, charges the limit with one compare-and-swap, puts a caller into the request, and four
+//! headers into the answer. It has no other checks, settings, formats, stores or log lines, and
+//! cannot even forget a key.
 //!
-//! The map is papaya's. Of `DashMap` and papaya, each with foldhash, ahash or no hasher, papaya without
-//! one was the fastest for one key and for 10,000, and within the noise of the fastest for a million.
-//! (The first bytes of a digest are as good as any hash of them. That is safe here, where nobody but
-//! the owner of the table puts anything into it.)
+//! The map is papaya's. Of `DashMap` and papaya, each with foldhash, ahash or no hasher, papaya
+//! without one was the fastest for one key and for 10,000, and within the noise of the fastest for
+//! a million. (The first bytes of a digest are as good as any hash of them. That is safe here,
+//! where nobody but the owner of the table puts anything into it.)
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -111,7 +111,8 @@ impl Floor {
 }
 
 impl Entry {
-    /// What remains, and the second since 1970 in which the budget is whole; `None` if it is used up.
+    /// What remains, and the second since 1970 in which the budget is whole; `None` if it is used
+    /// up.
     fn charge(&self, now: SystemTime) -> Option<(u64, u64)> {
         let now = now.duration_since(UNIX_EPOCH).ok()?;
         let now = now.as_secs() * 1_000_000_000 + u64::from(now.subsec_nanos());

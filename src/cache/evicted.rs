@@ -6,7 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::key::digest::KeyId;
 
 /// Remembers the last evicted keys in three generations: when the youngest is full, the oldest is
-/// forgotten. So between twice and three times `room` keys are remembered, by the first half of their ids.
+/// forgotten. So between twice and three times `room` keys are remembered, by the first half of
+/// their ids.
 pub(super) struct RecentlyEvicted {
     room: usize,
     /// The youngest first.

@@ -75,8 +75,8 @@ impl<K: Copy + Eq + Hash, T> Flights<K, T> {
         }
     }
 
-    /// Joins the flight for a key, or begins it if there is room, unless `landed` finds what an earlier one
-    /// brought.
+    /// Joins the flight for a key, or begins it if there is room, unless `landed` finds what an
+    /// earlier one brought.
     pub(crate) fn join(
         &self,
         key: K,

@@ -15,7 +15,8 @@ pub(crate) trait Answer: Clone + Send + 'static {
     /// Whether it is something, or that there is nothing.
     fn found(&self) -> bool;
 
-    /// Chooses between what was loaded and what is kept of the key already: the former, unless it is older.
+    /// Chooses between what was loaded and what is kept of the key already: the former, unless it
+    /// is older.
     fn or_newer(self, _kept: Self) -> Self {
         self
     }
@@ -34,10 +35,11 @@ pub(crate) struct Origin {
 
 /// Where answers are kept. It may forget any of them at any time.
 pub(crate) trait Map<K, A>: Send + Sync + 'static {
-    /// What is kept of a key, if its origin is asked for; else nothing, even if something older is kept.
+    /// What is kept of a key, if its origin is asked for; else nothing, even if something older is
+    /// kept.
     fn get(&self, key: &K, asked_for: impl Fn(Origin) -> bool) -> Option<A>;
-    /// Keeps an answer with its origin, in the place of any other of the key. What may not serve any more,
-    /// as `may_serve` says, is the first to go.
+    /// Keeps an answer with its origin, in the place of any other of the key. What may not serve
+    /// any more, as `may_serve` says, is the first to go.
     fn put(&self, key: K, answer: A, origin: Origin, may_serve: impl Fn(&K, Origin) -> bool);
 }
 
@@ -111,9 +113,9 @@ where
 
     /// Loads a key, once for all who ask for it at the same time, and keeps the answer.
     ///
-    /// The answer serves for a time of `longest`. No load is begun unless there is `room` for it. `now` is
-    /// the time, and `is_fresh` is whether what is kept needs no load then. `begin` begins one, whose answer
-    /// may serve as long as the counters stand at the stamp that it is given.
+    /// The answer serves for a time of `longest`. No load is begun unless there is `room` for it.
+    /// `now` is the time, and `is_fresh` is whether what is kept needs no load then. `begin` begins
+    /// one, whose answer may serve as long as the counters stand at the stamp that it is given.
     pub(crate) async fn load<F>(
         &self,
         key: K,
@@ -138,9 +140,10 @@ where
             };
             let answer = answer.map_err(LoadError::Source)?;
             let is_current = self.shared.epochs.is_current(&key, stamp, answer.found());
-            // The last load serves in any case: it began after this call, or with the same counters, so it
-            // has every change that had returned before. To go on until nothing changes meanwhile would let
-            // whoever changes one key all the time keep out the others that share its counter.
+            // The last load serves in any case: it began after this call, or with the same
+            // counters, so it has every change that had returned before. To go on until nothing
+            // changes meanwhile would let whoever changes one key all the time keep out the others
+            // that share its counter.
             if is_current || attempt == ATTEMPTS {
                 return Ok(answer);
             }

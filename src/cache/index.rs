@@ -1,8 +1,9 @@
-//! The index of cached keys: found in one locked part of a table, by the first half of the key's id.
+//! The index of cached keys: found in one locked part of a table, by the first half of the key's
+//! id.
 //!
-//! A part is locked for no longer than it takes to look at a key and to clone its `Arc`. A hit is counted
-//! in the key itself and nowhere else. [`Index::put`] collects the counts of a few keys for the eviction
-//! policy, so the cost of telling it falls on loads and not on hits.
+//! A part is locked for no longer than it takes to look at a key and to clone its `Arc`. A hit is
+//! counted in the key itself and nowhere else. [`Index::put`] collects the counts of a few keys for
+//! the eviction policy, so the cost of telling it falls on loads and not on hits.
 
 use std::sync::{Arc, MutexGuard};
 
@@ -34,8 +35,8 @@ type Keys = Table<Option<Arc<KnownKey>>, LINE>;
 
 const LINE: usize = 4;
 
-/// The least number of keys that a load visits. With fewer, the policy knows less of the keys that it chooses
-/// among: the hit ratio of Zipf 1.0 in a cache of 200 keys was lower by 0.02 with 1.
+/// The least number of keys that a load visits. With fewer, the policy knows less of the keys that
+/// it chooses among: the hit ratio of Zipf 1.0 in a cache of 200 keys was lower by 0.02 with 1.
 const VISITED: usize = 2;
 
 /// The visits without a hit after which a key is idle.
@@ -75,11 +76,12 @@ impl Index {
         known.filter(|known| known.is(id)).map(look)
     }
 
-    /// Puts a key in the place of an older record of it, or of another key if two ever have the same
-    /// first half of their ids. Returns the key that was replaced.
+    /// Puts a key in the place of an older record of it, or of another key if two ever have the
+    /// same first half of their ids. Returns the key that was replaced.
     pub(super) fn put(&self, id: &KeyId, known: Arc<KnownKey>) -> Option<KeyId> {
         let (half, mut part) = self.part(id);
-        // Without a place the key is loaded each time. That takes ids that somebody has chosen to meet.
+        // Without a place the key is loaded each time. That takes ids that somebody has chosen to
+        // meet.
         let place = part.keys.find_or_put(half, |_, _| false)?;
         let slot = part.keys.get_mut(place)?;
         if let Some(old) = slot.as_ref().filter(|old| old.is(id)) {
@@ -93,8 +95,8 @@ impl Index {
         Some(id)
     }
 
-    /// Visits the next few keys in the part that this id belongs to. Ids are digests, so all parts come up
-    /// equally often.
+    /// Visits the next few keys in the part that this id belongs to. Ids are digests, so all parts
+    /// come up equally often.
     pub(super) fn visit(&self, id: &KeyId, is_dead: impl Fn(&KeyId, &KnownKey) -> bool) -> Visited {
         let (_, mut part) = self.part(id);
         let mut found = Visited::default();
@@ -119,8 +121,8 @@ impl Index {
         found
     }
 
-    /// Puts copies in the place of keys that are meant and of which observers keep something. What they keep is
-    /// dropped outside of all locks: it runs the application's own code.
+    /// Puts copies in the place of keys that are meant and of which observers keep something. What
+    /// they keep is dropped outside of all locks: it runs the application's own code.
     pub(super) fn release(&self, is_meant: impl Fn(Origin) -> bool) {
         for part in 0..Parts::<Part>::COUNT {
             for begin in (0..).step_by(LINES_AT_ONCE) {

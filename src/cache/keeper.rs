@@ -1,12 +1,12 @@
 //! The eviction policy: moka decides which keys stay when memory is full.
 //!
-//! moka's policy (`TinyLFU`) admits a new key to a full cache only if it was used more often than the ones
-//! that would have to go. So it must be told of uses, which it counts in a sketch that halves itself now
-//! and then. Without that, every newcomer ties with what is there, and loses.
+//! moka's policy (`TinyLFU`) admits a new key to a full cache only if it was used more often than
+//! the ones that would have to go. So it must be told of uses, which it counts in a sketch that
+//! halves itself now and then. Without that, every newcomer ties with what is there, and loses.
 //!
-//! One rule stands beside it. Newcomers are compared with the least recently used key, and as long as
-//! they lose it stays the one to be compared with, so a single key keeps all of them out. Therefore a key
-//! that returns soon after its eviction takes the place of one that has been idle.
+//! One rule stands beside it. Newcomers are compared with the least recently used key, and as long
+//! as they lose it stays the one to be compared with, so a single key keeps all of them out.
+//! Therefore a key that returns soon after its eviction takes the place of one that has been idle.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,16 +16,16 @@ use moka::notification::RemovalCause;
 use super::evicted::RecentlyEvicted;
 use crate::key::digest::KeyId;
 
-/// The unit of weight, in bytes. It keeps the entries few that [`Keeper::size_sketch`] needs for large
-/// memory.
+/// The unit of weight, in bytes. It keeps the entries few that [`Keeper::size_sketch`] needs for
+/// large memory.
 const UNIT: u64 = 16;
 
 /// What a plain key weighs, in bytes. The sketch and the memory of evicted keys are sized by it.
 const PLAIN_KEY: u64 = 800;
 
-/// A sixth to a quarter of the keys that fit in is remembered when evicted. With more, the hit ratio of Zipf
-/// 0.8 at 10 % of the keys is lower (by 0.003 with half); with fewer, a set of newcomers must be smaller to be
-/// let in by the third round.
+/// A sixth to a quarter of the keys that fit in is remembered when evicted. With more, the hit
+/// ratio of Zipf 0.8 at 10 % of the keys is lower (by 0.003 with half); with fewer, a set of
+/// newcomers must be smaller to be let in by the third round.
 const EVICTED_SHARE: u64 = 12;
 
 /// Decides who stays in a bounded cache.
@@ -59,8 +59,8 @@ impl Kept {
 }
 
 impl Keeper {
-    /// A policy for so many bytes. It calls `evict` with each key that leaves, for whatever reason, which
-    /// returns how often that key was used since the policy was told.
+    /// A policy for so many bytes. It calls `evict` with each key that leaves, for whatever reason,
+    /// which returns how often that key was used since the policy was told.
     pub(super) fn new(
         bytes: u64,
         evict: impl Fn(&KeyId, Kept) -> u8 + Send + Sync + 'static,
@@ -127,10 +127,11 @@ impl Keeper {
         }
     }
 
-    /// Counts the uses of the keys that left lately. A key that is used several times before its admission
-    /// is decided would begin from nothing each time.
+    /// Counts the uses of the keys that left lately. A key that is used several times before its
+    /// admission is decided would begin from nothing each time.
     pub(super) fn count_untold(&self) {
-        // The lock is let go first: counting may make moka evict more keys, which are noted under it.
+        // The lock is let go first: counting may make moka evict more keys, which are noted under
+        // it.
         let untold = mem::take(&mut *lock(&self.untold));
         for uses in untold {
             self.count(uses);
@@ -139,18 +140,21 @@ impl Keeper {
 
     /// Makes moka size its sketch for so many keys, before there is any.
     ///
-    /// moka does so when half of the capacity is used, by the number of entries times the share that is
-    /// used. With a weigher that is a quarter of the keys that fit in. Keys collide in so small a sketch,
-    /// and it halves its counts four times as often: the hit ratio of Zipf 0.8 and 1.0 is lower by 0.02 to
-    /// 0.04 at 10 % of the keys. Here a few entries outgrow the capacity together, and go at once.
+    /// moka does so when half of the capacity is used, by the number of entries times the share
+    /// that is used. With a weigher that is a quarter of the keys that fit in. Keys collide in so
+    /// small a sketch, and it halves its counts four times as often: the hit ratio of Zipf 0.8 and
+    /// 1.0 is lower by 0.02 to 0.04 at 10 % of the keys. Here a few entries outgrow the capacity
+    /// together, and go at once.
     ///
-    /// The pages of the sketch are the system's until they are used: 16 MiB for each GiB of keys. The first
-    /// loads of a cache of some GiB pay for them, with some 35 us of CPU time each; those of 64 MiB do not.
-    /// If a later moka does otherwise, that hit ratio is all that is lost; `benches/hit_ratio` tells.
+    /// The pages of the sketch are the system's until they are used: 16 MiB for each GiB of keys.
+    /// The first loads of a cache of some GiB pay for them, with some 35 us of CPU time each; those
+    /// of 64 MiB do not. If a later moka does otherwise, that hit ratio is all that is lost;
+    /// `benches/hit_ratio` tells.
     fn size_sketch(&self, keys: u64) {
         /// moka weighs so many changes at a time.
         const BATCH: u64 = 64;
-        /// Beyond some GiB of memory the sketch is smaller than it might be: more entries take too long.
+        /// Beyond some GiB of memory the sketch is smaller than it might be: more entries take too
+        /// long.
         const MOST: u64 = 4096;
         let weight = |count: u64| keys.saturating_mul(self.capacity) / (count * count.min(BATCH));
         let mut count = 1;

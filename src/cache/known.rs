@@ -20,8 +20,8 @@ use crate::limit::rulebook::{Holder, PlanIndex};
 
 /// A record, the environment that it stands for, and what its requests are metered by.
 ///
-/// What each request looks at stands together, and is small: with ten thousand keys in use, where they
-/// are in memory costs more than what is done with them.
+/// What each request looks at stands together, and is small: with ten thousand keys in use, where
+/// they are in memory costs more than what is done with them.
 #[repr(C)] // in the order that it is looked at, behind the count of its owners
 pub(crate) struct KnownKey {
     stamp: Stamp,

@@ -1,5 +1,5 @@
-//! Which keys are known not to exist: a small table, so that a flood of them leaves the processor's caches
-//! to those that do.
+//! Which keys are known not to exist: a small table, so that a flood of them leaves the processor's
+//! caches to those that do.
 
 use std::sync::MutexGuard;
 
@@ -135,7 +135,8 @@ mod tests {
         assert!((MOST * 3 / 4..=MOST).contains(&kept), "{kept}");
     }
 
-    /// The second time, too: those that are over make way, and the latest are not always put in one place.
+    /// The second time, too: those that are over make way, and the latest are not always put in one
+    /// place.
     #[test]
     fn a_table_that_was_full_of_what_is_over_remembers_as_many_as_an_empty_one() {
         let id = |at: u64| KeyDigest::of(&at.to_string()).id();

@@ -2,10 +2,10 @@
 //!
 //! [`guard`] says what may still serve, [`flight`] makes one load of many, [`guarded`] puts the two
 //! before a map; all three know nothing of keys, and `tests/model` tries them out in every order
-//! that threads can come in. [`shelf`] is the map of the real thing, [`index`] where each request looks
-//! first, [`misses`] where it looks next, [`keeper`] the eviction policy (with [`uses`] and
-//! [`evicted`]), [`pool`] the memory for keys, [`recent`] what keeps a lagging replica from undoing a
-//! change, and [`known`] is a key as the path needs it.
+//! that threads can come in. [`shelf`] is the map of the real thing, [`index`] where each request
+//! looks first, [`misses`] where it looks next, [`keeper`] the eviction policy (with [`uses`] and
+//! [`evicted`]), [`pool`] the memory for keys, [`recent`] what keeps a lagging replica from undoing
+//! a change, and [`known`] is a key as the path needs it.
 
 mod evicted;
 pub(crate) mod flight;
@@ -90,13 +90,13 @@ pub(crate) enum Sought {
     FoundBefore,
     /// It was not, and may not exist.
     New,
-    /// It was not, and comes from an address that cannot be told from any other, while addresses are held
-    /// to a number of failed attempts.
+    /// It was not, and comes from an address that cannot be told from any other, while addresses
+    /// are held to a number of failed attempts.
     NewFromNowhere,
 }
 
-/// Returns an instant of the monotonic clock in nanoseconds. A year is added, so that a copy which is older than
-/// this process has an instant, too.
+/// Returns an instant of the monotonic clock in nanoseconds. A year is added, so that a copy which
+/// is older than this process has an instant, too.
 #[inline]
 fn instant(now: Duration) -> u64 {
     const YEAR: u64 = 366 * 86_400 * 1_000_000_000;
@@ -190,7 +190,8 @@ impl KeyCache {
         {
             Ok(found) => return Ok(self.source.newest_of(found)),
             Err(LoadError::Source(error)) => error,
-            // Clients can bring these about, so an old record must not serve: it may have been revoked.
+            // Clients can bring these about, so an old record must not serve: it may have been
+            // revoked.
             Err(LoadError::TooMany) => return Err(LoadFailure::TooMany),
             Err(LoadError::Lost) => {
                 return Err(StoreError::unavailable("the store panicked").into());
@@ -205,7 +206,8 @@ impl KeyCache {
         Err(error.into())
     }
 
-    /// How many loads there may be for this one to begin: some are kept for keys that were found before.
+    /// How many loads there may be for this one to begin: some are kept for keys that were found
+    /// before.
     fn room(&self, sought: Sought) -> Room {
         let most = u32::try_from(self.settings.most_loads).unwrap_or(u32::MAX - 1);
         let for_new = most - most / 4;
@@ -247,7 +249,8 @@ impl KeyCache {
         self.settings.max_staleness.clamp(SHORTEST, LONGEST)
     }
 
-    /// Lets go of what observers keep of keys that are too old to serve. That these keys were found stays known.
+    /// Lets go of what observers keep of keys that are too old to serve. That these keys were found
+    /// stays known.
     pub(crate) fn sweep(&self) {
         let now = instant(self.source.clock.monotonic());
         let stale_for = self.settings.stale_for.map_or(0, nanoseconds);
@@ -282,7 +285,8 @@ impl KeyCache {
         self.source.recent.newest(record)
     }
 
-    /// Whether something older than this record is cached that might serve, however long ago it was loaded.
+    /// Whether something older than this record is cached that might serve, however long ago it was
+    /// loaded.
     pub(crate) fn has_older(&self, record: &KeyRecord) -> bool {
         match self.guarded.unchanged(&record.id()) {
             Some(Found::Key(known)) => known.record().version() < record.version(),
@@ -298,8 +302,8 @@ impl KeyCache {
 }
 
 impl Source {
-    /// What was loaded, or what was changed here while it was: a load that began before a revocation must
-    /// not serve after it.
+    /// What was loaded, or what was changed here while it was: a load that began before a
+    /// revocation must not serve after it.
     fn newest_of(&self, found: Found) -> Found {
         let Found::Key(known) = &found else {
             return found;

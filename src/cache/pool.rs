@@ -1,9 +1,9 @@
 //! Memory for keys, side by side.
 //!
 //! A record and what else there is of a key takes a thousand bytes, of which a request looks at a
-//! hundred. Where those of ten thousand keys are strewn over ten megabytes, a request waits longer for the
-//! processor to find out where a page of memory is than for the memory itself. So they are taken from
-//! the allocator by the dozen, and used again.
+//! hundred. Where those of ten thousand keys are strewn over ten megabytes, a request waits longer
+//! for the processor to find out where a page of memory is than for the memory itself. So they are
+//! taken from the allocator by the dozen, and used again.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

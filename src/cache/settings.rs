@@ -60,8 +60,8 @@ impl Cache {
     /// For how long a key may be used without asking the store again. Default: 10 seconds.
     ///
     /// Danger: a key that was revoked elsewhere, by another process or in the table itself, is let
-    /// in for so long; at least for as long as a look into the store takes that had begun before, which
-    /// those who ask meanwhile share. Zero asks at each request.
+    /// in for so long; at least for as long as a look into the store takes that had begun before,
+    /// which those who ask meanwhile share. Zero asks at each request.
     pub fn max_staleness(mut self, time: Duration) -> Self {
         self.max_staleness = time;
         self
@@ -69,8 +69,8 @@ impl Cache {
 
     /// For how long it is remembered that a key does not exist. Default: 1 second.
     ///
-    /// A key that is issued here works as soon as the store finds it; one that is created elsewhere may be
-    /// unknown here for so long.
+    /// A key that is issued here works as soon as the store finds it; one that is created elsewhere
+    /// may be unknown here for so long.
     pub fn misses_for(mut self, time: Duration) -> Self {
         self.misses_for = time;
         self
@@ -84,12 +84,12 @@ impl Cache {
 
     /// Bounds how many different keys are looked up in the store at the same time. Default: 1,024.
     ///
-    /// Beyond it, keys that are not cached are answered with 503, and the log names this setting; cached keys
-    /// never wait. A quarter of it is kept for keys that were found before, so that a flood of others does
-    /// not take all; of fewer than four, one lookup more is kept for those.
+    /// Beyond it, keys that are not cached are answered with 503, and the log names this setting;
+    /// cached keys never wait. A quarter of it is kept for keys that were found before, so that a
+    /// flood of others does not take all; of fewer than four, one lookup more is kept for those.
     ///
-    /// The time limit begins with the lookup, so a lookup that waits for a connection uses it up: more than
-    /// the store has connections are of little use.
+    /// The time limit begins with the lookup, so a lookup that waits for a connection uses it up:
+    /// more than the store has connections are of little use.
     pub fn max_loads(mut self, loads: usize) -> Self {
         self.most_loads = loads.max(1);
         self
@@ -98,19 +98,20 @@ impl Cache {
     /// Lets in keys that were good when they were last loaded, no longer ago than this, while the
     /// store is unavailable. Default: never; they are answered with 503.
     ///
-    /// Danger: a key that was revoked elsewhere is let in for as long as the store is unavailable, up to
-    /// this time. One that was revoked by this process is not, among the latest 4,096 keys that it changed.
+    /// Danger: a key that was revoked elsewhere is let in for as long as the store is unavailable,
+    /// up to this time. One that was revoked by this process is not, among the latest 4,096 keys
+    /// that it changed.
     ///
-    /// Danger: clients who can overload the store make it unavailable, and so keep a key alive that was revoked
-    /// elsewhere. Bound their lookups with [`max_loads`](Self::max_loads) and
+    /// Danger: clients who can overload the store make it unavailable, and so keep a key alive that
+    /// was revoked elsewhere. Bound their lookups with [`max_loads`](Self::max_loads) and
     /// [`failed_attempts`](crate::ApiKeysBuilder::failed_attempts).
     ///
-    /// Only a store that cannot be reached or does not answer in time is unavailable. If it answers with
-    /// something that is no record, or if there are too many lookups at a time, which clients can bring
-    /// about, the answer is 503.
+    /// Only a store that cannot be reached or does not answer in time is unavailable. If it answers
+    /// with something that is no record, or if there are too many lookups at a time, which clients
+    /// can bring about, the answer is 503.
     ///
-    /// A change that was begun, whether or not it succeeds, ends this for the key and for one key in 1,024
-    /// others.
+    /// A change that was begun, whether or not it succeeds, ends this for the key and for one key
+    /// in 1,024 others.
     ///
     /// Each request first waits for its look to fail: while the store hangs, for as long as
     /// [`store_time_limit`](Self::store_time_limit) says.

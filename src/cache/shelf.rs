@@ -1,8 +1,9 @@
-//! The map of cached keys: an index for hits, a keeper that evicts, and a table for keys that do not exist.
+//! The map of cached keys: an index for hits, a keeper that evicts, and a table for keys that do
+//! not exist.
 //!
-//! The keeper must be told of uses. A load is told at once. A hit is counted in the key, and told when a
-//! later load comes along: each load tells of the hits of one line of the index. So a hit pays next to
-//! nothing for it, and without loads nothing is evicted and nothing needs to be told.
+//! The keeper must be told of uses. A load is told at once. A hit is counted in the key, and told
+//! when a later load comes along: each load tells of the hits of one line of the index. So a hit
+//! pays next to nothing for it, and without loads nothing is evicted and nothing needs to be told.
 //!
 //! Keys that do not exist are kept apart, so that a flood of them evicts no good one.
 
@@ -18,7 +19,8 @@ use super::misses::Misses;
 use super::pool::Pool;
 use crate::key::digest::KeyId;
 
-/// What a cached key takes beside its record: its place in the index, moka's, and what they keep free.
+/// What a cached key takes beside its record: its place in the index, moka's, and what they keep
+/// free.
 const OVERHEAD: usize = 400;
 
 pub(super) struct Shelf {
@@ -54,8 +56,9 @@ impl Shelf {
             self.keeper.remove(&other);
         }
         self.tell_of_uses(&id, may_serve);
-        // Another thread may have removed or replaced the key between the two. The keeper must end up with
-        // what the index has, or it counts the weight of what is gone, or never evicts what is there.
+        // Another thread may have removed or replaced the key between the two. The keeper must end
+        // up with what the index has, or it counts the weight of what is gone, or never evicts what
+        // is there.
         loop {
             self.keeper.insert(id, kept);
             match self.found.look_at(&id, |known| self::kept(known)) {
@@ -71,8 +74,8 @@ impl Shelf {
         self.found.release(is_meant);
     }
 
-    /// Tells the keeper of this load, and of the hits of a few other keys. Those that may not serve any more
-    /// make room: a key that was invalidated is worth nothing, however often it was used.
+    /// Tells the keeper of this load, and of the hits of a few other keys. Those that may not serve
+    /// any more make room: a key that was invalidated is worth nothing, however often it was used.
     fn tell_of_uses(&self, loaded: &KeyId, may_serve: impl Fn(&KeyId, Origin) -> bool) {
         self.keeper.count_untold();
         self.keeper.count((*loaded, 1));

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Hits since the last visit in the lower half, and visits since the last hit in the upper half. One of
-/// the two is always zero.
+/// Hits since the last visit in the lower half, and visits since the last hit in the upper half.
+/// One of the two is always zero.
 ///
 /// Concurrent hits may be counted as one, and a visit may miss one: the count only ranks keys.
 #[derive(Debug, Default)]

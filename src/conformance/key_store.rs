@@ -13,8 +13,8 @@ const NONE: Promise = Promise("an id that is not kept is not found");
 
 /// What a [`KeyStore`] promises, given records that it holds.
 ///
-/// - Each is found by its id, with every field as it is here; instants to the microsecond. Finding it
-///   again, and all of them at once, brings the same.
+/// - Each is found by its id, with every field as it is here; instants to the microsecond. Finding
+///   it again, and all of them at once, brings the same.
 /// - An id that the store does not hold is `None`, also if only one bit of it is another's.
 ///
 /// ```

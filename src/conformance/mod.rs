@@ -1,4 +1,5 @@
-//! What the ports promise, as suites that an implementor runs against itself. Feature `conformance`.
+//! What the ports promise, as suites that an implementor runs against itself. Feature
+//! `conformance`.
 //!
 //! | suite | for | needs |
 //! |---|---|---|
@@ -12,8 +13,8 @@
 //! that begins with `broken promise:` and names it. A pass is no proof: what only goes wrong on
 //! several machines, or when the backend fails, must be tested where it can be made to happen.
 //!
-//! All names, accounts and ids are new in each run, so a backend may be shared with other runs. What
-//! a run wrote stays behind: use a scratch database.
+//! All names, accounts and ids are new in each run, so a backend may be shared with other runs.
+//! What a run wrote stays behind: use a scratch database.
 //!
 //! ```
 //! # mod my { pub use tower_api_key::{MemoryLimiter as Limiter, MemoryStore as Store}; }

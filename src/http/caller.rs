@@ -159,14 +159,16 @@ impl Caller {
     /// Gives back what this request was charged, for work that did not happen: so many units of
     /// each limit that bound it.
     ///
-    /// All clones of a caller together give back no more than the request cost, however often they are asked
-    /// to. Give back at once: a refund counts only while its charge does. Of a window or a calendar period
-    /// that is over, nothing is given back, and of a smooth quota only what has not come back by itself.
+    /// All clones of a caller together give back no more than the request cost, however often they
+    /// are asked to. Give back at once: a refund counts only while its charge does. Of a window or
+    /// a calendar period that is over, nothing is given back, and of a smooth quota only what has
+    /// not come back by itself.
     ///
-    /// Nothing is given back of a request that [`LimiterOutage`](crate::LimiterOutage) decided about, nor of what
-    /// [`charge`](Self::charge) took.
+    /// Nothing is given back of a request that [`LimiterOutage`](crate::LimiterOutage) decided
+    /// about, nor of what [`charge`](Self::charge) took.
     ///
-    /// After an error, the limiter may have given back or not. What was asked for is gone either way.
+    /// After an error, the limiter may have given back or not. What was asked for is gone either
+    /// way.
     ///
     /// ```
     /// # use tower_api_key::{Caller, LimiterError};
@@ -189,9 +191,9 @@ impl Caller {
             .await
     }
 
-    /// Charges this request more, where its cost is known only after the work: so many units of each
-    /// limit that bound it, or what is left. The work is done, so this refuses nothing; the next
-    /// request may be.
+    /// Charges this request more, where its cost is known only after the work: so many units of
+    /// each limit that bound it, or what is left. The work is done, so this refuses nothing; the
+    /// next request may be.
     ///
     /// ```
     /// # use tower_api_key::{Caller, LimiterError};

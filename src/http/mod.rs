@@ -1,4 +1,5 @@
-//! Requests and answers, without tower: what is read from the one, and what is written into the other.
+//! Requests and answers, without tower: what is read from the one, and what is written into the
+//! other.
 
 pub(crate) mod caller;
 pub(crate) mod client_address;

@@ -22,10 +22,11 @@ use crate::key::scope::RequiredScopes;
 ///
 /// `Display` is the message that the caller reads.
 ///
-/// A gRPC request gets the same in gRPC's words: for 400 `INVALID_ARGUMENT`, for 401 `UNAUTHENTICATED`, for
-/// 403 `PERMISSION_DENIED`, for 429 `RESOURCE_EXHAUSTED`, for 500 `INTERNAL` and for 503 `UNAVAILABLE`, with the
-/// message; the headers that an HTTP answer would have stand in the metadata, and when to try again in
-/// `grpc-retry-pushback-ms`, too. See [`GrpcRequests`](crate::GrpcRequests).
+/// A gRPC request gets the same in gRPC's words: for 400 `INVALID_ARGUMENT`, for 401
+/// `UNAUTHENTICATED`, for 403 `PERMISSION_DENIED`, for 429 `RESOURCE_EXHAUSTED`, for 500 `INTERNAL`
+/// and for 503 `UNAVAILABLE`, with the message; the headers that an HTTP answer would have stand in
+/// the metadata, and when to try again in `grpc-retry-pushback-ms`, too. See
+/// [`GrpcRequests`](crate::GrpcRequests).
 ///
 /// # In an application's own error type
 ///

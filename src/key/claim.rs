@@ -11,9 +11,9 @@ impl KeyFormats {
     /// Returns whether a key of ours, or most of one, stands in a text.
     ///
     /// A key begins a run of the characters that tokens are made of, or stands glued behind a
-    /// scheme's name (`BearerKEY`), a connector (`-KEY`), an encoded blank (`Bearer%20KEY`) or a printed
-    /// escape (`\nKEY`). Brackets, quotes and invisible characters are in no run. Within a run, what looks
-    /// like a key is a part of somebody else's token.
+    /// scheme's name (`BearerKEY`), a connector (`-KEY`), an encoded blank (`Bearer%20KEY`) or a
+    /// printed escape (`\nKEY`). Brackets, quotes and invisible characters are in no run. Within a
+    /// run, what looks like a key is a part of somebody else's token.
     pub(crate) fn is_claimed_in(&self, text: &[u8]) -> bool {
         let near = &text[..text.len().min(REACH)];
         let mut at = 0;
@@ -54,8 +54,8 @@ impl KeyFormats {
 impl KeyFormat {
     /// Returns whether a text is one whole key without a lead, beside nothing but slips.
     ///
-    /// Without a lead, a digest or a signature that is a parameter of another scheme looks alike; so
-    /// nothing else may stand in the text.
+    /// Without a lead, a digest or a signature that is a parameter of another scheme looks alike;
+    /// so nothing else may stand in the text.
     fn is_alone_in(&self, text: &[u8]) -> bool {
         if !self.lead().is_empty() || !self.is_read_from_authorization() || text.len() > REACH {
             return false;
@@ -77,8 +77,8 @@ impl KeyFormat {
     }
 }
 
-/// Returns what stands behind one piece of glue: a connector, among them a blank as forms encode it, or a
-/// scheme's name and what connects it.
+/// Returns what stands behind one piece of glue: a connector, among them a blank as forms encode
+/// it, or a scheme's name and what connects it.
 pub(super) fn after_glue(text: &[u8]) -> Option<&[u8]> {
     /// Names of schemes, headers and parameters that people write before a key; a name goes before
     /// one that begins it.
@@ -150,7 +150,8 @@ fn after_encoded_separator(text: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Returns what stands behind the rest of an escape as programs print it, such as `\n`, `\x0a` or `\ufeff`.
+/// Returns what stands behind the rest of an escape as programs print it, such as `\n`, `\x0a` or
+/// `\ufeff`.
 fn after_escape(text: &[u8]) -> Option<&[u8]> {
     let octal = text.iter().take_while(|byte| matches!(byte, b'0'..=b'7'));
     match octal.take(3).count() {

@@ -64,8 +64,8 @@ impl Suspension {
         self
     }
 
-    /// Returns whether the key is suspended at an instant. The instant of the suspension does not matter, so
-    /// that a clock that steps back lets no key in.
+    /// Returns whether the key is suspended at an instant. The instant of the suspension does not
+    /// matter, so that a clock that steps back lets no key in.
     pub fn holds_at(&self, now: SystemTime) -> bool {
         self.until.is_none_or(|until| now < until)
     }

@@ -13,17 +13,19 @@ const REACH: usize = 2048;
 /// A shorter run encodes no lead with 16 characters behind it.
 const SHORTEST: usize = 22;
 
-/// So much of a run is decoded to see whether it begins with a key: as much as the longest one takes.
+/// So much of a run is decoded to see whether it begins with a key: as much as the longest one
+/// takes.
 const BEGINNING: usize = 1024;
 
 impl KeyFormats {
     /// Returns whether a key of ours stands in a text in base64.
     ///
-    /// What a run of base64 encodes may begin with a key, under whatever scheme. Basic credentials may have
-    /// one anywhere: behind the name `Basic`, all that is no base64 is left out, such as quotes, commas,
-    /// blanks and padding in any form. Either may be encoded twice.
+    /// What a run of base64 encodes may begin with a key, under whatever scheme. Basic credentials
+    /// may have one anywhere: behind the name `Basic`, all that is no base64 is left out, such as
+    /// quotes, commas, blanks and padding in any form. Either may be encoded twice.
     ///
-    /// What others send is never ours by this: a part of a JWT encodes JSON, which does not begin with a key.
+    /// What others send is never ours by this: a part of a JWT encodes JSON, which does not begin
+    /// with a key.
     pub(crate) fn is_claimed_encoded_in(&self, text: &[u8]) -> bool {
         let near = &text[..text.len().min(REACH)];
         let unescaped = near.contains(&b'%').then(|| percent_decoded(near));
@@ -49,11 +51,13 @@ impl KeyFormats {
         }
     }
 
-    /// Returns whether a text begins with a key behind blanks, quotes and the like, and names of schemes.
+    /// Returns whether a text begins with a key behind blanks, quotes and the like, and names of
+    /// schemes.
     fn begins_after_slips(&self, text: &[u8]) -> bool {
         let mut rest = after_slips(text);
         loop {
-            // Not `begins`, which goes through the glue itself: together they would take the square.
+            // Not `begins`, which goes through the glue itself: together they would take the
+            // square.
             if self.iter().any(|format| format.claims(rest)) {
                 return true;
             }
@@ -68,7 +72,8 @@ impl KeyFormats {
         }
     }
 
-    /// Returns whether a key stands in what is encoded behind the name `Basic`, where that is the scheme.
+    /// Returns whether a key stands in what is encoded behind the name `Basic`, where that is the
+    /// scheme.
     fn is_claimed_in_basic(&self, text: &[u8]) -> bool {
         const NAME: &[u8] = b"basic";
         let mut is_basic = false;
@@ -89,7 +94,8 @@ impl KeyFormats {
         }
         let run = behind.iter();
         let run = run.filter(|byte| sextet(**byte).is_some());
-        // A word of another kind may stand in between, so that the encoding begins at any of four places.
+        // A word of another kind may stand in between, so that the encoding begins at any of four
+        // places.
         (0..4).any(|begin| {
             let mut decoded = decoded(run.clone().skip(begin));
             self.is_claimed_in(&decoded) || self.begins_encoded_in(&decoded) || {
@@ -100,8 +106,8 @@ impl KeyFormats {
     }
 }
 
-/// Returns what stands behind characters that no token has, such as blanks, quotes and byte order marks. A
-/// brace begins JSON, which is somebody else's.
+/// Returns what stands behind characters that no token has, such as blanks, quotes and byte order
+/// marks. A brace begins JSON, which is somebody else's.
 fn after_slips(text: &[u8]) -> &[u8] {
     let slips = text
         .iter()
@@ -152,8 +158,8 @@ struct Decoder {
 }
 
 impl Decoder {
-    /// Takes a character, and gives the byte that it completes. Zero bytes are left out: some shells encode
-    /// UTF-16.
+    /// Takes a character, and gives the byte that it completes. Zero bytes are left out: some
+    /// shells encode UTF-16.
     fn next(&mut self, character: u8) -> Option<u8> {
         self.bits = self.bits << 6 | u32::from(sextet(character)?);
         if self.count < 2 {

@@ -98,12 +98,14 @@ impl KeyFormat {
     ///
     /// The lead is what the keys begin with, the separator included: `acme-`. It may be empty, but
     /// then nothing tells such a key from a user's token, so it is not looked for under
-    /// `Authorization: Bearer` (see [`dangerous_in_authorization`](Self::dangerous_in_authorization)),
-    /// only where nothing but our keys stands: in `X-API-Key` and under `Authorization: ApiKey`.
+    /// `Authorization: Bearer` (see
+    /// [`dangerous_in_authorization`](Self::dangerous_in_authorization)), only where nothing but
+    /// our keys stands: in `X-API-Key` and under `Authorization: ApiKey`.
     ///
-    /// The alphabet and the shortest length must allow for 112 bits, since what is stored of a
-    /// key is a fast hash, and shorter secrets can be found from that by trying. Whether the keys were
-    /// drawn at random is not seen here: a UUID of version 1 or 7, made of a time, is guessable all the same.
+    /// The alphabet and the shortest length must allow for 112 bits, since what is stored of a key
+    /// is a fast hash, and shorter secrets can be found from that by trying. Whether the keys were
+    /// drawn at random is not seen here: a UUID of version 1 or 7, made of a time, is guessable all
+    /// the same.
     ///
     /// A text belongs to the imported format that it wholly matches. A set is
     /// [refused](KeyFormatError::Overlapping) if a text could match two, and also if a key of an
@@ -320,8 +322,8 @@ impl KeyFormat {
             Body::Issued { .. } => body
                 .get(..CLAIMING_LENGTH)
                 .is_some_and(|body| body.iter().all(may_have)),
-            // Of others' keys only a whole one is known for one: as a part of a longer run, it is somebody
-            // else's digest or signature.
+            // Of others' keys only a whole one is known for one: as a part of a longer run, it is
+            // somebody else's digest or signature.
             Body::Imported { length, .. } => {
                 // No further than a key may go: this is asked at each word of a stranger's text.
                 let most = body.len().min(length.end() + 1);

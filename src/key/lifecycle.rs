@@ -78,8 +78,9 @@ impl fmt::Display for KeyStatus {
 
 /// How long before its expiry a key counts as deprecated.
 ///
-/// By default 30 days, or the last quarter of the key's life if that is shorter. The life of a record begins
-/// with its `not_before`, or else its `created_at`; of a record with neither, it is the 30 days.
+/// By default 30 days, or the last quarter of the key's life if that is shorter. The life of a
+/// record begins with its `not_before`, or else its `created_at`; of a record with neither, it is
+/// the 30 days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WarningWindow(Duration);
 

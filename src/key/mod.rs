@@ -1,10 +1,9 @@
 //! What a key is: pure values and pure decisions, without time, stores or HTTP.
 //!
-//! [`format`] makes the text and [`formats`] recognizes it, [`claim`] finds it with a slip around it,
-//! [`digest`] turns it into an id,
-//! [`verifier`] proves it, [`record`] is what is kept of it, [`lifecycle`] decides its status at an instant, and
-//! [`scope`], [`environment`] and [`network`] say what it may do and where, by addresses in one
-//! form ([`canonical`]).
+//! [`format`] makes the text and [`formats`] recognizes it, [`claim`] finds it with a slip around
+//! it, [`digest`] turns it into an id, [`verifier`] proves it, [`record`] is what is kept of it,
+//! [`lifecycle`] decides its status at an instant, and [`scope`], [`environment`] and [`network`]
+//! say what it may do and where, by addresses in one form ([`canonical`]).
 
 pub(crate) mod alphabet;
 pub(crate) mod base62;

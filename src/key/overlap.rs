@@ -4,14 +4,14 @@
 use crate::key::alphabet::Alphabet;
 use crate::key::format::{Body, KeyFormat, KeyFormatError};
 
-/// Keys of an imported format that begin like an issued one by chance are lost to it: accepted if that is
-/// one key in 2²⁸ at most.
+/// Keys of an imported format that begin like an issued one by chance are lost to it: accepted if
+/// that is one key in 2²⁸ at most.
 const RARE_BITS: f64 = 28.0;
 
 /// Checks that no key of two formats can be lost to the other.
 ///
-/// The imported format that wholly matches is taken, so two formats stand together unless one text could
-/// match both. But an issued format claims all that begins with its lead.
+/// The imported format that wholly matches is taken, so two formats stand together unless one text
+/// could match both. But an issued format claims all that begins with its lead.
 pub(super) fn check(one: &KeyFormat, other: &KeyFormat) -> Result<(), KeyFormatError> {
     let is_shorter = one.lead().len() <= other.lead().len();
     let (short, long) = if is_shorter {
@@ -86,8 +86,8 @@ impl Shape {
             && rest.iter().all(|byte| self.alphabet.contains(*byte))
     }
 
-    /// Whether keys of both may be of one length and have the same characters behind the longer lead. At
-    /// least one character is there, since no key is a lead alone.
+    /// Whether keys of both may be of one length and have the same characters behind the longer
+    /// lead. At least one character is there, since no key is a lead alone.
     fn may_end_like(&self, other: &Self) -> bool {
         let shortest = self.shortest.max(other.shortest);
         shortest <= self.longest.min(other.longest) && self.alphabet.meets(other.alphabet)
@@ -200,8 +200,8 @@ mod tests {
         if one.imported.is_none() && other.imported.is_none() {
             return (one.lead == other.lead).then(|| one.lead.clone());
         }
-        // The imported keys of these tests are shorter than issued ones, so none that begins like those,
-        // and goes on, is as long: only an issued lead that is longer claims them.
+        // The imported keys of these tests are shorter than issued ones, so none that begins like
+        // those, and goes on, is as long: only an issued lead that is longer claims them.
         for (issued, imported) in [(one, other), (other, one)] {
             let is_longer = imported.lead.len() > issued.lead.len();
             if issued.imported.is_none() && imported.imported.is_some() && is_longer {

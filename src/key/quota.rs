@@ -80,15 +80,15 @@ pub(crate) enum Calendar {
 }
 
 impl Quota {
-    /// The most units that a quota can grant: 999,999,999,999,999, as much as a structured field can write
-    /// (RFC 9651).
+    /// The most units that a quota can grant: 999,999,999,999,999, as much as a structured field
+    /// can write (RFC 9651).
     pub const MAX: u64 = 999_999_999_999_999;
 
     /// So many in any second.
     ///
     /// # Panics
-    /// If the number is zero or above [`MAX`](Self::MAX); in a `const` that is a compile error. For numbers
-    /// that are not known at compile time, use [`per`](Self::per), or look at them first.
+    /// If the number is zero or above [`MAX`](Self::MAX); in a `const` that is a compile error. For
+    /// numbers that are not known at compile time, use [`per`](Self::per), or look at them first.
     #[track_caller]
     pub const fn per_second(limit: u64) -> Self {
         Self::in_any(limit, 1)
@@ -146,8 +146,8 @@ impl Quota {
         })
     }
 
-    /// So many units in a shape: the inverse of [`limit`](Self::limit) and [`shape`](Self::shape), for stores
-    /// and configurations.
+    /// So many units in a shape: the inverse of [`limit`](Self::limit) and [`shape`](Self::shape),
+    /// for stores and configurations.
     ///
     /// ```
     /// use tower_api_key::Quota;
@@ -203,8 +203,9 @@ impl Quota {
     /// The same amount, spread evenly: one unit each period / n, rounded up to whole nanoseconds,
     /// and a burst of n, unless [`burst`](Self::burst) says otherwise.
     ///
-    /// The rounding adds up: seven of seven in a minute take a few nanoseconds more than a minute, so a
-    /// request that costs all of the burst may be told to wait for a second more than the period.
+    /// The rounding adds up: seven of seven in a minute take a few nanoseconds more than a minute,
+    /// so a request that costs all of the burst may be told to wait for a second more than the
+    /// period.
     ///
     /// # Panics
     /// If the quota is one of the calendar, or more than one unit a nanosecond; in a `const` that
@@ -270,15 +271,15 @@ impl Quota {
 
     /// The [window](Self::window) in whole seconds, rounded up, as callers are told.
     ///
-    /// The interval of a rate is rounded up to a nanosecond, so seven of seven in a minute take a few
-    /// nanoseconds more than a minute. That is not told as 61 seconds.
+    /// The interval of a rate is rounded up to a nanosecond, so seven of seven in a minute take a
+    /// few nanoseconds more than a minute. That is not told as 61 seconds.
     pub(crate) fn window_seconds(&self) -> u64 {
         let microseconds = self.window().as_nanos() / 1_000;
         u64::try_from(microseconds.div_ceil(1_000_000)).unwrap_or(u64::MAX)
     }
 
-    /// The name of the [window](Self::window): `second`, `minute`, `hour`, `day` or `month`, and otherwise
-    /// its length in seconds, such as `10s`.
+    /// The name of the [window](Self::window): `second`, `minute`, `hour`, `day` or `month`, and
+    /// otherwise its length in seconds, such as `10s`.
     pub(crate) fn window_name(&self) -> Cow<'static, str> {
         if let Shape::Calendar(Calendar::Month) = self.shape {
             return "month".into();
@@ -366,8 +367,8 @@ impl Quota {
         self.shape
     }
 
-    /// A number that differs where the budgets of one name and subject are apart: by shape, and by the
-    /// period of a window, whose uses would be forgotten too early under a shorter one.
+    /// A number that differs where the budgets of one name and subject are apart: by shape, and by
+    /// the period of a window, whose uses would be forgotten too early under a shorter one.
     #[inline]
     pub(crate) const fn form_hash(&self) -> u64 {
         match self.shape {

@@ -141,9 +141,10 @@ impl KeyRecord {
         self
     }
 
-    /// Counts the changes of this record, from 1. An update carries the version it saw, plus one, also one
-    /// that is made in the table by hand: of two versions, a process believes the higher. So a record that is
-    /// restored from a backup needs a version above the lost one, or a restart of the processes that know it.
+    /// Counts the changes of this record, from 1. An update carries the version it saw, plus one,
+    /// also one that is made in the table by hand: of two versions, a process believes the higher.
+    /// So a record that is restored from a backup needs a version above the lost one, or a restart
+    /// of the processes that know it.
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -255,12 +256,12 @@ impl KeyRecord {
         self.seldom.as_ref()?.limits.get(name).copied()
     }
 
-    /// Replaces the quota of the limit of this [name](crate::Limit) for this key. A name that no limit has
-    /// changes nothing.
+    /// Replaces the quota of the limit of this [name](crate::Limit) for this key. A name that no
+    /// limit has changes nothing.
     ///
-    /// A window of another period and a quota of another shape than the rule's have a budget of their own: where
-    /// the limit is the account's, the account then has one of each. Limits by address and of everybody keep
-    /// the quota of the rule, since others draw on the same budgets.
+    /// A window of another period and a quota of another shape than the rule's have a budget of
+    /// their own: where the limit is the account's, the account then has one of each. Limits by
+    /// address and of everybody keep the quota of the rule, since others draw on the same budgets.
     ///
     /// ```
     /// # use tower_api_key::{KeyDigest, KeyRecord, Quota};
@@ -375,7 +376,8 @@ impl KeyRecord {
         self.change(|it| it.revoked = it.revoked.take().or(revocation.into()))
     }
 
-    /// The first key of the chain of rotations that this key is in: its own id if it took no other's place.
+    /// The first key of the chain of rotations that this key is in: its own id if it took no
+    /// other's place.
     ///
     /// Usage and history are reported by lineage, so that a rotation does not cut them in two.
     pub fn lineage(&self) -> KeyId {
@@ -422,8 +424,8 @@ impl KeyRecord {
         ]
     }
 
-    /// Checks that every store can keep the record: no NUL in its texts, none longer than 16 KiB, instants
-    /// in the years 1970 to 9999. A [`Change`](crate::Change) takes no other.
+    /// Checks that every store can keep the record: no NUL in its texts, none longer than 16 KiB,
+    /// instants in the years 1970 to 9999. A [`Change`](crate::Change) takes no other.
     pub fn check(&self) -> Result<(), InvalidRecord> {
         let texts = [
             ("the account", Some(self.account())),

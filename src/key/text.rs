@@ -7,7 +7,8 @@ use crate::util::timestamp;
 
 /// An optional text of a record, made of a text or of an `Option` of one.
 ///
-/// Setters take it as `impl Into<OptionalText>`, so that a nullable column of a table needs no `if let`:
+/// Setters take it as `impl Into<OptionalText>`, so that a nullable column of a table needs no `if
+/// let`:
 ///
 /// ```
 /// use tower_api_key::{KeyDigest, KeyRecord};

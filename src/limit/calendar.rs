@@ -64,7 +64,8 @@ impl Period {
         self.used == 0 || now >= self.ends
     }
 
-    /// In what time the period ends: in the length of one at most, also after a step of the clock backwards.
+    /// In what time the period ends: in the length of one at most, also after a step of the clock
+    /// backwards.
     fn time_left(self, quota: CalendarQuota, now: u64) -> u64 {
         let begins = begin(quota.calendar, self.ends.saturating_sub(1));
         self.ends.saturating_sub(now).min(self.ends - begins)
@@ -72,9 +73,10 @@ impl Period {
 
     /// The period to count in.
     ///
-    /// The end of a period never moves backwards by a step of the clock, or the whole quota would be granted
-    /// again after it. But a clock that was set forwards by mistake, and back again by more than a period,
-    /// must not hold everybody to one quota until then: what was used counts against the period of now.
+    /// The end of a period never moves backwards by a step of the clock, or the whole quota would
+    /// be granted again after it. But a clock that was set forwards by mistake, and back again by
+    /// more than a period, must not hold everybody to one quota until then: what was used counts
+    /// against the period of now.
     fn at(self, quota: CalendarQuota, now: u64) -> Self {
         if now >= self.ends {
             let ends = end(quota.calendar, now);

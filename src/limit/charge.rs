@@ -87,7 +87,8 @@ pub struct Charge<'a> {
 pub(crate) const REQUESTS: &str = "requests";
 
 impl<'a> Charge<'a> {
-    /// Creates a charge of requests. A cost of 0 only looks; one above the whole quota is never admitted.
+    /// Creates a charge of requests. A cost of 0 only looks; one above the whole quota is never
+    /// admitted.
     ///
     /// Its [home](Self::home) is the account of the subject, if that is one.
     pub const fn new(name: &'a LimitName, subject: Subject<'a>, quota: Quota, cost: u64) -> Self {
@@ -113,24 +114,24 @@ impl<'a> Charge<'a> {
         self
     }
 
-    /// Sets the unit that the limit counts, such as `tokens`. A limit has one unit, so budgets do not differ
-    /// by it.
+    /// Sets the unit that the limit counts, such as `tokens`. A limit has one unit, so budgets do
+    /// not differ by it.
     #[must_use]
     pub const fn with_unit(mut self, unit: &'a str) -> Self {
         self.unit = unit;
         self
     }
 
-    /// Sets the account that the charge belongs to, so that a cluster may keep the budgets of a key and of its
-    /// account in one place.
+    /// Sets the account that the charge belongs to, so that a cluster may keep the budgets of a key
+    /// and of its account in one place.
     #[must_use]
     pub const fn with_home(mut self, account: &'a str) -> Self {
         self.home = Some(account);
         self
     }
 
-    /// Makes the charge one that only reports: it never denies a request, and is taken whenever the others
-    /// are, also beyond the quota.
+    /// Makes the charge one that only reports: it never denies a request, and is taken whenever the
+    /// others are, also beyond the quota.
     #[must_use]
     pub const fn report_only(mut self) -> Self {
         self.is_report_only = true;
@@ -151,7 +152,8 @@ impl<'a> Charge<'a> {
 
     /// The same charge against one machine's share of the quota.
     pub(crate) fn shared_by(mut self, nodes: NonZeroU32) -> Self {
-        // What is within the whole quota is within a share of it, or an outage would refuse it for ever.
+        // What is within the whole quota is within a share of it, or an outage would refuse it for
+        // ever.
         self.quota = self
             .quota
             .shared_by(nodes)

@@ -21,12 +21,12 @@ use crate::limit::rule::{By, InvalidLimits, Limit, Rule};
 /// `HEAD` is charged as `GET` unless it has an endpoint of its own, and an endpoint of
 /// [any](Self::any) method comes last.
 ///
-/// If a path has endpoints but none for the request's method, all limits of those endpoints bind the
-/// request, at the greatest of their costs, but at least 1. A service may ignore the method, so another
-/// method must be no way around a limit.
+/// If a path has endpoints but none for the request's method, all limits of those endpoints bind
+/// the request, at the greatest of their costs, but at least 1. A service may ignore the method, so
+/// another method must be no way around a limit.
 ///
-/// A request is told by its path as the request writes it, where no router says its route. A service that
-/// takes other spellings for the same, such as `//` or `%61`, needs
+/// A request is told by its path as the request writes it, where no router says its route. A
+/// service that takes other spellings for the same, such as `//` or `%61`, needs
 /// [`route_by`](crate::ApiKeyLayer::route_by).
 ///
 /// # Endpoints that are refused
@@ -39,7 +39,8 @@ use crate::limit::rule::{By, InvalidLimits, Limit, Rule};
 /// - a path that does not begin with `/`, or holds a query or a fragment;
 /// - blanks, control characters, letters beyond ASCII, and `` ` ``: a request's path has them
 ///   percent-encoded, as `%20`;
-/// - `%` without two hex digits behind it, and methods for all such as `ANY` (use [`any`](Self::any));
+/// - `%` without two hex digits behind it, and methods for all such as `ANY` (use
+///   [`any`](Self::any));
 /// - the syntax of other routers: a segment that begins with `:` or `*`, `<` and `>` anywhere, and
 ///   between braces anything but a name (letters, digits, `_` and `-`), or `*` and a name at the
 ///   end of the path;
@@ -103,8 +104,9 @@ impl Endpoint {
         }
     }
 
-    /// Creates an endpoint of a path, whatever the method: for services that ignore the method, as gRPC's
-    /// do. Its limits are named by the path, such as `/package.Service/Method account_per_hour`.
+    /// Creates an endpoint of a path, whatever the method: for services that ignore the method, as
+    /// gRPC's do. Its limits are named by the path, such as `/package.Service/Method
+    /// account_per_hour`.
     ///
     /// ```
     /// use tower_api_key::{Endpoint, Limits, Quota};
@@ -143,7 +145,8 @@ impl Endpoint {
         }
     }
 
-    /// Sets the units that a request here costs, of every limit that binds it. Default: 1. 0 is free.
+    /// Sets the units that a request here costs, of every limit that binds it. Default: 1. 0 is
+    /// free.
     #[must_use]
     pub fn cost(mut self, units: u64) -> Self {
         self.cost = units;

@@ -5,9 +5,9 @@ use std::time::SystemTime;
 use crate::util::clock::Now;
 use crate::util::timestamp;
 
-/// The clock skew that is tolerated between threads. An instant up to a second behind the last one is that
-/// of a thread that was held up on its way here, and no step of the clock. To take it for a step would give
-/// back what others have used since.
+/// The clock skew that is tolerated between threads. An instant up to a second behind the last one
+/// is that of a thread that was held up on its way here, and no step of the clock. To take it for a
+/// step would give back what others have used since.
 pub(crate) const HELD_UP: u64 = 1_000_000_000;
 
 /// Both readings of the clock, in nanoseconds.
@@ -18,7 +18,8 @@ pub(crate) struct Nanos {
 }
 
 impl Nanos {
-    /// The latest instant: far from overflow, whatever a quota adds. On the wall clock it is in 2480.
+    /// The latest instant: far from overflow, whatever a quota adds. On the wall clock it is in
+    /// 2480.
     const LATEST: u64 = u64::MAX / 16 * 14;
 
     /// A wall clock before 1970 stands at 1970.

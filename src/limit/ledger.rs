@@ -1,7 +1,7 @@
 //! Notes of a limiter in memory, for refunds.
 
-/// What a limiter in memory notes of a budget when it takes a charge, to give it back there and to nobody
-/// else.
+/// What a limiter in memory notes of a budget when it takes a charge, to give it back there and to
+/// nobody else.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Ledger {
     /// Units of the budget that were given back out of turn until then.

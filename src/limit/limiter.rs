@@ -17,17 +17,17 @@ use crate::util::clock::{Clock, Now};
 /// All charges of a request are taken, or none: a request that breaks one limit uses nothing of the
 /// others, and a denied request costs nothing, so that a caller who waits as told is admitted.
 ///
-/// A budget belongs to a limit's name, a subject, the shape of the quota, and the period of a window.
-/// Charges that differ in any of these draw on different budgets. Others draw on the same: a quota that is
-/// raised or lowered keeps the units that were used.
+/// A budget belongs to a limit's name, a subject, the shape of the quota, and the period of a
+/// window. Charges that differ in any of these draw on different budgets. Others draw on the same:
+/// a quota that is raised or lowered keeps the units that were used.
 ///
 /// Rates and windows go by the monotonic clock, and calendar quotas by the wall clock: see [`Now`].
 ///
 /// A failure is not a denial: what the application chose for outages decides then. The safe
 /// direction is to fail whenever it is not certain that a charge was taken for all processes.
 ///
-/// With the feature `conformance`, the suites of `conformance::rate_limiter` ask an implementor what is
-/// promised here and by [`Quota`](crate::Quota).
+/// With the feature `conformance`, the suites of `conformance::rate_limiter` ask an implementor
+/// what is promised here and by [`Quota`](crate::Quota).
 ///
 /// ```
 /// use tower_api_key::{
@@ -63,12 +63,12 @@ pub trait RateLimiter: Send + Sync + 'static {
     }
 
     /// Takes all charges, or none. At most 16; a charge of 0 only looks. Charges against the same
-    /// budget count together. Charges that [only report](Charge::report_only) deny nothing, and are taken
-    /// with the others, also beyond their quota; their standings are marked
+    /// budget count together. Charges that [only report](Charge::report_only) deny nothing, and are
+    /// taken with the others, also beyond their quota; their standings are marked
     /// [so](crate::Standing::of_report_only).
     ///
-    /// It reads `clock` when it decides, not before a wait of its own. A limiter that serves several machines
-    /// goes by a clock of its own instead.
+    /// It reads `clock` when it decides, not before a wait of its own. A limiter that serves
+    /// several machines goes by a clock of its own instead.
     fn check(
         &self,
         charges: &[Charge<'_>],
@@ -93,11 +93,11 @@ pub trait RateLimiter: Send + Sync + 'static {
         None
     }
 
-    /// Gives back units of charges that were taken for work which did not happen, while the charges count.
-    /// No budget becomes more than whole. At most 16.
+    /// Gives back units of charges that were taken for work which did not happen, while the charges
+    /// count. No budget becomes more than whole. At most 16.
     ///
-    /// A refund is made once. An implementation that asks a server again must see to it that the server
-    /// does not give back twice.
+    /// A refund is made once. An implementation that asks a server again must see to it that the
+    /// server does not give back twice.
     fn refund(
         &self,
         refunds: &[Refund<'_>],

@@ -2,8 +2,9 @@
 //!
 //! [`rules`] say which quotas bind a request, [`rate`], [`window`] and [`calendar`] are the
 //! arithmetic of the three shapes of quota over the [`state`] of one budget, and
-//! [`RateLimiter`](limiter::RateLimiter) is the port to where those states are kept: in this process, or
-//! for a whole fleet. A limiter holds state, never configuration: quotas come with each call.
+//! [`RateLimiter`](limiter::RateLimiter) is the port to where those states are kept: in this
+//! process, or for a whole fleet. A limiter holds state, never configuration: quotas come with each
+//! call.
 
 pub(crate) mod calendar;
 pub(crate) mod charge;

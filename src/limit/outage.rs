@@ -52,8 +52,8 @@ impl LimiterOutage {
         Self::of(Policy::Admit(at_most))
     }
 
-    /// Each quota is kept in this process's memory, divided by the number of machines, rounded down,
-    /// but at least 1.
+    /// Each quota is kept in this process's memory, divided by the number of machines, rounded
+    /// down, but at least 1.
     ///
     /// What was used before the outage is not known here, and what is used during it not
     /// afterwards, so a caller has at most twice a quota in one window.

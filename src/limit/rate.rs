@@ -1,8 +1,8 @@
 //! The `rate` shape: GCRA, in whole nanoseconds of the monotonic clock.
 //!
-//! The state is the *theoretical arrival time*: the instant at which the budget is whole again. Its distance
-//! from now is what has been used. In any time `t`, no more than `burst + t / interval` units are
-//! admitted.
+//! The state is the *theoretical arrival time*: the instant at which the budget is whole again. Its
+//! distance from now is what has been used. In any time `t`, no more than `burst + t / interval`
+//! units are admitted.
 
 use crate::key::quota::{Quota, Shape};
 use crate::limit::instant::Left;
@@ -37,8 +37,8 @@ impl RateQuota {
     }
 }
 
-/// When the budget is whole again, the interval that this was computed with, and how many units were given
-/// back out of turn.
+/// When the budget is whole again, the interval that this was computed with, and how many units
+/// were given back out of turn.
 ///
 /// Packed, so that a budget of any shape takes 24 bytes and not 32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,8 +46,9 @@ impl RateQuota {
 pub(crate) struct Rate {
     whole_at: u64,
     interval: u64,
-    /// Units that were given back of charges which had others behind them. Those others are over sooner by as
-    /// much than they were told. It wraps around, and jumps by half of its range when the interval changes.
+    /// Units that were given back of charges which had others behind them. Those others are over
+    /// sooner by as much than they were told. It wraps around, and jumps by half of its range when
+    /// the interval changes.
     shifted: u32,
 }
 
@@ -74,8 +75,8 @@ impl Rate {
             return Some(0);
         }
         let wait = (used + asked).saturating_sub(quota.capacity());
-        // A thread that was held up, or a burst that was lowered, makes nobody wait for longer than the
-        // period.
+        // A thread that was held up, or a burst that was lowered, makes nobody wait for longer than
+        // the period.
         Some(wait.min(quota.capacity()))
     }
 
@@ -102,11 +103,11 @@ impl Rate {
         self.whole_at = now + taken.min(used.max(2 * quota.capacity()));
     }
 
-    /// Gives back what has not come back by itself yet, as if units came back in the order in which they were
-    /// used.
+    /// Gives back what has not come back by itself yet, as if units came back in the order in which
+    /// they were used.
     ///
-    /// A charge has all come back when its budget was to be whole, or sooner by what was given back of charges
-    /// before it. At the soonest, it comes back from its own instant on.
+    /// A charge has all come back when its budget was to be whole, or sooner by what was given back
+    /// of charges before it. At the soonest, it comes back from its own instant on.
     pub(crate) fn refund(&mut self, quota: RateQuota, now: u64, units: u64, taken: Taken) {
         let shifted = { self.shifted }.wrapping_sub(taken.ledger.shifted);
         if self.interval != quota.interval || shifted >= ANOTHER_INTERVAL {
@@ -126,7 +127,8 @@ impl Rate {
         self.whole_at = now + used.saturating_sub(back);
         if !is_last && back > 0 {
             let out_of_turn = u32::try_from(back.div_ceil(quota.interval)).unwrap_or(u32::MAX);
-            // Far more than ever come back in one burst: the charges of before cannot be told any more.
+            // Far more than ever come back in one burst: the charges of before cannot be told any
+            // more.
             let out_of_turn = out_of_turn.min(ANOTHER_INTERVAL);
             self.shifted = { self.shifted }.wrapping_add(out_of_turn);
         }
@@ -145,7 +147,8 @@ impl Rate {
         }
     }
 
-    /// What is used of the budget, in time. After the burst was lowered, that may be more than all of it.
+    /// What is used of the budget, in time. After the burst was lowered, that may be more than all
+    /// of it.
     #[inline]
     fn used(self, quota: RateQuota, now: u64) -> u64 {
         let used = { self.whole_at }.saturating_sub(now);

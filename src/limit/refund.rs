@@ -14,8 +14,8 @@ use crate::util::clock::Now;
 
 /// Units of a charge that are given back, because the work that they were taken for did not happen.
 ///
-/// A refund carries the instant of its charge. Once a charge does not count any more, there is nothing to
-/// give back: a refund that came then would give back what others have used since.
+/// A refund carries the instant of its charge. Once a charge does not count any more, there is
+/// nothing to give back: a refund that came then would give back what others have used since.
 ///
 /// ```
 /// use tower_api_key::{
@@ -50,8 +50,8 @@ pub struct Refund<'a> {
 impl<'a> Refund<'a> {
     /// Gives back units of a charge, but no more than it cost.
     ///
-    /// `charged_at` is when the limiter was asked, which is not after it took the charge. `standing` is what
-    /// it answered.
+    /// `charged_at` is when the limiter was asked, which is not after it took the charge.
+    /// `standing` is what it answered.
     pub fn new(charge: Charge<'a>, units: u64, charged_at: Now, standing: &Standing) -> Self {
         let taken = Taken::new(Nanos::of(charged_at), standing, charge.cost());
         Self::of(charge, units, taken)
@@ -73,7 +73,8 @@ impl<'a> Refund<'a> {
         }
     }
 
-    /// Returns the same refund under another charge, for a limiter that passes renamed ones on to another.
+    /// Returns the same refund under another charge, for a limiter that passes renamed ones on to
+    /// another.
     #[must_use]
     pub const fn with_charge(mut self, charge: Charge<'a>) -> Self {
         self.charge = charge;
@@ -96,8 +97,8 @@ impl<'a> Refund<'a> {
         Duration::from_nanos(now.saturating_sub(self.taken.at.monotonic))
     }
 
-    /// Returns for how long the charge counts at most: until its budget was to be whole again. A refund of
-    /// this age gives nothing back.
+    /// Returns for how long the charge counts at most: until its budget was to be whole again. A
+    /// refund of this age gives nothing back.
     pub const fn counts_for(&self) -> Duration {
         Duration::from_nanos(self.taken.counts_for)
     }
@@ -135,8 +136,8 @@ impl Taken {
     }
 }
 
-/// What a request may give back of its charges: no more than they cost, however many clones of a caller
-/// ask for it.
+/// What a request may give back of its charges: no more than they cost, however many clones of a
+/// caller ask for it.
 #[derive(Debug)]
 pub(crate) struct Receipt {
     at: Nanos,
@@ -162,7 +163,8 @@ impl Receipt {
         }
     }
 
-    /// Takes units out of what is left. Returns how many of them there were, and how many were taken before.
+    /// Takes units out of what is left. Returns how many of them there were, and how many were
+    /// taken before.
     pub(crate) fn take(&self, units: u64) -> (u64, u64) {
         let take = |left: u64| Some(left.saturating_sub(units));
         let left = self

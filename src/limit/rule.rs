@@ -8,8 +8,8 @@ use crate::limit::charge::LimitName;
 /// A quota with a name, for rules that should have another than the one made of their words.
 ///
 /// The name is what callers read in headers and errors, and what a record
-/// [overrides](crate::KeyRecord::with_limit): 1 to 64 characters of visible ASCII and spaces, without `"`
-/// and `\`. Without one, a limit is called by whom and in what time it limits:
+/// [overrides](crate::KeyRecord::with_limit): 1 to 64 characters of visible ASCII and spaces,
+/// without `"` and `\`. Without one, a limit is called by whom and in what time it limits:
 ///
 /// | limit | name |
 /// |---|---|
@@ -41,8 +41,9 @@ impl Limit {
         }
     }
 
-    /// Gives an account one budget for its keys of all environments. Default: one for each environment, so
-    /// that tests do not use up what live callers need. Only limits by account make that difference.
+    /// Gives an account one budget for its keys of all environments. Default: one for each
+    /// environment, so that tests do not use up what live callers need. Only limits by account make
+    /// that difference.
     ///
     /// ```
     /// use tower_api_key::{Limit, Limits, Quota};

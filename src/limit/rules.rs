@@ -10,8 +10,8 @@ use crate::limit::rule::{By, InvalidLimits, Limit, Rule};
 /// The limits of an application: stated once, and every request is charged against all that apply,
 /// together or not at all.
 ///
-/// A request without a key, where [none is needed](crate::ApiKeyLayer::optional), is charged by address
-/// and to everybody. A request that is refused for its key is charged nothing.
+/// A request without a key, where [none is needed](crate::ApiKeyLayer::optional), is charged by
+/// address and to everybody. A request that is refused for its key is charged nothing.
 ///
 /// ```
 /// use http::Method;
@@ -84,18 +84,19 @@ impl Limits {
         self.rule(By::Key, limit.into())
     }
 
-    /// Limits all keys of each account together, in each environment by itself: test keys do not draw on
-    /// live budgets, unless the limit goes [across environments](Limit::across_environments).
+    /// Limits all keys of each account together, in each environment by itself: test keys do not
+    /// draw on live budgets, unless the limit goes [across
+    /// environments](Limit::across_environments).
     pub fn per_account(self, limit: impl Into<Limit>) -> Self {
         self.rule(By::AccountIn, limit.into())
     }
 
     /// Limits each client address; IPv6 by network, see [`ipv6_prefix`](Self::ipv6_prefix).
     ///
-    /// Behind a proxy, say first how the address is found: by [`ClientAddress`](crate::ClientAddress).
-    /// If it is not known, the peer's is taken. Callers without either share one budget, and the log says
-    /// once at `ERROR` how to mend that: with axum, serve with
-    /// `into_make_service_with_connect_info::<SocketAddr>()`; elsewhere, insert a
+    /// Behind a proxy, say first how the address is found: by
+    /// [`ClientAddress`](crate::ClientAddress). If it is not known, the peer's is taken. Callers
+    /// without either share one budget, and the log says once at `ERROR` how to mend that: with
+    /// axum, serve with `into_make_service_with_connect_info::<SocketAddr>()`; elsewhere, insert a
     /// [`PeerAddr`](crate::PeerAddr).
     pub fn per_ip(self, limit: impl Into<Limit>) -> Self {
         self.rule(By::Address, limit.into())
@@ -124,7 +125,8 @@ impl Limits {
         self
     }
 
-    /// How many units a request to an endpoint costs. Default: 1. How the path is compared is said at
+    /// How many units a request to an endpoint costs. Default: 1. How the path is compared is said
+    /// at
     /// [`Endpoint`]: with the feature `axum`, write `/v1/reports/{id}` as in the router. An
     /// endpoint that has a cost and limits is one [`endpoint`](Self::endpoint), and not two.
     pub fn cost(self, method: impl AsRef<str>, path: impl Into<String>, units: u64) -> Self {

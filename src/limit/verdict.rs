@@ -40,8 +40,8 @@ impl Standing {
         }
     }
 
-    /// Returns the same standing with another wait, for a limiter that passes on what another one says. A
-    /// refund then still goes to the budget that the charge was counted in.
+    /// Returns the same standing with another wait, for a limiter that passes on what another one
+    /// says. A refund then still goes to the budget that the charge was counted in.
     #[must_use]
     pub fn with_wait(mut self, wait: Option<Duration>) -> Self {
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(NEVER - 1);
@@ -49,8 +49,8 @@ impl Standing {
         self
     }
 
-    /// Marks the standing as that of a charge that [only reports](crate::Charge::report_only): it makes no
-    /// verdict a denial.
+    /// Marks the standing as that of a charge that [only reports](crate::Charge::report_only): it
+    /// makes no verdict a denial.
     #[must_use]
     pub const fn of_report_only(mut self) -> Self {
         self.is_report_only = true;

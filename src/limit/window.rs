@@ -1,12 +1,12 @@
 //! The `window` shape: never more than the limit in *any* window of its length.
 //!
-//! Uses are counted by slots of 1/60 of the window. The units of a slot are forgotten one period after
-//! the *last* use in it. So no half-open window of exactly the period can miss a use; each use is held
-//! against the caller for at most one slot longer than it must be; and nobody waits for longer than the
-//! period, since the last use is not after the denial.
+//! Uses are counted by slots of 1/60 of the window. The units of a slot are forgotten one period
+//! after the *last* use in it. So no half-open window of exactly the period can miss a use; each
+//! use is held against the caller for at most one slot longer than it must be; and nobody waits for
+//! longer than the period, since the last use is not after the denial.
 //!
-//! Instants are those of the monotonic clock. One that is behind the last use is that of a thread that was
-//! held up: it counts as the last use, so that nothing is forgotten too early.
+//! Instants are those of the monotonic clock. One that is behind the last use is that of a thread
+//! that was held up: it counts as the last use, so that nothing is forgotten too early.
 
 use std::collections::VecDeque;
 
@@ -24,8 +24,8 @@ pub(crate) struct WindowQuota {
 }
 
 impl WindowQuota {
-    /// The length of a slot, of so many that there is memory for. One of them is still held while the others
-    /// are filled, so the fewest that never grow together are two.
+    /// The length of a slot, of so many that there is memory for. One of them is still held while
+    /// the others are filled, so the fewest that never grow together are two.
     const fn slot(self, most: u64) -> u64 {
         if most >= SLOTS {
             return self.period.div_ceil(SLOTS);
@@ -33,8 +33,8 @@ impl WindowQuota {
         self.period.div_ceil(if most > 2 { most - 1 } else { 1 })
     }
 
-    /// The unit of [`Slot::lasted`]: such that a whole period can be told, and so little that rounding does
-    /// not matter.
+    /// The unit of [`Slot::lasted`]: such that a whole period can be told, and so little that
+    /// rounding does not matter.
     const fn tick(self) -> u64 {
         (self.period >> 31) + 1
     }
@@ -60,8 +60,8 @@ pub(crate) struct Slot {
     spare: Spare,
 }
 
-/// A byte with one value. The compiler tells the variants of `Window` and `State` apart by its other
-/// values, so that a budget takes 24 bytes and not 32.
+/// A byte with one value. The compiler tells the variants of `Window` and `State` apart by its
+/// other values, so that a budget takes 24 bytes and not 32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 enum Spare {
@@ -108,8 +108,9 @@ impl Window {
         }
     }
 
-    /// `most` is how many slots there is memory for. With fewer than sixty they are longer, and units count
-    /// for up to one slot longer than they must, never shorter. With one, it goes on while it is used.
+    /// `most` is how many slots there is memory for. With fewer than sixty they are longer, and
+    /// units count for up to one slot longer than they must, never shorter. With one, it goes on
+    /// while it is used.
     #[inline(never)]
     pub(crate) fn take(&mut self, quota: WindowQuota, now: u64, cost: u64, most: u64) {
         self.forget(now);
@@ -147,9 +148,9 @@ impl Window {
         }
     }
 
-    /// Gives back units of the slot that a charge is in. Where there are too few, others have given them
-    /// back, and those of the next slots go instead: what is left counts longer than it must, never
-    /// shorter.
+    /// Gives back units of the slot that a charge is in. Where there are too few, others have given
+    /// them back, and those of the next slots go instead: what is left counts longer than it must,
+    /// never shorter.
     pub(crate) fn refund(&mut self, quota: WindowQuota, now: u64, units: u64, taken: Taken) {
         self.forget(now);
         let may_hold =
@@ -185,8 +186,8 @@ impl Window {
         }
     }
 
-    /// Merges slots until there are no more than there is memory for: those go together that would have been
-    /// one, if slots had been as long from the start.
+    /// Merges slots until there are no more than there is memory for: those go together that would
+    /// have been one, if slots had been as long from the start.
     pub(crate) fn merge(&mut self, quota: WindowQuota, most: u64) {
         let Self::Many(slots) = self else {
             return;

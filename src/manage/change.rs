@@ -88,8 +88,8 @@ impl IntoFuture for RevokeKey {
 
 /// A suspension, carried out when awaited: [`ApiKeys::suspend`](crate::ApiKeys::suspend).
 ///
-/// It answers with the record as it then is. To suspend a suspended key changes nothing, unless it asks for
-/// another end.
+/// It answers with the record as it then is. To suspend a suspended key changes nothing, unless it
+/// asks for another end.
 ///
 /// ```
 /// # use std::time::Duration;

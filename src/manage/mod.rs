@@ -52,11 +52,13 @@ impl Manager {
         loop {
             let seen = self.store.find_committed(&id).await?;
             let cache = &self.keyring.cache;
-            // Should it not be certain after all: no change here is undone by building on an older record.
+            // Should it not be certain after all: no change here is undone by building on an older
+            // record.
             let seen = cache.newest(seen.ok_or(ChangeError::NotFound(id))?);
             let Some(changed) = change(&seen) else {
-                // Somebody else has done it, and what is cached here may not say so. If it does, nobody
-                // is made to load a key anew: a change that changes nothing is free to repeat.
+                // Somebody else has done it, and what is cached here may not say so. If it does,
+                // nobody is made to load a key anew: a change that changes nothing is free to
+                // repeat.
                 cache.remember(seen.clone());
                 if cache.has_older(&seen) {
                     cache.changed(&id);

@@ -20,14 +20,15 @@ pub use error::{StoreError, StoreErrorKind};
 /// Finds the record of a key.
 ///
 /// The answer is waited for as long as [`Cache::store_time_limit`](crate::Cache::store_time_limit)
-/// says; then the look is dropped where it stands, and counts as failed. It is asked for one key at a
-/// time by all who need it, and not again while [`Cache`](crate::Cache) remembers.
+/// says; then the look is dropped where it stands, and counts as failed. It is asked for one key at
+/// a time by all who need it, and not again while [`Cache`](crate::Cache) remembers.
 ///
 /// The store receives the id, never the key or its digest, so that it cannot build the record from
 /// what was presented. A failure is answered with 503; the safe direction is therefore to fail
 /// whenever it is not certain that a key does not exist.
 ///
-/// With the feature `conformance`, `conformance::key_store` asks an implementor what is promised here.
+/// With the feature `conformance`, `conformance::key_store` asks an implementor what is promised
+/// here.
 ///
 /// ```
 /// use tower_api_key::{
@@ -57,8 +58,8 @@ pub use error::{StoreError, StoreErrorKind};
     note = "or use `MemoryStore`"
 )]
 pub trait KeyStore: Send + Sync + 'static {
-    /// The record of this id, or `None` if there certainly is none. A record of another id counts as
-    /// [`StoreError::corrupt`].
+    /// The record of this id, or `None` if there certainly is none. A record of another id counts
+    /// as [`StoreError::corrupt`].
     ///
     /// A key that was stopped is found, too, and says so: `with_revoked`, `with_suspended`,
     /// `with_expires_at`. Otherwise it opens the door, or its owner is told that it never was.
@@ -67,12 +68,13 @@ pub trait KeyStore: Send + Sync + 'static {
         id: &KeyId,
     ) -> impl Future<Output = Result<Option<KeyRecord>, StoreError>> + Send;
 
-    /// As [`find`](Self::find), for a store that keeps copies, such as a cache that a fleet shares: the record of
-    /// at least this version, with the age of the copy.
+    /// As [`find`](Self::find), for a store that keeps copies, such as a cache that a fleet shares:
+    /// the record of at least this version, with the age of the copy.
     ///
-    /// A copy of a lower version is known to be outdated: look further, to where the record comes from. The
-    /// age counts against [`Cache::max_staleness`](crate::Cache::max_staleness), so that a copy of a copy
-    /// does not serve twice as long. By default the record that `find` finds is as old as the call.
+    /// A copy of a lower version is known to be outdated: look further, to where the record comes
+    /// from. The age counts against [`Cache::max_staleness`](crate::Cache::max_staleness), so that
+    /// a copy of a copy does not serve twice as long. By default the record that `find` finds is as
+    /// old as the call.
     fn find_at_least(
         &self,
         id: &KeyId,
@@ -116,12 +118,14 @@ impl AgedRecord {
     note = "or use `ApiKeys::read_only`, which only verifies them"
 )]
 pub trait ManagedKeyStore: KeyStore {
-    /// As [`find`](KeyStore::find), and certain: every change that was committed before the call is found.
+    /// As [`find`](KeyStore::find), and certain: every change that was committed before the call is
+    /// found.
     ///
-    /// Requests go to `find`: where that lags, a key that was just issued is unknown for as long, and one that
-    /// another process revoked is let in. Changes are built on this. Where `find` asks a replica, which may
-    /// lag behind, or a cache, ask the primary here. Otherwise a key that seems to be revoked already is not
-    /// revoked. Where `find` is certain, this is `self.find(id).await`.
+    /// Requests go to `find`: where that lags, a key that was just issued is unknown for as long,
+    /// and one that another process revoked is let in. Changes are built on this. Where `find` asks
+    /// a replica, which may lag behind, or a cache, ask the primary here. Otherwise a key that
+    /// seems to be revoked already is not revoked. Where `find` is certain, this is
+    /// `self.find(id).await`.
     fn find_committed(
         &self,
         id: &KeyId,
@@ -133,7 +137,8 @@ pub trait ManagedKeyStore: KeyStore {
     ///   decides that, not a look before the write.
     /// - A record to update must exist with the version before its own:
     ///   [`StoreErrorKind::Conflict`].
-    /// - One change names each record once: a second time is an [`AlreadyExists`] or a [`Conflict`].
+    /// - One change names each record once: a second time is an [`AlreadyExists`] or a
+    ///   [`Conflict`].
     ///
     /// [`AlreadyExists`]: StoreErrorKind::AlreadyExists
     /// [`Conflict`]: StoreErrorKind::Conflict
@@ -161,8 +166,8 @@ impl Change {
         Ok(self)
     }
 
-    /// Replaces a record: the new one carries the version of the old one, plus one. It must be one that
-    /// [every store can keep](KeyRecord::check).
+    /// Replaces a record: the new one carries the version of the old one, plus one. It must be one
+    /// that [every store can keep](KeyRecord::check).
     pub fn update(mut self, record: KeyRecord) -> Result<Self, InvalidRecord> {
         record.check()?;
         self.updates.push(record);

@@ -32,8 +32,8 @@ pub trait Clock: Send + Sync + 'static {
         START.elapsed()
     }
 
-    /// Reads [`now`](Self::now) and [`monotonic`](Self::monotonic) at one moment, as each request does. A
-    /// clock that can tell both at one look spares each request the other.
+    /// Reads [`now`](Self::now) and [`monotonic`](Self::monotonic) at one moment, as each request
+    /// does. A clock that can tell both at one look spares each request the other.
     fn readings(&self) -> Now {
         Now::new(self.now(), self.monotonic())
     }
@@ -46,12 +46,12 @@ pub trait Clock: Send + Sync + 'static {
 
 /// Both readings of a [`Clock`] at one moment.
 ///
-/// The wall clock says which day it is, and may be set. The monotonic clock says how much time has gone
-/// by, and never goes backwards: rates and windows go by it, so that a step of the wall clock neither
-/// empties nor fills a budget.
+/// The wall clock says which day it is, and may be set. The monotonic clock says how much time has
+/// gone by, and never goes backwards: rates and windows go by it, so that a step of the wall clock
+/// neither empties nor fills a budget.
 ///
-/// It is not `Send`, so no future that holds it across an await can be spawned: an instant from before a
-/// wait is the past, and to decide by it would admit what is no longer due.
+/// It is not `Send`, so no future that holds it across an await can be spawned: an instant from
+/// before a wait is the past, and to decide by it would admit what is no longer due.
 ///
 /// ```
 /// use tower_api_key::{Clock, SystemClock};
@@ -120,10 +120,11 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
 
 /// The operating system's clock: the default.
 ///
-/// To ask the operating system takes longer than to charge a limit. So each thread asks it once in a
-/// millisecond, and in between the processor's counter tells how much time has gone by: a step of the
-/// wall clock is noticed up to a millisecond late, and what two threads say may differ by as much.
-/// Where there is no such counter, or it goes backwards, the operating system takes its place.
+/// To ask the operating system takes longer than to charge a limit. So each thread asks it once in
+/// a millisecond, and in between the processor's counter tells how much time has gone by: a step of
+/// the wall clock is noticed up to a millisecond late, and what two threads say may differ by as
+/// much. Where there is no such counter, or it goes backwards, the operating system takes its
+/// place.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
@@ -181,8 +182,8 @@ impl Clock for SystemClock {
             static ANCHOR: Cell<Option<Anchor>> = const { Cell::new(None) };
             static LAST: Cell<Duration> = const { Cell::new(Duration::ZERO) };
         }
-        // The counter goes first: a thread that is held up before it asks the operating system is fast
-        // then, by less than the counter is believed for, and not slow.
+        // The counter goes first: a thread that is held up before it asks the operating system is
+        // fast then, by less than the counter is believed for, and not slow.
         let counter = COUNTER.raw();
         let believed = ANCHOR.get().and_then(|anchor| anchor.after(counter));
         let (wall, monotonic) = believed.unwrap_or_else(|| {

@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Values of one kind, each for those of its users whom it falls to.
 pub(crate) struct Parts<T>(Box<[Part<T>; COUNT]>);
 
-/// Aligned, so that no two parts are in one line of the processor's caches, or in two neighbouring ones,
-/// which are fetched together.
+/// Aligned, so that no two parts are in one line of the processor's caches, or in two neighbouring
+/// ones, which are fetched together.
 #[repr(align(128))]
 struct Part<T>(Mutex<T>);
 

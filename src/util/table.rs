@@ -1,9 +1,9 @@
 //! A hash table whose look-ups wait for memory as seldom as can be.
 //!
-//! Where there are more entries than the processor's caches hold, what a look-up takes is the wait for
-//! the memory that it reads. So a key and its value stand side by side in lines of those caches, and
-//! an entry is in one of four lines: the one that its key names, that one's neighbour, or a second such
-//! pair. Nearly all are in the first.
+//! Where there are more entries than the processor's caches hold, what a look-up takes is the wait
+//! for the memory that it reads. So a key and its value stand side by side in lines of those
+//! caches, and an entry is in one of four lines: the one that its key names, that one's neighbour,
+//! or a second such pair. Nearly all are in the first.
 //!
 //! Keys are hashes already, spread evenly over all bits. Should anybody be able to choose some that
 //! meet, those find no place, and nothing else comes of it.
@@ -61,7 +61,8 @@ impl<V: Default, const N: usize> Table<V, N> {
 
     const FITS: () = assert!(size_of::<Line<V, N>>() == LINE && N <= 4);
 
-    /// A table of at most so many places, or up to an eighth less: its lines are doubled until then.
+    /// A table of at most so many places, or up to an eighth less: its lines are doubled until
+    /// then.
     pub(crate) fn new(places: usize) -> Self {
         let () = Self::FITS;
         let pairs = places / (2 * N);
@@ -145,8 +146,8 @@ impl<V: Default, const N: usize> Table<V, N> {
         Ok(place)
     }
 
-    /// The place of a key, with a default in it if the key is new, whatever must be moved for it. `None`
-    /// if the table is full.
+    /// The place of a key, with a default in it if the key is new, whatever must be moved for it.
+    /// `None` if the table is full.
     pub(crate) fn find_or_put(
         &mut self,
         key: u64,
@@ -164,8 +165,8 @@ impl<V: Default, const N: usize> Table<V, N> {
         }
     }
 
-    /// [Makes way](Self::make_way), which takes long where there is none: after many keys in a row for
-    /// which there was none, it is tried for a few of those to come.
+    /// [Makes way](Self::make_way), which takes long where there is none: after many keys in a row
+    /// for which there was none, it is tried for a few of those to come.
     #[cold]
     fn has_made_way(
         &mut self,
@@ -180,8 +181,8 @@ impl<V: Default, const N: usize> Table<V, N> {
         has_made_way
     }
 
-    /// Finds one of these places that will do, or makes it so: what is there goes elsewhere, if need be
-    /// after what is there, in so many moves.
+    /// Finds one of these places that will do, or makes it so: what is there goes elsewhere, if
+    /// need be after what is there, in so many moves.
     fn make_way(
         &mut self,
         places: &Places,
@@ -204,8 +205,8 @@ impl<V: Default, const N: usize> Table<V, N> {
         })
     }
 
-    /// A free place, or else that of what may be forgotten: to forget what may be wanted again is to
-    /// make it anew then.
+    /// A free place, or else that of what may be forgotten: to forget what may be wanted again is
+    /// to make it anew then.
     fn place_in(
         &self,
         places: &Places,
@@ -237,8 +238,8 @@ impl<V: Default, const N: usize> Table<V, N> {
         &mut self.lines[place / N].0[place % N]
     }
 
-    /// The values of the `index`-th line, modulo the number of lines: for a hand that goes around the
-    /// table.
+    /// The values of the `index`-th line, modulo the number of lines: for a hand that goes around
+    /// the table.
     pub(crate) fn line(&self, index: usize) -> impl Iterator<Item = &V> {
         let lines = self.lines.len().max(1);
         let line = self.lines.get(index % lines);
@@ -330,7 +331,8 @@ impl<V: Default, const N: usize> Default for Line<V, N> {
 
 /// The lines that a key may be in, where there are so many.
 ///
-/// Twice as many lines make two of each, so that what a key names stays in the same part of the table.
+/// Twice as many lines make two of each, so that what a key names stays in the same part of the
+/// table.
 #[inline]
 fn lines_of(key: u64, lines: usize) -> impl Iterator<Item = usize> {
     let homes = [key >> 32, key & u64::from(u32::MAX)].map(|half| (half * lines as u64) >> 32);

@@ -1,10 +1,10 @@
 //! The cache's guard and flights in the orders that threads can come to them in.
 //!
 //! The files of the library are compiled here over shuttle's locks and atomics, in the place of
-//! those of the operating system, and over a map that is a plain one under a lock. Shuttle then runs
-//! each scenario in many interleavings: at random, and by its probabilistic algorithm of three
-//! changes of priority. `MODEL_ITERATIONS` says in how many, 300 of each unless set. A mutant
-//! whose guard guards nothing must fail.
+//! those of the operating system, and over a map that is a plain one under a lock. Shuttle then
+//! runs each scenario in many interleavings: at random, and by its probabilistic algorithm of three
+//! changes of priority. `MODEL_ITERATIONS` says in how many, 300 of each unless set. A mutant whose
+//! guard guards nothing must fail.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(dead_code, reason = "not all of the library's files is called here")]
 #![allow(clippy::duplicate_mod, reason = "the mutant is made of the same files")]

@@ -84,7 +84,8 @@ impl<'a> Taken<'a> {
         self.refund_as(charge, self.charges[charge], units)
     }
 
-    /// Returns the refund of a charge that was not taken, as if it had been taken in place of one that was.
+    /// Returns the refund of a charge that was not taken, as if it had been taken in place of one
+    /// that was.
     pub(super) fn refund_as(&self, taken: usize, charge: Charge<'a>, units: u64) -> Refund<'a> {
         Refund::new(charge, units, self.at.readings(), &self.standings[taken])
     }
@@ -163,8 +164,8 @@ impl<'l, L: RateLimiter> Bench<'l, L> {
     }
 }
 
-/// The longest that a quota may make a caller wait: its period; of a calendar quota, and a second for a
-/// wall clock that is read in pieces.
+/// The longest that a quota may make a caller wait: its period; of a calendar quota, and a second
+/// for a wall clock that is read in pieces.
 pub(super) fn longest(quota: Quota) -> Duration {
     match quota.shape() {
         QuotaShape::UtcDay | QuotaShape::UtcMonth => quota.window() + Duration::from_secs(1),

@@ -26,8 +26,9 @@ use bench::Bench;
 /// - Each subject has a budget of its own under each name, however alike they are written.
 /// - Charges against one budget in a call count together. No charges are allowed, more than 16 are
 ///   an error.
-/// - A charge that [only reports](crate::Charge::report_only) denies nothing. It is taken when the others are, also
-///   beyond its quota, and its standing says whether it would have denied the request. A peek charges nothing.
+/// - A charge that [only reports](crate::Charge::report_only) denies nothing. It is taken when the
+///   others are, also beyond its quota, and its standing says whether it would have denied the
+///   request. A peek charges nothing.
 /// - What is given back can be used, and no budget becomes more than whole.
 /// - A quota comes with each call: what was used counts against the new one.
 /// - The greatest and the slowest quotas are kept to the unit.
@@ -44,17 +45,19 @@ pub async fn on_its_own_clock<L: RateLimiter>(limiter: &L) {
     races::run(&bench).await;
 }
 
-/// What a limiter promises that goes by the [`Now`](crate::Now) that it is given: about so many random decisions,
-/// in histories of 300, against an oracle that knows each shape of quota by what it guarantees.
+/// What a limiter promises that goes by the [`Now`](crate::Now) that it is given: about so many
+/// random decisions, in histories of 300, against an oracle that knows each shape of quota by what
+/// it guarantees.
 ///
 /// - No window, no rate and no day or month of UTC admits more than its quota, whatever is charged
-///   and given back; and nobody is denied what is due to them, but for the sixtieth of a window that
-///   a caller may be held back.
-/// - A caller who waits as told is admitted, and is told to wait for a millisecond too long at most.
+///   and given back; and nobody is denied what is due to them, but for the sixtieth of a window
+///   that a caller may be held back.
+/// - A caller who waits as told is admitted, and is told to wait for a millisecond too long at
+///   most.
 /// - A budget is whole when it said that it would be.
-/// - A step of the wall clock neither fills nor empties a window or a rate. The end of a calendar period does
-///   not move backwards by a step of less than a period, so no quota is granted again after it. Nobody is
-///   told to wait for longer than the period of a quota.
+/// - A step of the wall clock neither fills nor empties a window or a rate. The end of a calendar
+///   period does not move backwards by a step of less than a period, so no quota is granted again
+///   after it. Nobody is told to wait for longer than the period of a quota.
 ///
 /// `make` gives the limiter for each history. It may hand out one limiter again and again, such as
 /// an `Arc` of it, if that has room for a budget for each forty decisions.

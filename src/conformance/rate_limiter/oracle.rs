@@ -1,4 +1,5 @@
-//! What was admitted under one budget, judged by what its quota guarantees and not by its arithmetic.
+//! What was admitted under one budget, judged by what its quota guarantees and not by its
+//! arithmetic.
 
 use std::time::Duration;
 
@@ -88,8 +89,8 @@ fn month_of(now: u64) -> u64 {
     month
 }
 
-/// Two accounts of one budget: what a limiter must at least hold against the caller, and what it may
-/// at most.
+/// Two accounts of one budget: what a limiter must at least hold against the caller, and what it
+/// may at most.
 #[derive(Debug)]
 pub(super) struct Oracle {
     pub(super) guarantee: Guarantee,
@@ -116,8 +117,8 @@ impl Oracle {
         }
     }
 
-    /// Brings both accounts to now. By the wall clock, that may be before the last time that they were
-    /// read.
+    /// Brings both accounts to now. By the wall clock, that may be before the last time that they
+    /// were read.
     pub(super) fn read(&mut self, now: u64) {
         self.read_at = now;
         let period = self.guarantee.period_of(now);
@@ -127,8 +128,8 @@ impl Oracle {
                 self.give_all_back();
             }
         }
-        // The end of a period does not move backwards, unless the clock was set back by more than one:
-        // then what was used counts against the period of now.
+        // The end of a period does not move backwards, unless the clock was set back by more than
+        // one: then what was used counts against the period of now.
         if period + 1 < self.period {
             self.period = period;
         }
@@ -171,7 +172,8 @@ impl Oracle {
     pub(super) fn give_back(&mut self) {
         let last = self.least.all.pop();
         match self.guarantee {
-            // A limiter need not know which units were meant: the oldest may be gone, and the newest stay.
+            // A limiter need not know which units were meant: the oldest may be gone, and the
+            // newest stay.
             Guarantee::Window { .. } => self.most.drop_oldest(last.map_or(0, |last| last.amount)),
             _ => {
                 self.most.all.pop();
@@ -179,8 +181,8 @@ impl Oracle {
         }
     }
 
-    /// Gives back what a request took some time ago. A limiter may say that it does not count any more,
-    /// or give back as much as still does.
+    /// Gives back what a request took some time ago. A limiter may say that it does not count any
+    /// more, or give back as much as still does.
     pub(super) fn give_back_late(&mut self, request: u64) {
         self.least.all.retain(|it| it.request != request);
     }

@@ -1,4 +1,5 @@
-//! Steps of the wall clock: they neither fill nor empty a budget, and lock nobody out. Time fills it.
+//! Steps of the wall clock: they neither fill nor empty a budget, and lock nobody out. Time fills
+//! it.
 
 use std::time::{Duration, UNIX_EPOCH};
 

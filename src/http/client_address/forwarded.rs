@@ -22,7 +22,8 @@ pub(crate) enum Forwarding {
 
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// No request comes through so many proxies. Further hops are the client's, who may have made up many.
+/// No request comes through so many proxies. Further hops are the client's, who may have made up
+/// many.
 const MOST_HOPS: usize = 64;
 
 /// One hop of a request, by its address if that is told.
@@ -33,9 +34,9 @@ impl Forwarding {
     ///
     /// An empty element of the list is no hop (RFC 9110 §5.6.1.2): `192.0.2.1,` names one.
     ///
-    /// The whole answer is `None` if nobody knows which hop is whose: if a line of `Forwarded` cannot be
-    /// taken apart, or names too many. Of `X-Forwarded-For`, whose commas nothing hides, what the client
-    /// wrote further to the left changes nothing about what its proxies wrote.
+    /// The whole answer is `None` if nobody knows which hop is whose: if a line of `Forwarded`
+    /// cannot be taken apart, or names too many. Of `X-Forwarded-For`, whose commas nothing hides,
+    /// what the client wrote further to the left changes nothing about what its proxies wrote.
     pub(crate) fn nearest_first(self, headers: &HeaderMap) -> Option<ArrayVec<Hop, MOST_HOPS>> {
         match self {
             Self::XForwardedFor => {
@@ -108,8 +109,8 @@ fn with_port(text: &str) -> Hop {
     Some(address.ip())
 }
 
-/// Splits where the separator stands outside of quotes. `None` is where that cannot be told: a quote is
-/// not closed, or a backslash stands outside of quotes.
+/// Splits where the separator stands outside of quotes. `None` is where that cannot be told: a
+/// quote is not closed, or a backslash stands outside of quotes.
 fn outside_quotes(text: &str, separator: char) -> impl Iterator<Item = Option<&str>> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {

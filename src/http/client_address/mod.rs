@@ -20,8 +20,8 @@ use crate::key::network::{InvalidNetwork, Network};
 ///
 /// tonic's `TcpConnectInfo` is found by itself (feature `tonic`); so is axum's
 /// `ConnectInfo<SocketAddr>` (feature `axum`), which axum notes only if it is served with
-/// `app.into_make_service_with_connect_info::<SocketAddr>()`. Any other server inserts this. Without
-/// it, keys with an allow-list are refused, and a warning says so once.
+/// `app.into_make_service_with_connect_info::<SocketAddr>()`. Any other server inserts this.
+/// Without it, keys with an allow-list are refused, and a warning says so once.
 ///
 /// ```
 /// use tower_api_key::PeerAddr;
@@ -40,11 +40,12 @@ pub struct PeerAddr(pub SocketAddr);
 ///
 /// Behind a proxy the peer is the proxy, and the client's address is in a header that the proxy
 /// appended to. Which part of it the proxy wrote, and which the client made up, only the
-/// application knows: tell it with [`TrustedProxies`]. Saying nothing, or too few, takes a proxy for the
-/// client, so that all clients share its limits; saying too many lets clients choose their address.
+/// application knows: tell it with [`TrustedProxies`]. Saying nothing, or too few, takes a proxy
+/// for the client, so that all clients share its limits; saying too many lets clients choose their
+/// address.
 ///
-/// Where a header tells no address, keys with an allow-list are refused, and the peer is charged: a client
-/// that sends a header of which nothing can be told shares limits with others of its kind.
+/// Where a header tells no address, keys with an allow-list are refused, and the peer is charged: a
+/// client that sends a header of which nothing can be told shares limits with others of its kind.
 ///
 /// # Canonical form
 ///
@@ -104,8 +105,9 @@ impl ClientAddress {
 
     /// The application's own way, such as a header that its platform sets and clients cannot.
     ///
-    /// `None` means that the address is not known: keys with an allow-list are then refused, and limits by
-    /// address go by the peer's. It may be asked several times about a request, and must answer the same.
+    /// `None` means that the address is not known: keys with an allow-list are then refused, and
+    /// limits by address go by the peer's. It may be asked several times about a request, and must
+    /// answer the same.
     pub fn from_fn(
         find: impl Fn(RequestHead<'_>) -> Option<IpAddr> + Send + Sync + 'static,
     ) -> Self {

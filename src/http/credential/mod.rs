@@ -53,8 +53,8 @@ pub(crate) struct Ambiguous;
 impl KeySources {
     /// Finds the one credential that is meant for us, if there is any.
     ///
-    /// All places are looked at: two different keys are an error, never a silent pick. The very same
-    /// text in two places is one credential.
+    /// All places are looked at: two different keys are an error, never a silent pick. The very
+    /// same text in two places is one credential.
     pub(crate) fn find<'r>(
         &self,
         head: RequestHead<'r>,

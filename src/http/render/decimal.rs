@@ -4,13 +4,15 @@ use std::cell::RefCell;
 
 use http::header::HeaderValue;
 
-/// How many are remembered: more than there are seconds in which budgets by the minute can be whole.
+/// How many are remembered: more than there are seconds in which budgets by the minute can be
+/// whole.
 const PLACES: usize = 64;
 
 type Remembered = [Option<(u64, HeaderValue)>; PLACES];
 
-/// A number that many answers have in common, such as a limit, or the second in which a budget is whole
-/// again. Each thread remembers those that it wrote last: to share one costs less than to write it.
+/// A number that many answers have in common, such as a limit, or the second in which a budget is
+/// whole again. Each thread remembers those that it wrote last: to share one costs less than to
+/// write it.
 pub(super) fn common(number: u64) -> HeaderValue {
     thread_local!(static REMEMBERED: RefCell<Remembered> = const { RefCell::new([const { None }; PLACES]) });
     let shared = REMEMBERED.try_with(|remembered| {

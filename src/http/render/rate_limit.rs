@@ -119,8 +119,8 @@ impl Notice {
         })
     }
 
-    /// Tells a caller without a key: nothing of budgets that everybody shares, or strangers could watch what
-    /// others use.
+    /// Tells a caller without a key: nothing of budgets that everybody shares, or strangers could
+    /// watch what others use.
     pub(crate) fn of_stranger(
         headers: RateLimitHeaders,
         charges: &[Charge<'_>],
@@ -150,11 +150,12 @@ impl Notice {
     }
 }
 
-/// Returns whether an inner service refuses a request for a limit of its own. Then what it says stays, also if that
-/// is nothing: our `X-RateLimit-Remaining: 99` over its refusal would send the client back at once.
+/// Returns whether an inner service refuses a request for a limit of its own. Then what it says
+/// stays, also if that is nothing: our `X-RateLimit-Remaining: 99` over its refusal would send the
+/// client back at once.
 ///
-/// A refusal is 429, or gRPC's `RESOURCE_EXHAUSTED`; some services refuse with 403 or 503, and say when to
-/// come back.
+/// A refusal is 429, or gRPC's `RESOURCE_EXHAUSTED`; some services refuse with 403 or 503, and say
+/// when to come back.
 pub(crate) fn is_refused_within(status: StatusCode, headers: &HeaderMap, is_grpc: bool) -> bool {
     match status {
         StatusCode::TOO_MANY_REQUESTS => true,
@@ -166,8 +167,9 @@ pub(crate) fn is_refused_within(status: StatusCode, headers: &HeaderMap, is_grpc
     }
 }
 
-/// The rejection that a verdict calls for, unless it allows the request: about what can never pass, or
-/// the denial that lasts longest. A stranger is not told what is left of a budget that everybody shares.
+/// The rejection that a verdict calls for, unless it allows the request: about what can never pass,
+/// or the denial that lasts longest. A stranger is not told what is left of a budget that everybody
+/// shares.
 #[cold]
 pub(crate) fn rejection(
     charges: &[Charge<'_>],
@@ -195,7 +197,8 @@ pub(crate) fn rejection(
     })
 }
 
-/// `RateLimit-Policy` and `RateLimit`: lists of structured fields (RFC 9651), an item for each limit.
+/// `RateLimit-Policy` and `RateLimit`: lists of structured fields (RFC 9651), an item for each
+/// limit.
 ///
 /// Names are checked when the rules are, so they need no escapes.
 fn draft(charges: &[Charge<'_>], standings: &[Standing]) -> (String, String) {

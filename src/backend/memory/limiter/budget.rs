@@ -14,8 +14,8 @@ use crate::limit::window::SLOTS;
 /// In nanoseconds.
 const A_SECOND: u64 = 1_000_000_000;
 
-/// How many slots a window may have: fewer where memory for them is short, so that whoever keeps many windows
-/// busy makes all of them coarser, before there is none left for the others.
+/// How many slots a window may have: fewer where memory for them is short, so that whoever keeps
+/// many windows busy makes all of them coarser, before there is none left for the others.
 const fn slots(heap: usize, left: usize) -> u64 {
     match left {
         left if left >= heap / 2 => SLOTS,

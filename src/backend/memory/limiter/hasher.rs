@@ -57,8 +57,8 @@ impl Hasher {
     }
 }
 
-/// What a charge's budget has in common with those of other subjects: the limit's name, and the form
-/// of the quota.
+/// What a charge's budget has in common with those of other subjects: the limit's name, and the
+/// form of the quota.
 #[inline]
 pub(super) fn rule(charge: &Charge<'_>) -> u64 {
     charge.name().hash() ^ charge.quota().form_hash()

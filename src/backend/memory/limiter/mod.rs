@@ -1,8 +1,8 @@
 //! Budgets in this process's memory: exact under concurrency, and bounded under any stream of keys.
 //!
-//! [`hasher`] says which budget a charge is about, [`shard`] where that is, [`networks`] where it is
-//! instead if there are too many addresses, a [`room`] bounds how many there are, and [`budget`] is one of
-//! them.
+//! [`hasher`] says which budget a charge is about, [`shard`] where that is, [`networks`] where it
+//! is instead if there are too many addresses, a [`room`] bounds how many there are, and [`budget`]
+//! is one of them.
 
 mod budget;
 mod hasher;
@@ -33,16 +33,18 @@ use shard::{Place, Shard};
 
 /// A limiter for one process, exact under concurrency and bounded in memory.
 ///
-/// A budget that is whole again is forgotten when its place is needed. Nothing runs in the background.
-/// Rates and windows go by the monotonic clock, so a step of the wall clock moves calendar quotas only.
+/// A budget that is whole again is forgotten when its place is needed. Nothing runs in the
+/// background. Rates and windows go by the monotonic clock, so a step of the wall clock moves
+/// calendar quotas only.
 ///
-/// Half of the memory is for keys and accounts. When all of that is in use, newcomers share budgets with
-/// each other, which is stricter, until there is room for one of their own.
+/// Half of the memory is for keys and accounts. When all of that is in use, newcomers share budgets
+/// with each other, which is stricter, until there is room for one of their own.
 ///
-/// Addresses have memory of their own, a quarter, and the networks around them have another. When there
-/// are more addresses than fit in, a newcomer is counted with its own network until there is room again:
-/// the /24 of an IPv4 address, then its /16 and its /8; the /56 of an IPv6 address, then its /48, /32 and
-/// /20. So whoever has many addresses uses up their own network's budget, and nobody else's.
+/// Addresses have memory of their own, a quarter, and the networks around them have another. When
+/// there are more addresses than fit in, a newcomer is counted with its own network until there is
+/// room again: the /24 of an IPv4 address, then its /16 and its /8; the /56 of an IPv6 address,
+/// then its /48, /32 and /20. So whoever has many addresses uses up their own network's budget, and
+/// nobody else's.
 ///
 /// ```
 /// use tower_api_key::MemoryLimiter;
@@ -67,12 +69,14 @@ impl MemoryLimiter {
 
     /// A limiter that uses about so many bytes at most, but at least 1 MiB.
     ///
-    /// In 64 MiB there is room for 490,000 keys and accounts and for 240,000 addresses. A window that is busy
-    /// all the time takes 1,600 bytes more; there is room for 5,000 of those among keys and accounts.
+    /// In 64 MiB there is room for 490,000 keys and accounts and for 240,000 addresses. A window
+    /// that is busy all the time takes 1,600 bytes more; there is room for 5,000 of those among
+    /// keys and accounts.
     ///
-    /// Where more windows are busy, they are counted in fewer slots: 8 or 2 instead of 60. A use then counts
-    /// for up to a seventh of the window longer than it must, or for twice as long as the window. Whoever uses
-    /// half of a quota or less is still admitted. Rates and calendar quotas take no such memory.
+    /// Where more windows are busy, they are counted in fewer slots: 8 or 2 instead of 60. A use
+    /// then counts for up to a seventh of the window longer than it must, or for twice as long as
+    /// the window. Whoever uses half of a quota or less is still admitted. Rates and calendar
+    /// quotas take no such memory.
     ///
     /// Too little memory makes callers share budgets when more of them are active than fit in.
     pub fn with_memory(bytes: usize) -> Self {
@@ -86,8 +90,8 @@ impl MemoryLimiter {
         }
     }
 
-    /// The number of keys and accounts there is room for. When four fifths are in use, the first newcomers
-    /// may have to share.
+    /// The number of keys and accounts there is room for. When four fifths are in use, the first
+    /// newcomers may have to share.
     pub fn capacity(&self) -> usize {
         self.shards.each().map(|shard| shard.places()).sum()
     }
@@ -191,8 +195,9 @@ impl MemoryLimiter {
         self.networks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives back to the budgets that the charges were counted in, and to no others. One that is not remembered
-    /// is whole already. What newcomers share is not given back to them: others used it.
+    /// Gives back to the budgets that the charges were counted in, and to no others. One that is
+    /// not remembered is whole already. What newcomers share is not given back to them: others used
+    /// it.
     fn give_back(&self, refunds: &[Refund<'_>], now: Now) {
         let now = Nanos::of(now);
         for refund in refunds {

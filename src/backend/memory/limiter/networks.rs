@@ -1,9 +1,9 @@
 //! Budgets of networks, for addresses that have no budget of their own because memory is full.
 //!
-//! Whoever has many addresses can use up the memory for them. Everybody else is then counted with the
-//! neighbours in their own network, and with those of a wider one where memory for those is used up,
-//! too; never with everybody. Each width has memory of its own, so that many narrow networks take none
-//! from the wide ones.
+//! Whoever has many addresses can use up the memory for them. Everybody else is then counted with
+//! the neighbours in their own network, and with those of a wider one where memory for those is
+//! used up, too; never with everybody. Each width has memory of its own, so that many narrow
+//! networks take none from the wide ones.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -21,8 +21,8 @@ use crate::util::table::NoPlace;
 /// How many widths of networks there are.
 pub(super) const WIDTHS: usize = 4;
 
-/// The widths in bits, narrowest first. There are hardly more than 2,000 of the last ones on the Internet, so
-/// they find room also in the smallest memory.
+/// The widths in bits, narrowest first. There are hardly more than 2,000 of the last ones on the
+/// Internet, so they find room also in the smallest memory.
 const V4: [Option<u8>; WIDTHS] = [Some(24), None, Some(16), Some(8)];
 const V6: [Option<u8>; WIDTHS] = [Some(56), Some(48), Some(32), Some(20)];
 
@@ -65,8 +65,9 @@ impl Networks {
         Some(NetworkPlace { width, at })
     }
 
-    /// Finds or makes the budget of the narrowest network that there is room for, or says that there is
-    /// none. A place that is found is as good as any that is made, unless [`NoPlace::Moved`].
+    /// Finds or makes the budget of the narrowest network that there is room for, or says that
+    /// there is none. A place that is found is as good as any that is made, unless
+    /// [`NoPlace::Moved`].
     pub(super) fn find_or_make(
         &mut self,
         hasher: &Hasher,
@@ -98,8 +99,8 @@ impl Networks {
     }
 }
 
-/// Lists the networks around an address, narrowest first. The first address of a network is in it as all
-/// others are: most sites use that first.
+/// Lists the networks around an address, narrowest first. The first address of a network is in it
+/// as all others are: most sites use that first.
 fn wider(address: IpAddr) -> ArrayVec<(usize, IpAddr), WIDTHS> {
     let network = |(width, bits): (usize, Option<u8>)| Some((width, masked(address, bits?)));
     let widths = match address {

@@ -18,8 +18,8 @@ pub(super) struct Room {
     hand: usize,
 }
 
-/// How many lines are tidied at each use of a window while memory for slots is short, and while next to none
-/// is left.
+/// How many lines are tidied at each use of a window while memory for slots is short, and while
+/// next to none is left.
 const TIDIED: usize = 4;
 const TIDIED_IN_NEED: usize = 64;
 
@@ -65,8 +65,8 @@ impl Room {
         self.budgets.find(key)
     }
 
-    /// Makes a budget that is not there, if need be in the place of one that is whole. Those in `taken` are
-    /// kept: they are the same request's.
+    /// Makes a budget that is not there, if need be in the place of one that is whole. Those in
+    /// `taken` are kept: they are the same request's.
     pub(super) fn make(
         &mut self,
         key: BudgetKey,
@@ -74,7 +74,8 @@ impl Room {
         now: Nanos,
         taken: impl Fn(usize) -> bool,
     ) -> Result<usize, NoPlace> {
-        // A thread that was held up may come with an earlier instant, at which it was not whole yet.
+        // A thread that was held up may come with an earlier instant, at which it was not whole
+        // yet.
         let idle_since = now.when_held_up();
         let may_forget = |at, state: &State| {
             let forgotten = state.is_idle(idle_since) && !taken(at);
@@ -84,8 +85,8 @@ impl Room {
         self.budgets.put(key, State::whole(quota), may_forget)
     }
 
-    /// Gives back the memory of windows that are whole again, a few at a time, while it is short. Without
-    /// this, windows that nobody uses any more would hold it until their places are needed.
+    /// Gives back the memory of windows that are whole again, a few at a time, while it is short.
+    /// Without this, windows that nobody uses any more would hold it until their places are needed.
     pub(super) fn tidy(&mut self, quota: &Quota, now: Nanos) {
         let is_window = matches!(quota.form(), Shape::Window { .. });
         if !is_window || self.heap_left >= self.heap / 2 {

@@ -90,9 +90,9 @@ impl Shard {
         }
     }
 
-    /// Makes a budget that is not there, if need be in the place of one that is whole; not of those in
-    /// `taken`, where another shard's place of the same number only makes us look further. `None` if
-    /// room was made instead: what was found before may be elsewhere then.
+    /// Makes a budget that is not there, if need be in the place of one that is whole; not of those
+    /// in `taken`, where another shard's place of the same number only makes us look further.
+    /// `None` if room was made instead: what was found before may be elsewhere then.
     ///
     /// An address that finds no room is [nowhere](Place::Nowhere) here: its network is, elsewhere.
     pub(super) fn make(
@@ -131,7 +131,8 @@ impl Shard {
         }
     }
 
-    /// The budget that newcomers under a rule share, if need be in the place of that of another rule.
+    /// The budget that newcomers under a rule share, if need be in the place of that of another
+    /// rule.
     fn share(&mut self, rule: u64, whole: State, idle_since: Nanos, taken: &[Place]) -> Place {
         let found = self.shared.iter().position(|(shared, _)| *shared == rule);
         if let Some(at) = found {

@@ -7,8 +7,8 @@ const LAST_PARAMETER: usize = 63;
 /// Holds the places that a credential stands in; an index is one into
 /// [`KeySources`](super::KeySources).
 ///
-/// One bit each, so that nothing is allocated where a key is sent in two places. The 31st header and
-/// all behind it share a bit, as do the 32nd parameter and all behind it: all of those are then
+/// One bit each, so that nothing is allocated where a key is sent in two places. The 31st header
+/// and all behind it share a bit, as do the 32nd parameter and all behind it: all of those are then
 /// hidden, which takes away only what is empty or equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Carriers(u64);
