@@ -1,16 +1,15 @@
 //! Keys of a table that exists already: one method, and nothing is migrated.
 //!
 //! The table is a sorted map here; in yours, `range` is a `BETWEEN` over a unique index on the
-//! SHA-256 of the keys. `cargo run --example custom_store`, then
-//! `curl -i http://127.0.0.1:3000/ -H 'X-API-Key: 0af6b3a8-1f0e-4a63-9b9e-6f1d4c1e2a77'`.
+//! SHA-256 of the keys. `cargo run --example custom_store --features conformance` runs the suite of
+//! the port against it, and then verifies two keys.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use axum::{Router, routing::get};
 use tower_api_key::{
     Alphabet, ApiKeys, Environment, KeyDigest, KeyFormat, KeyId, KeyRecord, KeyStore, Revocation,
-    StoreError,
+    StoreError, conformance,
 };
 
 struct MyTable {
@@ -39,27 +38,39 @@ impl KeyStore for MyTable {
     }
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let sha256 = KeyDigest::of("0af6b3a8-1f0e-4a63-9b9e-6f1d4c1e2a77").to_hex();
-    let acme = Row {
-        account: "acme".to_owned(),
-        revoked_at: None,
+    let (key, stopped) = (
+        "0af6b3a8-1f0e-4a63-9b9e-6f1d4c1e2a77",
+        "5d0c6f0e-6f0b-4a57-8a53-0d3f5b7a9c11",
+    );
+    let yesterday = SystemTime::now() - Duration::from_secs(86_400);
+    let row = |account: &str, revoked_at| Row {
+        account: account.to_owned(),
+        revoked_at,
     };
     let table = MyTable {
-        rows: [(sha256, acme)].into(),
+        rows: [
+            (KeyDigest::of(key).to_hex(), row("acme", None)),
+            (
+                KeyDigest::of(stopped).to_hex(),
+                row("globex", Some(yesterday)),
+            ),
+        ]
+        .into(),
     };
+    // In a test of yours, with records that the table of the test holds.
+    let held = KeyRecord::imported(KeyDigest::of(key), "acme");
+    conformance::key_store(&table, &[held]).await;
+
     // Nothing tells a UUID from a user's token: such keys are looked for in X-API-Key, and under
     // `Authorization: ApiKey`, but not as Bearer tokens.
     let uuids = KeyFormat::imported("", Alphabet::UUID, 36..=36, Environment::LIVE)?;
     let keys = ApiKeys::read_only(table).formats([uuids]).build()?;
-
-    let app = Router::new()
-        .route("/", get(|| async { "hello\n" }))
-        .layer(keys.layer());
-    let port: u16 = std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?;
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
-    println!("listening on http://{}", listener.local_addr()?);
-    axum::serve(listener, app).await?;
+    // `keys.layer()` goes around a service; this asks without one.
+    println!("the key of {}", keys.verify(key).await?.account());
+    if let Err(rejection) = keys.verify(stopped).await {
+        println!("the other one: {rejection}");
+    }
     Ok(())
 }
