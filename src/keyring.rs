@@ -13,7 +13,7 @@ use crate::key::verifier::PepperRing;
 use crate::limit::metering::Metering;
 use crate::limit::throttle::Throttle;
 use crate::observe::Observers;
-use crate::store::DynKeyStore;
+use crate::store::{DynChangeFeed, DynKeyStore};
 use crate::util::clock::{Clock, Now};
 use crate::util::timestamp::nanoseconds;
 use crate::util::trace::Once;
@@ -29,14 +29,21 @@ pub(crate) struct Keyring {
     pub(crate) throttle: Option<Throttle>,
     pub(crate) notices: Notices,
     pub(crate) observers: Observers,
-    pub(crate) worker: WorkerState,
+    pub(crate) worker: LastSign,
+    pub(crate) following: Option<Following>,
 }
 
-/// When a worker did its work last.
-#[derive(Debug, Default)]
-pub(crate) struct WorkerState(AtomicU64);
+/// A feed that the worker follows.
+pub(crate) struct Following {
+    pub(crate) feed: Arc<dyn DynChangeFeed>,
+    pub(crate) health: LastSign,
+}
 
-/// The last sign of life of a worker.
+/// When some background work was done last.
+#[derive(Debug, Default)]
+pub(crate) struct LastSign(AtomicU64);
+
+/// The last sign of life of background work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Last {
     Never,
@@ -45,7 +52,7 @@ pub(crate) enum Last {
     Stopped,
 }
 
-impl WorkerState {
+impl LastSign {
     const STOPPED: u64 = u64::MAX;
 
     pub(crate) fn ticked(&self, now: Duration) {

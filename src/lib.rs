@@ -103,13 +103,14 @@ pub use crate::http::request_head::RequestHead;
 pub use api_keys::{
     ApiKeys, ApiKeysBuilder, BuildError, Health, Managed, ReadOnly, Worker, WorkerHealth,
 };
-pub use backend::memory::MemoryStore;
 pub use backend::memory::limiter::MemoryLimiter;
+pub use backend::memory::store::MemoryStore;
 pub use cache::Cache;
 #[cfg(feature = "serde")]
 pub use document::{ExposedVerifier, InvalidParts, RecordParts};
 pub use key::alphabet::Alphabet;
 pub use key::containment::{Revocation, Suspension, Throttling};
+pub use key::diff::{FieldChange, FieldValue};
 pub use key::digest::{InvalidKeyId, KeyDigest, KeyId};
 pub use key::environment::{Environment, InvalidEnvironment};
 pub use key::format::{GenerateError, KeyFormat, KeyFormatError};
@@ -136,5 +137,9 @@ pub use middleware::layer::ApiKeyLayer;
 pub use middleware::require_scope::{RequireScope, RequireScopeFuture, RequireScopeService};
 pub use middleware::service::ApiKeyService;
 pub use observe::{Answered, Decision, KeyFacts, Observer};
-pub use store::{AgedRecord, Change, KeyStore, ManagedKeyStore, StoreError, StoreErrorKind};
+pub use store::{
+    Action, Actor, ActorKind, AgedRecord, Change, ChangeFeed, Changes, Cursor, Event, FeedError,
+    InvalidAction, KeyOrder, KeyQuery, KeyState, KeyStore, KeyUsage, ListedKey, ManagedKeyStore,
+    Origin, Page, Paging, StoreError, StoreErrorKind, TrailQuery, TrailRecord, UsageBatch,
+};
 pub use util::clock::{Clock, ManualClock, Now, Sleep, SystemClock};

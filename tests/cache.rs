@@ -84,9 +84,7 @@ impl World {
     async fn change_elsewhere(&self, id: KeyId, change: impl FnOnce(KeyRecord) -> KeyRecord) {
         let record = self.store.kept.find(&id).await.unwrap().unwrap();
         let version = record.version() + 1;
-        let change = Change::new()
-            .update(change(record).with_version(version))
-            .unwrap();
+        let change = support::updates(change(record).with_version(version));
         self.store.kept.commit(&change).await.unwrap();
     }
 
@@ -97,7 +95,7 @@ impl World {
 
     async fn create_elsewhere(&self, key: &str) {
         let record = KeyRecord::imported(KeyDigest::of(key), "acme");
-        let change = Change::new().create(record).unwrap();
+        let change = support::creates(record);
         self.store.kept.commit(&change).await.unwrap();
     }
 }

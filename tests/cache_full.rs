@@ -37,7 +37,7 @@ impl World {
         let keys: Vec<String> = (0..count).map(key).collect();
         for key in &keys {
             let record = KeyRecord::imported(KeyDigest::of(key), "acme");
-            commit(&self.store.kept, &Change::new().create(record).unwrap());
+            commit(&self.store.kept, &support::creates(record));
         }
         keys
     }
@@ -211,7 +211,7 @@ fn a_key_that_is_replaced_weighs_once() {
             let note = "n".repeat(usize::try_from(version % 3).unwrap() * 20);
             let stopped = Suspension::new(today()).with_reason(note);
             let record = seen.unwrap().with_suspended(stopped).with_version(version);
-            commit(&world.store.kept, &Change::new().update(record).unwrap());
+            commit(&world.store.kept, &support::updates(record));
             world.keys.invalidate(&id);
             let refused = world.keys.verify(key).now_or_never().unwrap();
             assert!(refused.is_err());

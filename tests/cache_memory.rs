@@ -14,8 +14,8 @@ use futures_util::FutureExt;
 use support::trouble::TroubledStore;
 use support::{DAY, asking, today, with_key};
 use tower_api_key::{
-    AllowedNetworks, ApiKeyLayer, ApiKeys, Cache, Change, Environment, KeyDigest, KeyFormat,
-    KeyRecord, ManagedKeyStore, ManualClock, Quota,
+    AllowedNetworks, ApiKeyLayer, ApiKeys, Cache, Environment, KeyDigest, KeyFormat, KeyRecord,
+    ManagedKeyStore, ManualClock, Quota,
 };
 
 const MEMORY: u64 = 2 << 20;
@@ -39,7 +39,7 @@ fn flood(count: usize) -> Vec<String> {
 }
 
 fn issue(store: &TroubledStore, record: KeyRecord) {
-    let change = Change::new().create(record).unwrap();
+    let change = support::creates(record);
     store.kept.commit(&change).now_or_never().unwrap().unwrap();
 }
 

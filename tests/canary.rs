@@ -17,9 +17,9 @@ use http_body_util::BodyExt;
 use support::{DAY, Down, EchoService, READ, World};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_api_key::{
-    AllowedNetworks, Alphabet, ApiKeyLayer, ApiKeys, Caller, Change, Environment, ErrorFormat,
-    KeyDigest, KeyFormat, KeyId, KeyRecord, KeySource, KeyStore, ManagedKeyStore, MemoryStore,
-    PepperRing, PlaintextKey, RequireScope, StoreError, Verifier,
+    AllowedNetworks, Alphabet, ApiKeyLayer, ApiKeys, Caller, Environment, ErrorFormat, KeyDigest,
+    KeyFormat, KeyId, KeyQuery, KeyRecord, KeySource, KeyStore, ManagedKeyStore, MemoryStore,
+    Paging, PepperRing, PlaintextKey, RequireScope, StoreError, TrailQuery, Verifier,
 };
 use tower_http::trace::{DefaultMakeSpan, DefaultOnRequest, DefaultOnResponse, TraceLayer};
 use tracing::Level;
@@ -196,11 +196,7 @@ async fn inspect(key: &str, issued: &tower_api_key::IssuedKey, heard: &Heard) {
     heard.note(digest.id().to_string());
     heard.debug(&Verifier::sha256(digest));
     heard.debug(&KeyRecord::imported(digest, "acme"));
-    heard.debug(
-        &Change::new()
-            .create(KeyRecord::imported(digest, "acme"))
-            .unwrap(),
-    );
+    heard.debug(&support::creates(KeyRecord::imported(digest, "acme")));
     let ring = PepperRing::new("p", &[7; 32]).unwrap();
     heard.debug(&ring);
     heard.debug(&ring.verifier(&digest));
@@ -214,17 +210,17 @@ async fn inspect(key: &str, issued: &tower_api_key::IssuedKey, heard: &Heard) {
     let store = MemoryStore::new();
     let record = KeyRecord::imported(digest, "acme");
     store
-        .commit(&Change::new().create(record.clone()).unwrap())
+        .commit(&support::creates(record.clone()))
         .await
         .unwrap();
-    let twice = store
-        .commit(&Change::new().create(record).unwrap())
-        .await
-        .unwrap_err();
+    let twice = store.commit(&support::creates(record)).await.unwrap_err();
     heard.note(twice.to_string());
     heard.debug(&twice);
     heard.debug(&store);
     heard.debug(&store.find(&digest.id()).await.unwrap());
+    let all = Paging::first(100);
+    heard.debug(&store.trail(&TrailQuery::new(), &all).await.unwrap());
+    heard.debug(&store.list(&KeyQuery::new(), &all).await.unwrap());
 }
 
 /// A store that answers with the record of another key.

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use support::block_on;
 use tokio::task::yield_now;
+use tower_api_key::conformance::Keeps;
 use tower_api_key::{
     Change, Charge, Clock, KeyId, KeyRecord, KeyStore, LimitName, LimiterError, ManagedKeyStore,
     MemoryLimiter, MemoryStore, Now, Quota, QuotaShape, RateLimiter, Refund, Standing, StoreError,
@@ -46,6 +47,7 @@ async fn the_store_in_memory_keeps_its_promises() {
     conformance::managed_key_store(&store).await;
     conformance::managed_key_store(&store).await;
     conformance::key_store(&MemoryStore::new(), &[]).await;
+    conformance::change_feed(&store, &store).await;
 }
 
 /// As a runtime asks that moves tasks between threads.
@@ -734,6 +736,8 @@ impl ManagedKeyStore for FaultyStore {
 #[test]
 fn a_store_that_breaks_a_promise_is_told_which() {
     use StoreFault as Fault;
+    let keeps = Keeps::everything().without_lists().without_trail();
+    let keeps = keeps.without_events().without_usage();
     let faults = [
         (
             Fault::OverwritesOnCreate,
@@ -764,11 +768,11 @@ fn a_store_that_breaks_a_promise_is_told_which() {
     ];
     for (fault, promise) in faults {
         let store = FaultyStore::new(fault);
-        let suite = conformance::managed_key_store(&store);
+        let suite = conformance::managed_key_store_keeping(&store, &keeps);
         assert_eq!(broken(suite), promise, "{fault:?}");
     }
     let store = FaultyStore::new(Fault::Nothing);
-    block_on(conformance::managed_key_store(&store));
+    block_on(conformance::managed_key_store_keeping(&store, &keeps));
 }
 
 #[test]

@@ -12,9 +12,9 @@ use futures_util::FutureExt;
 use support::trouble::{Delay, Gate, Judges, Says, TroubledLimiter, TroubledStore};
 use support::{Asking, DAY, asking, is_waiting, today, with_key};
 use tower_api_key::{
-    ApiKeys, Cache, Change, Charge, Clock, IssuedKey, KeyDigest, KeyRecord, LimiterError,
-    LimiterOutage, Limits, ManagedKeyStore, ManualClock, MemoryLimiter, MemoryStore, Quota,
-    RateLimiter, Refund, Verdict, Verifier,
+    ApiKeys, Cache, Charge, Clock, IssuedKey, KeyDigest, KeyRecord, LimiterError, LimiterOutage,
+    Limits, ManagedKeyStore, ManualClock, MemoryLimiter, MemoryStore, Quota, RateLimiter, Refund,
+    Verdict, Verifier,
 };
 
 /// The default of [`Cache`].
@@ -125,7 +125,7 @@ async fn invariant_5_whatever_befalls_a_store_under_each_policy() {
                 let case = format!("{fault}, serves stale: {serves_stale}, age: {age:?}");
                 let clock = ManualClock::at(today());
                 let store = TroubledStore::new(&clock);
-                let create = Change::new().create(record.clone()).unwrap();
+                let create = support::creates(record.clone());
                 store.kept.commit(&create).await.unwrap();
                 let builder = ApiKeys::builder(store.clone()).clock(clock.clone());
                 let keys = builder.cache(cache.clone()).build().unwrap();

@@ -15,8 +15,8 @@ use http_body_util::{BodyExt, Full};
 use support::{call, echoing, today, with_key};
 use tower::{Layer, Service};
 use tower_api_key::{
-    ApiKeys, Change, ClientAddress, Endpoint, Environment, KeyDigest, KeyFormat, KeyRecord, Limit,
-    Limits, ManagedKeyStore, ManualClock, MemoryStore, PeerAddr, Plan, Quota, RateLimitHeaders,
+    ApiKeys, ClientAddress, Endpoint, Environment, KeyDigest, KeyFormat, KeyRecord, Limit, Limits,
+    ManagedKeyStore, ManualClock, MemoryStore, PeerAddr, Plan, Quota, RateLimitHeaders,
     TrustedProxies,
 };
 
@@ -162,7 +162,7 @@ async fn test_keys_do_not_draw_on_live_budgets_unless_a_rule_says_so() {
 }
 
 async fn commit(world: &World, record: KeyRecord) {
-    let change = Change::new().create(record).unwrap();
+    let change = support::creates(record);
     world.store.commit(&change).await.unwrap();
 }
 

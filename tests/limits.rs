@@ -12,7 +12,7 @@ use http::{Method, Request};
 use support::{Answer, DAY, EchoService, send, serve_hyper, today};
 use tower::Layer;
 use tower_api_key::{
-    ApiKeyLayer, ApiKeys, BuildError, Change, Charge, ClientAddress, Clock, Endpoint, Environment,
+    ApiKeyLayer, ApiKeys, BuildError, Charge, ClientAddress, Clock, Endpoint, Environment,
     ErrorFormat, GrpcRequests, InvalidLimits, KeyDigest, KeyFormat, KeyRecord, Limit, LimiterError,
     Limits, ManagedKeyStore, ManualClock, MemoryStore, Plan, Quota, RateLimitHeaders, RateLimiter,
     Refund, Standing, TrustedProxies, Verdict,
@@ -390,10 +390,7 @@ async fn a_record_may_have_quotas_and_a_budget_of_its_own() {
     let new = format.generate().unwrap();
     let record = KeyRecord::imported(KeyDigest::of(new.expose_secret()), "acme");
     let record = record.with_budget(old.id());
-    store
-        .commit(&Change::new().create(record).unwrap())
-        .await
-        .unwrap();
+    store.commit(&support::creates(record)).await.unwrap();
     let address = serve(keys.layer()).await;
     assert_eq!(ask(address, old.expose_secret()).await.status, 200);
     assert_eq!(ask(address, new.expose_secret()).await.status, 200);

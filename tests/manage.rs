@@ -11,9 +11,10 @@ use http::{Request, StatusCode};
 use support::{DAY, EchoService, READ, WRITE, call, today};
 use tower::Layer;
 use tower_api_key::{
-    AllowedNetworks, Alphabet, ApiKeys, Change, ChangeError, Environment, InvalidRecord,
-    IssueError, KeyDigest, KeyFormat, KeyId, KeyRecord, KeyStore, ManagedKeyStore, ManualClock,
-    MemoryStore, PepperRing, StoreError, StoreErrorKind,
+    Action, Actor, AllowedNetworks, Alphabet, ApiKeys, Change, ChangeError, Environment,
+    InvalidRecord, IssueError, KeyDigest, KeyFormat, KeyId, KeyQuery, KeyRecord, KeyStore,
+    ManagedKeyStore, ManualClock, MemoryStore, Origin, Paging, PepperRing, StoreError,
+    StoreErrorKind, TrailQuery,
 };
 
 fn keys_in(store: &MemoryStore) -> ApiKeys {
@@ -191,40 +192,38 @@ async fn changes_are_safe_to_repeat_and_count_versions() {
 async fn a_commit_is_all_or_nothing() {
     let store = MemoryStore::new();
     let record = |key: &str| KeyRecord::imported(KeyDigest::of(key), "acme");
-    let create = |record| Change::new().create(record).unwrap();
+    let create = support::creates;
+    let update = |change: Change, record: KeyRecord| {
+        let seen = record.clone().with_version(record.version() - 1);
+        change.update(Action::UPDATED, &seen, record).unwrap()
+    };
     store.commit(&create(record("one"))).await.unwrap();
 
     let kind = |result: Result<(), StoreError>| result.unwrap_err().kind();
-    let both = create(record("two")).create(record("one")).unwrap();
+    let both = create(record("two"))
+        .create(Action::ISSUED, record("one"))
+        .unwrap();
     assert_eq!(
         kind(store.commit(&both).await),
         StoreErrorKind::AlreadyExists
     );
-    let twice = create(record("two")).create(record("two")).unwrap();
+    let twice = create(record("two"))
+        .create(Action::ISSUED, record("two"))
+        .unwrap();
     assert_eq!(
         kind(store.commit(&twice).await),
         StoreErrorKind::AlreadyExists
     );
     let again = |version| record("one").with_version(version);
-    let doubled = Change::new()
-        .update(again(2))
-        .unwrap()
-        .update(again(2))
-        .unwrap();
+    let doubled = update(support::updates(again(2)), again(2));
     assert_eq!(kind(store.commit(&doubled).await), StoreErrorKind::Conflict);
-    let stale = create(record("two"))
-        .update(record("one").with_version(3))
-        .unwrap();
+    let stale = update(create(record("two")), record("one").with_version(3));
     assert_eq!(kind(store.commit(&stale).await), StoreErrorKind::Conflict);
-    let absent = create(record("two"))
-        .update(record("three").with_version(2))
-        .unwrap();
+    let absent = update(create(record("two")), record("three").with_version(2));
     assert_eq!(kind(store.commit(&absent).await), StoreErrorKind::Conflict);
     assert_eq!(store.find(&record("two").id()).await.unwrap(), None);
 
-    let good = create(record("two"))
-        .update(record("one").with_version(2))
-        .unwrap();
+    let good = update(create(record("two")), record("one").with_version(2));
     store.commit(&good).await.unwrap();
     let one = store.find(&record("one").id()).await.unwrap().unwrap();
     assert_eq!(one.version(), 2);
@@ -255,9 +254,7 @@ impl ManagedKeyStore for Contended {
             let seen = self.store.find(&update.id()).await?.unwrap();
             let next = seen.version() + 1;
             let renamed = seen.with_name(format!("rival {next}")).with_version(next);
-            self.store
-                .commit(&Change::new().update(renamed).unwrap())
-                .await?;
+            self.store.commit(&support::updates(renamed)).await?;
         }
         self.store.commit(change).await
     }
@@ -338,7 +335,7 @@ async fn peppers_are_rotated_without_the_keys() {
         .record()
         .clone()
         .with_verifier(rotated.verifier(&digest));
-    let rehash = Change::new().update(rehashed.with_version(2)).unwrap();
+    let rehash = support::updates(rehashed.with_version(2));
     store.commit(&rehash).await.unwrap();
     assert_eq!(status(&build(ring("new", 2)), text).await, StatusCode::OK);
 }
@@ -401,9 +398,7 @@ async fn a_table_of_existing_hashes_works_as_it_is() {
     let old = "acme-3f8a1c0b9d2e4f5a6b7c8d9e0f1a2b3c";
     let sha256 = KeyDigest::of(old).to_hex();
     let digest = KeyDigest::from_hex(&sha256).unwrap();
-    let import = Change::new()
-        .create(KeyRecord::imported(digest, "acme"))
-        .unwrap();
+    let import = support::creates(KeyRecord::imported(digest, "acme"));
     store.commit(&import).await.unwrap();
 
     let formats = || {
@@ -504,16 +499,18 @@ async fn what_no_store_could_keep_is_refused_before_it_is_committed() {
     ));
     assert!(keys.verify(key.expose_secret()).await.is_ok());
     // A change that is made by hand is looked at as well.
-    assert!(
-        Change::new()
-            .create(key.record().clone().with_plan("\0"))
-            .is_err()
-    );
-    assert!(
-        Change::new()
-            .update(key.record().clone().with_version(0))
-            .is_err()
-    );
+    let by = |actor| Change::new(actor, today());
+    let (record, good) = (|| key.record().clone(), Actor::user("ops"));
+    let create = by(good.clone()).create(Action::ISSUED, record().with_plan("\0"));
+    assert!(matches!(create, Err(InvalidRecord::Nul("the plan"))));
+    let last = record().with_version(i64::MAX as u64);
+    let update = by(good.clone()).update(Action::UPDATED, &last, record());
+    assert!(matches!(update, Err(InvalidRecord::Version(_))));
+    let other = KeyRecord::imported(KeyDigest::of("other"), "acme");
+    let update = by(good).update(Action::UPDATED, &other, record());
+    assert!(matches!(update, Err(InvalidRecord::OfAnotherKey)));
+    let nobody = by(Actor::user("ops\0")).create(Action::ISSUED, record());
+    assert!(matches!(nobody, Err(InvalidRecord::Nul("the actor"))));
 }
 
 #[tokio::test]
@@ -539,4 +536,116 @@ async fn a_dated_suspension_ends_at_its_date_and_can_be_given_another() {
     let again = keys.suspend(key.id()).await.unwrap();
     assert_eq!(again.version(), 4);
     assert!(keys.verify(key.expose_secret()).await.is_err());
+}
+
+/// What was done to a key, as the trail tells it.
+async fn trail(keys: &ApiKeys, query: &TrailQuery) -> Vec<String> {
+    let page = keys.trail(query, &Paging::first(100)).await.unwrap();
+    let told = page.items.iter().map(|record| {
+        let changes: Vec<_> = record.changes.iter().map(ToString::to_string).collect();
+        let reason = record.origin.reason.as_deref().unwrap_or("no reason");
+        format!(
+            "{} {} by {} ({reason}): {}",
+            record.version,
+            record.action,
+            record.origin.actor,
+            changes.join(", ")
+        )
+    });
+    told.collect()
+}
+
+#[tokio::test]
+async fn each_change_of_a_key_leaves_a_record_of_the_trail_and_what_changes_nothing_none() {
+    let store = MemoryStore::new();
+    let keys = keys_in(&store);
+    let billing = Actor::service("billing");
+    let issue = keys.issue("acme").plan("pro").metadata("owner", "Jane Doe");
+    let key = issue.by(billing.clone()).await.unwrap();
+    let tomorrow = today() + DAY;
+    let suspend = || keys.suspend(key.id()).reason("unpaid").until(tomorrow);
+    suspend().by(billing.clone()).await.unwrap();
+    suspend().by(billing).await.unwrap();
+    keys.resume(key.id()).await.unwrap();
+    let ops = Origin::new(Actor::user("ops@example.com"))
+        .with_reason("incident 7".to_owned())
+        .with_request_id("req-1".to_owned());
+    let revoke = keys.revoke(key.id()).reason("leaked");
+    revoke.by(ops.clone()).await.unwrap();
+    keys.revoke(key.id()).by(ops.clone()).await.unwrap();
+    keys.issue("globex").await.unwrap();
+
+    let of_key = TrailQuery::new().with_key(key.id());
+    let told = trail(&keys, &of_key).await;
+    assert_eq!(
+        told,
+        [
+            "1 api_key.issued by service billing (no reason): account: - -> acme, \
+             created_at: - -> 2026-01-01T00:00:00Z, environment: - -> live, \
+             metadata.owner: - -> (hidden), plan: - -> pro, prefix: - -> sk_live, \
+             verifier: - -> (hidden)",
+            "2 api_key.suspended by service billing (unpaid): \
+             suspended_at: - -> 2026-01-01T00:00:00Z, suspended_reason: - -> unpaid, \
+             suspended_until: - -> 2026-01-02T00:00:00Z",
+            "3 api_key.resumed by unknown (no reason): \
+             suspended_at: 2026-01-01T00:00:00Z -> -, suspended_reason: unpaid -> -, \
+             suspended_until: 2026-01-02T00:00:00Z -> -",
+            "4 api_key.revoked by user ops@example.com (incident 7): \
+             revoked_at: - -> 2026-01-01T00:00:00Z, revoked_reason: - -> leaked",
+        ]
+    );
+    let of_account = TrailQuery::new().with_account("acme".to_owned());
+    assert_eq!(trail(&keys, &of_account).await, told);
+    assert_eq!(trail(&keys, &TrailQuery::new()).await.len(), 5);
+    let last = of_key.newest_first();
+    let last = keys.trail(&last, &Paging::first(1)).await.unwrap();
+    assert_eq!(last.items[0].origin, ops);
+}
+
+#[tokio::test]
+async fn a_trail_that_cannot_be_kept_is_refused_and_nothing_is_changed() {
+    let store = MemoryStore::new();
+    let keys = keys_in(&store);
+    let key = keys.issue("acme").await.unwrap();
+    let nobody = Actor::user("\0");
+    let refused = keys.revoke(key.id()).by(nobody.clone()).await.unwrap_err();
+    assert!(matches!(
+        refused,
+        ChangeError::Invalid(InvalidRecord::Nul("the actor"))
+    ));
+    let refused = keys.issue("acme").by(nobody).await.unwrap_err();
+    assert!(matches!(
+        refused,
+        IssueError::Invalid(InvalidRecord::Nul("the actor"))
+    ));
+    assert_eq!(status(&keys, key.expose_secret()).await, StatusCode::OK);
+    let all = keys
+        .list(&KeyQuery::new(), &Paging::first(10))
+        .await
+        .unwrap();
+    assert_eq!(all.items.len(), 1);
+}
+
+/// However often a key is changed: the latest changes stay, and memory does not grow.
+#[tokio::test]
+async fn the_trail_in_memory_keeps_the_latest_changes() {
+    let store = MemoryStore::new();
+    let keys = keys_in(&store);
+    let key = keys.issue("acme").await.unwrap();
+    for round in 0..5_100 {
+        keys.suspend(key.id())
+            .reason(round.to_string())
+            .await
+            .unwrap();
+        keys.resume(key.id()).await.unwrap();
+    }
+    let mut paging = Paging::first(1_000);
+    let mut versions = Vec::new();
+    loop {
+        let page = keys.trail(&TrailQuery::new(), &paging).await.unwrap();
+        versions.extend(page.items.iter().map(|record| record.version));
+        let Some(next) = page.next else { break };
+        paging = paging.after(next);
+    }
+    assert_eq!(versions, (202..=10_201).collect::<Vec<u64>>());
 }

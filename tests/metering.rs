@@ -16,9 +16,9 @@ use support::trouble::{Delay, Gate, Judges, TroubledLimiter, TroubledStore};
 use support::{is_waiting, today};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_api_key::{
-    ApiKeys, Caller, Change, Endpoint, IssuedKey, KeyRecord, KeyStore, LimiterError, LimiterOutage,
-    Limits, ManagedKeyStore, ManualClock, MemoryLimiter, PeerAddr, Quota, RateLimitHeaders,
-    ResponseBody, Revocation,
+    ApiKeys, Caller, Endpoint, IssuedKey, KeyRecord, KeyStore, LimiterError, LimiterOutage, Limits,
+    ManagedKeyStore, ManualClock, MemoryLimiter, PeerAddr, Quota, RateLimitHeaders, ResponseBody,
+    Revocation,
 };
 
 const REPORT: (Method, &str) = (Method::POST, "/report");
@@ -132,9 +132,7 @@ impl World {
     async fn change_elsewhere(&self, change: impl FnOnce(KeyRecord) -> KeyRecord) {
         let record = self.store.kept.find(&self.key.id()).await.unwrap().unwrap();
         let version = record.version() + 1;
-        let change = Change::new()
-            .update(change(record).with_version(version))
-            .unwrap();
+        let change = support::updates(change(record).with_version(version));
         self.store.kept.commit(&change).await.unwrap();
     }
 }

@@ -15,8 +15,8 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 use support::{World, asking, block_on, percent_encoded};
 use tower_api_key::{
-    Alphabet, ApiKeyLayer, ApiKeys, Change, Environment, KeyDigest, KeyFormat, KeyRecord,
-    KeySource, ManagedKeyStore, MemoryStore, ResponseBody,
+    Alphabet, ApiKeyLayer, ApiKeys, Environment, KeyDigest, KeyFormat, KeyRecord, KeySource,
+    ManagedKeyStore, MemoryStore, ResponseBody,
 };
 
 type Answer = Response<ResponseBody<Full<bytes::Bytes>>>;
@@ -220,7 +220,7 @@ fn a_key_that_authorization_alone_cannot_tell_from_a_token_is_hidden_there_too()
         .unwrap();
     let key = "0123456789abcdef0123456789abcdef";
     let record = KeyRecord::imported(KeyDigest::of(key), "acme");
-    let change = Change::new().create(record).unwrap();
+    let change = support::creates(record);
     store.commit(&change).now_or_never().unwrap().unwrap();
     let layer = everywhere(keys.layer());
     for place in [Place::Bearer, Place::Basic] {

@@ -11,7 +11,7 @@ use crate::key::formats::KeyFormats;
 use crate::key::lifecycle::WarningWindow;
 use crate::key::quota::Quota;
 use crate::key::verifier::PepperRing;
-use crate::keyring::{Keyring, Notices, WorkerState};
+use crate::keyring::{Following, Keyring, LastSign, Notices};
 use crate::limit::limiter::{DynRateLimiter, RateLimiter};
 use crate::limit::limiting::Limiting;
 use crate::limit::metering::Metering;
@@ -21,7 +21,7 @@ use crate::limit::rulebook::Rulebook;
 use crate::limit::rules::Limits;
 use crate::limit::throttle::Throttle;
 use crate::observe::{Observer, Observers};
-use crate::store::DynKeyStore;
+use crate::store::{ChangeFeed, DynChangeFeed, DynKeyStore};
 use crate::util::clock::{Clock, SystemClock};
 
 /// Sets up an [`ApiKeys`].
@@ -38,6 +38,7 @@ pub struct ApiKeysBuilder<A = Managed> {
     limiter_outage: LimiterOutage,
     failed_attempts: Option<Quota>,
     observers: Vec<Arc<dyn Observer>>,
+    feed: Option<Arc<dyn DynChangeFeed>>,
     cache: Cache,
 }
 
@@ -55,6 +56,7 @@ impl<A> ApiKeysBuilder<A> {
             limiter_outage: LimiterOutage::default(),
             failed_attempts: None,
             observers: Vec::new(),
+            feed: None,
             cache: Cache::default(),
         }
     }
@@ -234,6 +236,24 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
+    /// Sets the feed that tells of changes by other processes. Default: none, so that a key that is
+    /// revoked elsewhere is let in until what is cached of it is too old: see
+    /// [`Cache::max_staleness`].
+    ///
+    /// The [worker](ApiKeys::worker) follows it: without a worker, a feed does nothing.
+    /// [`Health`](crate::Health) tells how it does.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, MemoryStore};
+    /// let store = MemoryStore::new();
+    /// let keys = ApiKeys::builder(store.clone()).feed(store).build()?;
+    /// # Ok::<(), tower_api_key::BuildError>(())
+    /// ```
+    pub fn feed(mut self, feed: impl ChangeFeed) -> Self {
+        self.feed = Some(Arc::new(feed));
+        self
+    }
+
     /// Where the time comes from. Default: [`SystemClock`].
     ///
     /// ```
@@ -295,7 +315,11 @@ impl<A> ApiKeysBuilder<A> {
             throttle,
             notices: Notices::default(),
             observers,
-            worker: WorkerState::default(),
+            worker: LastSign::default(),
+            following: self.feed.map(|feed| Following {
+                feed,
+                health: LastSign::default(),
+            }),
         };
         ApiKeys {
             keyring: Arc::new(keyring),

@@ -1,13 +1,14 @@
 //! The composition root: what an application holds.
 
 mod builder;
+mod follow;
 mod worker;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::backend::memory::MemoryStore;
+use crate::backend::memory::store::MemoryStore;
 use crate::http::caller::Caller;
 use crate::http::rejection::Rejection;
 use crate::http::render::rejection::Rendered;
@@ -22,7 +23,10 @@ use crate::manage::issue::IssueKey;
 use crate::middleware::config::Config;
 use crate::middleware::gate::Gate;
 use crate::middleware::layer::ApiKeyLayer;
-use crate::store::{DynManagedKeyStore, KeyStore, ManagedKeyStore, StoreError};
+use crate::store::{
+    DynManagedKeyStore, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, StoreError,
+    TrailQuery, TrailRecord,
+};
 pub use builder::{ApiKeysBuilder, BuildError};
 pub use worker::{Health, Worker, WorkerHealth};
 
@@ -101,6 +105,66 @@ impl ApiKeys {
     /// Begins to lift a suspension; awaiting it lifts.
     pub fn resume(&self, id: KeyId) -> ResumeKey {
         ResumeKey::new(self.manager(), id)
+    }
+
+    /// Reads a part of the list of keys.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, KeyQuery, Paging};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let keys = ApiKeys::in_memory();
+    /// keys.issue("acme").name("nightly export").await?;
+    ///
+    /// let query = KeyQuery::new().with_account("acme".to_owned());
+    /// let mut paging = Paging::first(50);
+    /// loop {
+    ///     let page = keys.list(&query, &paging).await?;
+    ///     for key in page.items {
+    ///         println!("{} {:?} {:?}", key.record.id(), key.record.name(), key.last_used_at);
+    ///     }
+    ///     let Some(next) = page.next else { break };
+    ///     paging = paging.after(next);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn list(
+        &self,
+        query: &KeyQuery,
+        paging: &Paging,
+    ) -> Result<Page<ListedKey>, StoreError> {
+        self.access.0.list(query, paging).await
+    }
+
+    /// Reads a part of the trail: what was done to keys, by whom, when and why.
+    ///
+    /// ```
+    /// # use tower_api_key::{Actor, ApiKeys, Paging, TrailQuery};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let keys = ApiKeys::in_memory();
+    /// let key = keys.issue("acme").by(Actor::service("billing")).await?;
+    /// keys.revoke(key.id()).by(Actor::user("ops@example.com")).reason("leaked").await?;
+    ///
+    /// let trail = TrailQuery::new().with_key(key.id());
+    /// let told: Vec<String> = keys
+    ///     .trail(&trail, &Paging::first(50))
+    ///     .await?
+    ///     .items
+    ///     .iter()
+    ///     .map(|record| format!("{} by {}", record.action, record.origin.actor))
+    ///     .collect();
+    /// assert_eq!(told, ["api_key.issued by service billing", "api_key.revoked by user ops@example.com"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn trail(
+        &self,
+        query: &TrailQuery,
+        paging: &Paging,
+    ) -> Result<Page<TrailRecord>, StoreError> {
+        self.access.0.trail(query, paging).await
     }
 
     fn manager(&self) -> Manager {

@@ -1,12 +1,15 @@
 //! The worker: one future for all background work.
 
+use std::convert::Infallible;
 use std::fmt;
-use std::future::{Future, IntoFuture, pending};
+use std::future::{Future, IntoFuture, pending, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
-use crate::keyring::{Keyring, Last};
-use crate::util::clock::within;
+use super::follow::follow;
+use crate::keyring::{Keyring, Last, LastSign};
 use crate::util::timestamp::nanoseconds;
 
 /// The background work of an [`ApiKeys`](crate::ApiKeys):
@@ -15,8 +18,11 @@ use crate::util::timestamp::nanoseconds;
 /// It does nothing until it is awaited, and runs on any runtime. One per process is enough; more do
 /// no harm.
 ///
-/// Without a worker everything is correct, only less prompt: what [observers](crate::Observer) keep
-/// of a key that is not used any more stays until its entry is evicted from the cache.
+/// Without a worker everything is correct, only less prompt:
+/// - what [observers](crate::Observer) keep of a key that is not used any more stays until its entry
+///   is evicted from the cache;
+/// - changes by other processes are known when what is cached is too old, and not when the
+///   [feed](crate::ApiKeysBuilder::feed) tells of them.
 ///
 /// ```
 /// use tower_api_key::ApiKeys;
@@ -44,20 +50,39 @@ impl Worker {
     /// and ends.
     pub async fn until(self, stop: impl Future<Output = ()>) {
         let keyring = &*self.keyring;
-        let every = keyring.cache.sweep_interval();
-        let mut stop = pin!(stop);
-        loop {
-            keyring.cache.sweep();
-            keyring.worker.ticked(keyring.clock.monotonic());
-            if within(&*keyring.clock, every, stop.as_mut())
-                .await
-                .is_some()
-            {
-                break;
+        let mut sweeping = pin!(sweep(keyring));
+        let mut following = pin!(async {
+            match &keyring.following {
+                Some(following) => follow(keyring, following).await,
+                None => pending().await,
             }
-        }
+        });
+        let mut stop = pin!(stop);
+        poll_fn(|cx| {
+            if stop.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            // Neither of them ends.
+            let _: Poll<Infallible> = sweeping.as_mut().poll(cx);
+            let _: Poll<Infallible> = following.as_mut().poll(cx);
+            Poll::Pending
+        })
+        .await;
         keyring.cache.release_all();
         keyring.worker.stopped();
+        if let Some(following) = &keyring.following {
+            following.health.stopped();
+        }
+    }
+}
+
+/// Lets go of what observers keep of idle keys, each interval.
+async fn sweep(keyring: &Keyring) -> Infallible {
+    let every = keyring.cache.sweep_interval();
+    loop {
+        keyring.cache.sweep();
+        keyring.worker.ticked(keyring.clock.monotonic());
+        keyring.clock.sleep(every).await;
     }
 }
 
@@ -83,32 +108,43 @@ impl fmt::Debug for Worker {
 pub struct Health {
     /// The state of the worker.
     pub worker: WorkerHealth,
+    /// The state of the feed of changes, as the worker follows it: [`Late`](WorkerHealth::Late) if
+    /// the feed did not answer for three seconds. `None` if there is no feed.
+    pub feed: Option<WorkerHealth>,
 }
 
-/// The state of a [`Worker`].
+/// The state of a [`Worker`], or of one of its tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WorkerHealth {
-    /// No worker was awaited in this process.
+    /// It did nothing yet: no worker was awaited in this process, or a feed did not answer yet.
     NotStarted,
-    /// A worker did its work in time.
+    /// It did its work in time.
     Running,
-    /// A worker has not done its work for three intervals: it hangs, or was dropped.
+    /// It has not done its work for three intervals: it hangs or fails, or the worker was dropped.
     Late,
     /// The last worker was stopped, and has done what was left to do.
     Stopped,
 }
 
+/// How often a feed is asked at least, if it answers.
+const FEED_INTERVAL: Duration = Duration::from_secs(1);
+
 impl Health {
     pub(super) fn of(keyring: &Keyring) -> Self {
         let now = nanoseconds(keyring.clock.monotonic());
-        let every = nanoseconds(keyring.cache.sweep_interval());
-        let worker = match keyring.worker.last() {
+        let of = |sign: &LastSign, every: Duration| match sign.last() {
             Last::Never => WorkerHealth::NotStarted,
             Last::Stopped => WorkerHealth::Stopped,
-            Last::Tick(at) if now.saturating_sub(at) <= 3 * every => WorkerHealth::Running,
+            Last::Tick(at) if now.saturating_sub(at) <= 3 * nanoseconds(every) => {
+                WorkerHealth::Running
+            }
             Last::Tick(_) => WorkerHealth::Late,
         };
-        Self { worker }
+        let following = keyring.following.as_ref();
+        Self {
+            worker: of(&keyring.worker, keyring.cache.sweep_interval()),
+            feed: following.map(|following| of(&following.health, FEED_INTERVAL)),
+        }
     }
 }

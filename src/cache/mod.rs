@@ -188,7 +188,7 @@ impl KeyCache {
             .load(id, room, self.longest, now, is_fresh, ask)
             .await
         {
-            Ok(found) => return Ok(self.source.newest_of(found)),
+            Ok(found) => return Ok(self.source.newest_of(found)?),
             Err(LoadError::Source(error)) => error,
             // Clients can bring these about, so an old record must not serve: it may have been
             // revoked.
@@ -280,8 +280,21 @@ impl KeyCache {
         self.source.recent.remember(record);
     }
 
-    /// The newer one of what the store says, and what was changed here.
-    pub(crate) fn newest(&self, record: KeyRecord) -> KeyRecord {
+    /// Forgets what is older than a version that another process has written.
+    pub(crate) fn told(&self, id: &KeyId, version: u64) {
+        self.source.recent.remember_version(*id, version);
+        let cached = self.guarded.unchanged(id);
+        let is_cached =
+            matches!(&cached, Some(Found::Key(known)) if known.record().version() >= version);
+        // A change of this process is told, too, and nobody is made to load the key anew for that.
+        if !is_cached {
+            self.guarded.changed(id);
+        }
+    }
+
+    /// The newer one of what the store says, and what was changed here. An error if another process
+    /// is known to have changed the key since.
+    pub(crate) fn newest(&self, record: KeyRecord) -> Result<KeyRecord, StoreError> {
         self.source.recent.newest(record)
     }
 
@@ -304,14 +317,14 @@ impl KeyCache {
 impl Source {
     /// What was loaded, or what was changed here while it was: a load that began before a
     /// revocation must not serve after it.
-    fn newest_of(&self, found: Found) -> Found {
+    fn newest_of(&self, found: Found) -> Result<Found, StoreError> {
         let Found::Key(known) = &found else {
-            return found;
+            return Ok(found);
         };
-        match self.recent.newer_than(known.record()) {
+        Ok(match self.recent.newer_than(known.record())? {
             Some(record) => Found::Key(Arc::new(known.with_record(record))),
             None => found,
-        }
+        })
     }
 
     /// One look into the store, within the time limit.
@@ -331,7 +344,7 @@ impl Source {
         let Some(found) = found else {
             return Ok(Found::Nothing);
         };
-        let record = self.recent.newest(found.record);
+        let record = self.recent.newest(found.record)?;
         // The age of a copy counts, as if it had been loaded here then.
         let since = since.saturating_sub(nanoseconds(found.age));
         let metering = Arc::clone(&self.metering);

@@ -2,14 +2,16 @@
 
 use std::time::UNIX_EPOCH;
 
+use crate::conformance::keeps::{Field, Keeps};
 use crate::conformance::key_store::key_store;
 use crate::conformance::promise::Promise;
 use crate::conformance::records::{Digests, all_kinds, full, named, same, with_nanoseconds};
 use crate::conformance::together::together;
+use crate::conformance::{events, lists, trails, usage};
 use crate::key::containment::Revocation;
 use crate::key::digest::KeyId;
 use crate::key::record::{KeyRecord, Rotation};
-use crate::store::{Change, ManagedKeyStore, StoreError, StoreErrorKind};
+use crate::store::{Action, Actor, Change, ManagedKeyStore, StoreError, StoreErrorKind};
 
 const ANSWERS: Promise = Promise("a live store answers");
 const FOUND: Promise = Promise("a record is found as it was committed");
@@ -23,6 +25,7 @@ const ONE_UPDATES: Promise =
     Promise("of updates of one version at once, exactly one is carried out");
 const DISTINCT: Promise = Promise("records of different ids are different records");
 const READABLE: Promise = Promise("a revoked record stays readable");
+const REFUSED: Promise = Promise("a record with a field that is not kept is refused");
 
 /// How many change the same record at once.
 const RIVALS: usize = 12;
@@ -40,15 +43,29 @@ const RIVALS: usize = 12;
 /// - Of rivals at once, exactly one creates a record, and exactly one updates a version; the others
 ///   get the errors above, also if their changes name the same records in another order.
 /// - Ids that are alike are different; a revoked record stays readable.
+/// - Lists have each key once, in the order and in the state that were asked for, page by page and
+///   also while keys change. The trail has one record for each write, and none of a change that
+///   failed. Events are read once, in order. A batch of usage is recorded once, and changes nothing
+///   but usage.
 ///
-/// It leaves some fifty records behind. Rivals are futures of one task: a store on which they
+/// It leaves some hundred records behind. Rivals are futures of one task: a store on which they
 /// interleave is one that waits for its backend.
 ///
 /// # Panics
 /// Where a promise is broken, or the store fails.
 pub async fn managed_key_store<S: ManagedKeyStore>(store: &S) {
-    let suite = Suite { store };
+    managed_key_store_keeping(store, &Keeps::everything()).await;
+}
+
+/// Tests what a [`ManagedKeyStore`] promises that does not keep everything: as
+/// [`managed_key_store`], without what is declared not to be kept. That must be refused.
+///
+/// # Panics
+/// Where a promise is broken, or the store fails.
+pub async fn managed_key_store_keeping<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
+    let suite = Suite { store, keeps };
     let mut digests = Digests::new();
+    suite.refuses_what_it_does_not_keep(&mut digests).await;
     suite.records_come_back(&mut digests).await;
     suite.creates_once(&mut digests).await;
     suite.updates_by_version(&mut digests).await;
@@ -61,6 +78,10 @@ pub async fn managed_key_store<S: ManagedKeyStore>(store: &S) {
     suite.one_rotates(&mut digests).await;
     suite.ids_are_distinct(&mut digests).await;
     suite.revoked_stays_readable(&mut digests).await;
+    lists::suite(store, keeps).await;
+    trails::suite(store, keeps).await;
+    events::suite(store, keeps).await;
+    usage::suite(store, keeps).await;
 }
 
 /// A change of records that every store can keep.
@@ -68,34 +89,45 @@ struct Writes(Change);
 
 impl Writes {
     fn new() -> Self {
-        Self(Change::new())
+        Self(Change::new(Actor::service("conformance"), UNIX_EPOCH))
     }
 
     fn create(self, record: KeyRecord) -> Self {
-        Self(
-            self.0
-                .create(record)
-                .expect("the suite's records can be kept"),
-        )
+        let change = self.0.create(Action::ISSUED, record);
+        Self(change.expect("the suite's records can be kept"))
     }
 
+    /// Updates the version before that of the record.
     fn update(self, record: KeyRecord) -> Self {
-        Self(
-            self.0
-                .update(record)
-                .expect("the suite's records can be kept"),
-        )
+        let seen = record.clone().with_version(record.version() - 1);
+        let change = self.0.update(Action::UPDATED, &seen, record);
+        Self(change.expect("the suite's records can be kept"))
     }
 }
 
 struct Suite<'s, S> {
     store: &'s S,
+    keeps: &'s Keeps,
 }
 
 impl<S: ManagedKeyStore> Suite<'_, S> {
+    async fn refuses_what_it_does_not_keep(&self, digests: &mut Digests) {
+        let full = full(digests, UNIX_EPOCH);
+        for field in self.keeps.fields_left_out() {
+            // A record that sets this field, and no other that may be left out.
+            let others = Field::ALL.into_iter().filter(|other| other != field);
+            let record = others.fold(full.clone(), |record, other| other.clear(record));
+            let refused = self.commit(Writes::new().create(record.clone())).await;
+            fails(REFUSED, refused, StoreErrorKind::Refused);
+            self.is_not_kept(REFUSED, record.id()).await;
+        }
+    }
+
     async fn records_come_back(&self, digests: &mut Digests) {
         let mut records = all_kinds(digests);
         records.push(with_nanoseconds(digests));
+        let records = records.into_iter().map(|record| self.keeps.cut(record));
+        let records: Vec<_> = records.collect();
         for record in &records {
             self.create(record).await;
             self.is_kept(FOUND, record).await;
@@ -141,7 +173,7 @@ impl<S: ManagedKeyStore> Suite<'_, S> {
     }
 
     async fn updates_replace(&self, digests: &mut Digests) {
-        let set = full(digests, UNIX_EPOCH);
+        let set = self.keeps.cut(full(digests, UNIX_EPOCH));
         let bare = KeyRecord::new(set.id(), set.verifier().clone(), "acme");
         self.create(&bare).await;
         let mut version = 1;
@@ -300,8 +332,10 @@ impl<S: ManagedKeyStore> Suite<'_, S> {
         let rivals: Vec<_> = rivals(|name| {
             let successor = named(digests.next(), name).with_rotated_from(digest.id());
             let rotation = Rotation::new(successor.id(), UNIX_EPOCH);
-            let predecessor = named(digest, "first").with_version(2);
-            (successor, predecessor.with_rotated_to(rotation))
+            let predecessor = named(digest, name)
+                .with_version(2)
+                .with_rotated_to(rotation);
+            (self.keeps.cut(successor), self.keeps.cut(predecessor))
         });
         let changes = rivals.iter().map(|(successor, predecessor)| {
             Writes::new()

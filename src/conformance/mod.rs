@@ -5,6 +5,8 @@
 //! |---|---|---|
 //! | [`key_store`] | a [`KeyStore`](crate::KeyStore) | the records that it holds |
 //! | [`managed_key_store`] | a [`ManagedKeyStore`](crate::ManagedKeyStore) | a store to write into |
+//! | [`managed_key_store_keeping`] | one that does not keep everything | and what it keeps |
+//! | [`change_feed`] | a [`ChangeFeed`](crate::ChangeFeed) | a store whose changes it tells |
 //! | [`rate_limiter::on_its_own_clock`] | any [`RateLimiter`](crate::RateLimiter) | nothing more |
 //! | [`rate_limiter::on_a_given_clock`] | one that goes by the `now` it is given | nothing more |
 //!
@@ -31,13 +33,21 @@
 //! # }
 //! ```
 
+mod change_feed;
+mod events;
+mod keeps;
 mod key_store;
+mod lists;
 mod managed_key_store;
 mod promise;
 mod random;
 pub mod rate_limiter;
 mod records;
 mod together;
+mod trails;
+mod usage;
 
+pub use change_feed::change_feed;
+pub use keeps::{Field, Keeps};
 pub use key_store::key_store;
-pub use managed_key_store::managed_key_store;
+pub use managed_key_store::{managed_key_store, managed_key_store_keeping};

@@ -235,7 +235,7 @@ fn difference(seen: &KeyRecord, committed: &KeyRecord) -> Option<&'static str> {
     different.map(|(name, _)| name)
 }
 
-fn near(seen: Option<SystemTime>, committed: Option<SystemTime>) -> bool {
+pub(super) fn near(seen: Option<SystemTime>, committed: Option<SystemTime>) -> bool {
     let (Some(seen), Some(committed)) = (seen, committed) else {
         return seen == committed;
     };
@@ -256,6 +256,16 @@ mod tests {
     fn the_full_record_sets_every_field() {
         let record = with_nanoseconds(&mut Digests::new());
         assert_eq!(record.unset(), <[&str; 0]>::default());
+    }
+
+    /// Nor may the trail forget one.
+    #[test]
+    fn the_trail_of_the_full_record_shows_every_field() {
+        let changes = with_nanoseconds(&mut Digests::new()).changes_since(None);
+        let names: Vec<&str> = changes.iter().map(|it| it.field.as_str()).collect();
+        let of_maps = |name: &&&str| name.contains('.');
+        assert_eq!(names.iter().filter(of_maps).count(), 4 + 3, "{names:?}");
+        assert_eq!(names.len(), 4 + 3 + 25, "{names:?}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub(crate) mod base62;
 pub(crate) mod canonical;
 mod claim;
 pub(crate) mod containment;
+pub(crate) mod diff;
 pub(crate) mod digest;
 mod encoded;
 pub(crate) mod environment;

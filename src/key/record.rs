@@ -566,7 +566,8 @@ fn nodes<Entry>(entries: usize) -> usize {
 
 #[cfg(test)]
 impl KeyRecord {
-    /// The names of the fields that are not set, so that whoever adds a field must add it here.
+    /// The names of the fields that are not set, so that whoever adds a field must add it here, and
+    /// in `diff.rs`.
     pub(crate) fn unset(&self) -> Vec<&'static str> {
         let Self {
             id: _,

@@ -72,10 +72,13 @@ pub enum InvalidRecord {
     /// The version is 0, or above 2⁶³ − 1.
     #[error("version {0} of the record is not 1 to 9,223,372,036,854,775,807")]
     Version(u64),
+    /// An update would put the record of one key in the place of another's.
+    #[error("a key is updated to a record of its own: both must have one id")]
+    OfAnotherKey,
 }
 
 /// Checks one text.
-pub(super) fn check(field: &'static str, text: &str) -> Result<(), InvalidRecord> {
+pub(crate) fn check(field: &'static str, text: &str) -> Result<(), InvalidRecord> {
     if text.contains('\0') {
         return Err(InvalidRecord::Nul(field));
     }
@@ -103,7 +106,7 @@ pub(super) fn check_all<'t>(
 }
 
 /// Checks an instant.
-pub(super) fn check_instant(
+pub(crate) fn check_instant(
     field: &'static str,
     instant: Option<SystemTime>,
 ) -> Result<(), InvalidRecord> {

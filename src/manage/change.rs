@@ -8,7 +8,7 @@ use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::key::text::InvalidRecord;
 use crate::manage::{Manager, Managing};
-use crate::store::StoreError;
+use crate::store::{Action, Origin, StoreError};
 
 /// A key could not be changed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -46,6 +46,7 @@ pub enum ChangeError {
 pub struct RevokeKey {
     manager: Manager,
     id: KeyId,
+    origin: Origin,
     reason: Option<String>,
 }
 
@@ -54,8 +55,15 @@ impl RevokeKey {
         Self {
             manager,
             id,
+            origin: Origin::default(),
             reason: None,
         }
+    }
+
+    /// Sets who asks for this, for the trail. Default: nobody is named.
+    pub fn by(mut self, origin: impl Into<Origin>) -> Self {
+        self.origin = origin.into();
+        self
     }
 
     /// Why, for those who operate the service. The caller is not told.
@@ -73,15 +81,17 @@ impl IntoFuture for RevokeKey {
         let Self {
             manager,
             id,
+            origin,
             reason,
         } = self;
         Box::pin(async move {
+            let origin = because(origin, reason.as_ref());
             let revocation = Revocation::new(manager.keyring.now()).with_reason(reason);
             let revoke = |key: &KeyRecord| {
                 let key = key.revoked().is_none().then(|| key.clone())?;
                 Some(key.with_revoked(revocation.clone()))
             };
-            manager.update(id, revoke).await
+            manager.update(id, origin, Action::REVOKED, revoke).await
         })
     }
 }
@@ -111,6 +121,7 @@ impl IntoFuture for RevokeKey {
 pub struct SuspendKey {
     manager: Manager,
     id: KeyId,
+    origin: Origin,
     reason: Option<String>,
     until: Option<SystemTime>,
 }
@@ -120,9 +131,16 @@ impl SuspendKey {
         Self {
             manager,
             id,
+            origin: Origin::default(),
             reason: None,
             until: None,
         }
+    }
+
+    /// Sets who asks for this, for the trail. Default: nobody is named.
+    pub fn by(mut self, origin: impl Into<Origin>) -> Self {
+        self.origin = origin.into();
+        self
     }
 
     /// Why, for those who operate the service. The caller is not told.
@@ -146,10 +164,12 @@ impl IntoFuture for SuspendKey {
         let Self {
             manager,
             id,
+            origin,
             reason,
             until,
         } = self;
         Box::pin(async move {
+            let origin = because(origin, reason.as_ref());
             let now = manager.keyring.now();
             let suspension = Suspension::new(now).with_reason(reason).with_until(until);
             let suspend = |key: &KeyRecord| {
@@ -157,7 +177,7 @@ impl IntoFuture for SuspendKey {
                 let is_to_do = !key.suspended().is_some_and(is_done);
                 is_to_do.then(|| key.clone().with_suspended(suspension.clone()))
             };
-            manager.update(id, suspend).await
+            manager.update(id, origin, Action::SUSPENDED, suspend).await
         })
     }
 }
@@ -171,11 +191,22 @@ impl IntoFuture for SuspendKey {
 pub struct ResumeKey {
     manager: Manager,
     id: KeyId,
+    origin: Origin,
 }
 
 impl ResumeKey {
     pub(crate) fn new(manager: Manager, id: KeyId) -> Self {
-        Self { manager, id }
+        Self {
+            manager,
+            id,
+            origin: Origin::default(),
+        }
+    }
+
+    /// Sets who asks for this, for the trail. Default: nobody is named.
+    pub fn by(mut self, origin: impl Into<Origin>) -> Self {
+        self.origin = origin.into();
+        self
     }
 }
 
@@ -184,12 +215,25 @@ impl IntoFuture for ResumeKey {
     type IntoFuture = Managing<KeyRecord, ChangeError>;
 
     fn into_future(self) -> Self::IntoFuture {
+        let Self {
+            manager,
+            id,
+            origin,
+        } = self;
         Box::pin(async move {
             let resume = |key: &KeyRecord| {
                 let key = key.suspended().is_some().then(|| key.clone())?;
                 Some(key.with_suspended(None))
             };
-            self.manager.update(self.id, resume).await
+            manager.update(id, origin, Action::RESUMED, resume).await
         })
     }
+}
+
+/// Gives an origin the reason of a call, unless it has one of its own.
+fn because(origin: Origin, reason: Option<&String>) -> Origin {
+    if origin.reason.is_some() {
+        return origin;
+    }
+    origin.with_reason(reason.cloned())
 }

@@ -14,7 +14,7 @@ use crate::key::record::KeyRecord;
 use crate::key::scope::{Scope, ScopeSet};
 use crate::key::text::InvalidRecord;
 use crate::manage::{Manager, Managing};
-use crate::store::StoreError;
+use crate::store::{Origin, StoreError};
 
 /// A key to be issued, when awaited: [`ApiKeys::issue`](crate::ApiKeys::issue).
 ///
@@ -45,6 +45,7 @@ use crate::store::StoreError;
 #[must_use = "nothing is issued until this is awaited"]
 pub struct IssueKey {
     manager: Manager,
+    origin: Origin,
     account: String,
     organization: Option<String>,
     name: Option<String>,
@@ -69,6 +70,7 @@ impl IssueKey {
     pub(crate) fn new(manager: Manager, account: String) -> Self {
         Self {
             manager,
+            origin: Origin::default(),
             account,
             organization: None,
             name: None,
@@ -82,6 +84,12 @@ impl IssueKey {
             not_before: None,
             end: None,
         }
+    }
+
+    /// Sets who asks for this, for the trail. Default: nobody is named.
+    pub fn by(mut self, origin: impl Into<Origin>) -> Self {
+        self.origin = origin.into();
+        self
     }
 
     /// The organization that the account belongs to. Default: none.
@@ -202,7 +210,7 @@ impl IssueKey {
         for (name, quota) in &self.limits {
             record = record.with_limit(name, *quota);
         }
-        self.manager.create(record.clone()).await?;
+        self.manager.create(self.origin, record.clone()).await?;
         Ok(IssuedKey { plaintext, record })
     }
 

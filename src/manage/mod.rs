@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::keyring::Keyring;
-use crate::store::{Change, DynManagedKeyStore, StoreError, StoreErrorKind};
+use crate::store::{Action, Change, DynManagedKeyStore, Origin, StoreErrorKind};
 use change::ChangeError;
 use issue::IssueError;
 
@@ -32,9 +32,10 @@ impl Manager {
         Self { keyring, store }
     }
 
-    async fn create(&self, record: KeyRecord) -> Result<(), IssueError> {
+    async fn create(&self, origin: Origin, record: KeyRecord) -> Result<(), IssueError> {
         let id = record.id();
-        let change = Change::new().create(record)?;
+        let now = self.keyring.now();
+        let change = Change::new(origin, now).create(Action::ISSUED, record)?;
         let cache = &self.keyring.cache;
         // However it ends, also if nobody waits for the end: the store may have written.
         let _forget = OnDrop(|| cache.created(&id));
@@ -46,6 +47,8 @@ impl Manager {
     async fn update(
         &self,
         id: KeyId,
+        origin: Origin,
+        action: Action,
         change: impl Fn(&KeyRecord) -> Option<KeyRecord> + Send,
     ) -> Result<KeyRecord, ChangeError> {
         let mut attempt = 1;
@@ -54,7 +57,7 @@ impl Manager {
             let cache = &self.keyring.cache;
             // Should it not be certain after all: no change here is undone by building on an older
             // record.
-            let seen = cache.newest(seen.ok_or(ChangeError::NotFound(id))?);
+            let seen = cache.newest(seen.ok_or(ChangeError::NotFound(id))?)?;
             let Some(changed) = change(&seen) else {
                 // Somebody else has done it, and what is cached here may not say so. If it does,
                 // nobody is made to load a key anew: a change that changes nothing is free to
@@ -65,9 +68,10 @@ impl Manager {
                 }
                 return Ok(seen);
             };
-            let version = seen.version().checked_add(1);
-            let changed = changed.with_version(version.ok_or(StoreError::corrupt("version"))?);
-            let change = Change::new().update(changed.clone())?;
+            let changed = changed.with_version(seen.version().saturating_add(1));
+            let now = self.keyring.now();
+            let change = Change::new(origin.clone(), now);
+            let change = change.update(action.clone(), &seen, changed.clone())?;
             // However it ends, also if nobody waits for the end: the store may have written.
             let _forget = OnDrop(|| cache.changed(&id));
             match self.store.commit(&change).await {

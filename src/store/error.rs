@@ -27,6 +27,10 @@ pub enum StoreErrorKind {
     AlreadyExists,
     /// A record to update was changed by somebody else, or is gone.
     Conflict,
+    /// The store does not do what it was asked to, or does not keep a field of a record.
+    Refused,
+    /// A cursor was made by another store, for another query, or by nobody.
+    InvalidCursor,
     /// The store could not be reached, or did not answer.
     Unavailable,
     /// The store answered with something that is no record.
@@ -42,6 +46,21 @@ impl StoreError {
     /// A record to update was changed by somebody else, or is gone.
     pub fn conflict() -> Self {
         Self::without_source(StoreErrorKind::Conflict)
+    }
+
+    /// The store does not do what it was asked to, or does not keep a field of a record.
+    ///
+    /// The source says what, and what to do instead.
+    pub fn refused(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self {
+            kind: StoreErrorKind::Refused,
+            source: Some(source.into().into()),
+        }
+    }
+
+    /// A cursor was made by another store, for another query, or by nobody.
+    pub fn invalid_cursor() -> Self {
+        Self::without_source(StoreErrorKind::InvalidCursor)
     }
 
     /// The store could not be reached, or did not answer.
@@ -79,6 +98,10 @@ impl fmt::Display for StoreError {
         f.write_str(match self.kind {
             StoreErrorKind::AlreadyExists => "the key exists already",
             StoreErrorKind::Conflict => "the key was changed by somebody else",
+            StoreErrorKind::Refused => "the key store does not support this",
+            StoreErrorKind::InvalidCursor => {
+                "the cursor is not of this list: begin with the first page"
+            }
             StoreErrorKind::Unavailable => "the key store is unavailable",
             StoreErrorKind::Corrupt => "the key store holds a record that cannot be read",
         })

@@ -1,21 +1,33 @@
-//! The port to where records are kept.
+//! The ports to where records are kept.
 //!
 //! [`KeyStore`] is what the request path needs and cannot write; [`ManagedKeyStore`] adds what
-//! issuing and revoking need. An application that has a table of keys implements the first.
+//! issuing, revoking, listing and metering need, and [`ChangeFeed`] tells of what other processes
+//! changed. An application that has a table of keys implements the first.
 
+mod change;
+mod dynamic;
 mod error;
+mod event;
+mod feed;
+mod list;
+mod trail;
+mod usage;
 
-use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
-use crate::key::text::InvalidRecord;
+pub use change::Change;
+pub(crate) use dynamic::{DynKeyStore, DynManagedKeyStore};
 pub use error::{StoreError, StoreErrorKind};
+pub use event::Event;
+pub(crate) use feed::DynChangeFeed;
+pub use feed::{ChangeFeed, Changes, FeedError};
+pub use list::{Cursor, KeyOrder, KeyQuery, KeyState, ListedKey, Page, Paging};
+pub use trail::{Action, Actor, ActorKind, InvalidAction, Origin, TrailQuery, TrailRecord};
+pub use usage::{KeyUsage, UsageBatch};
 
 /// Finds the record of a key.
 ///
@@ -137,126 +149,84 @@ pub trait ManagedKeyStore: KeyStore {
     ///   decides that, not a look before the write.
     /// - A record to update must exist with the version before its own:
     ///   [`StoreErrorKind::Conflict`].
-    /// - One change names each record once: a second time is an [`AlreadyExists`] or a
-    ///   [`Conflict`].
+    /// - One change names each record once: a second time is an [`AlreadyExists`] or a [`Conflict`].
+    /// - A record with a field that the store does not keep is [`Refused`], never cut: without its
+    ///   networks or its end, a key would open more than its owner was told.
+    /// - The [trail](Change::trail) and the [events](Change::events) are kept with the records. A
+    ///   store without a trail or without events leaves them out, and refuses to read them.
     ///
     /// [`AlreadyExists`]: StoreErrorKind::AlreadyExists
     /// [`Conflict`]: StoreErrorKind::Conflict
+    /// [`Refused`]: StoreErrorKind::Refused
     fn commit(&self, change: &Change) -> impl Future<Output = Result<(), StoreError>> + Send;
-}
 
-/// Writes that belong together.
-#[derive(Debug, Clone, Default)]
-#[must_use = "a change does nothing until a store commits it"]
-pub struct Change {
-    creates: Vec<KeyRecord>,
-    updates: Vec<KeyRecord>,
-}
-
-impl Change {
-    /// A change that does nothing yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds a record that must not exist yet, if [every store can keep it](KeyRecord::check).
-    pub fn create(mut self, record: KeyRecord) -> Result<Self, InvalidRecord> {
-        record.check()?;
-        self.creates.push(record);
-        Ok(self)
-    }
-
-    /// Replaces a record: the new one carries the version of the old one, plus one. It must be one
-    /// that [every store can keep](KeyRecord::check).
-    pub fn update(mut self, record: KeyRecord) -> Result<Self, InvalidRecord> {
-        record.check()?;
-        self.updates.push(record);
-        Ok(self)
-    }
-
-    /// The records that must not exist yet.
-    pub fn creates(&self) -> &[KeyRecord] {
-        &self.creates
-    }
-
-    /// The records that must exist, each with the version before its own.
-    pub fn updates(&self) -> &[KeyRecord] {
-        &self.updates
-    }
-}
-
-/// The object-safe twin of [`KeyStore`].
-#[async_trait]
-pub(crate) trait DynKeyStore: Send + Sync {
-    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError>;
-
-    async fn find_at_least(
+    /// Reads a part of the list of keys.
+    ///
+    /// A page costs the same at any depth. A store that would have to look at many records to fill
+    /// one returns a short page with a [`next`](Page::next). A key is listed from when it is
+    /// committed, whatever its state is.
+    ///
+    /// By default this is refused. Without it keys are found by id only.
+    fn list(
         &self,
-        id: &KeyId,
-        version: u64,
-    ) -> Result<Option<AgedRecord>, StoreError>;
-}
-
-#[async_trait]
-impl<S: KeyStore> DynKeyStore for S {
-    /// What was found, if it is what was asked for: nobody's key is judged or changed by the record
-    /// of another.
-    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        asked_for(id, KeyStore::find(self, id).await?)
+        query: &KeyQuery,
+        paging: &Paging,
+    ) -> impl Future<Output = Result<Page<ListedKey>, StoreError>> + Send {
+        let _ = (query, paging);
+        let refused = StoreError::refused("this store does not list keys");
+        async move { Err(refused) }
     }
 
-    async fn find_at_least(
+    /// Reads a part of the trail, in the order of the changes.
+    ///
+    /// The records of one key come in the order of its versions, and a page that is read on from
+    /// misses none, also if changes are committed meanwhile.
+    ///
+    /// By default this is refused. Without it nobody can tell who changed a key.
+    fn trail(
         &self,
-        id: &KeyId,
-        version: u64,
-    ) -> Result<Option<AgedRecord>, StoreError> {
-        let Some(found) = KeyStore::find_at_least(self, id, version).await? else {
-            return Ok(None);
-        };
-        let age = found.age;
-        let record = asked_for(id, Some(found.record))?;
-        Ok(record.map(|record| AgedRecord::new(record, age)))
-    }
-}
-
-/// What a store found, if it is what was asked for.
-fn asked_for(id: &KeyId, found: Option<KeyRecord>) -> Result<Option<KeyRecord>, StoreError> {
-    if found.as_ref().is_some_and(|record| record.id() != *id) {
-        return Err(StoreError::corrupt(
-            "it answered with the record of another key",
-        ));
-    }
-    Ok(found)
-}
-
-/// The object-safe twin of [`ManagedKeyStore`].
-#[async_trait]
-pub(crate) trait DynManagedKeyStore: DynKeyStore {
-    async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError>;
-
-    async fn commit(&self, change: &Change) -> Result<(), StoreError>;
-}
-
-#[async_trait]
-impl<S: ManagedKeyStore> DynManagedKeyStore for S {
-    async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        asked_for(id, ManagedKeyStore::find_committed(self, id).await?)
+        query: &TrailQuery,
+        paging: &Paging,
+    ) -> impl Future<Output = Result<Page<TrailRecord>, StoreError>> + Send {
+        let _ = (query, paging);
+        let refused = StoreError::refused("this store keeps no trail");
+        async move { Err(refused) }
     }
 
-    async fn commit(&self, change: &Change) -> Result<(), StoreError> {
-        ManagedKeyStore::commit(self, change).await
+    /// Reads events, in an order in which those of one change stay together: the next page has
+    /// those that were committed since. Where the last page has no more, its `next` is the place
+    /// to ask at later.
+    ///
+    /// By default this is refused. Without it nobody is told of what happens to keys.
+    fn events(
+        &self,
+        paging: &Paging,
+    ) -> impl Future<Output = Result<Page<Event>, StoreError>> + Send {
+        let _ = paging;
+        let refused = StoreError::refused("this store keeps no events");
+        async move { Err(refused) }
     }
-}
 
-impl fmt::Debug for dyn DynKeyStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("KeyStore")
-    }
-}
-
-impl fmt::Debug for dyn DynManagedKeyStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ManagedKeyStore")
+    /// Adds usage to what is recorded of keys, all of a batch or nothing.
+    ///
+    /// - A batch that the store has recorded is `Ok`, and is not recorded again. That is one whose
+    ///   number is not above the last of its node.
+    /// - A number that is not the one after the last of its node is a [`Conflict`]: a batch would
+    ///   be missing. A node that the store does not know may begin with any.
+    /// - Nothing but usage changes, whatever the batch says: no record, no version. Usage of a key
+    ///   that does not exist is left out.
+    /// - The last use of a key never goes back, and the first never forward.
+    ///
+    /// By default this is refused. Without it lists do not say when a key was used.
+    ///
+    /// [`Conflict`]: StoreErrorKind::Conflict
+    fn record_usage(
+        &self,
+        batch: &UsageBatch,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = batch;
+        let refused = StoreError::refused("this store records no usage");
+        async move { Err(refused) }
     }
 }
 
@@ -282,5 +252,25 @@ impl<S: ManagedKeyStore> ManagedKeyStore for Arc<S> {
 
     async fn commit(&self, change: &Change) -> Result<(), StoreError> {
         ManagedKeyStore::commit(&**self, change).await
+    }
+
+    async fn list(&self, query: &KeyQuery, paging: &Paging) -> Result<Page<ListedKey>, StoreError> {
+        ManagedKeyStore::list(&**self, query, paging).await
+    }
+
+    async fn trail(
+        &self,
+        query: &TrailQuery,
+        paging: &Paging,
+    ) -> Result<Page<TrailRecord>, StoreError> {
+        ManagedKeyStore::trail(&**self, query, paging).await
+    }
+
+    async fn events(&self, paging: &Paging) -> Result<Page<Event>, StoreError> {
+        ManagedKeyStore::events(&**self, paging).await
+    }
+
+    async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
+        ManagedKeyStore::record_usage(&**self, batch).await
     }
 }

@@ -66,6 +66,17 @@ pub(crate) fn limiter_failed(error: &(dyn Error + 'static)) {
     error!(target: TARGET, error = %causes, "the rate limiter failed; LimiterOutage decides about the request");
 }
 
+/// The feed of changes could not be read, and is tried again.
+pub(crate) fn feed_failed(error: &(dyn Error + 'static)) {
+    let causes = Causes(error);
+    warn!(
+        target: TARGET,
+        error = %causes,
+        "the feed of changes failed; until it is back, changes by other processes are known when \
+         what is cached is too old"
+    );
+}
+
 /// A record cannot be judged, and the request was answered with 503.
 pub(crate) fn unverifiable(error: &(dyn Error + 'static), key_id: &dyn fmt::Display) {
     let causes = Causes(error);

@@ -27,8 +27,9 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tower::{Layer, Service};
 use tower_api_key::{
-    AllowedNetworks, ApiKeyLayer, ApiKeyService, ApiKeys, Caller, Environment, KeyStore,
-    ManualClock, MemoryStore, PeerAddr, ResponseBody, Scope, StoreError,
+    Action, Actor, AllowedNetworks, ApiKeyLayer, ApiKeyService, ApiKeys, Caller, Change,
+    Environment, KeyRecord, KeyStore, ManualClock, MemoryStore, PeerAddr, ResponseBody, Scope,
+    StoreError,
 };
 
 pub const READ: Scope = Scope::from_static("reports:read");
@@ -38,6 +39,19 @@ pub const DAY: Duration = Duration::from_hours(24);
 /// Where the clock stands: 2026-01-01T00:00:00Z.
 pub fn today() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_767_225_600)
+}
+
+/// A change that creates a record.
+pub fn creates(record: KeyRecord) -> Change {
+    let change = Change::new(Actor::default(), today());
+    change.create(Action::IMPORTED, record).unwrap()
+}
+
+/// A change that updates the version before that of a record.
+pub fn updates(record: KeyRecord) -> Change {
+    let seen = record.clone().with_version(record.version() - 1);
+    let change = Change::new(Actor::default(), today());
+    change.update(Action::UPDATED, &seen, record).unwrap()
 }
 
 /// One key of each kind, by name, and what knows them.
@@ -131,10 +145,7 @@ impl World {
 pub struct Down;
 
 impl KeyStore for Down {
-    async fn find(
-        &self,
-        _: &tower_api_key::KeyId,
-    ) -> Result<Option<tower_api_key::KeyRecord>, StoreError> {
+    async fn find(&self, _: &tower_api_key::KeyId) -> Result<Option<KeyRecord>, StoreError> {
         Err(StoreError::unavailable("connection refused"))
     }
 }

@@ -1,0 +1,129 @@
+//! What a feed of changes promises.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::conformance::promise::Promise;
+use crate::conformance::records::{Digests, named};
+use crate::key::digest::KeyId;
+use crate::store::{Action, Actor, Change, ChangeFeed, Changes, Cursor, ManagedKeyStore};
+
+const ANSWERS: Promise = Promise("a live feed answers");
+const BEGINS: Promise = Promise("without a cursor nothing is told but where to go on from");
+const TOLD: Promise = Promise("each change is told, with a version that the key has reached");
+const AGAIN: Promise = Promise("what is asked for again is told again, or is a gap");
+const GAPS: Promise = Promise("a cursor that the feed does not know is a gap");
+
+/// The most calls until a change must be told.
+const MOST_CALLS: usize = 100;
+
+/// How long a call may wait.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// Tests what a [`ChangeFeed`] promises that tells of the changes in a store.
+///
+/// - Without a cursor it tells of no change.
+/// - Each change that is committed after a cursor was made is told after it, with the version that
+///   was committed or a later one.
+/// - An older cursor is told the same changes again, or is a gap.
+/// - A cursor that no feed has made is a gap.
+///
+/// It leaves some ten records behind.
+///
+/// ```
+/// use tower_api_key::{MemoryStore, conformance};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let store = MemoryStore::new();
+/// conformance::change_feed(&store, &store).await;
+/// # }
+/// ```
+///
+/// # Panics
+/// Where a promise is broken, or the feed or the store fails.
+pub async fn change_feed<F: ChangeFeed, S: ManagedKeyStore>(feed: &F, store: &S) {
+    let mut digests = Digests::new();
+    let begin = ANSWERS.answer(feed.changes_since(None, WAIT).await, "changes_since");
+    BEGINS.holds(
+        begin.keys.is_empty() && !begin.gap,
+        format_args!("{begin:?}"),
+    );
+    let mut committed = Vec::new();
+    let mut cursor = begin.next.clone();
+    for round in 0..3 {
+        let mut change = Change::new(Actor::service("conformance"), UNIX_EPOCH);
+        for _ in 0..2 {
+            let record = named(digests.next(), "key");
+            committed.push((record.id(), 1));
+            change = keep(change.create(Action::ISSUED, record));
+        }
+        ANSWERS.answer(store.commit(&change).await, "commit");
+        let expected = &committed[2 * round..];
+        cursor = is_told(feed, cursor, expected).await;
+    }
+    let record = named(digests.next(), "key");
+    for version in 1..=4 {
+        let change = Change::new(Actor::service("conformance"), UNIX_EPOCH);
+        let seen = record.clone().with_version(version - 1);
+        let change = if version == 1 {
+            keep(change.create(Action::ISSUED, record.clone()))
+        } else {
+            keep(change.update(Action::UPDATED, &seen, record.clone()))
+        };
+        ANSWERS.answer(store.commit(&change).await, "commit");
+    }
+    cursor = is_told(feed, cursor, &[(record.id(), 4)]).await;
+    committed.push((record.id(), 4));
+
+    let again = ANSWERS.answer(
+        feed.changes_since(Some(&begin.next), WAIT).await,
+        "changes_since",
+    );
+    if !again.gap {
+        is_told(feed, begin.next, &committed).await;
+    }
+    AGAIN.holds(
+        again.gap || !again.keys.is_empty(),
+        format_args!("nothing is told from the first cursor on: {again:?}"),
+    );
+    for unknown in ["", "x", "18446744073709551616", "-"] {
+        let unknown = Cursor::new(unknown);
+        let told: Changes = ANSWERS.answer(
+            feed.changes_since(Some(&unknown), WAIT).await,
+            "changes_since",
+        );
+        GAPS.holds(told.gap, format_args!("{unknown:?} brings {told:?}"));
+    }
+    let last = ANSWERS.answer(
+        feed.changes_since(Some(&cursor), WAIT).await,
+        "changes_since",
+    );
+    TOLD.holds(
+        !last.gap,
+        format_args!("a gap after the last cursor: {last:?}"),
+    );
+}
+
+/// Reads on until all changes were told, and returns where to go on from.
+async fn is_told<F: ChangeFeed>(feed: &F, mut cursor: Cursor, expected: &[(KeyId, u64)]) -> Cursor {
+    let mut missing = expected.to_vec();
+    for _ in 0..MOST_CALLS {
+        let told = feed.changes_since(Some(&cursor), WAIT).await;
+        let told = ANSWERS.answer(told, "changes_since");
+        TOLD.holds(!told.gap, format_args!("a gap: {told:?}"));
+        missing.retain(|(id, version)| {
+            let reached = |(other, reached): &(KeyId, u64)| other == id && reached >= version;
+            !told.keys.iter().any(reached)
+        });
+        cursor = told.next;
+        if missing.is_empty() {
+            return cursor;
+        }
+    }
+    TOLD.holds(false, format_args!("{missing:?} is not told"));
+    cursor
+}
+
+fn keep(change: Result<Change, crate::InvalidRecord>) -> Change {
+    change.expect("the suite's records can be kept")
+}

@@ -1,0 +1,180 @@
+//! What a store declares to keep.
+
+use std::collections::BTreeMap;
+
+use crate::key::digest::KeyDigest;
+use crate::key::network::AllowedNetworks;
+use crate::key::record::KeyRecord;
+use crate::key::scope::ScopeSet;
+use crate::key::verifier::Verifier;
+
+/// What a store keeps, for [`managed_key_store_keeping`](super::managed_key_store_keeping).
+///
+/// Every store keeps the id, the verifier, the version, the account, the name, the expiry and the
+/// revocation of a key.
+///
+/// ```
+/// use tower_api_key::conformance::{Field, Keeps};
+///
+/// let keeps = Keeps::everything()
+///     .without(Field::Metadata)
+///     .without(Field::Lineage)
+///     .without_events();
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "it says what a store keeps; give it to a suite"]
+pub struct Keeps {
+    fields_left_out: Vec<Field>,
+    parts_left_out: Vec<Part>,
+}
+
+/// What a store may keep beside records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Lists,
+    Trail,
+    Events,
+    Usage,
+}
+
+/// A field of a record that a store may not keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Field {
+    /// The pepper of the verifier.
+    Pepper,
+    /// The prefix.
+    Prefix,
+    /// The organization.
+    Organization,
+    /// The environment.
+    Environment,
+    /// The scopes.
+    Scopes,
+    /// The networks.
+    Networks,
+    /// The plan.
+    Plan,
+    /// The limits of the key's own.
+    Limits,
+    /// The budget that the key shares.
+    Budget,
+    /// The metadata.
+    Metadata,
+    /// The instant of issue.
+    CreatedAt,
+    /// The instant from which the key works.
+    NotBefore,
+    /// The suspension.
+    Suspension,
+    /// The throttle.
+    Throttling,
+    /// The lineage.
+    Lineage,
+    /// Both ends of a rotation.
+    Rotation,
+}
+
+impl Field {
+    pub(super) const ALL: [Self; 16] = [
+        Self::Pepper,
+        Self::Prefix,
+        Self::Organization,
+        Self::Environment,
+        Self::Scopes,
+        Self::Networks,
+        Self::Plan,
+        Self::Limits,
+        Self::Budget,
+        Self::Metadata,
+        Self::CreatedAt,
+        Self::NotBefore,
+        Self::Suspension,
+        Self::Throttling,
+        Self::Lineage,
+        Self::Rotation,
+    ];
+
+    /// Returns a record without this field.
+    pub(super) fn clear(self, record: KeyRecord) -> KeyRecord {
+        match self {
+            Self::Pepper => {
+                let plain = KeyDigest::from_bytes(*record.verifier().as_bytes());
+                record.with_verifier(Verifier::sha256(plain))
+            }
+            Self::Prefix => record.with_prefix(None::<&str>),
+            Self::Organization => record.with_organization(None::<&str>),
+            Self::Environment => record.with_environment(None),
+            Self::Scopes => record.with_scopes(ScopeSet::default()),
+            Self::Networks => record.with_networks(AllowedNetworks::any()),
+            Self::Plan => record.with_plan(None::<&str>),
+            Self::Limits => record.with_limits(BTreeMap::new()),
+            Self::Budget => record.with_budget(None),
+            Self::Metadata => record.with_metadata(BTreeMap::new()),
+            Self::CreatedAt => record.with_created_at(None),
+            Self::NotBefore => record.with_not_before(None),
+            Self::Suspension => record.with_suspended(None),
+            Self::Throttling => record.with_throttled(None),
+            Self::Lineage => record.with_lineage(None),
+            Self::Rotation => record.with_rotated_from(None).with_rotated_to(None),
+        }
+    }
+}
+
+impl Keeps {
+    /// Declares that everything is kept.
+    pub const fn everything() -> Self {
+        Self {
+            fields_left_out: Vec::new(),
+            parts_left_out: Vec::new(),
+        }
+    }
+
+    /// Declares that a field is not kept, so that a record with it is refused.
+    pub fn without(mut self, field: Field) -> Self {
+        self.fields_left_out.push(field);
+        self
+    }
+
+    /// Declares that keys are not listed.
+    pub fn without_lists(mut self) -> Self {
+        self.parts_left_out.push(Part::Lists);
+        self
+    }
+
+    /// Declares that no trail is kept.
+    pub fn without_trail(mut self) -> Self {
+        self.parts_left_out.push(Part::Trail);
+        self
+    }
+
+    /// Declares that no events are kept.
+    pub fn without_events(mut self) -> Self {
+        self.parts_left_out.push(Part::Events);
+        self
+    }
+
+    /// Declares that no usage is recorded.
+    pub fn without_usage(mut self) -> Self {
+        self.parts_left_out.push(Part::Usage);
+        self
+    }
+
+    pub(super) fn keeps(&self, part: Part) -> bool {
+        !self.parts_left_out.contains(&part)
+    }
+
+    pub(super) fn fields_left_out(&self) -> &[Field] {
+        &self.fields_left_out
+    }
+
+    pub(super) fn has(&self, field: Field) -> bool {
+        !self.fields_left_out.contains(&field)
+    }
+
+    /// Returns a record without the fields that are not kept.
+    pub(super) fn cut(&self, record: KeyRecord) -> KeyRecord {
+        let left_out = self.fields_left_out.iter();
+        left_out.fold(record, |record, field| field.clear(record))
+    }
+}

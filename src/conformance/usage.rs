@@ -1,0 +1,149 @@
+//! What a store promises that records usage.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::conformance::keeps::{Keeps, Part};
+use crate::conformance::lists;
+use crate::conformance::promise::Promise;
+use crate::conformance::records::{Digests, named, near, same};
+use crate::key::digest::KeyId;
+use crate::key::record::KeyRecord;
+use crate::store::{
+    Action, Actor, Change, KeyOrder, KeyQuery, KeyUsage, ListedKey, ManagedKeyStore, StoreError,
+    StoreErrorKind, UsageBatch,
+};
+
+const ANSWERS: Promise = Promise("a live store answers");
+const REFUSED: Promise = Promise("what is not kept is refused");
+const ONCE: Promise = Promise("a batch of usage is recorded once");
+const IN_ORDER: Promise = Promise("a batch that follows none of its node is a conflict");
+const MONOTONIC: Promise = Promise("the last use never goes back, and the first never forward");
+const USAGE_ONLY: Promise = Promise("usage changes nothing but usage");
+const UNKNOWN: Promise = Promise("usage of a key that does not exist is left out");
+const ORDERED: Promise = Promise("keys that were never used are listed before the least used");
+
+pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
+    let mut digests = Digests::new();
+    let node = *digests.id().as_bytes();
+    if !keeps.keeps(Part::Usage) {
+        let refused = store
+            .record_usage(&UsageBatch::new(node, 1, Vec::new()))
+            .await;
+        let refused = refused.map_err(|error| error.kind());
+        return REFUSED.holds(
+            refused == Err(StoreErrorKind::Refused),
+            format_args!("{refused:?}"),
+        );
+    }
+    let suite = Suite {
+        store,
+        reads: keeps.keeps(Part::Lists),
+        account: format!("acme {}", digests.id()),
+    };
+    let keys: Vec<KeyRecord> = ["never", "late", "early"]
+        .map(|name| KeyRecord::imported(digests.next(), suite.account.as_str()).with_name(name))
+        .into();
+    for key in &keys {
+        let change = Change::new(Actor::service("conformance"), UNIX_EPOCH);
+        let change = change.create(Action::ISSUED, key.clone());
+        let change = change.expect("the suite's records can be kept");
+        ANSWERS.answer(store.commit(&change).await, "commit");
+    }
+    let [_, late, early] = [0, 1, 2].map(|at: usize| keys[at].id());
+    let unknown = named(digests.next(), "unknown").id();
+
+    suite
+        .records(node, 7, &[(late, 50, 60), (unknown, 50, 60)])
+        .await;
+    suite.is_used(MONOTONIC, late, Some((50, 60))).await;
+    suite.is_used(UNKNOWN, unknown, None).await;
+    // The answer was lost, and the batch is sent again; or an older one arrives late.
+    for number in [7, 6, 1, 0] {
+        suite.records(node, number, &[(late, 10, 90)]).await;
+        suite.is_used(ONCE, late, Some((50, 60))).await;
+    }
+    for number in [9, 10, u64::MAX >> 1] {
+        let skipped = suite.record(node, number, &[(late, 10, 90)]).await;
+        let skipped = skipped.map_err(|error| error.kind());
+        IN_ORDER.holds(
+            skipped == Err(StoreErrorKind::Conflict),
+            format_args!("{skipped:?}"),
+        );
+        suite.is_used(IN_ORDER, late, Some((50, 60))).await;
+    }
+    suite
+        .records(node, 8, &[(early, 20, 30), (late, 55, 58)])
+        .await;
+    suite.is_used(MONOTONIC, late, Some((50, 60))).await;
+    suite.is_used(MONOTONIC, early, Some((20, 30))).await;
+    // Another node counts by itself.
+    let other = *digests.id().as_bytes();
+    suite.records(other, 1, &[(late, 40, 70)]).await;
+    suite.is_used(MONOTONIC, late, Some((40, 70))).await;
+
+    for key in &keys {
+        let found = ANSWERS.answer(store.find_committed(&key.id()).await, "find_committed");
+        same(USAGE_ONLY, found.as_ref(), key);
+    }
+    if suite.reads {
+        let query = suite.query().with_order(KeyOrder::LeastRecentlyUsed);
+        let listed = ANSWERS.answer(lists::read(store, &query, 1).await, "list");
+        let names: Vec<_> = listed.iter().map(|listed| listed.record.name()).collect();
+        ORDERED.holds(
+            names == [Some("never"), Some("early"), Some("late")],
+            format_args!("{names:?}"),
+        );
+    }
+}
+
+struct Suite<'s, S> {
+    store: &'s S,
+    /// Whether what was recorded can be read.
+    reads: bool,
+    account: String,
+}
+
+impl<S: ManagedKeyStore> Suite<'_, S> {
+    fn query(&self) -> KeyQuery {
+        KeyQuery::new().with_account(self.account.clone())
+    }
+
+    async fn record(
+        &self,
+        node: [u8; 16],
+        number: u64,
+        uses: &[(KeyId, u64, u64)],
+    ) -> Result<(), StoreError> {
+        let usage = uses.iter().map(|(key, first, last)| {
+            let mut usage = KeyUsage::new(*key, self.account.as_str(), 0, second(*first));
+            usage.last_used_at = second(*last);
+            usage.allowed = 1;
+            usage
+        });
+        let batch = UsageBatch::new(node, number, usage.collect());
+        self.store.record_usage(&batch).await
+    }
+
+    async fn records(&self, node: [u8; 16], number: u64, uses: &[(KeyId, u64, u64)]) {
+        ANSWERS.answer(self.record(node, number, uses).await, "record_usage");
+    }
+
+    async fn is_used(&self, promise: Promise, key: KeyId, expected: Option<(u64, u64)>) {
+        if !self.reads {
+            return;
+        }
+        let listed = lists::read(self.store, &self.query(), 10).await;
+        let listed: Vec<ListedKey> = ANSWERS.answer(listed, "list");
+        let listed = listed.iter().find(|listed| listed.record.id() == key);
+        let (first, last) = listed.map_or((None, None), |it| (it.first_used_at, it.last_used_at));
+        let (expected_first, expected_last) = expected.unzip();
+        promise.holds(
+            near(first, expected_first.map(second)) && near(last, expected_last.map(second)),
+            format_args!("{first:?} to {last:?} instead of {expected:?}"),
+        );
+    }
+}
+
+fn second(at: u64) -> std::time::SystemTime {
+    UNIX_EPOCH + Duration::from_secs(at)
+}

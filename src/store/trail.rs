@@ -1,0 +1,313 @@
+//! The trail: what was done to keys, by whom, when and why.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use crate::key::diff::FieldChange;
+use crate::key::digest::KeyId;
+use crate::key::record::KeyRecord;
+use crate::key::text::{self, InvalidRecord};
+use crate::store::list::fingerprint;
+
+/// A record of the trail: one write of one key. There is one for each version of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TrailRecord {
+    /// What was done.
+    pub action: Action,
+    /// The key that it was done to.
+    pub key: KeyId,
+    /// The version that the key has since.
+    pub version: u64,
+    /// The account that the key belongs to.
+    pub account: String,
+    /// The instant of the change, by the clock of the process that made it.
+    pub at: SystemTime,
+    /// Who asked for it, from where, and why.
+    pub origin: Origin,
+    /// The fields that differ. Secrets and values of metadata are not shown.
+    pub changes: Vec<FieldChange>,
+}
+
+impl TrailRecord {
+    /// Creates a record of a write, for stores that read their trail.
+    pub fn new(action: Action, written: &KeyRecord, at: SystemTime, origin: Origin) -> Self {
+        Self {
+            action,
+            key: written.id(),
+            version: written.version(),
+            account: written.account().to_owned(),
+            at,
+            origin,
+            changes: Vec::new(),
+        }
+    }
+}
+
+/// Which part of the trail to read, and in which order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct TrailQuery {
+    /// The key whose trail to read. Default: any.
+    pub key: Option<KeyId>,
+    /// The account whose trail to read. Default: any.
+    pub account: Option<String>,
+    /// Whether the last change comes first. Default: the first change does.
+    pub newest_first: bool,
+}
+
+impl TrailQuery {
+    /// Creates a query for the whole trail, from the first change on.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads only the trail of a key.
+    #[must_use]
+    pub fn with_key(mut self, key: impl Into<Option<KeyId>>) -> Self {
+        self.key = key.into();
+        self
+    }
+
+    /// Reads only the trail of an account.
+    #[must_use]
+    pub fn with_account(mut self, account: impl Into<Option<String>>) -> Self {
+        self.account = account.into();
+        self
+    }
+
+    /// Reads the last change first.
+    #[must_use]
+    pub fn newest_first(mut self) -> Self {
+        self.newest_first = true;
+        self
+    }
+
+    /// Returns what a cursor must have in common with a query.
+    pub(crate) fn fingerprint(&self) -> String {
+        fingerprint(&format!("{self:?}"))
+    }
+
+    /// Returns whether a record is in this part of the trail.
+    pub fn matches(&self, record: &TrailRecord) -> bool {
+        let account = self.account.as_deref();
+        self.key.is_none_or(|key| key == record.key)
+            && account.is_none_or(|account| account == record.account)
+    }
+}
+
+/// What was done to a key, such as `api_key.revoked`. Safe in logs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Action(Cow<'static, str>);
+
+impl Action {
+    /// A key was issued: `api_key.issued`.
+    pub const ISSUED: Self = Self::of("api_key.issued");
+    /// A key was taken over from elsewhere: `api_key.imported`.
+    pub const IMPORTED: Self = Self::of("api_key.imported");
+    /// Fields of a key were changed: `api_key.updated`.
+    pub const UPDATED: Self = Self::of("api_key.updated");
+    /// A key was rotated: `api_key.rotated`.
+    pub const ROTATED: Self = Self::of("api_key.rotated");
+    /// A key was suspended: `api_key.suspended`.
+    pub const SUSPENDED: Self = Self::of("api_key.suspended");
+    /// The suspension of a key was ended: `api_key.resumed`.
+    pub const RESUMED: Self = Self::of("api_key.resumed");
+    /// A key was bound by a quota for a time: `api_key.throttled`.
+    pub const THROTTLED: Self = Self::of("api_key.throttled");
+    /// A key was revoked: `api_key.revoked`.
+    pub const REVOKED: Self = Self::of("api_key.revoked");
+
+    const fn of(name: &'static str) -> Self {
+        Self(Cow::Borrowed(name))
+    }
+
+    /// Creates an action of the application's own, or one that a store has read: 1 to 64 lower-case
+    /// ASCII letters, digits, `_` and `.`.
+    pub fn new(name: impl Into<String>) -> Result<Self, InvalidAction> {
+        let name = name.into();
+        let fits = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.');
+        if !(1..=64).contains(&name.len()) || !name.bytes().all(fits) {
+            return Err(InvalidAction(name));
+        }
+        Ok(Self(Cow::Owned(name)))
+    }
+
+    /// Returns the name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A text that names no action.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} names no action: use 1 to 64 lower-case letters, digits, '_' and '.'")]
+pub struct InvalidAction(String);
+
+/// Who asked for a change, from where, and why. An [`Actor`] is one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Origin {
+    /// Who asked for it.
+    pub actor: Actor,
+    /// The reason.
+    pub reason: Option<String>,
+    /// The id of the request that it was asked for with.
+    pub request_id: Option<String>,
+    /// The address that the request came from.
+    pub address: Option<IpAddr>,
+    /// The program that the request came from, such as its `User-Agent`.
+    pub agent: Option<String>,
+}
+
+impl Origin {
+    /// Creates an origin of which no more is known than who it is.
+    pub fn new(actor: Actor) -> Self {
+        Self {
+            actor,
+            ..Self::default()
+        }
+    }
+
+    /// Sets the reason.
+    #[must_use]
+    pub fn with_reason(mut self, reason: impl Into<Option<String>>) -> Self {
+        self.reason = reason.into();
+        self
+    }
+
+    /// Sets the id of the request.
+    #[must_use]
+    pub fn with_request_id(mut self, id: impl Into<Option<String>>) -> Self {
+        self.request_id = id.into();
+        self
+    }
+
+    /// Sets the address that the request came from.
+    #[must_use]
+    pub fn with_address(mut self, address: impl Into<Option<IpAddr>>) -> Self {
+        self.address = address.into();
+        self
+    }
+
+    /// Sets the program that the request came from.
+    #[must_use]
+    pub fn with_agent(mut self, agent: impl Into<Option<String>>) -> Self {
+        self.agent = agent.into();
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<(), InvalidRecord> {
+        let texts = [
+            ("the actor", Some(self.actor.id.as_str())),
+            ("the actor's name", self.actor.name.as_deref()),
+            ("a reason", self.reason.as_deref()),
+            ("the request id", self.request_id.as_deref()),
+            ("the agent", self.agent.as_deref()),
+        ];
+        for (field, value) in texts {
+            text::check(field, value.unwrap_or_default())?;
+        }
+        Ok(())
+    }
+}
+
+impl From<Actor> for Origin {
+    fn from(actor: Actor) -> Self {
+        Self::new(actor)
+    }
+}
+
+/// Who changes keys.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub struct Actor {
+    /// The kind of actor.
+    pub kind: ActorKind,
+    /// The actor's id, such as an address of mail or the id of a key. Empty if it is not known.
+    pub id: String,
+    /// The actor's name, for people who read the trail.
+    pub name: Option<String>,
+}
+
+/// The kind of an [`Actor`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum ActorKind {
+    /// The application did not say who it was.
+    #[default]
+    Unknown,
+    /// A person.
+    User,
+    /// A program.
+    Service,
+    /// The holder of a key, who showed it.
+    Key,
+    /// This library, by itself: a rule that the application has set.
+    System,
+}
+
+impl Actor {
+    /// Creates an actor of a kind.
+    pub fn new(kind: ActorKind, id: impl Into<String>) -> Self {
+        Self {
+            kind,
+            id: id.into(),
+            name: None,
+        }
+    }
+
+    /// Creates a person.
+    pub fn user(id: impl Into<String>) -> Self {
+        Self::new(ActorKind::User, id)
+    }
+
+    /// Creates a program.
+    pub fn service(id: impl Into<String>) -> Self {
+        Self::new(ActorKind::Service, id)
+    }
+
+    /// Creates the holder of a key.
+    pub fn key(id: KeyId) -> Self {
+        Self::new(ActorKind::Key, id.to_string())
+    }
+
+    /// Sets the name, for people who read the trail.
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<Option<String>>) -> Self {
+        self.name = name.into();
+        self
+    }
+}
+
+impl ActorKind {
+    /// Returns the name of the kind: `unknown`, `user`, `service`, `key` or `system`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::User => "user",
+            Self::Service => "service",
+            Self::Key => "key",
+            Self::System => "system",
+        }
+    }
+}
+
+/// Prints the kind and the id, such as `user ops@example.com`.
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.as_str())?;
+        if self.id.is_empty() {
+            return Ok(());
+        }
+        write!(f, " {}", self.id)
+    }
+}

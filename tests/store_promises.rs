@@ -1,0 +1,461 @@
+//! The conformance suites of lists, trails, events, usage and feeds: who breaks a promise is told
+//! which, and who keeps less and says so passes.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use support::block_on;
+use tower_api_key::conformance::{self, Field, Keeps};
+use tower_api_key::{
+    Change, ChangeFeed, Changes, Cursor, Event, FeedError, KeyId, KeyOrder, KeyQuery, KeyRecord,
+    KeyStore, ListedKey, ManagedKeyStore, MemoryStore, Page, Paging, StoreError, StoreErrorKind,
+    TrailQuery, TrailRecord, UsageBatch,
+};
+
+/// What can be wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    None,
+    ListsOldestFirst,
+    ListsByPage,
+    IgnoresState,
+    IgnoresPrefix,
+    IgnoresOrder,
+    TakesAnyCursor,
+    ListsMore,
+    ListsWithoutPrefixes,
+    NeverEnds,
+    LosesTrail,
+    ForgetsReasons,
+    ReadsForwardsOnly,
+    TakesAnyTrailCursor,
+    LosesEvents,
+    RepeatsEvents,
+    EndsEvents,
+    CountsTwice,
+    SkipsBatches,
+    UsesChangeRecords,
+    CutsPlans,
+    LosesChanges,
+    TellsLowVersions,
+    TakesAnyFeedCursor,
+    TellsAllAtFirst,
+}
+
+/// A store in memory with something wrong.
+struct Twisted {
+    store: MemoryStore,
+    fault: Fault,
+    nodes: AtomicU8,
+}
+
+impl Twisted {
+    fn new(fault: Fault) -> Self {
+        Self {
+            store: MemoryStore::new(),
+            fault,
+            nodes: AtomicU8::new(0),
+        }
+    }
+
+    fn is(&self, fault: Fault) -> bool {
+        self.fault == fault
+    }
+}
+
+impl KeyStore for Twisted {
+    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.store.find(id).await
+    }
+}
+
+impl ManagedKeyStore for Twisted {
+    async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.store.find(id).await
+    }
+
+    async fn commit(&self, change: &Change) -> Result<(), StoreError> {
+        let Fault::CutsPlans = self.fault else {
+            return self.store.commit(change).await;
+        };
+        // As a table does that has no such column.
+        let cut = |record: &KeyRecord| record.clone().with_plan(None::<&str>);
+        for record in change.creates() {
+            self.store.commit(&support::creates(cut(record))).await?;
+        }
+        Ok(())
+    }
+
+    async fn list(&self, query: &KeyQuery, paging: &Paging) -> Result<Page<ListedKey>, StoreError> {
+        let mut query = query.clone();
+        if self.is(Fault::IgnoresState) {
+            query.state = None;
+        }
+        if self.is(Fault::IgnoresPrefix) {
+            query.prefix = None;
+        }
+        let mut page = match self.store.list(&query, paging).await {
+            Err(error)
+                if self.is(Fault::TakesAnyCursor)
+                    && error.kind() == StoreErrorKind::InvalidCursor =>
+            {
+                self.store
+                    .list(&query, &Paging::first(paging.limit))
+                    .await?
+            }
+            listed => listed?,
+        };
+        if self.is(Fault::ListsMore) && page.next.is_some() {
+            let rest = Paging::first(1).after(page.next);
+            let rest = self.store.list(&query, &rest).await?;
+            page.items.extend(rest.items);
+            page.next = rest.next;
+        }
+        let is_reversed = match query.order {
+            KeyOrder::EndingSoon => self.is(Fault::IgnoresOrder),
+            _ => self.is(Fault::ListsOldestFirst),
+        };
+        if is_reversed {
+            page.items.reverse();
+        }
+        if self.is(Fault::ListsByPage) && paging.after.is_some() {
+            page.items.pop();
+        }
+        if self.is(Fault::ListsWithoutPrefixes) {
+            for key in &mut page.items {
+                key.record = key.record.clone().with_prefix(None::<&str>);
+            }
+        }
+        if self.is(Fault::NeverEnds) {
+            page.next = page.next.or_else(|| paging.after.clone());
+        }
+        Ok(page)
+    }
+
+    async fn trail(
+        &self,
+        query: &TrailQuery,
+        paging: &Paging,
+    ) -> Result<Page<TrailRecord>, StoreError> {
+        let mut query = query.clone();
+        if self.is(Fault::ReadsForwardsOnly) {
+            query.newest_first = false;
+        }
+        let mut page = match self.store.trail(&query, paging).await {
+            Err(error)
+                if self.is(Fault::TakesAnyTrailCursor)
+                    && error.kind() == StoreErrorKind::InvalidCursor =>
+            {
+                self.store
+                    .trail(&query, &Paging::first(paging.limit))
+                    .await?
+            }
+            read => read?,
+        };
+        if self.is(Fault::LosesTrail) {
+            page.items
+                .retain(|record| record.action.as_str() != "api_key.imported");
+        }
+        if self.is(Fault::ForgetsReasons) {
+            for record in &mut page.items {
+                record.origin.reason = None;
+            }
+        }
+        Ok(page)
+    }
+
+    async fn events(&self, paging: &Paging) -> Result<Page<Event>, StoreError> {
+        let mut page = self.store.events(paging).await?;
+        if self.is(Fault::LosesEvents) {
+            page.items.retain(|event| event.key.is_none());
+        }
+        if self.is(Fault::RepeatsEvents) && page.items.is_empty() && paging.after.is_some() {
+            let first = self.store.events(&Paging::first(1)).await?;
+            page.items = first.items;
+            page.next = paging
+                .after
+                .clone()
+                .filter(|_| page.items.is_empty())
+                .or(first.next);
+        }
+        if self.is(Fault::EndsEvents) && page.items.is_empty() {
+            page.next = None;
+        }
+        Ok(page)
+    }
+
+    async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
+        let mut batch = batch.clone();
+        let recorded = self.store.record_usage(&batch).await;
+        match self.fault {
+            Fault::CountsTwice if recorded.is_ok() => {
+                // As if each batch were of a node of its own.
+                batch.node = [self.nodes.fetch_add(1, Ordering::SeqCst); 16];
+                self.store.record_usage(&batch).await
+            }
+            Fault::SkipsBatches => Ok(()),
+            Fault::UsesChangeRecords => {
+                for usage in &batch.usage {
+                    if let Some(record) = self.store.find(&usage.key).await? {
+                        let next = record.version() + 1;
+                        let used = support::updates(record.with_version(next));
+                        self.store.commit(&used).await?;
+                    }
+                }
+                recorded
+            }
+            _ => recorded,
+        }
+    }
+}
+
+impl ChangeFeed for Twisted {
+    async fn changes_since(
+        &self,
+        after: Option<&Cursor>,
+        wait: Duration,
+    ) -> Result<Changes, FeedError> {
+        let mut told = self.store.changes_since(after, wait).await?;
+        match self.fault {
+            Fault::LosesChanges if told.keys.len() > 1 => {
+                told.keys.pop();
+            }
+            Fault::TellsLowVersions => {
+                for (_, version) in &mut told.keys {
+                    *version = 1;
+                }
+            }
+            Fault::TakesAnyFeedCursor => told.gap = false,
+            Fault::TellsAllAtFirst if after.is_none() => {
+                told.keys.push((KeyId::from_bytes([1; 16]), 1));
+            }
+            _ => {}
+        }
+        Ok(told)
+    }
+}
+
+/// The promise that the suite says was broken.
+fn broken(suite: impl Future<Output = ()>) -> String {
+    let outcome = catch_unwind(AssertUnwindSafe(|| block_on(suite)));
+    let message = *outcome.unwrap_err().downcast::<String>().unwrap();
+    let promise = message.strip_prefix("broken promise: ").unwrap();
+    promise.split(": ").next().unwrap().to_owned()
+}
+
+#[test]
+fn a_store_that_breaks_a_promise_about_lists_is_told_which() {
+    for (fault, promise) in [
+        (
+            Fault::ListsOldestFirst,
+            "a list has each key once, the newest first",
+        ),
+        (
+            Fault::ListsByPage,
+            "a list has each key once, the newest first",
+        ),
+        (
+            Fault::IgnoresState,
+            "a list has the keys that were asked for, and no others",
+        ),
+        (
+            Fault::IgnoresPrefix,
+            "a list has the keys that were asked for, and no others",
+        ),
+        (
+            Fault::IgnoresOrder,
+            "a list is in the order that was asked for",
+        ),
+        (Fault::TakesAnyCursor, "a cursor of another list is refused"),
+        (
+            Fault::ListsMore,
+            "a page has no more keys than were asked for",
+        ),
+        (
+            Fault::ListsWithoutPrefixes,
+            "a listed key has the whole record",
+        ),
+        (Fault::NeverEnds, "a list ends"),
+    ] {
+        let store = Twisted::new(fault);
+        assert_eq!(
+            broken(conformance::managed_key_store(&store)),
+            promise,
+            "{fault:?}"
+        );
+    }
+}
+
+#[test]
+fn a_store_that_breaks_a_promise_about_its_trail_is_told_which() {
+    for (fault, promise) in [
+        (
+            Fault::LosesTrail,
+            "the trail has one record for each write, in order",
+        ),
+        (
+            Fault::ForgetsReasons,
+            "a record of the trail is read as it was committed",
+        ),
+        (Fault::ReadsForwardsOnly, "the trail is read backwards, too"),
+        (
+            Fault::TakesAnyTrailCursor,
+            "a cursor of another trail is refused",
+        ),
+        (
+            Fault::LosesEvents,
+            "events are read once, in order, as they were committed",
+        ),
+        (Fault::EndsEvents, "the last page says where to read on"),
+    ] {
+        let store = Twisted::new(fault);
+        assert_eq!(
+            broken(conformance::managed_key_store(&store)),
+            promise,
+            "{fault:?}"
+        );
+    }
+}
+
+#[test]
+fn a_store_that_breaks_a_promise_about_usage_is_told_which() {
+    for (fault, promise) in [
+        (Fault::CountsTwice, "a batch of usage is recorded once"),
+        (
+            Fault::SkipsBatches,
+            "a batch that follows none of its node is a conflict",
+        ),
+        (Fault::UsesChangeRecords, "usage changes nothing but usage"),
+    ] {
+        let store = Twisted::new(fault);
+        assert_eq!(
+            broken(conformance::managed_key_store(&store)),
+            promise,
+            "{fault:?}"
+        );
+    }
+}
+
+#[test]
+fn a_feed_that_breaks_a_promise_is_told_which() {
+    for (fault, promise) in [
+        (
+            Fault::LosesChanges,
+            "each change is told, with a version that the key has reached",
+        ),
+        (
+            Fault::TellsLowVersions,
+            "each change is told, with a version that the key has reached",
+        ),
+        (
+            Fault::TakesAnyFeedCursor,
+            "a cursor that the feed does not know is a gap",
+        ),
+        (
+            Fault::TellsAllAtFirst,
+            "without a cursor nothing is told but where to go on from",
+        ),
+    ] {
+        let store = Twisted::new(fault);
+        assert_eq!(
+            broken(conformance::change_feed(&store, &store)),
+            promise,
+            "{fault:?}"
+        );
+    }
+    let store = Twisted::new(Fault::None);
+    block_on(conformance::change_feed(&store, &store));
+    block_on(conformance::change_feed(&store, &store));
+    block_on(conformance::managed_key_store(&store));
+}
+
+/// A store that keeps an id, an owner, a name and an end, as a small table does.
+struct Small(MemoryStore);
+
+impl Small {
+    fn keeps(record: &KeyRecord) -> bool {
+        let kept = KeyRecord::new(record.id(), record.verifier().clone(), record.account())
+            .with_name(record.name())
+            .with_expires_at(record.expires_at())
+            .with_revoked(record.revoked().cloned())
+            .with_version(record.version());
+        kept == *record && record.verifier().pepper().is_none()
+    }
+}
+
+impl KeyStore for Small {
+    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.0.find(id).await
+    }
+}
+
+impl ManagedKeyStore for Small {
+    async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.0.find(id).await
+    }
+
+    async fn commit(&self, change: &Change) -> Result<(), StoreError> {
+        let mut writes = change.creates().iter().chain(change.updates());
+        if !writes.all(Self::keeps) {
+            return Err(StoreError::refused("the table has no column for this"));
+        }
+        self.0.commit(change).await
+    }
+}
+
+#[test]
+fn a_store_that_keeps_less_and_says_so_passes() {
+    let fields = [
+        Field::Pepper,
+        Field::Prefix,
+        Field::Organization,
+        Field::Environment,
+        Field::Scopes,
+        Field::Networks,
+        Field::Plan,
+        Field::Limits,
+        Field::Budget,
+        Field::Metadata,
+        Field::CreatedAt,
+        Field::NotBefore,
+        Field::Suspension,
+        Field::Throttling,
+        Field::Lineage,
+        Field::Rotation,
+    ];
+    let keeps = Keeps::everything().without_lists().without_trail();
+    let keeps = keeps.without_events().without_usage();
+    let keeps = fields.into_iter().fold(keeps, Keeps::without);
+    let store = Small(MemoryStore::new());
+    block_on(conformance::managed_key_store_keeping(&store, &keeps));
+    // Whoever keeps less than is said is told, and so is whoever keeps it in part.
+    let suite = conformance::managed_key_store(&store);
+    assert_eq!(broken(suite), "a live store answers");
+    let store = Twisted::new(Fault::CutsPlans);
+    let keeps = Keeps::everything().without(Field::Plan);
+    let suite = conformance::managed_key_store_keeping(&store, &keeps);
+    assert_eq!(
+        broken(suite),
+        "a record with a field that is not kept is refused"
+    );
+}
+
+/// What a store does not implement, it refuses.
+#[test]
+fn a_store_without_lists_says_so() {
+    let store = Small(MemoryStore::new());
+    let paging = Paging::first(10);
+    let list = block_on(store.list(&KeyQuery::new(), &paging)).unwrap_err();
+    let trail = block_on(store.trail(&TrailQuery::new(), &paging)).unwrap_err();
+    let events = block_on(store.events(&paging)).unwrap_err();
+    let usage = block_on(store.record_usage(&UsageBatch::new([0; 16], 1, Vec::new())));
+    for error in [list, trail, events, usage.unwrap_err()] {
+        assert_eq!(error.kind(), StoreErrorKind::Refused);
+        assert_eq!(error.to_string(), "the key store does not support this");
+    }
+}
