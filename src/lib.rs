@@ -138,8 +138,10 @@ pub use middleware::require_scope::{RequireScope, RequireScopeFuture, RequireSco
 pub use middleware::service::ApiKeyService;
 pub use observe::{Answered, Decision, KeyFacts, Observer};
 pub use store::{
-    Action, Actor, ActorKind, AgedRecord, Change, ChangeFeed, Changes, Cursor, Event, FeedError,
-    InvalidAction, KeyOrder, KeyQuery, KeyState, KeyStore, KeyUsage, ListedKey, ManagedKeyStore,
-    Origin, Page, Paging, StoreError, StoreErrorKind, TrailQuery, TrailRecord, UsageBatch,
+    Action, Actor, ActorKind, AgedRecord, Change, ChangeFeed, ChangeId, ChangedKey, Changes,
+    Cursor, Event, FeedError, Floor, Followed, InvalidAction, InvalidActorKind, KeptEvent,
+    KeyOrder, KeyQuery, KeyState, KeyStore, KeyUsage, ListedKey, ManagedKeyStore, Origin, Page,
+    Paging, Start, Step, StoreError, StoreErrorKind, TrailQuery, TrailRecord, UsageBatch,
+    UsagePeriod,
 };
 pub use util::clock::{Clock, ManualClock, Now, Sleep, SystemClock};

@@ -17,7 +17,7 @@ use support::trouble::{Delay, Gate, Says, TroubledStore};
 use support::{DAY, asking, is_waiting, today, with_key};
 use tower::Service;
 use tower_api_key::{
-    AgedRecord, ApiKeys, Cache, Change, Environment, IssuedKey, KeyDigest, KeyFormat, KeyId,
+    AgedRecord, ApiKeys, Cache, Change, Environment, Floor, IssuedKey, KeyDigest, KeyFormat, KeyId,
     KeyRecord, KeyStore, ManagedKeyStore, ManualClock, Rejection, Revocation, StoreError,
     Suspension,
 };
@@ -518,10 +518,10 @@ impl KeyStore for Shared {
     async fn find_at_least(
         &self,
         id: &KeyId,
-        version: u64,
+        floor: &Floor,
     ) -> Result<Option<AgedRecord>, StoreError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        if self.copy.version() >= version {
+        if self.copy.version() >= floor.version && self.age <= floor.max_age {
             return Ok(Some(AgedRecord::new(self.copy.clone(), self.age)));
         }
         Ok(self.find(id).await?.map(AgedRecord::fresh))
@@ -556,7 +556,8 @@ async fn a_copy_of_a_copy_serves_no_longer_than_one() {
         let keys = builder.build().unwrap();
         for second in 0..10 {
             assert!(keys.verify(key.expose_secret()).await.is_ok());
-            let each = 10_u64.saturating_sub(age).max(1);
+            // A copy that may not serve any more is looked past, and the record itself serves for ten.
+            let each = if age > 10 { 10 } else { (10 - age).max(1) };
             let expected = second / each + 1;
             assert_eq!(
                 asked.load(Ordering::SeqCst) as u64,
@@ -568,6 +569,31 @@ async fn a_copy_of_a_copy_serves_no_longer_than_one() {
         keys.suspend(key.id()).await.unwrap();
         assert!(keys.verify(key.expose_secret()).await.is_err());
     }
+}
+
+/// A copy may be from before what was changed.
+#[tokio::test]
+async fn after_all_keys_are_invalidated_no_copy_from_before_is_believed() {
+    let world = World::new(Cache::new());
+    let key = world.issue().await;
+    world.clock.advance(SECOND * 5);
+    let shared = Shared {
+        copy: world.store.kept.find(&key.id()).await.unwrap().unwrap(),
+        age: SECOND,
+        primary: world.store.clone(),
+        asked: Arc::default(),
+    };
+    let builder = ApiKeys::builder(shared).clock(world.clock.clone());
+    let keys = builder.build().unwrap();
+    assert!(keys.verify(key.expose_secret()).await.is_ok());
+    world.revoke_elsewhere(key.id()).await;
+    keys.invalidate(&key.id());
+    assert!(
+        keys.verify(key.expose_secret()).await.is_ok(),
+        "the copy is believed"
+    );
+    keys.invalidate_all();
+    assert!(keys.verify(key.expose_secret()).await.is_err());
 }
 
 /// A key that was changed before, long ago, is not the first to be forgotten.

@@ -17,8 +17,8 @@ use tokio::task::yield_now;
 use tower_api_key::conformance::Keeps;
 use tower_api_key::{
     Change, Charge, Clock, KeyId, KeyRecord, KeyStore, LimitName, LimiterError, ManagedKeyStore,
-    MemoryLimiter, MemoryStore, Now, Quota, QuotaShape, RateLimiter, Refund, Standing, StoreError,
-    Subject, Verdict, conformance,
+    MemoryLimiter, MemoryStore, Now, Quota, QuotaShape, RateLimiter, Refund, Standing, Step,
+    StoreError, Subject, Verdict, conformance,
 };
 
 fn decisions() -> u64 {
@@ -646,7 +646,7 @@ impl FaultyStore {
     /// The versions of the records of a change, as they are now.
     fn look(&self, change: &Change) -> HashMap<Vec<u8>, u64> {
         let records = self.records.lock().unwrap();
-        let named = change.creates().iter().chain(change.updates());
+        let named = change.records();
         let keys = named.map(|record| self.key(&record.id()));
         keys.filter_map(|key| Some((key.clone(), records.get(&key)?.version())))
             .collect()
@@ -690,7 +690,8 @@ impl ManagedKeyStore for FaultyStore {
 
     async fn commit(&self, change: &Change) -> Result<(), StoreError> {
         let mut versions = self.look(change);
-        let creates = !change.creates().is_empty();
+        let mut steps = change.steps();
+        let creates = steps.any(|step| matches!(step, Step::Create { .. }));
         match self.fault {
             StoreFault::RacesCreates if creates => yield_now().await,
             StoreFault::RacesUpdates if !creates => yield_now().await,
@@ -698,27 +699,31 @@ impl ManagedKeyStore for FaultyStore {
         }
         let mut writes = Vec::new();
         let mut outcome = Ok(());
-        for record in change.creates() {
+        for step in change.steps() {
+            let (record, then) = match step {
+                Step::Create { record, .. } => {
+                    let exists = versions.contains_key(&self.key(&record.id()));
+                    if exists && self.fault != StoreFault::OverwritesOnCreate {
+                        outcome = Err(StoreError::already_exists());
+                        break;
+                    }
+                    (record, 0)
+                }
+                Step::Update { record, .. } => {
+                    let next = versions.get(&self.key(&record.id()));
+                    let next = next.map(|version| version + 1);
+                    let any = self.fault == StoreFault::IgnoresVersions && next.is_some();
+                    if next != Some(record.version()) && !any {
+                        outcome = Err(StoreError::conflict());
+                        break;
+                    }
+                    (record, u64::MAX - 1)
+                }
+                _ => continue,
+            };
             let key = self.key(&record.id());
-            if versions.contains_key(&key) && self.fault != StoreFault::OverwritesOnCreate {
-                outcome = Err(StoreError::already_exists());
-                break;
-            }
             if self.fault != StoreFault::NamesTwice {
-                versions.insert(key.clone(), 0);
-            }
-            writes.push((key, record));
-        }
-        for record in change.updates() {
-            let key = self.key(&record.id());
-            let next = versions.get(&key).map(|version| version + 1);
-            let any = self.fault == StoreFault::IgnoresVersions && next.is_some();
-            if outcome.is_err() || (next != Some(record.version()) && !any) {
-                outcome = outcome.and(Err(StoreError::conflict()));
-                break;
-            }
-            if self.fault != StoreFault::NamesTwice {
-                versions.insert(key.clone(), u64::MAX - 1);
+                versions.insert(key.clone(), then);
             }
             writes.push((key, record));
         }

@@ -11,8 +11,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use support::{DAY, is_waiting, today};
 use tower_api_key::{
-    ApiKeys, Cache, ChangeFeed, Changes, Cursor, FeedError, IssuedKey, KeyId, KeyRecord, KeyStore,
-    ManagedKeyStore, ManualClock, MemoryStore, Revocation, StoreError, Worker, WorkerHealth,
+    ApiKeys, Cache, ChangeFeed, ChangedKey, Changes, Cursor, FeedError, IssuedKey, KeyId,
+    KeyRecord, KeyStore, ManagedKeyStore, ManualClock, MemoryStore, Revocation, StoreError, Worker,
+    WorkerHealth,
 };
 
 /// One process of several, with its worker. What is cached would serve for a day.
@@ -224,7 +225,10 @@ impl ChangeFeed for Scripted {
 }
 
 fn told(keys: &[(KeyId, u64)], next: &str) -> Answer {
-    Answer::Tells(Changes::new(keys.to_vec(), Cursor::new(next)))
+    let keys = keys
+        .iter()
+        .map(|(id, version)| ChangedKey::new(*id, *version));
+    Answer::Tells(Changes::new(keys.collect(), Cursor::new(next)))
 }
 
 /// A key of a node, which another process then revokes.

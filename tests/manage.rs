@@ -13,7 +13,7 @@ use tower::Layer;
 use tower_api_key::{
     Action, Actor, AllowedNetworks, Alphabet, ApiKeys, Change, ChangeError, Environment,
     InvalidRecord, IssueError, KeyDigest, KeyFormat, KeyId, KeyQuery, KeyRecord, KeyStore,
-    ManagedKeyStore, ManualClock, MemoryStore, Origin, Paging, PepperRing, StoreError,
+    ManagedKeyStore, ManualClock, MemoryStore, Origin, Paging, PepperRing, Step, StoreError,
     StoreErrorKind, TrailQuery,
 };
 
@@ -247,7 +247,7 @@ impl ManagedKeyStore for Contended {
     }
 
     async fn commit(&self, change: &Change) -> Result<(), StoreError> {
-        if let [update] = change.updates()
+        if let Some(Step::Update { record: update, .. }) = change.steps().next()
             && self.rivals.load(Ordering::SeqCst) > 0
         {
             self.rivals.fetch_sub(1, Ordering::SeqCst);
@@ -473,7 +473,7 @@ async fn what_no_store_could_keep_is_refused_before_it_is_committed() {
     let too_long = keys.issue(&*long).await.unwrap_err();
     assert!(matches!(
         too_long,
-        IssueError::Invalid(InvalidRecord::TooLong(_))
+        IssueError::Invalid(InvalidRecord::TooLong(..))
     ));
     let late = SystemTime::UNIX_EPOCH + Duration::from_secs(300_000_000_000);
     let instant = keys.issue("acme").expires_at(late).await.unwrap_err();
@@ -488,7 +488,7 @@ async fn what_no_store_could_keep_is_refused_before_it_is_committed() {
     let much = much.await.unwrap_err();
     assert!(matches!(
         much,
-        IssueError::Invalid(InvalidRecord::TooLong(_))
+        IssueError::Invalid(InvalidRecord::TooLong(..))
     ));
 
     let key = keys.issue("acme").await.unwrap();

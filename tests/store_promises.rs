@@ -12,9 +12,9 @@ use std::time::Duration;
 use support::block_on;
 use tower_api_key::conformance::{self, Field, Keeps};
 use tower_api_key::{
-    Change, ChangeFeed, Changes, Cursor, Event, FeedError, KeyId, KeyOrder, KeyQuery, KeyRecord,
-    KeyStore, ListedKey, ManagedKeyStore, MemoryStore, Page, Paging, StoreError, StoreErrorKind,
-    TrailQuery, TrailRecord, UsageBatch,
+    Change, ChangeFeed, ChangedKey, Changes, Cursor, FeedError, Followed, KeptEvent, KeyId,
+    KeyOrder, KeyQuery, KeyRecord, KeyStore, ListedKey, ManagedKeyStore, MemoryStore, Page, Paging,
+    Start, StoreError, StoreErrorKind, TrailQuery, TrailRecord, UsageBatch,
 };
 
 /// What can be wrong.
@@ -36,7 +36,8 @@ enum Fault {
     TakesAnyTrailCursor,
     LosesEvents,
     RepeatsEvents,
-    EndsEvents,
+    NumbersEventsAnew,
+    ReadsMoreEvents,
     CountsTwice,
     SkipsBatches,
     UsesChangeRecords,
@@ -85,7 +86,7 @@ impl ManagedKeyStore for Twisted {
         };
         // As a table does that has no such column.
         let cut = |record: &KeyRecord| record.clone().with_plan(None::<&str>);
-        for record in change.creates() {
+        for record in change.records() {
             self.store.commit(&support::creates(cut(record))).await?;
         }
         Ok(())
@@ -105,7 +106,7 @@ impl ManagedKeyStore for Twisted {
                     && error.kind() == StoreErrorKind::InvalidCursor =>
             {
                 self.store
-                    .list(&query, &Paging::first(paging.limit))
+                    .list(&query, &Paging::first(paging.limit()))
                     .await?
             }
             listed => listed?,
@@ -123,7 +124,7 @@ impl ManagedKeyStore for Twisted {
         if is_reversed {
             page.items.reverse();
         }
-        if self.is(Fault::ListsByPage) && paging.after.is_some() {
+        if self.is(Fault::ListsByPage) && paging.cursor().is_some() {
             page.items.pop();
         }
         if self.is(Fault::ListsWithoutPrefixes) {
@@ -132,7 +133,7 @@ impl ManagedKeyStore for Twisted {
             }
         }
         if self.is(Fault::NeverEnds) {
-            page.next = page.next.or_else(|| paging.after.clone());
+            page.next = page.next.or_else(|| paging.cursor().cloned());
         }
         Ok(page)
     }
@@ -151,9 +152,8 @@ impl ManagedKeyStore for Twisted {
                 if self.is(Fault::TakesAnyTrailCursor)
                     && error.kind() == StoreErrorKind::InvalidCursor =>
             {
-                self.store
-                    .trail(&query, &Paging::first(paging.limit))
-                    .await?
+                let first = Paging::first(paging.limit());
+                self.store.trail(&query, &first).await?
             }
             read => read?,
         };
@@ -169,39 +169,42 @@ impl ManagedKeyStore for Twisted {
         Ok(page)
     }
 
-    async fn events(&self, paging: &Paging) -> Result<Page<Event>, StoreError> {
-        let mut page = self.store.events(paging).await?;
-        if self.is(Fault::LosesEvents) {
-            page.items.retain(|event| event.key.is_none());
+    async fn events(&self, start: &Start, limit: u32) -> Result<Followed<KeptEvent>, StoreError> {
+        let mut read = self.store.events(start, limit).await?;
+        match self.fault {
+            Fault::LosesEvents => read.items.retain(|kept| kept.event.key.is_none()),
+            Fault::RepeatsEvents if read.is_end && read.items.is_empty() => {
+                let first = self.store.events(&Start::Beginning, 1).await?;
+                read.items = first.items;
+            }
+            Fault::NumbersEventsAnew => {
+                for kept in &mut read.items {
+                    kept.id = self.nodes.fetch_add(1, Ordering::SeqCst).to_string();
+                }
+            }
+            Fault::ReadsMoreEvents if !read.is_end => {
+                let rest = Start::After(read.next.clone());
+                let rest = self.store.events(&rest, 1).await?;
+                read.items.extend(rest.items);
+            }
+            _ => {}
         }
-        if self.is(Fault::RepeatsEvents) && page.items.is_empty() && paging.after.is_some() {
-            let first = self.store.events(&Paging::first(1)).await?;
-            page.items = first.items;
-            page.next = paging
-                .after
-                .clone()
-                .filter(|_| page.items.is_empty())
-                .or(first.next);
-        }
-        if self.is(Fault::EndsEvents) && page.items.is_empty() {
-            page.next = None;
-        }
-        Ok(page)
+        Ok(read)
     }
 
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
-        let mut batch = batch.clone();
-        let recorded = self.store.record_usage(&batch).await;
+        let recorded = self.store.record_usage(batch).await;
         match self.fault {
             Fault::CountsTwice if recorded.is_ok() => {
                 // As if each batch were of a node of its own.
-                batch.node = [self.nodes.fetch_add(1, Ordering::SeqCst); 16];
+                let node = [self.nodes.fetch_add(1, Ordering::SeqCst); 16];
+                let batch = UsageBatch::new(node, 1, batch.usage().to_vec()).unwrap();
                 self.store.record_usage(&batch).await
             }
             Fault::SkipsBatches => Ok(()),
             Fault::UsesChangeRecords => {
-                for usage in &batch.usage {
-                    if let Some(record) = self.store.find(&usage.key).await? {
+                for key in batch.usage().iter().filter_map(|usage| usage.key) {
+                    if let Some(record) = self.store.find(&key).await? {
                         let next = record.version() + 1;
                         let used = support::updates(record.with_version(next));
                         self.store.commit(&used).await?;
@@ -226,13 +229,14 @@ impl ChangeFeed for Twisted {
                 told.keys.pop();
             }
             Fault::TellsLowVersions => {
-                for (_, version) in &mut told.keys {
-                    *version = 1;
+                for key in &mut told.keys {
+                    key.version = 1;
                 }
             }
             Fault::TakesAnyFeedCursor => told.gap = false,
             Fault::TellsAllAtFirst if after.is_none() => {
-                told.keys.push((KeyId::from_bytes([1; 16]), 1));
+                told.keys
+                    .push(ChangedKey::new(KeyId::from_bytes([1; 16]), 1));
             }
             _ => {}
         }
@@ -311,7 +315,18 @@ fn a_store_that_breaks_a_promise_about_its_trail_is_told_which() {
             Fault::LosesEvents,
             "events are read once, in order, as they were committed",
         ),
-        (Fault::EndsEvents, "the last page says where to read on"),
+        (
+            Fault::RepeatsEvents,
+            "what was read is not read again from the next place on",
+        ),
+        (
+            Fault::NumbersEventsAnew,
+            "each event has an id of its own, which does not change",
+        ),
+        (
+            Fault::ReadsMoreEvents,
+            "no more events are read than were asked for",
+        ),
     ] {
         let store = Twisted::new(fault);
         assert_eq!(
@@ -400,8 +415,7 @@ impl ManagedKeyStore for Small {
     }
 
     async fn commit(&self, change: &Change) -> Result<(), StoreError> {
-        let mut writes = change.creates().iter().chain(change.updates());
-        if !writes.all(Self::keeps) {
+        if !change.records().all(Self::keeps) {
             return Err(StoreError::refused("the table has no column for this"));
         }
         self.0.commit(change).await
@@ -452,8 +466,9 @@ fn a_store_without_lists_says_so() {
     let paging = Paging::first(10);
     let list = block_on(store.list(&KeyQuery::new(), &paging)).unwrap_err();
     let trail = block_on(store.trail(&TrailQuery::new(), &paging)).unwrap_err();
-    let events = block_on(store.events(&paging)).unwrap_err();
-    let usage = block_on(store.record_usage(&UsageBatch::new([0; 16], 1, Vec::new())));
+    let events = block_on(store.events(&Start::Beginning, 1)).unwrap_err();
+    let batch = UsageBatch::new([0; 16], 1, Vec::new()).unwrap();
+    let usage = block_on(store.record_usage(&batch));
     for error in [list, trail, events, usage.unwrap_err()] {
         assert_eq!(error.kind(), StoreErrorKind::Refused);
         assert_eq!(error.to_string(), "the key store does not support this");

@@ -3,12 +3,14 @@
 use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
 use tower::Layer;
 use tower_api_key::{
-    ApiKeyLayer, ApiKeys, Cache, Limits, MemoryLimiter, NotFound, Quota, Rejection,
+    Answered, ApiKeyLayer, ApiKeys, ApiKeysBuilder, Cache, Decision, Limits, MemoryLimiter,
+    NotFound, Observer, Quota, Rejection,
 };
 
 use super::by_hand::ByHandLayer;
@@ -20,7 +22,7 @@ use super::requests::{Bare, Credentials, Request};
 use super::serve::{Stack, stack};
 
 /// All cases, those next to each other that are compared.
-pub(crate) const NAMES: [&str; 20] = [
+pub(crate) const NAMES: [&str; 21] = [
     "bare_hot",
     "floor_hot",
     "full_hot",
@@ -33,6 +35,7 @@ pub(crate) const NAMES: [&str; 20] = [
     "hand_written_10k",
     "no_limits_10k",
     "window_10k",
+    "observed_10k",
     "tower_http_bearer",
     "bad_checksum",
     "unknown_remembered",
@@ -178,6 +181,12 @@ impl Sets {
                 let stack = stack(ours(some.keys(), limits).layer(Bare));
                 ("bare_10k", some.any(), accepted(ALL), stack)
             }
+            "observed_10k" => {
+                let keys = builder(some.keys(), Limits::new().per_key(RATE));
+                let keys = keys.observer(Counting).build();
+                let stack = stack(keys.expect("limits that can be kept").layer().layer(Bare));
+                ("bare_10k", some.any(), accepted(ALL), stack)
+            }
             "tower_http_bearer" => {
                 let stack = stack(peers::bearer(Bare, &some.keys()[0]));
                 ("bare_hot", some.one(), accepted(PLAIN), stack)
@@ -268,20 +277,51 @@ impl Set {
     }
 }
 
+/// Counts by key what was admitted, and how it was answered.
+struct Counting;
+
+#[derive(Default)]
+struct Count {
+    admitted: AtomicU64,
+    answered: AtomicU64,
+}
+
+impl Observer for Counting {
+    fn decided(&self, decision: &Decision<'_>) {
+        if let Some(key) = decision.key()
+            && decision.is_admitted()
+        {
+            key.slot(Count::default)
+                .admitted
+                .fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn answered(&self, answer: &Answered<'_>) {
+        if answer.status().is_success() {
+            let count = answer.key().slot(Count::default);
+            count.answered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// A layer of the library over these keys.
 pub(crate) fn ours(keys: &[Box<str>], limits: Limits) -> ApiKeyLayer {
+    let keys = builder(keys, limits).build();
+    keys.expect("limits that can be kept").layer()
+}
+
+fn builder(keys: &[Box<str>], limits: Limits) -> ApiKeysBuilder {
     let limiter = MemoryLimiter::with_memory(LIMITER_MEMORY);
     assert!(limiter.capacity() >= 2 * keys.len());
     // Room for all keys, and none is asked for twice.
     let cache = Cache::new()
         .memory(4 << 30)
         .max_staleness(Duration::from_secs(3600));
-    let keys = ApiKeys::builder(keys::store(keys))
+    ApiKeys::builder(keys::store(keys))
         .limits(limits)
         .limiter(limiter)
         .cache(cache)
-        .build();
-    keys.expect("limits that can be kept").layer()
 }
 
 /// A layer of the library with one limit, and the floor, over the same keys.

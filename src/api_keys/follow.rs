@@ -40,7 +40,7 @@ pub(super) async fn follow(keyring: &Keyring, following: &Following) -> Infallib
                 retry = FIRST_RETRY;
                 let is_idle = changes.keys.is_empty();
                 cursor = Some(apply(keyring, cursor.is_none(), changes));
-                // All changes up to the begin of the call are applied now, and not those of its end.
+                // What is applied now is as old as the begin of the call, not as its end.
                 following.health.ticked(asked_at);
                 let took = keyring.clock.monotonic().saturating_sub(asked_at);
                 if is_idle {
@@ -65,11 +65,14 @@ pub(super) async fn follow(keyring: &Keyring, following: &Following) -> Infallib
 /// After a gap everything is forgotten. The place to go on from is fixed before that: a change
 /// after it is told by the next call, and one before it is found by the loads that follow.
 fn apply(keyring: &Keyring, is_first: bool, changes: Changes) -> Cursor {
+    if changes.gap {
+        trace::feed_gap();
+    }
     if is_first || changes.gap {
         keyring.cache.all_changed();
     }
-    for (id, version) in &changes.keys {
-        keyring.cache.told(id, *version);
+    for key in &changes.keys {
+        keyring.cache.told(&key.id, key.version);
     }
     changes.next
 }

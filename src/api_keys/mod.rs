@@ -216,7 +216,8 @@ impl<A> ApiKeys<A> {
     /// such call.
     ///
     /// No request whose `call` began after it returned is judged by what was loaded before, unless
-    /// the store then answers with a lower [version](KeyRecord::version).
+    /// the store then answers with a lower [version](KeyRecord::version), or with a copy of its own
+    /// that is [older](crate::AgedRecord).
     pub fn invalidate(&self, id: &KeyId) {
         self.keyring.cache.changed(id);
     }

@@ -24,13 +24,14 @@ mod uses;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::record::KeyRecord;
 use crate::limit::metering::Metering;
-use crate::store::{DynKeyStore, StoreError, StoreErrorKind};
+use crate::store::{DynKeyStore, Floor, StoreError, StoreErrorKind};
 use crate::util::clock::{Clock, within};
 use crate::util::timestamp::nanoseconds;
 use crate::util::trace;
@@ -118,6 +119,9 @@ struct Source {
     store: Arc<dyn DynKeyStore>,
     clock: Arc<dyn Clock>,
     time_limit: Duration,
+    max_staleness: Duration,
+    /// The instant at which the cache was emptied last, or 0.
+    emptied_at: AtomicU64,
     recent: Recent,
     pool: Arc<Pool>,
     metering: Arc<Metering>,
@@ -142,6 +146,8 @@ impl KeyCache {
                 store,
                 clock,
                 time_limit: settings.time_limit,
+                max_staleness: settings.max_staleness,
+                emptied_at: AtomicU64::new(0),
                 recent: Recent::default(),
                 pool,
                 metering,
@@ -282,11 +288,16 @@ impl KeyCache {
 
     /// Forgets what is older than a version that another process has written.
     pub(crate) fn told(&self, id: &KeyId, version: u64) {
+        if version == 1 {
+            // The key was created: only that there was none can be remembered of it.
+            return self.guarded.created(id);
+        }
         self.source.recent.remember_version(*id, version);
-        let cached = self.guarded.unchanged(id);
-        let is_cached =
-            matches!(&cached, Some(Found::Key(known)) if known.record().version() >= version);
         // A change of this process is told, too, and nobody is made to load the key anew for that.
+        let is_cached = match self.guarded.unchanged(id) {
+            Some(Found::Key(known)) => known.record().version() >= version,
+            Some(Found::Nothing) | None => false,
+        };
         if !is_cached {
             self.guarded.changed(id);
         }
@@ -310,6 +321,8 @@ impl KeyCache {
 
     /// After any key may have been changed or created.
     pub(crate) fn all_changed(&self) {
+        let now = instant(self.source.clock.monotonic());
+        self.source.emptied_at.fetch_max(now, Ordering::AcqRel);
         self.guarded.all_changed();
     }
 }
@@ -327,6 +340,14 @@ impl Source {
         })
     }
 
+    /// Returns the age that a copy may have: it must not be from before the moment when any key may
+    /// have been changed.
+    fn max_age(&self) -> Duration {
+        let now = instant(self.clock.monotonic());
+        let since_emptied = now.saturating_sub(self.emptied_at.load(Ordering::Acquire));
+        self.max_staleness.min(Duration::from_nanos(since_emptied))
+    }
+
     /// One look into the store, within the time limit.
     async fn ask(
         self: Arc<Self>,
@@ -336,13 +357,14 @@ impl Source {
         since: u64,
     ) -> Result<Found, StoreError> {
         let limit = self.time_limit;
-        let at_least = self.recent.version_of(&id);
-        let found = self.store.find_at_least(&id, at_least);
+        let version = self.recent.version_of(&id);
+        let floor = Floor::new(version, self.max_age());
+        let found = self.store.find_at_least(&id, &floor);
         let found = within(&*self.clock, limit, found).await;
         let found = found
             .unwrap_or_else(|| Err(StoreError::unavailable(format!("no answer in {limit:?}"))))?;
         let Some(found) = found else {
-            return Ok(Found::Nothing);
+            return self.recent.nothing(&id).map(|()| Found::Nothing);
         };
         let record = self.recent.newest(found.record)?;
         // The age of a copy counts, as if it had been loaded here then.

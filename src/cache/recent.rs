@@ -111,6 +111,18 @@ impl Recent {
         changes.keys.get(id).map_or(0, Known::version)
     }
 
+    /// Judges that nothing was found, which is an error if another process has changed the key.
+    pub(super) fn nothing(&self, id: &KeyId) -> Result<(), StoreError> {
+        let changes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match changes.keys.get(id) {
+            Some(Known::Version(version)) => Err(StoreError::unavailable(format!(
+                "the store lags behind: it found no key that has reached version {version}"
+            ))),
+            // What was changed here and is gone now was deleted from the store.
+            Some(Known::Record(_)) | None => Ok(()),
+        }
+    }
+
     /// The newer one of what was loaded and what was changed here.
     pub(super) fn newest(&self, loaded: KeyRecord) -> Result<KeyRecord, StoreError> {
         Ok(self.newer_than(&loaded)?.unwrap_or(loaded))

@@ -5,7 +5,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use crate::conformance::promise::Promise;
 use crate::conformance::records::{Digests, named};
 use crate::key::digest::KeyId;
-use crate::store::{Action, Actor, Change, ChangeFeed, Changes, Cursor, ManagedKeyStore};
+use crate::store::{
+    Action, Actor, Change, ChangeFeed, ChangedKey, Changes, Cursor, ManagedKeyStore,
+};
 
 const ANSWERS: Promise = Promise("a live feed answers");
 const BEGINS: Promise = Promise("without a cursor nothing is told but where to go on from");
@@ -112,7 +114,7 @@ async fn is_told<F: ChangeFeed>(feed: &F, mut cursor: Cursor, expected: &[(KeyId
         let told = ANSWERS.answer(told, "changes_since");
         TOLD.holds(!told.gap, format_args!("a gap: {told:?}"));
         missing.retain(|(id, version)| {
-            let reached = |(other, reached): &(KeyId, u64)| other == id && reached >= version;
+            let reached = |told: &ChangedKey| told.id == *id && told.version >= *version;
             !told.keys.iter().any(reached)
         });
         cursor = told.next;

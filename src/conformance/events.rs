@@ -1,22 +1,31 @@
 //! What a store promises that keeps events.
 
+use std::collections::HashSet;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::conformance::keeps::{Keeps, Part};
 use crate::conformance::promise::Promise;
 use crate::conformance::records::{Digests, named};
-use crate::store::{Action, Actor, Change, Cursor, Event, ManagedKeyStore, Paging, StoreErrorKind};
+use crate::store::{
+    Action, Actor, Change, Cursor, Event, KeptEvent, ManagedKeyStore, Start, StoreErrorKind,
+};
 
 const ANSWERS: Promise = Promise("a live store answers");
 const REFUSED: Promise = Promise("what is not kept is refused to be read");
 const TOLD: Promise = Promise("events are read once, in order, as they were committed");
 const NOTHING: Promise = Promise("a change that fails tells no event");
-const FOLLOWED: Promise = Promise("the last page says where to read on");
+const LIMIT: Promise = Promise("no more events are read than were asked for");
+const IDS: Promise = Promise("each event has an id of its own, which does not change");
+const FOLLOWED: Promise = Promise("what was read is not read again from the next place on");
 const CURSORS: Promise = Promise("a cursor of nobody is refused");
+const ENDS: Promise = Promise("the events that are kept come to an end");
+
+/// The most calls until all events of a run are read.
+const MOST_CALLS: usize = 100_000;
 
 pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
-    if !keeps.keeps(Part::Events) {
-        let refused = store.events(&Paging::first(1)).await;
+    if !keeps.keeps_part(Part::Events) {
+        let refused = store.events(&Start::Beginning, 1).await;
         let refused = refused.map_err(|error| error.kind());
         return REFUSED.holds(
             matches!(refused, Err(StoreErrorKind::Refused)),
@@ -24,32 +33,35 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
         );
     }
     let mut digests = Digests::new();
-    let begin = read_on(store, None, |_| false).await.1;
     let at = UNIX_EPOCH + Duration::from_secs(1_767_225_600);
     let account = format!("acme {}", digests.id());
-    let is_ours = |event: &Event| event.account.as_deref() == Some(account.as_str());
     let event = |kind: &str| {
         Event::new(kind, at)
             .with_account(account.clone())
-            .with_data("{\"ünïcode\": [\"\\u0000\", 1]}")
+            .with_data("{\"ünïcode\": [\"\\u0000\",  1]}")
     };
     let record = named(digests.next(), "key");
     let (first, second) = (
         event("api_key.issued"),
         event("acme.second").with_key(record.id()),
     );
-    let (third, failed) = (event("acme.third"), event("acme.failed"));
+    let (third, later, failed) = (
+        event("acme.third"),
+        event("acme.later"),
+        event("acme.failed"),
+    );
     let change = |events: &[&Event]| {
         let change = Change::new(Actor::service("conformance"), at);
-        let change = events
-            .iter()
-            .try_fold(change, |change, event| change.event((*event).clone()));
+        let mut events = events.iter();
+        let change = events.try_fold(change, |change, event| change.event((*event).clone()));
         change.expect("the suite's events can be kept")
     };
     let create = |change: Change| {
         let change = change.create(Action::ISSUED, record.clone());
         change.expect("the suite's records can be kept")
     };
+    let now = store.events(&Start::Now, 1).await;
+    let begin = ANSWERS.answer(now, "events").next;
     let created = store.commit(&create(change(&[&first, &second]))).await;
     ANSWERS.answer(created, "commit");
     let again = store.commit(&create(change(&[&failed]))).await;
@@ -57,43 +69,59 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
     // An event may tell of what changes no key, such as one that is about to end.
     ANSWERS.answer(store.commit(&change(&[&third])).await, "commit");
 
-    let (told, end) = read_on(store, Some(begin.clone()), is_ours).await;
-    TOLD.holds(told == [first, second, third], format_args!("{told:?}"));
-    let (told, end) = read_on(store, Some(end), is_ours).await;
-    FOLLOWED.holds(told.is_empty(), format_args!("{told:?} is read again"));
-    let later = event("acme.later");
-    ANSWERS.answer(store.commit(&change(&[&later])).await, "commit");
-    let (told, _) = read_on(store, Some(end), is_ours).await;
-    FOLLOWED.holds(told == [later], format_args!("{told:?}"));
-
-    let paging = Paging::first(1).after(Cursor::new("x"));
-    let refused = store.events(&paging).await.map_err(|error| error.kind());
-    CURSORS.holds(
-        matches!(refused, Err(StoreErrorKind::InvalidCursor)),
-        format_args!("{refused:?}"),
+    let is_ours = |kept: &KeptEvent| kept.event.account.as_deref() == Some(account.as_str());
+    let (told, end) = read_on(store, &begin, is_ours).await;
+    let events: Vec<&Event> = told.iter().map(|kept| &kept.event).collect();
+    TOLD.holds(
+        events == [&first, &second, &third],
+        format_args!("{told:?}"),
     );
+    let ids: HashSet<&str> = told.iter().map(|kept| kept.id.as_str()).collect();
+    let (again, _) = read_on(store, &begin, is_ours).await;
+    IDS.holds(
+        ids.len() == 3 && again == told,
+        format_args!("{again:?} after {told:?}"),
+    );
+    let (told, end) = read_on(store, &end, is_ours).await;
+    FOLLOWED.holds(told.is_empty(), format_args!("{told:?} is read again"));
+    ANSWERS.answer(store.commit(&change(&[&later])).await, "commit");
+    let (told, _) = read_on(store, &end, is_ours).await;
+    let told: Vec<&Event> = told.iter().map(|kept| &kept.event).collect();
+    FOLLOWED.holds(told == [&later], format_args!("{told:?}"));
+
+    for nobody in ["", "x", "-"] {
+        let refused = store.events(&Start::After(Cursor::new(nobody)), 1).await;
+        let refused = refused.map_err(|error| error.kind());
+        CURSORS.holds(
+            matches!(refused, Err(StoreErrorKind::InvalidCursor)),
+            format_args!("{refused:?}"),
+        );
+    }
 }
 
 /// Reads all events from a place on, and returns those of ours and where to read on.
 async fn read_on<S: ManagedKeyStore>(
     store: &S,
-    mut after: Option<Cursor>,
-    is_ours: impl Fn(&Event) -> bool,
-) -> (Vec<Event>, Cursor) {
+    begin: &Cursor,
+    is_ours: impl Fn(&KeptEvent) -> bool,
+) -> (Vec<KeptEvent>, Cursor) {
     let mut ours = Vec::new();
-    // Pages of one event and of many by turns.
-    for limit in [1, 100].into_iter().cycle() {
-        let paging = Paging::first(limit).after(after.clone());
-        let page = ANSWERS.answer(store.events(&paging).await, "events");
-        let Some(next) = page.next else {
-            FOLLOWED.holds(false, "a page of events without a next");
-            unreachable!("the promise was broken")
-        };
-        if page.items.is_empty() && after.as_ref() == Some(&next) {
+    let mut next = begin.clone();
+    // One event and many by turns.
+    for limit in [1, 100].into_iter().cycle().take(MOST_CALLS) {
+        let read = store.events(&Start::After(next), limit).await;
+        let read = ANSWERS.answer(read, "events");
+        LIMIT.holds(
+            read.items.len() <= limit as usize,
+            format_args!("{} events instead of at most {limit}", read.items.len()),
+        );
+        TOLD.holds(!read.gap, "a gap after events that were just committed");
+        ours.extend(read.items.into_iter().filter(&is_ours));
+        next = read.next;
+        if read.is_end {
             return (ours, next);
         }
-        ours.extend(page.items.into_iter().filter(&is_ours));
-        after = Some(next);
     }
-    unreachable!("the pages end by themselves")
+    ENDS.holds(false, format_args!("{MOST_CALLS} calls and more to come"));
+    (ours, next)
 }

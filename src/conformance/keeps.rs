@@ -160,7 +160,7 @@ impl Keeps {
         self
     }
 
-    pub(super) fn keeps(&self, part: Part) -> bool {
+    pub(super) fn keeps_part(&self, part: Part) -> bool {
         !self.parts_left_out.contains(&part)
     }
 
@@ -168,7 +168,7 @@ impl Keeps {
         &self.fields_left_out
     }
 
-    pub(super) fn has(&self, field: Field) -> bool {
+    pub(super) fn keeps_field(&self, field: Field) -> bool {
         !self.fields_left_out.contains(&field)
     }
 

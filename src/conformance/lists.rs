@@ -32,7 +32,7 @@ const MOST_PAGES: usize = 10_000;
 const AT: Duration = Duration::from_secs(1_767_225_600);
 
 pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
-    if !keeps.keeps(Part::Lists) {
+    if !keeps.keeps_part(Part::Lists) {
         let refused = store.list(&KeyQuery::new(), &Paging::first(1)).await;
         let refused = refused.map_err(|error| error.kind());
         return REFUSED.holds(
@@ -47,8 +47,8 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
         account: format!("acme {}", digests.id()),
     };
     let keys = suite.keys(&mut digests);
-    for key in &keys {
-        suite.create(key).await;
+    for (key, at) in keys.iter().zip(0..) {
+        suite.create(key, at).await;
     }
     suite.lists_the_newest_first(&keys).await;
     suite.filters(&keys).await;
@@ -127,10 +127,10 @@ impl<S: ManagedKeyStore> Suite<'_, S> {
             let at = day - Duration::from_secs(60) + moment;
             queries.extend(states.map(|state| self.query().with_state(state, at)));
         }
-        if self.keeps.has(Field::Prefix) {
+        if self.keeps.keeps_field(Field::Prefix) {
             queries.push(self.query().with_prefix("sk_live".to_owned()));
         }
-        if self.keeps.has(Field::Environment) {
+        if self.keeps.keeps_field(Field::Environment) {
             let of_test = self.query().with_environment(Environment::TEST);
             queries.push(of_test.clone().with_state(KeyState::Live, day));
             queries.push(of_test);
@@ -138,7 +138,10 @@ impl<S: ManagedKeyStore> Suite<'_, S> {
         queries.push(KeyQuery::new().with_account(format!("{} ", self.account)));
         queries.push(KeyQuery::new().with_account(self.account.to_uppercase()));
         for query in queries {
-            let expected = keys.iter().rev().filter(|key| query.matches(key));
+            let expected = keys.iter().rev().filter(|key| {
+                let listed = ListedKey::new((*key).clone());
+                query.matches(&listed)
+            });
             let expected: Vec<KeyId> = expected.map(KeyRecord::id).collect();
             let listed = ids(&self.read(&query, 4).await);
             FILTERED.holds(
@@ -208,11 +211,11 @@ impl<S: ManagedKeyStore> Suite<'_, S> {
             paging = paging.after(next);
             if let Some(key) = keys.get(at) {
                 let revoked = key.clone().with_revoked(Revocation::new(UNIX_EPOCH + AT));
-                let change = change().update(Action::REVOKED, key, revoked);
+                let change = change(1_000).update(Action::REVOKED, key, revoked);
                 self.commit(change.expect("the suite's records can be kept"))
                     .await;
                 let newer = KeyRecord::imported(digests.next(), self.account.as_str());
-                self.create(&newer.with_name("newer")).await;
+                self.create(&newer.with_name("newer"), 1_000).await;
             }
             at += 1;
             ENDS.holds(at < MOST_PAGES, "more pages than keys by far");
@@ -234,8 +237,10 @@ impl<S: ManagedKeyStore> Suite<'_, S> {
         ANSWERS.answer(read(self.store, query, limit).await, "list")
     }
 
-    async fn create(&self, key: &KeyRecord) {
-        let change = change().create(Action::ISSUED, key.clone());
+    /// Creates a key so many seconds after the first one. If it does not say itself when it was
+    /// issued, it is listed by that.
+    async fn create(&self, key: &KeyRecord, second: u64) {
+        let change = change(second).create(Action::ISSUED, key.clone());
         self.commit(change.expect("the suite's records can be kept"))
             .await;
     }
@@ -276,6 +281,7 @@ fn ids(listed: &[ListedKey]) -> Vec<KeyId> {
     listed.iter().map(|listed| listed.record.id()).collect()
 }
 
-fn change() -> Change {
-    Change::new(Actor::service("conformance"), UNIX_EPOCH + AT)
+fn change(second: u64) -> Change {
+    let at = UNIX_EPOCH + AT + Duration::from_secs(second);
+    Change::new(Actor::service("conformance"), at)
 }

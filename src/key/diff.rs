@@ -33,10 +33,20 @@ impl FieldChange {
             after,
         }
     }
+
+    /// Returns about how many bytes it takes.
+    pub(crate) fn size(&self) -> usize {
+        let shown = |value: &FieldValue| match value {
+            FieldValue::Shown(text) => text.len(),
+            _ => 0,
+        };
+        size_of::<Self>() + self.field.len() + shown(&self.before) + shown(&self.after)
+    }
 }
 
 /// The value of a field before or after a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FieldValue {
     /// The field was not set.
     Unset,

@@ -427,20 +427,25 @@ impl KeyRecord {
     /// Checks that every store can keep the record: no NUL in its texts, none longer than 16 KiB,
     /// instants in the years 1970 to 9999. A [`Change`](crate::Change) takes no other.
     pub fn check(&self) -> Result<(), InvalidRecord> {
-        let texts = [
+        let indexed = [
             ("the account", Some(self.account())),
-            ("the organization", self.organization()),
-            ("the name", self.name()),
             ("the prefix", self.prefix()),
             ("the plan", self.plan()),
             ("the pepper", self.verifier.pepper().map(PepperId::as_str)),
+        ];
+        for (field, value) in indexed {
+            text::check_indexed(field, value.unwrap_or_default())?;
+        }
+        let texts = [
+            ("the organization", self.organization()),
+            ("the name", self.name()),
         ];
         let reasons = self.reasons().map(|reason| ("a reason", reason));
         for (field, value) in texts.into_iter().chain(reasons) {
             text::check(field, value.unwrap_or_default())?;
         }
         for name in self.limits().keys() {
-            text::check("the name of a limit", name)?;
+            text::check_indexed("the name of a limit", name)?;
         }
         let metadata = self.metadata.iter();
         text::check_all(
@@ -491,6 +496,32 @@ impl KeyRecord {
             + nodes::<Scope>(self.scopes.len())
             + texts.iter().chain(&reasons).sum::<usize>()
             + metadata.chain(limits).chain(scopes).sum::<usize>()
+    }
+}
+
+impl KeyRecord {
+    /// Returns the record with its instants to the microsecond, as stores keep them. Rounding
+    /// neither lengthens the life of a key nor shortens what contains it.
+    pub(crate) fn rounded(mut self) -> Self {
+        use crate::util::timestamp::{microseconds_down as down, microseconds_up as up};
+        self.created_at = self.created_at.map(down);
+        self.not_before = self.not_before.map(up);
+        self.expires_at = self.expires_at.map(down);
+        if let Some(seldom) = &mut self.seldom {
+            if let Some(it) = &mut seldom.suspended {
+                (it.at, it.until) = (down(it.at), it.until.map(up));
+            }
+            if let Some(it) = &mut seldom.throttled {
+                it.until = up(it.until);
+            }
+            if let Some(it) = &mut seldom.revoked {
+                it.at = down(it.at);
+            }
+            if let Some(it) = &mut seldom.rotated_to {
+                it.at = down(it.at);
+            }
+        }
+        self
     }
 }
 

@@ -49,6 +49,9 @@ impl<T: Into<Box<str>>> From<Option<T>> for OptionalText {
 /// The longest text in a record, in bytes: 16 KiB.
 const LONGEST: usize = 16 << 10;
 
+/// The longest text that stores look keys up by, in bytes: indexes of `PostgreSQL` take 2,700.
+const LONGEST_INDEXED: usize = 255;
+
 /// The most that all metadata of a record may take, in bytes: 64 KiB.
 const MOST_METADATA: usize = 64 << 10;
 
@@ -59,33 +62,56 @@ const MOST_METADATA: usize = 64 << 10;
 #[non_exhaustive]
 pub enum InvalidRecord {
     /// A text has the character NUL, which `PostgreSQL` cannot keep.
-    #[error("{0} of the record has the character NUL: leave it out")]
+    #[error("{0} has the character NUL: leave it out")]
     Nul(&'static str),
-    /// A text is longer than 16 KiB, or all metadata together than 64 KiB.
-    #[error(
-        "{0} of the record is too long: use at most 16 KiB for a text, 64 KiB for all metadata"
-    )]
-    TooLong(&'static str),
+    /// A text is too long: longer than 255 bytes if stores look keys up by it (account, prefix,
+    /// plan, actor, request id), or else than 16 KiB; or all metadata together than 64 KiB.
+    #[error("{0} is too long: use at most {1} bytes")]
+    TooLong(&'static str, usize),
     /// An instant is before 1970 or after the year 9999.
-    #[error("{0} of the record is not in the years 1970 to 9999")]
+    #[error("{0} is not in the years 1970 to 9999")]
     Instant(&'static str),
     /// The version is 0, or above 2⁶³ − 1.
-    #[error("version {0} of the record is not 1 to 9,223,372,036,854,775,807")]
+    #[error("version {0} is not 1 to 9,223,372,036,854,775,807")]
     Version(u64),
     /// An update would put the record of one key in the place of another's.
     #[error("a key is updated to a record of its own: both must have one id")]
     OfAnotherKey,
+    /// The kind of an event is not 1 to 64 lower-case ASCII letters, digits, `_` and `.`.
+    #[error("{0:?} is no kind of an event: use 1 to 64 lower-case letters, digits, '_' and '.'")]
+    EventKind(String),
+    /// The data of an event is no JSON object.
+    #[error("the data of an event must be a JSON object")]
+    EventData,
+    /// A count or a number of a batch is above 2⁶³ − 1, or a batch has the number 0.
+    #[error("{0} is not 1 to 9,223,372,036,854,775,807")]
+    Number(&'static str),
 }
 
 /// Checks one text.
 pub(crate) fn check(field: &'static str, text: &str) -> Result<(), InvalidRecord> {
+    check_within(field, text, LONGEST)
+}
+
+/// Checks a text that stores look keys up by.
+pub(crate) fn check_indexed(field: &'static str, text: &str) -> Result<(), InvalidRecord> {
+    check_within(field, text, LONGEST_INDEXED)
+}
+
+fn check_within(field: &'static str, text: &str, longest: usize) -> Result<(), InvalidRecord> {
     if text.contains('\0') {
         return Err(InvalidRecord::Nul(field));
     }
-    if text.len() > LONGEST {
-        return Err(InvalidRecord::TooLong(field));
+    if text.len() > longest {
+        return Err(InvalidRecord::TooLong(field, longest));
     }
     Ok(())
+}
+
+/// Returns whether a name is 1 to 64 lower-case ASCII letters, digits, `_` and `.`.
+pub(crate) fn is_dotted_name(name: &str) -> bool {
+    let fits = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.');
+    (1..=64).contains(&name.len()) && name.bytes().all(fits)
 }
 
 /// Checks metadata.
@@ -100,7 +126,7 @@ pub(super) fn check_all<'t>(
         bytes += name.len() + value.len();
     }
     if bytes > MOST_METADATA {
-        return Err(InvalidRecord::TooLong(field));
+        return Err(InvalidRecord::TooLong(field, MOST_METADATA));
     }
     Ok(())
 }

@@ -210,7 +210,7 @@ impl IssueKey {
         for (name, quota) in &self.limits {
             record = record.with_limit(name, *quota);
         }
-        self.manager.create(self.origin, record.clone()).await?;
+        let record = self.manager.create(self.origin, record).await?;
         Ok(IssuedKey { plaintext, record })
     }
 

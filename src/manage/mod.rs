@@ -32,14 +32,18 @@ impl Manager {
         Self { keyring, store }
     }
 
-    async fn create(&self, origin: Origin, record: KeyRecord) -> Result<(), IssueError> {
+    /// Creates a record, and returns it as it is kept.
+    async fn create(&self, origin: Origin, record: KeyRecord) -> Result<KeyRecord, IssueError> {
         let id = record.id();
+        // As the store keeps it.
+        let record = record.rounded();
         let now = self.keyring.now();
-        let change = Change::new(origin, now).create(Action::ISSUED, record)?;
+        let change = Change::new(origin, now).create(Action::ISSUED, record.clone())?;
         let cache = &self.keyring.cache;
         // However it ends, also if nobody waits for the end: the store may have written.
         let _forget = OnDrop(|| cache.created(&id));
-        Ok(self.store.commit(&change).await?)
+        self.store.commit(&change).await?;
+        Ok(record)
     }
 
     /// Changes a record as it is at this moment; `change` answers `None` where there is nothing to
@@ -68,7 +72,9 @@ impl Manager {
                 }
                 return Ok(seen);
             };
-            let changed = changed.with_version(seen.version().saturating_add(1));
+            // As the store keeps it.
+            let next = seen.version().saturating_add(1);
+            let changed = changed.with_version(next).rounded();
             let now = self.keyring.now();
             let change = Change::new(origin.clone(), now);
             let change = change.update(action.clone(), &seen, changed.clone())?;

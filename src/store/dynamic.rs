@@ -5,8 +5,8 @@ use std::fmt;
 use async_trait::async_trait;
 
 use super::{
-    AgedRecord, Change, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, StoreError,
-    TrailQuery, TrailRecord,
+    AgedRecord, Change, Floor, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging,
+    StoreError, TrailQuery, TrailRecord,
 };
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
@@ -19,7 +19,7 @@ pub(crate) trait DynKeyStore: Send + Sync {
     async fn find_at_least(
         &self,
         id: &KeyId,
-        version: u64,
+        floor: &Floor,
     ) -> Result<Option<AgedRecord>, StoreError>;
 }
 
@@ -34,9 +34,9 @@ impl<S: KeyStore> DynKeyStore for S {
     async fn find_at_least(
         &self,
         id: &KeyId,
-        version: u64,
+        floor: &Floor,
     ) -> Result<Option<AgedRecord>, StoreError> {
-        let Some(found) = KeyStore::find_at_least(self, id, version).await? else {
+        let Some(found) = KeyStore::find_at_least(self, id, floor).await? else {
             return Ok(None);
         };
         let age = found.age;

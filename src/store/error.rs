@@ -25,7 +25,7 @@ pub struct StoreError {
 pub enum StoreErrorKind {
     /// A record to create was there already.
     AlreadyExists,
-    /// A record to update was changed by somebody else, or is gone.
+    /// A record to update was changed by somebody else, or is gone; or a batch of usage is missing.
     Conflict,
     /// The store does not do what it was asked to, or does not keep a field of a record.
     Refused,
@@ -97,7 +97,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
             StoreErrorKind::AlreadyExists => "the key exists already",
-            StoreErrorKind::Conflict => "the key was changed by somebody else",
+            StoreErrorKind::Conflict => "something else was written first",
             StoreErrorKind::Refused => "the key store does not support this",
             StoreErrorKind::InvalidCursor => {
                 "the cursor is not of this list: begin with the first page"

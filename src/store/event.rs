@@ -1,16 +1,18 @@
-//! Events: what others are told of changes.
+//! Events: news of changes for others.
 
 use std::time::SystemTime;
 
 use crate::key::digest::KeyId;
 use crate::key::text::{self, InvalidRecord};
+use crate::store::list::Cursor;
 
-/// Something that others are to be told, kept in the transaction of the [`Change`](crate::Change)
-/// that it tells of. It never holds a key.
+/// News of a change, to be told to others. A store keeps it in the transaction of the
+/// [`Change`](crate::Change) that it tells of. It never holds a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Event {
-    /// The kind of event, such as `api_key.rotated`.
+    /// The kind of event, such as `api_key.rotated`: 1 to 64 lower-case ASCII letters, digits, `_`
+    /// and `.`.
     pub kind: String,
     /// The instant of what it tells of.
     pub at: SystemTime,
@@ -18,7 +20,7 @@ pub struct Event {
     pub key: Option<KeyId>,
     /// The account that it is about, if it is about one.
     pub account: Option<String>,
-    /// What is told, as a JSON object. At most 16 KiB.
+    /// The data of the event: a JSON object of at most 16 KiB, kept to the byte.
     pub data: String,
 }
 
@@ -48,17 +50,100 @@ impl Event {
         self
     }
 
-    /// Sets what is told: a JSON object.
+    /// Sets the data: a JSON object.
     #[must_use]
     pub fn with_data(mut self, data: impl Into<String>) -> Self {
         self.data = data.into();
         self
     }
 
+    /// Returns about how many bytes it takes.
+    pub(crate) fn size(&self) -> usize {
+        let account = self.account.as_ref().map_or(0, String::len);
+        size_of::<Self>() + self.kind.len() + account + self.data.len()
+    }
+
     pub(super) fn check(&self) -> Result<(), InvalidRecord> {
-        text::check("the kind of an event", &self.kind)?;
-        text::check("the account", self.account.as_deref().unwrap_or_default())?;
+        if !text::is_dotted_name(&self.kind) {
+            return Err(InvalidRecord::EventKind(self.kind.clone()));
+        }
+        text::check_indexed("the account", self.account.as_deref().unwrap_or_default())?;
         text::check("the data of an event", &self.data)?;
+        if serde_json::from_str::<serde_json::Map<_, _>>(&self.data).is_err() {
+            return Err(InvalidRecord::EventData);
+        }
         text::check_instant("the instant of an event", Some(self.at))
     }
+}
+
+/// An event as a store keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeptEvent {
+    /// The id of the event, which no other event has and which does not change.
+    pub id: String,
+    /// The event.
+    pub event: Event,
+}
+
+impl KeptEvent {
+    /// Creates an event with the id that a store has given it.
+    pub fn new(id: impl Into<String>, event: Event) -> Self {
+        Self {
+            id: id.into(),
+            event,
+        }
+    }
+}
+
+/// A part of an endless list, from a place on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Followed<T> {
+    /// The items, in the order of the list.
+    pub items: Vec<T>,
+    /// The place to read on from, now or later.
+    pub next: Cursor,
+    /// Whether there is no more to read now.
+    pub is_end: bool,
+    /// Whether items after the place that was asked for are not kept any more.
+    pub gap: bool,
+}
+
+impl<T> Followed<T> {
+    /// Creates a part that is not the end, and has no gap.
+    pub fn new(items: Vec<T>, next: Cursor) -> Self {
+        Self {
+            items,
+            next,
+            is_end: false,
+            gap: false,
+        }
+    }
+
+    /// Sets whether there is no more to read now.
+    #[must_use]
+    pub fn end(mut self, is_end: bool) -> Self {
+        self.is_end = is_end;
+        self
+    }
+
+    /// Sets whether items are missing.
+    #[must_use]
+    pub fn gap(mut self, gap: bool) -> Self {
+        self.gap = gap;
+        self
+    }
+}
+
+/// A place to read an endless list from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Start {
+    /// The first item that is kept.
+    Beginning,
+    /// What comes after this moment.
+    Now,
+    /// What comes after a place.
+    After(Cursor),
 }

@@ -47,8 +47,8 @@ pub trait ChangeFeed: Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Changes {
-    /// The keys that were changed, each with a version that it has reached.
-    pub keys: Vec<(KeyId, u64)>,
+    /// The keys that were changed. A feed that has many to tell of tells of some thousand at a time.
+    pub keys: Vec<ChangedKey>,
     /// The place to go on from.
     pub next: Cursor,
     /// Whether there may be changes since the cursor that are not told of.
@@ -57,7 +57,7 @@ pub struct Changes {
 
 impl Changes {
     /// Creates what there is to tell, without a gap.
-    pub fn new(keys: Vec<(KeyId, u64)>, next: Cursor) -> Self {
+    pub fn new(keys: Vec<ChangedKey>, next: Cursor) -> Self {
         Self {
             keys,
             next,
@@ -72,6 +72,23 @@ impl Changes {
             next,
             gap: true,
         }
+    }
+}
+
+/// A key that was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct ChangedKey {
+    /// The key.
+    pub id: KeyId,
+    /// A version that the key has reached.
+    pub version: u64,
+}
+
+impl ChangedKey {
+    /// Creates the news that a key has reached a version.
+    pub const fn new(id: KeyId, version: u64) -> Self {
+        Self { id, version }
     }
 }
 

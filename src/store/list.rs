@@ -53,8 +53,9 @@ pub enum KeyState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum KeyOrder {
-    /// The keys that were kept last come first. A key has the same place for ever, so no page
-    /// misses a key or repeats one while others change.
+    /// The keys that were issued last come first: by `created_at`, or else by the instant of the
+    /// change that created them. A key has the same place for ever, so no page misses a key or
+    /// repeats one while others change.
     #[default]
     Newest,
     /// Only keys that have an end, the next to end first. A key whose end is changed meanwhile may
@@ -109,9 +110,26 @@ impl KeyQuery {
         self
     }
 
+    /// Returns 16 hexadecimal digits that a cursor must have in common with a query, for stores:
+    /// they tell of all but the instant of the state, which moves from page to page.
+    pub fn fingerprint(&self) -> String {
+        let state = self.state.map(|(state, _)| state.as_str());
+        fingerprint(&[
+            Some(self.order.as_str()),
+            self.account.as_deref(),
+            self.prefix.as_deref(),
+            self.environment.as_ref().map(Environment::as_str),
+            state,
+        ])
+    }
+
     /// Returns whether a key is in the list: the definition that queries of databases must agree
     /// with.
-    pub fn matches(&self, key: &KeyRecord) -> bool {
+    ///
+    /// Who acts on all keys of a list, to revoke them, asks this of each: a store of an earlier
+    /// version may not know a filter that was added later.
+    pub fn matches(&self, key: &ListedKey) -> bool {
+        let key = &key.record;
         let is_of = |wanted: &Option<String>, has: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| has == Some(wanted))
         };
@@ -130,28 +148,43 @@ impl KeyQuery {
     }
 }
 
-impl KeyQuery {
-    /// Returns what a cursor must have in common with a query: all but the instant of the state,
-    /// which moves from page to page.
-    pub(crate) fn fingerprint(&self) -> String {
-        let state = self.state.map(|(state, _)| state);
-        let environment = self.environment.as_ref().map(Environment::as_str);
-        let (account, prefix) = (&self.account, &self.prefix);
-        fingerprint(&format!(
-            "{:?} {account:?} {prefix:?} {environment:?} {state:?}",
-            self.order
-        ))
-    }
-}
-
 /// Returns 16 hexadecimal digits that differ for different texts.
-pub(super) fn fingerprint(text: &str) -> String {
-    let mut digits = KeyDigest::of(text).id().to_string();
+pub(super) fn fingerprint(texts: &[Option<&str>]) -> String {
+    // The length keeps neighbours apart.
+    let write = |text: Option<&str>| match text {
+        Some(text) => format!("{} {text} ", text.len()),
+        None => "- ".to_owned(),
+    };
+    let written: String = texts.iter().copied().map(write).collect();
+    let mut digits = KeyDigest::of(&written).id().to_string();
     digits.truncate(16);
     digits
 }
 
+impl KeyOrder {
+    /// Returns the name of the order.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Newest => "newest",
+            Self::EndingSoon => "ending_soon",
+            Self::LeastRecentlyUsed => "least_recently_used",
+            Self::RecentlyRevoked => "recently_revoked",
+        }
+    }
+}
+
 impl KeyState {
+    /// Returns the name of the state.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::NotYetActive => "not_yet_active",
+            Self::Suspended => "suspended",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+
     /// Returns the state of a key at an instant: its [`status`](crate::Lifecycle::status), but for
     /// whether it is deprecated.
     pub fn of(key: &KeyRecord, at: SystemTime) -> Self {
@@ -202,19 +235,22 @@ impl ListedKey {
 
 /// Which part of a list to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Paging {
-    /// The [`next`](Page::next) of the page before; `None` for the first page.
-    pub after: Option<Cursor>,
-    /// The most items to read, at least 1.
-    pub limit: u32,
+    after: Option<Cursor>,
+    limit: u32,
 }
 
 impl Paging {
-    /// Reads the first page, of at most so many items. 0 is taken as 1.
+    /// The most items that a page has.
+    pub const MOST: u32 = 1_000;
+
+    /// Reads the first page, of at most so many items: 1 to [`MOST`](Self::MOST), or what is
+    /// nearest to that.
     pub fn first(limit: u32) -> Self {
-        let limit = limit.max(1);
-        Self { after: None, limit }
+        Self {
+            after: None,
+            limit: limit.clamp(1, Self::MOST),
+        }
     }
 
     /// Reads the page after a cursor.
@@ -222,6 +258,16 @@ impl Paging {
     pub fn after(mut self, cursor: impl Into<Option<Cursor>>) -> Self {
         self.after = cursor.into();
         self
+    }
+
+    /// Returns the [`next`](Page::next) of the page before; `None` for the first page.
+    pub fn cursor(&self) -> Option<&Cursor> {
+        self.after.as_ref()
+    }
+
+    /// Returns the most items to read, at least 1.
+    pub fn limit(&self) -> u32 {
+        self.limit
     }
 }
 

@@ -5,6 +5,7 @@
 //! changed. An application that has a table of keys implements the first.
 
 mod change;
+mod change_id;
 mod dynamic;
 mod error;
 mod event;
@@ -19,15 +20,18 @@ use std::time::Duration;
 
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
-pub use change::Change;
+pub use change::{Change, Step};
+pub use change_id::ChangeId;
 pub(crate) use dynamic::{DynKeyStore, DynManagedKeyStore};
 pub use error::{StoreError, StoreErrorKind};
-pub use event::Event;
+pub use event::{Event, Followed, KeptEvent, Start};
 pub(crate) use feed::DynChangeFeed;
-pub use feed::{ChangeFeed, Changes, FeedError};
+pub use feed::{ChangeFeed, ChangedKey, Changes, FeedError};
 pub use list::{Cursor, KeyOrder, KeyQuery, KeyState, ListedKey, Page, Paging};
-pub use trail::{Action, Actor, ActorKind, InvalidAction, Origin, TrailQuery, TrailRecord};
-pub use usage::{KeyUsage, UsageBatch};
+pub use trail::{
+    Action, Actor, ActorKind, InvalidAction, InvalidActorKind, Origin, TrailQuery, TrailRecord,
+};
+pub use usage::{KeyUsage, UsageBatch, UsagePeriod};
 
 /// Finds the record of a key.
 ///
@@ -39,8 +43,8 @@ pub use usage::{KeyUsage, UsageBatch};
 /// what was presented. A failure is answered with 503; the safe direction is therefore to fail
 /// whenever it is not certain that a key does not exist.
 ///
-/// With the feature `conformance`, `conformance::key_store` asks an implementor what is promised
-/// here.
+/// With the feature `conformance`, `conformance::key_store` tests an implementation against what is
+/// promised here.
 ///
 /// ```
 /// use tower_api_key::{
@@ -70,7 +74,7 @@ pub use usage::{KeyUsage, UsageBatch};
     note = "or use `MemoryStore`"
 )]
 pub trait KeyStore: Send + Sync + 'static {
-    /// The record of this id, or `None` if there certainly is none. A record of another id counts
+    /// Finds the record of this id, or `None` if there certainly is none. A record of another id counts
     /// as [`StoreError::corrupt`].
     ///
     /// A key that was stopped is found, too, and says so: `with_revoked`, `with_suspended`,
@@ -80,24 +84,42 @@ pub trait KeyStore: Send + Sync + 'static {
         id: &KeyId,
     ) -> impl Future<Output = Result<Option<KeyRecord>, StoreError>> + Send;
 
-    /// As [`find`](Self::find), for a store that keeps copies, such as a cache that a fleet shares:
-    /// the record of at least this version, with the age of the copy.
+    /// Finds a record as [`find`](Self::find) does, for a store that keeps copies, such as a cache
+    /// that a fleet shares: one that is not outdated, with the age of the copy.
     ///
-    /// A copy of a lower version is known to be outdated: look further, to where the record comes
-    /// from. The age counts against [`Cache::max_staleness`](crate::Cache::max_staleness), so that
-    /// a copy of a copy does not serve twice as long. By default the record that `find` finds is as
-    /// old as the call.
+    /// A copy below the [`Floor`] is known to be outdated, or may be: look further, to where the
+    /// record comes from. The age counts against
+    /// [`Cache::max_staleness`](crate::Cache::max_staleness), so that a copy of a copy does not
+    /// serve twice as long. By default the record that `find` finds is as old as the call.
     fn find_at_least(
         &self,
         id: &KeyId,
-        version: u64,
+        floor: &Floor,
     ) -> impl Future<Output = Result<Option<AgedRecord>, StoreError>> + Send {
-        let _ = version;
+        let _ = floor;
         async move { Ok(self.find(id).await?.map(AgedRecord::fresh)) }
     }
 }
 
-/// A record, and how old the copy is that it was read from.
+/// What a copy of a record must be at least, not to be outdated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Floor {
+    /// The version that the key is known to have reached, or 0.
+    pub version: u64,
+    /// The age that a copy may have. A copy that is older may be from before a change that nobody
+    /// has told of.
+    pub max_age: Duration,
+}
+
+impl Floor {
+    /// Creates a floor.
+    pub const fn new(version: u64, max_age: Duration) -> Self {
+        Self { version, max_age }
+    }
+}
+
+/// A record, and the age of the copy that it was read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AgedRecord {
@@ -108,12 +130,12 @@ pub struct AgedRecord {
 }
 
 impl AgedRecord {
-    /// A record that was read just now.
+    /// Creates the answer of a store that keeps no copies: a record that was read just now.
     pub const fn fresh(record: KeyRecord) -> Self {
         Self::new(record, Duration::ZERO)
     }
 
-    /// A record from a copy of this age.
+    /// Creates a record from a copy of this age.
     pub const fn new(record: KeyRecord, age: Duration) -> Self {
         Self { record, age }
     }
@@ -121,16 +143,15 @@ impl AgedRecord {
 
 /// A store that keys can be issued into and changed in.
 ///
-/// What was committed is found in every field; instants to the microsecond at least. With
-/// the feature `conformance`, `conformance::managed_key_store` asks an implementor what is promised
-/// here.
+/// A record that was committed is found in every field. With the feature `conformance`,
+/// `conformance::managed_key_store` tests an implementation against what is promised here.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot change keys: it is not a `ManagedKeyStore`",
     note = "implement `ManagedKeyStore::find_committed` and `commit` to issue and revoke keys",
     note = "or use `ApiKeys::read_only`, which only verifies them"
 )]
 pub trait ManagedKeyStore: KeyStore {
-    /// As [`find`](KeyStore::find), and certain: every change that was committed before the call is
+    /// Finds a record as [`find`](KeyStore::find) does, and is certain: every change that was committed before the call is
     /// found.
     ///
     /// Requests go to `find`: where that lags, a key that was just issued is unknown for as long,
@@ -143,7 +164,7 @@ pub trait ManagedKeyStore: KeyStore {
         id: &KeyId,
     ) -> impl Future<Output = Result<Option<KeyRecord>, StoreError>> + Send;
 
-    /// Carries out a change as one transaction: all of it, or nothing.
+    /// Carries out a change as one transaction: all of its [steps](Change::steps), or nothing.
     ///
     /// - A record to create must not exist: [`StoreErrorKind::AlreadyExists`]. The database itself
     ///   decides that, not a look before the write.
@@ -151,20 +172,27 @@ pub trait ManagedKeyStore: KeyStore {
     ///   [`StoreErrorKind::Conflict`].
     /// - One change names each record once: a second time is an [`AlreadyExists`] or a [`Conflict`].
     /// - A record with a field that the store does not keep is [`Refused`], never cut: without its
-    ///   networks or its end, a key would open more than its owner was told.
-    /// - The [trail](Change::trail) and the [events](Change::events) are kept with the records. A
-    ///   store without a trail or without events leaves them out, and refuses to read them.
+    ///   networks or its end, a key would open more than its owner was told. A step that the store
+    ///   does not know is refused, too.
+    /// - Trail records and events are kept in the same transaction. A store without a trail or
+    ///   without events leaves them out, and refuses to read them.
+    /// - No change is carried out twice. To commit one again is an error, or `Ok` if the store
+    ///   knows by its [id](Change::id) that it has carried it out.
+    ///
+    /// If the store becomes [`Unavailable`](StoreErrorKind::Unavailable) during a commit, the change
+    /// may have been carried out, or may be later; never a part of it.
     ///
     /// [`AlreadyExists`]: StoreErrorKind::AlreadyExists
     /// [`Conflict`]: StoreErrorKind::Conflict
     /// [`Refused`]: StoreErrorKind::Refused
     fn commit(&self, change: &Change) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Reads a part of the list of keys.
+    /// Reads a part of the list of keys, which is as certain as
+    /// [`find_committed`](Self::find_committed).
     ///
     /// A page costs the same at any depth. A store that would have to look at many records to fill
     /// one returns a short page with a [`next`](Page::next). A key is listed from when it is
-    /// committed, whatever its state is.
+    /// committed, in any state.
     ///
     /// By default this is refused. Without it keys are found by id only.
     fn list(
@@ -177,10 +205,10 @@ pub trait ManagedKeyStore: KeyStore {
         async move { Err(refused) }
     }
 
-    /// Reads a part of the trail, in the order of the changes.
+    /// Reads a part of the trail, in the order of the changes and of the steps in each.
     ///
-    /// The records of one key come in the order of its versions, and a page that is read on from
-    /// misses none, also if changes are committed meanwhile.
+    /// The records of one key come in the order of its versions. To be told of changes as they
+    /// come, read [`events`](Self::events), or follow a [`ChangeFeed`].
     ///
     /// By default this is refused. Without it nobody can tell who changed a key.
     fn trail(
@@ -193,16 +221,18 @@ pub trait ManagedKeyStore: KeyStore {
         async move { Err(refused) }
     }
 
-    /// Reads events, in an order in which those of one change stay together: the next page has
-    /// those that were committed since. Where the last page has no more, its `next` is the place
-    /// to ask at later.
+    /// Reads events from a place on, at most `limit` of them.
     ///
-    /// By default this is refused. Without it nobody is told of what happens to keys.
+    /// Each event is read once, also if several changes are committed at a time, and the events of
+    /// one change come in the order in which they were added. Their ids do not change.
+    ///
+    /// By default this is refused. Without it nobody is told of changes.
     fn events(
         &self,
-        paging: &Paging,
-    ) -> impl Future<Output = Result<Page<Event>, StoreError>> + Send {
-        let _ = paging;
+        start: &Start,
+        limit: u32,
+    ) -> impl Future<Output = Result<Followed<KeptEvent>, StoreError>> + Send {
+        let _ = (start, limit);
         let refused = StoreError::refused("this store keeps no events");
         async move { Err(refused) }
     }
@@ -211,10 +241,11 @@ pub trait ManagedKeyStore: KeyStore {
     ///
     /// - A batch that the store has recorded is `Ok`, and is not recorded again. That is one whose
     ///   number is not above the last of its node.
-    /// - A number that is not the one after the last of its node is a [`Conflict`]: a batch would
-    ///   be missing. A node that the store does not know may begin with any.
-    /// - Nothing but usage changes, whatever the batch says: no record, no version. Usage of a key
-    ///   that does not exist is left out.
+    /// - A number that is not the one after the last of its node is a [`Conflict`]: a batch is
+    ///   missing, as after a backup was restored. The node then draws a new id. A node that the
+    ///   store does not know may begin with any number.
+    /// - Nothing but usage changes: no record, no version. The first and last use of a key that
+    ///   does not exist are left out; what was counted of it is kept by its account.
     /// - The last use of a key never goes back, and the first never forward.
     ///
     /// By default this is refused. Without it lists do not say when a key was used.
@@ -239,9 +270,9 @@ impl<S: KeyStore> KeyStore for Arc<S> {
     async fn find_at_least(
         &self,
         id: &KeyId,
-        version: u64,
+        floor: &Floor,
     ) -> Result<Option<AgedRecord>, StoreError> {
-        KeyStore::find_at_least(&**self, id, version).await
+        KeyStore::find_at_least(&**self, id, floor).await
     }
 }
 
@@ -266,8 +297,8 @@ impl<S: ManagedKeyStore> ManagedKeyStore for Arc<S> {
         ManagedKeyStore::trail(&**self, query, paging).await
     }
 
-    async fn events(&self, paging: &Paging) -> Result<Page<Event>, StoreError> {
-        ManagedKeyStore::events(&**self, paging).await
+    async fn events(&self, start: &Start, limit: u32) -> Result<Followed<KeptEvent>, StoreError> {
+        ManagedKeyStore::events(&**self, start, limit).await
     }
 
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {

@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::time::SystemTime;
 
 use crate::key::diff::FieldChange;
 use crate::key::digest::KeyId;
-use crate::key::record::KeyRecord;
 use crate::key::text::{self, InvalidRecord};
+use crate::store::change_id::ChangeId;
 use crate::store::list::fingerprint;
 
 /// A record of the trail: one write of one key. There is one for each version of a key.
@@ -23,6 +24,8 @@ pub struct TrailRecord {
     pub version: u64,
     /// The account that the key belongs to.
     pub account: String,
+    /// The change that it was done in: what was done together has one.
+    pub change: ChangeId,
     /// The instant of the change, by the clock of the process that made it.
     pub at: SystemTime,
     /// Who asked for it, from where, and why.
@@ -32,17 +35,44 @@ pub struct TrailRecord {
 }
 
 impl TrailRecord {
-    /// Creates a record of a write, for stores that read their trail.
-    pub fn new(action: Action, written: &KeyRecord, at: SystemTime, origin: Origin) -> Self {
+    /// Creates a record of a write, for stores that read their trail. It is of the change `0`, by
+    /// nobody who is known, and of no fields, unless these are set.
+    pub fn new(
+        action: Action,
+        key: KeyId,
+        version: u64,
+        account: impl Into<String>,
+        at: SystemTime,
+    ) -> Self {
         Self {
             action,
-            key: written.id(),
-            version: written.version(),
-            account: written.account().to_owned(),
+            key,
+            version,
+            account: account.into(),
+            change: ChangeId::from_bytes([0; 16]),
             at,
-            origin,
+            origin: Origin::default(),
             changes: Vec::new(),
         }
+    }
+}
+
+impl TrailRecord {
+    /// Returns about how many bytes it takes.
+    pub(crate) fn size(&self) -> usize {
+        let origin = &self.origin;
+        let texts = [
+            origin.reason.as_ref(),
+            origin.request_id.as_ref(),
+            origin.agent.as_ref(),
+            origin.actor.name.as_ref(),
+        ];
+        let texts = texts.into_iter().flatten().map(String::len);
+        let changes = self.changes.iter().map(FieldChange::size);
+        size_of::<Self>()
+            + self.account.len()
+            + origin.actor.id.len()
+            + texts.chain(changes).sum::<usize>()
     }
 }
 
@@ -85,9 +115,11 @@ impl TrailQuery {
         self
     }
 
-    /// Returns what a cursor must have in common with a query.
-    pub(crate) fn fingerprint(&self) -> String {
-        fingerprint(&format!("{self:?}"))
+    /// Returns 16 hexadecimal digits that a cursor must have in common with a query, for stores.
+    pub fn fingerprint(&self) -> String {
+        let key = self.key.map(|key| key.to_string());
+        let order = if self.newest_first { "last" } else { "first" };
+        fingerprint(&[Some(order), key.as_deref(), self.account.as_deref()])
     }
 
     /// Returns whether a record is in this part of the trail.
@@ -128,8 +160,7 @@ impl Action {
     /// ASCII letters, digits, `_` and `.`.
     pub fn new(name: impl Into<String>) -> Result<Self, InvalidAction> {
         let name = name.into();
-        let fits = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.');
-        if !(1..=64).contains(&name.len()) || !name.bytes().all(fits) {
+        if !text::is_dotted_name(&name) {
             return Err(InvalidAction(name));
         }
         Ok(Self(Cow::Owned(name)))
@@ -206,11 +237,12 @@ impl Origin {
     }
 
     pub(super) fn check(&self) -> Result<(), InvalidRecord> {
+        let request_id = self.request_id.as_deref().unwrap_or_default();
+        text::check_indexed("the actor", &self.actor.id)?;
+        text::check_indexed("the request id", request_id)?;
         let texts = [
-            ("the actor", Some(self.actor.id.as_str())),
             ("the actor's name", self.actor.name.as_deref()),
             ("a reason", self.reason.as_deref()),
-            ("the request id", self.request_id.as_deref()),
             ("the agent", self.agent.as_deref()),
         ];
         for (field, value) in texts {
@@ -300,6 +332,27 @@ impl ActorKind {
         }
     }
 }
+
+impl FromStr for ActorKind {
+    type Err = InvalidActorKind;
+
+    fn from_str(name: &str) -> Result<Self, InvalidActorKind> {
+        let kinds = [
+            Self::Unknown,
+            Self::User,
+            Self::Service,
+            Self::Key,
+            Self::System,
+        ];
+        let kind = kinds.into_iter().find(|kind| kind.as_str() == name);
+        kind.ok_or_else(|| InvalidActorKind(name.to_owned()))
+    }
+}
+
+/// A text that names no [`ActorKind`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no kind of actor: use unknown, user, service, key or system")]
+pub struct InvalidActorKind(String);
 
 /// Prints the kind and the id, such as `user ops@example.com`.
 impl fmt::Display for Actor {

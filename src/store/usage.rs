@@ -1,11 +1,14 @@
-//! Usage: what keys were used for, in numbered batches.
+//! Usage: counts of what keys were used for, in numbered batches.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
+use crate::key::text::{self, InvalidRecord};
+use crate::util::timestamp;
 
 /// Usage of keys, to be recorded once.
 ///
@@ -13,39 +16,24 @@ use crate::key::environment::Environment;
 /// batches from 1 and sends one at a time. If the answer to one is lost, it sends the same batch
 /// again, and a store that has recorded it does not record it twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct UsageBatch {
-    /// The process that counted.
-    pub node: [u8; 16],
-    /// The number of the batch among those of the node: 1, 2, 3…
-    pub number: u64,
-    /// The usage, of each key and day at most once.
-    pub usage: Vec<KeyUsage>,
+    node: [u8; 16],
+    number: u64,
+    usage: Vec<KeyUsage>,
 }
 
-impl UsageBatch {
-    /// Creates a batch.
-    pub fn new(node: [u8; 16], number: u64, usage: Vec<KeyUsage>) -> Self {
-        Self {
-            node,
-            number,
-            usage,
-        }
-    }
-}
-
-/// Usage of one key in one day, to be added to what is recorded of them.
+/// Counts of one key in one period, to be added to what is recorded of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyUsage {
-    /// The key.
-    pub key: KeyId,
-    /// The account that it belongs to.
-    pub account: String,
-    /// The environment that it is of.
+    /// The key. `None` for usage that is not told apart by key any more.
+    pub key: Option<KeyId>,
+    /// The account that the key belongs to. `None` for usage that is not told apart by account.
+    pub account: Option<String>,
+    /// The environment that the key is of.
     pub environment: Option<Environment>,
-    /// The UTC day, in days since 1 January 1970.
-    pub day: u32,
+    /// The period that was counted in.
+    pub period: UsagePeriod,
     /// The first use in the batch.
     pub first_used_at: SystemTime,
     /// The last use in the batch.
@@ -62,21 +50,180 @@ pub struct KeyUsage {
     pub units: BTreeMap<String, u64>,
 }
 
+/// A period that usage is counted in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum UsagePeriod {
+    /// A UTC day, in days since 1 January 1970.
+    Day(u32),
+    /// An hour, in hours since the beginning of 1 January 1970, UTC.
+    Hour(u32),
+}
+
+impl UsageBatch {
+    /// Creates a batch. Counts of one key in one period are added up.
+    ///
+    /// # Errors
+    /// If the number is 0 or above 2⁶³ − 1, or if a count, a text or an instant is one that
+    /// not every store can keep.
+    pub fn new(
+        node: [u8; 16],
+        number: u64,
+        usage: impl IntoIterator<Item = KeyUsage>,
+    ) -> Result<Self, InvalidRecord> {
+        if number == 0 || i64::try_from(number).is_err() {
+            return Err(InvalidRecord::Number("the number of a batch"));
+        }
+        let mut folded: BTreeMap<_, KeyUsage> = BTreeMap::new();
+        for counts in usage {
+            let environment = counts.environment.as_ref();
+            let environment = environment.map(|it| it.as_str().to_owned());
+            let account = counts.account.clone();
+            let key = counts.key.map(|key| *key.as_bytes());
+            match folded.entry((account, key, environment, counts.period)) {
+                Entry::Vacant(place) => {
+                    place.insert(counts);
+                }
+                Entry::Occupied(mut before) => before.get_mut().add(counts),
+            }
+        }
+        for counts in folded.values_mut() {
+            counts.check()?;
+            counts.first_used_at = timestamp::microseconds_down(counts.first_used_at);
+            counts.last_used_at = timestamp::microseconds_down(counts.last_used_at);
+        }
+        Ok(Self {
+            node,
+            number,
+            usage: folded.into_values().collect(),
+        })
+    }
+
+    /// Returns the id of the process that counted.
+    pub fn node(&self) -> &[u8; 16] {
+        &self.node
+    }
+
+    /// Returns the number of the batch among those of the node, at least 1.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Returns the counts, of each key and period once, in the order of accounts and keys. A store
+    /// that locks rows in this order waits for no other that does.
+    pub fn usage(&self) -> &[KeyUsage] {
+        &self.usage
+    }
+}
+
 impl KeyUsage {
-    /// Creates the usage of one use, of which nothing was counted yet.
-    pub fn new(key: KeyId, account: impl Into<String>, day: u32, at: SystemTime) -> Self {
+    /// Creates the counts of a key that was used once, all zero.
+    pub fn new(
+        key: KeyId,
+        account: impl Into<String>,
+        period: UsagePeriod,
+        used_at: SystemTime,
+    ) -> Self {
         Self {
-            key,
-            account: account.into(),
+            key: Some(key),
+            account: Some(account.into()),
             environment: None,
-            day,
-            first_used_at: at,
-            last_used_at: at,
+            period,
+            first_used_at: used_at,
+            last_used_at: used_at,
             last_address: None,
             allowed: 0,
             limited: 0,
             refused: 0,
             units: BTreeMap::new(),
+        }
+    }
+
+    /// Adds other counts of the same key and period.
+    fn add(&mut self, other: Self) {
+        if other.last_used_at >= self.last_used_at {
+            self.last_used_at = other.last_used_at;
+            self.last_address = other.last_address.or(self.last_address);
+        }
+        self.first_used_at = self.first_used_at.min(other.first_used_at);
+        self.allowed = self.allowed.saturating_add(other.allowed);
+        self.limited = self.limited.saturating_add(other.limited);
+        self.refused = self.refused.saturating_add(other.refused);
+        for (unit, count) in other.units {
+            let sum = self.units.entry(unit).or_default();
+            *sum = sum.saturating_add(count);
+        }
+    }
+
+    fn check(&self) -> Result<(), InvalidRecord> {
+        text::check_indexed("the account", self.account.as_deref().unwrap_or_default())?;
+        for unit in self.units.keys() {
+            text::check_indexed("the name of a unit", unit)?;
+        }
+        let counts = [self.allowed, self.limited, self.refused];
+        if counts
+            .iter()
+            .chain(self.units.values())
+            .any(|count| i64::try_from(*count).is_err())
+        {
+            return Err(InvalidRecord::Number("a count"));
+        }
+        text::check_instant("the first use", Some(self.first_used_at))?;
+        text::check_instant("the last use", Some(self.last_used_at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+    use crate::key::digest::KeyDigest;
+
+    fn counts(key: &str, second: u64) -> KeyUsage {
+        let at = UNIX_EPOCH + Duration::from_nanos(second * 1_000_000_000 + 1);
+        let key = KeyDigest::of(key).id();
+        KeyUsage::new(key, "acme", UsagePeriod::Day(7), at)
+    }
+
+    #[test]
+    fn counts_of_one_key_and_period_are_added_up() {
+        let mut first = counts("a", 20);
+        (first.allowed, first.limited) = (2, 1);
+        first.units.insert("tokens".to_owned(), 40);
+        let mut second = counts("a", 10);
+        second.allowed = 3;
+        second.units.insert("tokens".to_owned(), 2);
+        let mut hour = counts("a", 30);
+        hour.period = UsagePeriod::Hour(7);
+        let mut anonymous = counts("a", 30);
+        anonymous.key = None;
+        let batch = UsageBatch::new([1; 16], 1, [first, second, hour, anonymous, counts("b", 5)]);
+        let batch = batch.unwrap();
+        assert_eq!(batch.usage().len(), 4);
+        let of_key = |usage: &&KeyUsage| usage.allowed > 0;
+        let added = batch.usage().iter().find(of_key).unwrap();
+        assert_eq!((added.allowed, added.limited), (5, 1));
+        assert_eq!(added.units["tokens"], 42);
+        let since = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap();
+        assert_eq!(since(added.first_used_at), Duration::from_secs(10));
+        assert_eq!(since(added.last_used_at), Duration::from_secs(20));
+    }
+
+    #[test]
+    fn what_no_store_keeps_is_refused() {
+        let of = |change: fn(&mut KeyUsage)| {
+            let mut usage = counts("a", 1);
+            change(&mut usage);
+            UsageBatch::new([1; 16], 1, [usage])
+        };
+        assert!(of(|_| ()).is_ok());
+        assert!(of(|usage| usage.account = Some("\0".to_owned())).is_err());
+        assert!(of(|usage| usage.allowed = u64::MAX).is_err());
+        assert!(of(|usage| usage.units = [("u".repeat(256), 1)].into()).is_err());
+        assert!(of(|usage| usage.units = [("u".to_owned(), u64::MAX)].into()).is_err());
+        for number in [0, 1 << 63, u64::MAX] {
+            assert!(UsageBatch::new([1; 16], number, []).is_err());
         }
     }
 }

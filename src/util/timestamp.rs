@@ -41,6 +41,25 @@ pub(crate) fn unix_seconds_up(instant: SystemTime, after: u64) -> u64 {
     seconds.min(LAST)
 }
 
+/// Returns an instant without what is less than a microsecond.
+pub(crate) fn microseconds_down(instant: SystemTime) -> SystemTime {
+    let Ok(since) = instant.duration_since(UNIX_EPOCH) else {
+        return instant;
+    };
+    instant - Duration::from_nanos(u64::from(since.subsec_nanos() % 1_000))
+}
+
+/// Returns the next whole microsecond, or the instant if it is one.
+pub(crate) fn microseconds_up(instant: SystemTime) -> SystemTime {
+    let down = microseconds_down(instant);
+    if down == instant {
+        return instant;
+    }
+    let up = down.checked_add(Duration::from_micros(1));
+    // The last microsecond that can be written is rounded down.
+    up.filter(|up| can_be_written(*up)).unwrap_or(down)
+}
+
 /// Whether an instant is in the years that can be written.
 pub(crate) fn can_be_written(instant: SystemTime) -> bool {
     let since = instant.duration_since(UNIX_EPOCH);

@@ -77,6 +77,14 @@ pub(crate) fn feed_failed(error: &(dyn Error + 'static)) {
     );
 }
 
+/// The feed has lost changes.
+pub(crate) fn feed_gap() {
+    warn!(
+        target: TARGET,
+        "the feed of changes cannot tell of all of them; all keys in use are loaded anew"
+    );
+}
+
 /// A record cannot be judged, and the request was answered with 503.
 pub(crate) fn unverifiable(error: &(dyn Error + 'static), key_id: &dyn fmt::Display) {
     let causes = Causes(error);

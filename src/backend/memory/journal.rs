@@ -5,10 +5,15 @@ use std::collections::VecDeque;
 /// How many entries are kept.
 const MOST: usize = 10_000;
 
+/// How many bytes they may take: texts are as long as those who change keys make them.
+const MOST_BYTES: usize = 16 << 20;
+
 /// The latest entries in the order in which they came. Places count from 1, and are not used again.
 #[derive(Debug)]
 pub(super) struct Journal<T> {
     entries: VecDeque<T>,
+    sizes: VecDeque<usize>,
+    bytes: usize,
     /// The place of the last entry, or 0.
     last: u64,
 }
@@ -17,18 +22,30 @@ impl<T> Default for Journal<T> {
     fn default() -> Self {
         Self {
             entries: VecDeque::new(),
+            sizes: VecDeque::new(),
+            bytes: 0,
             last: 0,
         }
     }
 }
 
 impl<T> Journal<T> {
-    pub(super) fn push(&mut self, entry: T) {
-        if self.entries.len() == MOST {
-            self.entries.pop_front();
-        }
+    /// Adds an entry that takes about so many bytes. The oldest ones are forgotten for it, and the
+    /// latest one stays, however large it is.
+    pub(super) fn push(&mut self, entry: T, size: usize) {
         self.entries.push_back(entry);
+        self.sizes.push_back(size);
+        self.bytes += size;
         self.last += 1;
+        while self.entries.len() > 1 && (self.entries.len() > MOST || self.bytes > MOST_BYTES) {
+            self.entries.pop_front();
+            self.bytes -= self.sizes.pop_front().unwrap_or(0);
+        }
+    }
+
+    /// Returns whether what comes after a place is kept: a place that was never reached is none.
+    pub(super) fn reaches(&self, place: u64) -> bool {
+        (self.before_first()..=self.last).contains(&place)
     }
 
     /// Returns the place of the last entry, or 0.
@@ -70,7 +87,7 @@ mod tests {
 
     fn journal(entries: u64) -> Journal<u64> {
         let mut journal = Journal::default();
-        (1..=entries).for_each(|entry| journal.push(entry));
+        (1..=entries).for_each(|entry| journal.push(entry, 100));
         journal
     }
 
@@ -95,5 +112,20 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn only_so_many_bytes_are_kept_and_always_the_latest_entry() {
+        let mut journal = Journal::default();
+        for entry in 0..1_000_u64 {
+            journal.push(entry, 1 << 20);
+            assert!(journal.bytes <= MOST_BYTES);
+            assert_eq!(journal.bytes, journal.sizes.iter().sum::<usize>());
+            assert_eq!(journal.before(u64::MAX).next(), Some((entry + 1, &entry)));
+        }
+        journal.push(7, MOST_BYTES + 1);
+        assert_eq!(journal.after(0).count(), 1);
+        assert!(journal.reaches(1_000) && journal.reaches(1_001));
+        assert!(!journal.reaches(999) && !journal.reaches(1_002));
     }
 }

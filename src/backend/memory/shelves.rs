@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
-use crate::store::{KeyOrder, KeyUsage, ListedKey};
+use crate::store::{KeyOrder, ListedKey};
 
 /// The orders that keys are listed in.
 const ORDERS: [KeyOrder; 4] = [
@@ -33,6 +33,8 @@ struct Kept {
     listed: ListedKey,
     /// The number that the key got when it was kept first.
     number: u64,
+    /// The microsecond that the key is listed by as long as it is kept.
+    listed_at: u64,
 }
 
 impl Shelves {
@@ -44,8 +46,8 @@ impl Shelves {
         self.keys.get(id).map(|kept| &kept.listed.record)
     }
 
-    /// Keeps a record, in the place of an older one of its key.
-    pub(super) fn put(&mut self, record: KeyRecord) {
+    /// Keeps a record at an instant, in the place of an older one of its key.
+    pub(super) fn put(&mut self, record: KeyRecord, at: SystemTime) {
         let id = record.id();
         let kept = if let Some(mut kept) = self.keys.remove(&id) {
             self.leave_orders(&kept);
@@ -55,6 +57,7 @@ impl Shelves {
             self.last += 1;
             self.ids.insert(self.last, id);
             Kept {
+                listed_at: instant(record.created_at().unwrap_or(at)),
                 listed: ListedKey::new(record),
                 number: self.last,
             }
@@ -63,20 +66,22 @@ impl Shelves {
         self.keys.insert(id, kept);
     }
 
-    /// Notes uses of a key, if there is such a key.
-    pub(super) fn note(&mut self, usage: &KeyUsage) {
-        let Some(mut kept) = self.keys.remove(&usage.key) else {
+    /// Notes uses of a key, if there is such a key. They move it in one order only.
+    pub(super) fn note(&mut self, key: &KeyId, first: SystemTime, last: SystemTime) {
+        const ORDER: KeyOrder = KeyOrder::LeastRecentlyUsed;
+        let Some(kept) = self.keys.get_mut(key) else {
             return;
         };
-        self.leave_orders(&kept);
+        let before = kept.place(ORDER);
         let listed = &mut kept.listed;
-        let first = listed.first_used_at;
-        listed.first_used_at = first
-            .min(Some(usage.first_used_at))
-            .or(Some(usage.first_used_at));
-        listed.last_used_at = listed.last_used_at.max(Some(usage.last_used_at));
-        self.enter_orders(&kept);
-        self.keys.insert(usage.key, kept);
+        listed.first_used_at = Some(listed.first_used_at.map_or(first, |at| at.min(first)));
+        listed.last_used_at = listed.last_used_at.max(Some(last));
+        let after = kept.place(ORDER);
+        if before != after {
+            let places = &mut self.orders[index(ORDER)];
+            before.map(|place| places.remove(&place));
+            places.extend(after);
+        }
     }
 
     /// Returns keys in an order, from after a place on.
@@ -113,7 +118,7 @@ impl Kept {
     fn place(&self, order: KeyOrder) -> Option<Place> {
         let record = &self.listed.record;
         let by = match order {
-            KeyOrder::Newest => u64::MAX - self.number,
+            KeyOrder::Newest => u64::MAX - self.listed_at,
             KeyOrder::EndingSoon => instant(record.expires_at()?),
             KeyOrder::LeastRecentlyUsed => self.listed.last_used_at.map_or(0, instant),
             KeyOrder::RecentlyRevoked => u64::MAX - instant(record.revoked()?.at),

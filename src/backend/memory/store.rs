@@ -1,28 +1,31 @@
 //! A store in memory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::journal::Journal;
 use super::shelves::Shelves;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::store::{
-    Change, ChangeFeed, Changes, Cursor, Event, FeedError, KeyQuery, KeyStore, ListedKey,
-    ManagedKeyStore, Page, Paging, StoreError, TrailQuery, TrailRecord, UsageBatch,
+    Change, ChangeFeed, ChangeId, ChangedKey, Changes, Cursor, FeedError, Followed, KeptEvent,
+    KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, Step, StoreError,
+    TrailQuery, TrailRecord, UsageBatch,
 };
 
 /// The most records to look at for one page of a list.
 const MOST_SCANNED: usize = 2_000;
 
+/// The most nodes whose last batches are remembered.
+const MOST_NODES: usize = 10_000;
+
 /// A store in memory. Clones share their keys; with the last of them, the keys are gone.
 ///
-/// It keeps the latest 10,000 records of the trail, and as many events. It is a
-/// [feed](ChangeFeed) of its own changes, for several [`ApiKeys`](crate::ApiKeys) in one process.
-/// Of usage, it keeps the first and the last use of each key.
+/// It keeps the latest 10,000 records of the trail, and as many events, or as many as 16 MiB hold.
+/// It is a [feed](ChangeFeed) of its own changes, for several [`ApiKeys`](crate::ApiKeys) in one
+/// process. Of usage, it keeps the first and the last use of each key.
 ///
 /// ```
 /// use tower_api_key::{ApiKeys, KeyDigest, KeyRecord, MemoryStore};
@@ -34,8 +37,8 @@ const MOST_SCANNED: usize = 2_000;
 /// ```
 #[derive(Clone)]
 pub struct MemoryStore {
-    /// The number of this store among those of the process: cursors name it.
-    number: u64,
+    /// Cursors name the store that made them.
+    id: ChangeId,
     state: Arc<RwLock<State>>,
 }
 
@@ -43,17 +46,18 @@ pub struct MemoryStore {
 struct State {
     shelves: Shelves,
     trail: Journal<TrailRecord>,
-    events: Journal<Event>,
-    /// The number of the last batch of each node.
+    events: Journal<KeptEvent>,
+    /// The number of the last batch of each of the latest nodes.
     nodes: HashMap<[u8; 16], u64>,
+    /// The oldest node first.
+    known_nodes: VecDeque<[u8; 16]>,
 }
 
 impl MemoryStore {
     /// Creates an empty store.
     pub fn new() -> Self {
-        static LAST: AtomicU64 = AtomicU64::new(0);
         Self {
-            number: LAST.fetch_add(1, Ordering::Relaxed),
+            id: ChangeId::unique(),
             state: Arc::default(),
         }
     }
@@ -68,12 +72,12 @@ impl MemoryStore {
 
     /// Writes places in a list: what the list is, and how far it was read.
     fn cursor(&self, list: &str, place: impl fmt::Display) -> Cursor {
-        Cursor::new(format!("{}-{list}-{place}", self.number))
+        Cursor::new(format!("{}-{list}-{place}", self.id))
     }
 
     /// Reads the place of a cursor of this store and of a list.
     fn place<'c>(&self, list: &str, cursor: &'c Cursor) -> Result<&'c str, StoreError> {
-        let begin = format!("{}-{list}-", self.number);
+        let begin = format!("{}-{list}-", self.id);
         let place = cursor.as_str().strip_prefix(&begin);
         place.ok_or_else(StoreError::invalid_cursor)
     }
@@ -96,7 +100,7 @@ impl FromIterator<KeyRecord> for MemoryStore {
         let store = Self::new();
         let mut state = store.write();
         for record in records {
-            state.shelves.put(record);
+            state.shelves.put(record, SystemTime::UNIX_EPOCH);
         }
         drop(state);
         store
@@ -118,33 +122,43 @@ impl ManagedKeyStore for MemoryStore {
         let mut state = self.write();
         // Look at everything before anything is written: all of the change, or nothing.
         let mut named = HashSet::new();
-        for record in change.creates() {
-            if state.shelves.get(&record.id()).is_some() || !named.insert(record.id()) {
-                return Err(StoreError::already_exists());
+        for step in change.steps() {
+            match step {
+                Step::Create { record, .. } => {
+                    let exists = state.shelves.get(&record.id()).is_some();
+                    if exists || !named.insert(record.id()) {
+                        return Err(StoreError::already_exists());
+                    }
+                }
+                Step::Update { record, .. } => {
+                    let seen = state.shelves.get(&record.id()).map(KeyRecord::version);
+                    let next = seen.and_then(|seen| seen.checked_add(1));
+                    if next != Some(record.version()) || !named.insert(record.id()) {
+                        return Err(StoreError::conflict());
+                    }
+                }
+                Step::Event(_) => {}
             }
         }
-        for record in change.updates() {
-            let seen = state.shelves.get(&record.id()).map(KeyRecord::version);
-            let next = seen.and_then(|seen| seen.checked_add(1));
-            if next != Some(record.version()) || !named.insert(record.id()) {
-                return Err(StoreError::conflict());
+        for (at, step) in change.steps().enumerate() {
+            match step {
+                Step::Create { record, trail } | Step::Update { record, trail } => {
+                    state.shelves.put(record.clone(), change.at());
+                    state.trail.push(trail.clone(), trail.size());
+                }
+                Step::Event(event) => {
+                    let id = format!("msg_{}_{at}", change.id());
+                    let size = event.size() + id.len();
+                    state.events.push(KeptEvent::new(id, event.clone()), size);
+                }
             }
-        }
-        for record in change.creates().iter().chain(change.updates()) {
-            state.shelves.put(record.clone());
-        }
-        for record in change.trail() {
-            state.trail.push(record.clone());
-        }
-        for event in change.events() {
-            state.events.push(event.clone());
         }
         Ok(())
     }
 
     async fn list(&self, query: &KeyQuery, paging: &Paging) -> Result<Page<ListedKey>, StoreError> {
         let list = query.fingerprint();
-        let after = match &paging.after {
+        let after = match paging.cursor() {
             None => None,
             Some(cursor) => {
                 let place = self.place(&list, cursor)?.split_once('-');
@@ -158,9 +172,9 @@ impl ManagedKeyStore for MemoryStore {
         let mut scanned = None;
         for (place, key) in keys.by_ref().take(MOST_SCANNED) {
             scanned = Some(place);
-            if query.matches(&key.record) {
+            if query.matches(key) {
                 items.push(key.clone());
-                if items.len() == paging.limit as usize {
+                if items.len() == paging.limit() as usize {
                     break;
                 }
             }
@@ -177,13 +191,21 @@ impl ManagedKeyStore for MemoryStore {
         paging: &Paging,
     ) -> Result<Page<TrailRecord>, StoreError> {
         let list = query.fingerprint();
-        let after = paging
-            .after
-            .as_ref()
-            .map(|cursor| self.number(&list, cursor));
-        let after = after.transpose()?;
         let state = self.read();
-        let limit = paging.limit as usize;
+        let after = match paging.cursor() {
+            None => None,
+            Some(cursor) => {
+                let place = self.number(&list, cursor)?;
+                // What stood there may be forgotten by now, but it was there once.
+                let is_known = place <= state.trail.last();
+                Some(
+                    is_known
+                        .then_some(place)
+                        .ok_or_else(StoreError::invalid_cursor)?,
+                )
+            }
+        };
+        let limit = paging.limit() as usize;
         let matches = |(_, record): &(u64, &TrailRecord)| query.matches(record);
         // One more than the page has tells whether there is another.
         let mut found: Vec<(u64, &TrailRecord)> = if query.newest_first {
@@ -201,33 +223,58 @@ impl ManagedKeyStore for MemoryStore {
         Ok(Page::new(items.collect(), next))
     }
 
-    async fn events(&self, paging: &Paging) -> Result<Page<Event>, StoreError> {
-        let after = paging.after.as_ref();
-        let after = after.map(|cursor| self.number("events", cursor));
-        let after = after.transpose()?.unwrap_or(0);
+    async fn events(&self, start: &Start, limit: u32) -> Result<Followed<KeptEvent>, StoreError> {
         let state = self.read();
-        let found = state.events.after(after).take(paging.limit as usize);
-        let found: Vec<(u64, &Event)> = found.collect();
+        let events = &state.events;
+        let after = match start {
+            Start::Beginning => events.before_first(),
+            Start::Now => events.last(),
+            Start::After(cursor) => self.number("events", cursor)?,
+        };
+        if after > events.last() {
+            return Err(StoreError::invalid_cursor());
+        }
+        let limit = limit.max(1) as usize;
+        let found: Vec<(u64, &KeptEvent)> = events.after(after).take(limit).collect();
         let next = found.last().map_or(after, |(place, _)| *place);
-        let next = self.cursor("events", next);
-        let items = found.into_iter().map(|(_, event)| event.clone());
-        Ok(Page::new(items.collect(), Some(next)))
+        let items = found.iter().map(|(_, event)| (*event).clone()).collect();
+        let read = Followed::new(items, self.cursor("events", next));
+        Ok(read.end(next == events.last()).gap(!events.reaches(after)))
     }
 
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         let mut state = self.write();
-        let last = state.nodes.get(&batch.node).copied();
-        if last.is_some_and(|last| batch.number <= last) {
+        let last = state.nodes.get(batch.node()).copied();
+        if last.is_some_and(|last| batch.number() <= last) {
             return Ok(());
         }
-        if last.is_some_and(|last| batch.number - 1 > last) {
+        if last.is_some_and(|last| batch.number() - 1 > last) {
             return Err(StoreError::conflict());
         }
-        state.nodes.insert(batch.node, batch.number);
-        for usage in &batch.usage {
-            state.shelves.note(usage);
+        state.last_of_node(*batch.node(), batch.number());
+        for usage in batch.usage() {
+            if let Some(key) = &usage.key {
+                state
+                    .shelves
+                    .note(key, usage.first_used_at, usage.last_used_at);
+            }
         }
         Ok(())
+    }
+}
+
+impl State {
+    /// Remembers the last batch of a node, and forgets the oldest node if there are too many.
+    fn last_of_node(&mut self, node: [u8; 16], number: u64) {
+        if self.nodes.insert(node, number).is_some() {
+            return;
+        }
+        self.known_nodes.push_back(node);
+        if self.known_nodes.len() > MOST_NODES
+            && let Some(oldest) = self.known_nodes.pop_front()
+        {
+            self.nodes.remove(&oldest);
+        }
     }
 }
 
@@ -245,9 +292,9 @@ impl ChangeFeed for MemoryStore {
             return Ok(Changes::new(Vec::new(), next));
         };
         match self.number("changes", after) {
-            Ok(after) if (trail.before_first()..=trail.last()).contains(&after) => {
+            Ok(after) if trail.reaches(after) => {
                 let changes = trail.after(after);
-                let keys = changes.map(|(_, record)| (record.key, record.version));
+                let keys = changes.map(|(_, it)| ChangedKey::new(it.key, it.version));
                 Ok(Changes::new(keys.collect(), next))
             }
             _ => Ok(Changes::gap(next)),
