@@ -16,9 +16,9 @@ use support::trouble::{Delay, Gate, Judges, TroubledLimiter, TroubledStore};
 use support::{is_waiting, today};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_api_key::{
-    ApiKeys, Caller, Endpoint, IssuedKey, KeyRecord, KeyStore, LimiterError, LimiterOutage, Limits,
-    ManagedKeyStore, ManualClock, MemoryLimiter, PeerAddr, Quota, RateLimitHeaders, ResponseBody,
-    Revocation,
+    ApiKeys, Caller, Endpoint, IssuedKey, KeyRecord, KeyStore, Limit, LimiterError, LimiterOutage,
+    Limits, ManagedKeyStore, ManualClock, MemoryLimiter, PeerAddr, Plan, Quota, RateLimitHeaders,
+    ResponseBody, Revocation,
 };
 
 const REPORT: (Method, &str) = (Method::POST, "/report");
@@ -459,6 +459,37 @@ async fn a_key_that_is_merely_changed_while_its_request_waits_for_a_limiter_is_l
     gate.open();
     assert_eq!(request.await.status(), 200);
     assert_eq!(world.left().await, [6, 16], "it was charged once");
+}
+
+/// The plan is another one once the request was charged: what it gives back is not that plan's.
+#[tokio::test]
+async fn a_refund_goes_to_no_budget_that_the_request_did_not_draw_on() {
+    let plan =
+        |name: &str, limit| Plan::new(name).per_account(Limit::named(format!("of_{name}"), limit));
+    let limits = Limits::new()
+        .plan(plan("free", Quota::per_hour(10)))
+        .plan(plan("pro", Quota::per_hour(20)))
+        .default_plan("free")
+        .cost(REPORT.0, REPORT.1, 4)
+        .cost(LOOK.0, LOOK.1, 0);
+    let mut world = World::far(limits).await;
+    let (free, pro) = (
+        world.keys.issue("acme").plan("free").await.unwrap(),
+        world.keys.issue("acme").plan("pro").await.unwrap(),
+    );
+    world.key = pro;
+    assert_eq!(world.ask(REPORT, Does::Nothing).await, 200);
+    assert_eq!(world.left().await, [16]);
+    world.key = free;
+    let gate = world.limiter.hangs();
+    let mut request = world.asking(REPORT, Does::Refund(4));
+    assert!(is_waiting(&mut request));
+    world.change_elsewhere(|key| key.with_plan("pro")).await;
+    world.keys.invalidate(&world.key.id());
+    world.limiter.gets_well();
+    gate.open();
+    assert_eq!(request.await.status(), 200);
+    assert_eq!(world.left().await, [16]);
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use support::trouble::{TroubledLimiter, TroubledStore};
 use support::{call, echoing, today, with_key};
+use tower::util::MapResponseLayer;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_api_key::{
     Answered, ApiKeys, Caller, Decision, IssuedKey, Limits, ManualClock, MemoryLimiter, Observer,
@@ -183,6 +184,65 @@ async fn what_a_handler_refuses_is_told_with_the_answer() {
             "answered acme 403 Forbidden Some(\"insufficient_scope\")",
         ]
     );
+}
+
+/// In gRPC a refusal has 200, and a layer in between may make another answer of it.
+#[tokio::test]
+async fn the_status_that_is_told_is_that_of_the_answer() {
+    for (grpc, softened, expected) in [
+        (
+            false,
+            false,
+            "answered acme 403 Forbidden Some(\"insufficient_scope\")",
+        ),
+        (
+            true,
+            false,
+            "answered acme 200 OK Some(\"insufficient_scope\")",
+        ),
+        (false, true, "answered acme 404 Not Found None"),
+    ] {
+        let world = World::new(false, Limits::new()).await;
+        let scoped = RequireScope::new(Scope::from_static("reports:read"));
+        let inner = scoped.layer(support::EchoService);
+        let soften = MapResponseLayer::new(move |mut answer: Response<_>| {
+            if softened {
+                *answer.status_mut() = StatusCode::NOT_FOUND;
+            }
+            answer
+        });
+        let inner = soften.layer(inner);
+        let mut request = World::request(Some(world.key.expose_secret()));
+        if grpc {
+            *request.method_mut() = Method::POST;
+            let grpc = http::HeaderValue::from_static("application/grpc");
+            request.headers_mut().insert("content-type", grpc);
+        }
+        let answer = world.keys.layer().layer(inner).oneshot(request).await;
+        let told = world.told.take();
+        assert_eq!(told[1..], [expected]);
+        let status = format!(" {} ", answer.unwrap().status());
+        assert!(expected.contains(&status), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_passes_two_layers_of_the_same_keys_is_charged_and_announced_once() {
+    let limits = Limits::new().global(Quota::per_minute(5));
+    let world = World::new(false, limits).await;
+    let optional = world.keys.layer().optional();
+    let stack = optional.layer(echoing(&optional));
+    for left in [4, 3] {
+        call(stack.clone(), World::request(None)).await;
+        let charged = format!("[\"1 requests of {left} left\"]");
+        let told = format!("admitted nobody 192.0.2.1 GET /v1/facts {charged}");
+        assert_eq!(world.told.take(), [told]);
+    }
+    // Other keys charge and announce for themselves.
+    let other = World::new(false, Limits::new().global(Quota::per_minute(5))).await;
+    let stack = optional.layer(echoing(&other.keys.layer().optional()));
+    call(stack, World::request(None)).await;
+    assert_eq!([&world, &other].map(|it| it.told.take().len()), [1, 1]);
 }
 
 /// Counts by key in the cached entry, and adds up when the entry leaves.

@@ -41,9 +41,20 @@ pub struct Caller {
     receipt: Option<Receipt>,
 }
 
-/// In the extensions of a request that was let through without a key.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Anonymous;
+/// In the extensions of a request that was let through without a key, by a layer of these keys.
+#[derive(Debug, Clone)]
+pub(crate) struct Anonymous(Arc<Metering>);
+
+impl Anonymous {
+    pub(crate) fn new(metering: &Arc<Metering>) -> Self {
+        Self(Arc::clone(metering))
+    }
+
+    /// Returns whether a layer of these keys let the request through.
+    pub(crate) fn belongs_to(&self, metering: &Arc<Metering>) -> bool {
+        Arc::ptr_eq(&self.0, metering)
+    }
+}
 
 impl Caller {
     pub(crate) fn new(

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::quota::Quota;
+use crate::key::record::KeyRecord;
 
 /// The most charges that one request may bring.
 pub(crate) const MAX_CHARGES: usize = 16;
@@ -79,8 +80,34 @@ pub struct Charge<'a> {
     quota: Quota,
     cost: u64,
     unit: &'a str,
-    home: Option<&'a str>,
+    home: Home<'a>,
     is_report_only: bool,
+}
+
+/// The account that a charge belongs to.
+#[derive(Clone, Copy)]
+enum Home<'a> {
+    None,
+    Account(&'a str),
+    /// The account of this key. It is read only if a limiter asks, since the record of a cached key
+    /// is seldom in the processor's caches.
+    AccountOf(&'a KeyRecord),
+}
+
+impl<'a> Home<'a> {
+    fn account(self) -> Option<&'a str> {
+        match self {
+            Self::None => None,
+            Self::Account(account) => Some(account),
+            Self::AccountOf(record) => Some(record.account()),
+        }
+    }
+}
+
+impl fmt::Debug for Home<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.account().fmt(f)
+    }
 }
 
 /// The unit of limits that do not name another.
@@ -93,8 +120,8 @@ impl<'a> Charge<'a> {
     /// Its [home](Self::home) is the account of the subject, if that is one.
     pub const fn new(name: &'a LimitName, subject: Subject<'a>, quota: Quota, cost: u64) -> Self {
         let home = match subject {
-            Subject::Account(account) | Subject::AccountIn(account, _) => Some(account),
-            _ => None,
+            Subject::Account(account) | Subject::AccountIn(account, _) => Home::Account(account),
+            _ => Home::None,
         };
         Self {
             name,
@@ -126,7 +153,14 @@ impl<'a> Charge<'a> {
     /// and of its account in one place.
     #[must_use]
     pub const fn with_home(mut self, account: &'a str) -> Self {
-        self.home = Some(account);
+        self.home = Home::Account(account);
+        self
+    }
+
+    /// Sets the account of a key as the one that the charge belongs to.
+    #[inline]
+    pub(crate) const fn with_home_of(mut self, key: &'a KeyRecord) -> Self {
+        self.home = Home::AccountOf(key);
         self
     }
 
@@ -161,6 +195,14 @@ impl<'a> Charge<'a> {
         self
     }
 
+    /// Returns whether another charge takes as much from the same budget.
+    pub(crate) fn is_as(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.subject == other.subject
+            && self.quota == other.quota
+            && self.cost == other.cost
+    }
+
     /// The name of the limit.
     pub const fn name(&self) -> &'a LimitName {
         self.name
@@ -187,8 +229,8 @@ impl<'a> Charge<'a> {
     }
 
     /// The account that the charge belongs to, if any.
-    pub const fn home(&self) -> Option<&'a str> {
-        self.home
+    pub fn home(&self) -> Option<&'a str> {
+        self.home.account()
     }
 
     /// Whether the charge only reports.

@@ -22,7 +22,7 @@ pub(super) struct WithinLimits {
     /// What the request may give back, if the limiter took anything.
     pub(super) receipt: Option<Receipt>,
     /// For observers, if there are any.
-    pub(super) verdict: Option<Verdict>,
+    pub(super) verdict: Option<Box<Verdict>>,
 }
 
 /// Who is charged, and so how much is told.
@@ -36,12 +36,11 @@ pub(super) enum Payer {
 pub(super) struct LimitDenial {
     pub(super) rejection: Rejection,
     pub(super) limits: Option<Box<Notice>>,
-    pub(super) verdict: Option<Verdict>,
+    pub(super) verdict: Option<Box<Verdict>>,
 }
 
 impl Gate {
     /// Returns what a request is charged.
-    #[inline]
     pub(super) fn charges<'a>(
         &'a self,
         key: Option<Holder<'a>>,
@@ -54,7 +53,7 @@ impl Gate {
 
     /// Takes all charges, or none; `None` if that must be waited for.
     #[inline]
-    pub(super) fn charge_now(
+    pub(super) fn try_charge(
         &self,
         charges: &[Charge<'_>],
         payer: Payer,
@@ -64,24 +63,27 @@ impl Gate {
             return Some(Ok(WithinLimits::default()));
         }
         let checked = self.keyring.metering.limiting.check_now(charges, now)?;
-        Some(self.conclude(charges, &checked, payer, Nanos::of(now), now))
+        Some(self.judge(charges, &checked, payer, Nanos::of(now), now))
     }
 
-    /// As [`charge_now`](Self::charge_now), with a wait. The clock is read anew after it.
+    /// As [`try_charge`](Self::try_charge), with a wait. The clock is read anew after it.
     pub(super) async fn charge(
         &self,
         charges: &[Charge<'_>],
         payer: Payer,
     ) -> Result<WithinLimits, Box<LimitDenial>> {
+        if charges.is_empty() {
+            return Ok(WithinLimits::default());
+        }
         let asked_at = Nanos::of(self.keyring.readings());
         let clock = &*self.keyring.clock;
         let checked = self.keyring.metering.limiting.check(clock, charges).await;
         let now = self.keyring.readings();
-        self.conclude(charges, &checked, payer, asked_at, now)
+        self.judge(charges, &checked, payer, asked_at, now)
     }
 
     #[inline]
-    fn conclude(
+    fn judge(
         &self,
         charges: &[Charge<'_>],
         checked: &Result<Verdict, LimiterError>,
@@ -90,24 +92,20 @@ impl Gate {
         now: Now,
     ) -> Result<WithinLimits, Box<LimitDenial>> {
         match limiting::verdict(charges, checked) {
-            Ok(verdict) => {
-                let mut within = self.tell(charges, verdict, payer, now)?;
-                // Each charge of a request has the same cost.
-                if let Some(charge) = charges.first() {
-                    within.receipt = Some(Receipt::new(asked_at, verdict, charge.cost()));
-                }
-                Ok(within)
-            }
+            Ok(verdict) => self.within_or_denial(charges, verdict, payer, Some(asked_at), now),
             Err(error) => self.do_without(charges, &error, payer, now),
         }
     }
 
+    /// Makes what follows from a verdict. There is a receipt only for what the limiter took, which
+    /// was asked at this instant.
     #[inline]
-    fn tell(
+    fn within_or_denial(
         &self,
         charges: &[Charge<'_>],
         verdict: &Verdict,
         payer: Payer,
+        asked_at: Option<Nanos>,
         now: Now,
     ) -> Result<WithinLimits, Box<LimitDenial>> {
         let headers = self.config.rate_limit_headers;
@@ -127,11 +125,15 @@ impl Gate {
             .keyring
             .observers
             .has_observers()
-            .then(|| verdict.clone());
+            .then(|| Box::new(verdict.clone()));
         if verdict.is_allowed() {
+            // Each charge of a request has the same cost.
+            let receipt = asked_at
+                .zip(charges.first())
+                .map(|(at, charge)| Receipt::new(at, verdict, charge.cost()));
             return Ok(WithinLimits {
                 limits,
-                receipt: None,
+                receipt,
                 verdict: observed,
             });
         }
@@ -163,7 +165,9 @@ impl Gate {
             .emergency
             .decide(charges, now)
         {
-            Fallback::Charged(shares, verdict) => self.tell(&shares, &verdict, payer, now),
+            Fallback::Charged(shares, verdict) => {
+                self.within_or_denial(&shares, &verdict, payer, None, now)
+            }
             Fallback::Admit => Ok(WithinLimits::default()),
             Fallback::Refuse => Err(Box::new(LimitDenial {
                 rejection: self.outage(),

@@ -24,7 +24,7 @@ pub(super) struct Reason<'a> {
     rejection: Rejection,
     limits: Option<Box<Notice>>,
     charges: &'a [Charge<'a>],
-    verdict: Option<Verdict>,
+    verdict: Option<Box<Verdict>>,
 }
 
 impl From<Rejection> for Reason<'_> {
@@ -71,7 +71,7 @@ impl Gate {
             request: context,
             carriers,
             charges,
-            verdict: verdict.as_ref(),
+            verdict: verdict.as_deref(),
         });
         Outcome::Deny(Denial {
             rejection,
@@ -91,13 +91,17 @@ impl Gate {
         charges: &[Charge<'_>],
         within: &WithinLimits,
     ) {
-        self.keyring.observers.decided(&Decision {
+        let observers = &self.keyring.observers;
+        if !observers.hear_of_admission(key, carriers) {
+            return; // it need not be put together
+        }
+        observers.decided(&Decision {
             outcome: Ok(()),
             key,
             request: context,
             carriers,
             charges,
-            verdict: within.verdict.as_ref(),
+            verdict: within.verdict.as_deref(),
         });
     }
 
@@ -126,10 +130,15 @@ impl Gate {
     }
 
     /// Admits a request without a key.
-    pub(super) fn admit_anonymous<B>(request: &mut Request<B>, within: WithinLimits) -> Outcome {
+    pub(super) fn admit_anonymous<B>(
+        &self,
+        request: &mut Request<B>,
+        within: WithinLimits,
+    ) -> Outcome {
         // A caller of other keys, from a layer further out, does not speak for this request.
         request.extensions_mut().remove::<Caller>();
-        request.extensions_mut().insert(Anonymous);
+        let anonymous = Anonymous::new(&self.keyring.metering);
+        request.extensions_mut().insert(anonymous);
         Outcome::Admit(Admission::Anonymous {
             limits: within.limits,
         })

@@ -21,13 +21,14 @@ use std::sync::Arc;
 use http::Request;
 
 use crate::cache::{Found, KnownKey, Sought};
-use crate::http::caller::Caller;
+use crate::http::caller::{Anonymous, Caller};
 use crate::http::credential::Ambiguous;
 use crate::http::credential::source::Carriers;
 use crate::http::rejection::{NotFound, Rejection};
 use crate::http::request_head::RequestHead;
 use crate::key::digest::KeyDigest;
 use crate::key::lifecycle::Lifecycle;
+use crate::limit::rulebook::Charges;
 use crate::limit::throttle::Attempt;
 use crate::middleware::charge::Payer;
 use crate::middleware::conclude::Reason;
@@ -115,8 +116,10 @@ impl Gate {
         // 8. Limits: all charges or none.
         let bound = context.bound();
         let holder = known.holder(key.id());
-        let charges = self.charges(Some(holder), &bound, context.now());
-        let within = match self.charge_now(&charges, Payer::Key, context.now()) {
+        let mut charges = Charges::new();
+        let rules = &keyring.metering.limiting.rules;
+        rules.add_charges(Some(holder), &bound, context.now().wall(), &mut charges);
+        let within = match self.try_charge(&charges, Payer::Key, context.now()) {
             Some(Ok(within)) => within,
             Some(Err(denial)) => {
                 let reason = Reason::by_limits(*denial, &charges);
@@ -140,13 +143,18 @@ impl Gate {
 
     /// Decides about a request that needs no key, and has none: steps 8 and 9.
     fn decide_anonymous<B>(&self, request: &mut Request<B>) -> Outcome {
+        // An outer layer of the same keys has charged and announced it.
+        let anonymous = request.extensions().get::<Anonymous>();
+        if anonymous.is_some_and(|it| it.belongs_to(&self.keyring.metering)) {
+            return Outcome::Admit(Admission::Nested);
+        }
         let context = Context::new(self, RequestHead::from(&*request));
         let bound = context.bound();
         let charges = self.charges(None, &bound, context.now());
-        match self.charge_now(&charges, Payer::Anonymous, context.now()) {
+        match self.try_charge(&charges, Payer::Anonymous, context.now()) {
             Some(Ok(within)) => {
                 self.announce_admission(&context, None, Carriers::NONE, &charges, &within);
-                Self::admit_anonymous(request, within)
+                self.admit_anonymous(request, within)
             }
             Some(Err(denial)) => {
                 let reason = Reason::by_limits(*denial, &charges);
@@ -180,32 +188,27 @@ impl Gate {
         let known = Arc::clone(caller.key());
         let context = Context::new(self, head);
         let lifecycle = known.lifecycle(context.now().wall(), self.keyring.warning);
-        let carriers = match self.config.sources.find(head, &self.keyring.formats) {
-            Ok(None) => Ok(Carriers::NONE),
-            Ok(Some(key))
-                if key.format.is_some()
-                    && KeyDigest::of_bytes(key.text.as_bytes()).id() == known.record().id() =>
-            {
-                Ok(key.carriers)
+        let (carriers, is_same) = match self.config.sources.find(head, &self.keyring.formats) {
+            Ok(None) => (Carriers::NONE, true),
+            Ok(Some(key)) => {
+                let is_same = key.format.is_some()
+                    && KeyDigest::of_bytes(key.text.as_bytes()).id() == known.record().id();
+                (key.carriers, is_same)
             }
-            Ok(Some(_)) | Err(Ambiguous) => Err(Rejection::Ambiguous),
+            Err(Ambiguous) => (Carriers::NONE, false),
         };
-        let checked = carriers.and_then(|carriers| {
-            check_status(&known, lifecycle)?;
-            self.check_access(&context, &known)?;
-            Ok(carriers)
-        });
-        Some(match checked {
-            Err(rejection) => {
-                let facts = KeyFacts::new(&known, lifecycle);
-                self.deny(&context, rejection, Some(facts), Carriers::NONE)
-            }
-            // The outer layer has announced it.
-            Ok(carriers) => {
-                self.strip_or_mark(request, carriers);
-                Outcome::Admit(Admission::Nested)
-            }
-        })
+        let checked = if is_same {
+            check_status(&known, lifecycle).and_then(|()| self.check_access(&context, &known))
+        } else {
+            Err(Rejection::Ambiguous)
+        };
+        if let Err(rejection) = checked {
+            let facts = KeyFacts::new(&known, lifecycle);
+            return Some(self.deny(&context, rejection, Some(facts), carriers));
+        }
+        // The outer layer has announced it.
+        self.strip_or_mark(request, carriers);
+        Some(Outcome::Admit(Admission::Nested))
     }
 
     /// Sends step 4 to the store, unless this address has tried too many keys that do not exist.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 
 use crate::http::credential::source::Carriers;
+use crate::http::rejection::Rejection;
 use crate::http::render::key_headers::keep_from_caches;
 use crate::http::render::rate_limit::{self, Notice};
 use crate::http::render::rejection::{Manner, Unrendered, keep_headers};
@@ -21,28 +22,31 @@ impl Gate {
         admission: &Admission,
         manner: Manner,
     ) -> Option<Response<Bytes>> {
-        let (lifecycle, carriers, limits) = match admission {
+        let (lifecycle, carriers, limits, observed) = match admission {
             Admission::Nested => return None,
-            Admission::Anonymous { limits } => (None, Carriers::NONE, limits),
+            Admission::Anonymous { limits } => (None, Carriers::NONE, limits, None),
             Admission::Key {
                 lifecycle,
                 carriers,
                 limits,
                 for_observers,
             } => {
-                if let Some(known) = for_observers {
-                    let rejection = response.extensions().get::<Unrendered>();
-                    let rejection = rejection.map(|unrendered| &unrendered.0);
-                    let key = KeyFacts::new(known, *lifecycle);
-                    let observers = &self.keyring.observers;
-                    observers.answered(key, response.status(), rejection);
-                }
-                (Some(lifecycle), *carriers, limits)
+                let observed = for_observers.as_deref();
+                let observed = observed.map(|known| KeyFacts::new(known, *lifecycle));
+                (Some(lifecycle), *carriers, limits, observed)
             }
         };
-        if let Some(mut rendered) = self.render_handler_rejection(response, manner) {
+        if let Some((mut rendered, rejection)) = self.render_handler_rejection(response, manner) {
+            if let Some(key) = observed {
+                let observers = &self.keyring.observers;
+                observers.answered(key, rendered.status(), Some(&rejection));
+            }
             self.write_headers(rendered.headers_mut(), lifecycle, carriers, limits.as_ref());
             return Some(rendered);
+        }
+        if let Some(key) = observed {
+            let observers = &self.keyring.observers;
+            observers.answered(key, response.status(), None);
         }
         let refused_within =
             rate_limit::is_refused_within(response.status(), response.headers(), manner.grpc);
@@ -74,7 +78,7 @@ impl Gate {
         &self,
         response: &mut Response<B>,
         manner: Manner,
-    ) -> Option<Response<Bytes>> {
+    ) -> Option<(Response<Bytes>, Rejection)> {
         let status = response.status();
         let Unrendered(rejection) = response.extensions_mut().remove()?;
         if rejection.status() != status {
@@ -88,7 +92,7 @@ impl Gate {
         let mut extensions = std::mem::take(response.extensions_mut());
         extensions.extend(std::mem::take(rendered.extensions_mut()));
         *rendered.extensions_mut() = extensions;
-        Some(rendered)
+        Some((rendered, rejection))
     }
 
     /// Renders a denial.

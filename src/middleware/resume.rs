@@ -94,7 +94,7 @@ impl Gate {
         let (id, carriers) = (presented.id(), presented.carriers);
         let holder = known.holder(id);
         let charges = self.charges(Some(holder), &bound, self.keyring.readings());
-        let within = match self.charge(&charges, Payer::Key).await {
+        let mut within = match self.charge(&charges, Payer::Key).await {
             Ok(within) => within,
             Err(denial) => {
                 let facts = KeyFacts::new(&known, lifecycle);
@@ -121,6 +121,15 @@ impl Gate {
                         self.deny(&context, rejection, Some(facts), carriers)
                     } else {
                         self.announce_admission(&context, Some(facts), carriers, &charges, &within);
+                        // A record with another plan or budget would give back to budgets that the
+                        // request did not draw on.
+                        let anew = self.charges(Some(again.holder(id)), &bound, context.now());
+                        let is_same = anew.len() == charges.len()
+                            && anew.iter().zip(&charges).all(|(a, b)| a.is_as(b));
+                        drop(anew); // they borrow the key
+                        if !is_same {
+                            within.receipt = None;
+                        }
                         return self.admit(request, again, lifecycle, carriers, bound, within);
                     }
                 }
@@ -139,7 +148,7 @@ impl Gate {
         match within {
             Ok(within) => {
                 self.announce_admission(&context, None, Carriers::NONE, &charges, &within);
-                Self::admit_anonymous(request, within)
+                self.admit_anonymous(request, within)
             }
             Err(denial) => {
                 let reason = Reason::by_limits(*denial, &charges);
@@ -180,7 +189,7 @@ impl Gate {
         let metering = &self.keyring.metering;
         let refunded = metering.refund(known.holder(id), bound, receipt, ALL);
         if let Err(error) = refunded.await {
-            trace::limiter_failed(&error);
+            trace::refund_failed(&error);
         }
     }
 

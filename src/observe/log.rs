@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use super::{Decision, KeyFacts};
+use crate::http::credential::source::Carriers;
 use crate::key::lifecycle::KeyStatus;
 use crate::util::timestamp;
 use crate::util::trace::{self, Hourly};
@@ -14,6 +15,14 @@ pub(crate) struct Log {
 }
 
 impl Log {
+    /// Returns whether there is something to write about an admission like this.
+    #[inline]
+    pub(super) fn hears_of_admission(key: Option<KeyFacts<'_>>, carriers: Carriers) -> bool {
+        trace::traces_admissions()
+            || carriers.include_parameters()
+            || key.is_some_and(|key| key.status() == KeyStatus::Deprecated)
+    }
+
     #[inline]
     pub(super) fn decided(&self, decision: &Decision<'_>) {
         match (decision.outcome, &decision.key) {
@@ -22,7 +31,7 @@ impl Log {
                 if key.status() == KeyStatus::Deprecated {
                     self.deprecated(key, decision.at());
                 }
-                if decision.carriers.go_beyond_authorization() {
+                if decision.carriers.include_parameters() {
                     for parameter in decision.request.parameters(decision.carriers) {
                         trace::key_in_query(parameter, &key.id());
                     }

@@ -308,6 +308,12 @@ impl Observers {
         self.added.len()
     }
 
+    /// Returns whether anybody is told of an admission like this.
+    #[inline]
+    pub(crate) fn hear_of_admission(&self, key: Option<KeyFacts<'_>>, carriers: Carriers) -> bool {
+        self.has_observers() || Log::hears_of_admission(key, carriers)
+    }
+
     #[inline]
     pub(crate) fn decided(&self, decision: &Decision<'_>) {
         self.log.decided(decision);

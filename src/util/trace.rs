@@ -10,6 +10,12 @@ use tracing::{debug, error, info, trace, warn};
 /// One name to filter by, wherever the shim lives.
 const TARGET: &str = "tower_api_key";
 
+/// Returns whether [`admitted`] may be heard.
+#[inline]
+pub(crate) fn traces_admissions() -> bool {
+    tracing::enabled!(target: TARGET, tracing::Level::TRACE)
+}
+
 /// A request passed.
 #[inline]
 pub(crate) fn admitted<'a, I: fmt::Display>(
@@ -64,6 +70,12 @@ pub(crate) fn served_stale(error: &(dyn Error + 'static), key_id: &dyn fmt::Disp
 pub(crate) fn limiter_failed(error: &(dyn Error + 'static)) {
     let causes = Causes(error);
     error!(target: TARGET, error = %causes, "the rate limiter failed; LimiterOutage decides about the request");
+}
+
+/// A request was denied after it was charged, and could not be given back its charge.
+pub(crate) fn refund_failed(error: &(dyn Error + 'static)) {
+    let causes = Causes(error);
+    error!(target: TARGET, error = %causes, "the rate limiter failed; a denied request stays charged");
 }
 
 /// The feed of changes could not be read, and is tried again.

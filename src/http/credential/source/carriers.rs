@@ -44,6 +44,12 @@ impl Carriers {
     pub(crate) fn go_beyond_authorization(self) -> bool {
         self.0 & !Self::AUTHORIZATION.0 != 0
     }
+
+    /// Returns whether one of them is in the query.
+    #[inline]
+    pub(crate) fn include_parameters(self) -> bool {
+        self.0 >> (LAST_HEADER + 1) != 0
+    }
 }
 
 #[cfg(test)]
@@ -65,6 +71,7 @@ mod tests {
             let both = header.and(parameter);
             prop_assert!(both.include(header) && both.include(parameter));
             prop_assert!(both.go_beyond_authorization());
+            prop_assert!(!header.include_parameters() && parameter.include_parameters());
             prop_assert!(!header.include(parameter) && !parameter.include(header));
             prop_assert!(!both.include(Carriers::AUTHORIZATION));
             prop_assert_eq!(header.include(Carriers::header(other)), at == other);
