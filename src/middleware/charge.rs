@@ -8,7 +8,6 @@ use crate::limit::limiter::LimiterError;
 use crate::limit::limiting;
 use crate::limit::outage::Fallback;
 use crate::limit::refund::Receipt;
-use crate::limit::rulebook::{Bound, Charges, Holder};
 use crate::limit::verdict::Verdict;
 use crate::middleware::gate::Gate;
 use crate::util::clock::Now;
@@ -40,17 +39,6 @@ pub(super) struct LimitDenial {
 }
 
 impl Gate {
-    /// Returns what a request is charged.
-    pub(super) fn charges<'a>(
-        &'a self,
-        key: Option<Holder<'a>>,
-        bound: &Bound,
-        now: Now,
-    ) -> Charges<'a> {
-        let rules = &self.keyring.metering.limiting.rules;
-        rules.charges(key, bound, now.wall())
-    }
-
     /// Takes all charges, or none; `None` if that must be waited for.
     #[inline]
     pub(super) fn try_charge(

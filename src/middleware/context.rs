@@ -70,7 +70,7 @@ impl<'r> Context<'r> {
     /// Returns what the limits must know of the request.
     #[inline]
     pub(super) fn bound(&self) -> Bound {
-        let rules = &self.gate.keyring.metering.limiting.rules;
+        let rules = self.gate.rules();
         let needed = rules.need_address();
         let address = needed.then(|| self.charged_address()).flatten();
         if !rules.need_route() {

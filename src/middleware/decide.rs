@@ -1,9 +1,10 @@
 //! THE PATH: from a request to a decision, top to bottom.
 //!
-//! 0. **Nested**: an outer layer of the same keys has admitted the request, so only access is
-//!    checked again. A preflight passes without a key, where that is switched on.
-//! 1. **Find** the one credential in the request, and parse it.
-//! 2. **Refuse** what is not written as a key of ours: it goes no further.
+//! 0. **Nested**: an outer layer of the same keys has admitted the request. Status and access are
+//!    checked again, and a key that is still in the request must be the same one. A preflight
+//!    passes without a key of its own, where that is switched on.
+//! 1. **Find** the one credential in the request.
+//! 2. **Parse** it: what is not written as a key of ours is refused, and goes no further.
 //! 3. **Hash** the key once: the digest names the record.
 //! 4. **Look up** the record by its id: in the cache, or else in the store, which is waited for.
 //! 5. **Compare** the secret, in constant time.
@@ -13,8 +14,9 @@
 //!    for.
 //! 9. **Admit**: the caller goes into the request, the credential out of it.
 //!
-//! Requests are admitted by [`Gate::admit`], [`Gate::admit_anonymous`] and step 0 only. Their
-//! callers are in this file and in `resume.rs`.
+//! Requests are admitted by [`Gate::admit`] and [`Gate::admit_anonymous`], and as
+//! [`Admission::Nested`] by `decide_nested` for a key and by `decide_anonymous` without one. All of
+//! their callers are in this file and in `resume.rs`.
 
 use std::sync::Arc;
 
@@ -41,8 +43,8 @@ use crate::observe::KeyFacts;
 use crate::util::trace;
 
 impl Gate {
-    /// Decides about a request, as far as that goes without a wait. With a record that was waited
-    /// for, it goes on at step 5.
+    /// Decides about a request, as far as that goes without a wait. With the store's answer, it goes
+    /// on at step 5.
     pub(super) fn decide<B>(
         &self,
         request: &mut Request<B>,
@@ -51,7 +53,8 @@ impl Gate {
         let keyring = &*self.keyring;
         if loaded.is_none() {
             // 0. A caller of the same keys was verified, charged and announced by an outer layer. A
-            //    preflight has no key, since browsers send none.
+            //    preflight has no key of its own, since browsers send none. One in its URL belongs
+            //    to the request to come.
             if let Some(outcome) = self.decide_nested(request) {
                 return outcome;
             }
@@ -72,7 +75,7 @@ impl Gate {
                     return self.deny(&context, Rejection::Ambiguous, None, Carriers::NONE);
                 }
             };
-            // 2. Refuse a wrong checksum here: it costs neither a hash nor a look into the store.
+            // 2. Parse it. A wrong checksum is refused here: it costs neither a hash nor a look into the store.
             let Some(format) = credential.format else {
                 let malformed = Rejection::NotFound(NotFound::Malformed);
                 return self.deny(&context, malformed, None, credential.carriers);
@@ -90,7 +93,7 @@ impl Gate {
             };
             // A cached miss counts as a failed attempt, too.
             if let Found::Nothing = found
-                && let Err(rejection) = self.attempt(&context)
+                && let Err(rejection) = self.count_attempt(&context)
             {
                 return self.deny(&context, rejection, None, key.carriers);
             }
@@ -116,9 +119,9 @@ impl Gate {
         // 8. Limits: all charges or none.
         let bound = context.bound();
         let holder = known.holder(key.id());
-        let mut charges = Charges::new();
-        let rules = &keyring.metering.limiting.rules;
-        rules.add_charges(Some(holder), &bound, context.now().wall(), &mut charges);
+        let mut charges = Charges::new(); // filled in place, since it is large
+        self.rules()
+            .add_charges(Some(holder), &bound, context.now().wall(), &mut charges);
         let within = match self.try_charge(&charges, Payer::Key, context.now()) {
             Some(Ok(within)) => within,
             Some(Err(denial)) => {
@@ -146,11 +149,13 @@ impl Gate {
         // An outer layer of the same keys has charged and announced it.
         let anonymous = request.extensions().get::<Anonymous>();
         if anonymous.is_some_and(|it| it.belongs_to(&self.keyring.metering)) {
+            // A caller of other keys, from a layer in between, does not speak for this request.
+            request.extensions_mut().remove::<Caller>();
             return Outcome::Admit(Admission::Nested);
         }
         let context = Context::new(self, RequestHead::from(&*request));
         let bound = context.bound();
-        let charges = self.charges(None, &bound, context.now());
+        let charges = self.rules().charges(None, &bound, context.now().wall());
         match self.try_charge(&charges, Payer::Anonymous, context.now()) {
             Some(Ok(within)) => {
                 self.announce_admission(&context, None, Carriers::NONE, &charges, &within);
@@ -211,13 +216,14 @@ impl Gate {
         Some(Outcome::Admit(Admission::Nested))
     }
 
-    /// Sends step 4 to the store, unless this address has tried too many keys that do not exist.
+    /// Makes the request wait for the store, unless its address has tried too many keys that do not
+    /// exist.
     fn look_up(&self, context: &Context<'_>, key: PresentedKey) -> Outcome {
         let (sought, attempt) = if self.keyring.cache.knew(&key.id()) {
             // A key that was found before is not a guess.
             (Sought::FoundBefore, None)
         } else {
-            match self.attempt(context) {
+            match self.count_attempt(context) {
                 Ok(counted) => counted,
                 Err(rejection) => return self.deny(context, rejection, None, key.carriers),
             }
@@ -229,8 +235,9 @@ impl Gate {
         }))
     }
 
-    /// Counts an attempt as failed. A load that finds the key forgives it.
-    fn attempt(&self, context: &Context<'_>) -> Result<(Sought, Option<Attempt>), Rejection> {
+    /// Counts an attempt as failed, in advance: a load that finds the key, or fails itself, takes
+    /// that back.
+    fn count_attempt(&self, context: &Context<'_>) -> Result<(Sought, Option<Attempt>), Rejection> {
         let Some(throttle) = &self.keyring.throttle else {
             return Ok((Sought::New, None));
         };

@@ -8,6 +8,7 @@ use crate::http::credential::source::Carriers;
 use crate::http::rejection::Rejection;
 use crate::http::render::rejection::Rendered;
 use crate::keyring::Keyring;
+use crate::limit::rulebook::Rulebook;
 use crate::middleware::config::Config;
 
 /// Decides about the requests of one layer.
@@ -20,6 +21,12 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
+    /// Returns the limits of all layers of these keys.
+    #[inline]
+    pub(super) fn rules(&self) -> &Rulebook {
+        &self.keyring.metering.limiting.rules
+    }
+
     /// Returns the rejection for trouble of ours: 503, never 401.
     pub(super) fn outage(&self) -> Rejection {
         Rejection::ServiceUnavailable {

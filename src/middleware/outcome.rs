@@ -20,7 +20,7 @@ pub(super) enum Outcome {
 
 /// What a request has to wait for.
 pub(super) enum Wait {
-    /// Its record, which is in the store if anywhere.
+    /// The store's answer about its key.
     Record(PendingLoad),
     /// Its charges: the budgets are elsewhere.
     Limits(Box<PendingCharge>),
@@ -70,7 +70,7 @@ pub(super) struct VerifiedKey {
 pub(super) struct PendingLoad {
     pub(super) key: PresentedKey,
     pub(super) sought: Sought,
-    /// Counted as failed; a load that finds the key, or fails itself, forgives it.
+    /// Counted as failed in advance. A load that finds the key, or fails itself, takes that back.
     pub(super) attempt: Option<Attempt>,
 }
 

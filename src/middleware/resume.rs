@@ -62,7 +62,7 @@ impl Gate {
         })
     }
 
-    /// Waits for a limiter, and goes on to step 9.
+    /// Waits for a limiter, checks the key again, and goes on to step 9.
     fn resume_charge(
         self: Arc<Self>,
         mut request: Request<()>,
@@ -79,7 +79,8 @@ impl Gate {
     }
 
     /// Charges a key. Time goes by meanwhile, so its status and access are checked once more after
-    /// that, and its secret as well if the key was changed.
+    /// that. If the key was changed, it is loaded and compared before. A request that is over its
+    /// limits is denied at once, with the status that it had before the wait.
     async fn charge_key(
         &self,
         request: &mut Request<()>,
@@ -93,7 +94,8 @@ impl Gate {
         } = key;
         let (id, carriers) = (presented.id(), presented.carriers);
         let holder = known.holder(id);
-        let charges = self.charges(Some(holder), &bound, self.keyring.readings());
+        let charged_at = self.keyring.now();
+        let charges = self.rules().charges(Some(holder), &bound, charged_at);
         let mut within = match self.charge(&charges, Payer::Key).await {
             Ok(within) => within,
             Err(denial) => {
@@ -123,7 +125,8 @@ impl Gate {
                         self.announce_admission(&context, Some(facts), carriers, &charges, &within);
                         // A record with another plan or budget would give back to budgets that the
                         // request did not draw on.
-                        let anew = self.charges(Some(again.holder(id)), &bound, context.now());
+                        let again_holder = again.holder(id);
+                        let anew = self.rules().charges(Some(again_holder), &bound, charged_at);
                         let is_same = anew.len() == charges.len()
                             && anew.iter().zip(&charges).all(|(a, b)| a.is_as(b));
                         drop(anew); // they borrow the key
@@ -142,7 +145,7 @@ impl Gate {
     }
 
     async fn charge_anonymous(&self, request: &mut Request<()>, bound: &Bound) -> Outcome {
-        let charges = self.charges(None, bound, self.keyring.readings());
+        let charges = self.rules().charges(None, bound, self.keyring.now());
         let within = self.charge(&charges, Payer::Anonymous).await;
         let context = self.context(request);
         match within {
