@@ -20,8 +20,6 @@ pub(super) struct WithinLimits {
     pub(super) limits: Option<Notice>,
     /// What the request may give back, if the limiter took anything.
     pub(super) receipt: Option<Receipt>,
-    /// For observers, if there are any.
-    pub(super) verdict: Option<Box<Verdict>>,
 }
 
 /// Who is charged, and so how much is told.
@@ -35,23 +33,24 @@ pub(super) enum Payer {
 pub(super) struct LimitDenial {
     pub(super) rejection: Rejection,
     pub(super) limits: Option<Box<Notice>>,
-    pub(super) verdict: Option<Box<Verdict>>,
 }
 
 impl Gate {
-    /// Takes all charges, or none; `None` if that must be waited for.
+    /// Takes all charges, or none; `None` if that must be waited for. The verdict is kept for
+    /// observers, if there are any.
     #[inline]
     pub(super) fn try_charge(
         &self,
         charges: &[Charge<'_>],
         payer: Payer,
         now: Now,
+        kept: &mut Option<Verdict>,
     ) -> Option<Result<WithinLimits, Box<LimitDenial>>> {
         if charges.is_empty() {
             return Some(Ok(WithinLimits::default()));
         }
         let checked = self.keyring.metering.limiting.check_now(charges, now)?;
-        Some(self.judge(charges, &checked, payer, Nanos::of(now), now))
+        Some(self.judge(charges, &checked, payer, Nanos::of(now), now, kept))
     }
 
     /// As [`try_charge`](Self::try_charge), with a wait. The clock is read anew after it.
@@ -59,6 +58,7 @@ impl Gate {
         &self,
         charges: &[Charge<'_>],
         payer: Payer,
+        kept: &mut Option<Verdict>,
     ) -> Result<WithinLimits, Box<LimitDenial>> {
         if charges.is_empty() {
             return Ok(WithinLimits::default());
@@ -67,7 +67,7 @@ impl Gate {
         let clock = &*self.keyring.clock;
         let checked = self.keyring.metering.limiting.check(clock, charges).await;
         let now = self.keyring.readings();
-        self.judge(charges, &checked, payer, asked_at, now)
+        self.judge(charges, &checked, payer, asked_at, now, kept)
     }
 
     #[inline]
@@ -78,10 +78,14 @@ impl Gate {
         payer: Payer,
         asked_at: Nanos,
         now: Now,
+        kept: &mut Option<Verdict>,
     ) -> Result<WithinLimits, Box<LimitDenial>> {
         match limiting::verdict(charges, checked) {
-            Ok(verdict) => self.within_or_denial(charges, verdict, payer, Some(asked_at), now),
-            Err(error) => self.do_without(charges, &error, payer, now),
+            Ok(verdict) => {
+                self.keep(verdict, kept);
+                self.within_or_denial(charges, verdict, payer, Some(asked_at), now)
+            }
+            Err(error) => self.do_without(charges, &error, payer, now, kept),
         }
     }
 
@@ -109,21 +113,12 @@ impl Gate {
         };
         let is_told = verdict.is_allowed() || payer == Payer::Key || !is_of_others();
         let limits = limits.filter(|_| is_told);
-        let observed = self
-            .keyring
-            .observers
-            .has_observers()
-            .then(|| Box::new(verdict.clone()));
         if verdict.is_allowed() {
             // Each charge of a request has the same cost.
             let receipt = asked_at
                 .zip(charges.first())
                 .map(|(at, charge)| Receipt::new(at, verdict, charge.cost()));
-            return Ok(WithinLimits {
-                limits,
-                receipt,
-                verdict: observed,
-            });
+            return Ok(WithinLimits { limits, receipt });
         }
         let rejection =
             rate_limit::rejection(charges, verdict, payer == Payer::Anonymous, now.wall());
@@ -131,8 +126,15 @@ impl Gate {
             // A verdict that denies without saying why is answered with 503, and never admits.
             rejection: rejection.unwrap_or_else(|| self.outage()),
             limits: limits.map(Box::new),
-            verdict: observed,
         }))
+    }
+
+    /// Keeps a verdict for observers, if there are any.
+    #[inline]
+    fn keep(&self, verdict: &Verdict, kept: &mut Option<Verdict>) {
+        if self.keyring.observers.has_observers() {
+            *kept = Some(verdict.clone());
+        }
     }
 
     /// The limiter failed: what the application chose for that decides. Nothing is to be given back
@@ -144,6 +146,7 @@ impl Gate {
         error: &LimiterError,
         payer: Payer,
         now: Now,
+        kept: &mut Option<Verdict>,
     ) -> Result<WithinLimits, Box<LimitDenial>> {
         trace::limiter_failed(error);
         match self
@@ -154,13 +157,13 @@ impl Gate {
             .decide(charges, now)
         {
             Fallback::Charged(shares, verdict) => {
+                self.keep(&verdict, kept);
                 self.within_or_denial(&shares, &verdict, payer, None, now)
             }
             Fallback::Admit => Ok(WithinLimits::default()),
             Fallback::Refuse => Err(Box::new(LimitDenial {
                 rejection: self.outage(),
                 limits: None,
-                verdict: None,
             })),
         }
     }

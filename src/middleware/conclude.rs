@@ -24,7 +24,7 @@ pub(super) struct Reason<'a> {
     rejection: Rejection,
     limits: Option<Box<Notice>>,
     charges: &'a [Charge<'a>],
-    verdict: Option<Box<Verdict>>,
+    verdict: Option<&'a Verdict>,
 }
 
 impl From<Rejection> for Reason<'_> {
@@ -40,12 +40,16 @@ impl From<Rejection> for Reason<'_> {
 
 impl<'a> Reason<'a> {
     /// The reason of a denial by the limits.
-    pub(super) fn by_limits(denial: LimitDenial, charges: &'a [Charge<'a>]) -> Self {
+    pub(super) fn by_limits(
+        denial: LimitDenial,
+        charges: &'a [Charge<'a>],
+        verdict: Option<&'a Verdict>,
+    ) -> Self {
         Self {
             rejection: denial.rejection,
             limits: denial.limits,
             charges,
-            verdict: denial.verdict,
+            verdict,
         }
     }
 }
@@ -71,7 +75,7 @@ impl Gate {
             request: context,
             carriers,
             charges,
-            verdict: verdict.as_deref(),
+            verdict,
         });
         Outcome::Deny(Denial {
             rejection,
@@ -89,7 +93,7 @@ impl Gate {
         key: Option<KeyFacts<'_>>,
         carriers: Carriers,
         charges: &[Charge<'_>],
-        within: &WithinLimits,
+        verdict: Option<&Verdict>,
     ) {
         let observers = &self.keyring.observers;
         if !observers.hear_of_admission(key, carriers) {
@@ -101,7 +105,7 @@ impl Gate {
             request: context,
             carriers,
             charges,
-            verdict: within.verdict.as_deref(),
+            verdict,
         });
     }
 

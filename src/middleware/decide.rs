@@ -122,10 +122,11 @@ impl Gate {
         let mut charges = Charges::new(); // filled in place, since it is large
         self.rules()
             .add_charges(Some(holder), &bound, context.now().wall(), &mut charges);
-        let within = match self.try_charge(&charges, Payer::Key, context.now()) {
+        let mut verdict = None;
+        let within = match self.try_charge(&charges, Payer::Key, context.now(), &mut verdict) {
             Some(Ok(within)) => within,
             Some(Err(denial)) => {
-                let reason = Reason::by_limits(*denial, &charges);
+                let reason = Reason::by_limits(*denial, &charges, verdict.as_ref());
                 return self.deny(&context, reason, Some(facts), carriers);
             }
             None => {
@@ -139,7 +140,7 @@ impl Gate {
             }
         };
         // 9. Admit.
-        self.announce_admission(&context, Some(facts), carriers, &charges, &within);
+        self.announce_admission(&context, Some(facts), carriers, &charges, verdict.as_ref());
         drop(charges); // they borrow the key
         self.admit(request, known, lifecycle, carriers, bound, within)
     }
@@ -156,13 +157,14 @@ impl Gate {
         let context = Context::new(self, RequestHead::from(&*request));
         let bound = context.bound();
         let charges = self.rules().charges(None, &bound, context.now().wall());
-        match self.try_charge(&charges, Payer::Anonymous, context.now()) {
+        let mut verdict = None;
+        match self.try_charge(&charges, Payer::Anonymous, context.now(), &mut verdict) {
             Some(Ok(within)) => {
-                self.announce_admission(&context, None, Carriers::NONE, &charges, &within);
+                self.announce_admission(&context, None, Carriers::NONE, &charges, verdict.as_ref());
                 self.admit_anonymous(request, within)
             }
             Some(Err(denial)) => {
-                let reason = Reason::by_limits(*denial, &charges);
+                let reason = Reason::by_limits(*denial, &charges, verdict.as_ref());
                 self.deny(&context, reason, None, Carriers::NONE)
             }
             None => {

@@ -96,11 +96,12 @@ impl Gate {
         let holder = known.holder(id);
         let charged_at = self.keyring.now();
         let charges = self.rules().charges(Some(holder), &bound, charged_at);
-        let mut within = match self.charge(&charges, Payer::Key).await {
+        let mut verdict = None;
+        let mut within = match self.charge(&charges, Payer::Key, &mut verdict).await {
             Ok(within) => within,
             Err(denial) => {
                 let facts = KeyFacts::new(&known, lifecycle);
-                let reason = Reason::by_limits(*denial, &charges);
+                let reason = Reason::by_limits(*denial, &charges, verdict.as_ref());
                 return self.deny(&self.context(request), reason, Some(facts), carriers);
             }
         };
@@ -122,7 +123,13 @@ impl Gate {
                     if let Err(rejection) = checked {
                         self.deny(&context, rejection, Some(facts), carriers)
                     } else {
-                        self.announce_admission(&context, Some(facts), carriers, &charges, &within);
+                        self.announce_admission(
+                            &context,
+                            Some(facts),
+                            carriers,
+                            &charges,
+                            verdict.as_ref(),
+                        );
                         // A record with another plan or budget would give back to budgets that the
                         // request did not draw on.
                         let again_holder = again.holder(id);
@@ -146,15 +153,16 @@ impl Gate {
 
     async fn charge_anonymous(&self, request: &mut Request<()>, bound: &Bound) -> Outcome {
         let charges = self.rules().charges(None, bound, self.keyring.now());
-        let within = self.charge(&charges, Payer::Anonymous).await;
+        let mut verdict = None;
+        let within = self.charge(&charges, Payer::Anonymous, &mut verdict).await;
         let context = self.context(request);
         match within {
             Ok(within) => {
-                self.announce_admission(&context, None, Carriers::NONE, &charges, &within);
+                self.announce_admission(&context, None, Carriers::NONE, &charges, verdict.as_ref());
                 self.admit_anonymous(request, within)
             }
             Err(denial) => {
-                let reason = Reason::by_limits(*denial, &charges);
+                let reason = Reason::by_limits(*denial, &charges, verdict.as_ref());
                 self.deny(&context, reason, None, Carriers::NONE)
             }
         }
