@@ -137,11 +137,16 @@ fn told<'a>(
 
 fn costing<'a>(charge: &Charge<'a>, cost: u64) -> Charge<'a> {
     let costing = Charge::new(charge.name(), charge.subject(), charge.quota(), cost);
-    reporting_as(charge, costing)
+    asking_as(charge, costing)
 }
 
-/// Another charge, which only reports if this one does.
-fn reporting_as<'a>(charge: &Charge<'_>, other: Charge<'a>) -> Charge<'a> {
+/// Another charge, which needs as much as this one beyond its cost, and only reports if it does.
+fn asking_as<'a>(charge: &Charge<'_>, other: Charge<'a>) -> Charge<'a> {
+    let other = if charge.need() > charge.cost() {
+        other.needing(charge.need())
+    } else {
+        other
+    };
     if charge.is_report_only() {
         return other.report_only();
     }
@@ -158,7 +163,7 @@ fn renamed<T>(
     let names: Vec<_> = names.collect();
     let under = |(it, name): (&Charge<'_>, _)| {
         let under = Charge::new(name, Subject::Global, it.quota(), it.cost());
-        reporting_as(it, under)
+        asking_as(it, under)
     };
     let charges: Vec<_> = charges.iter().zip(&names).map(under).collect();
     then(&charges)
@@ -205,9 +210,17 @@ fn clamp_costs(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Dec
 
 fn deny_by_reports(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     let binding = told(charges, |it| {
-        Charge::new(it.name(), it.subject(), it.quota(), it.cost())
+        Charge::new(it.name(), it.subject(), it.quota(), it.cost()).needing(it.need())
     });
     limiter.ask(&binding, now)
+}
+
+fn forget_needs(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
+    limiter.ask(&told(charges, |it| it.needing(0)), now)
+}
+
+fn take_needs(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
+    limiter.ask(&told(charges, |it| costing(it, it.need())), now)
 }
 
 fn forget_reports(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
@@ -269,7 +282,7 @@ fn keep_first_quota(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -
         let first = quotas.entry(it.name().to_string());
         let quota = *first.or_insert(it.quota());
         let kept = Charge::new(it.name(), it.subject(), quota, it.cost());
-        reporting_as(it, kept)
+        asking_as(it, kept)
     });
     limiter.ask(&first, now)
 }
@@ -393,7 +406,17 @@ fn retold(verdict: Decided, tell: impl FnMut(&Standing) -> Standing) -> Decided 
 fn a_limiter_that_breaks_a_promise_on_its_own_clock_is_told_which() {
     let refund: GiveBack = FaultyLimiter::refund;
     let (right, no_refund): (Decide, GiveBack) = (FaultyLimiter::ask, |_, _, _| ());
-    let faults: [(Decide, GiveBack, &str); 13] = [
+    let faults: [(Decide, GiveBack, &str); 15] = [
+        (
+            forget_needs,
+            refund,
+            "a charge that needs more than it takes is denied where that is not left",
+        ),
+        (
+            take_needs,
+            refund,
+            "a charge that needs more than it takes is denied where that is not left",
+        ),
         (
             deny_by_reports,
             refund,
@@ -560,7 +583,13 @@ impl RateLimiter for Counter {
                 .filter(|it| Self::key(it) == Self::key(charge));
             same.map(Charge::cost).fold(0, u64::saturating_add)
         };
-        let look = |it| Self::standing(it, before(it), asked(it));
+        let needed = |charge: &Charge<'_>| {
+            let same = charges
+                .iter()
+                .filter(|it| Self::key(it) == Self::key(charge));
+            same.map(Charge::need).fold(asked(charge), u64::max)
+        };
+        let look = |it| Self::standing(it, before(it), needed(it));
         let verdict: Verdict = charges.iter().map(look).collect();
         if !verdict.is_allowed() {
             return Ok(verdict);

@@ -16,9 +16,9 @@ use support::trouble::{Delay, Gate, Judges, TroubledLimiter, TroubledStore};
 use support::{is_waiting, today};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_api_key::{
-    ApiKeys, Caller, Endpoint, IssuedKey, KeyRecord, KeyStore, Limit, LimiterError, LimiterOutage,
-    Limits, ManagedKeyStore, ManualClock, MemoryLimiter, PeerAddr, Plan, Quota, RateLimitHeaders,
-    ResponseBody, Revocation,
+    ApiKeys, Caller, ChargeError, Endpoint, IssuedKey, KeyRecord, KeyStore, Limit, LimiterOutage,
+    Limits, ManagedKeyStore, ManualClock, MemoryLimiter, PeerAddr, Plan, Quota, REQUESTS,
+    RateLimitHeaders, ResponseBody, Revocation,
 };
 
 const REPORT: (Method, &str) = (Method::POST, "/report");
@@ -38,14 +38,14 @@ enum Does {
 
 /// In the extensions of an answer: how that went.
 #[derive(Clone)]
-struct Done(Result<(), LimiterError>);
+struct Done(Result<(), ChargeError>);
 
 async fn work(request: Request<()>) -> Result<Response<Full<Bytes>>, Infallible> {
     let caller = Caller::of(request.extensions()).unwrap();
     let done = match request.extensions().get().unwrap() {
         Does::Nothing => Ok(()),
-        Does::Refund(units) => caller.refund(*units).await,
-        Does::Charge(units) => caller.charge(*units).await,
+        Does::Refund(units) => caller.refund(REQUESTS, *units).await,
+        Does::Charge(units) => caller.charge(REQUESTS, *units).await,
     };
     let mut response = Response::default();
     response.extensions_mut().insert(caller.clone());
@@ -186,7 +186,10 @@ async fn clones_of_a_caller_give_back_together_what_one_of_them_may() {
             let before = world.left().await;
             let clones = [caller.clone(), caller.clone(), caller];
             // Also where they do so at once.
-            let refunds = clones.iter().zip(asked).map(|(it, units)| it.refund(units));
+            let refunds = clones
+                .iter()
+                .zip(asked)
+                .map(|(it, units)| it.refund(REQUESTS, units));
             for refunded in futures_util::future::join_all(refunds).await {
                 refunded.unwrap();
             }
@@ -220,7 +223,7 @@ async fn refunds_that_were_saved_up_admit_no_more_than_the_quota() {
                 while world.ask((Method::GET, "/page"), Does::Nothing).await == 200 {
                     done += 1;
                 }
-                caller.refund(1).await.unwrap();
+                caller.refund(REQUESTS, 1).await.unwrap();
             }
             while world.ask((Method::GET, "/page"), Does::Nothing).await == 200 {
                 done += 1;
@@ -236,9 +239,9 @@ async fn what_was_asked_back_of_a_limiter_that_failed_is_not_asked_back_again() 
     let world = World::far(limits()).await;
     let caller = world.caller(REPORT).await;
     world.limiter.fails();
-    assert!(caller.refund(3).await.is_err());
+    assert!(caller.refund(REQUESTS, 3).await.is_err());
     world.limiter.gets_well();
-    caller.clone().refund(u64::MAX).await.unwrap();
+    caller.clone().refund(REQUESTS, u64::MAX).await.unwrap();
     assert_eq!(world.left().await, [7, 17]);
 }
 
@@ -305,8 +308,8 @@ async fn without_limits_there_is_nothing_to_give_back_or_to_charge() {
             assert_eq!(world.ask(REPORT, does).await, 200);
         }
         let caller = world.keys.verify(world.key.expose_secret()).await.unwrap();
-        caller.refund(1).await.unwrap();
-        caller.charge(1).await.unwrap();
+        caller.refund(REQUESTS, 1).await.unwrap();
+        caller.charge(REQUESTS, 1).await.unwrap();
     }
 }
 
@@ -317,9 +320,9 @@ async fn a_caller_without_a_request_has_nothing_to_give_back() {
         assert_eq!(world.ask(REPORT, Does::Nothing).await, 200);
         let caller = world.keys.verify(world.key.expose_secret()).await.unwrap();
         assert_eq!(world.left().await, [6, 16]);
-        caller.refund(4).await.unwrap();
+        caller.refund(REQUESTS, 4).await.unwrap();
         assert_eq!(world.left().await, [6, 16]);
-        caller.charge(2).await.unwrap();
+        caller.charge(REQUESTS, 2).await.unwrap();
         assert_eq!(world.left().await, [4, 14]);
     }
 }
@@ -332,7 +335,7 @@ async fn a_job_is_not_charged_to_clients_without_an_address() {
         .per_key(Quota::per_minute(10));
     let world = World::near(limits).await;
     let caller = world.keys.verify(world.key.expose_secret()).await.unwrap();
-    caller.charge(4).await.unwrap();
+    caller.charge(REQUESTS, 4).await.unwrap();
     let mut request = Request::get("/look").header("x-api-key", world.key.expose_secret());
     request = request.extension(Does::Nothing);
     let layer = world

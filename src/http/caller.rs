@@ -11,8 +11,7 @@ use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::key::scope::{RequiredScopes, Scope, ScopeSet};
-use crate::limit::limiter::LimiterError;
-use crate::limit::metering::Metering;
+use crate::limit::metering::{ChargeError, Metering};
 use crate::limit::refund::Receipt;
 use crate::limit::rulebook::Bound;
 
@@ -168,7 +167,7 @@ impl Caller {
     }
 
     /// Gives back what this request was charged, for work that did not happen: so many units of
-    /// each limit that bound it.
+    /// each limit that bound it and counts this [unit](crate::Limit::unit).
     ///
     /// All clones of a caller together give back no more than the request cost, however often they
     /// are asked to. Give back at once: a refund counts only while its charge does. Of a window or
@@ -178,46 +177,66 @@ impl Caller {
     /// Nothing is given back of a request that [`LimiterOutage`](crate::LimiterOutage) decided
     /// about, nor of what [`charge`](Self::charge) took.
     ///
-    /// After an error, the limiter may have given back or not. What was asked for is gone either
-    /// way.
+    /// # Errors
+    ///
+    /// [`ChargeError::UnknownUnit`] if no limit of this [`ApiKeys`](crate::ApiKeys) counts the
+    /// unit, and [`ChargeError::Limiter`] if the limiter failed. It may have given back or not then.
+    /// What was asked for is gone either way.
     ///
     /// ```
-    /// # use tower_api_key::{Caller, LimiterError};
+    /// # use tower_api_key::{Caller, ChargeError, REQUESTS};
     /// # async fn render_report() -> Result<(), ()> { Ok(()) }
-    /// # async fn handler(caller: Caller) -> Result<(), LimiterError> {
+    /// # async fn handler(caller: Caller) -> Result<(), ChargeError> {
     /// if render_report().await.is_err() {
-    ///     caller.refund(10).await?; // what POST /v1/reports costs
+    ///     caller.refund(REQUESTS, 10).await?; // what POST /v1/reports costs
     /// }
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn refund(&self, units: u64) -> Result<(), LimiterError> {
+    pub async fn refund(&self, unit: &str, units: u64) -> Result<(), ChargeError> {
+        self.check_unit(unit)?;
         let Some(receipt) = &self.receipt else {
             return Ok(()); // nothing was charged
         };
         let key = self.key.holder(self.key_id());
         self.key
             .metering()
-            .refund(key, &self.bound, receipt, units)
-            .await
+            .refund(key, &self.bound, receipt, Some(unit), units)
+            .await?;
+        Ok(())
     }
 
     /// Charges this request more, where its cost is known only after the work: so many units of
-    /// each limit that bound it, or what is left. The work is done, so this refuses nothing; the
-    /// next request may be.
+    /// each limit that bound it and counts this [unit](crate::Limit::unit), or what is left of it.
+    /// The work is done, so this denies nothing. The next request may be denied.
+    ///
+    /// # Errors
+    ///
+    /// [`ChargeError::UnknownUnit`] if no limit of this [`ApiKeys`](crate::ApiKeys) counts the
+    /// unit, and [`ChargeError::Limiter`] if the limiter failed. It may have charged or not then.
     ///
     /// ```
-    /// # use tower_api_key::{Caller, LimiterError};
+    /// # use tower_api_key::{Caller, ChargeError};
     /// # async fn answer() -> u64 { 120 }
-    /// # async fn handler(caller: Caller) -> Result<(), LimiterError> {
+    /// # async fn handler(caller: Caller) -> Result<(), ChargeError> {
     /// let tokens = answer().await;
-    /// caller.charge(tokens).await?;
+    /// caller.charge("tokens", tokens).await?;
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn charge(&self, units: u64) -> Result<(), LimiterError> {
+    pub async fn charge(&self, unit: &str, units: u64) -> Result<(), ChargeError> {
+        self.check_unit(unit)?;
         let key = self.key.holder(self.key_id());
-        self.key.metering().charge(key, &self.bound, units).await
+        let metering = self.key.metering();
+        metering.charge(key, &self.bound, unit, units).await?;
+        Ok(())
+    }
+
+    fn check_unit(&self, unit: &str) -> Result<(), ChargeError> {
+        if self.key.metering().limiting.rules.knows_unit(unit) {
+            return Ok(());
+        }
+        Err(ChargeError::UnknownUnit(unit.to_owned()))
     }
 
     fn lacks(&self, required: RequiredScopes) -> Rejection {

@@ -130,6 +130,8 @@ pub enum Rejection {
         name: String,
         /// What the limit grants at most.
         quota: u64,
+        /// The unit that it counts, such as `requests`.
+        unit: String,
         /// What the request costs.
         cost: u64,
     },
@@ -162,6 +164,8 @@ pub struct Exceeded {
     pub name: String,
     /// How much it grants in how much time.
     pub quota: Quota,
+    /// The unit that it counts, such as `requests`.
+    pub unit: String,
     /// How many units are admissible now: fewer than the request costs.
     pub remaining: u64,
     /// When the request is admitted if nothing else draws on its budgets.

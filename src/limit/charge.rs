@@ -79,6 +79,8 @@ pub struct Charge<'a> {
     subject: Subject<'a>,
     quota: Quota,
     cost: u64,
+    /// Units that must be left at least.
+    need: u64,
     unit: &'a str,
     home: Home<'a>,
     is_report_only: bool,
@@ -111,7 +113,7 @@ impl fmt::Debug for Home<'_> {
 }
 
 /// The unit of limits that do not name another.
-pub(crate) const REQUESTS: &str = "requests";
+pub const REQUESTS: &str = "requests";
 
 impl<'a> Charge<'a> {
     /// Creates a charge of requests. A cost of 0 only looks; one above the whole quota is never
@@ -128,6 +130,7 @@ impl<'a> Charge<'a> {
             subject,
             quota,
             cost,
+            need: cost,
             unit: REQUESTS,
             home,
             is_report_only: false,
@@ -146,6 +149,17 @@ impl<'a> Charge<'a> {
     #[must_use]
     pub const fn with_unit(mut self, unit: &'a str) -> Self {
         self.unit = unit;
+        self
+    }
+
+    /// Sets how many units must be left for the request to be admitted, where that is more than it
+    /// takes. Default: as many as it takes.
+    ///
+    /// A limit whose unit is known only after the work, such as tokens, takes nothing in advance,
+    /// and yet denies requests once it is used up.
+    #[must_use]
+    pub const fn needing(mut self, units: u64) -> Self {
+        self.need = units;
         self
     }
 
@@ -178,9 +192,10 @@ impl<'a> Charge<'a> {
         self
     }
 
-    /// The same charge at another cost.
+    /// The same charge at another cost, which is all that it needs.
     pub(crate) const fn with_cost(mut self, cost: u64) -> Self {
         self.cost = cost;
+        self.need = cost;
         self
     }
 
@@ -191,7 +206,7 @@ impl<'a> Charge<'a> {
         self.quota = self
             .quota
             .shared_by(nodes)
-            .at_least(self.cost.min(self.quota.limit()));
+            .at_least(self.need().min(self.quota.limit()));
         self
     }
 
@@ -201,6 +216,7 @@ impl<'a> Charge<'a> {
             && self.subject == other.subject
             && self.quota == other.quota
             && self.cost == other.cost
+            && self.unit == other.unit
     }
 
     /// The name of the limit.
@@ -220,6 +236,16 @@ impl<'a> Charge<'a> {
 
     /// How many units are asked for.
     pub const fn cost(&self) -> u64 {
+        self.cost
+    }
+
+    /// Returns how many units must be left for the charge to be admissible: as many as it costs, or
+    /// more.
+    #[inline]
+    pub const fn need(&self) -> u64 {
+        if self.need > self.cost {
+            return self.need;
+        }
         self.cost
     }
 

@@ -1,5 +1,8 @@
 //! Endpoints with limits and costs of their own, and which of them no request could ever match.
 
+use std::collections::BTreeMap;
+
+use crate::limit::charge::REQUESTS;
 use crate::limit::rule::{By, InvalidLimits, Limit, Rule};
 
 /// One method and route, with limits and a cost of its own.
@@ -68,6 +71,8 @@ pub struct Endpoint {
     pub(super) path: Option<String>,
     is_verbatim: bool,
     pub(super) cost: u64,
+    /// Costs in other units than requests.
+    pub(super) costs: BTreeMap<String, u64>,
     pub(super) rules: Vec<Rule>,
 }
 
@@ -141,16 +146,50 @@ impl Endpoint {
             path,
             is_verbatim: false,
             cost: 1,
+            costs: BTreeMap::new(),
             rules: Vec::new(),
         }
     }
 
-    /// Sets the units that a request here costs, of every limit that binds it. Default: 1. 0 is
-    /// free.
+    /// Sets how many requests a request here counts as, for every limit of
+    /// [`requests`](crate::REQUESTS) that binds it. Default: 1. 0 is free: such a request also
+    /// passes when a limit of another unit is used up.
     #[must_use]
-    pub fn cost(mut self, units: u64) -> Self {
-        self.cost = units;
+    pub fn cost(mut self, requests: u64) -> Self {
+        self.cost = requests;
         self
+    }
+
+    /// Sets what a request here costs of another [unit](Limit::unit), in advance. Default: nothing,
+    /// and the request is admitted as long as one is left. 0 admits it in any case.
+    ///
+    /// ```
+    /// use http::Method;
+    /// use tower_api_key::{Endpoint, Limit, Limits, Quota};
+    ///
+    /// let limits = Limits::new()
+    ///     .per_account(Limit::from(Quota::per_minute(100_000)).unit("tokens"))
+    ///     .endpoint(Endpoint::new(Method::POST, "/v1/answers").cost_in("tokens", 500));
+    /// ```
+    #[must_use]
+    pub fn cost_in(mut self, unit: impl Into<String>, units: u64) -> Self {
+        let unit = unit.into();
+        if unit == REQUESTS {
+            return self.cost(units);
+        }
+        self.costs.insert(unit, units);
+        self
+    }
+
+    /// Returns what a request here takes of a unit, and how much must be left.
+    pub(super) fn cost_and_need(&self, unit: &str) -> (u64, u64) {
+        if unit == REQUESTS {
+            return (self.cost, self.cost);
+        }
+        match self.costs.get(unit) {
+            Some(cost) => (*cost, *cost),
+            None => (0, self.cost.min(1)),
+        }
     }
 
     /// Limits each key here.

@@ -18,39 +18,53 @@ pub(crate) struct Metering {
 }
 
 impl Metering {
-    /// Gives back units of each charge of a request, but no more than are left of its cost.
+    /// Gives back units of each charge of a request that counts `unit`, or of all, but no more than
+    /// are left of their cost.
     pub(crate) async fn refund(
         &self,
         key: Holder<'_>,
         bound: &Bound,
         receipt: &Receipt,
+        unit: Option<&str>,
         units: u64,
     ) -> Result<(), LimiterError> {
         let limiting = &self.limiting;
+        let charges = limiting.rules.charges(Some(key), bound, self.clock.now());
         // Taken whatever the limiter answers: one that failed may have given back.
-        let units = receipt.take(units);
-        if units.0 == 0 {
+        let refunds = receipt.refunds(&charges, unit, units);
+        if refunds.is_empty() {
             return Ok(());
         }
-        let charges = limiting.rules.charges(Some(key), bound, self.clock.now());
-        let refunds = receipt.refunds(&charges, units);
         limiting.refund(&*self.clock, &refunds).await
     }
 
-    /// Takes units of each limit that bound a request, or what is left of it.
+    /// Takes units of each limit that bound a request and counts `unit`, or what is left of it.
     pub(crate) async fn charge(
         &self,
         key: Holder<'_>,
         bound: &Bound,
+        unit: &str,
         units: u64,
     ) -> Result<(), LimiterError> {
         let limiting = &self.limiting;
         let charges = limiting.rules.charges(Some(key), bound, self.clock.now());
-        for charge in charges {
+        for charge in charges.into_iter().filter(|it| it.unit() == unit) {
             limiting.take(&*self.clock, charge.with_cost(units)).await?;
         }
         Ok(())
     }
+}
+
+/// Units that a request could not be charged, or could not be given back.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChargeError {
+    /// No limit counts the unit: a typo, or a [`Limit::unit`](crate::Limit::unit) that is missing.
+    #[error("no limit counts {0:?}: see Limit::unit")]
+    UnknownUnit(String),
+    /// The limiter failed.
+    #[error(transparent)]
+    Limiter(#[from] LimiterError),
 }
 
 impl fmt::Debug for Metering {

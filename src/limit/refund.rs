@@ -143,44 +143,48 @@ pub(crate) struct Receipt {
     at: Nanos,
     /// One for each charge, in the order in which they were taken.
     counts: SmallVec<[(u64, Ledger); 2]>,
-    cost: u64,
-    /// The units that are left to give back. Made when it is first shared: most requests need none.
-    left: OnceLock<Arc<AtomicU64>>,
+    /// The units of each charge that were given back. Made when they are first needed, which they
+    /// are for few requests.
+    returned: OnceLock<Arc<[AtomicU64]>>,
 }
 
 impl Receipt {
-    /// A receipt for charges of so much each, which a verdict allowed.
+    /// A receipt for charges that a verdict allowed.
     #[inline]
-    pub(crate) fn new(at: Nanos, verdict: &Verdict, cost: u64) -> Self {
+    pub(crate) fn new(at: Nanos, verdict: &Verdict) -> Self {
         let standings = verdict.standings().iter();
         Self {
             at,
             counts: standings
                 .map(|it| (it.whole_in_nanoseconds(), it.ledger()))
                 .collect(),
-            cost,
-            left: OnceLock::new(),
+            returned: OnceLock::new(),
         }
     }
 
-    /// Takes units out of what is left. Returns how many of them there were, and how many were
-    /// taken before.
-    pub(crate) fn take(&self, units: u64) -> (u64, u64) {
-        let take = |left: u64| Some(left.saturating_sub(units));
-        let left = self
-            .left()
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        let left = left.unwrap_or_default();
-        (left.min(units), self.cost - left)
-    }
-
-    /// Returns the refunds of units of each charge that was taken, after so many others.
+    /// Takes units out of what is left to give back of the charges of a unit, or of all, and returns
+    /// the refunds of that.
+    ///
+    /// `charges` are those that were taken, in order.
     pub(crate) fn refunds<'a>(
         &self,
         charges: &[Charge<'a>],
-        (units, before): (u64, u64),
+        unit: Option<&str>,
+        units: u64,
     ) -> SmallVec<[Refund<'a>; 2]> {
-        let refund = |(charge, (counts_for, ledger)): (&Charge<'a>, &(u64, Ledger))| {
+        let mut refunds = SmallVec::new();
+        let taken = charges.iter().zip(&self.counts).zip(&**self.returned());
+        for ((charge, (counts_for, ledger)), returned) in taken {
+            if unit.is_some_and(|unit| unit != charge.unit()) {
+                continue;
+            }
+            let add = |before: u64| Some(before.saturating_add(units).min(charge.cost()));
+            let before = returned.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+            let before = before.unwrap_or_default();
+            let units = units.min(charge.cost().saturating_sub(before));
+            if units == 0 {
+                continue;
+            }
             let taken = Taken {
                 at: self.at,
                 cost: charge.cost(),
@@ -188,14 +192,14 @@ impl Receipt {
                 counts_for: *counts_for,
                 ledger: *ledger,
             };
-            Refund::of(*charge, units, taken)
-        };
-        charges.iter().zip(&self.counts).map(refund).collect()
+            refunds.push(Refund::of(*charge, units, taken));
+        }
+        refunds
     }
 
-    fn left(&self) -> &Arc<AtomicU64> {
-        self.left
-            .get_or_init(|| Arc::new(AtomicU64::new(self.cost)))
+    fn returned(&self) -> &Arc<[AtomicU64]> {
+        let none = || self.counts.iter().map(|_| AtomicU64::new(0)).collect();
+        self.returned.get_or_init(none)
     }
 }
 
@@ -204,8 +208,7 @@ impl Clone for Receipt {
         Self {
             at: self.at,
             counts: self.counts.clone(),
-            cost: self.cost,
-            left: OnceLock::from(Arc::clone(self.left())),
+            returned: OnceLock::from(Arc::clone(self.returned())),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! One limit of an application, and the rule that it makes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::key::quota::{Calendar, Quota, Shape};
-use crate::limit::charge::LimitName;
+use crate::limit::charge::{LimitName, REQUESTS};
 
 /// A quota with a name, for rules that should have another than the one made of their words.
 ///
@@ -19,6 +20,8 @@ use crate::limit::charge::LimitName;
 /// | `global(….smooth())` | `global_rate` |
 /// | `per_account(Quota::per_hour(…))` of the endpoint `POST /v1/reports` | `POST /v1/reports account_per_hour` |
 /// | `per_account(Quota::per_hour(…))` of `Endpoint::any_path("POST")` | `POST account_per_hour` |
+/// | `per_key(Limit::from(Quota::per_minute(…)).unit("tokens"))` | `key_tokens_per_minute` |
+/// | `per_ip(Limit::from(Quota::per_minute(…)).anonymous())` | `anonymous_ip_per_minute` |
 ///
 /// ```
 /// use tower_api_key::{Limit, Limits, Quota};
@@ -29,7 +32,10 @@ use crate::limit::charge::LimitName;
 pub struct Limit {
     name: Option<String>,
     quota: Quota,
+    unit: Option<String>,
     across_environments: bool,
+    is_anonymous: bool,
+    is_report_only: bool,
 }
 
 impl Limit {
@@ -39,6 +45,62 @@ impl Limit {
             name: Some(name.into()),
             ..Self::from(quota)
         }
+    }
+
+    /// Sets the unit that the limit counts: 1 to 64 characters of visible ASCII and spaces, without
+    /// `"` and `\`. Default: [`requests`](crate::REQUESTS).
+    ///
+    /// A request takes nothing of another unit, unless its endpoint
+    /// [costs](crate::Endpoint::cost_in) some. What the work took is charged after it, with
+    /// [`Caller::charge`](crate::Caller::charge). When nothing is left, requests are denied.
+    ///
+    /// ```
+    /// use tower_api_key::{Limit, Limits, Quota};
+    ///
+    /// let limits = Limits::new()
+    ///     .per_key(Quota::per_minute(10))
+    ///     .per_key(Limit::named("tokens", Quota::per_minute(100)).unit("tokens"));
+    /// ```
+    #[must_use]
+    pub fn unit(mut self, unit: impl Into<String>) -> Self {
+        self.unit = Some(unit.into());
+        self
+    }
+
+    /// Limits only requests without a key. Default: requests with a key, too. Such requests are
+    /// let through by an [optional](crate::ApiKeyLayer::optional) layer, and have no key or account
+    /// to limit by, so this is for limits by address and global ones.
+    ///
+    /// ```
+    /// use tower_api_key::{Limit, Limits, Quota};
+    ///
+    /// let limits = Limits::new()
+    ///     .per_ip(Limit::from(Quota::per_minute(20)).anonymous())
+    ///     .per_account(Quota::per_minute(600));
+    /// ```
+    #[must_use]
+    pub fn anonymous(mut self) -> Self {
+        self.is_anonymous = true;
+        self
+    }
+
+    /// Lets the limit only report: it denies nothing, and callers are told nothing of it. Default:
+    /// it denies.
+    ///
+    /// What it would have denied is told to the logs, at most once a minute for each limit, and to
+    /// [observers](crate::Decision::report_only_hits). It is charged whenever the request is
+    /// admitted, also beyond its quota. So a limit can be tried before it binds.
+    ///
+    /// ```
+    /// use tower_api_key::{Limit, Limits, Quota};
+    ///
+    /// let trial = Limit::named("trial", Quota::per_minute(60)).report_only();
+    /// let limits = Limits::new().per_key(Quota::per_minute(600)).per_key(trial);
+    /// ```
+    #[must_use]
+    pub fn report_only(mut self) -> Self {
+        self.is_report_only = true;
+        self
     }
 
     /// Gives an account one budget for its keys of all environments. Default: one for each
@@ -63,7 +125,10 @@ impl From<Quota> for Limit {
         Self {
             name: None,
             quota,
+            unit: None,
             across_environments: false,
+            is_anonymous: false,
+            is_report_only: false,
         }
     }
 }
@@ -74,6 +139,12 @@ pub(super) struct Rule {
     pub(super) by: By,
     pub(super) name: LimitName,
     pub(super) quota: Quota,
+    pub(super) unit: Arc<str>,
+    pub(super) is_anonymous: bool,
+    pub(super) is_report_only: bool,
+    /// Units of each request that the rule binds, and how many must be left.
+    pub(super) cost: u64,
+    pub(super) need: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +169,10 @@ impl Rule {
                 By::Global => "global",
             };
             let place = place.map(|place| format!("{place} ")).unwrap_or_default();
-            format!("{place}{subject}_{}", period_name(limit.quota))
+            let who = if limit.is_anonymous { "anonymous_" } else { "" };
+            let unit = limit.unit.as_deref().filter(|unit| *unit != REQUESTS);
+            let unit = unit.map(|unit| format!("{unit}_")).unwrap_or_default();
+            format!("{place}{who}{subject}_{unit}{}", period_name(limit.quota))
         });
         let by = match by {
             By::AccountIn if limit.across_environments => By::Account,
@@ -108,6 +182,11 @@ impl Rule {
             by,
             name: LimitName::new(name),
             quota: limit.quota,
+            unit: limit.unit.as_deref().unwrap_or(REQUESTS).into(),
+            is_anonymous: limit.is_anonymous,
+            is_report_only: limit.is_report_only,
+            cost: 1,
+            need: 1,
         }
     }
 }
@@ -145,6 +224,15 @@ pub enum InvalidLimits {
     /// Two plans of one name.
     #[error("there are two plans of the name {0:?}")]
     SamePlan(String),
+    /// A unit that cannot stand in a header.
+    #[error("{0:?} cannot name a unit: use 1 to 64 characters of ASCII without '\"' and '\\'")]
+    Unit(String),
+    /// An endpoint that costs units which no limit counts.
+    #[error("an endpoint costs {0:?}, which no limit counts: see Limit::unit")]
+    UnknownUnit(String),
+    /// A limit of requests without a key that counts by key or account.
+    #[error("the limit {0:?} is for requests without a key, which have neither key nor account")]
+    Anonymous(String),
     /// Two limits of one name that bind the same request.
     #[error("two limits of the name {0:?} bind the same request: name them with Limit::named")]
     SameName(String),

@@ -1,7 +1,8 @@
 //! The rules as requests meet them: for each plan and endpoint, what binds together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use smallvec::SmallVec;
@@ -10,7 +11,7 @@ use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::quota::Quota;
 use crate::key::record::KeyRecord;
-use crate::limit::charge::{Charge, LimitName, MAX_CHARGES, Subject};
+use crate::limit::charge::{Charge, LimitName, MAX_CHARGES, REQUESTS, Subject};
 use crate::limit::client::Ipv6Prefix;
 use crate::limit::endpoint::Endpoint;
 use crate::limit::rule::{By, Rule};
@@ -33,10 +34,14 @@ pub(crate) struct Rulebook {
     strictest: HashMap<Box<str>, usize>,
     /// The endpoints by method alone.
     of_any_path: Vec<Route>,
-    /// The cost of a request to each endpoint, and to none.
+    /// How many requests a request to each endpoint counts as, and to none.
     costs: Vec<u64>,
+    /// The units that are counted at all.
+    units: BTreeSet<Arc<str>>,
     ipv6_prefix: Ipv6Prefix,
     need_address: bool,
+    /// Whether there are limits that only report.
+    report: bool,
     /// The name under which keys are throttled.
     throttle: LimitName,
 }
@@ -123,10 +128,19 @@ fn add_strictest(limits: &mut Limits) -> HashMap<Box<str>, usize> {
             .max()
             .unwrap_or(1)
             .max(1);
+        let mut costs = BTreeMap::new();
+        for (unit, cost) in stated().flat_map(|endpoint| &endpoint.costs) {
+            // What is free for one method is not free for others.
+            if *cost > 0 {
+                let most = costs.entry(unit.clone()).or_insert(*cost);
+                *most = (*most).max(*cost);
+            }
+        }
         strictest.insert(path.clone().into(), limits.endpoints.len());
         let mut endpoint = Endpoint::any(path);
         endpoint.rules = rules;
         endpoint.cost = cost;
+        endpoint.costs = costs;
         limits.endpoints.push(endpoint);
     }
     strictest
@@ -137,22 +151,33 @@ impl Rulebook {
     pub(crate) fn new(limits: Limits) -> Self {
         let mut limits = limits;
         let strictest = add_strictest(&mut limits);
-        let none: &[Rule] = &[];
-        let endpoints = limits.endpoints.iter().map(|at| at.rules.as_slice());
-        let bundles = endpoints.chain([none]).flat_map(|endpoint| {
+        let report = limits.all_rules().any(|rule| rule.is_report_only);
+        let units = limits.all_rules().map(|rule| Arc::clone(&rule.unit));
+        let units = units.chain([REQUESTS.into()]).collect();
+        let nowhere = Endpoint::any("");
+        let bundles = limits.endpoints.iter().chain([&nowhere]).flat_map(|at| {
             let plans = limits.plans.iter().map(|plan| plan.rules.as_slice());
-            let bundle = |plan: &[Rule]| [&limits.rules, plan, endpoint].concat().into();
-            plans.chain([none]).map(bundle).collect::<Vec<_>>()
+            let bundle = |plan: &[Rule]| {
+                let mut bundle = [&limits.rules, plan, &at.rules].concat();
+                for rule in &mut bundle {
+                    (rule.cost, rule.need) = at.cost_and_need(&rule.unit);
+                }
+                bundle.into()
+            };
+            plans.chain([&[][..]]).map(bundle).collect::<Vec<_>>()
         });
         let bundles: Vec<Box<[Rule]>> = bundles.collect();
-        let costs = limits.endpoints.iter().map(|endpoint| endpoint.cost);
+        let costs = limits.endpoints.iter();
+        let costs = costs.map(|at| at.cost_and_need(REQUESTS).0);
         let plans: Vec<String> = limits.plans.iter().map(|plan| plan.name.clone()).collect();
         let default = |name| plans.iter().position(|plan| *plan == name);
         let default_plan = limits.default_plan.and_then(default);
         let mut book = Self {
             need_address: limits.rules.iter().any(|rule| rule.by == By::Address),
+            report,
             default_plan: PlanIndex::at(default_plan.unwrap_or(plans.len())),
             costs: costs.chain([1]).collect(),
+            units,
             endpoints: HashMap::new(),
             strictest,
             of_any_path: Vec::new(),
@@ -178,6 +203,12 @@ impl Rulebook {
     /// Whether the client's address matters.
     pub(crate) fn need_address(&self) -> bool {
         self.need_address
+    }
+
+    /// Returns whether there are limits that only report.
+    #[inline]
+    pub(crate) fn report(&self) -> bool {
+        self.report
     }
 
     /// Whether the route of a request matters.
@@ -247,10 +278,9 @@ impl Rulebook {
         }
     }
 
-    /// What a request costs, of each limit.
-    #[inline]
-    pub(crate) fn cost_of(&self, request: &Bound) -> u64 {
-        self.costs[request.endpoint]
+    /// Returns whether a limit counts a unit, or all could.
+    pub(crate) fn knows_unit(&self, unit: &str) -> bool {
+        self.units.contains(unit)
     }
 
     /// Returns what a request is charged.
@@ -277,8 +307,10 @@ impl Rulebook {
     ) {
         let plan = key.map_or(self.plans.len(), |key| key.plan.0 as usize);
         let bundle = &self.bundles[request.endpoint * (self.plans.len() + 1) + plan];
-        let cost = self.cost_of(request);
         for rule in bundle {
+            if rule.is_anonymous && key.is_some() {
+                continue;
+            }
             // What a key has of its own is about the key and its account: a budget that others draw
             // on too keeps the quota of the rule.
             let own = key.filter(|_| !matches!(rule.by, By::Address | By::Global));
@@ -297,11 +329,16 @@ impl Rulebook {
                 // What is no request comes from no address.
                 (By::Key | By::Account | By::AccountIn | By::Address, ..) => continue,
             };
-            let charge = Charge::new(&rule.name, subject, quota, cost);
-            charges.push(match key {
-                Some(key) => charge.with_home_of(key.record),
-                None => charge,
-            });
+            let mut charge = Charge::new(&rule.name, subject, quota, rule.cost)
+                .needing(rule.need)
+                .with_unit(&rule.unit);
+            if let Some(key) = key {
+                charge = charge.with_home_of(key.record);
+            }
+            if rule.is_report_only {
+                charge = charge.report_only();
+            }
+            charges.push(charge);
         }
         // Last, so that the others stand in the same order when they are given back after its end.
         if let Some(key) = key
@@ -310,6 +347,7 @@ impl Rulebook {
             && throttling.holds_at(now)
         {
             let subject = Subject::Key(key.budget);
+            let cost = self.costs[request.endpoint];
             let charge = Charge::new(&self.throttle, subject, throttling.quota, cost);
             charges.push(charge.with_home_of(key.record));
         }

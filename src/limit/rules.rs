@@ -125,12 +125,11 @@ impl Limits {
         self
     }
 
-    /// How many units a request to an endpoint costs. Default: 1. How the path is compared is said
-    /// at
-    /// [`Endpoint`]: with the feature `axum`, write `/v1/reports/{id}` as in the router. An
+    /// How many requests a request to an endpoint counts as. Default: 1. How the path is compared is
+    /// said at [`Endpoint`]: with the feature `axum`, write `/v1/reports/{id}` as in the router. An
     /// endpoint that has a cost and limits is one [`endpoint`](Self::endpoint), and not two.
-    pub fn cost(self, method: impl AsRef<str>, path: impl Into<String>, units: u64) -> Self {
-        self.endpoint(Endpoint::new(method, path).cost(units))
+    pub fn cost(self, method: impl AsRef<str>, path: impl Into<String>, requests: u64) -> Self {
+        self.endpoint(Endpoint::new(method, path).cost(requests))
     }
 
     /// How many bits of an IPv6 address make one client: 48 to 128, 64 by default, since that is
@@ -145,6 +144,13 @@ impl Limits {
     fn rule(mut self, by: By, limit: Limit) -> Self {
         self.rules.push(Rule::new(by, limit, None));
         self
+    }
+
+    /// Returns the rules of everybody, of all plans and of all endpoints.
+    pub(super) fn all_rules(&self) -> impl Iterator<Item = &Rule> {
+        let of_plans = self.plans.iter().flat_map(|plan| &plan.rules);
+        let of_endpoints = self.endpoints.iter().flat_map(|at| &at.rules);
+        self.rules.iter().chain(of_plans).chain(of_endpoints)
     }
 
     /// Whether all of it can be kept.
@@ -170,6 +176,20 @@ impl Limits {
                 return Err(InvalidLimits::SameEndpoint(endpoint.place()));
             }
         }
+        for rule in self.all_rules() {
+            if !is_plain(&rule.unit) {
+                return Err(InvalidLimits::Unit(rule.unit.to_string()));
+            }
+            let has_key = !matches!(rule.by, By::Address | By::Global);
+            if rule.is_anonymous && has_key {
+                return Err(InvalidLimits::Anonymous(rule.name.to_string()));
+            }
+        }
+        for unit in self.endpoints.iter().flat_map(|at| at.costs.keys()) {
+            if !self.all_rules().any(|rule| *rule.unit == **unit) {
+                return Err(InvalidLimits::UnknownUnit(unit.clone()));
+            }
+        }
         let none: &[Rule] = &[];
         let plans = || {
             self.plans
@@ -191,8 +211,7 @@ impl Limits {
                 }
                 let mut names = HashSet::new();
                 for name in together().map(|rule| rule.name.as_str()) {
-                    let plain = |byte: u8| matches!(byte, 0x20 | 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
-                    if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+                    if !is_plain(name) {
                         return Err(InvalidLimits::Name(name.to_owned()));
                     }
                     if !names.insert(name) {
@@ -203,6 +222,12 @@ impl Limits {
         }
         Ok(())
     }
+}
+
+/// Returns whether a text may stand in a string of a structured field, without escapes.
+fn is_plain(text: &str) -> bool {
+    let plain = |byte: u8| matches!(byte, 0x20 | 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+    !text.is_empty() && text.len() <= 64 && text.bytes().all(plain)
 }
 
 #[cfg(test)]

@@ -192,6 +192,11 @@ impl Verdict {
         if let Standings::One([standing]) = &self.0 {
             return (!standing.is_report_only).then_some(0);
         }
+        self.tightest_of(|_| true)
+    }
+
+    /// As [`tightest`](Self::tightest), among some of the charges.
+    pub(crate) fn tightest_of(&self, is_one: impl Fn(usize) -> bool) -> Option<usize> {
         let rank = |at: &usize| {
             let standing = &self.standings()[*at];
             (
@@ -200,7 +205,8 @@ impl Verdict {
                 standing.whole_in,
             )
         };
-        let told = (0..self.standings().len()).filter(|at| !self.standings()[*at].is_report_only);
+        let told = (0..self.standings().len())
+            .filter(|at| is_one(*at) && !self.standings()[*at].is_report_only);
         told.max_by_key(rank)
     }
 }

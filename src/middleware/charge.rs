@@ -37,7 +37,7 @@ pub(super) struct LimitDenial {
 
 impl Gate {
     /// Takes all charges, or none; `None` if that must be waited for. The verdict is kept for
-    /// observers, if there are any.
+    /// whoever hears of it.
     #[inline]
     pub(super) fn try_charge(
         &self,
@@ -114,10 +114,7 @@ impl Gate {
         let is_told = verdict.is_allowed() || payer == Payer::Key || !is_of_others();
         let limits = limits.filter(|_| is_told);
         if verdict.is_allowed() {
-            // Each charge of a request has the same cost.
-            let receipt = asked_at
-                .zip(charges.first())
-                .map(|(at, charge)| Receipt::new(at, verdict, charge.cost()));
+            let receipt = asked_at.map(|at| Receipt::new(at, verdict));
             return Ok(WithinLimits { limits, receipt });
         }
         let rejection =
@@ -129,10 +126,10 @@ impl Gate {
         }))
     }
 
-    /// Keeps a verdict for observers, if there are any.
+    /// Keeps a verdict for observers, if there are any, and for the logs, if limits only report.
     #[inline]
     fn keep(&self, verdict: &Verdict, kept: &mut Option<Verdict>) {
-        if self.keyring.observers.has_observers() {
+        if self.keyring.observers.has_observers() || self.rules().report() {
             *kept = Some(verdict.clone());
         }
     }

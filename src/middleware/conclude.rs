@@ -96,7 +96,7 @@ impl Gate {
         verdict: Option<&Verdict>,
     ) {
         let observers = &self.keyring.observers;
-        if !observers.hear_of_admission(key, carriers) {
+        if verdict.is_none() && !observers.hear_of_admission(key, carriers) {
             return; // it need not be put together
         }
         observers.decided(&Decision {

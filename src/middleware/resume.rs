@@ -198,7 +198,7 @@ impl Gate {
     /// Refunds what was charged to a request that is denied after all.
     async fn give_back(&self, known: &KnownKey, id: KeyId, bound: &Bound, receipt: &Receipt) {
         let metering = &self.keyring.metering;
-        let refunded = metering.refund(known.holder(id), bound, receipt, ALL);
+        let refunded = metering.refund(known.holder(id), bound, receipt, None, ALL);
         if let Err(error) = refunded.await {
             trace::refund_failed(&error);
         }

@@ -5,14 +5,19 @@ use std::time::SystemTime;
 use super::{Decision, KeyFacts};
 use crate::http::credential::source::Carriers;
 use crate::key::lifecycle::KeyStatus;
+use crate::limit::charge::Charge;
 use crate::util::timestamp;
-use crate::util::trace::{self, Hourly};
+use crate::util::trace::{self, Seldom};
 
 /// Writes decisions to the application's logs.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
-    deprecated: Hourly,
+    deprecated: Seldom<HOUR>,
+    reported: Seldom<MINUTE>,
 }
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 3600;
 
 impl Log {
     /// Returns whether there is something to write about an admission like this.
@@ -25,6 +30,9 @@ impl Log {
 
     #[inline]
     pub(super) fn decided(&self, decision: &Decision<'_>) {
+        for charge in decision.report_only_hits() {
+            self.report(charge, decision);
+        }
         match (decision.outcome, &decision.key) {
             (Ok(()), Some(key)) => {
                 trace::admitted(|| key.id(), || key.account());
@@ -45,13 +53,25 @@ impl Log {
         }
     }
 
+    /// Tells of a limit that only reports and would have denied a request, at most once a minute.
+    #[cold]
+    fn report(&self, charge: &Charge<'_>, decision: &Decision<'_>) {
+        let name = charge.name();
+        if !self.reported.is_due(name.hash(), decision.at()) {
+            return;
+        }
+        let key = decision.key.as_ref();
+        let key_id = key.map(|key| key.id().to_string());
+        let account = key.map(KeyFacts::account);
+        trace::would_deny(name.as_str(), key_id.as_deref(), account);
+    }
+
     /// Tells of a deprecated key that is in use, at most once an hour.
     #[cold]
     fn deprecated(&self, key: &KeyFacts<'_>, at: SystemTime) {
-        if self
-            .deprecated
-            .is_due(key.id().as_bytes(), timestamp::unix_seconds(at))
-        {
+        let id = *key.id().as_bytes();
+        let head = u64::from_le_bytes(std::array::from_fn(|at| id[at]));
+        if self.deprecated.is_due(head, at) {
             let expires_at = key.lifecycle().expires_at().map(timestamp::rfc3339);
             let expires_at = expires_at.as_deref().unwrap_or("never");
             trace::deprecated(&key.id(), key.account(), expires_at);

@@ -4,8 +4,11 @@
 use std::error::Error;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use tracing::{debug, error, info, trace, warn};
+
+use crate::util::timestamp;
 
 /// One name to filter by, wherever the shim lives.
 const TARGET: &str = "tower_api_key";
@@ -33,6 +36,11 @@ pub(crate) fn refused_stranger(code: &str, reason: &dyn fmt::Debug) {
 /// A known key was turned away.
 pub(crate) fn refused_caller(code: &str, key_id: &dyn fmt::Display, account: &str) {
     info!(target: TARGET, code, %key_id, account, "request refused: the API key may not do this");
+}
+
+/// A limit that only reports would have denied a request.
+pub(crate) fn would_deny(limit: &str, key_id: Option<&str>, account: Option<&str>) {
+    info!(target: TARGET, limit, key_id, account, "a limit that only reports would have denied a request");
 }
 
 /// A key is on its way out: its owner should be told.
@@ -180,46 +188,51 @@ impl Once {
     }
 }
 
-/// Says a thing about each key once an hour at most, in bounded memory.
+/// Says a thing about each of many at most once in so many seconds, in bounded memory.
 ///
-/// Keys share a fixed number of slots; where two meet in one, the second is silent for that hour.
-pub(crate) struct Hourly([AtomicU64; 512]);
+/// They share a fixed number of slots. Where two meet in one, the second is silent for that time.
+pub(crate) struct Seldom<const SECONDS: u64>([AtomicU64; 512]);
 
-impl Hourly {
-    /// Whether to speak of this key now.
-    pub(crate) fn is_due(&self, key: &[u8; 16], unix_seconds: u64) -> bool {
-        let slot = usize::from(u16::from_le_bytes([key[0], key[1]])) % self.0.len();
-        let hour = unix_seconds / 3600 + 1; // 0 is a slot that was never used
-        let slot = &self.0[slot];
-        slot.load(Ordering::Relaxed) != hour && slot.swap(hour, Ordering::Relaxed) != hour
+impl<const SECONDS: u64> Seldom<SECONDS> {
+    /// Returns whether to speak now of the one with this hash.
+    pub(crate) fn is_due(&self, hash: u64, at: SystemTime) -> bool {
+        let [low, high, ..] = hash.to_le_bytes();
+        let slot = &self.0[usize::from(u16::from_le_bytes([low, high])) % self.0.len()];
+        let period = timestamp::unix_seconds(at) / SECONDS + 1; // 0 is a slot that was never used
+        slot.load(Ordering::Relaxed) != period && slot.swap(period, Ordering::Relaxed) != period
     }
 }
 
-impl Default for Hourly {
+impl<const SECONDS: u64> Default for Seldom<SECONDS> {
     fn default() -> Self {
         Self(std::array::from_fn(|_| AtomicU64::new(0)))
     }
 }
 
-impl fmt::Debug for Hourly {
+impl<const SECONDS: u64> fmt::Debug for Seldom<SECONDS> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Hourly")
+        f.write_str("Seldom")
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn a_key_is_spoken_of_once_an_hour() {
-        let hourly = Hourly::default();
-        let (one, other) = ([1; 16], [2; 16]);
-        assert!(hourly.is_due(&one, 0));
-        assert!(!hourly.is_due(&one, 3599));
-        assert!(hourly.is_due(&other, 3599));
-        assert!(hourly.is_due(&one, 3600));
-        assert!(!hourly.is_due(&one, 3600));
+        let hourly = Seldom::<3600>::default();
+        let is_due = |hash, seconds| {
+            let at = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            hourly.is_due(hash, at)
+        };
+        assert!(is_due(1, 0));
+        assert!(!is_due(1, 3599));
+        assert!(is_due(2, 3599));
+        assert!(is_due(1, 3600));
+        assert!(!is_due(1, 3600));
     }
 
     #[test]

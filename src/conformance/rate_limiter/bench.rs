@@ -182,9 +182,9 @@ fn understood(charges: &[Charge<'_>], verdict: Verdict) -> Verdict {
         format_args!("{seen} standings for {expected} charges"),
     );
     for (charge, standing) in charges.iter().zip(standings) {
-        let (cost, quota) = (charge.cost(), charge.quota());
+        let (need, quota) = (charge.need(), charge.quota());
         let tells = |kept: bool, what: &str| {
-            let seen = format_args!("{what}: a cost of {cost} under {quota:?}: {standing:?}");
+            let seen = format_args!("{what}: a need of {need} under {quota:?}: {standing:?}");
             TELLS.holds(kept, seen);
         };
         tells(
@@ -203,12 +203,12 @@ fn understood(charges: &[Charge<'_>], verdict: Verdict) -> Verdict {
         }
         let wait = standing.wait();
         NEVER.holds(
-            wait.is_none() || cost <= quota.limit(),
-            format_args!("{cost} in {wait:?}, {quota:?}"),
+            wait.is_none() || need <= quota.limit(),
+            format_args!("{need} in {wait:?}, {quota:?}"),
         );
         tells(
-            wait.is_some() || cost > quota.limit(),
-            "a cost within the quota is never admissible",
+            wait.is_some() || need > quota.limit(),
+            "what is within the quota is never admissible",
         );
         tells(
             standing.is_report_only() == charge.is_report_only(),
@@ -217,7 +217,7 @@ fn understood(charges: &[Charge<'_>], verdict: Verdict) -> Verdict {
         if !verdict.is_allowed() {
             // Nothing was taken, so the standings are those before the charges.
             tells(
-                standing.is_admissible() == (cost <= standing.remaining()),
+                standing.is_admissible() == (need <= standing.remaining()),
                 "exactly what is within what remains is admissible",
             );
             tells(

@@ -24,6 +24,8 @@ const NEVER_MORE: Promise = Promise("no budget becomes more than whole");
 const OF_ITS_OWN: Promise = Promise("each subject has a budget of its own under each name");
 const REPORTS: Promise =
     Promise("a charge that only reports denies nothing, and is taken with the others");
+const NEEDS: Promise =
+    Promise("a charge that needs more than it takes is denied where that is not left");
 const PEEKS: Promise = Promise("a peek tells how budgets stand, and charges nothing");
 const SAME_BUDGETS: Promise = Promise("it is the same whether an answer is waited for or not");
 
@@ -40,6 +42,7 @@ pub(super) async fn run<L: RateLimiter>(bench: &Bench<'_, L>) {
         one_budget_twice(bench, quota).await;
         both_ways_to_ask(bench, quota).await;
         report_only(bench, quota).await;
+        needs(bench, quota).await;
     }
     numbers_of_charges(bench).await;
     budgets_of_their_own(bench).await;
@@ -189,6 +192,39 @@ async fn refunds<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
         let more = bench.ask(&[budget.charge(1)]).await;
         NEVER_MORE.holds(!more.is_allowed(), format_args!("11 of 10, {quota:?}"));
     }
+}
+
+async fn needs<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
+    let (budget, other) = (bench.budget(quota), bench.budget(quota));
+    // Nothing is taken while some is left.
+    for (cost, need, left) in [(0, 1, 10), (0, 10, 10), (9, 10, 1), (0, 1, 1), (1, 0, 0)] {
+        let verdict = bench.ask(&[budget.charge(cost).needing(need)]).await;
+        let remaining = verdict.standings()[0].remaining();
+        NEEDS.holds(
+            verdict.is_allowed() && remaining == left,
+            format_args!("{cost} that need {need} should leave {left}: {verdict:?}, {quota:?}"),
+        );
+    }
+    let charges = [other.charge(3), budget.charge(0).needing(1)];
+    let denied = bench.ask(&charges).await;
+    let remaining = bench.remaining(&other).await;
+    NEEDS.holds(
+        !denied.is_allowed() && denied.retry_after().is_some() && remaining == 10,
+        format_args!("of nothing that is left: {denied:?}, {remaining} of another, {quota:?}"),
+    );
+    // No wait brings more than there ever is.
+    let never = bench.ask(&[other.charge(1).needing(11)]).await;
+    NEEDS.holds(
+        !never.is_allowed() && never.retry_after().is_none(),
+        format_args!("11 of 10: {never:?}, {quota:?}"),
+    );
+    // Two against one budget take together, and need each by itself.
+    let charges = [other.charge(2).needing(9), other.charge(8).needing(1)];
+    let both = bench.ask(&charges).await;
+    NEEDS.holds(
+        both.is_allowed(),
+        format_args!("2 that need 9 and 8 that need 1, of 10: {both:?}, {quota:?}"),
+    );
 }
 
 async fn report_only<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {

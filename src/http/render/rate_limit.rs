@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::decimal;
 use super::grpc::is_resource_exhausted;
 use crate::http::rejection::{Exceeded, Rejection, seconds_up};
-use crate::limit::charge::Charge;
+use crate::limit::charge::{Charge, REQUESTS};
 use crate::limit::verdict::{Standing, Verdict};
 use crate::util::timestamp;
 
@@ -102,7 +102,7 @@ impl Notice {
         verdict: &Verdict,
         now: SystemTime,
     ) -> Option<Self> {
-        let tightest = verdict.tightest()?;
+        let tightest = tightest(charges, verdict)?;
         let standing = verdict.standings().get(tightest)?;
         let reset = match headers.reset {
             None => 0,
@@ -150,6 +150,19 @@ impl Notice {
     }
 }
 
+/// Returns the index of the charge that the headers without a name tell of: the tightest one. Where
+/// a request that is admitted is counted in several units, only those of requests are compared,
+/// since 60 tokens are not more than 9 requests.
+#[inline]
+fn tightest(charges: &[Charge<'_>], verdict: &Verdict) -> Option<usize> {
+    let of_requests = |charge: &Charge<'_>| charge.unit() == REQUESTS;
+    if charges.len() > 1 && verdict.is_allowed() && charges.iter().any(of_requests) {
+        let told = verdict.tightest_of(|at| charges.get(at).is_some_and(of_requests));
+        return told.or_else(|| verdict.tightest());
+    }
+    verdict.tightest()
+}
+
 /// Returns whether an inner service refuses a request for a limit of its own. Then what it says
 /// stays, also if that is nothing: our `X-RateLimit-Remaining: 99` over its refusal would send the
 /// client back at once.
@@ -180,16 +193,19 @@ pub(crate) fn rejection(
     let tightest = verdict.tightest()?;
     let (charge, standing) = (charges.get(tightest)?, verdict.standings().get(tightest)?);
     let (name, quota) = (charge.name().to_string(), charge.quota());
+    let unit = charge.unit().to_owned();
     let is_told = !(is_stranger && charge.subject().is_shared_by_all());
     Some(match verdict.retry_after() {
         None => Rejection::CostExceedsQuota {
             name,
             quota: quota.limit(),
-            cost: charge.cost(),
+            unit,
+            cost: charge.need(),
         },
         Some(retry_after) => Rejection::RateLimited(Box::new(Exceeded {
             name,
             quota,
+            unit,
             remaining: if is_told { standing.remaining() } else { 0 },
             reset_at: now.checked_add(retry_after).unwrap_or(now),
             retry_after,
@@ -203,7 +219,8 @@ pub(crate) fn rejection(
 /// Names are checked when the rules are, so they need no escapes.
 fn draft(charges: &[Charge<'_>], standings: &[Standing]) -> (String, String) {
     let (mut policy, mut limit) = (String::new(), String::new());
-    for (charge, standing) in charges.iter().zip(standings) {
+    let told = charges.iter().zip(standings);
+    for (charge, standing) in told.filter(|(charge, _)| !charge.is_report_only()) {
         let separator = if policy.is_empty() { "" } else { ", " };
         let (name, quota) = (charge.name(), charge.quota());
         let window = quota.window_seconds().max(1);
@@ -220,6 +237,9 @@ fn draft(charges: &[Charge<'_>], standings: &[Standing]) -> (String, String) {
             "{separator}\"{name}\";q={};w={window}",
             quota.limit()
         );
+        if charge.unit() != REQUESTS {
+            let _ = write!(policy, ";qu=\"{}\"", charge.unit());
+        }
         let _ = write!(
             limit,
             "{separator}\"{name}\";r={};t={time}",

@@ -18,6 +18,7 @@ use crate::http::render::challenge::Challenges;
 use crate::http::render::grpc;
 use crate::key::environment::Environment;
 use crate::key::scope::Scope;
+use crate::limit::charge::REQUESTS;
 use crate::util::timestamp;
 
 /// The problem type of draft-ietf-httpapi-ratelimit-headers.
@@ -70,18 +71,31 @@ impl Rejection {
                 "window": exceeded.quota.window_name(),
                 "window_seconds": exceeded.quota.window_seconds(),
             }),
-            Self::CostExceedsQuota { name, quota, cost } => {
-                json!({ "limit": quota, "cost": cost, "policy": name })
-            }
+            Self::CostExceedsQuota {
+                name, quota, cost, ..
+            } => json!({ "limit": quota, "cost": cost, "policy": name }),
             Self::TooManyFailedAttempts { .. } | Self::ServiceUnavailable { .. } => {
                 json!({ "retry_after": self.retry_after_seconds() })
             }
             _ => Value::Null,
         };
-        match details {
-            Value::Object(details) => details,
-            _ => Map::new(),
+        let Value::Object(mut details) = details else {
+            return Map::new();
+        };
+        if let Some(unit) = self.unit() {
+            details.insert("unit".to_owned(), unit.into());
         }
+        details
+    }
+
+    /// Returns the unit of the limit that denied the request, unless that is requests.
+    fn unit(&self) -> Option<&str> {
+        let unit = match self {
+            Self::RateLimited(exceeded) => &exceeded.unit,
+            Self::CostExceedsQuota { unit, .. } => unit,
+            _ => return None,
+        };
+        (unit != REQUESTS).then_some(unit)
     }
 
     /// Whole seconds, rounded up, at least one.

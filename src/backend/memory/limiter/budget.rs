@@ -81,7 +81,7 @@ impl Budget<'_> {
 
     /// The whole of a decision about one charge.
     pub(super) fn decide(&mut self, charge: &Charge<'_>, now: Nanos) -> Standing {
-        let wait = self.wait(now, charge.cost());
+        let wait = self.wait(now, charge.need());
         let take = wait == Some(0) || charge.is_report_only();
         self.settle(charge, now, wait, take)
     }

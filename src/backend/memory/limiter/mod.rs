@@ -123,8 +123,8 @@ impl MemoryLimiter {
         let mut open = self.open(charges, now);
         let mut waits = ArrayVec::<Option<u64>, MAX_CHARGES>::new();
         for (at, charge) in charges.iter().enumerate() {
-            let cost = open.cost(at, charges);
-            waits.push(open.budget(at, charge).wait(now, cost));
+            let need = open.need(at, charges);
+            waits.push(open.budget(at, charge).wait(now, need));
         }
         let mut binding = charges
             .iter()
@@ -141,7 +141,7 @@ impl MemoryLimiter {
     /// In one stroke, if it is about a rate whose budget is remembered, as most charges are.
     #[inline]
     fn decide_rate(&self, charge: &Charge<'_>, now: Nanos) -> Option<Standing> {
-        if charge.is_report_only() {
+        if charge.is_report_only() || charge.need() > charge.cost() {
             return None;
         }
         let quota = RateQuota::of(&charge.quota())?;
@@ -364,12 +364,15 @@ impl Open<'_> {
         }
     }
 
-    /// What a charge and all others against its budget cost together.
-    fn cost(&self, charge: usize, charges: &[Charge<'_>]) -> u64 {
+    /// Returns what a charge and all others against its budget cost together, or what one of them
+    /// needs, if that is more.
+    fn need(&self, charge: usize, charges: &[Charge<'_>]) -> u64 {
         let with_places = charges.iter().zip(&self.places);
-        with_places
-            .filter(|(_, spot)| **spot == self.places[charge])
-            .fold(0, |cost, (charge, _)| cost.saturating_add(charge.cost()))
+        let same = with_places.filter(|(_, spot)| **spot == self.places[charge]);
+        let (cost, need) = same.fold((0_u64, 0), |(cost, need), (charge, _)| {
+            (cost.saturating_add(charge.cost()), charge.need().max(need))
+        });
+        cost.max(need)
     }
 
     fn shard(&mut self, wanted: usize) -> &mut Shard {
