@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::cache::KeyCache;
+use crate::http::request_head::RequestHead;
 use crate::key::formats::KeyFormats;
 use crate::key::lifecycle::WarningWindow;
+use crate::key::record::KeyRecord;
 use crate::key::verifier::PepperRing;
 use crate::limit::metering::Metering;
 use crate::limit::throttle::Throttle;
@@ -27,11 +29,19 @@ pub(crate) struct Keyring {
     pub(crate) warning: WarningWindow,
     pub(crate) metering: Arc<Metering>,
     pub(crate) throttle: Option<Throttle>,
+    /// The application's own subjects of limits, by name.
+    pub(crate) subjects: Subjects,
     pub(crate) notices: Notices,
     pub(crate) observers: Observers,
     pub(crate) worker: LastSign,
     pub(crate) following: Option<Following>,
 }
+
+/// Subjects of limits that an application says, by name.
+pub(crate) type Subjects = Vec<(Box<str>, Box<FindSubject>)>;
+
+pub(crate) type FindSubject =
+    dyn Fn(RequestHead<'_>, Option<&KeyRecord>) -> Option<String> + Send + Sync;
 
 /// A feed that the worker follows.
 pub(crate) struct Following {
@@ -84,6 +94,17 @@ pub(crate) struct Notices {
 impl Keyring {
     pub(crate) fn now(&self) -> SystemTime {
         self.clock.now()
+    }
+
+    /// Returns the subject of this name that a request has.
+    pub(crate) fn subject(
+        &self,
+        name: &str,
+        request: RequestHead<'_>,
+        key: Option<&KeyRecord>,
+    ) -> Option<Box<str>> {
+        let (_, subject) = self.subjects.iter().find(|(known, _)| **known == *name)?;
+        subject(request, key).map(String::into)
     }
 
     /// Both clocks, for what a request is judged by.

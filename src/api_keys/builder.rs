@@ -6,18 +6,20 @@ use std::sync::Arc;
 use super::{ApiKeys, Managed};
 use crate::backend::memory::limiter::MemoryLimiter;
 use crate::cache::{Cache, KeyCache};
+use crate::http::request_head::RequestHead;
 use crate::key::format::{KeyFormat, KeyFormatError};
 use crate::key::formats::KeyFormats;
 use crate::key::lifecycle::WarningWindow;
 use crate::key::quota::Quota;
+use crate::key::record::KeyRecord;
 use crate::key::verifier::PepperRing;
-use crate::keyring::{Following, Keyring, LastSign, Notices};
+use crate::keyring::{Following, Keyring, LastSign, Notices, Subjects};
+use crate::limit::editions::Editions;
 use crate::limit::limiter::{DynRateLimiter, RateLimiter};
 use crate::limit::limiting::Limiting;
 use crate::limit::metering::Metering;
 use crate::limit::outage::{Emergency, LimiterOutage};
 use crate::limit::rule::InvalidLimits;
-use crate::limit::rulebook::Rulebook;
 use crate::limit::rules::Limits;
 use crate::limit::throttle::Throttle;
 use crate::observe::{Observer, Observers};
@@ -37,6 +39,7 @@ pub struct ApiKeysBuilder<A = Managed> {
     limiter: Option<Arc<dyn DynRateLimiter>>,
     limiter_outage: LimiterOutage,
     failed_attempts: Option<Quota>,
+    subjects: Subjects,
     observers: Vec<Arc<dyn Observer>>,
     feed: Option<Arc<dyn DynChangeFeed>>,
     cache: Cache,
@@ -55,6 +58,7 @@ impl<A> ApiKeysBuilder<A> {
             limiter: None,
             limiter_outage: LimiterOutage::default(),
             failed_attempts: None,
+            subjects: Subjects::new(),
             observers: Vec::new(),
             feed: None,
             cache: Cache::default(),
@@ -268,13 +272,46 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
+    /// Says which subject of the application's own a request has, for limits that count
+    /// [by it](Limits::per). Default: none. The last function of a name holds.
+    ///
+    /// It is called for each request that is charged, so it must neither block nor wait. `None` is
+    /// a request that those limits are not about.
+    ///
+    /// Danger: what a client can choose, such as a header, gives it as many budgets as it likes.
+    /// Take the subject from the key, or from what was verified before.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, Limits, MemoryStore, Quota};
+    /// #[derive(Clone)]
+    /// struct User(String); // verified by an outer layer
+    ///
+    /// let keys = ApiKeys::builder(MemoryStore::new())
+    ///     .limits(Limits::new().per("user", Quota::per_minute(60)))
+    ///     .subject("user", |request, _key| {
+    ///         request.extensions.get::<User>().map(|user| user.0.clone())
+    ///     })
+    ///     .build()?;
+    /// # Ok::<(), tower_api_key::BuildError>(())
+    /// ```
+    pub fn subject(
+        mut self,
+        name: impl Into<String>,
+        subject: impl Fn(RequestHead<'_>, Option<&KeyRecord>) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        let name = name.into().into_boxed_str();
+        self.subjects.retain(|(known, _)| *known != name);
+        self.subjects.push((name, Box::new(subject)));
+        self
+    }
+
     /// Puts it together, or says what cannot work.
     pub fn build(mut self) -> Result<ApiKeys<A>, BuildError> {
         let formats = match self.formats.take() {
             Some(formats) => KeyFormats::new(formats)?,
             None => KeyFormats::default(),
         };
-        self.limits.validate()?;
+        self.limits.validate(&names_of(&self.subjects))?;
         Ok(self.assemble(formats))
     }
 
@@ -283,11 +320,12 @@ impl<A> ApiKeysBuilder<A> {
         self.clock.readings();
         let limiter = self.limiter;
         let limiting = Limiting {
-            rules: Rulebook::new(self.limits),
+            rules: Editions::new(self.limits),
             limiter: limiter.unwrap_or_else(|| Arc::new(MemoryLimiter::new())),
             time_limit: self.limiter_outage.time_limit,
             emergency: Emergency::new(self.limiter_outage.policy, Arc::new(MemoryLimiter::new())),
         };
+        limiting.warn_of_calendar();
         let observers = Observers::new(self.observers);
         let throttle = self.failed_attempts.map(|quota| {
             let limiter = MemoryLimiter::with_memory(THROTTLE_MEMORY);
@@ -313,6 +351,7 @@ impl<A> ApiKeysBuilder<A> {
             warning: self.warning,
             metering,
             throttle,
+            subjects: self.subjects,
             notices: Notices::default(),
             observers,
             worker: LastSign::default(),
@@ -326,6 +365,11 @@ impl<A> ApiKeysBuilder<A> {
             access: self.access,
         }
     }
+}
+
+/// Returns the names of subjects.
+pub(super) fn names_of(subjects: &Subjects) -> Vec<&str> {
+    subjects.iter().map(|(name, _)| &**name).collect()
 }
 
 /// The memory for failed attempts by address.

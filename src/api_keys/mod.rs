@@ -17,6 +17,8 @@ use crate::key::formats::KeyFormats;
 use crate::key::lifecycle::Lifecycle;
 use crate::key::record::KeyRecord;
 use crate::keyring::Keyring;
+use crate::limit::rule::InvalidLimits;
+use crate::limit::rules::Limits;
 use crate::manage::Manager;
 use crate::manage::change::{ResumeKey, RevokeKey, SuspendKey};
 use crate::manage::issue::IssueKey;
@@ -204,6 +206,30 @@ impl<A> ApiKeys<A> {
     /// ```
     pub async fn verify(&self, key: &str) -> Result<Caller, Rejection> {
         self.gate().verify(key).await
+    }
+
+    /// Replaces the limits of all layers of these keys, at run time.
+    ///
+    /// A budget belongs to the name of its limit and to the shape of its quota, so what was used of
+    /// limits that stay, or whose quota is raised or lowered, stays used. Requests under way are
+    /// charged, and given back, by the limits that they began with.
+    ///
+    /// This is for changes of a configuration. Former limits stay in memory, some kilobytes each,
+    /// unless nothing changes, and there can be 65,535 of them.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, Limits, Quota};
+    /// # let keys = ApiKeys::in_memory();
+    /// let configured = "600/min"; // from a file
+    /// keys.set_limits(Limits::new().per_account(configured.parse::<Quota>()?))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_limits(&self, limits: Limits) -> Result<(), InvalidLimits> {
+        limits.validate(&builder::names_of(&self.keyring.subjects))?;
+        let limiting = &self.keyring.metering.limiting;
+        limiting.rules.replace(limits)?;
+        limiting.warn_of_calendar();
+        Ok(())
     }
 
     /// The record of a key, if there is one, as the store has it.

@@ -189,10 +189,10 @@ mod tests {
     use crate::key::environment::Environment;
     use crate::key::record::KeyRecord;
     use crate::key::verifier::{PepperId, Verifier};
+    use crate::limit::editions::Editions;
     use crate::limit::limiting::Limiting;
     use crate::limit::metering::Metering;
     use crate::limit::outage::{Emergency, LimiterOutage};
-    use crate::limit::rulebook::Rulebook;
     use crate::limit::rules::Limits;
     use crate::util::clock::SystemClock;
 
@@ -208,7 +208,7 @@ mod tests {
             let outage = LimiterOutage::refuse();
             let metering = Arc::new(Metering {
                 limiting: Limiting {
-                    rules: Rulebook::new(Limits::new()),
+                    rules: Editions::new(Limits::new()),
                     limiter: limiter.clone(),
                     time_limit: outage.time_limit,
                     emergency: Emergency::new(outage.policy, limiter),

@@ -64,7 +64,7 @@ impl KnownKey {
         stamp: Stamp,
         since: u64,
     ) -> Self {
-        let plan = metering.limiting.rules.plan_of(&record);
+        let plan = metering.limiting.rules.current().plan_of(&record);
         let environment = record.environment().cloned().unwrap_or(format);
         Self {
             stamp,

@@ -233,7 +233,14 @@ impl Caller {
     }
 
     fn check_unit(&self, unit: &str) -> Result<(), ChargeError> {
-        if self.key.metering().limiting.rules.knows_unit(unit) {
+        if self
+            .key
+            .metering()
+            .limiting
+            .rules
+            .of(&self.bound)
+            .knows_unit(unit)
+        {
             return Ok(());
         }
         Err(ChargeError::UnknownUnit(unit.to_owned()))

@@ -21,6 +21,7 @@ pub(crate) mod network;
 mod overlap;
 pub(crate) mod plaintext;
 pub(crate) mod quota;
+mod quota_text;
 pub(crate) mod record;
 pub(crate) mod scope;
 pub(crate) mod text;

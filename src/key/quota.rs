@@ -88,7 +88,8 @@ impl Quota {
     ///
     /// # Panics
     /// If the number is zero or above [`MAX`](Self::MAX); in a `const` that is a compile error. For
-    /// numbers that are not known at compile time, use [`per`](Self::per), or look at them first.
+    /// numbers that are not known at compile time, use [`try_per_second`](Self::try_per_second), or
+    /// [parse](Self#impl-FromStr-for-Quota) a text.
     #[track_caller]
     pub const fn per_second(limit: u64) -> Self {
         Self::in_any(limit, 1)
@@ -146,6 +147,55 @@ impl Quota {
         })
     }
 
+    /// As [`per_second`](Self::per_second), for numbers that are not known at compile time.
+    pub fn try_per_second(limit: u64) -> Result<Self, InvalidQuota> {
+        Self::per(limit, Duration::from_secs(1))
+    }
+
+    /// As [`per_minute`](Self::per_minute), for numbers that are not known at compile time.
+    pub fn try_per_minute(limit: u64) -> Result<Self, InvalidQuota> {
+        Self::per(limit, Duration::from_secs(60))
+    }
+
+    /// As [`per_hour`](Self::per_hour), for numbers that are not known at compile time.
+    pub fn try_per_hour(limit: u64) -> Result<Self, InvalidQuota> {
+        Self::per(limit, Duration::from_secs(3600))
+    }
+
+    /// As [`per_day`](Self::per_day), for numbers that are not known at compile time.
+    pub fn try_per_day(limit: u64) -> Result<Self, InvalidQuota> {
+        Self::per(limit, Duration::from_secs(86_400))
+    }
+
+    /// As [`per_utc_day`](Self::per_utc_day), for numbers that are not known at compile time.
+    pub fn try_per_utc_day(limit: u64) -> Result<Self, InvalidQuota> {
+        Self::from_shape(limit, QuotaShape::UtcDay)
+    }
+
+    /// As [`per_utc_month`](Self::per_utc_month), for numbers that are not known at compile time.
+    pub fn try_per_utc_month(limit: u64) -> Result<Self, InvalidQuota> {
+        Self::from_shape(limit, QuotaShape::UtcMonth)
+    }
+
+    /// As [`smooth`](Self::smooth), for quotas that are not known at compile time.
+    pub fn try_smooth(self) -> Result<Self, InvalidQuota> {
+        match self.shape {
+            Shape::Window { period } if self.limit > period => {
+                Err(InvalidQuota::Interval(Duration::ZERO))
+            }
+            Shape::Calendar(_) => Err(InvalidQuota::NotSmooth),
+            Shape::Window { .. } | Shape::Rate { .. } => Ok(self.smooth()),
+        }
+    }
+
+    /// As [`burst`](Self::burst), for numbers that are not known at compile time.
+    pub fn try_burst(self, burst: u64) -> Result<Self, InvalidQuota> {
+        match self.shape() {
+            rate @ QuotaShape::Rate { .. } => Self::from_shape(burst, rate),
+            _ => Err(InvalidQuota::NotSmooth),
+        }
+    }
+
     /// So many units in a shape: the inverse of [`limit`](Self::limit) and [`shape`](Self::shape),
     /// for stores and configurations.
     ///
@@ -178,6 +228,8 @@ impl Quota {
 
     /// So many in each day of UTC, from midnight to midnight.
     ///
+    /// A [`MemoryLimiter`](crate::MemoryLimiter) forgets what was used when the process ends.
+    ///
     /// # Panics
     /// As [`per_second`](Self::per_second).
     #[track_caller]
@@ -189,6 +241,11 @@ impl Quota {
     }
 
     /// So many in each month of UTC.
+    ///
+    /// A [`MemoryLimiter`](crate::MemoryLimiter) forgets what was used when the process ends, and
+    /// each process has budgets of its own. Where a month is billed, keep its budgets in a limiter
+    /// that is [durable](crate::RateLimiter::is_durable). A log line at `WARN` reminds of that when
+    /// the limits are built.
     ///
     /// # Panics
     /// As [`per_second`](Self::per_second).
@@ -359,6 +416,10 @@ impl Quota {
         }
     }
 
+    pub(crate) const fn is_calendar(&self) -> bool {
+        matches!(self.shape, Shape::Calendar(_))
+    }
+
     pub(crate) const fn is_rate(&self) -> bool {
         matches!(self.shape, Shape::Rate { .. })
     }
@@ -414,7 +475,7 @@ impl fmt::Debug for Quota {
 }
 
 /// Numbers that are no quota.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidQuota {
     /// Not 1 to 999,999,999,999,999.
@@ -428,4 +489,12 @@ pub enum InvalidQuota {
         "a unit each {0:?}: use at least 1 nanosecond, and at most 400 days for the whole burst"
     )]
     Interval(Duration),
+    /// A quota of the calendar has no rate, and only a smooth quota has a burst.
+    #[error("only a window can be made smooth, and only a smooth quota has a burst")]
+    NotSmooth,
+    /// A text that is no quota.
+    #[error(
+        "{0:?} is not a quota: write it as 600/min, 5/30s, 50/s smooth burst 100 or 10000/utc_month"
+    )]
+    Syntax(String),
 }

@@ -63,6 +63,11 @@ pub enum Subject<'a> {
     UnknownAddress,
     /// Everybody together.
     Global,
+    /// A subject of the application's own, as [`ApiKeysBuilder::subject`] says: a text of any
+    /// length, which a client may have chosen.
+    ///
+    /// [`ApiKeysBuilder::subject`]: crate::ApiKeysBuilder::subject
+    Custom(&'a str),
 }
 
 impl Subject<'_> {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use crate::key::canonical::canonical_address;
 
 /// The bits of an IPv6 address that make one client.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ipv6Prefix(pub(super) u8);
 
 impl Default for Ipv6Prefix {

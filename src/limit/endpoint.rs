@@ -63,7 +63,7 @@ use crate::limit::rule::{By, InvalidLimits, Limit, Rule};
 ///         .total(Quota::per_second(20)),
 /// );
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// `None` is any method.
     pub(super) method: Option<String>,

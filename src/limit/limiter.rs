@@ -75,6 +75,12 @@ pub trait RateLimiter: Send + Sync + 'static {
         clock: &dyn Clock,
     ) -> impl Future<Output = Result<Verdict, LimiterError>> + Send;
 
+    /// Returns whether budgets outlive the process. Default: they do. A quota of the calendar that is
+    /// kept by a limiter which forgets them is warned about.
+    fn is_durable(&self) -> bool {
+        true
+    }
+
     /// Tells how budgets stand, and charges nothing: what the charges cost does not matter.
     fn peek(
         &self,
@@ -119,6 +125,18 @@ impl<L: RateLimiter> RateLimiter for Arc<L> {
         (**self).check(charges, clock).await
     }
 
+    fn is_durable(&self) -> bool {
+        (**self).is_durable()
+    }
+
+    async fn peek(
+        &self,
+        charges: &[Charge<'_>],
+        clock: &dyn Clock,
+    ) -> Result<Verdict, LimiterError> {
+        (**self).peek(charges, clock).await
+    }
+
     fn refund_now(&self, refunds: &[Refund<'_>], now: Now) -> Option<Result<(), LimiterError>> {
         (**self).refund_now(refunds, now)
     }
@@ -139,6 +157,8 @@ pub(crate) trait DynRateLimiter: Send + Sync {
         clock: &dyn Clock,
     ) -> Result<Verdict, LimiterError>;
 
+    fn is_durable(&self) -> bool;
+
     fn refund_now(&self, refunds: &[Refund<'_>], now: Now) -> Option<Result<(), LimiterError>>;
 
     async fn refund(&self, refunds: &[Refund<'_>], clock: &dyn Clock) -> Result<(), LimiterError>;
@@ -156,6 +176,10 @@ impl<L: RateLimiter> DynRateLimiter for L {
         clock: &dyn Clock,
     ) -> Result<Verdict, LimiterError> {
         RateLimiter::check(self, charges, clock).await
+    }
+
+    fn is_durable(&self) -> bool {
+        RateLimiter::is_durable(self)
     }
 
     fn refund_now(&self, refunds: &[Refund<'_>], now: Now) -> Option<Result<(), LimiterError>> {

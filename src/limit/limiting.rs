@@ -5,22 +5,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limit::charge::Charge;
+use crate::limit::editions::Editions;
 use crate::limit::limiter::{DynRateLimiter, LimiterError};
 use crate::limit::outage::Emergency;
 use crate::limit::refund::Refund;
-use crate::limit::rulebook::Rulebook;
 use crate::limit::verdict::{Standing, Verdict};
 use crate::util::clock::{Clock, Now, within};
+use crate::util::trace;
 
 /// The rules of an application, where their budgets are kept, and what happens when that fails.
 pub(crate) struct Limiting {
-    pub(crate) rules: Rulebook,
+    pub(crate) rules: Editions,
     pub(crate) limiter: Arc<dyn DynRateLimiter>,
     pub(crate) time_limit: Duration,
     pub(crate) emergency: Emergency,
 }
 
 impl Limiting {
+    /// Warns of quotas of the calendar whose budgets end with the process.
+    pub(crate) fn warn_of_calendar(&self) {
+        if self.rules.current().has_calendar() && !self.limiter.is_durable() {
+            trace::calendar_in_memory();
+        }
+    }
+
     /// Takes all charges, or none; `None` if that must be waited for.
     #[inline]
     pub(crate) fn check_now(

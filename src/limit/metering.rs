@@ -29,7 +29,10 @@ impl Metering {
         units: u64,
     ) -> Result<(), LimiterError> {
         let limiting = &self.limiting;
-        let charges = limiting.rules.charges(Some(key), bound, self.clock.now());
+        let charges = limiting
+            .rules
+            .of(bound)
+            .charges(Some(key), bound, self.clock.now());
         // Taken whatever the limiter answers: one that failed may have given back.
         let refunds = receipt.refunds(&charges, unit, units);
         if refunds.is_empty() {
@@ -47,7 +50,10 @@ impl Metering {
         units: u64,
     ) -> Result<(), LimiterError> {
         let limiting = &self.limiting;
-        let charges = limiting.rules.charges(Some(key), bound, self.clock.now());
+        let charges = limiting
+            .rules
+            .of(bound)
+            .charges(Some(key), bound, self.clock.now());
         for charge in charges.into_iter().filter(|it| it.unit() == unit) {
             limiting.take(&*self.clock, charge.with_cost(units)).await?;
         }

@@ -9,6 +9,7 @@
 pub(crate) mod calendar;
 pub(crate) mod charge;
 mod client;
+pub(crate) mod editions;
 pub(crate) mod endpoint;
 pub(crate) mod instant;
 pub(crate) mod ledger;

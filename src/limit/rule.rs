@@ -28,7 +28,7 @@ use crate::limit::charge::{LimitName, REQUESTS};
 ///
 /// let limits = Limits::new().per_key(Limit::named("burst", Quota::per_second(10)));
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limit {
     name: Option<String>,
     quota: Quota,
@@ -134,9 +134,11 @@ impl From<Quota> for Limit {
 }
 
 /// One quota, and what it counts by.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) by: By,
+    /// The name of the application's own subject.
+    pub(super) subject: Option<Arc<str>>,
     pub(super) name: LimitName,
     pub(super) quota: Quota,
     pub(super) unit: Arc<str>,
@@ -156,13 +158,25 @@ pub(super) enum By {
     Account,
     Address,
     Global,
+    /// The application's own subject.
+    Subject,
 }
 
 impl Rule {
     /// Without a name of its own, a rule is called by what it says: `account_per_minute`.
     pub(super) fn new(by: By, limit: Limit, place: Option<&str>) -> Self {
+        Self::of(by, None, limit, place)
+    }
+
+    /// Creates a rule that counts by the application's own subject.
+    pub(super) fn per(subject: Arc<str>, limit: Limit) -> Self {
+        Self::of(By::Subject, Some(subject), limit, None)
+    }
+
+    fn of(by: By, subject: Option<Arc<str>>, limit: Limit, place: Option<&str>) -> Self {
         let name = limit.name.unwrap_or_else(|| {
             let subject = match by {
+                By::Subject => subject.as_deref().unwrap_or_default(),
                 By::Key => "key",
                 By::AccountIn | By::Account => "account",
                 By::Address => "ip",
@@ -180,6 +194,7 @@ impl Rule {
         };
         Self {
             by,
+            subject,
             name: LimitName::new(name),
             quota: limit.quota,
             unit: limit.unit.as_deref().unwrap_or(REQUESTS).into(),
@@ -230,6 +245,9 @@ pub enum InvalidLimits {
     /// An endpoint that costs units which no limit counts.
     #[error("an endpoint costs {0:?}, which no limit counts: see Limit::unit")]
     UnknownUnit(String),
+    /// A limit counts by a subject that the application does not say.
+    #[error("limits count by {0:?}, which is unknown: see ApiKeysBuilder::subject")]
+    UnknownSubject(String),
     /// A limit of requests without a key that counts by key or account.
     #[error("the limit {0:?} is for requests without a key, which have neither key nor account")]
     Anonymous(String),
@@ -254,6 +272,14 @@ pub enum InvalidLimits {
     /// Two endpoints of one method and path, of which only one could be found.
     #[error("there are two endpoints {0:?}: state the cost and all limits in one of them")]
     SameEndpoint(String),
+    /// Limits were replaced 65,534 times in the life of one [`ApiKeys`](crate::ApiKeys).
+    #[error(
+        "limits were replaced too often: restart, and replace them only when a configuration changes"
+    )]
+    TooManyChanges,
+    /// More than 65,535 plans.
+    #[error("more than 65,535 plans")]
+    TooManyPlans,
     /// More than 16 limits bind one request.
     #[error("more than 16 limits bind the same request")]
     TooMany,

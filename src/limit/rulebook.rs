@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use smallvec::SmallVec;
@@ -15,7 +15,8 @@ use crate::limit::charge::{Charge, LimitName, MAX_CHARGES, REQUESTS, Subject};
 use crate::limit::client::Ipv6Prefix;
 use crate::limit::endpoint::Endpoint;
 use crate::limit::rule::{By, Rule};
-use crate::limit::rules::Limits;
+use crate::limit::rules::{Exemptions, Limits};
+use crate::util::trace;
 
 /// The charges of one request.
 pub(crate) type Charges<'a> = SmallVec<[Charge<'a>; 2]>;
@@ -23,11 +24,12 @@ pub(crate) type Charges<'a> = SmallVec<[Charge<'a>; 2]>;
 /// Rules that were found to be keepable.
 #[derive(Debug)]
 pub(crate) struct Rulebook {
+    edition: u16,
     /// What binds a request, by the place of its endpoint and that of its plan; the last place of
     /// each is for requests without one.
     bundles: Vec<Box<[Rule]>>,
     plans: Vec<String>,
-    default_plan: PlanIndex,
+    default_plan: u16,
     endpoints: HashMap<Box<str>, Vec<Route>>,
     /// The endpoint of a path for methods that have none there: all that binds any of its methods.
     /// A service may ignore the method, so another one must be no way around a limit or a cost.
@@ -40,20 +42,26 @@ pub(crate) struct Rulebook {
     units: BTreeSet<Arc<str>>,
     ipv6_prefix: Ipv6Prefix,
     need_address: bool,
+    exemptions: Exemptions,
+    /// The subjects of the application's own that rules count by.
+    subjects: Vec<Arc<str>>,
+    names: BTreeSet<String>,
+    /// Plans that records name and that there are not, as far as the log was told.
+    unknown_plans: Mutex<BTreeSet<String>>,
     /// Whether there are limits that only report.
     report: bool,
+    has_calendar: bool,
     /// The name under which keys are throttled.
     throttle: LimitName,
 }
 
 /// What rules a key is bound by, beside those for all.
+///
+/// It is an index into the plans of one edition. Under another one, it is looked up again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct PlanIndex(u32);
-
-impl PlanIndex {
-    fn at(index: usize) -> Self {
-        Self(u32::try_from(index).expect("fewer plans than memory could hold"))
-    }
+pub(crate) struct PlanIndex {
+    edition: u16,
+    plan: u16,
 }
 
 /// An endpoint of a path.
@@ -65,13 +73,38 @@ struct Route {
 }
 
 /// What the rules know of a request beside its key.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Bound {
-    endpoint: usize,
+    edition: u16,
+    endpoint: u32,
     /// Its address, or the network that counts as one client.
     client: Option<IpAddr>,
     /// Whether there is a request at all: a verified key alone comes from no address.
     is_request: bool,
+    /// Whether it is exempt from limits.
+    is_exempt: bool,
+    /// Its subjects of the application's own, in the order of the rules; none if there are no such
+    /// rules.
+    subjects: Option<Arc<[Option<Box<str>>]>>,
+}
+
+impl Bound {
+    #[inline]
+    pub(crate) fn edition(&self) -> u16 {
+        self.edition
+    }
+
+    /// Exempts the request from all limits but a throttle of its key.
+    pub(crate) fn exempt(mut self) -> Self {
+        self.is_exempt = true;
+        self
+    }
+
+    /// Sets the subjects of the application's own.
+    pub(crate) fn with_subjects(mut self, subjects: Arc<[Option<Box<str>>]>) -> Self {
+        self.subjects = Some(subjects);
+        self
+    }
 }
 
 /// What the rules know of a key.
@@ -148,9 +181,18 @@ fn add_strictest(limits: &mut Limits) -> HashMap<Box<str>, usize> {
 
 impl Rulebook {
     /// Puts together what binds together.
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits, edition: u16) -> Self {
         let mut limits = limits;
         let strictest = add_strictest(&mut limits);
+        let mut subjects: Vec<Arc<str>> = Vec::new();
+        for subject in limits.all_rules().filter_map(|rule| rule.subject.as_ref()) {
+            if !subjects.contains(subject) {
+                subjects.push(Arc::clone(subject));
+            }
+        }
+        let names = limits.all_rules().map(|rule| rule.name.to_string());
+        let names = names.collect();
+        let has_calendar = limits.have_calendar();
         let report = limits.all_rules().any(|rule| rule.is_report_only);
         let units = limits.all_rules().map(|rule| Arc::clone(&rule.unit));
         let units = units.chain([REQUESTS.into()]).collect();
@@ -173,9 +215,15 @@ impl Rulebook {
         let default = |name| plans.iter().position(|plan| *plan == name);
         let default_plan = limits.default_plan.and_then(default);
         let mut book = Self {
+            edition,
             need_address: limits.rules.iter().any(|rule| rule.by == By::Address),
+            exemptions: limits.exemptions,
+            subjects,
+            names,
+            unknown_plans: Mutex::default(),
             report,
-            default_plan: PlanIndex::at(default_plan.unwrap_or(plans.len())),
+            has_calendar,
+            default_plan: plan_index(default_plan.unwrap_or(plans.len())),
             costs: costs.chain([1]).collect(),
             units,
             endpoints: HashMap::new(),
@@ -211,18 +259,67 @@ impl Rulebook {
         self.report
     }
 
+    /// Returns whether a budget is to last for a day or a month of the calendar.
+    pub(crate) fn has_calendar(&self) -> bool {
+        self.has_calendar
+    }
+
     /// Whether the route of a request matters.
     #[inline]
     pub(crate) fn need_route(&self) -> bool {
         !self.endpoints.is_empty() || !self.of_any_path.is_empty()
     }
 
-    /// The plan of a key: its own if there is one of that name, or else the default.
+    #[cfg(test)]
+    pub(crate) fn edition(&self) -> u16 {
+        self.edition
+    }
+
+    /// Returns the plan of a key: its own if there is one of that name, or else the default.
     pub(crate) fn plan_of(&self, key: &KeyRecord) -> PlanIndex {
-        let own = key
-            .plan()
-            .and_then(|name| self.plans.iter().position(|plan| plan == name));
-        own.map_or(self.default_plan, PlanIndex::at)
+        let own = key.plan().and_then(|name| {
+            let own = self.plans.iter().position(|plan| plan == name);
+            if own.is_none() && !self.plans.is_empty() {
+                self.tell_of_unknown_plan(name);
+            }
+            own
+        });
+        PlanIndex {
+            edition: self.edition,
+            plan: own.map_or(self.default_plan, plan_index),
+        }
+    }
+
+    /// Tells the log once of a plan that records name, up to 64 of them.
+    #[cold]
+    fn tell_of_unknown_plan(&self, name: &str) {
+        let told = self.unknown_plans.lock();
+        let mut told = told.unwrap_or_else(PoisonError::into_inner);
+        if told.len() < 64 && told.insert(name.to_owned()) {
+            trace::unknown_plan(name, &self.plans[usize::from(self.default_plan)]);
+        }
+    }
+
+    /// Returns whether there is a plan of this name, or no plan at all.
+    pub(crate) fn knows_plan(&self, name: &str) -> bool {
+        self.plans.is_empty() || self.plans.iter().any(|plan| plan == name)
+    }
+
+    /// Returns whether there is a limit of this name, or no limit at all.
+    pub(crate) fn knows_limit(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.contains(name)
+    }
+
+    /// Returns the subjects of the application's own that rules count by.
+    #[inline]
+    pub(crate) fn subjects(&self) -> &[Arc<str>] {
+        &self.subjects
+    }
+
+    /// Returns what is exempt from limits.
+    #[inline]
+    pub(crate) fn exemptions(&self) -> &Exemptions {
+        &self.exemptions
     }
 
     /// What the rules must know of a request: the endpoint of its route, or else of its path, or
@@ -243,7 +340,7 @@ impl Rulebook {
             .or_else(|| Self::find(&self.of_any_path, method))
             .unwrap_or(self.costs.len() - 1);
         Bound {
-            endpoint,
+            endpoint: index(endpoint),
             ..self.bind_nowhere(address)
         }
     }
@@ -264,9 +361,12 @@ impl Rulebook {
     #[inline]
     pub(crate) fn bind_nowhere(&self, address: Option<IpAddr>) -> Bound {
         Bound {
-            endpoint: self.costs.len() - 1,
+            edition: self.edition,
+            endpoint: index(self.costs.len() - 1),
             client: address.map(|address| self.ipv6_prefix.mask(address)),
             is_request: true,
+            is_exempt: false,
+            subjects: None,
         }
     }
 
@@ -287,7 +387,7 @@ impl Rulebook {
     pub(crate) fn charges<'a>(
         &'a self,
         key: Option<Holder<'a>>,
-        request: &Bound,
+        request: &'a Bound,
         now: SystemTime,
     ) -> Charges<'a> {
         let mut charges = Charges::new();
@@ -301,19 +401,25 @@ impl Rulebook {
     pub(crate) fn add_charges<'a>(
         &'a self,
         key: Option<Holder<'a>>,
-        request: &Bound,
+        request: &'a Bound,
         now: SystemTime,
         charges: &mut Charges<'a>,
     ) {
-        let plan = key.map_or(self.plans.len(), |key| key.plan.0 as usize);
-        let bundle = &self.bundles[request.endpoint * (self.plans.len() + 1) + plan];
+        let plan = match key {
+            None => self.plans.len(),
+            Some(key) if key.plan.edition == self.edition => usize::from(key.plan.plan),
+            Some(key) => usize::from(self.plan_of(key.record).plan),
+        };
+        let bundle = &self.bundles[request.endpoint as usize * (self.plans.len() + 1) + plan];
+        let bundle = if request.is_exempt { &[] } else { &**bundle };
         for rule in bundle {
             if rule.is_anonymous && key.is_some() {
                 continue;
             }
             // What a key has of its own is about the key and its account: a budget that others draw
             // on too keeps the quota of the rule.
-            let own = key.filter(|_| !matches!(rule.by, By::Address | By::Global));
+            let is_own = !matches!(rule.by, By::Address | By::Global | By::Subject);
+            let own = key.filter(|_| is_own);
             let quota = own.map_or(rule.quota, |key| key.quota(rule));
             let subject = match (rule.by, key, request.client) {
                 (By::Key, Some(key), _) => Subject::Key(key.budget),
@@ -325,6 +431,11 @@ impl Rulebook {
                 // Stricter, never laxer: without an address, nobody gets out of limits by address.
                 (By::Address, ..) if request.is_request => Subject::UnknownAddress,
                 (By::Global, ..) => Subject::Global,
+                (By::Subject, ..) => match self.subject(rule, request) {
+                    Some(subject) => Subject::Custom(subject),
+                    // The application says that the rule is not about this request.
+                    None => continue,
+                },
                 // A request without a key has neither a key nor an account to charge.
                 // What is no request comes from no address.
                 (By::Key | By::Account | By::AccountIn | By::Address, ..) => continue,
@@ -347,9 +458,26 @@ impl Rulebook {
             && throttling.holds_at(now)
         {
             let subject = Subject::Key(key.budget);
-            let cost = self.costs[request.endpoint];
+            let cost = self.costs[request.endpoint as usize];
             let charge = Charge::new(&self.throttle, subject, throttling.quota, cost);
             charges.push(charge.with_home_of(key.record));
         }
     }
+
+    /// Returns the request's subject of the application's own that a rule counts by.
+    fn subject<'a>(&self, rule: &Rule, request: &'a Bound) -> Option<&'a str> {
+        let name = rule.subject.as_ref()?;
+        let at = self.subjects.iter().position(|subject| subject == name)?;
+        request.subjects.as_ref()?.get(at)?.as_deref()
+    }
+}
+
+/// An index of rules, of which there are fewer than memory could hold.
+fn index(at: usize) -> u32 {
+    u32::try_from(at).expect("fewer rules than memory could hold")
+}
+
+/// An index of plans, of which limits that were validated have fewer than 65,536.
+fn plan_index(at: usize) -> u16 {
+    u16::try_from(at).expect("fewer than 65,536 plans")
 }

@@ -1,7 +1,9 @@
 //! The rules of an application: which limits bind which requests, and what a request costs.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
+use crate::key::network::{InvalidNetwork, Network};
 use crate::limit::charge::MAX_CHARGES;
 use crate::limit::client::Ipv6Prefix;
 use crate::limit::endpoint::Endpoint;
@@ -29,7 +31,7 @@ use crate::limit::rule::{By, InvalidLimits, Limit, Rule};
 /// let keys = ApiKeys::builder(MemoryStore::new()).limits(limits).build()?;
 /// # Ok::<(), tower_api_key::BuildError>(())
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[must_use = "limits bind nobody until ApiKeysBuilder::limits is given them"]
 pub struct Limits {
     pub(super) rules: Vec<Rule>,
@@ -37,15 +39,30 @@ pub struct Limits {
     pub(super) default_plan: Option<String>,
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) ipv6_prefix: Ipv6Prefix,
+    pub(super) exemptions: Exemptions,
+}
+
+/// Requests that are charged nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Exemptions {
+    pub(crate) methods: Vec<String>,
+    pub(crate) networks: Vec<Network>,
 }
 
 /// A bundle of limits that binds an account; a key's record names its plan.
 ///
 /// A key without a plan, or with one that is not among the rules, has the default plan.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub(super) name: String,
     pub(super) rules: Vec<Rule>,
+}
+
+impl Exemptions {
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.methods.is_empty() && self.networks.is_empty()
+    }
 }
 
 impl Plan {
@@ -107,6 +124,68 @@ impl Limits {
         self.rule(By::Global, limit.into())
     }
 
+    /// Limits each subject of the application's own, such as a tenant.
+    ///
+    /// [`ApiKeysBuilder::subject`](crate::ApiKeysBuilder::subject) says under the same name which
+    /// subject a request has. A request without one is not bound by this limit.
+    ///
+    /// ```
+    /// use tower_api_key::{ApiKeys, Limits, MemoryStore, Quota};
+    ///
+    /// let keys = ApiKeys::builder(MemoryStore::new())
+    ///     .limits(Limits::new().per("tenant", Quota::per_minute(600)))
+    ///     .subject("tenant", |_request, key| key?.metadata().get("tenant").cloned())
+    ///     .build()?;
+    /// # Ok::<(), tower_api_key::BuildError>(())
+    /// ```
+    pub fn per(mut self, subject: impl Into<Arc<str>>, limit: impl Into<Limit>) -> Self {
+        self.rules.push(Rule::per(subject.into(), limit.into()));
+        self
+    }
+
+    /// Exempts requests from these networks from all limits. Each call adds. Default: none.
+    ///
+    /// The address is that which
+    /// [`ApiKeyLayer::client_address`](crate::ApiKeyLayer::client_address) finds. A client whose
+    /// address is not known is not exempt. A key that is throttled stays so.
+    ///
+    /// ```
+    /// use tower_api_key::{Limits, Quota};
+    ///
+    /// let limits = Limits::new()
+    ///     .per_ip(Quota::per_second(10))
+    ///     .exempt_networks(["10.0.0.0/8", "192.0.2.7"])?;
+    /// # Ok::<(), tower_api_key::InvalidNetwork>(())
+    /// ```
+    pub fn exempt_networks<N: AsRef<str>>(
+        mut self,
+        networks: impl IntoIterator<Item = N>,
+    ) -> Result<Self, InvalidNetwork> {
+        for network in networks {
+            self.exemptions.networks.push(network.as_ref().parse()?);
+        }
+        Ok(self)
+    }
+
+    /// Exempts requests of a method from all limits. Each call adds. Default: none. A key that is
+    /// throttled stays so.
+    ///
+    /// Danger: the client chooses the method. A service that ignores it, as gRPC's do, then has no
+    /// limits at all.
+    ///
+    /// ```
+    /// use http::Method;
+    /// use tower_api_key::{Limits, Quota};
+    ///
+    /// let limits = Limits::new()
+    ///     .per_key(Quota::per_second(10))
+    ///     .dangerous_exempt_method(Method::OPTIONS);
+    /// ```
+    pub fn dangerous_exempt_method(mut self, method: impl AsRef<str>) -> Self {
+        self.exemptions.methods.push(method.as_ref().to_owned());
+        self
+    }
+
     /// Adds a plan. With any plan there must be a [default](Self::default_plan).
     pub fn plan(mut self, plan: Plan) -> Self {
         self.plans.push(plan);
@@ -153,8 +232,16 @@ impl Limits {
         self.rules.iter().chain(of_plans).chain(of_endpoints)
     }
 
-    /// Whether all of it can be kept.
-    pub(crate) fn validate(&self) -> Result<(), InvalidLimits> {
+    /// Returns whether a budget is to last for a day or a month of the calendar.
+    pub(crate) fn have_calendar(&self) -> bool {
+        self.all_rules().any(|rule| rule.quota.is_calendar())
+    }
+
+    /// Whether all of it can be kept, by an application that says these subjects.
+    pub(crate) fn validate(&self, subjects: &[&str]) -> Result<(), InvalidLimits> {
+        if self.plans.len() > usize::from(u16::MAX) {
+            return Err(InvalidLimits::TooManyPlans);
+        }
         let plan_names = self.plans.iter().map(|plan| plan.name.as_str());
         let mut names = HashSet::new();
         for name in plan_names {
@@ -180,7 +267,12 @@ impl Limits {
             if !is_plain(&rule.unit) {
                 return Err(InvalidLimits::Unit(rule.unit.to_string()));
             }
-            let has_key = !matches!(rule.by, By::Address | By::Global);
+            if let Some(subject) = &rule.subject
+                && !subjects.contains(&&**subject)
+            {
+                return Err(InvalidLimits::UnknownSubject(subject.to_string()));
+            }
+            let has_key = !matches!(rule.by, By::Address | By::Global | By::Subject);
             if rule.is_anonymous && has_key {
                 return Err(InvalidLimits::Anonymous(rule.name.to_string()));
             }

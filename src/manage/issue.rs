@@ -135,13 +135,15 @@ impl IssueKey {
         self
     }
 
-    /// The name of the account's plan. Default: none.
+    /// The name of the account's plan. Default: none. Where this [`ApiKeys`](crate::ApiKeys) has
+    /// plans, it must be one of them.
     pub fn plan(mut self, plan: impl Into<String>) -> Self {
         self.plan = Some(plan.into());
         self
     }
 
-    /// Replaces the quota of a limit for this key. Default: those of the rules.
+    /// Replaces the quota of a limit for this key. Default: those of the rules. Where this
+    /// [`ApiKeys`](crate::ApiKeys) has limits, the name must be that of one of them.
     pub fn limit(mut self, name: impl Into<String>, quota: Quota) -> Self {
         self.limits.push((name.into(), quota));
         self
@@ -187,6 +189,15 @@ impl IssueKey {
         };
         if expires_at.is_some_and(|end| end <= begins) {
             return Err(IssueError::EndsBeforeItBegins);
+        }
+        let rules = keyring.metering.limiting.rules.current();
+        if let Some(plan) = self.plan.as_ref().filter(|plan| !rules.knows_plan(plan)) {
+            return Err(IssueError::UnknownPlan(plan.clone()));
+        }
+        for (limit, _) in &self.limits {
+            if !rules.knows_limit(limit) {
+                return Err(IssueError::UnknownLimit(limit.clone()));
+            }
         }
         let format = self.format()?;
         let plaintext = format.generate()?;
@@ -287,6 +298,12 @@ pub enum IssueError {
     /// The key would end later than time can be told.
     #[error("the key would end later than time can be told: let it expire earlier, or never")]
     EndsTooLate,
+    /// A plan that is not among those of this [`ApiKeys`](crate::ApiKeys).
+    #[error("there is no plan {0:?}: name one of those in Limits")]
+    UnknownPlan(String),
+    /// A quota for a limit that this [`ApiKeys`](crate::ApiKeys) does not have.
+    #[error("there is no limit {0:?}: name one of those in Limits, as headers and errors name it")]
+    UnknownLimit(String),
     /// There is no format to write such a key in.
     #[error(
         "no format to issue a key in (environment: {}, prefix without its '_': {}): \

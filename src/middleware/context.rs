@@ -7,7 +7,9 @@ use std::net::IpAddr;
 use crate::http::client_address::ClientAddress;
 use crate::http::credential::source::Carriers;
 use crate::http::request_head::RequestHead;
-use crate::limit::rulebook::Bound;
+use crate::key::record::KeyRecord;
+use crate::limit::rulebook::{Bound, Rulebook};
+use crate::limit::rules::Exemptions;
 use crate::middleware::gate::Gate;
 use crate::observe::RequestFacts;
 use crate::util::clock::Now;
@@ -67,10 +69,24 @@ impl<'r> Context<'r> {
         })
     }
 
-    /// Returns what the limits must know of the request.
+    /// Returns what the limits must know of the request, which has this key.
     #[inline]
-    pub(super) fn bound(&self) -> Bound {
+    pub(super) fn bound(&self, key: Option<&KeyRecord>) -> Bound {
         let rules = self.gate.rules();
+        let mut bound = self.place(rules);
+        if !rules.exemptions().is_empty() && self.is_exempt(rules.exemptions()) {
+            bound = bound.exempt();
+        }
+        if !rules.subjects().is_empty() {
+            let subjects = rules.subjects().iter();
+            let subjects = subjects.map(|name| self.gate.keyring.subject(name, self.head, key));
+            bound = bound.with_subjects(subjects.collect());
+        }
+        bound
+    }
+
+    #[inline]
+    fn place(&self, rules: &Rulebook) -> Bound {
         let needed = rules.need_address();
         let address = needed.then(|| self.charged_address()).flatten();
         if !rules.need_route() {
@@ -78,6 +94,17 @@ impl<'r> Context<'r> {
         }
         let path = self.head.uri.path();
         rules.bind(self.head.method.as_str(), self.route(), path, address)
+    }
+
+    fn is_exempt(&self, exemptions: &Exemptions) -> bool {
+        let method = self.head.method.as_str();
+        if exemptions.methods.iter().any(|exempt| exempt == method) {
+            return true;
+        }
+        // An address that is not known is exempt from nothing, whoever the peer is.
+        let networks = &exemptions.networks;
+        let is_in = |client| networks.iter().any(|network| network.contains(client));
+        !networks.is_empty() && self.client().is_some_and(is_in)
     }
 
     fn route(&self) -> &str {

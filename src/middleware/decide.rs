@@ -117,10 +117,10 @@ impl Gate {
             return self.deny(&context, rejection, Some(facts), carriers);
         }
         // 8. Limits: all charges or none.
-        let bound = context.bound();
+        let bound = context.bound(Some(known.record()));
         let holder = known.holder(key.id());
         let mut charges = Charges::new(); // filled in place, since it is large
-        self.rules()
+        self.rules_of(&bound)
             .add_charges(Some(holder), &bound, context.now().wall(), &mut charges);
         let mut verdict = None;
         let within = match self.try_charge(&charges, Payer::Key, context.now(), &mut verdict) {
@@ -155,8 +155,10 @@ impl Gate {
             return Outcome::Admit(Admission::Nested);
         }
         let context = Context::new(self, RequestHead::from(&*request));
-        let bound = context.bound();
-        let charges = self.rules().charges(None, &bound, context.now().wall());
+        let bound = context.bound(None);
+        let charges = self
+            .rules_of(&bound)
+            .charges(None, &bound, context.now().wall());
         let mut verdict = None;
         match self.try_charge(&charges, Payer::Anonymous, context.now(), &mut verdict) {
             Some(Ok(within)) => {
@@ -168,6 +170,7 @@ impl Gate {
                 self.deny(&context, reason, None, Carriers::NONE)
             }
             None => {
+                drop(charges); // they borrow the subjects
                 let pending = PendingCharge { key: None, bound };
                 Outcome::Wait(Wait::Limits(Box::new(pending)))
             }

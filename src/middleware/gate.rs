@@ -8,7 +8,7 @@ use crate::http::credential::source::Carriers;
 use crate::http::rejection::Rejection;
 use crate::http::render::rejection::Rendered;
 use crate::keyring::Keyring;
-use crate::limit::rulebook::Rulebook;
+use crate::limit::rulebook::{Bound, Rulebook};
 use crate::middleware::config::Config;
 
 /// Decides about the requests of one layer.
@@ -21,10 +21,16 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Returns the limits of all layers of these keys.
+    /// Returns the rules that bind requests which begin now.
     #[inline]
     pub(super) fn rules(&self) -> &Rulebook {
-        &self.keyring.metering.limiting.rules
+        self.keyring.metering.limiting.rules.current()
+    }
+
+    /// Returns the rules that a request began with.
+    #[inline]
+    pub(super) fn rules_of(&self, request: &Bound) -> &Rulebook {
+        self.keyring.metering.limiting.rules.of(request)
     }
 
     /// Returns the rejection for trouble of ours: 503, never 401.

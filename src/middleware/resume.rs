@@ -95,7 +95,9 @@ impl Gate {
         let (id, carriers) = (presented.id(), presented.carriers);
         let holder = known.holder(id);
         let charged_at = self.keyring.now();
-        let charges = self.rules().charges(Some(holder), &bound, charged_at);
+        let charges = self
+            .rules_of(&bound)
+            .charges(Some(holder), &bound, charged_at);
         let mut verdict = None;
         let mut within = match self.charge(&charges, Payer::Key, &mut verdict).await {
             Ok(within) => within,
@@ -133,10 +135,12 @@ impl Gate {
                         // A record with another plan or budget would give back to budgets that the
                         // request did not draw on.
                         let again_holder = again.holder(id);
-                        let anew = self.rules().charges(Some(again_holder), &bound, charged_at);
+                        let anew =
+                            self.rules_of(&bound)
+                                .charges(Some(again_holder), &bound, charged_at);
                         let is_same = anew.len() == charges.len()
                             && anew.iter().zip(&charges).all(|(a, b)| a.is_as(b));
-                        drop(anew); // they borrow the key
+                        drop((anew, charges)); // they borrow the keys and the subjects
                         if !is_same {
                             within.receipt = None;
                         }
@@ -152,7 +156,9 @@ impl Gate {
     }
 
     async fn charge_anonymous(&self, request: &mut Request<()>, bound: &Bound) -> Outcome {
-        let charges = self.rules().charges(None, bound, self.keyring.now());
+        let charges = self
+            .rules_of(bound)
+            .charges(None, bound, self.keyring.now());
         let mut verdict = None;
         let within = self.charge(&charges, Payer::Anonymous, &mut verdict).await;
         let context = self.context(request);

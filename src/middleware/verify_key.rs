@@ -34,7 +34,12 @@ impl Gate {
         let known = self.compare(&digest, found)?;
         let lifecycle = known.lifecycle(keyring.now(), keyring.warning);
         check_status(&known, lifecycle)?;
-        let nowhere = keyring.metering.limiting.rules.bind_without_request();
+        let nowhere = keyring
+            .metering
+            .limiting
+            .rules
+            .current()
+            .bind_without_request();
         Ok(Caller::new(known, lifecycle, nowhere, None))
     }
 }

@@ -30,8 +30,10 @@ impl Log {
 
     #[inline]
     pub(super) fn decided(&self, decision: &Decision<'_>) {
-        for charge in decision.report_only_hits() {
-            self.report(charge, decision);
+        if decision.verdict.is_some() {
+            for charge in decision.report_only_hits() {
+                self.report(charge, decision);
+            }
         }
         match (decision.outcome, &decision.key) {
             (Ok(()), Some(key)) => {

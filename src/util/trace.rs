@@ -38,6 +38,19 @@ pub(crate) fn refused_caller(code: &str, key_id: &dyn fmt::Display, account: &st
     info!(target: TARGET, code, %key_id, account, "request refused: the API key may not do this");
 }
 
+/// A record names a plan that is not among the rules.
+pub(crate) fn unknown_plan(plan: &str, instead: &str) {
+    warn!(target: TARGET, plan, instead, "keys name a plan that there is not; the default plan binds them");
+}
+
+/// Budgets of a day or a month end with the process.
+pub(crate) fn calendar_in_memory() {
+    warn!(target: TARGET,
+        "a limit by UTC day or month is kept by a limiter in memory: its budgets end with the process, and \
+         each process has its own"
+    );
+}
+
 /// A limit that only reports would have denied a request.
 pub(crate) fn would_deny(limit: &str, key_id: Option<&str>, account: Option<&str>) {
     info!(target: TARGET, limit, key_id, account, "a limit that only reports would have denied a request");

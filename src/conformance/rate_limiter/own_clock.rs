@@ -418,6 +418,7 @@ async fn budgets_of_their_own<L: RateLimiter>(bench: &Bench<'_, L>) {
     let in_each = |environment| accounts.map(|account| Subject::AccountIn(account, environment));
     subjects.extend(environments.into_iter().flat_map(in_each));
     subjects.push(Subject::UnknownAddress);
+    subjects.extend(accounts.map(Subject::Custom));
     let name = bench.name();
     let names = ["", ":", ":a", ":a:"].map(|tail| LimitName::new(format!("{name}{tail}")));
     let quota = Quota::per_day(1);

@@ -37,6 +37,7 @@ impl Hasher {
             Subject::Address(IpAddr::V6(address)) => (4, address.to_bits()),
             Subject::Global => (5, 0),
             Subject::UnknownAddress => (7, 0),
+            Subject::Custom(subject) => (8, u128::from(self.text(subject))),
         };
         let (low, high) = halves(subject);
         // Once would do for most secrets. Under a few, addresses in a row would meet in one place.

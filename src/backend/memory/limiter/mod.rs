@@ -33,6 +33,8 @@ use shard::{Place, Shard};
 
 /// A limiter for one process, exact under concurrency and bounded in memory.
 ///
+/// Budgets end with the process, also those of a month, and each process has its own.
+///
 /// A budget that is whole again is forgotten when its place is needed. Nothing runs in the
 /// background. Rates and windows go by the monotonic clock, so a step of the wall clock moves
 /// calendar quotas only.
@@ -253,6 +255,10 @@ fn few<T>(charges: &[T]) -> Result<&[T], LimiterError> {
 impl RateLimiter for MemoryLimiter {
     fn check_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<Verdict, LimiterError>> {
         Some(self.decide(charges, now))
+    }
+
+    fn is_durable(&self) -> bool {
+        false
     }
 
     async fn check(

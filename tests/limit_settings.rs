@@ -1,0 +1,355 @@
+//! Limits that an application states in ways of its own: by its own subjects, with exemptions, from a
+//! configuration, and replaced at run time.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use http::{Method, Request};
+use support::{call, creates, echoing, today};
+use tower_api_key::{
+    ApiKeyLayer, ApiKeys, BuildError, ClientAddress, Endpoint, Environment, InvalidLimits,
+    InvalidQuota, IssueError, IssuedKey, KeyDigest, KeyFormat, KeyRecord, Limit, LimitName, Limits,
+    ManagedKeyStore, ManualClock, MemoryStore, PeerAddr, Plan, Quota, RateLimitHeaders, Throttling,
+    TrustedProxies,
+};
+
+const PER_MINUTE: Quota = Quota::per_minute(3);
+
+fn build(limits: Limits) -> (ApiKeys, ManualClock) {
+    let clock = ManualClock::at(today());
+    let keys = ApiKeys::builder(MemoryStore::new()).clock(clock.clone());
+    (keys.limits(limits).build().unwrap(), clock)
+}
+
+fn layer(keys: &ApiKeys) -> ApiKeyLayer {
+    let headers = RateLimitHeaders::none().with_draft();
+    keys.layer().rate_limit_headers(headers)
+}
+
+fn request(key: &IssuedKey) -> Request<()> {
+    let peer = PeerAddr(SocketAddr::from(([192, 0, 2, 1], 80)));
+    let request = Request::builder().header("x-api-key", key.expose_secret());
+    request.extension(peer).body(()).unwrap()
+}
+
+/// The status of an answer, and what is left of each limit.
+async fn ask(layer: &ApiKeyLayer, request: Request<()>) -> (u16, Vec<u64>) {
+    let answer = call(echoing(layer), request).await;
+    let told = answer.headers().get("ratelimit");
+    let told = told.map_or("", |told| told.to_str().unwrap());
+    let left = told.split(", ").filter_map(|item| {
+        let left = item.split(";r=").nth(1)?.split(';').next()?;
+        Some(left.parse().unwrap())
+    });
+    (answer.status().as_u16(), left.collect())
+}
+
+#[tokio::test]
+async fn a_limit_counts_by_the_applications_own_subject() {
+    #[derive(Clone)]
+    struct Tenant(&'static str);
+    let keys = ApiKeys::builder(MemoryStore::new())
+        .clock(ManualClock::at(today()))
+        .limits(
+            Limits::new()
+                .per("tenant", PER_MINUTE)
+                .per("plan", PER_MINUTE),
+        )
+        .subject("plan", |_, _| unreachable!("another function has its name"))
+        .subject("tenant", |request, _| {
+            request
+                .extensions
+                .get::<Tenant>()
+                .map(|tenant| tenant.0.to_owned())
+        })
+        .subject("plan", |_, key| key?.plan().map(str::to_owned))
+        .build()
+        .unwrap();
+    let (free, pro, none) = (
+        keys.issue("acme").plan("free").await.unwrap(),
+        keys.issue("acme").plan("pro").await.unwrap(),
+        keys.issue("acme").await.unwrap(),
+    );
+    let layer = layer(&keys).optional();
+    let ask = async |key: &IssuedKey, tenant| {
+        let mut request = request(key);
+        if let Some(tenant) = tenant {
+            request.extensions_mut().insert(Tenant(tenant));
+        }
+        ask(&layer, request).await
+    };
+    assert_eq!(ask(&free, Some("one")).await, (200, vec![2, 2]));
+    assert_eq!(ask(&pro, Some("one")).await, (200, vec![1, 2]));
+    assert_eq!(ask(&pro, Some("other")).await, (200, vec![2, 1]));
+    // A request without a subject is not bound by the limit.
+    assert_eq!(ask(&none, Some("one")).await, (200, vec![0]));
+    assert_eq!(ask(&none, None).await, (200, vec![]));
+    // Nothing is taken of one if the other is used up.
+    assert_eq!(ask(&free, Some("one")).await, (429, vec![0, 2]));
+    assert_eq!(ask(&free, Some("third")).await, (200, vec![2, 1]));
+    let nobody = Request::builder()
+        .extension(Tenant("other"))
+        .body(())
+        .unwrap();
+    assert_eq!(self::ask(&layer, nobody).await, (200, vec![1]));
+    // A key that came in no request has no subject to charge.
+    let caller = keys.verify(free.expose_secret()).await.unwrap();
+    caller.charge("requests", 1).await.unwrap();
+    assert_eq!(ask(&free, Some("fourth")).await, (200, vec![2, 0]));
+}
+
+#[tokio::test]
+async fn networks_and_methods_can_be_exempt_and_an_unknown_address_is_not() {
+    let limits = Limits::new().per_key(PER_MINUTE);
+    let limits = limits.exempt_networks(["10.0.0.0/8"]).unwrap();
+    let (keys, _) = build(limits.dangerous_exempt_method(Method::OPTIONS));
+    let key = keys.issue("acme").await.unwrap();
+    let proxies = TrustedProxies::networks(["10.0.0.0/8"]).unwrap();
+    let layer = layer(&keys).client_address(ClientAddress::x_forwarded_for(proxies));
+    let from = |peer: [u8; 4], forwarded: Option<&str>| {
+        let mut request = request(&key);
+        let peer = PeerAddr(SocketAddr::from((IpAddr::from(peer), 80)));
+        request.extensions_mut().insert(peer);
+        if let Some(forwarded) = forwarded {
+            let headers = request.headers_mut();
+            headers.insert("x-forwarded-for", forwarded.parse().unwrap());
+        }
+        request
+    };
+    let inside = [10, 0, 0, 1];
+    assert_eq!(
+        ask(&layer, from(inside, Some("10.1.2.3"))).await,
+        (200, vec![])
+    );
+    assert_eq!(
+        ask(&layer, from(inside, Some("192.0.2.9"))).await,
+        (200, vec![2])
+    );
+    // A client that hides its address from the proxy is not taken for the proxy.
+    assert_eq!(
+        ask(&layer, from(inside, Some("unknown"))).await,
+        (200, vec![1])
+    );
+    let mut options = from([192, 0, 2, 9], None);
+    *options.method_mut() = Method::OPTIONS;
+    assert_eq!(ask(&layer, options).await, (200, vec![]));
+    assert_eq!(
+        ask(&layer, from([192, 0, 2, 9], None)).await,
+        (200, vec![0])
+    );
+    assert!(Limits::new().exempt_networks(["10.0.0.0/33"]).is_err());
+}
+
+#[tokio::test]
+async fn an_exemption_is_none_from_a_throttle() {
+    let store = MemoryStore::new();
+    let limits = Limits::new().dangerous_exempt_method(Method::GET);
+    let builder = ApiKeys::builder(store.clone()).clock(ManualClock::at(today()));
+    let keys = builder.limits(limits).build().unwrap();
+    let format = KeyFormat::new("sk_live", Environment::LIVE).unwrap();
+    let secret = format.generate().unwrap();
+    let until = today() + Duration::from_secs(3600);
+    let throttling = Throttling::new(Quota::per_hour(1), until);
+    let record = KeyRecord::imported(KeyDigest::of(secret.expose_secret()), "acme");
+    let record = record.with_throttled(throttling);
+    store.commit(&creates(record)).await.unwrap();
+    let request = || support::with_key(secret.expose_secret());
+    assert_eq!(ask(&layer(&keys), request()).await, (200, vec![0]));
+    assert_eq!(ask(&layer(&keys), request()).await, (429, vec![0]));
+}
+
+#[tokio::test]
+async fn limits_that_are_replaced_keep_what_was_used() {
+    let limits = |most, hourly: Option<Quota>| {
+        let limits = Limits::new().per_key(Quota::per_minute(most));
+        match hourly {
+            Some(hourly) => limits.per_account(hourly),
+            None => limits,
+        }
+    };
+    let (keys, clock) = build(limits(3, None));
+    let key = keys.issue("acme").await.unwrap();
+    let layer = layer(&keys);
+    let ask = async || ask(&layer, request(&key)).await;
+    assert_eq!(ask().await, (200, vec![2]));
+    // Raised, another one added, and lowered below what was used: the layer need not be made anew.
+    keys.set_limits(limits(10, None)).unwrap();
+    assert_eq!(ask().await, (200, vec![8]));
+    keys.set_limits(limits(10, Some(Quota::per_hour(5))))
+        .unwrap();
+    assert_eq!(ask().await, (200, vec![7, 4]));
+    keys.set_limits(limits(2, Some(Quota::per_hour(5))))
+        .unwrap();
+    assert_eq!(ask().await, (429, vec![0, 4]));
+    // One that is gone for a while comes back as it was.
+    keys.set_limits(Limits::new()).unwrap();
+    assert_eq!(ask().await, (200, vec![]));
+    keys.set_limits(limits(4, Some(Quota::per_hour(5))))
+        .unwrap();
+    assert_eq!(ask().await, (200, vec![0, 3]));
+    // What cannot be kept changes nothing.
+    let refused = keys.set_limits(Limits::new().default_plan("pro"));
+    assert_eq!(refused, Err(InvalidLimits::UnknownPlan("pro".to_owned())));
+    let refused = keys.set_limits(Limits::new().per("tenant", PER_MINUTE));
+    assert_eq!(
+        refused,
+        Err(InvalidLimits::UnknownSubject("tenant".to_owned()))
+    );
+    clock.advance(Duration::from_secs(61));
+    assert_eq!(ask().await, (200, vec![3, 2]));
+}
+
+/// A cached key remembers the place of its plan, which is another one then.
+#[tokio::test]
+async fn a_cached_key_has_its_plan_also_when_plans_are_replaced() {
+    let plans = |names: &[(&str, u64)]| {
+        let plan = |limits: Limits, (name, most): &(&str, u64)| {
+            let limit = Limit::named("per_plan", Quota::per_minute(*most));
+            limits.plan(Plan::new(*name).per_key(limit))
+        };
+        names.iter().fold(Limits::new(), plan).default_plan("free")
+    };
+    let (keys, _) = build(plans(&[("free", 10), ("pro", 100)]));
+    let (free, pro) = (
+        keys.issue("acme").await.unwrap(),
+        keys.issue("acme").plan("pro").await.unwrap(),
+    );
+    let layer = layer(&keys);
+    let left = async |key| ask(&layer, request(key)).await.1[0];
+    assert_eq!([left(&free).await, left(&pro).await], [9, 99]);
+    keys.set_limits(plans(&[
+        ("basic", 7),
+        ("pro", 200),
+        ("trial", 1),
+        ("free", 20),
+    ]))
+    .unwrap();
+    assert_eq!([left(&free).await, left(&pro).await], [18, 198]);
+    // Its plan is gone: the default binds it.
+    keys.set_limits(plans(&[("free", 30)])).unwrap();
+    assert_eq!([left(&free).await, left(&pro).await], [27, 27]);
+}
+
+/// A request is given back what it was charged by the limits that it began with.
+#[tokio::test]
+async fn a_request_under_way_is_given_back_its_charges_when_limits_are_replaced() {
+    let endpoint = |path: &str| Endpoint::new(Method::GET, path).cost(4);
+    let limits = Limits::new()
+        .per_key(Quota::per_minute(10))
+        .endpoint(endpoint("/"));
+    let (keys, _) = build(limits);
+    let key = keys.issue("acme").await.unwrap();
+    let layer = layer(&keys);
+    let kept = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let inner = {
+        let kept = kept.clone();
+        tower::service_fn(move |request: Request<()>| {
+            let caller = tower_api_key::Caller::of(request.extensions()).unwrap();
+            *kept.lock().unwrap() = Some(caller.clone());
+            let answer = support::echo(&request);
+            async { Ok::<_, std::convert::Infallible>(answer) }
+        })
+    };
+    call(tower::Layer::layer(&layer, inner), request(&key)).await;
+    // Fewer endpoints, so that the place of its own is not there any more.
+    keys.set_limits(Limits::new().per_key(Quota::per_minute(10)))
+        .unwrap();
+    assert_eq!(ask(&layer, request(&key)).await, (200, vec![5]));
+    let caller = kept.lock().unwrap().take().unwrap();
+    caller.refund("requests", 10).await.unwrap();
+    assert_eq!(ask(&layer, request(&key)).await, (200, vec![8]));
+}
+
+#[tokio::test]
+async fn a_typo_in_a_plan_or_in_the_name_of_a_limit_is_an_error() {
+    let plan = Plan::new("pro").per_account(PER_MINUTE);
+    let endpoint = Endpoint::new(Method::GET, "/").per_key(PER_MINUTE);
+    let limits = Limits::new()
+        .plan(plan)
+        .default_plan("pro")
+        .endpoint(endpoint);
+    let (keys, _) = build(limits);
+    let refused = keys.issue("acme").plan("pr0").await.unwrap_err();
+    assert!(
+        matches!(&refused, IssueError::UnknownPlan(plan) if plan == "pr0"),
+        "{refused}"
+    );
+    let refused = keys
+        .issue("acme")
+        .limit("acount_per_minute", PER_MINUTE)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&refused, IssueError::UnknownLimit(limit) if limit == "acount_per_minute"),
+        "{refused}"
+    );
+    let issued = keys
+        .issue("acme")
+        .plan("pro")
+        .limit("account_per_minute", PER_MINUTE);
+    assert!(issued.await.is_ok());
+    let issued = keys.issue("acme").limit("GET / key_per_minute", PER_MINUTE);
+    assert!(issued.await.is_ok());
+    // Keys are issued elsewhere than where they are limited, too.
+    let (elsewhere, _) = build(Limits::new());
+    let issued = elsewhere.issue("acme").plan("pr0").limit("any", PER_MINUTE);
+    assert!(issued.await.is_ok());
+}
+
+/// A constructor, and the one for numbers that are not known at compile time.
+type Twins = (fn(u64) -> Quota, fn(u64) -> Result<Quota, InvalidQuota>);
+
+#[test]
+fn limits_are_built_from_a_configuration() {
+    let configured = [
+        ("burst", "50/s smooth burst 100"),
+        ("daily", "10_000/utc_day"),
+    ];
+    let mut limits = Limits::new();
+    for (name, quota) in configured {
+        limits = limits.per_key(Limit::named(name, quota.parse::<Quota>().unwrap()));
+    }
+    let by_hand = Limits::new()
+        .per_key(Limit::named(
+            "burst",
+            Quota::per_second(50).smooth().burst(100),
+        ))
+        .per_key(Limit::named("daily", Quota::per_utc_day(10_000)));
+    assert_eq!(limits, by_hand);
+    let twins: [Twins; 6] = [
+        (Quota::per_second, Quota::try_per_second),
+        (Quota::per_minute, Quota::try_per_minute),
+        (Quota::per_hour, Quota::try_per_hour),
+        (Quota::per_day, Quota::try_per_day),
+        (Quota::per_utc_day, Quota::try_per_utc_day),
+        (Quota::per_utc_month, Quota::try_per_utc_month),
+    ];
+    for (constant, fallible) in twins {
+        for most in [1, 600, Quota::MAX] {
+            assert_eq!(fallible(most), Ok(constant(most)));
+        }
+        assert!(fallible(0).is_err() && fallible(Quota::MAX + 1).is_err());
+    }
+    let smooth = PER_MINUTE.smooth();
+    assert_eq!(PER_MINUTE.try_smooth(), Ok(smooth));
+    assert_eq!(smooth.try_smooth(), Ok(smooth));
+    assert_eq!(smooth.try_burst(7), Ok(smooth.burst(7)));
+    assert!(smooth.try_burst(0).is_err() && smooth.try_burst(Quota::MAX).is_err());
+    assert!(PER_MINUTE.try_burst(7).is_err());
+    assert!(Quota::per_utc_day(1).try_smooth().is_err());
+    assert!(Quota::per_second(Quota::MAX).try_smooth().is_err());
+}
+
+#[test]
+fn a_limit_by_a_subject_that_nobody_says_is_refused() {
+    let builder = ApiKeys::builder(MemoryStore::new());
+    let builder = builder.limits(Limits::new().per("tenant", PER_MINUTE));
+    let refused = builder.subject("tenants", |_, _| None).build().err();
+    let unknown = InvalidLimits::UnknownSubject("tenant".to_owned());
+    assert_eq!(refused, Some(BuildError::Limits(unknown)));
+    let name = LimitName::new("tenant_per_minute");
+    assert_eq!(name.as_str(), "tenant_per_minute");
+}
