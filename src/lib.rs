@@ -89,12 +89,14 @@ mod backend;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 
-pub use crate::http::caller::Caller;
+pub use crate::http::caller::{Caller, KeyCarrier};
 pub use crate::http::client_address::{ClientAddress, PeerAddr, TrustedProxies};
-pub use crate::http::credential::source::{InvalidKeyHeader, KeySource};
+pub use crate::http::credential::source::{InvalidKeyHeader, InvalidKeyScheme, KeySource};
 pub use crate::http::rejection::{Exceeded, NotFound, Rejection};
 pub use crate::http::render::body::ResponseBody;
-pub use crate::http::render::challenge::InvalidRealm;
+pub use crate::http::render::challenge::{InvalidMetadataUrl, InvalidRealm};
+pub use crate::http::render::content::{ApiError, ErrorContent};
+pub use crate::http::render::facts::CallerFact;
 pub use crate::http::render::grpc::GrpcRequests;
 pub use crate::http::render::key_headers::InvalidLink;
 pub use crate::http::render::rate_limit::RateLimitHeaders;
@@ -125,7 +127,7 @@ pub use key::verifier::{PepperError, PepperId, PepperRing, Verifier};
 pub use limit::charge::{Charge, LimitName, REQUESTS, Subject};
 pub use limit::endpoint::Endpoint;
 pub use limit::limiter::{LimiterError, RateLimiter};
-pub use limit::metering::ChargeError;
+pub use limit::metering::{ChargeError, LimitStanding};
 pub use limit::outage::LimiterOutage;
 pub use limit::refund::Refund;
 pub use limit::rule::{InvalidLimits, Limit};

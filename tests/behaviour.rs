@@ -12,11 +12,12 @@ use std::net::SocketAddr;
 
 use axum::Router;
 use http::Request;
+use http_body_util::Full;
 use support::{Answer, Down, EchoService, READ, WRITE, World, send, serve_axum, serve_hyper};
 use tower::Layer;
 use tower_api_key::{
-    ApiKeyLayer, ApiKeys, ClientAddress, Environment, ErrorFormat, GrpcRequests, KeySource,
-    RequireScope, TrustedProxies,
+    ApiError, ApiKeyLayer, ApiKeys, ClientAddress, Environment, ErrorFormat, GrpcRequests,
+    KeySource, RequireScope, TrustedProxies,
 };
 
 /// A request, and what must come back.
@@ -52,6 +53,19 @@ macro_rules! table {
     ($($row:expr),* $(,)?) => { vec![$($row),*] };
 }
 
+/// The refusal of a request without a key, which says where the layer takes keys.
+macro_rules! missing {
+    ($in_words:literal, $in_json:literal) => {
+        concat!(
+            r#"{"error":{"code":"missing_api_key","message":"This request needs an API key. Send it as "#,
+            $in_words,
+            r#".","details":{"accepted":["#,
+            $in_json,
+            r#"]}}}"#
+        )
+    };
+}
+
 // Headers that come in bunches.
 const JSON: (&str, &str) = ("content-type", "application/json");
 const NO_STORE: (&str, &str) = ("cache-control", "no-store");
@@ -71,7 +85,10 @@ const BEARER_REQUEST: (&str, &str) = (
 );
 
 // Bodies of refusals.
-const MISSING: &str = r#"{"error":{"code":"missing_api_key","message":"This request needs an API key.","details":{}}}"#;
+const MISSING: &str = missing!(
+    "Authorization: Bearer KEY, Authorization: ApiKey KEY or X-API-Key: KEY",
+    r#""Authorization: Bearer KEY","Authorization: ApiKey KEY","X-API-Key: KEY""#
+);
 const NOT_FOUND: &str =
     r#"{"error":{"code":"api_key_not_found","message":"The API key is not valid.","details":{}}}"#;
 const LACKS_WRITE: &str = r#"{"error":{"code":"insufficient_scope","message":"The API key lacks a scope that this request needs.","details":{"required":"all","required_scopes":["reports:write"]}}}"#;
@@ -468,20 +485,20 @@ async fn the_application_chooses_where_keys_stand() {
         row("basic", [("authorization", "basic {basic:active}")], 200, [ACTIVE], "acme /v1"),
         row("the password must be empty", [("authorization", "Basic {basic-with-password:active}")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], NOT_FOUND),
         row("something before a key of ours", [("authorization", "Basic eCBza19saXZlXzAxMjM0NTY3ODlhYmNkZWY6")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], NOT_FOUND),
-        row("something before what is too short for one", [("authorization", "Basic eCBza19saXZlX2FiYzo=")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], MISSING),
-        row("Basic of somebody else", [("authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], MISSING),
+        row("something before what is too short for one", [("authorization", "Basic eCBza19saXZlX2FiYzo=")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], missing!("Authorization: Basic base64(KEY:), X-Acme-Api-Key: KEY or ?api_key=KEY", r#""Authorization: Basic base64(KEY:)","X-Acme-Api-Key: KEY","?api_key=KEY""#)),
+        row("Basic of somebody else", [("authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], missing!("Authorization: Basic base64(KEY:), X-Acme-Api-Key: KEY or ?api_key=KEY", r#""Authorization: Basic base64(KEY:)","X-Acme-Api-Key: KEY","?api_key=KEY""#)),
         row("and beside a key", [("authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="), ("x-acme-api-key", "{active}")], 200,
             [ACTIVE, PRIVATE, ("vary", "X-Acme-Api-Key")], "acme /v1 authorization=Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="),
         row("a header of the company's own", [("x-acme-api-key", "{active}")], 200, [ACTIVE, PRIVATE, ("vary", "X-Acme-Api-Key")], "acme /v1"),
         row("the query, without which the inner service gets it", [(":path", "/v1?a=1&api_key={active}&b=2")], 200, [ACTIVE, PRIVATE], "acme /v1?a=1&b=2"),
         row("nothing but the query", [(":path", "/v1?api_key={active}")], 200, [ACTIVE, PRIVATE], "acme /v1"),
-        row("another parameter", [(":path", "/v1?api_Key={active}")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], MISSING),
+        row("another parameter", [(":path", "/v1?api_Key={active}")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], missing!("Authorization: Basic base64(KEY:), X-Acme-Api-Key: KEY or ?api_key=KEY", r#""Authorization: Basic base64(KEY:)","X-Acme-Api-Key: KEY","?api_key=KEY""#)),
         row("a bad key in the query", [(":path", "/v1?api_key={typo}")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], NOT_FOUND),
         row("the query twice", [(":path", "/v1?api_key={active}&api_key={active}")], 400, [JSON, NO_STORE], AMBIGUOUS),
         row("the query twice, hidden by encoding", [(":path", "/v1?api_key={active}&api%5Fkey={active}")], 400, [JSON, NO_STORE], AMBIGUOUS),
         row("the query and a header", [(":path", "/v1?api_key={active}"), ("x-acme-api-key", "{admin}")], 400, [JSON, NO_STORE], AMBIGUOUS),
         row("the same key in three places", [(":path", "/v1?api_key={active}&b=2"), ("x-acme-api-key", "{active}"), ("authorization", "Basic {basic:active}")], 200, [ACTIVE, PRIVATE, ("vary", "X-Acme-Api-Key")], "acme /v1?b=2"),
-        row("what was not chosen is not read", [("x-api-key", "{active}")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], MISSING),
+        row("what was not chosen is not read", [("x-api-key", "{active}")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], missing!("Authorization: Basic base64(KEY:), X-Acme-Api-Key: KEY or ?api_key=KEY", r#""Authorization: Basic base64(KEY:)","X-Acme-Api-Key: KEY","?api_key=KEY""#)),
         row("our key in Authorization, under a scheme that is not chosen, is bad", [("authorization", "Bearer {active}")], 401, [JSON, NO_STORE, BY_HEADER, BY_QUERY], NOT_FOUND),
     };
     hold(&world, layer, rows).await;
@@ -586,14 +603,14 @@ async fn challenges_follow_the_sources() {
         .realm("Acme API")
         .unwrap();
     let rows = table! {
-        row("a 401 has a challenge, also without a scheme", [], 401, [JSON, NO_STORE, ("www-authenticate", r#"ApiKey realm="Acme API", in="header", name="X-API-Key""#)], MISSING),
+        row("a 401 has a challenge, also without a scheme", [], 401, [JSON, NO_STORE, ("www-authenticate", r#"ApiKey realm="Acme API", in="header", name="X-API-Key""#)], missing!("X-API-Key: KEY", r#""X-API-Key: KEY""#)),
         row("no scheme is named that is not accepted", [("x-api-key", "{active}"), ("x-api-key", "{admin}")], 400, [JSON, NO_STORE], AMBIGUOUS),
     };
     hold(&world, layer, rows).await;
 
     let layer = world.keys.layer().sources([KeySource::basic()]);
     let rows = table! {
-        row("Basic, because there is no other way in", [], 401, [JSON, NO_STORE, BASIC], MISSING),
+        row("Basic, because there is no other way in", [], 401, [JSON, NO_STORE, BASIC], missing!("Authorization: Basic base64(KEY:)", r#""Authorization: Basic base64(KEY:)""#)),
         row("also after a bad key", [("authorization", "Basic {basic:typo}")], 401, [JSON, NO_STORE, BASIC], NOT_FOUND),
     };
     hold(&world, layer, rows).await;
@@ -601,7 +618,7 @@ async fn challenges_follow_the_sources() {
     let layer = world.keys.layer();
     let layer = layer.sources([KeySource::dangerous_query("a \"key\"\\ü")]);
     let rows = table! {
-        row("the query, its name as it is written there", [], 401, [JSON, NO_STORE, ("www-authenticate", r#"ApiKey realm="api", in="query", name="a%20%22key%22%5C%C3%BC""#)], MISSING),
+        row("the query, its name as it is written there", [], 401, [JSON, NO_STORE, ("www-authenticate", r#"ApiKey realm="api", in="query", name="a%20%22key%22%5C%C3%BC""#)], missing!("?a%20%22key%22%5C%C3%BC=KEY", r#""?a%20%22key%22%5C%C3%BC=KEY""#)),
     };
     hold(&world, layer, rows).await;
 
@@ -610,11 +627,11 @@ async fn challenges_follow_the_sources() {
         .layer()
         .sources([KeySource::basic(), KeySource::bearer()]);
     let rows = table! {
-        row("no Basic beside another scheme", [], 401, [JSON, NO_STORE, BEARER_CHALLENGE], MISSING),
+        row("no Basic beside another scheme", [], 401, [JSON, NO_STORE, BEARER_CHALLENGE], missing!("Authorization: Basic base64(KEY:) or Authorization: Bearer KEY", r#""Authorization: Basic base64(KEY:)","Authorization: Bearer KEY""#)),
     };
     hold(&world, layer.clone(), rows).await;
     let rows = table! {
-        row("Basic, because it was asked for", [], 401, [JSON, NO_STORE, BEARER_CHALLENGE, BASIC], MISSING),
+        row("Basic, because it was asked for", [], 401, [JSON, NO_STORE, BEARER_CHALLENGE, BASIC], missing!("Authorization: Basic base64(KEY:) or Authorization: Bearer KEY", r#""Authorization: Basic base64(KEY:)","Authorization: Bearer KEY""#)),
     };
     hold(&world, layer.challenge_basic(), rows).await;
 
@@ -625,6 +642,171 @@ async fn challenges_follow_the_sources() {
     hold(&world, layer.require(WRITE), rows).await;
 
     assert!(world.keys.layer().realm("a\"b").is_err());
+}
+
+#[tokio::test]
+async fn a_scheme_of_its_own_and_the_password_of_basic_carry_a_key() {
+    let world = World::new().await;
+    let layer = world.keys.layer().sources([
+        KeySource::scheme("Api-Key").unwrap(),
+        KeySource::basic_password(),
+    ]);
+    const CHALLENGE: (&str, &str) = ("www-authenticate", r#"Api-Key realm="api""#);
+    const NONE: &str = missing!(
+        "Authorization: Api-Key KEY or Authorization: Basic base64(USER:KEY)",
+        r#""Authorization: Api-Key KEY","Authorization: Basic base64(USER:KEY)""#
+    );
+    let rows = table! {
+        row("the scheme", [("authorization", "Api-Key {active}")], 200, [ACTIVE], "acme /v1"),
+        row("in any case", [("authorization", "aPI-kEY {active}")], 200, [ACTIVE], "acme /v1"),
+        row("under it, junk is ours", [("authorization", "Api-Key {jwt}")], 401, [JSON, NO_STORE, CHALLENGE], NOT_FOUND),
+        row("a key under another scheme is ours and bad", [("authorization", "ApiKey {active}")], 401, [JSON, NO_STORE, CHALLENGE], NOT_FOUND),
+        row("the password, as pip and git send it", [("authorization", "Basic {basic-as-password:active}")], 200, [ACTIVE], "acme /v1"),
+        row("alone, as the user name, it is not looked at", [("authorization", "Basic {basic:active}")], 401, [JSON, NO_STORE, CHALLENGE], NOT_FOUND),
+        row("in both", [("authorization", "Basic {basic-in-both:active}")], 401, [JSON, NO_STORE, CHALLENGE], NOT_FOUND),
+        row("a password with a typo", [("authorization", "Basic {basic-as-password:typo}")], 401, [JSON, NO_STORE, CHALLENGE], NOT_FOUND),
+        row("a password of somebody else", [("authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==")], 401, [JSON, NO_STORE, CHALLENGE], NONE),
+        row("no key", [], 401, [JSON, NO_STORE, CHALLENGE], NONE),
+    };
+    hold(&world, layer, rows).await;
+
+    let both = [KeySource::basic(), KeySource::basic_password()];
+    let layer = world.keys.layer().sources(both);
+    const BASIC: (&str, &str) = ("www-authenticate", r#"Basic realm="api", charset="UTF-8""#);
+    let rows = table! {
+        row("the password", [("authorization", "Basic {basic-as-password:active}")], 200, [ACTIVE], "acme /v1"),
+        row("the user name", [("authorization", "Basic {basic:active}")], 200, [ACTIVE], "acme /v1"),
+        row("the same in both", [("authorization", "Basic {basic-in-both:active}")], 401, [JSON, NO_STORE, BASIC], NOT_FOUND),
+    };
+    hold(&world, layer, rows).await;
+
+    for name in [
+        "",
+        "Api Key",
+        "Digest",
+        "dpop",
+        "Schlüssel",
+        "key:",
+        &"k".repeat(65),
+    ] {
+        assert!(KeySource::scheme(name).is_err(), "{name:?}");
+    }
+    assert_eq!(KeySource::scheme("bearer").unwrap(), KeySource::bearer());
+    assert_eq!(
+        KeySource::scheme("APIKEY").unwrap(),
+        KeySource::api_key_scheme()
+    );
+    assert_eq!(KeySource::scheme("Basic").unwrap(), KeySource::basic());
+}
+
+#[tokio::test]
+async fn the_challenge_names_the_metadata_and_unknown_keys_are_forbidden_if_asked_for() {
+    let world = World::new().await;
+    let layer = world.keys.layer().sources([KeySource::bearer()]);
+    let url = "https://api.example.com/.well-known/oauth-protected-resource";
+    let described = layer.clone().resource_metadata(url).unwrap();
+    const NONE: &str = missing!(
+        "Authorization: Bearer KEY",
+        r#""Authorization: Bearer KEY""#
+    );
+    let rows = table! {
+        row("no key", [], 401, [JSON, NO_STORE, ("www-authenticate", r#"Bearer realm="api", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource""#)], NONE),
+    };
+    hold(&world, described, rows).await;
+    for url in [
+        "",
+        "http://api.example.com",
+        "https://",
+        "https://a.example/\"",
+        "https://ä",
+    ] {
+        assert!(layer.clone().resource_metadata(url).is_err(), "{url:?}");
+    }
+    let rows = table! {
+        row("a key that is not found", [("authorization", "Bearer {unknown}")], 403, [JSON, NO_STORE], NOT_FOUND),
+        row("a typo", [("authorization", "Bearer {typo}")], 403, [JSON, NO_STORE], NOT_FOUND),
+        row("no key", [], 401, [JSON, NO_STORE, BEARER_CHALLENGE], NONE),
+        row("in gRPC's way", [(":method", "POST"), ("content-type", "application/grpc"), ("authorization", "Bearer {typo}")], 200,
+            [NO_STORE, ("content-type", "application/grpc"), ("grpc-status", "7"), ("grpc-message", "The API key is not valid.")], ""),
+    };
+    hold(&world, layer.forbid_unknown_keys(), rows).await;
+}
+
+/// What errors are written from holds no credential, also on the way back and after a wait.
+#[tokio::test]
+async fn the_application_writes_errors_from_the_request_without_its_credentials() {
+    let world = World::new().await;
+    let format = ErrorFormat::custom(|error, request| {
+        let mut names: Vec<_> = request
+            .headers
+            .keys()
+            .map(http::HeaderName::as_str)
+            .collect();
+        names.sort_unstable();
+        let uri = request.uri;
+        let message = error.message().len();
+        http::Response::new(format!("{} {uri} {names:?} {}", error.code(), message > 0))
+    });
+    let layer = world
+        .keys
+        .layer()
+        .source(KeySource::dangerous_query("api_key"))
+        .errors(format);
+    let rows = table! {
+        row("denied by the layer", [("authorization", "Bearer {suspended}"), ("cookie", "a=b"), ("x-trace", "7")], 403,
+            [NO_STORE, ("x-key-status", "suspended")], r#"api_key_suspended /v1 ["host", "x-trace"] true"#),
+        row("a key in the URL", [(":path", "/v1?api_key={typo}&a=b")], 401,
+            [NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE], r#"api_key_not_found /v1?a=b ["host"] true"#),
+        row("somebody else's token", [("authorization", "Bearer {jwt}"), ("proxy-authorization", "Basic abc")], 401,
+            [NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], r#"missing_api_key /v1 ["host"] true"#),
+    };
+    hold(&world, layer, rows).await;
+}
+
+#[tokio::test]
+async fn an_error_of_the_application_is_written_as_the_layer_writes_its_own() {
+    let world = World::new().await;
+    let service = tower::service_fn(async |_: Request<hyper::body::Incoming>| {
+        let error = ApiError::new(
+            http::StatusCode::NOT_FOUND,
+            "report_not_found",
+            "There is \"none\".",
+        )
+        .detail("report", "r-17");
+        let mut response = error.to_response::<Full<bytes::Bytes>>();
+        response
+            .headers_mut()
+            .insert("x-trace", "7".parse().unwrap());
+        Ok::<_, std::convert::Infallible>(response)
+    });
+    const TRACE: (&str, &str) = ("x-trace", "7");
+    let key = ("x-api-key", "{active}");
+    let ask = async |layer: ApiKeyLayer, rows: Vec<Row>| {
+        let address = serve_hyper(layer.layer(service)).await;
+        hold_on(&world, &[("hyper", address)], rows).await;
+    };
+    let rows = table! {
+        row("JSON", [key], 404, [JSON, ACTIVE, PRIVATE, VARY, TRACE], r#"{"error":{"code":"report_not_found","message":"There is \"none\".","details":{"report":"r-17"}}}"#),
+        row("gRPC", [key, (":method", "POST"), ("content-type", "application/grpc")], 200,
+            [ACTIVE, PRIVATE, VARY, TRACE, ("content-type", "application/grpc"), ("grpc-status", "5"), ("grpc-message", "There is \"none\".")], ""),
+    };
+    ask(world.keys.layer(), rows).await;
+    let rows = table! {
+        row("problem details", [key], 404, [("content-type", "application/problem+json"), ACTIVE, PRIVATE, VARY, TRACE],
+            r#"{"title":"Not Found","status":404,"detail":"There is \"none\".","code":"report_not_found","details":{"report":"r-17"}}"#),
+    };
+    ask(
+        world.keys.layer().errors(ErrorFormat::problem_details()),
+        rows,
+    )
+    .await;
+    let format = ErrorFormat::custom(|error, _| {
+        http::Response::new(format!("{} {:?}", error.code(), error.rejection()))
+    });
+    let rows = table! {
+        row("its own way", [key], 404, [ACTIVE, PRIVATE, VARY, TRACE], "report_not_found None"),
+    };
+    ask(world.keys.layer().errors(format), rows).await;
 }
 
 #[tokio::test]
@@ -666,7 +848,7 @@ async fn refusals_are_written_as_the_application_wishes() {
         row("a problem without a type", [("x-api-key", "{suspended}")], 403, [PROBLEM, NO_STORE, VARY, ("x-key-status", "suspended")],
             r#"{"title":"Forbidden","status":403,"detail":"The API key is suspended.","code":"api_key_suspended","details":{}}"#),
         row("no key", [], 401, [PROBLEM, NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE],
-            r#"{"title":"Unauthorized","status":401,"detail":"This request needs an API key.","code":"missing_api_key","details":{}}"#),
+            r#"{"title":"Unauthorized","status":401,"detail":"This request needs an API key. Send it as Authorization: Bearer KEY, Authorization: ApiKey KEY or X-API-Key: KEY.","code":"missing_api_key","details":{"accepted":["Authorization: Bearer KEY","Authorization: ApiKey KEY","X-API-Key: KEY"]}}"#),
     };
     hold(
         &world,
@@ -683,7 +865,7 @@ async fn refusals_are_written_as_the_application_wishes() {
     hold(&world, world.keys.layer().errors(format), rows).await;
 
     // An application's own function that forgets everything it can.
-    let format = ErrorFormat::custom(|rejection| {
+    let format = ErrorFormat::custom(|rejection, _| {
         http::Response::builder()
             .header("cache-control", "public, max-age=3600")
             .header("x-acme", "1")
@@ -737,7 +919,10 @@ async fn grpc_is_answered_in_its_own_way() {
         GRPC,
         NO_STORE,
         ("grpc-status", "16"),
-        ("grpc-message", "This request needs an API key."),
+        (
+            "grpc-message",
+            "This request needs an API key. Send it as Authorization: Bearer KEY, Authorization: ApiKey KEY or X-API-Key: KEY.",
+        ),
     ];
     let rows = table! {
         row("no key", [POST, GRPC], 200, GRPC_MISSING, ""),

@@ -13,7 +13,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::health_server::HealthServer;
 use tower_api_key::{ApiKeyLayer, ApiKeys, RequireScope, Scope};
 
-const NO_KEY: &str = "This request needs an API key.";
+const NO_KEY: &str = "This request needs an API key. Send it as Authorization: Bearer KEY, Authorization: ApiKey KEY or X-API-Key: KEY.";
 const INVALID: &str = "The API key is not valid.";
 
 /// tonic's health service behind a layer, and a channel to it.

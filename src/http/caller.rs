@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::cache::KnownKey;
+use crate::http::credential::source::Carriers;
 use crate::http::rejection::Rejection;
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::key::scope::{RequiredScopes, Scope, ScopeSet};
-use crate::limit::metering::{ChargeError, Metering};
+use crate::limit::limiter::LimiterError;
+use crate::limit::metering::{ChargeError, LimitStanding, Metering};
 use crate::limit::refund::Receipt;
 use crate::limit::rulebook::Bound;
 
@@ -34,10 +36,23 @@ use crate::limit::rulebook::Bound;
 pub struct Caller {
     key: Arc<KnownKey>,
     lifecycle: Lifecycle,
+    carriers: Carriers,
     /// What the limits know of the request.
     bound: Bound,
     /// What its charges may give back, if any were taken.
     receipt: Option<Receipt>,
+}
+
+/// The kind of place in a request that a key stood in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KeyCarrier {
+    /// `Authorization`, under any scheme.
+    Authorization,
+    /// A header that is made for keys, such as `X-API-Key`.
+    Header,
+    /// A parameter of the URL, which proxies, browsers and logs keep.
+    Query,
 }
 
 /// In the extensions of a request that was let through without a key, by a layer of these keys.
@@ -59,12 +74,14 @@ impl Caller {
     pub(crate) fn new(
         key: Arc<KnownKey>,
         lifecycle: Lifecycle,
+        carriers: Carriers,
         bound: Bound,
         receipt: Option<Receipt>,
     ) -> Self {
         Self {
             key,
             lifecycle,
+            carriers,
             bound,
             receipt,
         }
@@ -88,6 +105,24 @@ impl Caller {
     /// The public id of the key: safe in logs.
     pub fn key_id(&self) -> KeyId {
         self.key.record().id()
+    }
+
+    /// The prefix of the key, such as `sk_live`, where the record knows it.
+    pub fn prefix(&self) -> Option<&str> {
+        self.key.record().prefix()
+    }
+
+    /// Where the key stood in the request; if it stood in several places, the one that is read by
+    /// most others. `None` if it came in no request, by [`ApiKeys::verify`](crate::ApiKeys::verify).
+    pub fn carrier(&self) -> Option<KeyCarrier> {
+        if self.carriers.include_parameters() {
+            return Some(KeyCarrier::Query);
+        }
+        if self.carriers.include_headers() {
+            return Some(KeyCarrier::Header);
+        }
+        let authorization = self.carriers.include(Carriers::AUTHORIZATION);
+        authorization.then_some(KeyCarrier::Authorization)
     }
 
     /// What the owner calls the key.
@@ -230,6 +265,23 @@ impl Caller {
         let metering = self.key.metering();
         metering.charge(key, &self.bound, unit, units).await?;
         Ok(())
+    }
+
+    /// Asks the limiter how the limits stand that bound this request, and charges nothing: for a
+    /// dashboard, or to plan work. What [`charge`](Self::charge) took is counted.
+    ///
+    /// ```
+    /// # use tower_api_key::{Caller, LimiterError};
+    /// # async fn handler(caller: Caller) -> Result<(), LimiterError> {
+    /// for limit in caller.limits().await? {
+    ///     println!("{}: {} of {} {} left", limit.name, limit.remaining, limit.quota, limit.unit);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn limits(&self) -> Result<Vec<LimitStanding>, LimiterError> {
+        let key = self.key.holder(self.key_id());
+        self.key.metering().peek(key, &self.bound).await
     }
 
     fn check_unit(&self, unit: &str) -> Result<(), ChargeError> {

@@ -257,18 +257,6 @@ impl Rejection {
         }
     }
 
-    /// The `grpc-status` of the answer.
-    pub(crate) const fn grpc_status(&self) -> i32 {
-        match self.status() {
-            StatusCode::BAD_REQUEST => 3,          // INVALID_ARGUMENT
-            StatusCode::UNAUTHORIZED => 16,        // UNAUTHENTICATED
-            StatusCode::FORBIDDEN => 7,            // PERMISSION_DENIED
-            StatusCode::TOO_MANY_REQUESTS => 8,    // RESOURCE_EXHAUSTED
-            StatusCode::SERVICE_UNAVAILABLE => 14, // UNAVAILABLE
-            _ => 13,                               // INTERNAL
-        }
-    }
-
     /// When to try again, for those that pass by themselves.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

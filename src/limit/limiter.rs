@@ -157,6 +157,12 @@ pub(crate) trait DynRateLimiter: Send + Sync {
         clock: &dyn Clock,
     ) -> Result<Verdict, LimiterError>;
 
+    async fn peek(
+        &self,
+        charges: &[Charge<'_>],
+        clock: &dyn Clock,
+    ) -> Result<Verdict, LimiterError>;
+
     fn is_durable(&self) -> bool;
 
     fn refund_now(&self, refunds: &[Refund<'_>], now: Now) -> Option<Result<(), LimiterError>>;
@@ -176,6 +182,14 @@ impl<L: RateLimiter> DynRateLimiter for L {
         clock: &dyn Clock,
     ) -> Result<Verdict, LimiterError> {
         RateLimiter::check(self, charges, clock).await
+    }
+
+    async fn peek(
+        &self,
+        charges: &[Charge<'_>],
+        clock: &dyn Clock,
+    ) -> Result<Verdict, LimiterError> {
+        RateLimiter::peek(self, charges, clock).await
     }
 
     fn is_durable(&self) -> bool {

@@ -52,6 +52,16 @@ impl Limiting {
         self.in_time(clock, checked).await
     }
 
+    /// Asks how budgets stand, within the time limit.
+    pub(crate) async fn peek(
+        &self,
+        clock: &dyn Clock,
+        charges: &[Charge<'_>],
+    ) -> Result<Verdict, LimiterError> {
+        let peeked = self.limiter.peek(charges, clock);
+        self.in_time(clock, peeked).await
+    }
+
     /// Gives units of charges back.
     pub(crate) async fn refund(
         &self,

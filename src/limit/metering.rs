@@ -2,11 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use crate::key::quota::Quota;
+use crate::limit::charge::Charge;
 use crate::limit::limiter::LimiterError;
-use crate::limit::limiting::Limiting;
+use crate::limit::limiting::{self, Limiting};
 use crate::limit::refund::Receipt;
 use crate::limit::rulebook::{Bound, Holder};
+use crate::limit::verdict::Standing;
 use crate::util::clock::Clock;
 
 /// The limits of one `ApiKeys`, and the clock that they go by.
@@ -41,6 +45,38 @@ impl Metering {
         limiting.refund(&*self.clock, &refunds).await
     }
 
+    /// Asks how the limits of a request stand.
+    pub(crate) async fn peek(
+        &self,
+        key: Holder<'_>,
+        bound: &Bound,
+    ) -> Result<Vec<LimitStanding>, LimiterError> {
+        let limiting = &self.limiting;
+        let charges = limiting
+            .rules
+            .of(bound)
+            .charges(Some(key), bound, self.clock.now());
+        if charges.is_empty() {
+            return Ok(Vec::new());
+        }
+        let peeked = limiting.peek(&*self.clock, &charges).await;
+        let verdict = limiting::verdict(&charges, &peeked)?;
+        let now = self.clock.now();
+        let standing = |(charge, standing): (&Charge<'_>, &Standing)| LimitStanding {
+            name: charge.name().to_string(),
+            unit: charge.unit().to_owned(),
+            quota: charge.quota(),
+            remaining: standing.remaining(),
+            whole_at: now.checked_add(standing.whole_in()).unwrap_or(now),
+            is_report_only: charge.is_report_only(),
+        };
+        Ok(charges
+            .iter()
+            .zip(verdict.standings())
+            .map(standing)
+            .collect())
+    }
+
     /// Takes units of each limit that bound a request and counts `unit`, or what is left of it.
     pub(crate) async fn charge(
         &self,
@@ -59,6 +95,24 @@ impl Metering {
         }
         Ok(())
     }
+}
+
+/// How one limit of a request stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LimitStanding {
+    /// The name of the limit, as headers and errors have it.
+    pub name: String,
+    /// The unit that it counts, such as `requests`.
+    pub unit: String,
+    /// How much it grants in how much time.
+    pub quota: Quota,
+    /// How many units are admissible now.
+    pub remaining: u64,
+    /// When all of the quota is admissible again, if nothing more is used.
+    pub whole_at: SystemTime,
+    /// Whether the limit only reports.
+    pub is_report_only: bool,
 }
 
 /// Units that a request could not be charged, or could not be given back.

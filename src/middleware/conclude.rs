@@ -121,9 +121,10 @@ impl Gate {
         within: WithinLimits,
     ) -> Outcome {
         self.strip_or_mark(request, carriers);
+        self.pass_on(request, Some((&known, &lifecycle)));
         let has_observers = self.keyring.observers.has_observers();
         let for_observers = has_observers.then(|| Arc::clone(&known));
-        let caller = Caller::new(known, lifecycle, bound, within.receipt);
+        let caller = Caller::new(known, lifecycle, carriers, bound, within.receipt);
         request.extensions_mut().insert(caller);
         Outcome::Admit(Admission::Key {
             lifecycle,
@@ -141,6 +142,7 @@ impl Gate {
     ) -> Outcome {
         // A caller of other keys, from a layer further out, does not speak for this request.
         request.extensions_mut().remove::<Caller>();
+        self.pass_on(request, None);
         let anonymous = Anonymous::new(&self.keyring.metering);
         request.extensions_mut().insert(anonymous);
         Outcome::Admit(Admission::Anonymous {

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response};
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 
 use crate::http::client_address::ClientAddress;
 use crate::http::credential::source::KeySources;
 use crate::http::framework;
 use crate::http::rejection::Rejection;
 use crate::http::render::challenge::{Challenges, Realm};
+use crate::http::render::content::ErrorContent;
+use crate::http::render::facts::CallerFact;
 use crate::http::render::grpc::GrpcRequests;
 use crate::http::render::key_headers::KeyHeaders;
 use crate::http::render::rate_limit::RateLimitHeaders;
@@ -63,11 +66,15 @@ pub(crate) struct Config {
     pub(crate) route: Route,
     // What becomes of it.
     pub(crate) hide_credential: bool,
+    /// The facts that are passed on, if any.
+    pub(crate) facts: Option<Vec<CallerFact>>,
     // What is answered.
     pub(crate) key_headers: KeyHeaders,
     pub(crate) rate_limit_headers: RateLimitHeaders,
     pub(crate) errors: ErrorFormat,
     pub(crate) challenges: Challenges,
+    /// The answer to keys that are not found.
+    pub(crate) not_found: StatusCode,
     pub(crate) retry_after: Duration,
     pub(crate) grpc: GrpcRequests,
 }
@@ -81,14 +88,49 @@ impl Config {
         }
     }
 
-    pub(crate) fn render(&self, rejection: &Rejection, manner: Manner) -> Response<Bytes> {
-        rejection::render(
-            rejection,
-            &self.errors,
-            &self.challenges,
-            &self.sources,
-            manner,
-        )
+    /// Writes an error. `request` is a copy for the application's own way, if it has one.
+    pub(crate) fn render(
+        &self,
+        content: &ErrorContent<'_>,
+        manner: Manner,
+        request: Option<&Request<()>>,
+    ) -> Response<Bytes> {
+        let (errors, challenges, sources) = (&self.errors, &self.challenges, &self.sources);
+        let render =
+            |request| rejection::render(content, errors, challenges, sources, manner, request);
+        match request {
+            Some(request) => render(request),
+            None => render(&Request::new(())),
+        }
+    }
+
+    /// Returns what a rejection says to callers of this layer.
+    pub(crate) fn content<'r>(&self, rejection: &'r Rejection) -> ErrorContent<'r> {
+        ErrorContent::of_layer(rejection, &self.sources, self.not_found)
+    }
+
+    /// Copies the head of a request without its credentials, if the application writes errors from
+    /// it.
+    #[inline]
+    pub(crate) fn copy_for_errors<B>(&self, request: &Request<B>) -> Option<Box<Request<()>>> {
+        self.errors
+            .reads_request()
+            .then(|| Box::new(self.without_credentials(request)))
+    }
+
+    #[cold]
+    fn without_credentials<B>(&self, request: &Request<B>) -> Request<()> {
+        let mut copy = Request::new(());
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.version_mut() = request.version();
+        *copy.headers_mut() = request.headers().clone();
+        *copy.extensions_mut() = request.extensions().clone();
+        self.sources.hide(&mut copy, self.sources.all());
+        for name in [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE] {
+            copy.headers_mut().remove(name);
+        }
+        copy
     }
 }
 
@@ -103,13 +145,16 @@ impl Default for Config {
             client_address: ClientAddress::default(),
             route: Route::default(),
             hide_credential: true,
+            facts: None,
             key_headers: KeyHeaders::default(),
             rate_limit_headers: RateLimitHeaders::default(),
             errors: ErrorFormat::default(),
             challenges: Challenges {
                 realm: Realm::default(),
                 basic: false,
+                resource_metadata: None,
             },
+            not_found: StatusCode::UNAUTHORIZED,
             retry_after: Duration::from_secs(5),
             grpc: GrpcRequests::default(),
         }

@@ -152,6 +152,7 @@ impl Gate {
         if anonymous.is_some_and(|it| it.belongs_to(&self.keyring.metering)) {
             // A caller of other keys, from a layer in between, does not speak for this request.
             request.extensions_mut().remove::<Caller>();
+            self.pass_on(request, None);
             return Outcome::Admit(Admission::Nested);
         }
         let context = Context::new(self, RequestHead::from(&*request));
@@ -218,6 +219,7 @@ impl Gate {
         }
         // The outer layer has announced it.
         self.strip_or_mark(request, carriers);
+        self.pass_on(request, Some((&known, &lifecycle)));
         Some(Outcome::Admit(Admission::Nested))
     }
 

@@ -49,6 +49,8 @@ pin_project! {
             admission: Admission,
             gate: Arc<Gate>,
             manner: Manner,
+            // A copy of the request, if errors are written from it.
+            request: Option<Box<Request<()>>>,
         },
         Refused { refusal: Option<Response<Bytes>> },
     }
@@ -82,6 +84,7 @@ where
         admission: Admission,
         gate: Arc<Gate>,
         manner: Manner,
+        request: Option<Box<Request<()>>>,
     ) -> Self {
         Self {
             state: State::Forwarding {
@@ -89,6 +92,7 @@ where
                 admission,
                 gate,
                 manner,
+                request,
             },
         }
     }
@@ -121,17 +125,19 @@ where
                     match outcome {
                         Outcome::Admit(admission) => {
                             let (mut service, body) = readied.take().expect(POLLED_AGAIN);
+                            let request = gate.config.copy_for_errors(&head);
                             State::Forwarding {
                                 future: service.call(head.map(|()| body)),
                                 admission,
                                 gate: Arc::clone(gate),
                                 manner: *manner,
+                                request,
                             }
                         }
                         Outcome::Deny(denial) => {
                             // What the readied service holds, such as a permit, is released here.
                             drop(readied.take());
-                            let refusal = Some(gate.render_denial(&denial, *manner));
+                            let refusal = Some(gate.render_denial(&denial, *manner, &head));
                             State::Refused { refusal }
                         }
                         Outcome::Wait(wait) => {
@@ -145,10 +151,13 @@ where
                     admission,
                     gate,
                     manner,
+                    request,
                 } => {
+                    let request = request.as_deref();
                     let mut answer = future.poll(cx);
                     if let Poll::Ready(Ok(response)) = &mut answer
-                        && let Some(rendered) = gate.finish_response(response, admission, *manner)
+                        && let Some(rendered) =
+                            gate.finish_response(response, admission, *manner, request)
                     {
                         return Poll::Ready(Ok(rendered.map(ResponseBody::refusal)));
                     }

@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use http::Request;
 
+use crate::cache::KnownKey;
 use crate::http::credential::source::Carriers;
 use crate::http::rejection::Rejection;
+use crate::http::render::facts;
 use crate::http::render::rejection::Rendered;
+use crate::key::lifecycle::Lifecycle;
 use crate::keyring::Keyring;
 use crate::limit::rulebook::{Bound, Rulebook};
 use crate::middleware::config::Config;
@@ -37,6 +40,18 @@ impl Gate {
     pub(super) fn outage(&self) -> Rejection {
         Rejection::ServiceUnavailable {
             retry_after: self.config.retry_after,
+        }
+    }
+
+    /// Passes facts of a key on to the inner service, where that is switched on.
+    #[inline]
+    pub(super) fn pass_on<B>(
+        &self,
+        request: &mut Request<B>,
+        key: Option<(&KnownKey, &Lifecycle)>,
+    ) {
+        if let Some(chosen) = &self.config.facts {
+            facts::write(request.headers_mut(), chosen, key);
         }
     }
 

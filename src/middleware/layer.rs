@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use tower_layer::Layer;
 
 use crate::http::client_address::ClientAddress;
 use crate::http::credential::source::{KeySource, KeySources};
-use crate::http::render::challenge::{InvalidRealm, Realm};
+use crate::http::render::challenge::{InvalidMetadataUrl, InvalidRealm, MetadataUrl, Realm};
+use crate::http::render::facts::CallerFact;
 use crate::http::render::grpc::GrpcRequests;
 use crate::http::render::key_headers::{self, InvalidLink};
 use crate::http::render::rate_limit::RateLimitHeaders;
@@ -249,6 +251,24 @@ impl ApiKeyLayer {
         self
     }
 
+    /// Passes facts about the caller on to the inner service, as request headers: for a reverse proxy
+    /// and the services behind it. Default: none.
+    ///
+    /// What a client sends under any of these names is taken out, also of requests without a key.
+    /// Values are printable ASCII; other characters, and `%`, are percent-encoded in UTF-8.
+    ///
+    /// Danger: a service that believes these headers must be reached through this layer only.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, CallerFact};
+    /// let facts = [CallerFact::Account, CallerFact::Scopes];
+    /// let layer = ApiKeys::in_memory().layer().pass_on(facts);
+    /// ```
+    pub fn pass_on(mut self, facts: impl IntoIterator<Item = CallerFact>) -> Self {
+        self.config().facts = Some(facts.into_iter().collect());
+        self
+    }
+
     /// Sets how refusals are written. Default: [`ErrorFormat::json`].
     ///
     /// ```
@@ -283,6 +303,34 @@ impl ApiKeyLayer {
     /// ```
     pub fn challenge_basic(mut self) -> Self {
         self.config().challenges.basic = true;
+        self
+    }
+
+    /// Names the metadata of this resource in the Bearer challenge, as `resource_metadata` (RFC 9728
+    /// §5.1): from there, clients find the authorization servers for users' tokens. Default: none.
+    ///
+    /// ```
+    /// # use tower_api_key::ApiKeys;
+    /// let layer = ApiKeys::in_memory()
+    ///     .layer()
+    ///     .resource_metadata("https://api.example.com/.well-known/oauth-protected-resource")?;
+    /// # Ok::<(), tower_api_key::InvalidMetadataUrl>(())
+    /// ```
+    pub fn resource_metadata(mut self, url: &str) -> Result<Self, InvalidMetadataUrl> {
+        self.config().challenges.resource_metadata = Some(MetadataUrl::try_from(url)?);
+        Ok(self)
+    }
+
+    /// Answers keys that are not found with 403 and without a challenge, for services whose clients
+    /// have always been answered so. Default: 401, as RFC 9110 has it. In gRPC it is
+    /// `PERMISSION_DENIED`. A request without a key is answered with 401 all the same.
+    ///
+    /// ```
+    /// # use tower_api_key::ApiKeys;
+    /// let layer = ApiKeys::in_memory().layer().forbid_unknown_keys();
+    /// ```
+    pub fn forbid_unknown_keys(mut self) -> Self {
+        self.config().not_found = StatusCode::FORBIDDEN;
         self
     }
 

@@ -1,10 +1,9 @@
 //! Answers: headers about the key and its limits, and what takes the place of a refusal.
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Request, Response};
 
 use crate::http::credential::source::Carriers;
-use crate::http::rejection::Rejection;
 use crate::http::render::key_headers::keep_from_caches;
 use crate::http::render::rate_limit::{self, Notice};
 use crate::http::render::rejection::{Manner, Unrendered, keep_headers};
@@ -21,6 +20,7 @@ impl Gate {
         response: &mut Response<B>,
         admission: &Admission,
         manner: Manner,
+        request: Option<&Request<()>>,
     ) -> Option<Response<Bytes>> {
         let (lifecycle, carriers, limits, observed) = match admission {
             Admission::Nested => return None,
@@ -36,10 +36,14 @@ impl Gate {
                 (Some(lifecycle), *carriers, limits, observed)
             }
         };
-        if let Some((mut rendered, rejection)) = self.render_handler_rejection(response, manner) {
+        if let Some((mut rendered, error)) = self.render_error_within(response, manner, request) {
             if let Some(key) = observed {
+                let rejection = match &error {
+                    Unrendered::Rejection(rejection) => Some(rejection),
+                    Unrendered::Error(_) => None,
+                };
                 let observers = &self.keyring.observers;
-                observers.answered(key, rendered.status(), Some(&rejection));
+                observers.answered(key, rendered.status(), rejection);
             }
             self.write_headers(rendered.headers_mut(), lifecycle, carriers, limits.as_ref());
             return Some(rendered);
@@ -73,18 +77,23 @@ impl Gate {
         keep_from_caches(headers, &config.sources, carriers, config.optional);
     }
 
-    /// Renders a rejection that a handler answered with, as those of this layer are.
-    fn render_handler_rejection<B>(
+    /// Writes an error that came from within the layer as those of this layer are.
+    fn render_error_within<B>(
         &self,
         response: &mut Response<B>,
         manner: Manner,
-    ) -> Option<(Response<Bytes>, Rejection)> {
+        request: Option<&Request<()>>,
+    ) -> Option<(Response<Bytes>, Unrendered)> {
         let status = response.status();
-        let Unrendered(rejection) = response.extensions_mut().remove()?;
-        if rejection.status() != status {
+        let error: Unrendered = response.extensions_mut().remove()?;
+        if error.status() != status {
             return None; // a layer in between made another answer of it
         }
-        let mut rendered = self.config.render(&rejection, manner);
+        let content = match &error {
+            Unrendered::Rejection(rejection) => self.config.content(rejection),
+            Unrendered::Error(error) => error.content(),
+        };
+        let mut rendered = self.config.render(&content, manner, request);
         keep_headers(
             rendered.headers_mut(),
             std::mem::take(response.headers_mut()),
@@ -92,13 +101,21 @@ impl Gate {
         let mut extensions = std::mem::take(response.extensions_mut());
         extensions.extend(std::mem::take(rendered.extensions_mut()));
         *rendered.extensions_mut() = extensions;
-        Some((rendered, rejection))
+        Some((rendered, error))
     }
 
     /// Renders a denial.
-    pub(super) fn render_denial(&self, denial: &Denial, manner: Manner) -> Response<Bytes> {
+    pub(super) fn render_denial<B>(
+        &self,
+        denial: &Denial,
+        manner: Manner,
+        request: &Request<B>,
+    ) -> Response<Bytes> {
         let config = &self.config;
-        let render = || config.render(&denial.rejection, manner);
+        let render = || {
+            let copy = config.copy_for_errors(request);
+            config.render(&config.content(&denial.rejection), manner, copy.as_deref())
+        };
         let mut response =
             self.rendered
                 .or_render(&denial.rejection, &config.errors, manner, render);

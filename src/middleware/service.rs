@@ -46,12 +46,13 @@ where
         let wait = match gate.decide(&mut request, None) {
             Outcome::Admit(admission) => {
                 let gate = Arc::clone(gate);
+                let copy = gate.config.copy_for_errors(&request);
                 let call = || self.inner.call(request);
-                return ResponseFuture::forwarding(call, admission, gate, manner);
+                return ResponseFuture::forwarding(call, admission, gate, manner, copy);
             }
             Outcome::Deny(denial) => {
                 drop(take_readied(&mut self.inner));
-                return ResponseFuture::refused(self.gate.render_denial(&denial, manner));
+                return ResponseFuture::refused(self.gate.render_denial(&denial, manner, &request));
             }
             Outcome::Wait(wait) => wait,
         };

@@ -2,6 +2,7 @@
 
 use crate::cache::Sought;
 use crate::http::caller::Caller;
+use crate::http::credential::source::Carriers;
 use crate::http::rejection::{NotFound, Rejection};
 use crate::key::digest::KeyDigest;
 use crate::key::formats::{Place, Recognized};
@@ -40,6 +41,6 @@ impl Gate {
             .rules
             .current()
             .bind_without_request();
-        Ok(Caller::new(known, lifecycle, nowhere, None))
+        Ok(Caller::new(known, lifecycle, Carriers::NONE, nowhere, None))
     }
 }

@@ -135,6 +135,10 @@ impl World {
             text = text.replace(&format!("{{{name}}}"), key);
             text = text.replace(&format!("{{basic:{name}}}"), &basic(""));
             text = text.replace(&format!("{{basic-with-password:{name}}}"), &basic("secret"));
+            text = text.replace(&format!("{{basic-in-both:{name}}}"), &basic(key));
+            let token =
+                base64::engine::general_purpose::STANDARD.encode(format!("__token__:{key}"));
+            text = text.replace(&format!("{{basic-as-password:{name}}}"), &token);
         }
         assert!(!text.contains('{'), "no such key: {text}");
         text

@@ -1,4 +1,4 @@
-//! `Authorization: Basic base64(KEY:)` (RFC 7617): the key is the user-id, and the password empty.
+//! `Authorization: Basic base64(USER:PASSWORD)` (RFC 7617), of which one is a key.
 
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use base64::engine::{DecodePaddingMode, Engine as _};
@@ -6,8 +6,11 @@ use zeroize::Zeroizing;
 
 use crate::key::format::MAX_KEY_LENGTH;
 
-/// The longest encoding that can hold a key and its colon.
-const LONGEST: usize = (MAX_KEY_LENGTH + 1).div_ceil(3) * 4;
+/// The longest user name before a key, in bytes.
+const LONGEST_NAME: usize = 64;
+
+/// The longest encoding that can hold a name, a colon and a key.
+const LONGEST: usize = (LONGEST_NAME + 1 + MAX_KEY_LENGTH).div_ceil(3) * 4;
 
 /// Reads what RFC 7617 does not allow, so that a badly encoded key is known for one.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
@@ -38,7 +41,7 @@ impl Basic {
         decoded.truncate(length);
         let colon = decoded.iter().position(|byte| *byte == b':');
         Some(Self {
-            exact: whole && standard.is_ok() && colon.is_some_and(|colon| colon + 1 == length),
+            exact: whole && standard.is_ok() && colon.is_some(),
             decoded,
             colon,
         })
@@ -49,7 +52,12 @@ impl Basic {
         &self.decoded[..self.colon.unwrap_or(self.decoded.len())]
     }
 
-    /// Whether it is well encoded, and nothing but a user-id and its colon.
+    /// Returns what stands behind the first colon, or the beginning of it; `None` without a colon.
+    pub(crate) fn password(&self) -> Option<&[u8]> {
+        self.colon.map(|colon| &self.decoded[colon + 1..])
+    }
+
+    /// Returns whether it is well encoded, and has a colon.
     pub(crate) fn is_exact(&self) -> bool {
         self.exact
     }
@@ -64,7 +72,8 @@ mod tests {
     fn the_vectors_of_the_rfc() {
         let aladdin = Basic::decode(b"QWxhZGRpbjpvcGVuIHNlc2FtZQ==").unwrap();
         assert_eq!(aladdin.user_id(), b"Aladdin");
-        assert!(!aladdin.is_exact());
+        assert_eq!(aladdin.password(), Some(&b"open sesame"[..]));
+        assert!(aladdin.is_exact());
         let test = Basic::decode("dGVzdDoxMjPCow==".as_bytes()).unwrap();
         assert_eq!(test.user_id(), b"test");
     }
@@ -98,7 +107,7 @@ mod tests {
     fn what_is_too_long_is_decoded_only_so_far() {
         let long = STANDARD.encode("k".repeat(65_536) + ":");
         let basic = Basic::decode(long.as_bytes()).unwrap();
-        assert!(basic.user_id().len() <= MAX_KEY_LENGTH + 3);
+        assert!(basic.user_id().len() <= LONGEST / 4 * 3);
         assert!(!basic.is_exact());
         let longest = STANDARD.encode("k".repeat(MAX_KEY_LENGTH) + ":");
         assert!(Basic::decode(longest.as_bytes()).unwrap().is_exact());

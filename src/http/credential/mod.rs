@@ -114,11 +114,12 @@ impl KeySources {
 
     /// Returns whether `Authorization` says a text, under a scheme that is looked at.
     fn says(&self, line: &[u8], text: &Text<'_>) -> bool {
-        match split(line) {
-            Some((scheme, _)) if !self.schemes.contains(&scheme) => false,
-            Some((Scheme::Basic, token)) => Basic::decode(token)
-                .is_some_and(|basic| basic.is_exact() && text.is(basic.user_id())),
-            Some((_, token)) => text.is(token),
+        match self.split(line) {
+            Some((Sent::Basic, token)) => Basic::decode(token).is_some_and(|basic| {
+                let at = basic.is_exact().then(|| self.basic_places(&basic));
+                at.is_some_and(|places| places.into_iter().flatten().any(|at| text.is(at)))
+            }),
+            Some((sent, token)) => self.is_looked_at(sent) && text.is(token),
             None => false,
         }
     }
@@ -152,20 +153,84 @@ impl KeySources {
             carriers: Carriers::AUTHORIZATION,
             format: None,
         };
-        if let Some((scheme, token)) = split(line) {
-            let is_looked_at = self.schemes.contains(&scheme);
-            let found = match scheme {
-                Scheme::ApiKey if is_looked_at => {
+        if let Some((sent, token)) = self.split(line) {
+            let is_looked_at = self.is_looked_at(sent);
+            let found = match sent {
+                Sent::ApiKey | Sent::Own if is_looked_at => {
                     Some(own(Text::Borrowed(token), Carriers::AUTHORIZATION, formats))
                 }
-                Scheme::Bearer | Scheme::ApiKey => shared(Text::Borrowed(token), formats),
-                Scheme::Basic => Basic::decode(token).and_then(|basic| in_basic(&basic, formats)),
+                Sent::Bearer | Sent::ApiKey | Sent::Own => shared(Text::Borrowed(token), formats),
+                Sent::Basic => {
+                    Basic::decode(token).and_then(|basic| self.in_basic(&basic, formats))
+                }
             };
             if found.is_some() {
                 return if is_looked_at { found } else { Some(bad()) };
             }
         }
         (formats.is_claimed_in(line) || formats.is_claimed_encoded_in(line)).then(bad)
+    }
+
+    /// Splits `Authorization` into a scheme that keys are sent under, and what stands behind it.
+    #[inline]
+    fn split<'r>(&self, line: &'r [u8]) -> Option<(Sent, &'r [u8])> {
+        // credentials = auth-scheme 1*SP token68: no tab, and nothing else between the two.
+        let end = line.iter().position(|byte| *byte == b' ')?;
+        let (scheme, rest) = line.split_at(end);
+        let token = &rest[rest.iter().take_while(|byte| **byte == b' ').count()..];
+        let sent = match Scheme::from_name(scheme) {
+            Some(Scheme::Bearer) => Sent::Bearer,
+            Some(Scheme::ApiKey) => Sent::ApiKey,
+            Some(Scheme::Basic) => Sent::Basic,
+            _ if self.has_own(scheme) => Sent::Own,
+            _ => return None,
+        };
+        // White space at the end of a header is none of it, so there is a token.
+        Some((sent, token))
+    }
+
+    #[inline]
+    fn is_looked_at(&self, sent: Sent) -> bool {
+        match sent {
+            Sent::Bearer => self.schemes.contains(&Scheme::Bearer),
+            Sent::ApiKey => self.schemes.contains(&Scheme::ApiKey),
+            Sent::Basic => self.has_basic(),
+            Sent::Own => true,
+        }
+    }
+
+    /// Finds the key in Basic credentials: alone as the user name, or as the password, as far as
+    /// that is looked at. A key anywhere else in them is ours and bad.
+    fn in_basic<'r>(&self, basic: &Basic, formats: &'r KeyFormats) -> Option<Credential<'r>> {
+        let decoded = |text: &[u8]| Text::Decoded(Zeroizing::new(text.to_vec()));
+        let all = [Some(basic.user_id()), basic.password()];
+        let mut keys = all.into_iter().flatten();
+        // Others that are ours stand in it with a slip, and are found as such.
+        let first = keys.find_map(|text| shared(decoded(text), formats))?;
+        let has_second = keys.any(|text| shared(decoded(text), formats).is_some());
+        let places = self.basic_places(basic);
+        let is_here = |at: &[u8]| first.text.is(at);
+        let is_in_place = places.into_iter().flatten().any(is_here);
+        if basic.is_exact() && !has_second && is_in_place {
+            return Some(first);
+        }
+        Some(Credential {
+            text: Text::Decoded(Zeroizing::default()),
+            carriers: Carriers::AUTHORIZATION,
+            format: None,
+        })
+    }
+
+    /// Returns where a key is looked for in Basic credentials: the user name of an empty password,
+    /// and the password.
+    fn basic_places<'b>(&self, basic: &'b Basic) -> [Option<&'b [u8]>; 2] {
+        let is_alone = basic.password().is_some_and(<[u8]>::is_empty);
+        let user = self.schemes.contains(&Scheme::Basic) && is_alone;
+        let password = self.schemes.contains(&Scheme::BasicPassword) && !is_alone;
+        [
+            user.then(|| basic.user_id()),
+            password.then(|| basic.password()).flatten(),
+        ]
     }
 
     /// Takes a credential out of the request, so that nothing behind the layer sees it.
@@ -206,15 +271,14 @@ impl KeySources {
     }
 }
 
-/// Splits `Authorization` into a scheme that keys are sent under, and what stands behind it.
-#[inline]
-fn split(line: &[u8]) -> Option<(Scheme, &[u8])> {
-    // credentials = auth-scheme 1*SP token68: no tab, and nothing else between the two.
-    let end = line.iter().position(|byte| *byte == b' ')?;
-    let (scheme, rest) = line.split_at(end);
-    let token = &rest[rest.iter().take_while(|byte| **byte == b' ').count()..];
-    // White space at the end of a header is none of it, so there is a token.
-    Some((Scheme::from_name(scheme)?, token))
+/// A scheme that a request names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Bearer,
+    ApiKey,
+    Basic,
+    /// One of the application's own, which is looked at.
+    Own,
 }
 
 /// A credential in a place that is made for our keys: whatever it is, it is ours to judge.
@@ -241,21 +305,6 @@ fn shared<'r>(text: Text<'r>, formats: &'r KeyFormats) -> Option<Credential<'r>>
         text,
         carriers: Carriers::AUTHORIZATION,
         format,
-    })
-}
-
-/// A key is the user-id, and the password is empty; anywhere else it is ours and bad.
-fn in_basic<'r>(basic: &Basic, formats: &'r KeyFormats) -> Option<Credential<'r>> {
-    let text = Text::Decoded(Zeroizing::new(basic.user_id().to_vec()));
-    let found = shared(text, formats);
-    if found.is_some() && basic.is_exact() {
-        return found;
-    }
-    // A key that stands elsewhere in it is found with those that are encoded with a slip.
-    found.is_some().then(|| Credential {
-        text: Text::Decoded(Zeroizing::default()),
-        carriers: Carriers::AUTHORIZATION,
-        format: None,
     })
 }
 

@@ -13,6 +13,7 @@ use http::{Extensions, Uri};
 
 use crate::http::caller::Caller;
 use crate::http::rejection::Rejection;
+use crate::http::render::content::ApiError;
 
 pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
     if let Some(connection) = extensions.get::<ConnectInfo<SocketAddr>>() {
@@ -66,6 +67,14 @@ impl<S: Sync> OptionalFromRequestParts<S> for Caller {
 /// Behind an `ApiKeyLayer`, the layer renders it as it renders its own; elsewhere it is the default
 /// JSON.
 impl IntoResponse for Rejection {
+    fn into_response(self) -> Response {
+        self.to_response::<Body>()
+    }
+}
+
+/// Behind an `ApiKeyLayer`, the layer writes it as it writes its own; elsewhere it is the default
+/// JSON.
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         self.to_response::<Body>()
     }

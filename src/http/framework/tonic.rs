@@ -8,6 +8,7 @@ use ::tonic::{Code, Status};
 use http::Extensions;
 
 use crate::http::rejection::Rejection;
+use crate::http::render::content::ErrorContent;
 
 pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
     let connection = extensions.get::<TcpConnectInfo>();
@@ -28,7 +29,7 @@ pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
 /// ```
 impl From<Rejection> for Status {
     fn from(rejection: Rejection) -> Self {
-        let code = Code::from_i32(rejection.grpc_status());
+        let code = Code::from_i32(ErrorContent::of(&rejection).grpc_status());
         let mut status = Self::new(code, rejection.to_string());
         status.set_source(Arc::new(rejection));
         status

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use http::HeaderValue;
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, StatusCode};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::http::credential::source::{KeySources, Scheme};
+use crate::http::credential::source::{KeySources, Scheme, parameter_in_url};
 use crate::http::rejection::Rejection;
+use crate::http::render::content::ErrorContent;
 
 /// The `realm` of the challenges: what the keys are for, such as `api`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +45,31 @@ pub(crate) struct Challenges {
     /// Browsers open a dialog for a Basic challenge, so it is sent only where asked for, or where
     /// nothing else is accepted.
     pub(crate) basic: bool,
+    /// The resource's metadata, as a parameter of Bearer (RFC 9728 §5.1).
+    pub(crate) resource_metadata: Option<MetadataUrl>,
 }
+
+/// The URL of a resource's metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MetadataUrl(Box<str>);
+
+impl TryFrom<&str> for MetadataUrl {
+    type Error = InvalidMetadataUrl;
+
+    fn try_from(url: &str) -> Result<Self, InvalidMetadataUrl> {
+        let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
+        let host = url.strip_prefix("https://").unwrap_or_default();
+        if host.is_empty() || !url.bytes().all(plain) {
+            return Err(InvalidMetadataUrl(url.to_owned()));
+        }
+        Ok(Self(url.into()))
+    }
+}
+
+/// A URL that cannot name a resource's metadata.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} cannot name a resource's metadata: use an https URL, percent-encoded")]
+pub struct InvalidMetadataUrl(String);
 
 impl Challenges {
     /// Writes the challenges that a rejection calls for, the best-supported scheme first, each in
@@ -55,16 +79,19 @@ impl Challenges {
     pub(crate) fn write(
         &self,
         headers: &mut HeaderMap,
-        rejection: &Rejection,
+        content: &ErrorContent<'_>,
         sources: &KeySources,
     ) {
+        let Some(rejection) = content.rejection() else {
+            return; // it is no refusal
+        };
         let mut add = |challenge: String| {
             // Realm, names, messages and scopes are made of characters that a header may hold.
             if let Ok(value) = HeaderValue::try_from(challenge) {
                 headers.append(WWW_AUTHENTICATE, value);
             }
         };
-        if rejection.status() != StatusCode::UNAUTHORIZED {
+        if content.status() != StatusCode::UNAUTHORIZED {
             // Only Bearer can say anything else (RFC 6750 §3.1).
             if sources.schemes.contains(&Scheme::Bearer)
                 && let Some(parameters) = Self::beyond_401(rejection)
@@ -76,10 +103,17 @@ impl Challenges {
         let schemes: Vec<_> = sources
             .schemes
             .iter()
-            .filter(|scheme| **scheme != Scheme::Basic || self.asks_for_basic(sources))
+            .filter(|scheme| match scheme {
+                Scheme::Basic => self.asks_for_basic(sources),
+                // Wherever the key stands in it, Basic is one scheme.
+                Scheme::BasicPassword => {
+                    self.asks_for_basic(sources) && !sources.schemes.contains(&Scheme::Basic)
+                }
+                _ => true,
+            })
             .collect();
         for scheme in &schemes {
-            add(self.of_scheme(**scheme, rejection));
+            add(self.of_scheme(scheme, rejection));
         }
         if schemes.is_empty() {
             // A 401 must carry a challenge (RFC 9110 §15.5.2), also if no scheme is to be named.
@@ -90,23 +124,31 @@ impl Challenges {
     /// Returns whether browsers are to open their dialog: where that was asked for, or there is no
     /// other way in.
     fn asks_for_basic(&self, sources: &KeySources) -> bool {
-        let is_only_way = sources.schemes == [Scheme::Basic] && places(sources).next().is_none();
+        let is_basic = |scheme: &Scheme| matches!(scheme, Scheme::Basic | Scheme::BasicPassword);
+        let is_only_way = sources.schemes.iter().all(is_basic) && places(sources).next().is_none();
         self.basic || is_only_way
     }
 
-    fn of_scheme(&self, scheme: Scheme, rejection: &Rejection) -> String {
+    fn of_scheme(&self, scheme: &Scheme, rejection: &Rejection) -> String {
         let realm = &self.realm.0;
         match scheme {
             // A request without credentials is told no error (RFC 6750 §3.1).
             Scheme::Bearer if matches!(rejection, Rejection::Missing) => self.bearer(""),
             Scheme::Bearer => self.bearer(&error("invalid_token", rejection)),
-            Scheme::Basic => format!("Basic realm=\"{realm}\", charset=\"UTF-8\""),
+            Scheme::Basic | Scheme::BasicPassword => {
+                format!("Basic realm=\"{realm}\", charset=\"UTF-8\"")
+            }
             Scheme::ApiKey => format!("ApiKey realm=\"{realm}\""),
+            Scheme::Own(name) => format!("{name} realm=\"{realm}\""),
         }
     }
 
     fn bearer(&self, parameters: &str) -> String {
-        format!("Bearer realm=\"{}\"{parameters}", self.realm.0)
+        let realm = &self.realm.0;
+        let metadata = self.resource_metadata.as_ref();
+        let metadata = metadata.map(|url| format!(", resource_metadata=\"{}\"", url.0));
+        let metadata = metadata.unwrap_or_default();
+        format!("Bearer realm=\"{realm}\"{parameters}{metadata}")
     }
 
     /// Returns the parameters of the Bearer challenge in an answer that is no 401.
@@ -140,16 +182,9 @@ fn places(sources: &KeySources) -> impl Iterator<Item = (&'static str, Cow<'_, s
         let written = header.written.to_str().unwrap_or(header.name.as_str());
         ("header", written.into())
     });
-    let parameters = sources.parameters.iter().map(|name| {
-        // As a client writes it in the URL, which is safe between quotes, too.
-        ("query", utf8_percent_encode(name, NOT_UNRESERVED).into())
-    });
+    let parameters = sources
+        .parameters
+        .iter()
+        .map(|name| ("query", parameter_in_url(name)));
     headers.chain(parameters)
 }
-
-/// All but the unreserved characters of RFC 3986 §2.3.
-const NOT_UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');

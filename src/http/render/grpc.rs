@@ -8,6 +8,7 @@ use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Response};
 
 use crate::http::rejection::Rejection;
+use crate::http::render::content::ErrorContent;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -60,15 +61,15 @@ pub(super) fn is_resource_exhausted(headers: &HeaderMap) -> bool {
 }
 
 /// The answer, without the headers that gRPC and HTTP refusals have in common.
-pub(crate) fn render(rejection: &Rejection) -> Response<Bytes> {
+pub(crate) fn render(content: &ErrorContent<'_>) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, GRPC);
-    headers.insert(GRPC_STATUS, rejection.grpc_status().into());
-    if let Ok(message) = HeaderValue::try_from(encode_message(&rejection.to_string())) {
+    headers.insert(GRPC_STATUS, content.grpc_status().into());
+    if let Ok(message) = HeaderValue::try_from(encode_message(content.message())) {
         headers.insert(GRPC_MESSAGE, message);
     }
-    if let Some(after) = rejection.retry_after() {
+    if let Some(after) = content.rejection().and_then(Rejection::retry_after) {
         headers.insert(GRPC_RETRY_PUSHBACK, pushback(after).into());
     }
     response
@@ -123,7 +124,7 @@ mod tests {
         #[test]
         fn a_client_is_told_to_wait_long_enough_or_not_to_retry_at_all(wait in any_wait()) {
             let rejection = Rejection::ServiceUnavailable { retry_after: wait };
-            let answer = render(&rejection);
+            let answer = render(&ErrorContent::of(&rejection));
             let told = answer.headers()[GRPC_RETRY_PUSHBACK].to_str().unwrap();
             match u64::try_from(told.parse::<i32>().unwrap()) {
                 Ok(told) => {

@@ -2,7 +2,9 @@
 
 pub(crate) mod body;
 pub(crate) mod challenge;
+pub(crate) mod content;
 mod decimal;
+pub(crate) mod facts;
 pub(crate) mod grpc;
 pub(crate) mod key_headers;
 pub(crate) mod rate_limit;

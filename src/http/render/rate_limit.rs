@@ -32,8 +32,23 @@ const DRAFT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimitHeaders {
     reset: Option<Reset>,
+    tells: Tells,
     draft: bool,
 }
+
+/// Which of the three headers are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tells {
+    limit: bool,
+    remaining: bool,
+    reset: bool,
+}
+
+const ALL: Tells = Tells {
+    limit: true,
+    remaining: true,
+    reset: true,
+};
 
 /// How `X-RateLimit-Reset` counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +63,7 @@ impl RateLimitHeaders {
     pub const fn epoch() -> Self {
         Self {
             reset: Some(Reset::Epoch),
+            tells: ALL,
             draft: false,
         }
     }
@@ -56,6 +72,7 @@ impl RateLimitHeaders {
     pub const fn delta() -> Self {
         Self {
             reset: Some(Reset::Delta),
+            tells: ALL,
             draft: false,
         }
     }
@@ -64,8 +81,30 @@ impl RateLimitHeaders {
     pub const fn none() -> Self {
         Self {
             reset: None,
+            tells: ALL,
             draft: false,
         }
+    }
+
+    /// Leaves out `X-RateLimit-Limit`.
+    #[must_use]
+    pub const fn without_limit(mut self) -> Self {
+        self.tells.limit = false;
+        self
+    }
+
+    /// Leaves out `X-RateLimit-Remaining`.
+    #[must_use]
+    pub const fn without_remaining(mut self) -> Self {
+        self.tells.remaining = false;
+        self
+    }
+
+    /// Leaves out `X-RateLimit-Reset`.
+    #[must_use]
+    pub const fn without_reset(mut self) -> Self {
+        self.tells.reset = false;
+        self
     }
 
     /// Also `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-11, for all
@@ -136,9 +175,15 @@ impl Notice {
 
     pub(crate) fn write(&self, headers: &mut HeaderMap, which: RateLimitHeaders) {
         if which.reset.is_some() {
-            headers.insert(LIMIT, decimal::common(self.limit));
-            headers.insert(REMAINING, decimal::once(self.remaining));
-            headers.insert(RESET, decimal::common(self.reset));
+            if which.tells.limit {
+                headers.insert(LIMIT, decimal::common(self.limit));
+            }
+            if which.tells.remaining {
+                headers.insert(REMAINING, decimal::once(self.remaining));
+            }
+            if which.tells.reset {
+                headers.insert(RESET, decimal::common(self.reset));
+            }
         }
         if let Some((policy, limit)) = self.draft.as_deref() {
             for (name, value) in [(DRAFT_POLICY, policy), (DRAFT_LIMIT, limit)] {

@@ -9,17 +9,15 @@ use http::header::{
     CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, LAST_MODIFIED, RETRY_AFTER,
     TRAILER, TRANSFER_ENCODING, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderValue, Response};
-use serde_json::{Map, Value, json};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use serde_json::Value;
 
 use crate::http::credential::source::KeySources;
-use crate::http::rejection::{NotFound, Rejection, retry_seconds};
+use crate::http::rejection::{NotFound, Rejection};
 use crate::http::render::challenge::Challenges;
+use crate::http::render::content::{ApiError, ErrorContent};
 use crate::http::render::grpc;
-use crate::key::environment::Environment;
-use crate::key::scope::Scope;
-use crate::limit::charge::REQUESTS;
-use crate::util::timestamp;
+use crate::http::request_head::RequestHead;
 
 /// The problem type of draft-ietf-httpapi-ratelimit-headers.
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
@@ -39,68 +37,22 @@ impl Rejection {
     /// assert_eq!(response.status(), 401);
     /// ```
     pub fn to_response<B: From<String>>(&self) -> Response<B> {
-        let mut response = json_error(self);
-        *response.status_mut() = self.status();
-        let mut response = finish(response, self);
-        response.extensions_mut().insert(Unrendered(self.clone()));
+        let content = ErrorContent::of(self);
+        let mut response = finish(json_error(&content), &content);
+        let unrendered = Unrendered::Rejection(self.clone());
+        response.extensions_mut().insert(unrendered);
         response.map(B::from)
     }
+}
 
-    /// What a program can act on, beyond the code.
-    fn details(&self) -> Map<String, Value> {
-        let details = match self {
-            Self::Expired { at } => json!({ "expired_at": timestamp::rfc3339(*at) }),
-            Self::NotYetActive { not_before } => {
-                json!({ "not_before": timestamp::rfc3339(*not_before) })
-            }
-            Self::WrongEnvironment { accepted } => {
-                let accepted: Vec<_> = accepted.iter().map(Environment::as_str).collect();
-                json!({ "accepted_environments": accepted })
-            }
-            Self::InsufficientScope { required } => {
-                let scopes: Vec<_> = required.scopes().iter().map(Scope::as_str).collect();
-                let of = if required.is_any_of() { "any" } else { "all" };
-                json!({ "required_scopes": scopes, "required": of })
-            }
-            Self::RateLimited(exceeded) => json!({
-                "limit": exceeded.quota.limit(),
-                "remaining": exceeded.remaining,
-                "reset_at": timestamp::rfc3339_up(exceeded.reset_at),
-                "retry_after": exceeded.retry_after_seconds(),
-                "policy": exceeded.name,
-                "window": exceeded.quota.window_name(),
-                "window_seconds": exceeded.quota.window_seconds(),
-            }),
-            Self::CostExceedsQuota {
-                name, quota, cost, ..
-            } => json!({ "limit": quota, "cost": cost, "policy": name }),
-            Self::TooManyFailedAttempts { .. } | Self::ServiceUnavailable { .. } => {
-                json!({ "retry_after": self.retry_after_seconds() })
-            }
-            _ => Value::Null,
-        };
-        let Value::Object(mut details) = details else {
-            return Map::new();
-        };
-        if let Some(unit) = self.unit() {
-            details.insert("unit".to_owned(), unit.into());
-        }
-        details
-    }
-
-    /// Returns the unit of the limit that denied the request, unless that is requests.
-    fn unit(&self) -> Option<&str> {
-        let unit = match self {
-            Self::RateLimited(exceeded) => &exceeded.unit,
-            Self::CostExceedsQuota { unit, .. } => unit,
-            _ => return None,
-        };
-        (unit != REQUESTS).then_some(unit)
-    }
-
-    /// Whole seconds, rounded up, at least one.
-    fn retry_after_seconds(&self) -> Option<u64> {
-        self.retry_after().map(retry_seconds)
+impl ApiError {
+    /// Makes an answer in JSON. Behind an [`ApiKeyLayer`](crate::ApiKeyLayer), it is written in the
+    /// format that the layer is set to.
+    pub fn to_response<B: From<String>>(&self) -> Response<B> {
+        let mut response = json_error(&self.content());
+        let unrendered = Unrendered::Error(self.clone());
+        response.extensions_mut().insert(unrendered);
+        response.map(B::from)
     }
 }
 
@@ -110,7 +62,7 @@ impl Rejection {
 #[derive(Clone)]
 pub struct ErrorFormat(Format);
 
-type Render = dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync;
+type Render = dyn Fn(&ErrorContent<'_>, RequestHead<'_>) -> Response<Bytes> + Send + Sync;
 
 #[derive(Clone)]
 enum Format {
@@ -149,33 +101,44 @@ impl ErrorFormat {
         })
     }
 
-    /// The application's own way.
+    /// The application's own way, from what an error says and from the request.
     ///
-    /// Whatever it answers, the status is the rejection's, and `WWW-Authenticate`, `Retry-After`
-    /// and `Cache-Control: no-store` are put back where they are missing.
+    /// Whatever it answers, the status is that of the [content](ErrorContent::status), and
+    /// `WWW-Authenticate`, `Retry-After` and `Cache-Control: no-store` are put back where they are
+    /// missing.
+    ///
+    /// The request is a copy without `Authorization`, `Proxy-Authorization`, `Cookie`, and the
+    /// headers and parameters that the layer reads keys from.
     ///
     /// ```
     /// use http::Response;
     /// use tower_api_key::{ApiKeys, ErrorFormat};
     ///
-    /// let layer = ApiKeys::in_memory().layer().errors(ErrorFormat::custom(|rejection| {
-    ///     Response::new(format!("refused: {}", rejection.code()))
+    /// let layer = ApiKeys::in_memory().layer().errors(ErrorFormat::custom(|error, request| {
+    ///     Response::new(format!("{} at {}", error.code(), request.uri.path()))
     /// }));
     /// ```
     pub fn custom<T: Into<Bytes>>(
-        render: impl Fn(&Rejection) -> Response<T> + Send + Sync + 'static,
+        render: impl Fn(&ErrorContent<'_>, RequestHead<'_>) -> Response<T> + Send + Sync + 'static,
     ) -> Self {
-        Self(Format::Custom(Arc::new(move |rejection| {
-            render(rejection).map(Into::into)
+        Self(Format::Custom(Arc::new(move |content, request| {
+            render(content, request).map(Into::into)
         })))
     }
 
-    fn render(&self, rejection: &Rejection) -> Response<Bytes> {
-        match &self.0 {
-            Format::Json => json_error(rejection).map(Bytes::from),
-            Format::Problem { types } => problem(rejection, types.as_deref()).map(Bytes::from),
-            Format::Custom(render) => render(rejection),
-        }
+    /// Returns whether the request is looked at.
+    pub(crate) fn reads_request(&self) -> bool {
+        matches!(self.0, Format::Custom(_))
+    }
+
+    fn write(&self, content: &ErrorContent<'_>, request: &Request<()>) -> Response<Bytes> {
+        let mut response = match &self.0 {
+            Format::Json => json_error(content).map(Bytes::from),
+            Format::Problem { types } => problem(content, types.as_deref()).map(Bytes::from),
+            Format::Custom(render) => render(content, request.into()),
+        };
+        *response.status_mut() = content.status();
+        response
     }
 }
 
@@ -195,26 +158,25 @@ impl fmt::Debug for ErrorFormat {
     }
 }
 
-/// The answer that a rejection calls for, with all that a refusal must carry.
+/// The answer that an error calls for, with all that a refusal must carry. `request` is looked at by
+/// the application's own way only.
 pub(crate) fn render(
-    rejection: &Rejection,
+    content: &ErrorContent<'_>,
     format: &ErrorFormat,
     challenges: &Challenges,
     sources: &KeySources,
     manner: Manner,
+    request: &Request<()>,
 ) -> Response<Bytes> {
     let mut response = if manner.grpc {
-        grpc::render(rejection)
+        grpc::render(content)
     } else {
-        format.render(rejection)
+        format.write(content, request)
     };
-    if !manner.grpc {
-        *response.status_mut() = rejection.status();
-        if !response.headers().contains_key(WWW_AUTHENTICATE) {
-            challenges.write(response.headers_mut(), rejection, sources);
-        }
+    if !manner.grpc && !response.headers().contains_key(WWW_AUTHENTICATE) {
+        challenges.write(response.headers_mut(), content, sources);
     }
-    let mut response = finish(response, rejection);
+    let mut response = finish(response, content);
     if manner.head {
         // Not every server leaves out the body of an answer to HEAD; HTTP/2 makes it an error.
         let length = std::mem::take(response.body_mut()).len();
@@ -247,7 +209,7 @@ impl Rendered {
             _ => return render(),
         };
         // What an application renders may differ each time.
-        if manner.grpc || manner.head || matches!(format.0, Format::Custom(_)) {
+        if manner.grpc || manner.head || format.reads_request() {
             return render();
         }
         kept.get_or_init(render).clone()
@@ -270,21 +232,36 @@ pub(crate) struct Manner {
     pub(crate) head: bool,
 }
 
-/// What every refusal has, in whatever format.
-fn finish<B>(mut response: Response<B>, rejection: &Rejection) -> Response<B> {
+/// What every refusal has, in whatever format. An error of the application is no refusal.
+fn finish<B>(mut response: Response<B>, content: &ErrorContent<'_>) -> Response<B> {
+    let Some(rejection) = content.rejection() else {
+        return response;
+    };
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, NO_STORE);
-    if let Some(seconds) = rejection.retry_after_seconds() {
+    if let Some(seconds) = content.retry_after_seconds() {
         headers.entry(RETRY_AFTER).or_insert_with(|| seconds.into());
     }
     response.extensions_mut().insert(rejection.clone());
     response
 }
 
-/// In the extensions of a response that a handler or a `RequireScope` made of a rejection, for the
-/// layer to render as it renders its own.
+/// In the extensions of a response that was made of an error behind the layer, for the layer to
+/// write as it writes its own.
 #[derive(Debug, Clone)]
-pub(crate) struct Unrendered(pub(crate) Rejection);
+pub(crate) enum Unrendered {
+    Rejection(Rejection),
+    Error(ApiError),
+}
+
+impl Unrendered {
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Rejection(rejection) => rejection.status(),
+            Self::Error(error) => error.status(),
+        }
+    }
+}
 
 /// Headers that the services in between added to a response that is rendered anew.
 pub(crate) fn keep_headers(rendered: &mut HeaderMap, mut earlier: HeaderMap) {
@@ -313,26 +290,32 @@ pub(crate) fn keep_headers(rendered: &mut HeaderMap, mut earlier: HeaderMap) {
     rendered.extend(earlier);
 }
 
-fn json_error(rejection: &Rejection) -> Response<String> {
+/// The default format, with the status.
+fn json_error(content: &ErrorContent<'_>) -> Response<String> {
     let body = format!(
-        r#"{{"error":{{"code":"{}","message":{},"details":{}}}}}"#,
-        rejection.code(),
-        Value::from(rejection.to_string()),
-        Value::from(rejection.details()),
+        r#"{{"error":{{"code":{},"message":{},"details":{}}}}}"#,
+        Value::from(content.code()),
+        Value::from(content.message()),
+        Value::from(content.details().clone()),
     );
-    typed(JSON, body)
+    let mut response = typed(JSON, body);
+    *response.status_mut() = content.status();
+    response
 }
 
-fn problem(rejection: &Rejection, types: Option<&str>) -> Response<String> {
-    let code = rejection.code();
-    let status = rejection.status();
+fn problem(content: &ErrorContent<'_>, types: Option<&str>) -> Response<String> {
+    let (code, status) = (content.code(), content.status());
+    let exceeded = match content.rejection() {
+        Some(Rejection::RateLimited(exceeded)) => Some(exceeded),
+        _ => None,
+    };
     // Without a type, the title is the status phrase; with one, it is the type's.
-    let (kind, title) = match (types, rejection) {
-        (None, Rejection::RateLimited(_)) => (
+    let (kind, title) = match (types, exceeded) {
+        (None, Some(_)) => (
             format!(r#""type":"{QUOTA_EXCEEDED}","#),
             "Request cannot be satisfied as assigned quota has been exceeded".to_owned(),
         ),
-        (None, _) => (
+        (None, None) => (
             String::new(),
             status.canonical_reason().unwrap_or_default().to_owned(),
         ),
@@ -341,21 +324,18 @@ fn problem(rejection: &Rejection, types: Option<&str>) -> Response<String> {
             code.replace('_', " "),
         ),
     };
-    let violated = match rejection {
-        Rejection::RateLimited(exceeded) => {
-            format!(
-                r#","violated-policies":[{}]"#,
-                Value::from(exceeded.name.as_str())
-            )
-        }
-        _ => String::new(),
-    };
+    let violated = exceeded.map(|exceeded| {
+        let name = Value::from(exceeded.name.as_str());
+        format!(r#","violated-policies":[{name}]"#)
+    });
     let body = format!(
-        r#"{{{kind}"title":{},"status":{},"detail":{},"code":"{code}","details":{}{violated}}}"#,
+        r#"{{{kind}"title":{},"status":{},"detail":{},"code":{},"details":{}{}}}"#,
         Value::from(title),
         status.as_u16(),
-        Value::from(rejection.to_string()),
-        Value::from(rejection.details()),
+        Value::from(content.message()),
+        Value::from(code),
+        Value::from(content.details().clone()),
+        violated.unwrap_or_default(),
     );
     typed(PROBLEM_JSON, body)
 }

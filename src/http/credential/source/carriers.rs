@@ -45,6 +45,13 @@ impl Carriers {
         self.0 & !Self::AUTHORIZATION.0 != 0
     }
 
+    /// Returns whether one of them is a header that is made for keys.
+    #[inline]
+    pub(crate) fn include_headers(self) -> bool {
+        const HEADERS: u64 = (1 << (LAST_HEADER + 1)) - 1 - Carriers::AUTHORIZATION.0;
+        self.0 & HEADERS != 0
+    }
+
     /// Returns whether one of them is in the query.
     #[inline]
     pub(crate) fn include_parameters(self) -> bool {
@@ -72,6 +79,8 @@ mod tests {
             prop_assert!(both.include(header) && both.include(parameter));
             prop_assert!(both.go_beyond_authorization());
             prop_assert!(!header.include_parameters() && parameter.include_parameters());
+            prop_assert!(header.include_headers() && !parameter.include_headers());
+            prop_assert!(!Carriers::AUTHORIZATION.include_headers());
             prop_assert!(!header.include(parameter) && !parameter.include(header));
             prop_assert!(!both.include(Carriers::AUTHORIZATION));
             prop_assert_eq!(header.include(Carriers::header(other)), at == other);

@@ -3,7 +3,10 @@
 mod carriers;
 mod reserved;
 
+use std::borrow::Cow;
+
 use http::header::{HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 pub(crate) use carriers::Carriers;
 
@@ -44,10 +47,44 @@ impl KeySource {
         Self(Source::Scheme(Scheme::ApiKey))
     }
 
+    /// `Authorization: SCHEME KEY` under a scheme of the application's own, such as `Api-Key`: a
+    /// token of RFC 9110, which is read in any case and challenged with as it is written here.
+    ///
+    /// `Bearer`, `ApiKey` and `Basic` are [`bearer`](Self::bearer),
+    /// [`api_key_scheme`](Self::api_key_scheme) and [`basic`](Self::basic). The other schemes of
+    /// IANA's registry, such as `Digest` and `DPoP`, are refused.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, KeySource};
+    /// let layer = ApiKeys::in_memory().layer().source(KeySource::scheme("Api-Key")?);
+    /// # Ok::<(), tower_api_key::InvalidKeyScheme>(())
+    /// ```
+    pub fn scheme(name: &str) -> Result<Self, InvalidKeyScheme> {
+        if let Some(known) = Scheme::from_name(name.as_bytes()) {
+            return Ok(Self(Source::Scheme(known)));
+        }
+        let is_token = !name.is_empty() && name.len() <= 64 && name.bytes().all(is_tchar);
+        let is_registered = || REGISTERED.iter().any(|it| it.eq_ignore_ascii_case(name));
+        if !is_token || is_registered() {
+            return Err(InvalidKeyScheme(name.to_owned()));
+        }
+        Ok(Self(Source::Scheme(Scheme::Own(name.into()))))
+    }
+
     /// `Authorization: Basic base64(KEY:)` (RFC 7617): the key is the user name, the password is
     /// empty, as in `curl -u KEY:`.
     pub const fn basic() -> Self {
         Self(Source::Scheme(Scheme::Basic))
+    }
+
+    /// `Authorization: Basic base64(USER:KEY)` (RFC 7617): the key is the password, as git, pip and
+    /// npm send it. The user name is not looked at: `__token__`, `x-access-token`, or another of up
+    /// to 64 bytes.
+    ///
+    /// A password that does not begin as one of our keys is somebody else's, and left alone. With
+    /// [`basic`](Self::basic) beside it, the key may stand in either place, but not in both.
+    pub const fn basic_password() -> Self {
+        Self(Source::Scheme(Scheme::BasicPassword))
     }
 
     /// `X-API-Key: KEY`.
@@ -97,12 +134,51 @@ impl KeySource {
 #[error("{0:?} cannot carry a key: use a header name that has no meaning of its own")]
 pub struct InvalidKeyHeader(String);
 
+/// A name that is no scheme which keys can be sent under.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} cannot be the scheme of a key: use 1 to 64 letters, digits and characters such as '-' that are \
+     not the name of another scheme"
+)]
+pub struct InvalidKeyScheme(String);
+
+/// The schemes of IANA's "HTTP Authentication Scheme Registry" (May 2026) that are not ours, and
+/// those that are widely used without a registration.
+const REGISTERED: [&str; 16] = [
+    "AWS4-HMAC-SHA256",
+    "Concealed",
+    "Digest",
+    "DPoP",
+    "GNAP",
+    "Hawk",
+    "HOBA",
+    "Mutual",
+    "Negotiate",
+    "NTLM",
+    "OAuth",
+    "PrivateToken",
+    "SCRAM-SHA-1",
+    "SCRAM-SHA-256",
+    "Signature",
+    "vapid",
+];
+
+/// A character of a token (RFC 9110 §5.6.2).
+fn is_tchar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 /// A scheme of `Authorization`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Scheme {
     Bearer,
     ApiKey,
+    /// The key is the user name.
     Basic,
+    /// The key is the password.
+    BasicPassword,
+    /// The application's own, as it is written.
+    Own(Box<str>),
 }
 
 impl Scheme {
@@ -165,6 +241,7 @@ impl KeySources {
     /// Adds a place, unless it is there already.
     pub(crate) fn add(&mut self, source: KeySource) {
         match source.0 {
+            Source::Scheme(Scheme::Own(name)) if self.has_own(name.as_bytes()) => {}
             Source::Scheme(scheme) if !self.schemes.contains(&scheme) => self.schemes.push(scheme),
             Source::Query(name) if !self.parameters.contains(&name) => self.parameters.push(name),
             // However it is written, it is one header.
@@ -175,8 +252,50 @@ impl KeySources {
         }
     }
 
+    /// Returns whether a scheme of the application's own is looked at.
+    #[inline]
+    pub(crate) fn has_own(&self, name: &[u8]) -> bool {
+        self.schemes.iter().any(|scheme| match scheme {
+            Scheme::Own(own) => own.as_bytes().eq_ignore_ascii_case(name),
+            _ => false,
+        })
+    }
+
+    /// Returns whether Basic is looked at, wherever the key stands in it.
+    pub(crate) fn has_basic(&self) -> bool {
+        let is_basic = |scheme: &Scheme| matches!(scheme, Scheme::Basic | Scheme::BasicPassword);
+        self.schemes.iter().any(is_basic)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.schemes.is_empty() && self.headers.is_empty() && self.parameters.is_empty()
+    }
+
+    /// Returns all places.
+    pub(crate) fn all(&self) -> Carriers {
+        let headers = (0..self.headers.len()).map(Carriers::header);
+        let parameters = (0..self.parameters.len()).map(Carriers::parameter);
+        headers
+            .chain(parameters)
+            .fold(Carriers::AUTHORIZATION, Carriers::and)
+    }
+
+    /// Lists the places as a client writes them, such as `Authorization: Bearer KEY`.
+    pub(crate) fn written(&self) -> Vec<String> {
+        let schemes = self.schemes.iter().map(|scheme| match scheme {
+            Scheme::Bearer => "Authorization: Bearer KEY".to_owned(),
+            Scheme::ApiKey => "Authorization: ApiKey KEY".to_owned(),
+            Scheme::Basic => "Authorization: Basic base64(KEY:)".to_owned(),
+            Scheme::BasicPassword => "Authorization: Basic base64(USER:KEY)".to_owned(),
+            Scheme::Own(name) => format!("Authorization: {name} KEY"),
+        });
+        let headers = self.headers.iter().map(|header| {
+            let written = header.written.to_str().unwrap_or(header.name.as_str());
+            format!("{written}: KEY")
+        });
+        let parameters = self.parameters.iter();
+        let parameters = parameters.map(|name| format!("?{}=KEY", parameter_in_url(name)));
+        schemes.chain(headers).chain(parameters).collect()
     }
 
     /// Lists the headers, made for keys, that a credential was found in.
@@ -195,3 +314,15 @@ impl KeySources {
             .map(|(_, name)| &**name)
     }
 }
+
+/// Writes the name of a parameter as a client does in the URL, which is safe between quotes, too.
+pub(crate) fn parameter_in_url(name: &str) -> Cow<'_, str> {
+    utf8_percent_encode(name, NOT_UNRESERVED).into()
+}
+
+/// All but the unreserved characters of RFC 3986 §2.3.
+const NOT_UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');

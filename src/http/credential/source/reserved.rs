@@ -92,5 +92,14 @@ const DE_FACTO: &[&str] = &[
     "x-rewrite-url", "x-robots-tag", "x-sendfile", "x-ua-compatible", "x-xsrf-token",
 ];
 
-/// The names that this library writes into answers, beside registered ones.
-const WRITTEN_HERE: &[&str] = &["x-key-expired-at", "x-key-expires-at", "x-key-status"];
+/// The names that this library writes into answers and requests, beside registered ones.
+const WRITTEN_HERE: &[&str] = &[
+    "x-key-account",
+    "x-key-environment",
+    "x-key-expired-at",
+    "x-key-expires-at",
+    "x-key-id",
+    "x-key-plan",
+    "x-key-scopes",
+    "x-key-status",
+];

@@ -1,0 +1,233 @@
+//! What an error says, in whatever format it is written.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use crate::http::credential::source::KeySources;
+use crate::http::rejection::{Rejection, retry_seconds};
+use crate::key::environment::Environment;
+use crate::key::scope::Scope;
+use crate::limit::charge::REQUESTS;
+use crate::util::timestamp;
+
+/// What an error says: a [`Rejection`] of the layer, or an [`ApiError`] of the application.
+///
+/// [`ErrorFormat::custom`] writes it in the application's own way.
+#[derive(Debug, Clone)]
+pub struct ErrorContent<'a> {
+    rejection: Option<&'a Rejection>,
+    status: StatusCode,
+    code: &'a str,
+    message: Cow<'a, str>,
+    details: Map<String, Value>,
+}
+
+impl<'a> ErrorContent<'a> {
+    /// What a rejection says by itself.
+    pub(crate) fn of(rejection: &'a Rejection) -> Self {
+        Self {
+            rejection: Some(rejection),
+            status: rejection.status(),
+            code: rejection.code(),
+            message: rejection.to_string().into(),
+            details: details(rejection),
+        }
+    }
+
+    /// What a rejection says to callers of a layer that takes keys from these places.
+    pub(crate) fn of_layer(
+        rejection: &'a Rejection,
+        sources: &KeySources,
+        not_found: StatusCode,
+    ) -> Self {
+        let mut content = Self::of(rejection);
+        match rejection {
+            Rejection::Missing => {
+                let accepted = sources.written();
+                let places = in_words(&accepted);
+                content.message = format!("{rejection} Send it as {places}.").into();
+                content
+                    .details
+                    .insert("accepted".to_owned(), accepted.into());
+            }
+            Rejection::NotFound(_) => content.status = not_found,
+            _ => {}
+        }
+        content
+    }
+
+    /// Returns the rejection, unless the error is the application's own.
+    pub fn rejection(&self) -> Option<&'a Rejection> {
+        self.rejection
+    }
+
+    /// Returns the HTTP status of the answer.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Returns the machine-readable code, such as `api_key_not_found`.
+    pub fn code(&self) -> &'a str {
+        self.code
+    }
+
+    /// Returns the message for people, in plain ASCII if it is a rejection's.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Returns what a program can act on, beyond the code.
+    pub fn details(&self) -> &Map<String, Value> {
+        &self.details
+    }
+
+    /// Returns whole seconds until a retry makes sense, rounded up, at least one.
+    pub(crate) fn retry_after_seconds(&self) -> Option<u64> {
+        let retry_after = self.rejection.and_then(Rejection::retry_after);
+        retry_after.map(retry_seconds)
+    }
+
+    /// Returns the `grpc-status` of the answer.
+    pub(crate) fn grpc_status(&self) -> i32 {
+        match self.status {
+            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => 3, // INVALID_ARGUMENT
+            StatusCode::GATEWAY_TIMEOUT => 4,                                // DEADLINE_EXCEEDED
+            StatusCode::NOT_FOUND | StatusCode::GONE => 5,                   // NOT_FOUND
+            StatusCode::CONFLICT => 10,                                      // ABORTED
+            StatusCode::UNAUTHORIZED => 16,                                  // UNAUTHENTICATED
+            StatusCode::FORBIDDEN => 7,                                      // PERMISSION_DENIED
+            StatusCode::TOO_MANY_REQUESTS => 8,                              // RESOURCE_EXHAUSTED
+            StatusCode::PRECONDITION_FAILED => 9,                            // FAILED_PRECONDITION
+            StatusCode::NOT_IMPLEMENTED => 12,                               // UNIMPLEMENTED
+            StatusCode::SERVICE_UNAVAILABLE => 14,                           // UNAVAILABLE
+            status if status.is_server_error() => 13,                        // INTERNAL
+            _ => 2,                                                          // UNKNOWN
+        }
+    }
+}
+
+/// An error of the application, to be written as the layer writes its own: in JSON, as problem
+/// details, in the application's own way, or as gRPC has it.
+///
+/// With the feature `axum` it is a response. Elsewhere, answer with
+/// [`to_response`](Self::to_response).
+///
+/// ```
+/// use http::StatusCode;
+/// use tower_api_key::ApiError;
+///
+/// let error = ApiError::new(StatusCode::NOT_FOUND, "report_not_found", "There is no such report.")
+///     .detail("report", "r-17");
+/// let response: http::Response<String> = error.to_response();
+/// assert_eq!(response.status(), 404);
+/// let body = r#"{"error":{"code":"report_not_found","message":"There is no such report.","details":{"report":"r-17"}}}"#;
+/// assert_eq!(response.body(), body);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    status: StatusCode,
+    code: Cow<'static, str>,
+    message: Cow<'static, str>,
+    details: Map<String, Value>,
+}
+
+impl ApiError {
+    /// Creates an error with a status, a code for programs, and a message for people.
+    pub fn new(
+        status: StatusCode,
+        code: impl Into<Cow<'static, str>>,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            status,
+            code: code.into(),
+            message: message.into(),
+            details: Map::new(),
+        }
+    }
+
+    /// Adds something that a program can act on.
+    #[must_use]
+    pub fn detail(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.details.insert(name.into(), value.into());
+        self
+    }
+
+    pub(crate) fn content(&self) -> ErrorContent<'_> {
+        ErrorContent {
+            rejection: None,
+            status: self.status,
+            code: &self.code,
+            message: Cow::Borrowed(&self.message),
+            details: self.details.clone(),
+        }
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+/// What a program can act on in a rejection, beyond the code.
+fn details(rejection: &Rejection) -> Map<String, Value> {
+    let details = match rejection {
+        Rejection::Expired { at } => json!({ "expired_at": timestamp::rfc3339(*at) }),
+        Rejection::NotYetActive { not_before } => {
+            json!({ "not_before": timestamp::rfc3339(*not_before) })
+        }
+        Rejection::WrongEnvironment { accepted } => {
+            let accepted: Vec<_> = accepted.iter().map(Environment::as_str).collect();
+            json!({ "accepted_environments": accepted })
+        }
+        Rejection::InsufficientScope { required } => {
+            let scopes: Vec<_> = required.scopes().iter().map(Scope::as_str).collect();
+            let of = if required.is_any_of() { "any" } else { "all" };
+            json!({ "required_scopes": scopes, "required": of })
+        }
+        Rejection::RateLimited(exceeded) => json!({
+            "limit": exceeded.quota.limit(),
+            "remaining": exceeded.remaining,
+            "reset_at": timestamp::rfc3339_up(exceeded.reset_at),
+            "retry_after": exceeded.retry_after_seconds(),
+            "policy": exceeded.name,
+            "window": exceeded.quota.window_name(),
+            "window_seconds": exceeded.quota.window_seconds(),
+        }),
+        Rejection::CostExceedsQuota {
+            name, quota, cost, ..
+        } => json!({ "limit": quota, "cost": cost, "policy": name }),
+        Rejection::TooManyFailedAttempts { retry_after }
+        | Rejection::ServiceUnavailable { retry_after } => {
+            json!({ "retry_after": retry_seconds(*retry_after) })
+        }
+        _ => Value::Null,
+    };
+    let Value::Object(mut details) = details else {
+        return Map::new();
+    };
+    if let Some(unit) = unit(rejection) {
+        details.insert("unit".to_owned(), unit.into());
+    }
+    details
+}
+
+/// Returns the unit of the limit that denied a request, unless that is requests.
+fn unit(rejection: &Rejection) -> Option<&str> {
+    let unit = match rejection {
+        Rejection::RateLimited(exceeded) => &exceeded.unit,
+        Rejection::CostExceedsQuota { unit, .. } => unit,
+        _ => return None,
+    };
+    (unit != REQUESTS).then_some(unit)
+}
+
+/// Writes a list as in a sentence.
+fn in_words(items: &[String]) -> String {
+    match items {
+        [] => String::new(),
+        [only] => only.clone(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
+}
