@@ -89,13 +89,14 @@ mod backend;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 
+pub use crate::http::api_error::ApiError;
 pub use crate::http::caller::{Caller, KeyCarrier};
 pub use crate::http::client_address::{ClientAddress, PeerAddr, TrustedProxies};
 pub use crate::http::credential::source::{InvalidKeyHeader, InvalidKeyScheme, KeySource};
 pub use crate::http::rejection::{Exceeded, NotFound, Rejection};
 pub use crate::http::render::body::ResponseBody;
 pub use crate::http::render::challenge::{InvalidMetadataUrl, InvalidRealm};
-pub use crate::http::render::content::{ApiError, ErrorContent};
+pub use crate::http::render::content::ErrorContent;
 pub use crate::http::render::facts::CallerFact;
 pub use crate::http::render::grpc::GrpcRequests;
 pub use crate::http::render::key_headers::InvalidLink;

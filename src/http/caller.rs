@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::cache::KnownKey;
-use crate::http::credential::source::Carriers;
+use crate::http::carriers::Carriers;
 use crate::http::rejection::Rejection;
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;

@@ -1,7 +1,9 @@
 //! Requests and answers, without tower: what is read from the one, and what is written into the
 //! other.
 
+pub(crate) mod api_error;
 pub(crate) mod caller;
+pub(crate) mod carriers;
 pub(crate) mod client_address;
 pub(crate) mod credential;
 pub(crate) mod framework;

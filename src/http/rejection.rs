@@ -191,6 +191,24 @@ pub(crate) fn seconds_up(duration: Duration) -> u64 {
     duration.as_secs().saturating_add(up)
 }
 
+/// Returns the `grpc-status` of an answer that has this HTTP status elsewhere.
+pub(crate) fn grpc_status(status: StatusCode) -> i32 {
+    match status {
+        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => 3, // INVALID_ARGUMENT
+        StatusCode::GATEWAY_TIMEOUT => 4,                                // DEADLINE_EXCEEDED
+        StatusCode::NOT_FOUND | StatusCode::GONE => 5,                   // NOT_FOUND
+        StatusCode::CONFLICT => 10,                                      // ABORTED
+        StatusCode::UNAUTHORIZED => 16,                                  // UNAUTHENTICATED
+        StatusCode::FORBIDDEN => 7,                                      // PERMISSION_DENIED
+        StatusCode::TOO_MANY_REQUESTS => 8,                              // RESOURCE_EXHAUSTED
+        StatusCode::PRECONDITION_FAILED => 9,                            // FAILED_PRECONDITION
+        StatusCode::NOT_IMPLEMENTED => 12,                               // UNIMPLEMENTED
+        StatusCode::SERVICE_UNAVAILABLE => 14,                           // UNAVAILABLE
+        status if status.is_server_error() => 13,                        // INTERNAL
+        _ => 2,                                                          // UNKNOWN
+    }
+}
+
 /// Names with commas between them.
 struct Names<'n>(&'n [Environment]);
 

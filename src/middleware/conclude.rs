@@ -6,7 +6,7 @@ use http::Request;
 
 use crate::cache::KnownKey;
 use crate::http::caller::{Anonymous, Caller};
-use crate::http::credential::source::Carriers;
+use crate::http::carriers::Carriers;
 use crate::http::rejection::Rejection;
 use crate::http::render::rate_limit::Notice;
 use crate::key::lifecycle::Lifecycle;

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::net::IpAddr;
 
+use crate::http::carriers::Carriers;
 use crate::http::client_address::ClientAddress;
-use crate::http::credential::source::Carriers;
 use crate::http::request_head::RequestHead;
 use crate::key::record::KeyRecord;
 use crate::limit::rulebook::{Bound, Rulebook};

@@ -24,8 +24,8 @@ use http::Request;
 
 use crate::cache::{Found, KnownKey, Sought};
 use crate::http::caller::{Anonymous, Caller};
+use crate::http::carriers::Carriers;
 use crate::http::credential::Ambiguous;
-use crate::http::credential::source::Carriers;
 use crate::http::rejection::{NotFound, Rejection};
 use crate::http::request_head::RequestHead;
 use crate::key::digest::KeyDigest;

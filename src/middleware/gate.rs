@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::Request;
 
 use crate::cache::KnownKey;
-use crate::http::credential::source::Carriers;
+use crate::http::carriers::Carriers;
 use crate::http::rejection::Rejection;
 use crate::http::render::facts;
 use crate::http::render::rejection::Rendered;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::cache::{KnownKey, Sought};
-use crate::http::credential::source::Carriers;
+use crate::http::carriers::Carriers;
 use crate::http::rejection::Rejection;
 use crate::http::render::rate_limit::Notice;
 use crate::key::digest::{KeyDigest, KeyId};

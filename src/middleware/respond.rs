@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 
-use crate::http::credential::source::Carriers;
+use crate::http::carriers::Carriers;
+use crate::http::render::content::ErrorContent;
 use crate::http::render::key_headers::keep_from_caches;
 use crate::http::render::rate_limit::{self, Notice};
 use crate::http::render::rejection::{Manner, Unrendered, keep_headers};
@@ -91,7 +92,7 @@ impl Gate {
         }
         let content = match &error {
             Unrendered::Rejection(rejection) => self.config.content(rejection),
-            Unrendered::Error(error) => error.content(),
+            Unrendered::Error(error) => ErrorContent::of_application(error),
         };
         let mut rendered = self.config.render(&content, manner, request);
         keep_headers(

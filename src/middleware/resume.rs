@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::Request;
 
 use crate::cache::{Found, KnownKey, LoadFailure, Sought};
-use crate::http::credential::source::Carriers;
+use crate::http::carriers::Carriers;
 use crate::http::rejection::Rejection;
 use crate::http::request_head::RequestHead;
 use crate::key::digest::KeyId;

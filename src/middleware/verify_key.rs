@@ -2,7 +2,7 @@
 
 use crate::cache::Sought;
 use crate::http::caller::Caller;
-use crate::http::credential::source::Carriers;
+use crate::http::carriers::Carriers;
 use crate::http::rejection::{NotFound, Rejection};
 use crate::key::digest::KeyDigest;
 use crate::key::formats::{Place, Recognized};

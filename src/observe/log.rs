@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::{Decision, KeyFacts};
-use crate::http::credential::source::Carriers;
+use crate::http::carriers::Carriers;
 use crate::key::lifecycle::KeyStatus;
 use crate::limit::charge::Charge;
 use crate::util::timestamp;

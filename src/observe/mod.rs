@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use http::{Method, StatusCode};
 
 use crate::cache::KnownKey;
-use crate::http::credential::source::Carriers;
+use crate::http::carriers::Carriers;
 use crate::http::rejection::Rejection;
 use crate::http::request_head::RequestHead;
 use crate::key::digest::KeyId;

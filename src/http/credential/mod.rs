@@ -9,8 +9,9 @@ use http::{Request, Uri};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use crate::http::carriers::Carriers;
 use crate::http::credential::basic::Basic;
-use crate::http::credential::source::{Carriers, KeySources, Scheme};
+use crate::http::credential::source::{KeySources, Scheme};
 use crate::http::framework;
 use crate::http::request_head::RequestHead;
 use crate::http::trim;

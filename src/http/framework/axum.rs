@@ -11,9 +11,9 @@ use ::axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{Extensions, Uri};
 
+use crate::http::api_error::ApiError;
 use crate::http::caller::Caller;
 use crate::http::rejection::Rejection;
-use crate::http::render::content::ApiError;
 
 pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
     if let Some(connection) = extensions.get::<ConnectInfo<SocketAddr>>() {

@@ -7,8 +7,7 @@ use ::tonic::transport::server::TcpConnectInfo;
 use ::tonic::{Code, Status};
 use http::Extensions;
 
-use crate::http::rejection::Rejection;
-use crate::http::render::content::ErrorContent;
+use crate::http::rejection::{Rejection, grpc_status};
 
 pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
     let connection = extensions.get::<TcpConnectInfo>();
@@ -29,7 +28,7 @@ pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
 /// ```
 impl From<Rejection> for Status {
     fn from(rejection: Rejection) -> Self {
-        let code = Code::from_i32(ErrorContent::of(&rejection).grpc_status());
+        let code = Code::from_i32(grpc_status(rejection.status()));
         let mut status = Self::new(code, rejection.to_string());
         status.set_source(Arc::new(rejection));
         status

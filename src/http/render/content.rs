@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
+use crate::http::api_error::ApiError;
 use crate::http::credential::source::KeySources;
-use crate::http::rejection::{Rejection, retry_seconds};
+use crate::http::rejection::{Rejection, grpc_status, retry_seconds};
 use crate::key::environment::Environment;
 use crate::key::scope::Scope;
 use crate::limit::charge::REQUESTS;
@@ -58,6 +59,17 @@ impl<'a> ErrorContent<'a> {
         content
     }
 
+    /// What an error of the application says.
+    pub(crate) fn of_application(error: &'a ApiError) -> Self {
+        Self {
+            rejection: None,
+            status: error.status,
+            code: &error.code,
+            message: Cow::Borrowed(&error.message),
+            details: error.details.clone(),
+        }
+    }
+
     /// Returns the rejection, unless the error is the application's own.
     pub fn rejection(&self) -> Option<&'a Rejection> {
         self.rejection
@@ -91,82 +103,7 @@ impl<'a> ErrorContent<'a> {
 
     /// Returns the `grpc-status` of the answer.
     pub(crate) fn grpc_status(&self) -> i32 {
-        match self.status {
-            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => 3, // INVALID_ARGUMENT
-            StatusCode::GATEWAY_TIMEOUT => 4,                                // DEADLINE_EXCEEDED
-            StatusCode::NOT_FOUND | StatusCode::GONE => 5,                   // NOT_FOUND
-            StatusCode::CONFLICT => 10,                                      // ABORTED
-            StatusCode::UNAUTHORIZED => 16,                                  // UNAUTHENTICATED
-            StatusCode::FORBIDDEN => 7,                                      // PERMISSION_DENIED
-            StatusCode::TOO_MANY_REQUESTS => 8,                              // RESOURCE_EXHAUSTED
-            StatusCode::PRECONDITION_FAILED => 9,                            // FAILED_PRECONDITION
-            StatusCode::NOT_IMPLEMENTED => 12,                               // UNIMPLEMENTED
-            StatusCode::SERVICE_UNAVAILABLE => 14,                           // UNAVAILABLE
-            status if status.is_server_error() => 13,                        // INTERNAL
-            _ => 2,                                                          // UNKNOWN
-        }
-    }
-}
-
-/// An error of the application, to be written as the layer writes its own: in JSON, as problem
-/// details, in the application's own way, or as gRPC has it.
-///
-/// With the feature `axum` it is a response. Elsewhere, answer with
-/// [`to_response`](Self::to_response).
-///
-/// ```
-/// use http::StatusCode;
-/// use tower_api_key::ApiError;
-///
-/// let error = ApiError::new(StatusCode::NOT_FOUND, "report_not_found", "There is no such report.")
-///     .detail("report", "r-17");
-/// let response: http::Response<String> = error.to_response();
-/// assert_eq!(response.status(), 404);
-/// let body = r#"{"error":{"code":"report_not_found","message":"There is no such report.","details":{"report":"r-17"}}}"#;
-/// assert_eq!(response.body(), body);
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ApiError {
-    status: StatusCode,
-    code: Cow<'static, str>,
-    message: Cow<'static, str>,
-    details: Map<String, Value>,
-}
-
-impl ApiError {
-    /// Creates an error with a status, a code for programs, and a message for people.
-    pub fn new(
-        status: StatusCode,
-        code: impl Into<Cow<'static, str>>,
-        message: impl Into<Cow<'static, str>>,
-    ) -> Self {
-        Self {
-            status,
-            code: code.into(),
-            message: message.into(),
-            details: Map::new(),
-        }
-    }
-
-    /// Adds something that a program can act on.
-    #[must_use]
-    pub fn detail(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
-        self.details.insert(name.into(), value.into());
-        self
-    }
-
-    pub(crate) fn content(&self) -> ErrorContent<'_> {
-        ErrorContent {
-            rejection: None,
-            status: self.status,
-            code: &self.code,
-            message: Cow::Borrowed(&self.message),
-            details: self.details.clone(),
-        }
-    }
-
-    pub(crate) fn status(&self) -> StatusCode {
-        self.status
+        grpc_status(self.status)
     }
 }
 

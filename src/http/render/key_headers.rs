@@ -2,7 +2,8 @@
 
 use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, LINK, VARY};
 
-use crate::http::credential::source::{Carriers, KeySources};
+use crate::http::carriers::Carriers;
+use crate::http::credential::source::KeySources;
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::util::timestamp;
 

@@ -12,10 +12,11 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use serde_json::Value;
 
+use crate::http::api_error::ApiError;
 use crate::http::credential::source::KeySources;
 use crate::http::rejection::{NotFound, Rejection};
 use crate::http::render::challenge::Challenges;
-use crate::http::render::content::{ApiError, ErrorContent};
+use crate::http::render::content::ErrorContent;
 use crate::http::render::grpc;
 use crate::http::request_head::RequestHead;
 
@@ -49,7 +50,7 @@ impl ApiError {
     /// Makes an answer in JSON. Behind an [`ApiKeyLayer`](crate::ApiKeyLayer), it is written in the
     /// format that the layer is set to.
     pub fn to_response<B: From<String>>(&self) -> Response<B> {
-        let mut response = json_error(&self.content());
+        let mut response = json_error(&ErrorContent::of_application(self));
         let unrendered = Unrendered::Error(self.clone());
         response.extensions_mut().insert(unrendered);
         response.map(B::from)
@@ -258,7 +259,7 @@ impl Unrendered {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Rejection(rejection) => rejection.status(),
-            Self::Error(error) => error.status(),
+            Self::Error(error) => error.status,
         }
     }
 }

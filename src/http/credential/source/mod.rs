@@ -1,6 +1,5 @@
 //! Where a key may stand in a request: what an application chooses from.
 
-mod carriers;
 mod reserved;
 
 use std::borrow::Cow;
@@ -8,7 +7,7 @@ use std::borrow::Cow;
 use http::header::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-pub(crate) use carriers::Carriers;
+use crate::http::carriers::Carriers;
 
 /// One place where a key may stand in a request.
 ///

@@ -5,7 +5,7 @@ const LAST_HEADER: usize = 31;
 const LAST_PARAMETER: usize = 63;
 
 /// Holds the places that a credential stands in; an index is one into
-/// [`KeySources`](super::KeySources).
+/// `KeySources`.
 ///
 /// One bit each, so that nothing is allocated where a key is sent in two places. The 31st header
 /// and all behind it share a bit, as do the 32nd parameter and all behind it: all of those are then
