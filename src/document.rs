@@ -20,6 +20,7 @@ use crate::key::record::{KeyRecord, Rotation};
 use crate::key::scope::{Scope, ScopeSet};
 use crate::key::text::InvalidRecord;
 use crate::key::verifier::Verifier;
+use crate::key::web_origin::{AllowedOrigins, WebOrigin};
 use crate::util::timestamp::{civil, nanoseconds, rfc3339_exact};
 
 /// All fields of a record, in plain types.
@@ -74,6 +75,9 @@ pub struct RecordParts {
     /// The networks that the key may be used from; `None` is any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub networks: Option<Vec<Network>>,
+    /// The web origins that the key may be used from; `None` is any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origins: Option<Vec<WebOrigin>>,
     /// Quotas of the key's own, by the name of the limit.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<String, Quota>,
@@ -186,6 +190,7 @@ impl KeyRecord {
             plan: text(self.plan()),
             scopes: self.scopes().clone(),
             networks: self.networks().list().map(<[_]>::to_vec),
+            origins: self.origins().list().map(<[_]>::to_vec),
             limits: self.limits().clone(),
             metadata: self.metadata().clone(),
             budget: other(self.budget()),
@@ -224,6 +229,7 @@ impl TryFrom<RecordParts> for KeyRecord {
             None => plain,
         };
         let networks = parts.networks.map(AllowedNetworks::from_iter);
+        let origins = parts.origins.map(AllowedOrigins::from_iter);
         let record = Self::new(parts.id, verifier, parts.account)
             .with_version(parts.version)
             .with_organization(parts.organization)
@@ -233,6 +239,7 @@ impl TryFrom<RecordParts> for KeyRecord {
             .with_plan(parts.plan)
             .with_scopes(parts.scopes)
             .with_networks(networks.unwrap_or(AllowedNetworks::any()))
+            .with_origins(origins.unwrap_or(AllowedOrigins::any()))
             .with_limits(parts.limits)
             .with_metadata(parts.metadata)
             .with_budget(parts.budget)
@@ -275,7 +282,7 @@ macro_rules! as_text {
     )*};
 }
 
-as_text!(KeyId, Environment, KeyStatus, Network, Scope);
+as_text!(KeyId, Environment, KeyStatus, Network, Scope, WebOrigin);
 
 /// A list of scopes.
 impl Serialize for ScopeSet {

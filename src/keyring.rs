@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::cache::KeyCache;
+use crate::cache::{KeyCache, Written};
 use crate::http::request_head::RequestHead;
+use crate::key::format::KeyFormat;
 use crate::key::formats::KeyFormats;
+use crate::key::kind::KeyKind;
 use crate::key::lifecycle::WarningWindow;
 use crate::key::record::KeyRecord;
+use crate::key::scope::ScopeSet;
 use crate::key::verifier::PepperRing;
 use crate::limit::metering::Metering;
 use crate::limit::throttle::Throttle;
@@ -29,6 +32,8 @@ pub(crate) struct Keyring {
     pub(crate) warning: WarningWindow,
     pub(crate) metering: Arc<Metering>,
     pub(crate) throttle: Option<Throttle>,
+    /// All scopes that publishable keys can hold.
+    pub(crate) publishable: Arc<ScopeSet>,
     /// The application's own subjects of limits, by name.
     pub(crate) subjects: Subjects,
     pub(crate) notices: Notices,
@@ -94,6 +99,15 @@ pub(crate) struct Notices {
 impl Keyring {
     pub(crate) fn now(&self) -> SystemTime {
         self.clock.now()
+    }
+
+    /// Returns what the format of a key says of it.
+    pub(crate) fn written(&self, format: &KeyFormat) -> Written {
+        let is_publishable = format.kind() == KeyKind::Publishable;
+        Written {
+            environment: format.environment().clone(),
+            publishable: is_publishable.then(|| Arc::clone(&self.publishable)),
+        }
     }
 
     /// Returns the subject of this name that a request has.

@@ -321,5 +321,5 @@ fn a_key_that_no_store_has_allocates_little_beyond_the_answer() {
     // Now and then the table that remembers it grows.
     let above = refused_above_bare(&keys, &request, |counts| counts[0]);
     assert_eq!(above.count, 4);
-    assert!(above.bytes < 1900, "{above:?}");
+    assert!(above.bytes < 2000, "{above:?}");
 }

@@ -68,8 +68,9 @@ fn a_full_cache_takes_in_new_keys() {
         for _ in 0..3 {
             let newcomers = world.keys(room / 7);
             let rounds: Vec<_> = (0..20).map(|_| world.lookups(&newcomers)).collect();
-            let most = newcomers.len() / 50;
-            let late = &rounds[2..];
+            // A few of them meet in one place, and push each other out once more.
+            assert!(rounds[2] <= newcomers.len() / 20, "{rounds:?}");
+            let (late, most) = (&rounds[3..], newcomers.len() / 50);
             assert!(late.iter().all(|lookups| *lookups <= most), "{rounds:?}");
         }
     }

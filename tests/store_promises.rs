@@ -431,6 +431,7 @@ fn a_store_that_keeps_less_and_says_so_passes() {
         Field::Environment,
         Field::Scopes,
         Field::Networks,
+        Field::Origins,
         Field::Plan,
         Field::Limits,
         Field::Budget,

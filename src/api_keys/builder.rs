@@ -12,6 +12,7 @@ use crate::key::formats::KeyFormats;
 use crate::key::lifecycle::WarningWindow;
 use crate::key::quota::Quota;
 use crate::key::record::KeyRecord;
+use crate::key::scope::{Scope, ScopeSet};
 use crate::key::verifier::PepperRing;
 use crate::keyring::{Following, Keyring, LastSign, Notices, Subjects};
 use crate::limit::editions::Editions;
@@ -39,6 +40,7 @@ pub struct ApiKeysBuilder<A = Managed> {
     limiter: Option<Arc<dyn DynRateLimiter>>,
     limiter_outage: LimiterOutage,
     failed_attempts: Option<Quota>,
+    publishable: ScopeSet,
     subjects: Subjects,
     observers: Vec<Arc<dyn Observer>>,
     feed: Option<Arc<dyn DynChangeFeed>>,
@@ -58,6 +60,7 @@ impl<A> ApiKeysBuilder<A> {
             limiter: None,
             limiter_outage: LimiterOutage::default(),
             failed_attempts: None,
+            publishable: ScopeSet::default(),
             subjects: Subjects::new(),
             observers: Vec::new(),
             feed: None,
@@ -84,6 +87,33 @@ impl<A> ApiKeysBuilder<A> {
     /// ```
     pub fn formats(mut self, formats: impl IntoIterator<Item = KeyFormat>) -> Self {
         self.formats = Some(formats.into_iter().collect());
+        self
+    }
+
+    /// Declares the scopes that [publishable](KeyFormat::publishable) keys may hold. Default: none.
+    ///
+    /// Issuing a publishable key refuses others, and a record that names others is not believed.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, Environment, KeyFormat, MemoryStore, Scope};
+    /// const SEARCH: Scope = Scope::from_static("search");
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let keys = ApiKeys::builder(MemoryStore::new())
+    ///     .formats([
+    ///         KeyFormat::new("acme_live", Environment::LIVE)?,
+    ///         KeyFormat::new("acme_pub", Environment::LIVE)?.publishable(),
+    ///     ])
+    ///     .publishable_scopes([SEARCH])
+    ///     .build()?;
+    /// let key = keys.issue("acme").publishable().scope(SEARCH).await?;
+    /// assert!(key.expose_secret().starts_with("acme_pub_"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn publishable_scopes(mut self, scopes: impl IntoIterator<Item = Scope>) -> Self {
+        self.publishable = scopes.into_iter().collect();
         self
     }
 
@@ -351,6 +381,7 @@ impl<A> ApiKeysBuilder<A> {
             warning: self.warning,
             metering,
             throttle,
+            publishable: Arc::new(self.publishable),
             subjects: self.subjects,
             notices: Notices::default(),
             observers,

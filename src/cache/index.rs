@@ -185,6 +185,7 @@ impl Index {
 mod tests {
     use super::*;
     use crate::backend::memory::limiter::MemoryLimiter;
+    use crate::cache::known::Written;
     use crate::key::digest::KeyDigest;
     use crate::key::environment::Environment;
     use crate::key::record::KeyRecord;
@@ -200,6 +201,13 @@ mod tests {
         metering: Arc<Metering>,
         pool: Arc<Pool>,
         index: Index,
+    }
+
+    fn live() -> Written {
+        Written {
+            environment: Environment::LIVE,
+            publishable: None,
+        }
     }
 
     impl World {
@@ -229,7 +237,7 @@ mod tests {
             let metering = Arc::clone(&self.metering);
             let stamp = super::super::guard::Stamp::default();
             self.pool
-                .fill(KnownKey::new(record, Environment::LIVE, metering, stamp, 0))
+                .fill(KnownKey::new(record, live(), metering, stamp, 0))
         }
 
         fn put(&self, record: &KeyRecord) -> Arc<KnownKey> {

@@ -11,10 +11,13 @@ use super::uses::UseCount;
 use crate::cache::slot::Slots;
 use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::environment::Environment;
+use crate::key::kind::KeyKind;
 use crate::key::lifecycle::{Lifecycle, WarningWindow};
 use crate::key::network::AllowedNetworks;
 use crate::key::record::KeyRecord;
+use crate::key::scope::ScopeSet;
 use crate::key::verifier::Verifier;
+use crate::key::web_origin::AllowedOrigins;
 use crate::limit::metering::Metering;
 use crate::limit::rulebook::{Holder, PlanIndex};
 
@@ -45,9 +48,30 @@ pub(super) struct Details {
     record: KeyRecord,
     /// The record's own, or that of the format that the key is written in.
     environment: Environment,
+    /// All that the key can hold, if it is publishable.
+    publishable: Option<Arc<ScopeSet>>,
     metering: Arc<Metering>,
     /// What observers keep of the key.
     slots: Slots,
+}
+
+/// What the format that a key is written in says of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Written {
+    pub(crate) environment: Environment,
+    /// All that the key can hold, if it is publishable.
+    pub(crate) publishable: Option<Arc<ScopeSet>>,
+}
+
+/// Takes away the scopes that are not among these.
+fn with_at_most(record: KeyRecord, scopes: &ScopeSet) -> KeyRecord {
+    if record.scopes().is_subset(scopes) {
+        return record;
+    }
+    let held = record.scopes().iter();
+    let held = held.filter(|scope| scopes.contains(scope)).cloned();
+    let held = held.collect();
+    record.with_scopes(held)
 }
 
 static SERIAL: AtomicU64 = AtomicU64::new(1);
@@ -56,22 +80,31 @@ const _: () = assert!(size_of::<KnownKey>() <= 72);
 
 impl KnownKey {
     /// The key of a record that was loaded from this stamp and instant on. If the record names no
-    /// environment, it is that of the key's format.
+    /// environment, it is that of the key's format. Scopes that are not publishable are not believed
+    /// of a publishable key.
     pub(super) fn new(
         record: KeyRecord,
-        format: Environment,
+        written: Written,
         metering: Arc<Metering>,
         stamp: Stamp,
         since: u64,
     ) -> Self {
         let plan = metering.limiting.rules.current().plan_of(&record);
+        let Written {
+            environment: format,
+            publishable,
+        } = written;
         let environment = record.environment().cloned().unwrap_or(format);
+        let record = match &publishable {
+            Some(publishable) => with_at_most(record, publishable),
+            None => record,
+        };
         Self {
             stamp,
             since,
             plan,
             is_live: environment == Environment::LIVE,
-            is_plain: record.is_plain(),
+            is_plain: record.is_plain() && publishable.is_none(),
             is_digest: record.verifier().pepper().is_none()
                 && record
                     .verifier()
@@ -83,6 +116,7 @@ impl KnownKey {
                 serial: SERIAL.fetch_add(1, Ordering::Relaxed),
                 record,
                 environment,
+                publishable,
                 slots: Slots::new(metering.observers),
                 metering,
             }),
@@ -93,11 +127,16 @@ impl KnownKey {
     pub(super) fn with_record(&self, record: KeyRecord) -> Self {
         let Details {
             environment,
+            publishable,
             metering,
             ..
         } = &*self.details;
-        let (environment, metering) = (environment.clone(), Arc::clone(metering));
-        Self::new(record, environment, metering, self.stamp, self.since)
+        let written = Written {
+            environment: environment.clone(),
+            publishable: publishable.clone(),
+        };
+        let metering = Arc::clone(metering);
+        Self::new(record, written, metering, self.stamp, self.since)
     }
 
     /// The same key, loaded at the same time, of which observers keep nothing.
@@ -106,6 +145,7 @@ impl KnownKey {
             serial,
             record,
             environment,
+            publishable,
             metering,
             ..
         } = &*self.details;
@@ -118,6 +158,7 @@ impl KnownKey {
                 serial: *serial,
                 record: record.clone(),
                 environment: environment.clone(),
+                publishable: publishable.clone(),
                 slots: Slots::new(metering.observers),
                 metering: Arc::clone(metering),
             }),
@@ -210,6 +251,23 @@ impl KnownKey {
         networks.filter(|networks| networks.list().is_some())
     }
 
+    /// Returns the kind of the key, as the format that it is written in says.
+    #[inline]
+    pub(crate) fn kind(&self) -> KeyKind {
+        if self.is_plain || self.details.publishable.is_none() {
+            return KeyKind::Secret;
+        }
+        KeyKind::Publishable
+    }
+
+    /// Returns the web origins that it may be used from, if it is bound to some.
+    #[inline]
+    pub(crate) fn origins(&self) -> Option<&AllowedOrigins> {
+        let is_bound = self.kind() == KeyKind::Publishable;
+        let origins = is_bound.then(|| self.record().origins());
+        origins.filter(|origins| origins.list().is_some())
+    }
+
     /// Whether it is of one of these environments; `live` is known at a glance.
     #[inline]
     pub(crate) fn is_of(&self, environments: &[Environment]) -> bool {
@@ -247,6 +305,7 @@ impl Details {
             serial: 0,
             record: KeyRecord::imported(KeyDigest::from_bytes([0; 32]), ""),
             environment: Environment::LIVE,
+            publishable: None,
             slots: Slots::default(),
             metering,
         })

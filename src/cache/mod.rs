@@ -28,7 +28,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::key::digest::KeyId;
-use crate::key::environment::Environment;
 use crate::key::record::KeyRecord;
 use crate::limit::metering::Metering;
 use crate::store::{DynKeyStore, Floor, StoreError, StoreErrorKind};
@@ -38,7 +37,7 @@ use crate::util::trace;
 use flight::Room;
 use guard::Stamp;
 use guarded::{Answer, Guarded, LoadError, Origin};
-pub(crate) use known::KnownKey;
+pub(crate) use known::{KnownKey, Written};
 use pool::Pool;
 use recent::Recent;
 pub use settings::Cache;
@@ -179,7 +178,7 @@ impl KeyCache {
     pub(crate) async fn load(
         &self,
         id: KeyId,
-        environment: &Environment,
+        written: &Written,
         sought: Sought,
     ) -> Result<Found, LoadFailure> {
         let room = self.room(sought);
@@ -187,7 +186,7 @@ impl KeyCache {
         let is_fresh = |origin| self.is_fresh(origin, now);
         let ask = |stamp| {
             let source = Arc::clone(&self.source);
-            source.ask(id, environment.clone(), stamp, now)
+            source.ask(id, written.clone(), stamp, now)
         };
         let error = match self
             .guarded
@@ -352,7 +351,7 @@ impl Source {
     async fn ask(
         self: Arc<Self>,
         id: KeyId,
-        environment: Environment,
+        written: Written,
         stamp: Stamp,
         since: u64,
     ) -> Result<Found, StoreError> {
@@ -370,7 +369,7 @@ impl Source {
         // The age of a copy counts, as if it had been loaded here then.
         let since = since.saturating_sub(nanoseconds(found.age));
         let metering = Arc::clone(&self.metering);
-        let known = KnownKey::new(record, environment, metering, stamp, since);
+        let known = KnownKey::new(record, written, metering, stamp, since);
         Ok(Found::Key(self.pool.fill(known)))
     }
 }

@@ -7,6 +7,7 @@ use crate::key::network::AllowedNetworks;
 use crate::key::record::KeyRecord;
 use crate::key::scope::ScopeSet;
 use crate::key::verifier::Verifier;
+use crate::key::web_origin::AllowedOrigins;
 
 /// What a store keeps, for [`managed_key_store_keeping`](super::managed_key_store_keeping).
 ///
@@ -53,6 +54,8 @@ pub enum Field {
     Scopes,
     /// The networks.
     Networks,
+    /// The web origins.
+    Origins,
     /// The plan.
     Plan,
     /// The limits of the key's own.
@@ -76,13 +79,14 @@ pub enum Field {
 }
 
 impl Field {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::Pepper,
         Self::Prefix,
         Self::Organization,
         Self::Environment,
         Self::Scopes,
         Self::Networks,
+        Self::Origins,
         Self::Plan,
         Self::Limits,
         Self::Budget,
@@ -107,6 +111,7 @@ impl Field {
             Self::Environment => record.with_environment(None),
             Self::Scopes => record.with_scopes(ScopeSet::default()),
             Self::Networks => record.with_networks(AllowedNetworks::any()),
+            Self::Origins => record.with_origins(AllowedOrigins::any()),
             Self::Plan => record.with_plan(None::<&str>),
             Self::Limits => record.with_limits(BTreeMap::new()),
             Self::Budget => record.with_budget(None),

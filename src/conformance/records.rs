@@ -13,6 +13,7 @@ use crate::key::quota::Quota;
 use crate::key::record::{KeyRecord, Rotation};
 use crate::key::scope::Scope;
 use crate::key::verifier::Verifier;
+use crate::key::web_origin::AllowedOrigins;
 
 /// Stores keep instants to the microsecond at least.
 const PRECISION: Duration = Duration::from_micros(1);
@@ -89,6 +90,7 @@ pub(super) fn full(digests: &mut Digests, at: SystemTime) -> KeyRecord {
     .with_environment(Environment::TEST)
     .with_scopes(scopes.map(Scope::from_static).into_iter().collect())
     .with_networks(networks(&["192.0.2.0/24", "2001:db8::/32", "198.51.100.7"]))
+    .with_origins(origins(&["https://app.example.com", "http://[::1]:3000"]))
     .with_plan("pro")
     .with_limit("account_per_minute", Quota::per_minute(Quota::MAX))
     .with_limit("odd", Quota::per_hour(7).smooth().burst(3))
@@ -124,6 +126,7 @@ pub(super) fn all_kinds(digests: &mut Digests) -> Vec<KeyRecord> {
         .with_organization("")
         .with_plan("")
         .with_networks(networks(&[]))
+        .with_origins(origins(&[]))
         .with_suspended(Suspension::new(UNIX_EPOCH))
         .with_created_at(UNIX_EPOCH)
         .with_expires_at(year_9999);
@@ -214,6 +217,7 @@ fn difference(seen: &KeyRecord, committed: &KeyRecord) -> Option<&'static str> {
         ),
         ("the scopes", seen.scopes() == committed.scopes()),
         ("the networks", seen.networks() == committed.networks()),
+        ("the origins", seen.origins() == committed.origins()),
         ("the plan", seen.plan() == committed.plan()),
         ("the limits", seen.limits() == committed.limits()),
         ("the budget", seen.budget() == committed.budget()),
@@ -243,6 +247,10 @@ pub(super) fn near(seen: Option<SystemTime>, committed: Option<SystemTime>) -> b
     apart.unwrap_or_else(|earlier| earlier.duration()) < PRECISION
 }
 
+fn origins(origins: &[&str]) -> AllowedOrigins {
+    AllowedOrigins::only(origins).expect("these are origins")
+}
+
 fn networks(networks: &[&str]) -> AllowedNetworks {
     AllowedNetworks::only(networks).expect("these are networks")
 }
@@ -265,7 +273,7 @@ mod tests {
         let names: Vec<&str> = changes.iter().map(|it| it.field.as_str()).collect();
         let of_maps = |name: &&&str| name.contains('.');
         assert_eq!(names.iter().filter(of_maps).count(), 4 + 3, "{names:?}");
-        assert_eq!(names.len(), 4 + 3 + 25, "{names:?}");
+        assert_eq!(names.len(), 4 + 3 + 26, "{names:?}");
     }
 
     #[test]

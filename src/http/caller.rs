@@ -10,6 +10,7 @@ use crate::http::carriers::Carriers;
 use crate::http::rejection::Rejection;
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
+use crate::key::kind::KeyKind;
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::key::scope::{RequiredScopes, Scope, ScopeSet};
 use crate::limit::limiter::LimiterError;
@@ -112,6 +113,11 @@ impl Caller {
         self.key.record().prefix()
     }
 
+    /// The kind of the key: whether anybody can read it.
+    pub fn kind(&self) -> KeyKind {
+        self.key.kind()
+    }
+
     /// Where the key stood in the request; if it stood in several places, the one that is read by
     /// most others. `None` if it came in no request, by [`ApiKeys::verify`](crate::ApiKeys::verify).
     pub fn carrier(&self) -> Option<KeyCarrier> {
@@ -150,7 +156,7 @@ impl Caller {
         self.key.environment()
     }
 
-    /// What the key may do.
+    /// What the key may do. Of a publishable key, only scopes that are declared publishable.
     pub fn scopes(&self) -> &ScopeSet {
         self.key.record().scopes()
     }

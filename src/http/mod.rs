@@ -2,6 +2,7 @@
 //! other.
 
 pub(crate) mod api_error;
+pub(crate) mod browser;
 pub(crate) mod caller;
 pub(crate) mod carriers;
 pub(crate) mod client_address;

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use http::StatusCode;
 
 use crate::key::environment::Environment;
+use crate::key::kind::KeyKind;
 use crate::key::lifecycle::KeyStatus;
 use crate::key::lifecycle::Lifecycle;
 use crate::key::quota::Quota;
@@ -107,6 +108,21 @@ pub enum Rejection {
         /// The environments whose keys are accepted.
         accepted: Arc<[Environment]>,
     },
+    /// A key of a kind that is not accepted here, such as a publishable key at a server's API. 403
+    /// `wrong_key_kind`.
+    #[error("A {kind} API key may not be used here.")]
+    WrongKind {
+        /// The kind of the key.
+        kind: KeyKind,
+    },
+    /// A secret key that came from a browser. 403 `secret_key_in_browser`.
+    #[error(
+        "A secret API key was sent by a browser, where anybody can read it. Replace the key, and send requests from a server."
+    )]
+    SecretKeyInBrowser,
+    /// The key may not be used from this web origin. 403 `origin_not_allowed`.
+    #[error("The API key may not be used from this web origin.")]
+    OriginNotAllowed,
     /// The key may not be used from this address. 403 `ip_not_allowed`.
     #[error("The API key may not be used from this network address.")]
     IpNotAllowed {
@@ -244,6 +260,9 @@ impl Rejection {
             Self::Suspended => "api_key_suspended",
             Self::NotYetActive { .. } => "api_key_not_yet_active",
             Self::WrongEnvironment { .. } => "wrong_environment",
+            Self::WrongKind { .. } => "wrong_key_kind",
+            Self::SecretKeyInBrowser => "secret_key_in_browser",
+            Self::OriginNotAllowed => "origin_not_allowed",
             Self::IpNotAllowed { .. } => "ip_not_allowed",
             Self::InsufficientScope { .. } => "insufficient_scope",
             Self::RateLimited(_) => "rate_limit_exceeded",
@@ -264,6 +283,9 @@ impl Rejection {
             Self::Suspended
             | Self::NotYetActive { .. }
             | Self::WrongEnvironment { .. }
+            | Self::WrongKind { .. }
+            | Self::SecretKeyInBrowser
+            | Self::OriginNotAllowed
             | Self::IpNotAllowed { .. }
             | Self::InsufficientScope { .. }
             | Self::CostExceedsQuota { .. } => StatusCode::FORBIDDEN,

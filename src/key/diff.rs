@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::record::KeyRecord;
+use crate::key::web_origin::WebOrigin;
 use crate::util::timestamp;
 
 /// A field of a record that a change set, replaced or cleared.
@@ -136,6 +137,10 @@ fn fields(record: &KeyRecord) -> BTreeMap<String, Field> {
         let list: Vec<String> = list.iter().map(ToString::to_string).collect();
         Field::Shown(list.join(" "))
     });
+    let origins = record.origins().list().map(|list| {
+        let list: Vec<&str> = list.iter().map(WebOrigin::as_str).collect();
+        Field::Shown(list.join(" "))
+    });
     let scopes = (!record.scopes().is_empty()).then(|| Field::Shown(record.scopes().to_string()));
     let fields = [
         ("account", text(Some(record.account()))),
@@ -151,6 +156,7 @@ fn fields(record: &KeyRecord) -> BTreeMap<String, Field> {
         ("networks", networks),
         ("not_before", instant(record.not_before())),
         ("organization", text(record.organization())),
+        ("origins", origins),
         ("plan", text(record.plan())),
         ("prefix", text(record.prefix())),
         ("revoked_at", instant(revoked.map(|it| it.at))),

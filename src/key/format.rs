@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use crate::key::alphabet::Alphabet;
 use crate::key::base62;
 use crate::key::environment::Environment;
+use crate::key::kind::KeyKind;
 use crate::key::plaintext::PlaintextKey;
 use crate::key::token::{is_connector, is_of_token};
 
@@ -50,6 +51,7 @@ pub struct KeyFormat {
     /// What a key begins with, the separator included.
     lead: Box<str>,
     environment: Environment,
+    kind: KeyKind,
     body: Body,
 }
 
@@ -86,6 +88,7 @@ impl KeyFormat {
         Self {
             lead: lead.into(),
             environment,
+            kind: KeyKind::Secret,
             body: Body::Issued {
                 secret_bytes: 32,
                 checksum: true,
@@ -156,6 +159,7 @@ impl KeyFormat {
         Ok(Self {
             lead: lead.into(),
             environment,
+            kind: KeyKind::Secret,
             body: Body::Imported {
                 alphabet,
                 length,
@@ -200,6 +204,30 @@ impl KeyFormat {
             *secret_bytes = bytes;
         }
         Ok(self)
+    }
+
+    /// Makes the keys of this format publishable: they may stand in a web page or an app, where anybody
+    /// can read them. Default: secret.
+    ///
+    /// Such a key holds only scopes that the application
+    /// [declared publishable](crate::ApiKeysBuilder::publishable_scopes), whatever its record says,
+    /// may be bound to [origins](crate::IssueKey::origins), and opens only layers that
+    /// [accept its kind](crate::ApiKeyLayer::kinds).
+    ///
+    /// ```
+    /// # use tower_api_key::{Environment, KeyFormat};
+    /// let format = KeyFormat::new("acme_pub", Environment::LIVE)?.publishable();
+    /// # Ok::<(), tower_api_key::KeyFormatError>(())
+    /// ```
+    #[must_use]
+    pub fn publishable(mut self) -> Self {
+        self.kind = KeyKind::Publishable;
+        self
+    }
+
+    /// Returns the kind of the keys of this format.
+    pub fn kind(&self) -> KeyKind {
+        self.kind
     }
 
     /// Leaves out the checksum, to match keys that exist already.

@@ -12,6 +12,7 @@ use crate::key::quota::Quota;
 use crate::key::scope::{Scope, ScopeSet};
 use crate::key::text::{self, Instant, InvalidRecord, OptionalText};
 use crate::key::verifier::{PepperId, Verifier};
+use crate::key::web_origin::{AllowedOrigins, WebOrigin};
 
 /// Everything that is kept of a key: whom it identifies, what it may do, and until when.
 ///
@@ -57,6 +58,7 @@ struct Seldom {
     throttled: Option<Throttling>,
     rotated_to: Option<Rotation>,
     networks: AllowedNetworks,
+    origins: AllowedOrigins,
     limits: BTreeMap<String, Quota>,
     budget: Option<KeyId>,
     lineage: Option<KeyId>,
@@ -231,6 +233,18 @@ impl KeyRecord {
     #[must_use]
     pub fn with_networks(self, networks: AllowedNetworks) -> Self {
         self.change(|it| it.networks = networks)
+    }
+
+    /// The web origins that the key may be used from, if it is publishable: any unless set.
+    pub fn origins(&self) -> &AllowedOrigins {
+        static ANY: AllowedOrigins = AllowedOrigins::any();
+        self.seldom.as_ref().map_or(&ANY, |it| &it.origins)
+    }
+
+    /// Sets the web origins that the key may be used from. A secret key is not bound by them.
+    #[must_use]
+    pub fn with_origins(self, origins: AllowedOrigins) -> Self {
+        self.change(|it| it.origins = origins)
     }
 
     /// The name of the account's plan.
@@ -487,9 +501,12 @@ impl KeyRecord {
         let limits = self.limits().keys().map(String::len);
         let scopes = self.scopes.iter().map(|scope| scope.as_str().len());
         let networks = self.networks().list().map_or(0, size_of_val::<[_]>);
+        let origins = self.origins().list().unwrap_or_default().iter();
+        let origins = origins.map(|it| it.as_str().len() + size_of::<WebOrigin>());
         let seldom = self.seldom.as_ref().map_or(0, |_| size_of::<Seldom>());
         self.account.len()
             + networks
+            + origins.sum::<usize>()
             + seldom
             + nodes::<(String, String)>(metadata.len())
             + nodes::<(String, Quota)>(limits.len())
@@ -546,6 +563,10 @@ impl fmt::Debug for KeyRecord {
         if let Some(list) = self.networks().list() {
             let networks: Vec<_> = list.iter().map(ToString::to_string).collect();
             out.field("networks", &networks);
+        }
+        if let Some(list) = self.origins().list() {
+            let origins: Vec<_> = list.iter().map(WebOrigin::as_str).collect();
+            out.field("origins", &origins);
         }
         if !self.limits().is_empty() {
             out.field("limits", self.limits());
@@ -624,6 +645,7 @@ impl KeyRecord {
             throttled,
             rotated_to,
             networks,
+            origins,
             limits,
             budget,
             lineage,
@@ -660,6 +682,7 @@ impl KeyRecord {
             ),
             ("rotated_to", rotated_to.is_some()),
             ("networks", networks.list().is_some()),
+            ("origins", origins.list().is_some()),
             ("limits", !limits.is_empty()),
             ("budget", budget.is_some()),
         ];
@@ -677,7 +700,7 @@ mod tests {
         let plain = KeyRecord::imported(KeyDigest::of("key"), "acme");
         let unset = plain.unset();
         assert!(!unset.contains(&"account") && !unset.contains(&"version"));
-        assert_eq!(unset.len(), 20, "{unset:?}");
+        assert_eq!(unset.len(), 21, "{unset:?}");
     }
 
     #[test]

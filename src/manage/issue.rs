@@ -7,12 +7,14 @@ use std::time::{Duration, SystemTime};
 use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::environment::Environment;
 use crate::key::format::{GenerateError, KeyFormat};
+use crate::key::kind::KeyKind;
 use crate::key::network::AllowedNetworks;
 use crate::key::plaintext::PlaintextKey;
 use crate::key::quota::Quota;
 use crate::key::record::KeyRecord;
 use crate::key::scope::{Scope, ScopeSet};
 use crate::key::text::InvalidRecord;
+use crate::key::web_origin::AllowedOrigins;
 use crate::manage::{Manager, Managing};
 use crate::store::{Origin, StoreError};
 
@@ -53,6 +55,8 @@ pub struct IssueKey {
     prefix: Option<String>,
     scopes: ScopeSet,
     networks: AllowedNetworks,
+    kind: Option<KeyKind>,
+    origins: AllowedOrigins,
     plan: Option<String>,
     limits: Vec<(String, Quota)>,
     metadata: BTreeMap<String, String>,
@@ -78,6 +82,8 @@ impl IssueKey {
             prefix: None,
             scopes: ScopeSet::default(),
             networks: AllowedNetworks::any(),
+            kind: None,
+            origins: AllowedOrigins::any(),
             plan: None,
             limits: Vec::new(),
             metadata: BTreeMap::new(),
@@ -111,7 +117,8 @@ impl IssueKey {
         self
     }
 
-    /// What the key begins with, such as `pk_live`. Default: the first format of the environment.
+    /// What the key begins with, such as `pk_live`. Default: the first secret format of the
+    /// environment.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = Some(prefix.into());
         self
@@ -132,6 +139,29 @@ impl IssueKey {
     /// Where the key may be used from. Default: anywhere.
     pub fn networks(mut self, networks: AllowedNetworks) -> Self {
         self.networks = networks;
+        self
+    }
+
+    /// Issues a key that may stand in a web page or an app, in the first
+    /// [publishable](KeyFormat::publishable) format. Default: a secret key.
+    pub fn publishable(mut self) -> Self {
+        self.kind = Some(KeyKind::Publishable);
+        self
+    }
+
+    /// The web origins that a publishable key may be used from. Default: any. A client that is no
+    /// browser can claim any origin.
+    ///
+    /// ```
+    /// # use tower_api_key::{AllowedOrigins, ApiKeys};
+    /// # fn issue(keys: &ApiKeys) -> Result<(), tower_api_key::InvalidWebOrigin> {
+    /// let app = AllowedOrigins::only(["https://app.example.com"])?;
+    /// let issue = keys.issue("acme").publishable().origins(app);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn origins(mut self, origins: AllowedOrigins) -> Self {
+        self.origins = origins;
         self
     }
 
@@ -200,6 +230,18 @@ impl IssueKey {
             }
         }
         let format = self.format()?;
+        if format.kind() == KeyKind::Publishable {
+            let publishable = &keyring.publishable;
+            let secret = self
+                .scopes
+                .iter()
+                .find(|scope| !publishable.contains(scope));
+            if let Some(scope) = secret {
+                return Err(IssueError::NotPublishable(scope.clone()));
+            }
+        } else if self.origins.list().is_some() {
+            return Err(IssueError::OriginsOfSecretKey);
+        }
         let plaintext = format.generate()?;
         let digest = KeyDigest::of(plaintext.expose_secret());
         let mut record = KeyRecord::new(
@@ -211,6 +253,7 @@ impl IssueKey {
         .with_environment(format.environment().clone())
         .with_scopes(self.scopes.clone())
         .with_networks(self.networks.clone())
+        .with_origins(self.origins.clone())
         .with_metadata(self.metadata.clone())
         .with_created_at(now)
         .with_not_before(self.not_before)
@@ -231,8 +274,13 @@ impl IssueKey {
             (None, None) => Some(&Environment::LIVE),
             (asked, _) => asked.as_ref(),
         };
+        let kind = match (self.kind, &self.prefix) {
+            (None, None) => Some(KeyKind::Secret),
+            (asked, _) => asked,
+        };
         let fits = |format: &&KeyFormat| {
             format.is_issued()
+                && kind.is_none_or(|asked| format.kind() == asked)
                 && environment.is_none_or(|asked| format.environment() == asked)
                 && self
                     .prefix
@@ -242,6 +290,7 @@ impl IssueKey {
         let format = self.manager.keyring.formats.iter().find(fits);
         format.ok_or_else(|| IssueError::NoFormat {
             environment: environment.cloned(),
+            kind,
             prefix: self.prefix.clone(),
         })
     }
@@ -298,6 +347,12 @@ pub enum IssueError {
     /// The key would end later than time can be told.
     #[error("the key would end later than time can be told: let it expire earlier, or never")]
     EndsTooLate,
+    /// A publishable key that would hold a scope which is not declared publishable.
+    #[error("a publishable key cannot hold the scope {0}: see ApiKeysBuilder::publishable_scopes")]
+    NotPublishable(Scope),
+    /// A secret key that would be bound to web origins, which bind publishable keys only.
+    #[error("web origins bind publishable keys only: issue a publishable key, or leave them out")]
+    OriginsOfSecretKey,
     /// A plan that is not among those of this [`ApiKeys`](crate::ApiKeys).
     #[error("there is no plan {0:?}: name one of those in Limits")]
     UnknownPlan(String),
@@ -306,14 +361,17 @@ pub enum IssueError {
     UnknownLimit(String),
     /// There is no format to write such a key in.
     #[error(
-        "no format to issue a key in (environment: {}, prefix without its '_': {}): \
+        "no format to issue a key in (environment: {}, kind: {}, prefix without its '_': {}): \
          add one with ApiKeysBuilder::formats",
         environment.as_ref().map_or("any", Environment::as_str),
+        kind.map_or("any", KeyKind::as_str),
         prefix.as_deref().unwrap_or("any")
     )]
     NoFormat {
         /// The environment that was asked for.
         environment: Option<Environment>,
+        /// The kind that was asked for.
+        kind: Option<KeyKind>,
         /// The prefix that was asked for.
         prefix: Option<String>,
     },

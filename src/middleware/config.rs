@@ -22,6 +22,7 @@ use crate::http::render::rate_limit::RateLimitHeaders;
 use crate::http::render::rejection::{self, ErrorFormat, Manner};
 use crate::http::request_head::RequestHead;
 use crate::key::environment::Environment;
+use crate::key::kind::KeyKind;
 use crate::key::scope::RequiredScopes;
 
 /// How the route of a request is found; by default it is that which a framework matched, or else
@@ -51,6 +52,36 @@ impl fmt::Debug for Route {
     }
 }
 
+/// The kinds of keys that a layer accepts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kinds {
+    secret: bool,
+    publishable: bool,
+    /// Whether secret keys are refused that browsers send.
+    pub(crate) refuse_in_browsers: bool,
+}
+
+impl Kinds {
+    #[inline]
+    pub(crate) fn accept(self, kind: KeyKind) -> bool {
+        match kind {
+            KeyKind::Secret => self.secret,
+            KeyKind::Publishable => self.publishable,
+        }
+    }
+
+    /// Accepts these kinds and no other.
+    pub(crate) fn set(&mut self, kinds: impl IntoIterator<Item = KeyKind>) {
+        (self.secret, self.publishable) = (false, false);
+        for kind in kinds {
+            match kind {
+                KeyKind::Secret => self.secret = true,
+                KeyKind::Publishable => self.publishable = true,
+            }
+        }
+    }
+}
+
 /// What one layer is set to; `Default` is the documented default of each setter.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -60,6 +91,7 @@ pub(crate) struct Config {
     pub(crate) allow_preflight: bool,
     /// `None` is any.
     pub(crate) environments: Option<Arc<[Environment]>>,
+    pub(crate) kinds: Kinds,
     /// Each of them must be held.
     pub(crate) required_scopes: Vec<RequiredScopes>,
     pub(crate) client_address: ClientAddress,
@@ -141,6 +173,11 @@ impl Default for Config {
             optional: false,
             allow_preflight: false,
             environments: Some([Environment::LIVE].into()),
+            kinds: Kinds {
+                secret: true,
+                publishable: false,
+                refuse_in_browsers: false,
+            },
             required_scopes: Vec::new(),
             client_address: ClientAddress::default(),
             route: Route::default(),

@@ -9,7 +9,7 @@
 //! 4. **Look up** the record by its id: in the cache, or else in the store, which is waited for.
 //! 5. **Compare** the secret, in constant time.
 //! 6. **Status** from the record and the clock.
-//! 7. **Access**: environment, network, scopes.
+//! 7. **Access**: environment, kind, web origin, network, scopes.
 //! 8. **Limits**: every charge that applies, all of them or none. A limiter elsewhere is waited
 //!    for.
 //! 9. **Admit**: the caller goes into the request, the credential out of it.
@@ -23,12 +23,14 @@ use std::sync::Arc;
 use http::Request;
 
 use crate::cache::{Found, KnownKey, Sought};
+use crate::http::browser;
 use crate::http::caller::{Anonymous, Caller};
 use crate::http::carriers::Carriers;
 use crate::http::credential::Ambiguous;
 use crate::http::rejection::{NotFound, Rejection};
 use crate::http::request_head::RequestHead;
 use crate::key::digest::KeyDigest;
+use crate::key::kind::KeyKind;
 use crate::key::lifecycle::Lifecycle;
 use crate::limit::rulebook::Charges;
 use crate::limit::throttle::Attempt;
@@ -284,6 +286,26 @@ impl Gate {
         }
     }
 
+    /// A part of step 7: checks whether a key of its kind may be sent here, and by this client.
+    #[inline]
+    fn check_kind(&self, context: &Context<'_>, known: &KnownKey) -> Result<(), Rejection> {
+        let kind = known.kind();
+        let kinds = self.config.kinds;
+        if !kinds.accept(kind) {
+            return Err(Rejection::WrongKind { kind });
+        }
+        let headers = context.head.headers;
+        if kind == KeyKind::Secret && kinds.refuse_in_browsers && browser::sent(headers) {
+            return Err(Rejection::SecretKeyInBrowser);
+        }
+        if let Some(origins) = known.origins()
+            && !browser::may_use(origins, headers)
+        {
+            return Err(Rejection::OriginNotAllowed);
+        }
+        Ok(())
+    }
+
     /// Step 7: checks whether a key may be used for this request.
     pub(super) fn check_access(
         &self,
@@ -296,6 +318,7 @@ impl Gate {
             let accepted = accepted.clone();
             return Err(Rejection::WrongEnvironment { accepted });
         }
+        self.check_kind(context, known)?;
         if let Some(networks) = known.networks() {
             let client = context.client();
             if client.is_none() {

@@ -17,6 +17,7 @@ use crate::http::render::rejection::ErrorFormat;
 use crate::http::render::rejection::Rendered;
 use crate::http::request_head::RequestHead;
 use crate::key::environment::Environment;
+use crate::key::kind::KeyKind;
 use crate::key::scope::RequiredScopes;
 use crate::middleware::config::{Config, Route};
 use crate::middleware::gate::Gate;
@@ -200,6 +201,33 @@ impl ApiKeyLayer {
     /// ```
     pub fn dangerous_any_environment(mut self) -> Self {
         self.config().environments = None;
+        self
+    }
+
+    /// Sets the kinds of keys that are accepted. Default: only [`KeyKind::Secret`].
+    ///
+    /// Behind a layer that accepts publishable keys, anybody can do what such keys may.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, KeyKind};
+    /// let for_pages = ApiKeys::in_memory().layer().kinds([KeyKind::Publishable]);
+    /// ```
+    pub fn kinds(mut self, kinds: impl IntoIterator<Item = KeyKind>) -> Self {
+        self.config().kinds.set(kinds);
+        self
+    }
+
+    /// Refuses secret keys that a browser sends, with 403 `secret_key_in_browser`. Default: off.
+    ///
+    /// A request is a browser's if it has `Sec-Fetch-Site` or `Sec-Fetch-Dest`, which no page can
+    /// set or leave out. A key that was sent so has leaked to whoever opened the page: replace it.
+    ///
+    /// ```
+    /// # use tower_api_key::ApiKeys;
+    /// let layer = ApiKeys::in_memory().layer().refuse_secret_keys_in_browsers();
+    /// ```
+    pub fn refuse_secret_keys_in_browsers(mut self) -> Self {
+        self.config().kinds.refuse_in_browsers = true;
         self
     }
 

@@ -181,8 +181,8 @@ impl Gate {
         sought: Sought,
         attempt: Option<Attempt>,
     ) -> Result<Found, Rejection> {
-        let environment = self.keyring.formats.at(key.format).environment();
-        let loaded = self.keyring.cache.load(key.id(), environment, sought);
+        let written = self.keyring.written(self.keyring.formats.at(key.format));
+        let loaded = self.keyring.cache.load(key.id(), &written, sought);
         let loaded = loaded.await;
         if let (Some(throttle), Some(attempt)) = (&self.keyring.throttle, attempt)
             && !matches!(&loaded, Ok(Found::Nothing))

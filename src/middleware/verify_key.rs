@@ -29,7 +29,10 @@ impl Gate {
             } else {
                 Sought::New
             };
-            let loaded = keyring.cache.load(id, format.environment(), sought).await;
+            let loaded = keyring
+                .cache
+                .load(id, &keyring.written(format), sought)
+                .await;
             loaded.map_err(|failure| self.load_failed(&failure, &id))?
         };
         let known = self.compare(&digest, found)?;

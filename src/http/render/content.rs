@@ -15,7 +15,7 @@ use crate::util::timestamp;
 
 /// What an error says: a [`Rejection`] of the layer, or an [`ApiError`] of the application.
 ///
-/// [`ErrorFormat::custom`] writes it in the application's own way.
+/// [`ErrorFormat::custom`](crate::ErrorFormat::custom) writes it in the application's own way.
 #[derive(Debug, Clone)]
 pub struct ErrorContent<'a> {
     rejection: Option<&'a Rejection>,

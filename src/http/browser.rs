@@ -1,0 +1,28 @@
+//! What browsers say of themselves in a request.
+
+use http::HeaderMap;
+use http::header::ORIGIN;
+
+use crate::key::web_origin::AllowedOrigins;
+
+const SITE: &str = "sec-fetch-site";
+const DEST: &str = "sec-fetch-dest";
+
+/// Returns whether a browser sent a request: these headers are its own, and no page can set them.
+///
+/// `Sec-Fetch-Mode` alone is sent by a client of Node.js, too, and `Origin` by many clients.
+pub(crate) fn sent(headers: &HeaderMap) -> bool {
+    headers.contains_key(SITE) || headers.contains_key(DEST)
+}
+
+/// Returns whether a page of these origins made a request. Two of `Origin` are none.
+///
+/// A browser leaves out `Origin` in a `GET` to the page's own origin, and says `same-origin`.
+pub(crate) fn may_use(origins: &AllowedOrigins, headers: &HeaderMap) -> bool {
+    let mut all = headers.get_all(ORIGIN).iter();
+    match (all.next(), all.next()) {
+        (None, _) => headers.get(SITE).is_some_and(|site| site == "same-origin"),
+        (Some(origin), None) => origins.allow(Some(origin.as_bytes())),
+        (Some(_), Some(_)) => false,
+    }
+}
