@@ -106,6 +106,9 @@ pub use crate::http::request_head::RequestHead;
 pub use api_keys::{
     ApiKeys, ApiKeysBuilder, BuildError, Health, Managed, ReadOnly, Worker, WorkerHealth,
 };
+pub use backend::chain::StoreChain;
+pub use backend::fixed::lines::InvalidLine;
+pub use backend::fixed::store::{StaticKeysError, StaticStore, StaticStoreReader};
 pub use backend::memory::limiter::MemoryLimiter;
 pub use backend::memory::store::MemoryStore;
 pub use cache::Cache;

@@ -18,8 +18,9 @@ use support::{call, echoing, today, with_key};
 use tower::util::MapResponseLayer;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_api_key::{
-    Answered, ApiKeys, Caller, Decision, IssuedKey, Limits, ManualClock, MemoryLimiter, Observer,
-    PeerAddr, Quota, Rejection, RequestHead, RequireScope, Scope, WorkerHealth,
+    AllowedNetworks, Answered, ApiKeys, Caller, Decision, IssuedKey, Limits, ManualClock,
+    MemoryLimiter, Observer, PeerAddr, Quota, Rejection, RequestHead, RequireScope, Scope,
+    WorkerHealth,
 };
 
 /// What it was told, as text.
@@ -243,6 +244,43 @@ async fn a_request_that_passes_two_layers_of_the_same_keys_is_charged_and_announ
     let stack = optional.layer(echoing(&other.keys.layer().optional()));
     call(stack, World::request(None)).await;
     assert_eq!([&world, &other].map(|it| it.told.take().len()), [1, 1]);
+}
+
+/// Scopes and networks that are only reported deny nothing, and are told.
+#[tokio::test]
+async fn what_is_only_reported_is_told_and_denies_nothing() {
+    #[derive(Clone, Default)]
+    struct Reported(Arc<Mutex<Vec<&'static str>>>);
+    impl Observer for Reported {
+        fn decided(&self, decision: &Decision<'_>) {
+            assert!(decision.is_admitted());
+            let codes = decision.report_only_rejections().iter();
+            self.0.lock().unwrap().extend(codes.map(Rejection::code));
+        }
+    }
+    let clock = ManualClock::at(today());
+    let reported = Reported::default();
+    for far in [false, true] {
+        let builder = ApiKeys::builder(TroubledStore::new(&clock)).clock(clock.clone());
+        let builder = builder.limits(Limits::new().per_key(Quota::per_minute(9)));
+        let builder = if far {
+            builder.limiter(TroubledLimiter::new(&clock))
+        } else {
+            builder
+        };
+        let keys = builder.observer(reported.clone()).build().unwrap();
+        let elsewhere = AllowedNetworks::only(["198.51.100.0/24"]).unwrap();
+        let read = Scope::from_static("reports:read");
+        let outside = keys.issue("acme").networks(elsewhere).await.unwrap();
+        let inside = keys.issue("acme").scope(read.clone()).await.unwrap();
+        let layer = keys.layer().report_scopes(read).dangerous_report_networks();
+        let expected: [&[&str]; 2] = [&["ip_not_allowed", "insufficient_scope"], &[]];
+        for (key, expected) in [&outside, &inside].into_iter().zip(expected) {
+            let request = World::request(Some(key.expose_secret()));
+            assert_eq!(call(echoing(&layer), request).await.status(), 200);
+            assert_eq!(*std::mem::take(&mut *reported.0.lock().unwrap()), *expected);
+        }
+    }
 }
 
 /// Counts by key in the cached entry, and adds up when the entry leaves.

@@ -1,3 +1,5 @@
 //! What implements the ports: each driver in a folder of its own.
 
+pub(crate) mod chain;
+pub(crate) mod fixed;
 pub(crate) mod memory;

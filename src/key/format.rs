@@ -84,7 +84,7 @@ impl KeyFormat {
     }
 
     /// Keys that begin with `lead`, which is known to be good.
-    pub(super) fn issued(lead: impl Into<Box<str>>, environment: Environment) -> Self {
+    pub(crate) fn issued(lead: impl Into<Box<str>>, environment: Environment) -> Self {
         Self {
             lead: lead.into(),
             environment,

@@ -76,6 +76,7 @@ impl Gate {
             carriers,
             charges,
             verdict,
+            reported: &[],
         });
         Outcome::Deny(Denial {
             rejection,
@@ -96,7 +97,12 @@ impl Gate {
         verdict: Option<&Verdict>,
     ) {
         let observers = &self.keyring.observers;
-        if verdict.is_none() && !observers.hear_of_admission(key, carriers) {
+        let reported = match key {
+            Some(key) if self.config.reports.are_on() => self.reported(context, key.known()),
+            _ => Vec::new(),
+        };
+        let is_silent = verdict.is_none() && reported.is_empty();
+        if is_silent && !observers.hear_of_admission(key, carriers) {
             return; // it need not be put together
         }
         observers.decided(&Decision {
@@ -106,6 +112,7 @@ impl Gate {
             carriers,
             charges,
             verdict,
+            reported: &reported,
         });
     }
 

@@ -82,6 +82,20 @@ impl Kinds {
     }
 }
 
+/// Access that is only reported, and not denied.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reports {
+    pub(crate) scopes: Vec<RequiredScopes>,
+    pub(crate) networks: bool,
+}
+
+impl Reports {
+    #[inline]
+    pub(crate) fn are_on(&self) -> bool {
+        self.networks || !self.scopes.is_empty()
+    }
+}
+
 /// What one layer is set to; `Default` is the documented default of each setter.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -94,6 +108,7 @@ pub(crate) struct Config {
     pub(crate) kinds: Kinds,
     /// Each of them must be held.
     pub(crate) required_scopes: Vec<RequiredScopes>,
+    pub(crate) reports: Reports,
     pub(crate) client_address: ClientAddress,
     pub(crate) route: Route,
     // What becomes of it.
@@ -179,6 +194,7 @@ impl Default for Config {
                 refuse_in_browsers: false,
             },
             required_scopes: Vec::new(),
+            reports: Reports::default(),
             client_address: ClientAddress::default(),
             route: Route::default(),
             hide_credential: true,

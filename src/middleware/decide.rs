@@ -286,6 +286,39 @@ impl Gate {
         }
     }
 
+    /// A part of step 7: checks whether a key may be used from this address.
+    #[inline]
+    fn check_networks(&self, context: &Context<'_>, known: &KnownKey) -> Result<(), Rejection> {
+        let Some(networks) = known.networks() else {
+            return Ok(());
+        };
+        let client = context.client();
+        if client.is_none() {
+            let notices = &self.keyring.notices;
+            trace::no_address_for_allow_list(&notices.no_address_for_allow_list);
+        }
+        if !networks.allow(client) {
+            return Err(Rejection::IpNotAllowed { client });
+        }
+        Ok(())
+    }
+
+    /// Returns the denials of a request that is admitted, by what is only reported.
+    #[cold]
+    pub(super) fn reported(&self, context: &Context<'_>, known: &KnownKey) -> Vec<Rejection> {
+        let reports = &self.config.reports;
+        let held = known.record().scopes();
+        let lacking = reports.scopes.iter().filter(|it| !it.are_held_by(held));
+        let lacking = lacking.map(|required| Rejection::InsufficientScope {
+            required: required.clone(),
+        });
+        let outside = reports
+            .networks
+            .then(|| self.check_networks(context, known));
+        let outside = outside.and_then(Result::err);
+        outside.into_iter().chain(lacking).collect()
+    }
+
     /// A part of step 7: checks whether a key of its kind may be sent here, and by this client.
     #[inline]
     fn check_kind(&self, context: &Context<'_>, known: &KnownKey) -> Result<(), Rejection> {
@@ -319,15 +352,8 @@ impl Gate {
             return Err(Rejection::WrongEnvironment { accepted });
         }
         self.check_kind(context, known)?;
-        if let Some(networks) = known.networks() {
-            let client = context.client();
-            if client.is_none() {
-                let notices = &self.keyring.notices;
-                trace::no_address_for_allow_list(&notices.no_address_for_allow_list);
-            }
-            if !networks.allow(client) {
-                return Err(Rejection::IpNotAllowed { client });
-            }
+        if !self.config.reports.networks {
+            self.check_networks(context, known)?;
         }
         for required in &self.config.required_scopes {
             if !required.are_held_by(known.record().scopes()) {

@@ -247,6 +247,37 @@ impl ApiKeyLayer {
         self
     }
 
+    /// Adds scopes that requests are reported for if their key lacks them, and not denied. Default:
+    /// none. So a scope can be tried before it is [required](Self::require).
+    ///
+    /// What would have been denied is told to
+    /// [observers](crate::Decision::report_only_rejections), and to the log at most once a minute
+    /// for each key.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, Scope};
+    /// let layer = ApiKeys::in_memory().layer().report_scopes(Scope::from_static("reports:read"));
+    /// ```
+    pub fn report_scopes(mut self, scopes: impl Into<RequiredScopes>) -> Self {
+        self.config().reports.scopes.push(scopes.into());
+        self
+    }
+
+    /// Reports requests from outside of the networks that their key is allowed to be used from, and
+    /// denies them not. Default: they are denied.
+    ///
+    /// Danger: no allow-list protects what stands behind the layer. It is for the time in which
+    /// lists are being found.
+    ///
+    /// ```
+    /// # use tower_api_key::ApiKeys;
+    /// let layer = ApiKeys::in_memory().layer().dangerous_report_networks();
+    /// ```
+    pub fn dangerous_report_networks(mut self) -> Self {
+        self.config().reports.networks = true;
+        self
+    }
+
     /// Sets how the client's address is found, for allow-lists of networks, limits by address and
     /// logs. Default: it is the peer's.
     ///

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use super::{Decision, KeyFacts};
 use crate::http::carriers::Carriers;
+use crate::http::rejection::Rejection;
 use crate::key::lifecycle::KeyStatus;
 use crate::limit::charge::Charge;
 use crate::util::timestamp;
@@ -35,6 +36,11 @@ impl Log {
                 self.report(charge, decision);
             }
         }
+        if let Some(key) = &decision.key {
+            for rejection in decision.reported {
+                self.report_access(rejection, key, decision.at());
+            }
+        }
         match (decision.outcome, &decision.key) {
             (Ok(()), Some(key)) => {
                 trace::admitted(|| key.id(), || key.account());
@@ -55,6 +61,17 @@ impl Log {
         }
     }
 
+    /// Tells of a key that would have been denied by what is only reported, at most once a minute.
+    #[cold]
+    fn report_access(&self, rejection: &Rejection, key: &KeyFacts<'_>, at: SystemTime) {
+        if self
+            .reported
+            .is_due(hash_of(key) ^ rejection.code().len() as u64, at)
+        {
+            trace::would_refuse(rejection.code(), &key.id(), key.account());
+        }
+    }
+
     /// Tells of a limit that only reports and would have denied a request, at most once a minute.
     #[cold]
     fn report(&self, charge: &Charge<'_>, decision: &Decision<'_>) {
@@ -71,12 +88,16 @@ impl Log {
     /// Tells of a deprecated key that is in use, at most once an hour.
     #[cold]
     fn deprecated(&self, key: &KeyFacts<'_>, at: SystemTime) {
-        let id = *key.id().as_bytes();
-        let head = u64::from_le_bytes(std::array::from_fn(|at| id[at]));
-        if self.deprecated.is_due(head, at) {
+        if self.deprecated.is_due(hash_of(key), at) {
             let expires_at = key.lifecycle().expires_at().map(timestamp::rfc3339);
             let expires_at = expires_at.as_deref().unwrap_or("never");
             trace::deprecated(&key.id(), key.account(), expires_at);
         }
     }
+}
+
+/// A number that few keys share: the head of the id, which is a digest.
+fn hash_of(key: &KeyFacts<'_>) -> u64 {
+    let id = *key.id().as_bytes();
+    u64::from_le_bytes(std::array::from_fn(|at| id[at]))
 }

@@ -86,6 +86,7 @@ pub struct Decision<'a> {
     pub(crate) carriers: Carriers,
     pub(crate) charges: &'a [Charge<'a>],
     pub(crate) verdict: Option<&'a Verdict>,
+    pub(crate) reported: &'a [Rejection],
 }
 
 /// Facts of a request that are derived only if somebody asks.
@@ -151,6 +152,12 @@ impl<'a> Decision<'a> {
             .charges()
             .filter(|(charge, standing)| charge.is_report_only() && !standing.is_admissible());
         hits.map(|(charge, _)| charge)
+    }
+
+    /// Returns the rejections of a request that was admitted, by scopes and networks that are [only
+    /// reported](crate::ApiKeyLayer::report_scopes).
+    pub const fn report_only_rejections(&self) -> &'a [Rejection] {
+        self.reported
     }
 
     /// Returns the wall-clock time of the decision.
@@ -225,6 +232,10 @@ impl<'a> KeyFacts<'a> {
     const fn for_observer(mut self, at: usize) -> Self {
         self.observer = at;
         self
+    }
+
+    pub(crate) const fn known(&self) -> &'a KnownKey {
+        self.known
     }
 
     /// Returns the record of the key.

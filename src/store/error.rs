@@ -29,6 +29,8 @@ pub enum StoreErrorKind {
     Conflict,
     /// The store does not do what it was asked to, or does not keep a field of a record.
     Refused,
+    /// The key stands where it cannot be changed, such as in a file.
+    ReadOnly,
     /// A cursor was made by another store, for another query, or by nobody.
     InvalidCursor,
     /// The store could not be reached, or did not answer.
@@ -54,6 +56,14 @@ impl StoreError {
     pub fn refused(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             kind: StoreErrorKind::Refused,
+            source: Some(source.into().into()),
+        }
+    }
+
+    /// The key stands where it cannot be changed. The source says where.
+    pub fn read_only(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self {
+            kind: StoreErrorKind::ReadOnly,
             source: Some(source.into().into()),
         }
     }
@@ -99,6 +109,7 @@ impl fmt::Display for StoreError {
             StoreErrorKind::AlreadyExists => "the key exists already",
             StoreErrorKind::Conflict => "something else was written first",
             StoreErrorKind::Refused => "the key store does not support this",
+            StoreErrorKind::ReadOnly => "the key stands where it cannot be changed",
             StoreErrorKind::InvalidCursor => {
                 "the cursor is not of this list: begin with the first page"
             }

@@ -51,6 +51,11 @@ pub(crate) fn calendar_in_memory() {
     );
 }
 
+/// Access that is only reported would have denied a request.
+pub(crate) fn would_refuse(code: &str, key_id: &dyn fmt::Display, account: &str) {
+    info!(target: TARGET, code, %key_id, account, "what is only reported would have denied a request");
+}
+
 /// A limit that only reports would have denied a request.
 pub(crate) fn would_deny(limit: &str, key_id: Option<&str>, account: Option<&str>) {
     info!(target: TARGET, limit, key_id, account, "a limit that only reports would have denied a request");

@@ -1,0 +1,277 @@
+//! A store of keys that stand in an environment variable or in a file.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use zeroize::Zeroizing;
+
+use super::lines::{self, InvalidLine, Line};
+use crate::key::alphabet::Alphabet;
+use crate::key::digest::KeyId;
+use crate::key::environment::Environment;
+use crate::key::format::{KeyFormat, KeyFormatError};
+use crate::key::formats::KeyFormats;
+use crate::key::record::KeyRecord;
+use crate::store::{KeyStore, StoreError};
+
+/// A store of keys that an application is given at its start, for the first ten minutes and for
+/// small services: in an environment variable, or in a file.
+///
+/// A line for each key: `NAME ACCOUNT [SCOPE…] = KEY`, or `sha256:HEX` in place of the key. Lines
+/// are separated by line ends or `;`. Those that begin with `#` are comments. Keys are written as
+/// [`formats`](Self::formats) says: 64 hexadecimal digits, as `openssl rand -hex 32` makes them, or
+/// as issued by [`ApiKeys`](crate::ApiKeys).
+///
+/// Whoever reads the variable or the file has the keys, unless there are only digests in it.
+///
+/// ```
+/// use tower_api_key::{ApiKeys, StaticStore};
+///
+/// # let key = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+/// let text = format!("admin acme admin reports:read = {key}"); // openssl rand -hex 32
+/// let store = StaticStore::from_text(&text)?; // or from_env("API_KEYS"), from_file(…)
+/// let keys = ApiKeys::read_only(store).formats(StaticStore::formats()).build()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Beside keys of a database, it stands in a [`StoreChain`](crate::StoreChain).
+#[derive(Clone)]
+pub struct StaticStore(Arc<Inner>);
+
+struct Inner {
+    source: Source,
+    formats: KeyFormats,
+    lines: RwLock<HashMap<KeyId, Line>>,
+}
+
+/// Where the keys stand.
+#[derive(Debug, Clone)]
+enum Source {
+    Text,
+    Env(String),
+    File(PathBuf),
+}
+
+impl StaticStore {
+    /// Reads keys from an environment variable, such as `API_KEYS`.
+    pub fn from_env(variable: &str) -> Result<Self, StaticKeysError> {
+        Self::with_formats(Self::formats())?.from_env(variable)
+    }
+
+    /// Reads keys from a file, which can be [read again](Self::reload).
+    pub fn from_file(path: impl Into<PathBuf>) -> Result<Self, StaticKeysError> {
+        Self::with_formats(Self::formats())?.from_file(path)
+    }
+
+    /// Reads keys from a text.
+    pub fn from_text(text: &str) -> Result<Self, StaticKeysError> {
+        Self::with_formats(Self::formats())?.from_text(text)
+    }
+
+    /// Returns the formats of keys that are read unless others are said: `sk_live`, `sk_test`, and
+    /// 64 hexadecimal digits. Set the same ones in
+    /// [`ApiKeysBuilder::formats`](crate::ApiKeysBuilder::formats).
+    ///
+    /// Keys without a lead are not read from `Authorization: Bearer`, where they could not be told
+    /// from users' tokens: send them as `X-API-Key` or `Authorization: ApiKey`.
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "64 hexadecimal digits are 256 bits"
+    )]
+    pub fn formats() -> [KeyFormat; 3] {
+        let issued = |lead, environment| KeyFormat::issued(lead, environment);
+        let hex = KeyFormat::imported("", Alphabet::HEX, 64..=64, Environment::LIVE);
+        [
+            issued("sk_live_", Environment::LIVE),
+            issued("sk_test_", Environment::TEST),
+            hex.expect("64 hexadecimal digits are 256 bits"),
+        ]
+    }
+
+    /// Begins to read keys that are written in other formats. Keys of less than 112 bits need
+    /// [`KeyFormat::dangerous_guessable`].
+    ///
+    /// ```
+    /// use tower_api_key::{Alphabet, Environment, KeyFormat, StaticStore};
+    ///
+    /// let acme = KeyFormat::imported("acme-", Alphabet::HEX, 40..=40, Environment::LIVE)?;
+    /// let text = "admin acme = acme-0123456789abcdef0123456789abcdef01234567";
+    /// let store = StaticStore::with_formats([acme])?.from_text(text)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_formats(
+        formats: impl IntoIterator<Item = KeyFormat>,
+    ) -> Result<StaticStoreReader, StaticKeysError> {
+        Ok(StaticStoreReader(KeyFormats::new(formats)?))
+    }
+
+    /// Reads the file again, and returns the ids of the keys that were added, changed or taken out.
+    /// Keys of a text or a variable do not change. After an error, the keys are as before.
+    ///
+    /// What is cached of these keys must be forgotten:
+    ///
+    /// ```no_run
+    /// # use tower_api_key::{ApiKeys, ReadOnly, StaticKeysError, StaticStore};
+    /// # fn on_hangup(store: &StaticStore, keys: &ApiKeys<ReadOnly>) -> Result<(), StaticKeysError> {
+    /// for id in store.reload()? {
+    ///     keys.invalidate(&id);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn reload(&self) -> Result<Vec<KeyId>, StaticKeysError> {
+        let Source::File(_) = &self.0.source else {
+            return Ok(Vec::new());
+        };
+        let after = self.0.source.read(None, &self.0.formats)?;
+        let mut before = self.0.lines.write().unwrap_or_else(PoisonError::into_inner);
+        let same = |id: &KeyId| {
+            let record = |lines: &HashMap<KeyId, Line>| lines.get(id).map(|it| it.record.clone());
+            record(&before) == record(&after)
+        };
+        let mut changed: Vec<_> = before.keys().chain(after.keys()).copied().collect();
+        changed.sort_unstable_by_key(|id| *id.as_bytes());
+        changed.dedup();
+        changed.retain(|id| !same(id));
+        *before = after;
+        Ok(changed)
+    }
+
+    /// Returns where a key stands, such as `line 3 of the environment variable API_KEYS`, if it is
+    /// here.
+    pub fn place_of(&self, id: &KeyId) -> Option<String> {
+        let lines = self.0.lines.read().unwrap_or_else(PoisonError::into_inner);
+        let number = lines.get(id)?.number;
+        Some(format!("line {number} of {}", self.0.source))
+    }
+}
+
+/// Reads keys in formats of the application's own: see [`StaticStore::with_formats`].
+#[derive(Debug, Clone)]
+pub struct StaticStoreReader(KeyFormats);
+
+impl StaticStoreReader {
+    /// Reads keys from an environment variable.
+    pub fn from_env(self, variable: &str) -> Result<StaticStore, StaticKeysError> {
+        self.from(Source::Env(variable.to_owned()), None)
+    }
+
+    /// Reads keys from a file, which can be [read again](StaticStore::reload).
+    pub fn from_file(self, path: impl Into<PathBuf>) -> Result<StaticStore, StaticKeysError> {
+        self.from(Source::File(path.into()), None)
+    }
+
+    /// Reads keys from a text.
+    pub fn from_text(self, text: &str) -> Result<StaticStore, StaticKeysError> {
+        self.from(Source::Text, Some(text))
+    }
+
+    fn from(self, source: Source, text: Option<&str>) -> Result<StaticStore, StaticKeysError> {
+        let lines = source.read(text, &self.0)?;
+        Ok(StaticStore(Arc::new(Inner {
+            source,
+            formats: self.0,
+            lines: RwLock::new(lines),
+        })))
+    }
+}
+
+impl Source {
+    fn read(
+        &self,
+        text: Option<&str>,
+        formats: &KeyFormats,
+    ) -> Result<HashMap<KeyId, Line>, StaticKeysError> {
+        let text = Zeroizing::new(match self {
+            Self::Text => text.unwrap_or_default().to_owned(),
+            Self::Env(variable) => {
+                std::env::var(variable).map_err(|_| StaticKeysError::Variable(variable.clone()))?
+            }
+            Self::File(path) => {
+                std::fs::read_to_string(path).map_err(|error| StaticKeysError::File {
+                    path: path.clone(),
+                    source: Arc::new(error),
+                })?
+            }
+        });
+        let lines =
+            lines::read(&text, formats).map_err(|(line, source)| StaticKeysError::Line {
+                line,
+                place: self.to_string(),
+                source,
+            })?;
+        Ok(lines
+            .into_iter()
+            .map(|line| (line.record.id(), line))
+            .collect())
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text => f.write_str("the text of the store"),
+            Self::Env(variable) => write!(f, "the environment variable {variable}"),
+            Self::File(path) => write!(f, "the file {}", path.display()),
+        }
+    }
+}
+
+impl KeyStore for StaticStore {
+    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        let lines = self.0.lines.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(lines.get(id).map(|line| line.record.clone()))
+    }
+}
+
+/// Says where the keys stand.
+impl fmt::Display for StaticStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.source.fmt(f)
+    }
+}
+
+impl fmt::Debug for StaticStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines = self.0.lines.read().unwrap_or_else(PoisonError::into_inner);
+        f.debug_struct("StaticStore")
+            .field("source", &self.0.source)
+            .field("keys", &lines.len())
+            .finish()
+    }
+}
+
+/// Keys that could not be read.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StaticKeysError {
+    /// The environment variable is not set, or is not UTF-8.
+    #[error("the environment variable {0} is not set, or is not UTF-8")]
+    Variable(String),
+    /// The file could not be read, or is not UTF-8.
+    #[error("the keys in {} could not be read", .path.display())]
+    #[non_exhaustive]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: Arc<io::Error>,
+    },
+    /// A line is no key.
+    #[error("line {line} of {place}: {source}")]
+    #[non_exhaustive]
+    Line {
+        /// The number of the line, from 1.
+        line: usize,
+        /// Where the line stands.
+        place: String,
+        /// What is wrong with it.
+        source: InvalidLine,
+    },
+    /// The formats do not go together.
+    #[error(transparent)]
+    Formats(#[from] KeyFormatError),
+}
