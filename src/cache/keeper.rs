@@ -6,7 +6,8 @@
 //!
 //! One rule stands beside it. Newcomers are compared with the least recently used key, and as long
 //! as they lose it stays the one to be compared with, so a single key keeps all of them out.
-//! Therefore a key that returns soon after its eviction takes the place of one that has been idle.
+//! Therefore a key that returns soon after its eviction, or that is loaded over and over, takes the
+//! place of one that has been idle.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use moka::notification::RemovalCause;
 
 use super::evicted::RecentlyEvicted;
+use super::reloads::Reloads;
 use crate::key::digest::KeyId;
 
 /// The unit of weight, in bytes. It keeps the entries few that [`Keeper::size_sketch`] needs for
@@ -34,6 +36,7 @@ pub(super) struct Keeper {
     capacity: u64,
     untold: Arc<Mutex<Vec<Uses>>>,
     evicted: Arc<RecentlyEvicted>,
+    reloads: Reloads,
 }
 
 /// How often a key was used that the policy has not been told of.
@@ -90,6 +93,7 @@ impl Keeper {
             capacity,
             untold,
             evicted,
+            reloads: Reloads::new(usize::try_from(keys).unwrap_or(usize::MAX)),
         };
         keeper.size_sketch(keys);
         keeper
@@ -105,9 +109,11 @@ impl Keeper {
         self.cache.invalidate(id);
     }
 
-    /// Returns whether a key was evicted a short while ago, and forgets that it was.
+    /// Returns whether a key that is loaded was evicted a short while ago, or is loaded often, and
+    /// forgets that.
     pub(super) fn has_returned(&self, id: &KeyId) -> bool {
-        self.evicted.remove(id)
+        let is_often = self.reloads.add(id);
+        self.evicted.remove(id) || is_often
     }
 
     /// Returns whether the cache is at least half full. Before, there is nothing to choose among.

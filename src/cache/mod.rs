@@ -17,6 +17,7 @@ mod known;
 mod misses;
 mod pool;
 mod recent;
+mod reloads;
 mod settings;
 mod shelf;
 pub(crate) mod slot;
