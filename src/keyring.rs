@@ -20,8 +20,8 @@ use crate::limit::throttle::Throttle;
 use crate::observe::Observers;
 use crate::store::{DynChangeFeed, DynKeyStore};
 use crate::util::clock::{Clock, Now};
+use crate::util::notice::{Once, Outage};
 use crate::util::timestamp::nanoseconds;
-use crate::util::trace::Once;
 
 pub(crate) struct Keyring {
     pub(crate) store: Arc<dyn DynKeyStore>,
@@ -94,6 +94,9 @@ pub(crate) struct Notices {
     pub(crate) untrusted_forwarding: Once,
     pub(crate) no_address_for_allow_list: Once,
     pub(crate) no_address_for_limits: Once,
+    pub(crate) store: Outage,
+    pub(crate) loads: Outage,
+    pub(crate) limiter: Outage,
 }
 
 impl Keyring {

@@ -10,8 +10,8 @@ use http::Request;
 use support::trouble::TroubledStore;
 use support::{call, echoing, today};
 use tower_api_key::{
-    ApiKeyLayer, ApiKeys, ChangeError, KeyDigest, KeyRecord, ManagedKeyStore, ManualClock,
-    MemoryStore, Scope, StaticKeysError, StaticStore, StoreChain, StoreError, StoreErrorKind,
+    ApiKeyLayer, ApiKeys, ChangeError, KeyDigest, KeyRecord, ManagedKeyStore, ManualClock, Scope,
+    StaticKeysError, StaticStore, StoreChain, StoreError, StoreErrorKind,
 };
 
 const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -192,6 +192,6 @@ async fn stores_in_a_chain_hold_all_their_keys_and_one_that_fails_is_no_no() {
 #[tokio::test]
 async fn a_chain_keeps_the_promises_of_its_first_store() {
     let fixed = StaticStore::from_text(&format!("admin acme = {KEY}")).unwrap();
-    let chain = StoreChain::new(MemoryStore::new(), fixed, "the environment");
+    let chain = StoreChain::new(tower_api_key::MemoryStore::new(), fixed, "the environment");
     tower_api_key::conformance::managed_key_store(&chain).await;
 }

@@ -26,6 +26,7 @@ use crate::limit::throttle::Throttle;
 use crate::observe::{Observer, Observers};
 use crate::store::{ChangeFeed, DynChangeFeed, DynKeyStore};
 use crate::util::clock::{Clock, SystemClock};
+use crate::util::notice::Lines;
 
 /// Sets up an [`ApiKeys`].
 #[must_use = "nothing is set up until it is built"]
@@ -43,6 +44,7 @@ pub struct ApiKeysBuilder<A = Managed> {
     publishable: ScopeSet,
     subjects: Subjects,
     observers: Vec<Arc<dyn Observer>>,
+    hides_addresses: bool,
     feed: Option<Arc<dyn DynChangeFeed>>,
     cache: Cache,
 }
@@ -63,6 +65,7 @@ impl<A> ApiKeysBuilder<A> {
             publishable: ScopeSet::default(),
             subjects: Subjects::new(),
             observers: Vec::new(),
+            hides_addresses: false,
             feed: None,
             cache: Cache::default(),
         }
@@ -302,6 +305,19 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
+    /// Leaves the addresses of clients out of the log. Default: a refusal is logged with the address
+    /// of its client.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, MemoryStore};
+    /// let keys = ApiKeys::builder(MemoryStore::new()).log_without_addresses().build()?;
+    /// # Ok::<(), tower_api_key::BuildError>(())
+    /// ```
+    pub fn log_without_addresses(mut self) -> Self {
+        self.hides_addresses = true;
+        self
+    }
+
     /// Says which subject of the application's own a request has, for limits that count
     /// [by it](Limits::per). Default: none. The last function of a name holds.
     ///
@@ -356,7 +372,9 @@ impl<A> ApiKeysBuilder<A> {
             emergency: Emergency::new(self.limiter_outage.policy, Arc::new(MemoryLimiter::new())),
         };
         limiting.warn_of_calendar();
-        let observers = Observers::new(self.observers);
+        let refusals = Arc::<Lines>::default();
+        let hides_addresses = self.hides_addresses;
+        let observers = Observers::new(self.observers, hides_addresses, Arc::clone(&refusals));
         let throttle = self.failed_attempts.map(|quota| {
             let limiter = MemoryLimiter::with_memory(THROTTLE_MEMORY);
             Throttle::new(quota, Arc::new(limiter))
@@ -366,6 +384,7 @@ impl<A> ApiKeysBuilder<A> {
             limiting,
             clock: Arc::clone(&clock),
             observers: observers.count(),
+            refusals,
         });
         let keyring = Keyring {
             cache: KeyCache::new(

@@ -81,6 +81,7 @@ async fn sweep(keyring: &Keyring) -> Infallible {
     let every = keyring.cache.sweep_interval();
     loop {
         keyring.cache.sweep();
+        keyring.observers.flush(keyring.now());
         keyring.worker.ticked(keyring.clock.monotonic());
         keyring.clock.sleep(every).await;
     }

@@ -223,6 +223,7 @@ mod tests {
                 },
                 clock: Arc::new(SystemClock),
                 observers: 0,
+                refusals: Arc::default(),
             });
             let pool = Arc::new(Pool::new(Arc::clone(&metering)));
             let index = Index::new(Arc::clone(&pool));

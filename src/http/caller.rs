@@ -17,6 +17,7 @@ use crate::limit::limiter::LimiterError;
 use crate::limit::metering::{ChargeError, LimitStanding, Metering};
 use crate::limit::refund::Receipt;
 use crate::limit::rulebook::Bound;
+use crate::util::trace::{self, Refusal};
 
 /// The application that a request comes from, proved by its key. Never a person.
 ///
@@ -97,7 +98,7 @@ impl Caller {
             Some(caller) => Ok(caller),
             None if extensions.get::<Anonymous>().is_some() => Err(Rejection::Missing),
             None => {
-                crate::util::trace::layer_missing("Caller");
+                trace::layer_missing("Caller");
                 Err(Rejection::LayerMissing)
             }
         }
@@ -306,7 +307,14 @@ impl Caller {
 
     fn lacks(&self, required: RequiredScopes) -> Rejection {
         let rejection = Rejection::InsufficientScope { required };
-        crate::util::trace::refused_caller(rejection.code(), &self.key_id(), self.account());
+        let metering = self.key.metering();
+        trace::refused(&metering.refusals, metering.clock.now(), || Refusal {
+            code: rejection.code(),
+            key_id: Some(self.key_id().to_string()),
+            account: Some(self.account()),
+            plan: self.plan(),
+            ..Refusal::default()
+        });
         rejection
     }
 

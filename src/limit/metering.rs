@@ -12,6 +12,7 @@ use crate::limit::refund::Receipt;
 use crate::limit::rulebook::{Bound, Holder};
 use crate::limit::verdict::Standing;
 use crate::util::clock::Clock;
+use crate::util::notice::Lines;
 
 /// The limits of one `ApiKeys`, and the clock that they go by.
 pub(crate) struct Metering {
@@ -19,6 +20,8 @@ pub(crate) struct Metering {
     pub(crate) clock: Arc<dyn Clock>,
     /// How many observers may keep a value in each cached entry.
     pub(crate) observers: usize,
+    /// The room for lines about refusals, which handlers and the path share.
+    pub(crate) refusals: Arc<Lines>,
 }
 
 impl Metering {

@@ -82,6 +82,9 @@ impl Gate {
     ) -> Result<WithinLimits, Box<LimitDenial>> {
         match limiting::verdict(charges, checked) {
             Ok(verdict) => {
+                if let Some(failures) = self.keyring.notices.limiter.works() {
+                    trace::limiter_works(failures);
+                }
                 self.keep(verdict, kept);
                 self.within_or_denial(charges, verdict, payer, Some(asked_at), now)
             }
@@ -145,7 +148,9 @@ impl Gate {
         now: Now,
         kept: &mut Option<Verdict>,
     ) -> Result<WithinLimits, Box<LimitDenial>> {
-        trace::limiter_failed(error);
+        if let Some(failures) = self.keyring.notices.limiter.failed(now.wall()) {
+            trace::limiter_failed(error, failures);
+        }
         match self
             .keyring
             .metering

@@ -189,14 +189,28 @@ impl Gate {
         {
             throttle.forgive(attempt, self.keyring.readings());
         }
+        if loaded.is_ok()
+            && let Some(failures) = self.keyring.notices.store.works()
+        {
+            trace::store_works(failures);
+        }
         loaded.map_err(|failure| self.load_failed(&failure, &key.id()))
     }
 
     /// Logs that a record could not be loaded, and returns the rejection for that.
     pub(super) fn load_failed(&self, failure: &LoadFailure, id: &KeyId) -> Rejection {
+        let (notices, now) = (&self.keyring.notices, self.keyring.now());
         match failure {
-            LoadFailure::Store(error) => trace::store_failed(error, id),
-            LoadFailure::TooMany => trace::too_many_loads(id),
+            LoadFailure::Store(error) => {
+                if let Some(failures) = notices.store.failed(now) {
+                    trace::store_failed(error, id, failures);
+                }
+            }
+            LoadFailure::TooMany => {
+                if let Some(failures) = notices.loads.failed(now) {
+                    trace::too_many_loads(id, failures);
+                }
+            }
         }
         self.outage()
     }

@@ -1,26 +1,40 @@
 //! The logs, which are told before the application's observers.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Decision, KeyFacts};
 use crate::http::carriers::Carriers;
-use crate::http::rejection::Rejection;
+use crate::http::rejection::{NotFound, Rejection};
 use crate::key::lifecycle::KeyStatus;
 use crate::limit::charge::Charge;
+use crate::util::notice::{Lines, Seldom};
 use crate::util::timestamp;
-use crate::util::trace::{self, Seldom};
+use crate::util::trace::{self, Refusal};
 
 /// Writes decisions to the application's logs.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     deprecated: Seldom<HOUR>,
     reported: Seldom<MINUTE>,
+    refusals: Arc<Lines>,
+    /// Whether the addresses of clients are left out.
+    hides_addresses: bool,
 }
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 3600;
 
 impl Log {
+    /// `refusals` is the room for lines, which handlers share.
+    pub(super) fn new(hides_addresses: bool, refusals: Arc<Lines>) -> Self {
+        Self {
+            refusals,
+            hides_addresses,
+            ..Self::default()
+        }
+    }
+
     /// Returns whether there is something to write about an admission like this.
     #[inline]
     pub(super) fn hears_of_admission(key: Option<KeyFacts<'_>>, carriers: Carriers) -> bool {
@@ -53,11 +67,9 @@ impl Log {
                     }
                 }
             }
-            (Ok(()), None) => {}
-            (Err(rejection), Some(key)) => {
-                trace::refused_caller(rejection.code(), &key.id(), key.account());
-            }
-            (Err(rejection), None) => trace::refused_stranger(rejection.code(), rejection),
+            // An outage has lines of its own.
+            (Ok(()), None) | (Err(Rejection::ServiceUnavailable { .. }), _) => {}
+            (Err(rejection), _) => self.refused(rejection, decision),
         }
     }
 
@@ -85,6 +97,30 @@ impl Log {
         trace::would_deny(name.as_str(), key_id.as_deref(), account);
     }
 
+    /// Tells of a refusal.
+    fn refused(&self, rejection: &Rejection, decision: &Decision<'_>) {
+        trace::refused(&self.refusals, decision.at(), || {
+            let key = decision.key.as_ref();
+            let client = || decision.client().map(|client| client.to_string());
+            Refusal {
+                code: rejection.code(),
+                reason: reason(rejection),
+                client: (!self.hides_addresses).then(client).flatten(),
+                method: Some(decision.method().as_str()),
+                route: Some(decision.route()),
+                key_id: key.map(|key| key.id().to_string()),
+                account: key.map(KeyFacts::account),
+                plan: key.and_then(|key| key.record().plan()),
+                limit: limit(rejection),
+            }
+        });
+    }
+
+    /// Tells how many refusals were left out, if the minute is over.
+    pub(super) fn flush(&self, at: SystemTime) {
+        self.refusals.flush(at, trace::refusals_left_out);
+    }
+
     /// Tells of a deprecated key that is in use, at most once an hour.
     #[cold]
     fn deprecated(&self, key: &KeyFacts<'_>, at: SystemTime) {
@@ -100,4 +136,22 @@ impl Log {
 fn hash_of(key: &KeyFacts<'_>) -> u64 {
     let id = *key.id().as_bytes();
     u64::from_le_bytes(std::array::from_fn(|at| id[at]))
+}
+
+/// Why a key is not found, which the caller is not told.
+fn reason(rejection: &Rejection) -> Option<&'static str> {
+    match rejection {
+        Rejection::NotFound(NotFound::Malformed) => Some("malformed"),
+        Rejection::NotFound(NotFound::Unknown) => Some("unknown"),
+        _ => None,
+    }
+}
+
+/// The name of the limit that a request is over.
+fn limit(rejection: &Rejection) -> Option<&str> {
+    match rejection {
+        Rejection::RateLimited(exceeded) => Some(&exceeded.name),
+        Rejection::CostExceedsQuota { name, .. } => Some(name),
+        _ => None,
+    }
 }

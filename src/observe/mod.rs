@@ -21,6 +21,7 @@ use crate::key::record::KeyRecord;
 use crate::limit::charge::Charge;
 use crate::limit::verdict::{Standing, Verdict};
 use crate::util::clock::Now;
+use crate::util::notice::Lines;
 use log::Log;
 
 /// Watches decisions: for usage, metrics, anomalies.
@@ -301,9 +302,13 @@ pub(crate) struct Observers {
 }
 
 impl Observers {
-    pub(crate) fn new(added: Vec<Arc<dyn Observer>>) -> Self {
+    pub(crate) fn new(
+        added: Vec<Arc<dyn Observer>>,
+        hides_addresses: bool,
+        refusals: Arc<Lines>,
+    ) -> Self {
         Self {
-            log: Log::default(),
+            log: Log::new(hides_addresses, refusals),
             added: added.into(),
         }
     }
@@ -338,6 +343,11 @@ impl Observers {
             let key = decision.key.map(|key| key.for_observer(at));
             observer.decided(&Decision { key, ..*decision });
         }
+    }
+
+    /// Tells the log how many refusals were left out, if the minute is over.
+    pub(crate) fn flush(&self, at: SystemTime) {
+        self.log.flush(at);
     }
 
     /// Tells of an answer to a request with this key.

@@ -3,12 +3,11 @@
 
 use std::error::Error;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use tracing::{debug, error, info, trace, warn};
 
-use crate::util::timestamp;
+use crate::util::notice::{Lines, Once};
 
 /// One name to filter by, wherever the shim lives.
 const TARGET: &str = "tower_api_key";
@@ -28,14 +27,54 @@ pub(crate) fn admitted<'a, I: fmt::Display>(
     trace!(target: TARGET, key_id = %key_id(), account = account(), "API key accepted");
 }
 
-/// A request without a known key was turned away.
-pub(crate) fn refused_stranger(code: &str, reason: &dyn fmt::Debug) {
-    debug!(target: TARGET, code, ?reason, "request refused: no valid API key");
+/// A refusal, as it is logged.
+#[derive(Debug, Default)]
+pub(crate) struct Refusal<'a> {
+    pub(crate) code: &'a str,
+    /// More exact than the code, where the caller must not be told.
+    pub(crate) reason: Option<&'static str>,
+    pub(crate) client: Option<String>,
+    pub(crate) method: Option<&'a str>,
+    pub(crate) route: Option<&'a str>,
+    pub(crate) key_id: Option<String>,
+    pub(crate) account: Option<&'a str>,
+    pub(crate) plan: Option<&'a str>,
+    pub(crate) limit: Option<&'a str>,
 }
 
-/// A known key was turned away.
-pub(crate) fn refused_caller(code: &str, key_id: &dyn fmt::Display, account: &str) {
-    info!(target: TARGET, code, %key_id, account, "request refused: the API key may not do this");
+/// A request was turned away. It is told at `INFO` as far as there is room in this minute, and at
+/// `DEBUG` beyond. What is told is put together only if somebody hears it.
+pub(crate) fn refused<'a>(lines: &Lines, at: SystemTime, refusal: impl FnOnce() -> Refusal<'a>) {
+    let hears_debug = tracing::enabled!(target: TARGET, tracing::Level::DEBUG);
+    if !hears_debug && !tracing::enabled!(target: TARGET, tracing::Level::INFO) {
+        return;
+    }
+    let is_loud = lines.may_write(at, refusals_left_out);
+    if !is_loud && !hears_debug {
+        return;
+    }
+    let Refusal {
+        code,
+        reason,
+        client,
+        method,
+        route,
+        key_id,
+        account,
+        plan,
+        limit,
+    } = refusal();
+    let (client, key_id) = (client.as_deref(), key_id.as_deref());
+    if is_loud {
+        info!(target: TARGET, code, reason, client, method, route, key_id, account, plan, limit, "request refused");
+    } else {
+        debug!(target: TARGET, code, reason, client, method, route, key_id, account, plan, limit, "request refused");
+    }
+}
+
+/// There were more refusals than are logged in a minute.
+pub(crate) fn refusals_left_out(count: u64) {
+    warn!(target: TARGET, count, "more requests were refused in a minute than are logged");
 }
 
 /// A record names a plan that is not among the rules.
@@ -75,15 +114,24 @@ pub(crate) fn key_in_query(parameter: &str, key_id: &dyn fmt::Display) {
     );
 }
 
-/// The store failed, and the request was answered with 503.
-pub(crate) fn store_failed(error: &(dyn Error + 'static), key_id: &dyn fmt::Display) {
+/// The store failed, and requests were answered with 503: so many since this was said last.
+pub(crate) fn store_failed(
+    error: &(dyn Error + 'static),
+    key_id: &dyn fmt::Display,
+    failures: u64,
+) {
     let causes = Causes(error);
-    error!(target: TARGET, %key_id, error = %causes, "the key store failed; the request was answered with 503");
+    error!(target: TARGET, %key_id, error = %causes, failures, "the key store failed; requests were answered with 503");
+}
+
+/// The store works again, after so many failures that nothing was said of.
+pub(crate) fn store_works(failures: u64) {
+    info!(target: TARGET, failures, "the key store works again");
 }
 
 /// There were too many lookups in flight for one more.
-pub(crate) fn too_many_loads(key_id: &dyn fmt::Display) {
-    warn!(target: TARGET, %key_id, "too many keys are being looked up at a time; the request was answered with 503; see Cache::max_loads");
+pub(crate) fn too_many_loads(key_id: &dyn fmt::Display, failures: u64) {
+    warn!(target: TARGET, %key_id, failures, "too many keys are being looked up at a time; requests were answered with 503; see Cache::max_loads");
 }
 
 /// The store failed, and the request was judged by what was loaded before.
@@ -92,10 +140,16 @@ pub(crate) fn served_stale(error: &(dyn Error + 'static), key_id: &dyn fmt::Disp
     warn!(target: TARGET, %key_id, error = %causes, "the key store failed; the request was judged by an old record");
 }
 
-/// The limiter failed, and the application's choice for that decides.
-pub(crate) fn limiter_failed(error: &(dyn Error + 'static)) {
+/// The limiter failed, and the application's choice for that decides: so many times since this was
+/// said last.
+pub(crate) fn limiter_failed(error: &(dyn Error + 'static), failures: u64) {
     let causes = Causes(error);
-    error!(target: TARGET, error = %causes, "the rate limiter failed; LimiterOutage decides about the request");
+    error!(target: TARGET, error = %causes, failures, "the rate limiter failed; LimiterOutage decides about requests");
+}
+
+/// The limiter works again, after so many failures that nothing was said of.
+pub(crate) fn limiter_works(failures: u64) {
+    info!(target: TARGET, failures, "the rate limiter works again");
 }
 
 /// A request was denied after it was charged, and could not be given back its charge.
@@ -194,64 +248,9 @@ impl fmt::Display for Causes<'_> {
     }
 }
 
-/// Says a thing once in a life.
-#[derive(Debug, Default)]
-pub(crate) struct Once(AtomicBool);
-
-impl Once {
-    fn run(&self, say: impl FnOnce()) {
-        if !self.0.load(Ordering::Relaxed) && !self.0.swap(true, Ordering::Relaxed) {
-            say();
-        }
-    }
-}
-
-/// Says a thing about each of many at most once in so many seconds, in bounded memory.
-///
-/// They share a fixed number of slots. Where two meet in one, the second is silent for that time.
-pub(crate) struct Seldom<const SECONDS: u64>([AtomicU64; 512]);
-
-impl<const SECONDS: u64> Seldom<SECONDS> {
-    /// Returns whether to speak now of the one with this hash.
-    pub(crate) fn is_due(&self, hash: u64, at: SystemTime) -> bool {
-        let [low, high, ..] = hash.to_le_bytes();
-        let slot = &self.0[usize::from(u16::from_le_bytes([low, high])) % self.0.len()];
-        let period = timestamp::unix_seconds(at) / SECONDS + 1; // 0 is a slot that was never used
-        slot.load(Ordering::Relaxed) != period && slot.swap(period, Ordering::Relaxed) != period
-    }
-}
-
-impl<const SECONDS: u64> Default for Seldom<SECONDS> {
-    fn default() -> Self {
-        Self(std::array::from_fn(|_| AtomicU64::new(0)))
-    }
-}
-
-impl<const SECONDS: u64> fmt::Debug for Seldom<SECONDS> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Seldom")
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-
-    #[test]
-    fn a_key_is_spoken_of_once_an_hour() {
-        let hourly = Seldom::<3600>::default();
-        let is_due = |hash, seconds| {
-            let at = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-            hourly.is_due(hash, at)
-        };
-        assert!(is_due(1, 0));
-        assert!(!is_due(1, 3599));
-        assert!(is_due(2, 3599));
-        assert!(is_due(1, 3600));
-        assert!(!is_due(1, 3600));
-    }
 
     #[test]
     fn causes_are_told_on_one_line() {
