@@ -33,12 +33,12 @@ async fn main() -> Result<(), Error> {
         .limits(Limits::new().per_key(Quota::per_minute(600)))
         .failed_attempts(Quota::per_minute(300))
         .build()?;
-    issue_one_of_each(&keys, &store).await?;
-
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port()?)).await?;
+    // Before there is anything to print.
+    let listener = listen().await?;
     let address = format!("http://{}", listener.local_addr()?);
+    let [active, admin, limited] = issue_one_of_each(&keys, &store).await?;
     println!("listening on {address}");
-    print_help(&address);
+    print_help(&address, &active, &admin, &limited);
     let app = app(&keys).into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, app).await?;
     Ok(())
@@ -50,6 +50,7 @@ fn app(keys: &ApiKeys) -> Router {
         .sources([
             KeySource::bearer(),
             KeySource::api_key_scheme(),
+            KeySource::scheme("Api-Key").expect("a token"),
             KeySource::basic(),
             KeySource::x_api_key(),
             KeySource::dangerous_query("api_key"), // each use is warned about
@@ -92,7 +93,9 @@ async fn write_report(Extension(caller): Extension<Caller>) -> Json<Value> {
     Json(json!({ "written_for": caller.account() }))
 }
 
-async fn issue_one_of_each(keys: &ApiKeys, store: &MemoryStore) -> Result<(), Error> {
+/// Prints a key of each kind, and returns those to try: an active one, one that may write, and one
+/// with a small quota.
+async fn issue_one_of_each(keys: &ApiKeys, store: &MemoryStore) -> Result<[String; 3], Error> {
     let day = Duration::from_hours(24);
     let active = keys
         .issue("acme")
@@ -124,6 +127,11 @@ async fn issue_one_of_each(keys: &ApiKeys, store: &MemoryStore) -> Result<(), Er
         .reason("unpaid invoice")
         .await?;
     let test = keys.issue("acme").environment(Environment::TEST).await?;
+    let limited = keys
+        .issue("acme")
+        .limit("key_per_minute", Quota::per_minute(3))
+        .await?;
+    let tried = [&active, &admin, &limited].map(|key| key.expose_secret().to_owned());
 
     for (name, key) in [
         ("active", active),
@@ -133,30 +141,39 @@ async fn issue_one_of_each(keys: &ApiKeys, store: &MemoryStore) -> Result<(), Er
         ("revoked", revoked),
         ("suspended", suspended),
         ("test", test),
+        ("limited", limited),
     ] {
         println!("{name:<12}{}", key.expose_secret());
     }
-    Ok(())
+    Ok(tried)
 }
 
-fn port() -> Result<u16, Error> {
-    match std::env::var("PORT") {
-        Ok(port) => Ok(port.parse()?),
-        Err(_) => Ok(3000),
-    }
+async fn listen() -> Result<tokio::net::TcpListener, Error> {
+    let port: u16 = match std::env::var("PORT") {
+        Ok(port) => port
+            .parse()
+            .map_err(|_| format!("PORT={port} is no port"))?,
+        Err(_) => 3000,
+    };
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await;
+    let taken = |error| format!("port {port} cannot be used ({error}): choose another with PORT=");
+    Ok(listener.map_err(taken)?)
 }
 
-fn print_help(address: &str) {
+fn print_help(address: &str, active: &str, admin: &str, limited: &str) {
     println!(
         "
-try, with one of the keys above as KEY:
+try:
   curl -i {address}/health
-  curl -i {address}/v1/whoami -H 'Authorization: Bearer KEY'
-  curl -i {address}/v1/whoami -H 'X-API-Key: KEY'
-  curl -i {address}/v1/whoami -u KEY:
-  curl -i {address}/v1/reports -H 'Authorization: ApiKey KEY'
-  curl -i {address}/v1/reports -H 'X-API-Key: KEY' -X POST
-  curl -i '{address}/v1/whoami?api_key=KEY'
-  curl -i {address}/v1/whoami -H 'Content-Type: application/grpc'"
+  curl -i {address}/v1/whoami -H 'Authorization: Bearer {active}'
+  curl -i {address}/v1/whoami -H 'Authorization: Api-Key {active}'
+  curl -i {address}/v1/whoami -H 'X-API-Key: {active}'
+  curl -i {address}/v1/whoami -u {active}:
+  curl -i {address}/v1/reports -H 'Authorization: ApiKey {active}'
+  curl -i {address}/v1/reports -H 'X-API-Key: {active}' -X POST    # 403: it may only read
+  curl -i {address}/v1/reports -H 'X-API-Key: {admin}' -X POST
+  curl -i '{address}/v1/whoami?api_key={active}'    # and a warning in the log
+  curl -i {address}/v1/whoami -H 'Content-Type: application/grpc'
+  for i in 1 2 3 4; do curl -i {address}/v1/whoami -H 'X-API-Key: {limited}'; done    # the last one: 429"
     );
 }

@@ -103,6 +103,8 @@ pub use crate::http::render::key_headers::InvalidLink;
 pub use crate::http::render::rate_limit::RateLimitHeaders;
 pub use crate::http::render::rejection::ErrorFormat;
 pub use crate::http::request_head::RequestHead;
+#[cfg(feature = "testing")]
+pub use api_keys::testing;
 pub use api_keys::{
     ApiKeys, ApiKeysBuilder, BuildError, Health, Managed, ReadOnly, Worker, WorkerHealth,
 };
@@ -145,7 +147,9 @@ pub use middleware::future::ResponseFuture;
 pub use middleware::layer::ApiKeyLayer;
 pub use middleware::require_scope::{RequireScope, RequireScopeFuture, RequireScopeService};
 pub use middleware::service::ApiKeyService;
-pub use observe::{Answered, Decision, KeyFacts, Observer};
+#[cfg(feature = "metrics")]
+pub use observe::metrics::Metrics;
+pub use observe::{Answered, Decision, KeyFacts, KeyLookup, Observer, Wait, WaitFor};
 pub use store::{
     Action, Actor, ActorKind, AgedRecord, Change, ChangeFeed, ChangeId, ChangedKey, Changes,
     Cursor, Event, FeedError, Floor, Followed, InvalidAction, InvalidActorKind, KeptEvent,

@@ -2,6 +2,8 @@
 
 mod builder;
 mod follow;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod worker;
 
 use std::fmt;

@@ -10,6 +10,7 @@ use crate::limit::outage::Fallback;
 use crate::limit::refund::Receipt;
 use crate::limit::verdict::Verdict;
 use crate::middleware::gate::Gate;
+use crate::observe::WaitFor;
 use crate::util::clock::Now;
 use crate::util::trace;
 
@@ -63,9 +64,11 @@ impl Gate {
         if charges.is_empty() {
             return Ok(WithinLimits::default());
         }
-        let asked_at = Nanos::of(self.keyring.readings());
         let clock = &*self.keyring.clock;
+        let since = clock.monotonic();
+        let asked_at = Nanos::of(self.keyring.readings());
         let checked = self.keyring.metering.limiting.check(clock, charges).await;
+        self.tell_of_wait(WaitFor::Limiter, since, checked.is_ok());
         let now = self.keyring.readings();
         self.judge(charges, &checked, payer, asked_at, now, kept)
     }

@@ -1,7 +1,7 @@
 //! Facts of a request that are derived once, when somebody asks.
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::net::IpAddr;
 
 use crate::http::carriers::Carriers;
@@ -11,7 +11,7 @@ use crate::key::record::KeyRecord;
 use crate::limit::rulebook::{Bound, Rulebook};
 use crate::limit::rules::Exemptions;
 use crate::middleware::gate::Gate;
-use crate::observe::RequestFacts;
+use crate::observe::{KeyLookup, RequestFacts};
 use crate::util::clock::Now;
 use crate::util::trace;
 
@@ -24,6 +24,7 @@ pub(super) struct Context<'r> {
     client: OnceCell<Option<IpAddr>>,
     charged: OnceCell<Option<IpAddr>>,
     route: OnceCell<Cow<'r, str>>,
+    lookup: Cell<KeyLookup>,
 }
 
 impl<'r> Context<'r> {
@@ -36,7 +37,14 @@ impl<'r> Context<'r> {
             client: OnceCell::new(),
             charged: OnceCell::new(),
             route: OnceCell::new(),
+            lookup: Cell::new(KeyLookup::None),
         }
+    }
+
+    /// Notes how the key was looked up.
+    #[inline]
+    pub(super) fn looked_up(&self, how: KeyLookup) {
+        self.lookup.set(how);
     }
 
     /// Returns both clock readings: the wall clock's and the monotonic one's.
@@ -128,6 +136,10 @@ impl RequestFacts for Context<'_> {
 
     fn route(&self) -> &str {
         Context::route(self)
+    }
+
+    fn lookup(&self) -> KeyLookup {
+        self.lookup.get()
     }
 
     fn parameters(&self, carriers: Carriers) -> Vec<&str> {

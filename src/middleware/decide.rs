@@ -41,7 +41,7 @@ use crate::middleware::gate::Gate;
 use crate::middleware::outcome::{
     Admission, Outcome, PendingCharge, PendingLoad, PresentedKey, VerifiedKey, Wait,
 };
-use crate::observe::KeyFacts;
+use crate::observe::{KeyFacts, KeyLookup};
 use crate::util::trace;
 
 impl Gate {
@@ -87,12 +87,14 @@ impl Gate {
                 digest: KeyDigest::of_bytes(credential.text.as_bytes()),
                 format: keyring.formats.place_of(format),
                 carriers: credential.carriers,
+                lookup: KeyLookup::Cached,
             };
             // 4. Look it up. The clocks are read as late as this, so that junk costs no reading.
             let now = context.now().monotonic();
             let Some(found) = keyring.cache.find(&key.id(), now) else {
                 return self.look_up(&context, key);
             };
+            context.looked_up(KeyLookup::Cached);
             // A cached miss counts as a failed attempt, too.
             if let Found::Nothing = found
                 && let Err(rejection) = self.count_attempt(&context)
@@ -102,6 +104,7 @@ impl Gate {
             (key, found)
         };
         let carriers = key.carriers;
+        context.looked_up(key.lookup);
         // 5. Compare the secret. A record whose verifier does not match is a fault of the store:
         //    503, not 401.
         let known = match self.compare(&key.digest, found) {

@@ -10,6 +10,7 @@ use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::lifecycle::Lifecycle;
 use crate::limit::rulebook::Bound;
 use crate::limit::throttle::Attempt;
+use crate::observe::KeyLookup;
 
 /// A decision, or what it has to wait for.
 pub(super) enum Outcome {
@@ -57,6 +58,8 @@ pub(super) struct PresentedKey {
     /// The index of the format that it is written in.
     pub(super) format: usize,
     pub(super) carriers: Carriers,
+    /// How it was looked up.
+    pub(super) lookup: KeyLookup,
 }
 
 /// A key whose secret is right, and which may be used here and now.

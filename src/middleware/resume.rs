@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Request;
 
@@ -22,7 +23,7 @@ use crate::middleware::gate::Gate;
 use crate::middleware::outcome::{
     Outcome, PendingCharge, PendingLoad, PresentedKey, VerifiedKey, Wait,
 };
-use crate::observe::KeyFacts;
+use crate::observe::{KeyFacts, KeyLookup, WaitFor};
 use crate::util::trace;
 
 /// A request that waits, and how far it gets after that.
@@ -47,14 +48,16 @@ impl Gate {
     fn resume_load(self: Arc<Self>, mut request: Request<()>, pending: PendingLoad) -> Waiting {
         Box::pin(async move {
             let PendingLoad {
-                key,
+                mut key,
                 sought,
                 attempt,
             } = pending;
+            key.lookup = KeyLookup::Loaded;
             let outcome = match self.load(&key, sought, attempt).await {
                 Ok(found) => self.decide(&mut request, Some((key, found))),
                 Err(rejection) => {
                     let context = self.context(&request);
+                    context.looked_up(key.lookup);
                     self.deny(&context, rejection, None, key.carriers)
                 }
             };
@@ -104,7 +107,9 @@ impl Gate {
             Err(denial) => {
                 let facts = KeyFacts::new(&known, lifecycle);
                 let reason = Reason::by_limits(*denial, &charges, verdict.as_ref());
-                return self.deny(&self.context(request), reason, Some(facts), carriers);
+                let context = self.context(request);
+                context.looked_up(presented.lookup);
+                return self.deny(&context, reason, Some(facts), carriers);
             }
         };
         let again = if self.keyring.cache.is_current(&id, known.stamp()) {
@@ -115,6 +120,7 @@ impl Gate {
         };
         let denied = {
             let context = self.context(request);
+            context.looked_up(presented.lookup);
             match again {
                 Err(rejection) => self.deny(&context, rejection, None, carriers),
                 Ok(again) => {
@@ -182,8 +188,10 @@ impl Gate {
         attempt: Option<Attempt>,
     ) -> Result<Found, Rejection> {
         let written = self.keyring.written(self.keyring.formats.at(key.format));
+        let asked_at = self.keyring.clock.monotonic();
         let loaded = self.keyring.cache.load(key.id(), &written, sought);
         let loaded = loaded.await;
+        self.tell_of_wait(WaitFor::Store, asked_at, loaded.is_ok());
         if let (Some(throttle), Some(attempt)) = (&self.keyring.throttle, attempt)
             && !matches!(&loaded, Ok(Found::Nothing))
         {
@@ -195,6 +203,14 @@ impl Gate {
             trace::store_works(failures);
         }
         loaded.map_err(|failure| self.load_failed(&failure, &key.id()))
+    }
+
+    /// Tells observers of a wait, if there are any.
+    pub(super) fn tell_of_wait(&self, on: WaitFor, since: Duration, is_ok: bool) {
+        if self.keyring.observers.has_observers() {
+            let now = self.keyring.clock.monotonic();
+            self.keyring.observers.waited(on, since, now, is_ok);
+        }
     }
 
     /// Logs that a record could not be loaded, and returns the rejection for that.

@@ -1,12 +1,14 @@
 //! The seam for decisions: each is announced once, to the logs and to the application's observers.
 
 mod log;
+#[cfg(feature = "metrics")]
+pub(crate) mod metrics;
 
 use std::any::Any;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::{Method, StatusCode};
 
@@ -61,6 +63,12 @@ pub trait Observer: Send + Sync + 'static {
         let _ = decision;
     }
 
+    /// Called when a request has waited: for its record, or for a limiter elsewhere. That is before
+    /// the decision is made.
+    fn waited(&self, wait: &Wait) {
+        let _ = wait;
+    }
+
     /// Called once for each request that was admitted with a key, when the status of its answer is
     /// known. A request whose client goes away first, or whose service fails with an error of its
     /// own, has no answer.
@@ -74,9 +82,48 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
         (**self).decided(decision);
     }
 
+    fn waited(&self, wait: &Wait) {
+        (**self).waited(wait);
+    }
+
     fn answered(&self, answer: &Answered<'_>) {
         (**self).answered(answer);
     }
+}
+
+/// A wait of a request, as it is told to [observers](Observer::waited).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Wait {
+    /// Whom the request waited for.
+    pub on: WaitFor,
+    /// The time that it took, by the application's clock.
+    pub time: Duration,
+    /// Whether there was an answer. That there is no such key, or that a limit is used up, is one.
+    pub is_ok: bool,
+}
+
+/// Whom a request waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WaitFor {
+    /// The key store.
+    Store,
+    /// The rate limiter.
+    Limiter,
+}
+
+/// How the key of a request was looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum KeyLookup {
+    /// Not at all: there is no key, it is malformed, or too many keys were tried.
+    #[default]
+    None,
+    /// In the cache of the process.
+    Cached,
+    /// In the store, which was waited for.
+    Loaded,
 }
 
 /// A decision about a request, with all that is known when it is made.
@@ -96,6 +143,7 @@ pub(crate) trait RequestFacts {
     fn now(&self) -> Now;
     fn client(&self) -> Option<IpAddr>;
     fn route(&self) -> &str;
+    fn lookup(&self) -> KeyLookup;
     /// The query parameters that carried the key.
     fn parameters(&self, carriers: Carriers) -> Vec<&str>;
 }
@@ -133,6 +181,11 @@ impl<'a> Decision<'a> {
     /// a framework's router matched it, or else the path.
     pub fn route(&self) -> &str {
         self.request.route()
+    }
+
+    /// Returns how the key was looked up.
+    pub fn lookup(&self) -> KeyLookup {
+        self.request.lookup()
     }
 
     /// Returns the request without its body, the credential among its headers.
@@ -348,6 +401,14 @@ impl Observers {
     /// Tells the log how many refusals were left out, if the minute is over.
     pub(crate) fn flush(&self, at: SystemTime) {
         self.log.flush(at);
+    }
+
+    /// Tells of a wait that began at an instant.
+    pub(crate) fn waited(&self, on: WaitFor, since: Duration, now: Duration, is_ok: bool) {
+        let time = now.saturating_sub(since);
+        for observer in &self.added {
+            observer.waited(&Wait { on, time, is_ok });
+        }
     }
 
     /// Tells of an answer to a request with this key.

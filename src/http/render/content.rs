@@ -47,7 +47,10 @@ impl<'a> ErrorContent<'a> {
         match rejection {
             Rejection::Missing => {
                 let accepted = sources.written();
-                let places = in_words(&accepted);
+                // Nobody is told to send a key in a URL, where logs keep it, if there is another way.
+                let (urls, places): (Vec<_>, Vec<_>) =
+                    accepted.iter().cloned().partition(|it| it.starts_with('?'));
+                let places = in_words(if places.is_empty() { &urls } else { &places });
                 content.message = format!("{rejection} Send it as {places}.").into();
                 content
                     .details
