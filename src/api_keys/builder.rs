@@ -207,7 +207,7 @@ impl<A> ApiKeysBuilder<A> {
     }
 
     /// How this process remembers keys, and how it bears a store in trouble. Default:
-    /// [`Cache::new`], with which a key that is revoked elsewhere is let in for up to 10 seconds.
+    /// [`Cache::new`], with which a key that is revoked elsewhere is admitted for up to 10 seconds.
     ///
     /// ```
     /// # use std::time::Duration;

@@ -91,7 +91,7 @@ impl ApiKeys {
         IssueKey::new(self.manager(), account.into())
     }
 
-    /// Begins to revoke a key, for ever; awaiting it revokes.
+    /// Begins to revoke a key; awaiting it revokes. That cannot be undone.
     ///
     /// Whose key it is, is not looked at: before a customer may revoke one, [`find`](Self::find)
     /// it and compare its account.

@@ -87,7 +87,7 @@ async fn sweep(keyring: &Keyring) -> Infallible {
     }
 }
 
-/// Works for ever.
+/// Works until it is dropped.
 impl IntoFuture for Worker {
     type Output = ();
     type IntoFuture = Pin<Box<dyn Future<Output = ()> + Send>>;

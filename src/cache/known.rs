@@ -239,7 +239,7 @@ impl KnownKey {
     #[inline]
     pub(crate) fn lifecycle(&self, now: SystemTime, warning: WarningWindow) -> Lifecycle {
         if self.is_plain {
-            return Lifecycle::ACTIVE; // since ever, and for ever
+            return Lifecycle::ACTIVE; // at any time
         }
         self.record().lifecycle(now, warning)
     }

@@ -7,19 +7,19 @@ use crate::key::digest::KeyId;
 /// A key that is loaded so often takes the place of one that is idle.
 const OFTEN: u8 = 4;
 
-/// So many counters for each key that fits in the cache, a byte each: 1 % of its memory. A key that
+/// The counters for each key that fits in the cache, a byte each: 1 % of its memory. A key that
 /// is loaded once shares its counter with three other loads one time in two hundred.
 const COUNTERS: usize = 8;
 
-/// So many counters are halved at each load: all of them once in a quarter of the loads that there
-/// are counters.
+/// The counters that are halved at each load. With one load for each four counters, all of them were
+/// halved once.
 const HALVED: usize = 4;
 
 /// Counts loads, in a sketch of counters that are halved over time.
 ///
 /// moka's policy compares counts that end at 15, and halves them after so many increments. A counter
 /// that is at its end is not incremented, so where all keys in use have arrived there, nothing is
-/// halved any more, and newcomers tie with idle keys for ever. These counts do not depend on that.
+/// halved any more, and newcomers tie with idle keys. These counts do not depend on that.
 pub(super) struct Reloads {
     counters: Box<[AtomicU8]>,
     next: AtomicUsize,

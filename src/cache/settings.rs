@@ -57,20 +57,21 @@ impl Cache {
         self
     }
 
-    /// For how long a key may be used without asking the store again. Default: 10 seconds.
+    /// Sets how long a cached key may be used without asking the store again. Default: 10 seconds.
+    /// Zero asks the store for each request.
     ///
-    /// Danger: a key that was revoked elsewhere, by another process or in the table itself, is let
-    /// in for so long; at least for as long as a look into the store takes that had begun before,
-    /// which those who ask meanwhile share. Zero asks at each request.
+    /// Danger: a key that was revoked elsewhere, by another process or in the table itself, is
+    /// admitted during this time. With zero, it is admitted by lookups that began before the
+    /// revocation, which other requests for the key join.
     pub fn max_staleness(mut self, time: Duration) -> Self {
         self.max_staleness = time;
         self
     }
 
-    /// For how long it is remembered that a key does not exist. Default: 1 second.
+    /// Sets how long it is remembered that a key does not exist. Default: 1 second.
     ///
-    /// A key that is issued here works as soon as the store finds it; one that is created elsewhere
-    /// may be unknown here for so long.
+    /// A key that is issued here works as soon as the store finds it. One that is created elsewhere
+    /// may be unknown here during this time.
     pub fn misses_for(mut self, time: Duration) -> Self {
         self.misses_for = time;
         self
@@ -98,9 +99,8 @@ impl Cache {
     /// Lets in keys that were good when they were last loaded, no longer ago than this, while the
     /// store is unavailable. Default: never; they are answered with 503.
     ///
-    /// Danger: a key that was revoked elsewhere is let in for as long as the store is unavailable,
-    /// up to this time. One that was revoked by this process is not, among the latest 4,096 keys
-    /// that it changed.
+    /// Danger: a key that was revoked elsewhere is admitted while the store is unavailable, up to this
+    /// time. A key that this process revoked is not, if it is among the latest 4,096 that it changed.
     ///
     /// Danger: clients who can overload the store make it unavailable, and so keep a key alive that
     /// was revoked elsewhere. Bound their lookups with [`max_loads`](Self::max_loads) and

@@ -208,8 +208,9 @@ impl Caller {
         Err(self.lacks(required.clone()))
     }
 
-    /// Gives back what this request was charged, for work that did not happen: so many units of
-    /// each limit that bound it and counts this [unit](crate::Limit::unit).
+    /// Gives back what this request was charged, for work that did not happen: this
+    /// number of units of each limit that applied to it and counts this
+    /// [unit](crate::Limit::unit).
     ///
     /// All clones of a caller together give back no more than the request cost, however often they
     /// are asked to. Give back at once: a refund counts only while its charge does. Of a window or
@@ -248,8 +249,9 @@ impl Caller {
         Ok(())
     }
 
-    /// Charges this request more, where its cost is known only after the work: so many units of
-    /// each limit that bound it and counts this [unit](crate::Limit::unit), or what is left of it.
+    /// Charges this request more, where its cost is known only after the work: this number of
+    /// units of each limit that applied to it and counts this [unit](crate::Limit::unit), or what is
+    /// left of it.
     /// The work is done, so this denies nothing. The next request may be denied.
     ///
     /// # Errors

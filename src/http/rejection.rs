@@ -87,7 +87,7 @@ pub enum Rejection {
         /// When it ended.
         at: SystemTime,
     },
-    /// The key was stopped for ever. 401 `api_key_revoked`.
+    /// The key was revoked. 401 `api_key_revoked`.
     #[error("The API key has been revoked.")]
     Revoked,
     /// The key was stopped, and may be let go on. 403 `api_key_suspended`.

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use crate::key::quota::Quota;
 
-/// A revocation: when and why a key was stopped for ever.
+/// A revocation: when and why a key was stopped. It cannot be undone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Revocation {
@@ -79,7 +79,7 @@ impl Suspension {
 pub struct Throttling {
     /// The quota that binds the key.
     pub quota: Quota,
-    /// The instant from which it does not bind the key any more.
+    /// The instant from which the key is no longer throttled.
     pub until: SystemTime,
     /// The reason, for those who operate the service. Callers are never told.
     pub reason: Option<String>,

@@ -22,7 +22,7 @@ pub enum KeyStatus {
     Suspended,
     /// Its time is over.
     Expired,
-    /// It was stopped for ever.
+    /// It was stopped, and cannot be resumed.
     Revoked,
 }
 

@@ -10,7 +10,7 @@ use crate::util::timestamp;
 /// The longest period: 400 days.
 const MAX_PERIOD: Duration = Duration::from_secs(400 * 86_400);
 
-/// A grant of so many units in a time, in one of three shapes.
+/// A number of units that may be used in a time, in one of three shapes.
 ///
 /// | shape | constructors | what it guarantees |
 /// |---|---|---|
@@ -84,7 +84,7 @@ impl Quota {
     /// can write (RFC 9651).
     pub const MAX: u64 = 999_999_999_999_999;
 
-    /// So many in any second.
+    /// A sliding window: at most `limit` units in any period of one second.
     ///
     /// # Panics
     /// If the number is zero or above [`MAX`](Self::MAX); in a `const` that is a compile error. For
@@ -95,7 +95,7 @@ impl Quota {
         Self::in_any(limit, 1)
     }
 
-    /// So many in any minute.
+    /// A sliding window: at most `limit` units in any period of one minute.
     ///
     /// # Panics
     /// As [`per_second`](Self::per_second).
@@ -104,7 +104,7 @@ impl Quota {
         Self::in_any(limit, 60)
     }
 
-    /// So many in any hour.
+    /// A sliding window: at most `limit` units in any period of one hour.
     ///
     /// # Panics
     /// As [`per_second`](Self::per_second).
@@ -113,7 +113,7 @@ impl Quota {
         Self::in_any(limit, 3600)
     }
 
-    /// So many in any 24 hours.
+    /// A sliding window: at most `limit` units in any period of 24 hours.
     ///
     /// # Panics
     /// As [`per_second`](Self::per_second).
@@ -122,7 +122,8 @@ impl Quota {
         Self::in_any(limit, 86_400)
     }
 
-    /// So many in any window of this length: 1 second to 400 days.
+    /// A sliding window of this length: at most `limit` units in any such period, from 1 second to
+    /// 400 days.
     ///
     /// ```
     /// use std::time::Duration;
@@ -196,7 +197,7 @@ impl Quota {
         }
     }
 
-    /// So many units in a shape: the inverse of [`limit`](Self::limit) and [`shape`](Self::shape),
+    /// Creates a quota of a shape: the inverse of [`limit`](Self::limit) and [`shape`](Self::shape),
     /// for stores and configurations.
     ///
     /// ```
@@ -226,7 +227,7 @@ impl Quota {
         Ok(Self { limit, shape })
     }
 
-    /// So many in each day of UTC, from midnight to midnight.
+    /// A quota of the calendar: at most `limit` units in each day of UTC, from midnight to midnight.
     ///
     /// A [`MemoryLimiter`](crate::MemoryLimiter) forgets what was used when the process ends.
     ///
@@ -240,7 +241,7 @@ impl Quota {
         }
     }
 
-    /// So many in each month of UTC.
+    /// A quota of the calendar: at most `limit` units in each month of UTC.
     ///
     /// A [`MemoryLimiter`](crate::MemoryLimiter) forgets what was used when the process ends, and
     /// each process has budgets of its own. Where a month is billed, keep its budgets in a limiter

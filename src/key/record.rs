@@ -379,7 +379,7 @@ impl KeyRecord {
         self.change(|it| it.throttled = throttling.into())
     }
 
-    /// The revocation, which is for ever.
+    /// The revocation, which cannot be undone.
     pub fn revoked(&self) -> Option<&Revocation> {
         self.seldom.as_ref()?.revoked.as_ref()
     }

@@ -63,8 +63,9 @@ pub trait RateLimiter: Send + Sync + 'static {
     }
 
     /// Takes all charges, or none. At most 16; a charge of 0 only looks, unless it
-    /// [needs](Charge::needing) more than it takes. Charges against the same budget count together. Charges that [only report](Charge::report_only) deny nothing, and are
-    /// taken with the others, also beyond their quota; their standings are marked
+    /// [needs](Charge::needing) more than it takes. Charges against the same budget count together.
+    /// Charges that [only report](Charge::report_only) deny nothing, and are taken with the others,
+    /// also beyond their quota; their standings are marked
     /// [so](crate::Standing::of_report_only).
     ///
     /// It reads `clock` when it decides, not before a wait of its own. A limiter that serves

@@ -20,7 +20,7 @@ use crate::store::{Origin, StoreError};
 
 /// A key to be issued, when awaited: [`ApiKeys::issue`](crate::ApiKeys::issue).
 ///
-/// By default a key of the environment `live`, without scopes, that works at once and for ever.
+/// By default a key of the environment `live`, without scopes, that works at once and never ends.
 /// A key that ends is a leak that ends: say [`expires_in`](Self::expires_in).
 ///
 /// ```
@@ -199,7 +199,7 @@ impl IssueKey {
     }
 
     /// How long the key works, counted from its beginning: [`not_before`](Self::not_before), or
-    /// the moment of issue. Default: for ever.
+    /// the moment of issue. Default: it never ends.
     pub fn expires_in(mut self, life: impl Into<Option<Duration>>) -> Self {
         self.end = life.into().map(End::In);
         self

@@ -45,7 +45,7 @@ pub enum KeyState {
     Suspended,
     /// Its time is over.
     Expired,
-    /// It is stopped for ever.
+    /// It is stopped, and cannot be resumed.
     Revoked,
 }
 
@@ -54,7 +54,7 @@ pub enum KeyState {
 #[non_exhaustive]
 pub enum KeyOrder {
     /// The keys that were issued last come first: by `created_at`, or else by the instant of the
-    /// change that created them. A key has the same place for ever, so no page misses a key or
+    /// change that created them. A key keeps its place, so no page misses a key or
     /// repeats one while others change.
     #[default]
     Newest,

@@ -74,8 +74,8 @@ pub use usage::{KeyUsage, UsageBatch, UsagePeriod};
     note = "or use `MemoryStore`"
 )]
 pub trait KeyStore: Send + Sync + 'static {
-    /// Finds the record of this id, or `None` if there certainly is none. A record of another id counts
-    /// as [`StoreError::corrupt`].
+    /// Finds the record of this id, or `None` if there certainly is none. A record of another id
+    /// counts as [`StoreError::corrupt`].
     ///
     /// A key that was stopped is found, too, and says so: `with_revoked`, `with_suspended`,
     /// `with_expires_at`. Otherwise it opens the door, or its owner is told that it never was.
@@ -151,8 +151,8 @@ impl AgedRecord {
     note = "or use `ApiKeys::read_only`, which only verifies them"
 )]
 pub trait ManagedKeyStore: KeyStore {
-    /// Finds a record as [`find`](KeyStore::find) does, and is certain: every change that was committed before the call is
-    /// found.
+    /// Finds a record as [`find`](KeyStore::find) does, and is certain: every change that was
+    /// committed before the call is found.
     ///
     /// Requests go to `find`: where that lags, a key that was just issued is unknown for as long,
     /// and one that another process revoked is let in. Changes are built on this. Where `find` asks

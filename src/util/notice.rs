@@ -18,7 +18,7 @@ impl Once {
     }
 }
 
-/// Says a thing about each of many at most once in so many seconds, in bounded memory.
+/// Says a thing about each of many at most once in a period, in bounded memory.
 ///
 /// They share a fixed number of slots. Where two meet in one, the second is silent for that time.
 pub(crate) struct Seldom<const SECONDS: u64>([AtomicU64; 512]);
@@ -50,7 +50,7 @@ fn period_of(at: SystemTime, seconds: u64) -> u64 {
     timestamp::unix_seconds(at) / seconds + 1
 }
 
-/// Says at most so many things a minute, and counts those that are left out.
+/// Says at most twenty things a minute, and counts those that are left out.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
     minute: AtomicU64,

@@ -11,7 +11,7 @@ use crate::key::scope::ScopeSet;
 /// The prefix of a digest in place of a key.
 const SHA256: &str = "sha256:";
 
-/// So many different characters there are in nearly every key that was drawn at random.
+/// The different characters that nearly every key has which was drawn at random.
 const FEWEST_CHARACTERS: usize = 8;
 
 /// A key, and the line that it stands in.

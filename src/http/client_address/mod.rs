@@ -164,12 +164,19 @@ enum Trust {
 }
 
 impl TrustedProxies {
-    /// Exactly so many proxies, each of which appends to the header: the address is the last entry
-    /// but so many. The peer is not looked at, so this is also the way behind a Unix socket. Where
-    /// there are fewer entries, the address is not known.
+    /// Trusts a fixed number of proxies, each of which appends the address that it was connected
+    /// from to the header. Counted from the end of the header, the client is the entry of that
+    /// number: with one proxy the last entry, with two the one before the last.
     ///
-    /// Danger: the service must not be reachable around the proxies, since whoever connects
-    /// directly chooses an address.
+    /// | header | `count(1)` | `count(2)` |
+    /// |---|---|---|
+    /// | `203.0.113.9, 198.51.100.2` | `198.51.100.2` | `203.0.113.9` |
+    /// | `203.0.113.9` | `203.0.113.9` | not known |
+    ///
+    /// The peer is not looked at, so this also works behind a Unix socket.
+    ///
+    /// Danger: a number that is too high lets clients choose their address, since they can write
+    /// the entries before those of the proxies. So does a way to the service around the proxies.
     pub const fn count(proxies: NonZeroU8) -> Self {
         Self(Trust::Count(proxies))
     }

@@ -69,7 +69,7 @@ impl MemoryLimiter {
         Self::with_memory(64 << 20)
     }
 
-    /// A limiter that uses about so many bytes at most, but at least 1 MiB.
+    /// Creates a limiter that uses at most about this number of bytes, but at least 1 MiB.
     ///
     /// In 64 MiB there is room for 490,000 keys and accounts and for 240,000 addresses. A window
     /// that is busy all the time takes 1,600 bytes more; there is room for 5,000 of those among
