@@ -1,4 +1,5 @@
-//! Limits by plan, account, address and endpoint, told in both header styles.
+//! Limits by plan, account, address and endpoint, in requests and in tokens, told in both header
+//! styles.
 //!
 //! `cargo run --example limits` prints a key of each kind, and `curl` commands to try them. The
 //! port comes from `PORT` (3000 by default, 0 for any).
@@ -6,12 +7,12 @@
 use std::net::SocketAddr;
 
 use axum::extract::{ConnectInfo, Request};
-use axum::http::Method;
+use axum::http::{Method, StatusCode};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router, middleware};
 use serde_json::{Value, json};
 use tower_api_key::{
-    ApiKeys, Caller, Limits, MemoryStore, PeerAddr, Plan, Quota, RateLimitHeaders,
+    ApiKeys, Caller, Limit, Limits, MemoryStore, PeerAddr, Plan, Quota, RateLimitHeaders,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -37,10 +38,17 @@ async fn main() -> Result<(), Error> {
         .plan(Plan::new("team").per_account(SHARED))
         .plan(Plan::new("burst").per_account(BURST))
         .plan(Plan::new("daily").per_account(DAILY))
+        // Both must have room. Tokens are charged when the answer is known.
+        .plan(
+            Plan::new("tokens")
+                .per_account("10/min".parse::<Quota>()?)
+                .per_account(Limit::named("tokens", "100/min".parse()?).unit("tokens")),
+        )
         .default_plan("free")
         .per_ip(Quota::per_minute(50_000))
         .global(Quota::per_minute(100_000))
-        .cost(Method::POST, "/v1/reports", 10);
+        .cost(Method::POST, "/v1/reports", 10)
+        .cost(Method::GET, "/v1/limits", 0); // also when nothing is left
     let keys = ApiKeys::builder(MemoryStore::new())
         .limits(limits)
         .build()?;
@@ -51,6 +59,7 @@ async fn main() -> Result<(), Error> {
         ("shared-b", "acme", "team"),
         ("burst", "cyd", "burst"),
         ("daily", "dan", "daily"),
+        ("tokens", "eve", "tokens"),
     ] {
         let key = keys.issue(account).plan(plan).await?;
         println!("{name:<12}{}", key.expose_secret());
@@ -60,6 +69,8 @@ async fn main() -> Result<(), Error> {
     let app = Router::new()
         .route("/v1/facts", get(facts))
         .route("/v1/reports", post(report))
+        .route("/v1/answers", post(answer))
+        .route("/v1/limits", get(limits_of_caller))
         .layer(keys.layer().rate_limit_headers(headers))
         .layer(middleware::map_request(note_peer))
         .route("/health", get(|| async { "ok" }));
@@ -70,6 +81,10 @@ async fn main() -> Result<(), Error> {
     println!("\ntry, with one of the keys above as KEY:");
     println!("  curl -i http://{address}/v1/facts -H 'X-API-Key: KEY'");
     println!("  curl -i http://{address}/v1/reports -H 'X-API-Key: KEY' -X POST");
+    println!(
+        "  curl -i http://{address}/v1/answers -H 'X-API-Key: TOKENS' -X POST    # 3 times 200, then 429"
+    );
+    println!("  curl -i http://{address}/v1/limits -H 'X-API-Key: KEY'");
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, app).await?;
     Ok(())
@@ -87,4 +102,29 @@ async fn facts(Extension(caller): Extension<Caller>) -> Json<Value> {
 
 async fn report(Extension(caller): Extension<Caller>) -> Json<Value> {
     Json(json!({ "written_for": caller.account() }))
+}
+
+/// It costs 40 tokens, which is known only after the work. The third takes the 20 that are left.
+async fn answer(Extension(caller): Extension<Caller>) -> Result<Json<Value>, StatusCode> {
+    match caller.charge("tokens", 40).await {
+        Ok(()) => Ok(Json(json!({ "answer": "42", "tokens": 40 }))),
+        Err(error) => {
+            tracing::error!(%error, "the tokens were not charged");
+            Err(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    }
+}
+
+async fn limits_of_caller(Extension(caller): Extension<Caller>) -> Result<Json<Value>, StatusCode> {
+    let limits = caller.limits().await;
+    let limits = limits.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    let told = limits.iter().map(|limit| {
+        json!({
+            "name": limit.name,
+            "unit": limit.unit,
+            "quota": limit.quota.to_string(),
+            "remaining": limit.remaining,
+        })
+    });
+    Ok(Json(told.collect()))
 }
