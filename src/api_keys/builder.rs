@@ -175,9 +175,10 @@ impl<A> ApiKeysBuilder<A> {
 
     /// Where the budgets of the limits are kept. Default: a [`MemoryLimiter`] of this process.
     ///
-    /// That one is exact in one process; of several, each grants every quota once. What happens
-    /// when a limiter fails is [`limiter_outage`](Self::limiter_outage)'s to say; that one never
-    /// does.
+    /// A `MemoryLimiter` is exact in one process, and never fails. Of several processes, each grants
+    /// every quota once. Its budgets end with the process, those of a month, too: a quota of the
+    /// calendar over it is warned about in the log. What happens when another limiter fails is said
+    /// by [`limiter_outage`](Self::limiter_outage).
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, MemoryLimiter, MemoryStore};
