@@ -37,8 +37,10 @@
 //!   refusal is.
 //! - [`Limits`] are the rules that requests are charged against, [`Quota`] says how much in what
 //!   time, and [`RateLimiter`] is the port to where the budgets are kept.
-//! - [`KeyStore`] is the port to keys of your own table; [`MemoryStore`] keeps them in memory.
-//! - [`KeyFormat`] says how keys are written, [`KeyRecord`] what is kept of one.
+//! - [`KeyStore`] is the port to keys of your own table; [`MemoryStore`] keeps them in memory, and
+//!   [`StaticStore`] reads them from the environment or a file, alone or in a [`StoreChain`].
+//! - [`KeyFormat`] says how keys are written, and which may stand in a web page
+//!   ([`publishable`](KeyFormat::publishable)); [`KeyRecord`] is what is kept of one.
 //!
 //! # What goes where
 //!
@@ -60,6 +62,9 @@
 //! - `tonic`: [`Rejection`] into `tonic::Status`, and the peer's address.
 //! - `serde`: [`KeyRecord`] as a document, without its verifier unless `KeyRecord::expose_parts`
 //!   adds it.
+//! - `metrics`: an observer that counts decisions and waits by the `metrics` facade.
+//! - `testing`: callers for tests of handlers, and a store that fails, hangs or lags behind. The
+//!   module `testing` is a page on testing.
 //! - `conformance`: suites in which implementors of the ports find out whether they keep their
 //!   promises. For tests.
 //!
@@ -68,7 +73,8 @@
 //! Under the target `tower_api_key`, with key ids, accounts and codes, never with keys: `ERROR` for
 //! trouble of ours (the store failed, the application is wired wrongly), `WARN` for what owners and
 //! operators should act on (deprecated keys in use, at most once an hour and key; keys in URLs),
-//! `INFO` for known keys that were refused, `DEBUG` for strangers, `TRACE` for accepted requests.
+//! `INFO` for each refusal, up to 20 lines a minute, and then a count at `WARN`; `DEBUG` for all of
+//! them; `TRACE` for accepted requests.
 
 // From the top: each layer uses those below it. `tests/layering.rs` holds the house to it.
 mod api_keys;

@@ -144,6 +144,31 @@ async fn networks_and_methods_can_be_exempt_and_an_unknown_address_is_not() {
 }
 
 #[tokio::test]
+async fn an_endpoint_limits_addresses_where_nothing_else_does() {
+    let search = Endpoint::new(Method::GET, "/search");
+    let search = search.per_ip(Limit::from(Quota::per_minute(1)).anonymous());
+    let (keys, _) = build(Limits::new().endpoint(search));
+    let layer = layer(&keys).optional();
+    let from = |peer: [u8; 4], path: &str| {
+        let peer = PeerAddr(SocketAddr::from((IpAddr::from(peer), 80)));
+        let request = Request::builder().uri(path).extension(peer);
+        request.body(()).unwrap()
+    };
+    for status in [200, 429] {
+        assert_eq!(
+            ask(&layer, from([192, 0, 2, 1], "/search")).await,
+            (status, vec![0])
+        );
+    }
+    assert_eq!(ask(&layer, from([192, 0, 2, 2], "/search")).await.0, 200);
+    assert_eq!(ask(&layer, from([192, 0, 2, 1], "/")).await, (200, vec![]));
+    let key = keys.issue("acme").await.unwrap();
+    let mut with_key = request(&key);
+    *with_key.uri_mut() = "/search".parse().unwrap();
+    assert_eq!(ask(&layer, with_key).await, (200, vec![]));
+}
+
+#[tokio::test]
 async fn an_exemption_is_none_from_a_throttle() {
     let store = MemoryStore::new();
     let limits = Limits::new().dangerous_exempt_method(Method::GET);

@@ -78,6 +78,11 @@ fn a_key_from_the_environment_is_read() {
     assert!(child.status.success(), "{child:?}");
     let missing = StaticStore::from_env("STATIC_KEYS_CHILD").unwrap_err();
     assert!(matches!(&missing, StaticKeysError::Variable(it) if it == "STATIC_KEYS_CHILD"));
+    let empty = StaticStore::from_text("# none").unwrap_err();
+    assert_eq!(
+        empty.to_string(),
+        "there is no key in the text of the store"
+    );
 }
 
 #[tokio::test]

@@ -83,7 +83,7 @@ impl<A> ApiKeysBuilder<A> {
     ///     .formats([
     ///         KeyFormat::new("acme_live", Environment::LIVE)?,
     ///         KeyFormat::new("acme_test", Environment::TEST)?,
-    ///         KeyFormat::new("acme_pub", Environment::LIVE)?.secret_bytes(16)?,
+    ///         KeyFormat::new("acme_pub", Environment::LIVE)?.secret_bytes(16)?.publishable(),
     ///     ])
     ///     .build()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -93,6 +93,10 @@ impl ApiKeys {
 
     /// Begins to revoke a key; awaiting it revokes. That cannot be undone.
     ///
+    /// A key of a [`StoreChain`](crate::StoreChain) that stands in a file or in the environment is not
+    /// revoked here: the error is `ChangeError::Store`, of the kind
+    /// [`ReadOnly`](crate::StoreErrorKind::ReadOnly), and its source says where the key stands.
+    ///
     /// Whose key it is, is not looked at: before a customer may revoke one, [`find`](Self::find)
     /// it and compare its account.
     ///

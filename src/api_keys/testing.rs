@@ -71,7 +71,9 @@
 //!
 //! # A store in trouble
 //!
-//! [`TroubledStore`] fails, hangs or lags behind when it is told to.
+//! [`TroubledStore`] fails, hangs or lags behind when it is told to. Keys that are cached go on
+//! meanwhile: let [`max_staleness`](crate::Cache::max_staleness) go by on the clock, or use keys that
+//! were not used yet.
 //!
 //! ```
 //! # use tower_api_key::{ApiKeys, MemoryStore, testing::TroubledStore};
@@ -106,7 +108,11 @@ use crate::store::{
 };
 
 /// Makes a caller of this account, for tests of handlers. Its key is set as in
-/// [`ApiKeys::issue`](crate::ApiKeys::issue). It has no limits.
+/// [`ApiKeys::issue`](crate::ApiKeys::issue).
+///
+/// It has no limits, so it can be charged and refunded in any unit, and that changes nothing. For a
+/// caller with limits, issue a key with an [`ApiKeys`](crate::ApiKeys) that has them, and take the
+/// caller from [`ApiKeys::verify`](crate::ApiKeys::verify).
 ///
 /// # Panics
 /// If such a key cannot be issued, or may not be used at this moment.
@@ -285,6 +291,15 @@ mod tests {
 
     fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
         std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_caller_that_is_made_up_can_be_charged_in_any_unit() {
+        let caller = caller("acme", |key| key.plan("pro"));
+        at_once(caller.charge("tokens", 1)).unwrap();
+        at_once(caller.refund("tokens", 1)).unwrap();
+        assert!(at_once(caller.limits()).unwrap().is_empty());
+        assert_eq!((caller.account(), caller.plan()), ("acme", Some("pro")));
     }
 
     #[test]

@@ -11,7 +11,8 @@ use crate::store::{
 /// [`StaticStore`](crate::StaticStore).
 ///
 /// A key is looked for in both. If one of them fails, the chain fails, so an outage never says that
-/// there is no such key. A key in both is an error, since nobody could say which one holds.
+/// there is no such key. While the first store is down, keys of the second are answered with 503,
+/// too, once they are not cached any more. A key in both is an error, since nobody could say which one holds.
 ///
 /// To change a key of the second store is an error that names it
 /// ([`StoreErrorKind::ReadOnly`](crate::StoreErrorKind::ReadOnly)). Lists, the trail and usage are

@@ -162,7 +162,7 @@ impl Caller {
         self.key.record().scopes()
     }
 
-    /// The name of the account's plan.
+    /// The name of the account's plan, as the record has it. `None` is the default plan.
     pub fn plan(&self) -> Option<&str> {
         self.key.record().plan()
     }
@@ -252,7 +252,8 @@ impl Caller {
     /// Charges this request more, where its cost is known only after the work: this number of
     /// units of each limit that applied to it and counts this [unit](crate::Limit::unit), or what is
     /// left of it.
-    /// The work is done, so this denies nothing. The next request may be denied.
+    /// The work is done, so this denies nothing. The next request may be denied. After an error, log
+    /// it, and answer all the same.
     ///
     /// # Errors
     ///
@@ -278,6 +279,9 @@ impl Caller {
 
     /// Asks the limiter how the limits stand that bound this request, and charges nothing: for a
     /// dashboard, or to plan work. What [`charge`](Self::charge) took is counted.
+    ///
+    /// A route that shows them is denied when they are used up, as any other. Let it
+    /// [cost 0](crate::Limits::cost).
     ///
     /// ```
     /// # use tower_api_key::{Caller, LimiterError};

@@ -31,7 +31,8 @@ const UTC_MONTH: &str = "utc_month";
 /// | `10_000/utc_month` | [`Quota::per_utc_month(10_000)`](Quota::per_utc_month) |
 ///
 /// A period is a number, 1 if it is left out, and a unit: `ns`, `us`, `ms`, `s`, `min`, `h` or `d`,
-/// or its English name. `utc_day` and `utc_month` are periods of the calendar. [`Display`] writes
+/// or its English name, in lower case and without blanks. Digits may have `_` between them.
+/// `utc_day` and `utc_month` are periods of the calendar. [`Display`] writes
 /// the same syntax, and what it writes is read as the same quota.
 ///
 /// [`Display`]: fmt::Display

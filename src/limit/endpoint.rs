@@ -204,6 +204,12 @@ impl Endpoint {
         self.rule(By::AccountIn, limit.into())
     }
 
+    /// Limits each client address here, as [`Limits::per_ip`](crate::Limits::per_ip) does everywhere.
+    #[must_use]
+    pub fn per_ip(self, limit: impl Into<Limit>) -> Self {
+        self.rule(By::Address, limit.into())
+    }
+
     /// Limits everybody here together.
     #[must_use]
     pub fn total(self, limit: impl Into<Limit>) -> Self {

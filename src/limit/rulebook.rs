@@ -193,6 +193,7 @@ impl Rulebook {
         let names = limits.all_rules().map(|rule| rule.name.to_string());
         let names = names.collect();
         let has_calendar = limits.have_calendar();
+        let need_address = limits.all_rules().any(|rule| rule.by == By::Address);
         let report = limits.all_rules().any(|rule| rule.is_report_only);
         let units = limits.all_rules().map(|rule| Arc::clone(&rule.unit));
         let units = units.chain([REQUESTS.into()]).collect();
@@ -216,7 +217,7 @@ impl Rulebook {
         let default_plan = limits.default_plan.and_then(default);
         let mut book = Self {
             edition,
-            need_address: limits.rules.iter().any(|rule| rule.by == By::Address),
+            need_address,
             exemptions: limits.exemptions,
             subjects,
             names,
@@ -378,9 +379,9 @@ impl Rulebook {
         }
     }
 
-    /// Returns whether a limit counts a unit, or all could.
+    /// Returns whether a limit counts a unit, or there is no limit at all.
     pub(crate) fn knows_unit(&self, unit: &str) -> bool {
-        self.units.contains(unit)
+        self.names.is_empty() || self.units.contains(unit)
     }
 
     /// Returns what a request is charged.

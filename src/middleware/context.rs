@@ -57,8 +57,9 @@ impl<'r> Context<'r> {
     pub(super) fn client(&self) -> Option<IpAddr> {
         *self.client.get_or_init(|| {
             let source = &self.gate.config.client_address;
-            if source.ignores_forwarding(self.head.headers) {
-                trace::untrusted_forwarding(&self.gate.keyring.notices.untrusted_forwarding);
+            if source.ignores_forwarding(self.head) {
+                let peer = ClientAddress::peer().of(self.head);
+                trace::untrusted_forwarding(&self.gate.keyring.notices.untrusted_forwarding, peer);
             }
             source.of(self.head)
         })

@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use tracing::{debug, error, info, trace, warn};
@@ -224,11 +225,13 @@ pub(crate) fn no_address_for_limits(once: &Once) {
 }
 
 /// Somebody sends forwarding headers, and no proxy is trusted.
-pub(crate) fn untrusted_forwarding(once: &Once) {
+pub(crate) fn untrusted_forwarding(once: &Once, peer: Option<IpAddr>) {
     once.run(|| {
+        let peer = peer.map(|peer| peer.to_string());
         warn!(target: TARGET,
-            "requests carry X-Forwarded-For or Forwarded, and no proxy is trusted; behind a proxy, \
-             say so with ApiKeyLayer::client_address"
+            peer,
+            "a peer that is no trusted proxy sends X-Forwarded-For or Forwarded, which is not believed; if it \
+             is your proxy, say so with ApiKeyLayer::client_address"
         );
     });
 }

@@ -30,7 +30,9 @@ pub enum InvalidLine {
     #[error("write it as NAME ACCOUNT [SCOPE...] = KEY, or with sha256:HEX in place of the key")]
     Syntax,
     /// A scope cannot be written so.
-    #[error("a scope is not written as RFC 6749 has it")]
+    #[error(
+        "a scope is not written as RFC 6749 has it; scopes have blanks between them, and no commas"
+    )]
     Scope,
     /// A name, an account or a scope is too long, or holds a NUL.
     #[error("the name or the account is too long")]
@@ -83,6 +85,9 @@ fn record(line: &str, formats: &KeyFormats) -> Result<KeyRecord, InvalidLine> {
     let (Some(name), Some(account)) = (words.next(), words.next()) else {
         return Err(InvalidLine::Syntax);
     };
+    if words.clone().any(|scope| scope.contains(',')) {
+        return Err(InvalidLine::Scope); // two scopes, in nearly every case
+    }
     let scopes: Result<ScopeSet, _> = words.map(str::parse).collect();
     let scopes = scopes.map_err(|_| InvalidLine::Scope)?;
     let key = key.trim();
@@ -180,6 +185,7 @@ mod tests {
             ("admin acme =".to_owned(), InvalidLine::Syntax),
             (format!("admin acme = {KEY} {OTHER}"), InvalidLine::Syntax),
             (format!("admin acme a\"b = {KEY}"), InvalidLine::Scope),
+            (format!("admin acme a,b = {OTHER}"), InvalidLine::Scope),
             (format!("admin acme = {secret}"), InvalidLine::Format),
             ("admin acme = sk_live_junk".to_owned(), InvalidLine::Format),
             (format!("admin acme = {zeros}"), InvalidLine::Guessable),

@@ -25,7 +25,8 @@ use crate::store::{KeyStore, StoreError};
 /// [`formats`](Self::formats) says: 64 hexadecimal digits, as `openssl rand -hex 32` makes them, or
 /// as issued by [`ApiKeys`](crate::ApiKeys).
 ///
-/// Whoever reads the variable or the file has the keys, unless there are only digests in it.
+/// Whoever reads the variable or the file has the keys, unless there are only digests in it. A key
+/// has the default plan.
 ///
 /// ```
 /// use tower_api_key::{ApiKeys, StaticStore};
@@ -37,7 +38,23 @@ use crate::store::{KeyStore, StoreError};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Beside keys of a database, it stands in a [`StoreChain`](crate::StoreChain).
+/// Beside keys of a database, it stands in a [`StoreChain`](crate::StoreChain). The `ApiKeys` must
+/// know both formats, or the static keys are not found:
+///
+/// ```
+/// use tower_api_key::{ApiKeys, Environment, KeyFormat, MemoryStore, StaticStore, StoreChain};
+///
+/// # let key = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+/// let admin = StaticStore::from_text(&format!("admin acme admin = {key}"))?;
+/// let acme = KeyFormat::new("acme_live", Environment::LIVE)?;
+/// let store = StoreChain::new(MemoryStore::new(), admin.clone(), admin.to_string());
+/// let keys = ApiKeys::builder(store)
+///     .formats([acme].into_iter().chain(StaticStore::formats()))
+///     .build()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// With those formats, `keys.issue(…)` takes the first: `acme_live`.
 #[derive(Clone)]
 pub struct StaticStore(Arc<Inner>);
 
@@ -171,6 +188,9 @@ impl StaticStoreReader {
 
     fn from(self, source: Source, text: Option<&str>) -> Result<StaticStore, StaticKeysError> {
         let lines = source.read(text, &self.0)?;
+        if lines.is_empty() {
+            return Err(StaticKeysError::NoKeys(source.to_string()));
+        }
         Ok(StaticStore(Arc::new(Inner {
             source,
             formats: self.0,
@@ -198,10 +218,10 @@ impl Source {
             }
         });
         let lines =
-            lines::read(&text, formats).map_err(|(line, source)| StaticKeysError::Line {
+            lines::read(&text, formats).map_err(|(line, reason)| StaticKeysError::Line {
                 line,
                 place: self.to_string(),
-                source,
+                reason,
             })?;
         Ok(lines
             .into_iter()
@@ -261,7 +281,7 @@ pub enum StaticKeysError {
         source: Arc<io::Error>,
     },
     /// A line is no key.
-    #[error("line {line} of {place}: {source}")]
+    #[error("line {line} of {place}: {reason}")]
     #[non_exhaustive]
     Line {
         /// The number of the line, from 1.
@@ -269,8 +289,11 @@ pub enum StaticKeysError {
         /// Where the line stands.
         place: String,
         /// What is wrong with it.
-        source: InvalidLine,
+        reason: InvalidLine,
     },
+    /// There is no key in it: a service that nobody can call is a slip.
+    #[error("there is no key in {0}")]
+    NoKeys(String),
     /// The formats do not go together.
     #[error(transparent)]
     Formats(#[from] KeyFormatError),

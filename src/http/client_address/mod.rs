@@ -126,10 +126,19 @@ impl ClientAddress {
         }
     }
 
-    /// Whether the request carries a forwarding header that nothing was said about.
-    pub(crate) fn ignores_forwarding(&self, headers: &HeaderMap) -> bool {
-        matches!(self.0, Kind::Peer)
-            && (headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED))
+    /// Returns whether a forwarding header is not believed: none is, or not one of this peer's.
+    pub(crate) fn ignores_forwarding(&self, head: RequestHead<'_>) -> bool {
+        let headers = head.headers;
+        let is_there = headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED);
+        is_there
+            && match &self.0 {
+                Kind::Peer => true,
+                Kind::Header(_, TrustedProxies(Trust::Networks(networks))) => {
+                    let peer = Self::peer().of(head);
+                    peer.is_some_and(|peer| !networks.iter().any(|it| it.contains(peer)))
+                }
+                Kind::Header(..) | Kind::Function(_) => false,
+            }
     }
 }
 
@@ -181,8 +190,8 @@ impl TrustedProxies {
         Self(Trust::Count(proxies))
     }
 
-    /// Any number of proxies in these networks. A peer outside of them is itself the client; a
-    /// proxy that sends no header, or that says it does not know, leaves the address unknown.
+    /// Any number of proxies in these networks, or at these addresses. A peer outside of them is
+    /// itself the client, and the log says once that its header is not believed; a proxy that sends no header, or that says it does not know, leaves the address unknown.
     ///
     /// With nginx: `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;`.
     pub fn networks<N: AsRef<str>>(
@@ -190,6 +199,20 @@ impl TrustedProxies {
     ) -> Result<Self, InvalidNetwork> {
         let networks = networks.into_iter().map(|network| network.as_ref().parse());
         networks.collect::<Result<Self, _>>()
+    }
+
+    /// A proxy on the same machine, whichever of its addresses it connects from: `127.0.0.0/8` and
+    /// `::1`.
+    ///
+    /// ```
+    /// use tower_api_key::{ApiKeys, ClientAddress, TrustedProxies};
+    ///
+    /// let nginx = ClientAddress::x_forwarded_for(TrustedProxies::loopback());
+    /// let layer = ApiKeys::in_memory().layer().client_address(nginx);
+    /// ```
+    #[expect(clippy::missing_panics_doc, reason = "these are networks")]
+    pub fn loopback() -> Self {
+        Self::networks(["127.0.0.0/8", "::1"]).expect("these are networks")
     }
 
     fn client(
@@ -276,8 +299,23 @@ mod tests {
             ip("192.0.2.1")
         );
         assert_eq!(address.of(&request(None, &["10.0.0.1"])), None);
-        assert!(address.ignores_forwarding(request(None, &["10.0.0.1"]).headers()));
-        assert!(!address.ignores_forwarding(request(None, &[]).headers()));
+        assert!(address.ignores_forwarding((&request(None, &["10.0.0.1"])).into()));
+        assert!(!address.ignores_forwarding((&request(None, &[])).into()));
+    }
+
+    #[test]
+    fn a_proxy_on_this_machine_is_trusted_by_each_of_its_addresses_and_no_other() {
+        let nginx = ClientAddress::x_forwarded_for(TrustedProxies::loopback());
+        for peer in ["127.0.0.1", "127.0.0.53", "::1", "::ffff:127.0.0.1"] {
+            let request = request(Some(peer), &["203.0.113.9"]);
+            assert_eq!(nginx.of(&request), ip("203.0.113.9"), "{peer}");
+            assert!(!nginx.ignores_forwarding((&request).into()));
+        }
+        let stranger = request(Some("192.0.2.1"), &["203.0.113.9"]);
+        assert_eq!(nginx.of(&stranger), ip("192.0.2.1"));
+        assert!(nginx.ignores_forwarding((&stranger).into()));
+        let silent = request(Some("192.0.2.1"), &[]);
+        assert!(!nginx.ignores_forwarding((&silent).into()));
     }
 
     #[test]
