@@ -17,7 +17,7 @@ use support::{Answer, Down, EchoService, READ, WRITE, World, send, serve_axum, s
 use tower::Layer;
 use tower_api_key::{
     ApiError, ApiKeyLayer, ApiKeys, ClientAddress, Environment, ErrorFormat, GrpcRequests,
-    KeySource, RequireScope, TrustedProxies,
+    KeySource, Limits, Quota, RateLimitHeaders, RequireScope, TrustedProxies,
 };
 
 /// A request, and what must come back.
@@ -800,13 +800,49 @@ async fn an_error_of_the_application_is_written_as_the_layer_writes_its_own() {
         rows,
     )
     .await;
-    let format = ErrorFormat::custom(|error, _| {
-        http::Response::new(format!("{} {:?}", error.code(), error.rejection()))
+    // From a copy of the request as it was before the service had it, without its credentials.
+    let format = ErrorFormat::custom(|error, request| {
+        let names: Vec<_> = request
+            .headers
+            .keys()
+            .map(http::HeaderName::as_str)
+            .collect();
+        let (code, uri) = (error.code(), request.uri);
+        http::Response::new(format!("{code} {:?} {uri} {names:?}", error.rejection()))
     });
     let rows = table! {
-        row("its own way", [key], 404, [ACTIVE, PRIVATE, VARY, TRACE], "report_not_found None"),
+        row("its own way", [key, ("cookie", "a=b")], 404, [ACTIVE, PRIVATE, VARY, TRACE], r#"report_not_found None /v1 ["host"]"#),
     };
     ask(world.keys.layer().errors(format), rows).await;
+}
+
+#[tokio::test]
+async fn the_headers_of_limits_can_be_chosen_one_by_one() {
+    let world = World::new().await;
+    let limits = Limits::new().per_key(Quota::per_day(1_000).smooth());
+    world.keys.set_limits(limits).unwrap();
+    const LIMIT: (&str, &str) = ("x-ratelimit-limit", "1000");
+    let all = RateLimitHeaders::delta;
+    for (headers, told) in [
+        (all(), vec!["limit", "remaining", "reset"]),
+        (all().without_limit(), vec!["remaining", "reset"]),
+        (all().without_remaining(), vec!["limit", "reset"]),
+        (all().without_reset(), vec!["limit", "remaining"]),
+        (
+            all().without_limit().without_remaining().without_reset(),
+            vec![],
+        ),
+    ] {
+        let layer = world.keys.layer().rate_limit_headers(headers);
+        let address = serve_hyper(layer.layer(EchoService)).await;
+        let row = row("a key", [("authorization", "Bearer {active}")], 200, [], "");
+        let answer = send(address, request(&world, &row)).await;
+        let names = answer.headers.iter().filter_map(|(name, value)| {
+            assert!(name != LIMIT.0 || value == LIMIT.1);
+            name.strip_prefix("x-ratelimit-")
+        });
+        assert_eq!(names.collect::<Vec<_>>(), told);
+    }
 }
 
 #[tokio::test]
