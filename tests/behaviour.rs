@@ -757,6 +757,8 @@ async fn the_application_writes_errors_from_the_request_without_its_credentials(
             [NO_STORE, ("x-key-status", "suspended")], r#"api_key_suspended /v1 ["host", "x-trace"] true"#),
         row("a key in the URL", [(":path", "/v1?api_key={typo}&a=b")], 401,
             [NO_STORE, BEARER_INVALID, APIKEY_CHALLENGE], r#"api_key_not_found /v1?a=b ["host"] true"#),
+        row("a key where none is looked for", [(":path", "/v1/{active}?a=b"), ("x-other", "{active}"), ("authorization", "Bearer {jwt}")], 401,
+            [NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], r#"missing_api_key / ["host"] true"#),
         row("somebody else's token", [("authorization", "Bearer {jwt}"), ("proxy-authorization", "Basic abc")], 401,
             [NO_STORE, BEARER_CHALLENGE, APIKEY_CHALLENGE], r#"missing_api_key /v1 ["host"] true"#),
     };

@@ -182,7 +182,8 @@ async fn a_publishable_key_may_be_bound_to_web_origins() {
         ),
         (vec![], no.clone()),
         (vec![("sec-fetch-site", "cross-site")], no.clone()),
-        (vec![("sec-fetch-site", "same-origin")], passed()),
+        // A page of another host than those of the list.
+        (vec![("sec-fetch-site", "same-origin")], no.clone()),
     ] {
         assert_eq!(
             ask(address, &bound, &headers).await,
@@ -191,6 +192,12 @@ async fn a_publishable_key_may_be_bound_to_web_origins() {
         );
         assert_eq!(ask(address, &free, &headers).await, passed(), "{headers:?}");
     }
+    // A page of this very host, which leaves out its origin.
+    let own = AllowedOrigins::only([format!("http://{address}")]).unwrap();
+    let own = keys.issue("acme").publishable().origins(own).await.unwrap();
+    let same = [("sec-fetch-site", "same-origin")];
+    assert_eq!(ask(address, &own, &same).await, passed());
+    assert_eq!(ask(address, &own, &[]).await, no);
     let never = |issue: IssueKey| issue.origins(app());
     let error = never(keys.issue("acme")).await.unwrap_err();
     assert!(matches!(error, IssueError::OriginsOfSecretKey), "{error}");

@@ -368,6 +368,36 @@ fn limits_are_built_from_a_configuration() {
     assert!(Quota::per_second(Quota::MAX).try_smooth().is_err());
 }
 
+/// Another method of the path is bound by all of them together.
+#[test]
+fn limits_of_one_path_that_cannot_bind_together_are_refused() {
+    let refused = |limits: Limits| {
+        let built = ApiKeys::builder(MemoryStore::new()).limits(limits).build();
+        built.err().map(|error| error.to_string())
+    };
+    let named = |most| Limit::named("reports", Quota::per_minute(most));
+    let get = |most| Endpoint::new(Method::GET, "/r").per_key(named(most));
+    let post = |most| Endpoint::new(Method::POST, "/r").per_key(named(most));
+    let same = InvalidLimits::SameName("reports".to_owned()).to_string();
+    assert_eq!(
+        refused(Limits::new().endpoint(get(100)).endpoint(post(5))),
+        Some(same)
+    );
+    assert_eq!(
+        refused(Limits::new().endpoint(get(5)).endpoint(post(5))),
+        None
+    );
+    let many = |method: Method| {
+        (0..9).fold(Endpoint::new(&method, "/r"), |endpoint, at| {
+            endpoint.per_key(Limit::named(format!("{method} {at}"), PER_MINUTE))
+        })
+    };
+    let together = Limits::new()
+        .endpoint(many(Method::GET))
+        .endpoint(many(Method::PUT));
+    assert_eq!(refused(together), Some(InvalidLimits::TooMany.to_string()));
+}
+
 #[test]
 fn a_limit_by_a_subject_that_nobody_says_is_refused() {
     let builder = ApiKeys::builder(MemoryStore::new());

@@ -150,6 +150,14 @@ async fn a_refusal_is_one_line_that_says_what_it_is() {
     assert_eq!(call(stack, request).await.status(), 403);
     assert_eq!(heard.take().len(), 1);
 
+    // A key in the path is not to be read in the log.
+    let uri = format!("/v1/{}/x", key.expose_secret());
+    let in_path = Request::builder().uri(uri).body(()).unwrap();
+    let answer = call(echoing(&world.keys.layer()), in_path).await;
+    assert_eq!(answer.status(), 401);
+    let line = "INFO request refused code=\"missing_api_key\" method=\"GET\" route=\"[a path with an API key in it]\"";
+    assert_eq!(heard.take(), [line]);
+
     let world = World::new(limits(), ApiKeysBuilder::log_without_addresses);
     assert_eq!(world.ask(None).await, 401);
     let line = "INFO request refused code=\"missing_api_key\" method=\"GET\" route=\"/v1/facts\"";

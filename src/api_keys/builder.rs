@@ -325,8 +325,9 @@ impl<A> ApiKeysBuilder<A> {
     /// It is called for each request that is charged, so it must neither block nor wait. `None` is
     /// a request that those limits are not about.
     ///
-    /// Danger: what a client can choose, such as a header, gives it as many budgets as it likes.
-    /// Take the subject from the key, or from what was verified before.
+    /// Danger: what a client can choose, such as a header, gives it as many budgets as it likes, and
+    /// crowds those of keys and accounts out of the limiter's memory. Take the subject from the key,
+    /// or from what was verified before.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, Limits, MemoryStore, Quota};

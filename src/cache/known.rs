@@ -48,8 +48,7 @@ pub(super) struct Details {
     record: KeyRecord,
     /// The record's own, or that of the format that the key is written in.
     environment: Environment,
-    /// All that the key can hold, if it is publishable.
-    publishable: Option<Arc<ScopeSet>>,
+    written: Written,
     metering: Arc<Metering>,
     /// What observers keep of the key.
     slots: Slots,
@@ -90,12 +89,9 @@ impl KnownKey {
         since: u64,
     ) -> Self {
         let plan = metering.limiting.rules.current().plan_of(&record);
-        let Written {
-            environment: format,
-            publishable,
-        } = written;
-        let environment = record.environment().cloned().unwrap_or(format);
-        let record = match &publishable {
+        let format = &written.environment;
+        let environment = record.environment().unwrap_or(format).clone();
+        let record = match &written.publishable {
             Some(publishable) => with_at_most(record, publishable),
             None => record,
         };
@@ -104,7 +100,7 @@ impl KnownKey {
             since,
             plan,
             is_live: environment == Environment::LIVE,
-            is_plain: record.is_plain() && publishable.is_none(),
+            is_plain: record.is_plain() && written.publishable.is_none(),
             is_digest: record.verifier().pepper().is_none()
                 && record
                     .verifier()
@@ -116,7 +112,7 @@ impl KnownKey {
                 serial: SERIAL.fetch_add(1, Ordering::Relaxed),
                 record,
                 environment,
-                publishable,
+                written,
                 slots: Slots::new(metering.observers),
                 metering,
             }),
@@ -126,16 +122,9 @@ impl KnownKey {
     /// The same key as of a newer record, loaded at the same time.
     pub(super) fn with_record(&self, record: KeyRecord) -> Self {
         let Details {
-            environment,
-            publishable,
-            metering,
-            ..
+            written, metering, ..
         } = &*self.details;
-        let written = Written {
-            environment: environment.clone(),
-            publishable: publishable.clone(),
-        };
-        let metering = Arc::clone(metering);
+        let (written, metering) = (written.clone(), Arc::clone(metering));
         Self::new(record, written, metering, self.stamp, self.since)
     }
 
@@ -145,7 +134,7 @@ impl KnownKey {
             serial,
             record,
             environment,
-            publishable,
+            written,
             metering,
             ..
         } = &*self.details;
@@ -158,7 +147,7 @@ impl KnownKey {
                 serial: *serial,
                 record: record.clone(),
                 environment: environment.clone(),
-                publishable: publishable.clone(),
+                written: written.clone(),
                 slots: Slots::new(metering.observers),
                 metering: Arc::clone(metering),
             }),
@@ -254,7 +243,7 @@ impl KnownKey {
     /// Returns the kind of the key, as the format that it is written in says.
     #[inline]
     pub(crate) fn kind(&self) -> KeyKind {
-        if self.is_plain || self.details.publishable.is_none() {
+        if self.is_plain || self.details.written.publishable.is_none() {
             return KeyKind::Secret;
         }
         KeyKind::Publishable
@@ -305,7 +294,10 @@ impl Details {
             serial: 0,
             record: KeyRecord::imported(KeyDigest::from_bytes([0; 32]), ""),
             environment: Environment::LIVE,
-            publishable: None,
+            written: Written {
+                environment: Environment::LIVE,
+                publishable: None,
+            },
             slots: Slots::default(),
             metering,
         })

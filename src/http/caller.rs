@@ -258,7 +258,8 @@ impl Caller {
     /// # Errors
     ///
     /// [`ChargeError::UnknownUnit`] if no limit of this [`ApiKeys`](crate::ApiKeys) counts the
-    /// unit, and [`ChargeError::Limiter`] if the limiter failed. It may have charged or not then.
+    /// unit, and [`ChargeError::Limiter`] if the limiter failed. It may have charged each limit or
+    /// not then: do not try again.
     ///
     /// ```
     /// # use tower_api_key::{Caller, ChargeError};

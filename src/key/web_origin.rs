@@ -130,6 +130,17 @@ impl AllowedOrigins {
     }
 }
 
+impl AllowedOrigins {
+    /// Returns whether one of the list has this host and port, of whatever scheme.
+    pub(crate) fn have_host(&self, host: &[u8]) -> bool {
+        let is_it = |origin: &WebOrigin| {
+            let own = origin.0.split_once("://").map_or("", |(_, own)| own);
+            own.as_bytes().eq_ignore_ascii_case(host)
+        };
+        self.list().is_none_or(|list| list.iter().any(is_it))
+    }
+}
+
 impl FromIterator<WebOrigin> for AllowedOrigins {
     fn from_iter<I: IntoIterator<Item = WebOrigin>>(origins: I) -> Self {
         Self(Some(origins.into_iter().collect()))

@@ -94,6 +94,7 @@ impl Metering {
             .of(bound)
             .charges(Some(key), bound, self.clock.now());
         for charge in charges.into_iter().filter(|it| it.unit() == unit) {
+            // A limiter that fails is not waited for once more.
             limiting.take(&*self.clock, charge.with_cost(units)).await?;
         }
         Ok(())

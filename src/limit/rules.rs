@@ -1,6 +1,6 @@
 //! The rules of an application: which limits bind which requests, and what a request costs.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::key::network::{InvalidNetwork, Network};
@@ -237,6 +237,35 @@ impl Limits {
         self.all_rules().any(|rule| rule.quota.is_calendar())
     }
 
+    /// Checks that the limits of all endpoints of a path can bind a request together: one of a method
+    /// that has no endpoint there.
+    fn check_paths(&self) -> Result<(), InvalidLimits> {
+        let mut by_path: BTreeMap<&str, Vec<&Endpoint>> = BTreeMap::new();
+        for endpoint in &self.endpoints {
+            if let Some(path) = &endpoint.path {
+                by_path.entry(path).or_default().push(endpoint);
+            }
+        }
+        let most_plan = self.plans.iter().map(|plan| plan.rules.len()).max();
+        let others = self.rules.len() + most_plan.unwrap_or_default();
+        for endpoints in by_path.values() {
+            if endpoints.iter().any(|endpoint| endpoint.method.is_none()) {
+                continue;
+            }
+            let mut rules: BTreeMap<&str, &Rule> = BTreeMap::new();
+            for rule in endpoints.iter().flat_map(|endpoint| &endpoint.rules) {
+                let name = rule.name.as_str();
+                if *rules.entry(name).or_insert(rule) != rule {
+                    return Err(InvalidLimits::SameName(name.to_owned()));
+                }
+            }
+            if rules.len() + others > MAX_CHARGES {
+                return Err(InvalidLimits::TooMany);
+            }
+        }
+        Ok(())
+    }
+
     /// Whether all of it can be kept, by an application that says these subjects.
     pub(crate) fn validate(&self, subjects: &[&str]) -> Result<(), InvalidLimits> {
         if self.plans.len() > usize::from(u16::MAX) {
@@ -256,6 +285,7 @@ impl Limits {
             None if !self.plans.is_empty() => return Err(InvalidLimits::NoDefaultPlan),
             _ => {}
         }
+        self.check_paths()?;
         let mut places = HashSet::new();
         for endpoint in &self.endpoints {
             endpoint.check()?;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::header::{AUTHORIZATION, COOKIE, HeaderName, PROXY_AUTHORIZATION};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 
 use crate::http::client_address::ClientAddress;
 use crate::http::credential::source::KeySources;
@@ -22,6 +22,7 @@ use crate::http::render::rate_limit::RateLimitHeaders;
 use crate::http::render::rejection::{self, ErrorFormat, Manner};
 use crate::http::request_head::RequestHead;
 use crate::key::environment::Environment;
+use crate::key::formats::KeyFormats;
 use crate::key::kind::KeyKind;
 use crate::key::scope::RequiredScopes;
 
@@ -159,14 +160,18 @@ impl Config {
     /// Copies the head of a request without its credentials, if the application writes errors from
     /// it.
     #[inline]
-    pub(crate) fn copy_for_errors<B>(&self, request: &Request<B>) -> Option<Box<Request<()>>> {
+    pub(crate) fn copy_for_errors<B>(
+        &self,
+        request: &Request<B>,
+        formats: &KeyFormats,
+    ) -> Option<Box<Request<()>>> {
         self.errors
             .reads_request()
-            .then(|| Box::new(self.without_credentials(request)))
+            .then(|| Box::new(self.without_credentials(request, formats)))
     }
 
     #[cold]
-    fn without_credentials<B>(&self, request: &Request<B>) -> Request<()> {
+    fn without_credentials<B>(&self, request: &Request<B>, formats: &KeyFormats) -> Request<()> {
         let mut copy = Request::new(());
         *copy.method_mut() = request.method().clone();
         *copy.uri_mut() = request.uri().clone();
@@ -176,6 +181,21 @@ impl Config {
         self.sources.hide(&mut copy, self.sources.all());
         for name in [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE] {
             copy.headers_mut().remove(name);
+        }
+        // Keys in places that are not looked at.
+        let is_claimed = |text: &[u8]| formats.is_claimed_in(text);
+        let claimed = copy.headers().iter();
+        let claimed = claimed.filter(|(_, value)| is_claimed(value.as_bytes()));
+        let claimed: Vec<HeaderName> = claimed.map(|(name, _)| name.clone()).collect();
+        for name in claimed {
+            copy.headers_mut().remove(name);
+        }
+        let uri = copy.uri().to_string();
+        if uri
+            .split(['/', '?', '&', '='])
+            .any(|part| is_claimed(part.as_bytes()))
+        {
+            *copy.uri_mut() = Uri::from_static("/");
         }
         copy
     }

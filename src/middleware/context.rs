@@ -143,6 +143,12 @@ impl RequestFacts for Context<'_> {
         self.lookup.get()
     }
 
+    fn has_key_in(&self, path: &str) -> bool {
+        let formats = &self.gate.keyring.formats;
+        path.split('/')
+            .any(|segment| formats.is_claimed_in(segment.as_bytes()))
+    }
+
     fn parameters(&self, carriers: Carriers) -> Vec<&str> {
         self.gate.config.sources.parameters_in(carriers).collect()
     }

@@ -335,7 +335,7 @@ impl Gate {
             return Err(Rejection::SecretKeyInBrowser);
         }
         if let Some(origins) = known.origins()
-            && !browser::may_use(origins, headers)
+            && !browser::may_use(origins, context.head)
         {
             return Err(Rejection::OriginNotAllowed);
         }

@@ -125,7 +125,7 @@ where
                     match outcome {
                         Outcome::Admit(admission) => {
                             let (mut service, body) = readied.take().expect(POLLED_AGAIN);
-                            let request = gate.config.copy_for_errors(&head);
+                            let request = gate.config.copy_for_errors(&head, &gate.keyring.formats);
                             State::Forwarding {
                                 future: service.call(head.map(|()| body)),
                                 admission,

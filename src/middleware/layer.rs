@@ -252,7 +252,8 @@ impl ApiKeyLayer {
     ///
     /// What would have been denied is told to
     /// [observers](crate::Decision::report_only_rejections), and to the log at most once a minute
-    /// for each key.
+    /// for each key. A layer inside of another one of the same keys announces no decision, so it
+    /// reports nothing: set this on the outermost.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, Scope};
@@ -313,8 +314,9 @@ impl ApiKeyLayer {
     /// Passes facts about the caller on to the inner service, as request headers: for a reverse proxy
     /// and the services behind it. Default: none.
     ///
-    /// What a client sends under any of these names is taken out, also of requests without a key.
-    /// Values are printable ASCII; other characters, and `%`, are percent-encoded in UTF-8.
+    /// What a client sends under any of these names is taken out, also of requests without a key,
+    /// and also with `_` for `-`. Values are printable ASCII; other characters, blanks and `%` are
+    /// percent-encoded in UTF-8.
     ///
     /// Danger: a service that believes these headers must be reached through this layer only.
     ///

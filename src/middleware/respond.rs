@@ -114,7 +114,7 @@ impl Gate {
     ) -> Response<Bytes> {
         let config = &self.config;
         let render = || {
-            let copy = config.copy_for_errors(request);
+            let copy = config.copy_for_errors(request, &self.keyring.formats);
             config.render(&config.content(&denial.rejection), manner, copy.as_deref())
         };
         let mut response =

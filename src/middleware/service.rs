@@ -46,7 +46,7 @@ where
         let wait = match gate.decide(&mut request, None) {
             Outcome::Admit(admission) => {
                 let gate = Arc::clone(gate);
-                let copy = gate.config.copy_for_errors(&request);
+                let copy = gate.config.copy_for_errors(&request, &gate.keyring.formats);
                 let call = || self.inner.call(request);
                 return ResponseFuture::forwarding(call, admission, gate, manner, copy);
             }

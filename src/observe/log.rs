@@ -101,13 +101,15 @@ impl Log {
     fn refused(&self, rejection: &Rejection, decision: &Decision<'_>) {
         trace::refused(&self.refusals, decision.at(), || {
             let key = decision.key.as_ref();
+            // A key in the path, where none is looked for, is not to be read in the log.
+            let route = Some(decision.route()).filter(|it| !decision.request.has_key_in(it));
             let client = || decision.client().map(|client| client.to_string());
             Refusal {
                 code: rejection.code(),
                 reason: reason(rejection),
                 client: (!self.hides_addresses).then(client).flatten(),
                 method: Some(decision.method().as_str()),
-                route: Some(decision.route()),
+                route: route.or(Some("[a path with an API key in it]")),
                 key_id: key.map(|key| key.id().to_string()),
                 account: key.map(KeyFacts::account),
                 plan: key.and_then(|key| key.record().plan()),

@@ -144,6 +144,8 @@ pub(crate) trait RequestFacts {
     fn client(&self) -> Option<IpAddr>;
     fn route(&self) -> &str;
     fn lookup(&self) -> KeyLookup;
+    /// Whether a key of ours stands in a path.
+    fn has_key_in(&self, path: &str) -> bool;
     /// The query parameters that carried the key.
     fn parameters(&self, carriers: Carriers) -> Vec<&str>;
 }

@@ -57,16 +57,15 @@ pub enum InvalidLine {
     SameKey,
 }
 
-/// Reads keys, a line for each. Lines are separated by line ends and `;`. Those that are empty, or
-/// begin with `#`, are none. An error comes with the number of its line, from 1.
+/// Reads keys, one in each line, or several with `;` between them. A line that begins with `#` is
+/// none, whatever stands in it. An error comes with the number of its line, from 1.
 pub(super) fn read(text: &str, formats: &KeyFormats) -> Result<Vec<Line>, (usize, InvalidLine)> {
     let (mut names, mut ids) = (BTreeSet::new(), BTreeSet::new());
     let mut lines = Vec::new();
-    for (at, line) in text.split(['\n', ';']).enumerate() {
-        let (number, line) = (at + 1, line.trim());
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
+    let numbered = text.lines().enumerate();
+    let numbered = numbered.filter(|(_, line)| !line.trim_start().starts_with('#'));
+    let keys = numbered.flat_map(|(at, line)| line.split(';').map(move |key| (at + 1, key.trim())));
+    for (number, line) in keys.filter(|(_, key)| !key.is_empty()) {
         let record = record(line, formats).map_err(|invalid| (number, invalid))?;
         if !names.insert(record.name().map(str::to_owned)) {
             return Err((number, InvalidLine::SameName));
@@ -147,7 +146,7 @@ mod tests {
     fn a_line_is_a_name_an_account_scopes_and_a_key() {
         let digest = hex(KeyDigest::of("another"));
         let text = format!(
-            "# for operators\r\n\n admin acme admin reports:read={KEY}\r\nci  acme = {OTHER} ;old acme = sha256:{digest}"
+            "# for operators; off acme = {OTHER}\r\n\n admin acme admin reports:read={KEY}\r\nci  acme = {OTHER} ;old acme = sha256:{digest}"
         );
         let lines = read(&text).unwrap();
         let told: Vec<_> = lines
@@ -166,7 +165,7 @@ mod tests {
             [
                 (3, "admin", "admin reports:read".to_owned()),
                 (4, "ci", String::new()),
-                (5, "old", String::new())
+                (4, "old", String::new())
             ]
         );
         assert!(lines.iter().all(|line| line.record.account() == "acme"));

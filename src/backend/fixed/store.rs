@@ -21,7 +21,7 @@ use crate::store::{KeyStore, StoreError};
 /// small services: in an environment variable, or in a file.
 ///
 /// A line for each key: `NAME ACCOUNT [SCOPE…] = KEY`, or `sha256:HEX` in place of the key. Lines
-/// are separated by line ends or `;`. Those that begin with `#` are comments. Keys are written as
+/// are separated by line ends, and keys in one line by `;`. Lines that begin with `#` are comments. Keys are written as
 /// [`formats`](Self::formats) says: 64 hexadecimal digits, as `openssl rand -hex 32` makes them, or
 /// as issued by [`ApiKeys`](crate::ApiKeys).
 ///
@@ -144,6 +144,9 @@ impl StaticStore {
             return Ok(Vec::new());
         };
         let after = self.0.source.read(None, &self.0.formats)?;
+        if after.is_empty() {
+            return Err(StaticKeysError::NoKeys(self.0.source.to_string()));
+        }
         let mut before = self.0.lines.write().unwrap_or_else(PoisonError::into_inner);
         let same = |id: &KeyId| {
             let record = |lines: &HashMap<KeyId, Line>| lines.get(id).map(|it| it.record.clone());

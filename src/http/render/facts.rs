@@ -1,6 +1,6 @@
 //! Facts about the caller as request headers, for services behind a layer that are not in Rust.
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::cache::KnownKey;
@@ -51,21 +51,23 @@ impl CallerFact {
 
     fn of(self, key: &KnownKey, lifecycle: &Lifecycle) -> Option<HeaderValue> {
         let record = key.record();
-        let text = match self {
+        // White space at the ends of a header is none of it.
+        let encoded = |text: &str| utf8_percent_encode(text, NOT_PLAIN_NOR_BLANK).to_string();
+        let encoded = match self {
             Self::Status => return Some(HeaderValue::from_static(lifecycle.status().as_str())),
             Self::KeyId => record.id().to_string(),
-            Self::Account => record.account().to_owned(),
-            Self::Plan => record.plan()?.to_owned(),
+            Self::Account => encoded(record.account()),
+            Self::Plan => encoded(record.plan()?),
+            // Scopes are printable ASCII without blanks.
             Self::Scopes => record.scopes().to_string(),
-            Self::Environment => key.environment().to_string(),
+            Self::Environment => encoded(key.environment().as_str()),
         };
-        let encoded = utf8_percent_encode(&text, NOT_PLAIN).to_string();
         HeaderValue::try_from(encoded).ok()
     }
 }
 
-/// What is percent-encoded: all but printable ASCII, and `%` itself.
-const NOT_PLAIN: &AsciiSet = &CONTROLS.add(b'%');
+/// What is percent-encoded: all but printable ASCII, blanks, and `%` itself.
+const NOT_PLAIN_NOR_BLANK: &AsciiSet = &CONTROLS.add(b'%').add(b' ');
 
 /// Takes out what a client sent under these names, and writes the facts of its key, if it has one.
 pub(crate) fn write(
@@ -73,15 +75,57 @@ pub(crate) fn write(
     facts: &[CallerFact],
     key: Option<(&KnownKey, &Lifecycle)>,
 ) {
-    for fact in CallerFact::ALL {
-        headers.remove(fact.header());
+    let forged: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_fact(name.as_str()))
+        .cloned()
+        .collect();
+    for name in forged {
+        headers.remove(name);
     }
+    keep_from_connection(headers);
     let Some((key, lifecycle)) = key else {
         return;
     };
     for fact in facts {
         if let Some(value) = fact.of(key, lifecycle) {
             headers.insert(HeaderName::from_static(fact.header()), value);
+        }
+    }
+}
+
+/// Returns whether a header is one of a fact for a service that takes `_` for `-`, as those behind CGI
+/// and its heirs do.
+fn is_fact(name: &str) -> bool {
+    let is_same = |fact: &CallerFact| {
+        let fact = fact.header();
+        let same = |(a, b): (u8, u8)| a.eq_ignore_ascii_case(&b) || (a == b'_' && b == b'-');
+        name.len() == fact.len() && name.bytes().zip(fact.bytes()).all(same)
+    };
+    CallerFact::ALL.iter().any(is_same)
+}
+
+/// Takes facts out of `Connection`: a proxy behind the layer would take out the headers that stand
+/// there (RFC 9110 §7.6.1).
+fn keep_from_connection(headers: &mut HeaderMap) {
+    let names_fact = |line: &HeaderValue| {
+        let line = line.to_str().unwrap_or_default();
+        line.split(',').any(|option| is_fact(option.trim()))
+    };
+    if !headers.get_all(CONNECTION).iter().any(names_fact) {
+        return;
+    }
+    let lines: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
+    headers.remove(CONNECTION);
+    for line in lines {
+        let line = line.to_str().unwrap_or_default();
+        let options = line
+            .split(',')
+            .map(str::trim)
+            .filter(|option| !is_fact(option));
+        let options: Vec<&str> = options.collect();
+        if let Ok(value) = HeaderValue::try_from(options.join(", ")) {
+            headers.append(CONNECTION, value);
         }
     }
 }

@@ -108,8 +108,9 @@ impl ErrorFormat {
     /// `WWW-Authenticate`, `Retry-After` and `Cache-Control: no-store` are put back where they are
     /// missing.
     ///
-    /// The request is a copy without `Authorization`, `Proxy-Authorization`, `Cookie`, and the
-    /// headers and parameters that the layer reads keys from.
+    /// The request is a copy without `Authorization`, `Proxy-Authorization`, `Cookie`, the headers
+    /// and parameters that the layer reads keys from, and other headers that hold a key. If a key
+    /// stands elsewhere in the URI, the URI is `/`.
     ///
     /// ```
     /// use http::Response;
