@@ -1,5 +1,5 @@
-//! What an application tests itself with: a caller for its handlers, time that it sets, an address,
-//! and a store in trouble. Needs the feature `testing`, for dev-dependencies:
+//! Helps an application to test itself: with a caller for its handlers, a clock that it sets, an
+//! address, and a store in trouble. Needs the feature `testing`, for dev-dependencies:
 //!
 //! ```toml
 //! [dev-dependencies]
@@ -145,7 +145,7 @@ struct Inner<S> {
 #[derive(Default)]
 struct State {
     trouble: Option<Trouble>,
-    /// What was found of each key last, for a store that lags behind.
+    /// The record of each key that was found last, for a store that lags behind.
     found: HashMap<KeyId, Option<KeyRecord>>,
     waiting: Vec<Waker>,
 }

@@ -31,7 +31,7 @@ use crate::store::{
 pub struct StoreChain<M, R> {
     managed: M,
     read_only: R,
-    /// What the second store is called in errors.
+    /// The name of the second store in errors.
     name: String,
 }
 

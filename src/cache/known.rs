@@ -54,7 +54,7 @@ pub(super) struct Details {
     slots: Slots,
 }
 
-/// What the format that a key is written in says of it.
+/// The facts of a key that the format says which it is written in.
 #[derive(Debug, Clone)]
 pub(crate) struct Written {
     pub(crate) environment: Environment,

@@ -1,4 +1,4 @@
-//! How often keys are loaded that the eviction policy does not admit.
+//! A sketch of how often keys are loaded that the eviction policy does not admit.
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 

@@ -1,4 +1,4 @@
-//! What browsers say of themselves in a request.
+//! Headers by which browsers say what they are.
 
 use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, HeaderValue};

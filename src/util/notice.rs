@@ -1,4 +1,4 @@
-//! How often a thing is said: once, seldom, so many times a minute, or while an outage lasts.
+//! Limits on how often a thing is said: once, seldom, so many times a minute, or while an outage lasts.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};

@@ -25,7 +25,7 @@ use crate::store::{KeyStore, StoreError};
 /// [`formats`](Self::formats) says: 64 hexadecimal digits, as `openssl rand -hex 32` makes them, or
 /// as issued by [`ApiKeys`](crate::ApiKeys).
 ///
-/// Whoever reads the variable or the file has the keys, unless there are only digests in it. A key
+/// Danger: who can read the variable or the file has the keys, unless there are only digests in it. A key
 /// has the default plan.
 ///
 /// ```
@@ -64,7 +64,7 @@ struct Inner {
     lines: RwLock<HashMap<KeyId, Line>>,
 }
 
-/// Where the keys stand.
+/// The place where the keys stand.
 #[derive(Debug, Clone)]
 enum Source {
     Text,
@@ -128,7 +128,7 @@ impl StaticStore {
     /// Reads the file again, and returns the ids of the keys that were added, changed or taken out.
     /// Keys of a text or a variable do not change. After an error, the keys are as before.
     ///
-    /// What is cached of these keys must be forgotten:
+    /// Make the cache forget these keys:
     ///
     /// ```no_run
     /// # use tower_api_key::{ApiKeys, ReadOnly, StaticKeysError, StaticStore};
@@ -280,7 +280,7 @@ pub enum StaticKeysError {
     File {
         /// The file.
         path: PathBuf,
-        /// What went wrong.
+        /// The error of the operating system.
         source: Arc<io::Error>,
     },
     /// A line is no key.
@@ -289,9 +289,9 @@ pub enum StaticKeysError {
     Line {
         /// The number of the line, from 1.
         line: usize,
-        /// Where the line stands.
+        /// The place of the line: a variable, a file or a text.
         place: String,
-        /// What is wrong with it.
+        /// The reason why it is no key.
         reason: InvalidLine,
     },
     /// There is no key in it: a service that nobody can call is a slip.
