@@ -315,7 +315,8 @@ impl Caller {
     fn lacks(&self, required: RequiredScopes) -> Rejection {
         let rejection = Rejection::InsufficientScope { required };
         let metering = self.key.metering();
-        trace::refused(&metering.refusals, metering.clock.now(), || Refusal {
+        let at = || metering.clock.now();
+        trace::refused(&metering.refusals, at, || Refusal {
             code: rejection.code(),
             key_id: Some(self.key_id().to_string()),
             account: Some(self.account()),

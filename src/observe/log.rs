@@ -99,7 +99,8 @@ impl Log {
 
     /// Tells of a refusal.
     fn refused(&self, rejection: &Rejection, decision: &Decision<'_>) {
-        trace::refused(&self.refusals, decision.at(), || {
+        let at = || decision.at();
+        trace::refused(&self.refusals, at, || {
             let key = decision.key.as_ref();
             // A key in the path, where none is looked for, is not to be read in the log.
             let route = Some(decision.route()).filter(|it| !decision.request.has_key_in(it));

@@ -44,13 +44,18 @@ pub(crate) struct Refusal<'a> {
 }
 
 /// A request was turned away. It is told at `INFO` as far as there is room in this minute, and at
-/// `DEBUG` beyond. What is told is put together only if somebody hears it.
-pub(crate) fn refused<'a>(lines: &Lines, at: SystemTime, refusal: impl FnOnce() -> Refusal<'a>) {
+/// `DEBUG` beyond. The clock is read, and what is told
+/// is put together, only if somebody hears it.
+pub(crate) fn refused<'a>(
+    lines: &Lines,
+    at: impl FnOnce() -> SystemTime,
+    refusal: impl FnOnce() -> Refusal<'a>,
+) {
     let hears_debug = tracing::enabled!(target: TARGET, tracing::Level::DEBUG);
     if !hears_debug && !tracing::enabled!(target: TARGET, tracing::Level::INFO) {
         return;
     }
-    let is_loud = lines.may_write(at, refusals_left_out);
+    let is_loud = lines.may_write(at(), refusals_left_out);
     if !is_loud && !hears_debug {
         return;
     }
