@@ -80,13 +80,13 @@ fn is_ipv4_in_disguise(address: Ipv6Addr) -> bool {
 fn check_the_nearest_proxy(header: &HeaderName, lines: &[&[u8]], host: &[u8]) {
     let with_host = format!("for=192.0.2.1;host={};proto=https", quoted(host));
     let appended = if *header == FORWARDED {
-        [
+        vec![
             ("for=192.0.2.1", CLIENT),
             (r#"by="_edge";for="[2001:db8::1]:4711""#, CLIENT_V6),
-            (&with_host, CLIENT),
+            (with_host.as_str(), CLIENT),
         ]
     } else {
-        [
+        vec![
             ("192.0.2.1", CLIENT),
             (", 192.0.2.1", CLIENT),
             ("192.0.2.1 , ,", CLIENT),
