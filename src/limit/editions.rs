@@ -9,7 +9,8 @@ use crate::limit::rule::InvalidLimits;
 use crate::limit::rulebook::{Bound, Rulebook};
 use crate::limit::rules::Limits;
 
-/// How often the lists of editions double. Together they have room for 65,535.
+/// The number of lists of editions, each twice as long as the last. Together they have room for
+/// 65,535.
 const DOUBLINGS: usize = 16;
 
 /// Rules by edition, of which the last one binds new requests.

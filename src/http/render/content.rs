@@ -1,4 +1,4 @@
-//! What an error says, in whatever format it is written.
+//! The content of an error, in whatever format it is written.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,8 @@ use crate::key::scope::Scope;
 use crate::limit::charge::REQUESTS;
 use crate::util::timestamp;
 
-/// What an error says: a [`Rejection`] of the layer, or an [`ApiError`] of the application.
+/// The content of an error: of a [`Rejection`] of the layer, or of an [`ApiError`] of the
+/// application.
 ///
 /// [`ErrorFormat::custom`](crate::ErrorFormat::custom) writes it in the application's own way.
 #[derive(Debug, Clone)]
@@ -26,7 +27,7 @@ pub struct ErrorContent<'a> {
 }
 
 impl<'a> ErrorContent<'a> {
-    /// What a rejection says by itself.
+    /// Returns the content of a rejection by itself.
     pub(crate) fn of(rejection: &'a Rejection) -> Self {
         Self {
             rejection: Some(rejection),
@@ -37,7 +38,7 @@ impl<'a> ErrorContent<'a> {
         }
     }
 
-    /// What a rejection says to callers of a layer that takes keys from these places.
+    /// Returns the content of a rejection by a layer that takes keys from these places.
     pub(crate) fn of_layer(
         rejection: &'a Rejection,
         sources: &KeySources,
@@ -62,7 +63,7 @@ impl<'a> ErrorContent<'a> {
         content
     }
 
-    /// What an error of the application says.
+    /// Returns the content of an error of the application.
     pub(crate) fn of_application(error: &'a ApiError) -> Self {
         Self {
             rejection: None,
@@ -110,7 +111,7 @@ impl<'a> ErrorContent<'a> {
     }
 }
 
-/// What a program can act on in a rejection, beyond the code.
+/// Returns the details of a rejection, which a program can act on beyond the code.
 fn details(rejection: &Rejection) -> Map<String, Value> {
     let details = match rejection {
         Rejection::Expired { at } => json!({ "expired_at": timestamp::rfc3339(*at) }),

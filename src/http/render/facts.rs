@@ -66,7 +66,7 @@ impl CallerFact {
     }
 }
 
-/// What is percent-encoded: all but printable ASCII, blanks, and `%` itself.
+/// The characters that are percent-encoded: all but printable ASCII, blanks, and `%` itself.
 const NOT_PLAIN_NOR_BLANK: &AsciiSet = &CONTROLS.add(b'%').add(b' ');
 
 /// Takes out what a client sent under these names, and writes the facts of its key, if it has one.

@@ -234,7 +234,7 @@ pub(crate) struct Manner {
     pub(crate) head: bool,
 }
 
-/// What every refusal has, in whatever format. An error of the application is no refusal.
+/// Adds the headers that every refusal has, in whatever format. An error of the application is no refusal.
 fn finish<B>(mut response: Response<B>, content: &ErrorContent<'_>) -> Response<B> {
     let Some(rejection) = content.rejection() else {
         return response;
