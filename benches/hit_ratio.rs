@@ -21,9 +21,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use futures_util::FutureExt;
-use tower_api_key::{
-    ApiKeys, Cache, KeyId, KeyRecord, KeyStore, ManualClock, MemoryStore, ReadOnly, StoreError,
-};
+use tower_api_key::clock::ManualClock;
+use tower_api_key::manage::ReadOnly;
+use tower_api_key::store::StoreError;
+use tower_api_key::{ApiKeys, Cache, KeyId, KeyRecord, KeyStore, MemoryStore};
 
 use support::random::Random;
 use support::{keys, median, setting};
@@ -187,7 +188,7 @@ fn main() {
     let runs = setting("HIT_RATIO_RUNS", 5);
     let keys = keys::keys(1, count);
     let records = keys.iter().map(|key| {
-        let digest = tower_api_key::KeyDigest::of(key);
+        let digest = tower_api_key::key::KeyDigest::of(key);
         KeyRecord::imported(digest, "acme") // so that all weigh the same
     });
     let store: MemoryStore = records.collect();

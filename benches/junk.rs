@@ -24,9 +24,8 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use tower::Layer;
-use tower_api_key::{
-    ApiKeys, Cache, KeyId, KeyRecord, KeyStore, Limits, MemoryStore, Quota, StoreError,
-};
+use tower_api_key::store::StoreError;
+use tower_api_key::{ApiKeys, Cache, KeyId, KeyRecord, KeyStore, Limits, MemoryStore, Quota};
 
 use support::random::Random;
 use support::requests::{Bare, request};

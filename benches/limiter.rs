@@ -10,9 +10,9 @@ use std::num::NonZeroU32;
 use std::time::Instant;
 
 use governor::{DefaultKeyedRateLimiter, RateLimiter as Governor};
-use tower_api_key::{
-    Charge, Clock, KeyId, LimitName, MemoryLimiter, Quota, RateLimiter, Subject, SystemClock,
-};
+use tower_api_key::clock::{Clock, SystemClock};
+use tower_api_key::limit::{Charge, LimitName, MemoryLimiter, RateLimiter, Subject};
+use tower_api_key::{KeyId, Quota};
 
 /// Checks in a round of a case.
 const CHECKS: usize = 200_000;

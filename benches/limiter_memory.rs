@@ -8,7 +8,9 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
-use tower_api_key::{Charge, KeyId, LimitName, MemoryLimiter, Now, Quota, RateLimiter, Subject};
+use tower_api_key::clock::Now;
+use tower_api_key::limit::{Charge, LimitName, MemoryLimiter, RateLimiter, Subject};
+use tower_api_key::{KeyId, Quota};
 
 const ALLOWED: u64 = 64 << 20;
 const LIVE: Quota = Quota::per_hour(1_000);

@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use rand::TryRng;
 use rand::rngs::SysRng;
-use tower_api_key::{KeyDigest, PepperRing, Verifier};
+use tower_api_key::key::{KeyDigest, PepperRing, Verifier};
 
 /// From this |t| on, dudect speaks of a leak.
 const LEAK: f64 = 4.5;

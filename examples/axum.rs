@@ -11,10 +11,9 @@ use axum::http::Method;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
-use tower_api_key::{
-    ApiKeys, Caller, ClientAddress, Endpoint, Limits, MemoryStore, Quota, Rejection, RequireScope,
-    Scope, TrustedProxies,
-};
+use tower_api_key::http::{ClientAddress, TrustedProxies};
+use tower_api_key::limit::Endpoint;
+use tower_api_key::{ApiKeys, Caller, Limits, MemoryStore, Quota, Rejection, RequireScope, Scope};
 
 const READ: Scope = Scope::from_static("reports:read");
 const WRITE: Scope = Scope::from_static("reports:write");
@@ -28,12 +27,12 @@ async fn main() -> Result<(), Error> {
     let limits = Limits::new()
         .per_key(Quota::per_minute(60))
         .per_ip(Quota::per_minute(600))
-        .endpoint(report.cost(10).per_account(Quota::per_minute(20)));
+        .add_endpoint(report.cost(10).per_account(Quota::per_minute(20)));
     let keys = ApiKeys::builder(MemoryStore::new())
         .limits(limits)
         .failed_attempts(Quota::per_minute(30))
         .build()?;
-    let key = keys.issue("acme").scope(READ).scope(WRITE).await?;
+    let key = keys.issue("acme").scopes([READ, WRITE]).await?;
 
     // The load balancer is the peer of each connection. What it says of clients is believed, and
     // what anybody else says is not.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use tower_api_key::{ApiKeys, Clock, MemoryStore};
+use tower_api_key::clock::Clock;
+use tower_api_key::{ApiKeys, MemoryStore};
 
 /// The operating system's clock, and by how many milliseconds it is slow.
 #[derive(Clone, Default)]

@@ -6,9 +6,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tower_api_key::{
-    Charge, Clock, LimitName, LimiterError, MemoryLimiter, RateLimiter, Refund, Verdict,
-    conformance,
+use tower_api_key::clock::Clock;
+use tower_api_key::conformance;
+use tower_api_key::limit::{
+    Charge, LimitName, LimiterError, MemoryLimiter, RateLimiter, Refund, Verdict,
 };
 
 /// Budgets of one service in a limiter that several share.

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::Request;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_api_key::{ApiKeys, Decision, KeyId, MemoryStore, Observer};
+use tower_api_key::observe::{Decision, Observer};
+use tower_api_key::{ApiKeys, KeyId, MemoryStore};
 
 struct Usage;
 
@@ -50,7 +51,7 @@ impl Drop for Count {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let keys = ApiKeys::builder(MemoryStore::new())
-        .observer(Usage)
+        .add_observer(Usage)
         .build()?;
     let key = keys.issue("acme").await?;
     let ask = async |key: &str| {

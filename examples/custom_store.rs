@@ -7,10 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use tower_api_key::{
-    Alphabet, ApiKeys, Environment, KeyDigest, KeyFormat, KeyId, KeyRecord, KeyStore, Revocation,
-    StoreError, conformance,
-};
+use tower_api_key::key::{Alphabet, KeyDigest, KeyFormat, Revocation};
+use tower_api_key::store::StoreError;
+use tower_api_key::{ApiKeys, Environment, KeyId, KeyRecord, KeyStore, conformance};
 
 struct MyTable {
     /// By the SHA-256 of the key, in lower-case hex.

@@ -13,7 +13,9 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tower::ServiceBuilder;
-use tower_api_key::{AllowedNetworks, ApiKeys, Caller, PeerAddr};
+use tower_api_key::http::PeerAddr;
+use tower_api_key::key::AllowedNetworks;
+use tower_api_key::{ApiKeys, Caller};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {

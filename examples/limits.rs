@@ -11,9 +11,9 @@ use axum::http::{Method, StatusCode};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router, middleware};
 use serde_json::{Value, json};
-use tower_api_key::{
-    ApiKeys, Caller, Limit, Limits, MemoryStore, PeerAddr, Plan, Quota, RateLimitHeaders,
-};
+use tower_api_key::http::{PeerAddr, RateLimitHeaders};
+use tower_api_key::limit::{Limit, Plan};
+use tower_api_key::{ApiKeys, Caller, Limits, MemoryStore, Quota};
 use tracing_subscriber::EnvFilter;
 
 const FREE: Quota = Quota::per_minute(5);
@@ -33,13 +33,13 @@ async fn main() -> Result<(), Error> {
 
     // A plan binds an account: all its keys draw on one budget.
     let limits = Limits::new()
-        .plan(Plan::new("free").per_account(FREE))
-        .plan(Plan::new("pro").per_account(PRO))
-        .plan(Plan::new("team").per_account(SHARED))
-        .plan(Plan::new("burst").per_account(BURST))
-        .plan(Plan::new("daily").per_account(DAILY))
+        .add_plan(Plan::new("free").per_account(FREE))
+        .add_plan(Plan::new("pro").per_account(PRO))
+        .add_plan(Plan::new("team").per_account(SHARED))
+        .add_plan(Plan::new("burst").per_account(BURST))
+        .add_plan(Plan::new("daily").per_account(DAILY))
         // Both must have room. Tokens are charged when the answer is known.
-        .plan(
+        .add_plan(
             Plan::new("tokens")
                 .per_account("10/min".parse::<Quota>()?)
                 .per_account(Limit::named("tokens", "100/min".parse()?).unit("tokens")),
@@ -47,8 +47,8 @@ async fn main() -> Result<(), Error> {
         .default_plan("free")
         .per_ip(Quota::per_minute(50_000))
         .global(Quota::per_minute(100_000))
-        .cost(Method::POST, "/v1/reports", 10)
-        .cost(Method::GET, "/v1/limits", 0); // also when nothing is left
+        .add_cost(Method::POST, "/v1/reports", 10)
+        .add_cost(Method::GET, "/v1/limits", 0); // also when nothing is left
     let keys = ApiKeys::builder(MemoryStore::new())
         .limits(limits)
         .build()?;

@@ -4,7 +4,8 @@
 
 use axum::{Router, routing::get};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use tower_api_key::{ApiKeys, Caller, Limits, MemoryStore, Metrics, Quota};
+use tower_api_key::observe::Metrics;
+use tower_api_key::{ApiKeys, Caller, Limits, MemoryStore, Quota};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -12,7 +13,7 @@ type Error = Box<dyn std::error::Error>;
 pub(crate) fn keys() -> Result<ApiKeys, Error> {
     let keys = ApiKeys::builder(MemoryStore::new())
         .limits(Limits::new().per_key(Quota::per_minute(3)))
-        .observer(Metrics::new())
+        .add_observer(Metrics::new())
         .build()?;
     Ok(keys)
 }

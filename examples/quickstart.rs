@@ -10,9 +10,10 @@ use axum::extract::{ConnectInfo, Request};
 use axum::routing::get;
 use axum::{Extension, Json, Router, middleware};
 use serde_json::{Value, json};
+use tower_api_key::clock::ManualClock;
+use tower_api_key::http::{GrpcRequests, PeerAddr};
 use tower_api_key::{
-    ApiKeys, Caller, Environment, GrpcRequests, KeySource, Limits, ManualClock, MemoryStore,
-    PeerAddr, Quota, RequireScope, Scope,
+    ApiKeys, Caller, Environment, KeySource, Limits, MemoryStore, Quota, RequireScope, Scope,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -100,7 +101,7 @@ async fn issue_one_of_each(keys: &ApiKeys, store: &MemoryStore) -> Result<[Strin
     let active = keys
         .issue("acme")
         .organization("Acme Inc.")
-        .scope(REPORTS_READ)
+        .scopes([REPORTS_READ])
         .await?;
     let admin = keys
         .issue("acme")
@@ -113,7 +114,7 @@ async fn issue_one_of_each(keys: &ApiKeys, store: &MemoryStore) -> Result<[Strin
     let back_then = ApiKeys::builder(store.clone()).clock(last_year).build()?;
     let expiring = back_then
         .issue("globex")
-        .scope(REPORTS_READ)
+        .scopes([REPORTS_READ])
         .expires_in(365 * day) // ten days from now
         .await?;
     let expired = back_then.issue("initech").expires_in(90 * day).await?;
@@ -129,7 +130,7 @@ async fn issue_one_of_each(keys: &ApiKeys, store: &MemoryStore) -> Result<[Strin
     let test = keys.issue("acme").environment(Environment::TEST).await?;
     let limited = keys
         .issue("acme")
-        .limit("key_per_minute", Quota::per_minute(3))
+        .add_limit("key_per_minute", Quota::per_minute(3))
         .await?;
     let tried = [&active, &admin, &limited].map(|key| key.expose_secret().to_owned());
 

@@ -18,7 +18,7 @@ use crate::key::network::{AllowedNetworks, Network};
 use crate::key::quota::{Quota, QuotaShape};
 use crate::key::record::{KeyRecord, Rotation};
 use crate::key::scope::{Scope, ScopeSet};
-use crate::key::text::InvalidRecord;
+use crate::key::text::KeyRecordError;
 use crate::key::verifier::Verifier;
 use crate::key::web_origin::{AllowedOrigins, WebOrigin};
 use crate::util::timestamp::{civil, nanoseconds, rfc3339_exact};
@@ -29,7 +29,8 @@ use crate::util::timestamp::{civil, nanoseconds, rfc3339_exact};
 /// and the like, networks and scopes as lists. Fields that are not set are left out.
 ///
 /// ```
-/// use tower_api_key::{KeyDigest, KeyRecord, RecordParts};
+/// use tower_api_key::key::{KeyDigest, RecordParts};
+/// use tower_api_key::KeyRecord;
 ///
 /// let record = KeyRecord::imported(KeyDigest::of("…"), "acme").with_name("nightly export");
 /// let shown = serde_json::to_value(&record)?;
@@ -161,7 +162,7 @@ impl From<&Verifier> for ExposedVerifier {
 /// Parts that are no record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum InvalidParts {
+pub enum RecordPartsError {
     /// The verifier was left out: see [`KeyRecord::expose_parts`].
     #[error("the parts have no verifier: write them with KeyRecord::expose_parts")]
     NoVerifier,
@@ -170,7 +171,7 @@ pub enum InvalidParts {
     Verifier,
     /// No store could keep the record.
     #[error(transparent)]
-    Record(#[from] InvalidRecord),
+    Record(#[from] KeyRecordError),
 }
 
 impl KeyRecord {
@@ -218,11 +219,11 @@ impl KeyRecord {
 }
 
 impl TryFrom<RecordParts> for KeyRecord {
-    type Error = InvalidParts;
+    type Error = RecordPartsError;
 
-    fn try_from(parts: RecordParts) -> Result<Self, InvalidParts> {
-        let exposed = parts.verifier.ok_or(InvalidParts::NoVerifier)?;
-        let digest = KeyDigest::from_hex(&exposed.expected).ok_or(InvalidParts::Verifier)?;
+    fn try_from(parts: RecordParts) -> Result<Self, RecordPartsError> {
+        let exposed = parts.verifier.ok_or(RecordPartsError::NoVerifier)?;
+        let digest = KeyDigest::from_hex(&exposed.expected).ok_or(RecordPartsError::Verifier)?;
         let plain = Verifier::sha256(digest);
         let verifier = match exposed.pepper {
             Some(pepper) => Verifier::peppered(*plain.as_bytes(), pepper.as_str().into()),

@@ -13,7 +13,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let keys = ApiKeys::in_memory();
-//! let key = keys.issue("acme").scope(REPORTS_READ).await?;
+//! let key = keys.issue("acme").scopes([REPORTS_READ]).await?;
 //! println!("{}", key.expose_secret()); // once: what is kept is a hash
 //!
 //! async fn whoami(Extension(caller): Extension<Caller>) -> String {
@@ -29,18 +29,33 @@
 //! # }
 //! ```
 //!
-//! # Where to begin
+//! # Where to find things
 //!
-//! - [`ApiKeys`] is what an application holds: it makes the layers and manages the keys.
-//! - [`ApiKeyLayer`] goes around a service; its setters say what is asked of a request.
-//! - [`Caller`] is what a handler gets, [`RequireScope`] what guards a route, [`Rejection`] what a
-//!   refusal is.
-//! - [`Limits`] are the rules that requests are charged against, [`Quota`] says how much in what
-//!   time, and [`RateLimiter`] is the port to where the budgets are kept.
-//! - [`KeyStore`] is the port to keys of your own table; [`MemoryStore`] keeps them in memory, and
-//!   [`StaticStore`] reads them from the environment or a file, alone or in a [`StoreChain`].
-//! - [`KeyFormat`] says how keys are written, and which may stand in a web page
-//!   ([`publishable`](KeyFormat::publishable)); [`KeyRecord`] is what is kept of one.
+//! The [`guide`] leads through a whole program, and says when a key is the wrong tool. At the root
+//! are the names that most programs use:
+//!
+//! - [`ApiKeys`] is what an application holds. It makes the layers and manages the keys.
+//! - [`ApiKeyLayer`] goes around a service. Its setters say what a request needs.
+//! - [`Caller`] is what a handler gets, [`RequireScope`] guards a route, and [`Rejection`] says why
+//!   a request was denied.
+//! - [`Limits`] and [`Quota`] bound how much a caller may use.
+//! - [`KeyStore`] is the port to a table of your own; [`MemoryStore`] keeps keys in memory.
+//!
+//! Everything else is in the module of its subject:
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`key`] | formats, digests, peppers, scopes, networks, the status of a key |
+//! | [`limit`] | limits, plans, endpoints, the port to a rate limiter |
+//! | [`store`] | what the ports to keys, the trail and events speak in; keys from a file |
+//! | [`http`] | client addresses, error formats, headers, the service and its futures |
+//! | [`manage`] | issuing, revoking and suspending keys, the worker |
+//! | [`observe`] | the port to observers, metrics |
+//! | [`clock`] | the port to time, and a clock for tests |
+//! | `testing`, `conformance` | for tests of an application, and of a port's implementation |
+//!
+//! Setters named `add_…`, `per_…`, `global` and `require…` add to what is there. Every other setter
+//! replaces its value.
 //!
 //! # What goes where
 //!
@@ -58,7 +73,7 @@
 //! # Features
 //!
 //! - `axum`: [`Caller`] as an extractor, [`Rejection`] as a response, the peer's address for
-//!   allow-lists, matched routes for [`Endpoint`]s, and `OriginalUri` without a key from the query.
+//!   allow-lists, matched routes for [`Endpoint`](limit::Endpoint)s, and `OriginalUri` without a key from the query.
 //! - `tonic`: [`Rejection`] into `tonic::Status`, and the peer's address.
 //! - `serde`: [`KeyRecord`] as a document, without its verifier unless `KeyRecord::expose_parts`
 //!   adds it.
@@ -76,91 +91,49 @@
 //! `INFO` for each refusal, up to 20 lines a minute, and then a count at `WARN`; `DEBUG` for all of
 //! them; `TRACE` for accepted requests.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 // From the top: each layer uses those below it. `tests/layering.rs` holds the house to it.
 mod api_keys;
 mod cache;
 #[cfg(feature = "serde")]
 mod document;
-mod http;
-mod key;
+pub mod guide;
+pub mod http;
+pub mod key;
 mod keyring;
-mod limit;
-mod manage;
+pub mod limit;
+pub mod manage;
 mod middleware;
-mod observe;
-mod store;
+pub mod observe;
+pub mod store;
 mod util;
 // Beside the layers: what stands behind the ports, and what is promised at them.
 mod backend;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 
-pub use crate::http::api_error::ApiError;
-pub use crate::http::caller::{Caller, KeyCarrier};
-pub use crate::http::client_address::{ClientAddress, PeerAddr, TrustedProxies};
-pub use crate::http::credential::source::{InvalidKeyHeader, InvalidKeyScheme, KeySource};
-pub use crate::http::rejection::{Exceeded, NotFound, Rejection};
-pub use crate::http::render::body::ResponseBody;
-pub use crate::http::render::challenge::{InvalidMetadataUrl, InvalidRealm};
-pub use crate::http::render::content::ErrorContent;
-pub use crate::http::render::facts::CallerFact;
-pub use crate::http::render::grpc::GrpcRequests;
-pub use crate::http::render::key_headers::InvalidLink;
-pub use crate::http::render::rate_limit::RateLimitHeaders;
-pub use crate::http::render::rejection::ErrorFormat;
-pub use crate::http::request_head::RequestHead;
+/// Clocks: the port, the system's clock, and one for tests.
+pub mod clock {
+    pub use crate::util::clock::{Clock, ManualClock, Now, Sleep, SystemClock};
+}
+
+pub use crate::http::caller::Caller;
+pub use crate::http::credential::source::KeySource;
+pub use crate::http::rejection::Rejection;
 #[cfg(feature = "testing")]
 pub use api_keys::testing;
-pub use api_keys::{
-    ApiKeys, ApiKeysBuilder, BuildError, Health, Managed, ReadOnly, Worker, WorkerHealth,
-};
-pub use backend::chain::StoreChain;
-pub use backend::fixed::lines::InvalidLine;
-pub use backend::fixed::store::{StaticKeysError, StaticStore, StaticStoreReader};
-pub use backend::memory::limiter::MemoryLimiter;
+pub use api_keys::{ApiKeys, ApiKeysBuilder, BuildError};
 pub use backend::memory::store::MemoryStore;
 pub use cache::Cache;
-#[cfg(feature = "serde")]
-pub use document::{ExposedVerifier, InvalidParts, RecordParts};
-pub use key::alphabet::Alphabet;
-pub use key::containment::{Revocation, Suspension, Throttling};
-pub use key::diff::{FieldChange, FieldValue};
-pub use key::digest::{InvalidKeyId, KeyDigest, KeyId};
-pub use key::environment::{Environment, InvalidEnvironment};
-pub use key::format::{GenerateError, KeyFormat, KeyFormatError};
-pub use key::kind::KeyKind;
-pub use key::lifecycle::{InvalidKeyStatus, KeyStatus, Lifecycle, WarningWindow};
-pub use key::network::{AllowedNetworks, InvalidNetwork, Network};
+pub use key::digest::KeyId;
+pub use key::environment::Environment;
 pub use key::plaintext::PlaintextKey;
-pub use key::quota::{InvalidQuota, Quota, QuotaShape};
-pub use key::record::{KeyRecord, Rotation};
-pub use key::scope::{InvalidScope, RequiredScopes, Scope, ScopeSet};
-pub use key::text::{InvalidRecord, OptionalText};
-pub use key::verifier::{PepperError, PepperId, PepperRing, Verifier};
-pub use key::web_origin::{AllowedOrigins, InvalidWebOrigin, WebOrigin};
-pub use limit::charge::{Charge, LimitName, REQUESTS, Subject};
-pub use limit::endpoint::Endpoint;
-pub use limit::limiter::{LimiterError, RateLimiter};
-pub use limit::metering::{ChargeError, LimitStanding};
-pub use limit::outage::LimiterOutage;
-pub use limit::refund::Refund;
-pub use limit::rule::{InvalidLimits, Limit};
-pub use limit::rules::{Limits, Plan};
-pub use limit::verdict::{Standing, Verdict};
-pub use manage::change::{ChangeError, ResumeKey, RevokeKey, SuspendKey};
-pub use manage::issue::{IssueError, IssueKey, IssuedKey};
-pub use middleware::future::ResponseFuture;
+pub use key::quota::Quota;
+pub use key::record::KeyRecord;
+pub use key::scope::Scope;
+pub use limit::rules::Limits;
+pub use manage::issue::IssuedKey;
 pub use middleware::layer::ApiKeyLayer;
-pub use middleware::require_scope::{RequireScope, RequireScopeFuture, RequireScopeService};
-pub use middleware::service::ApiKeyService;
-#[cfg(feature = "metrics")]
-pub use observe::metrics::Metrics;
-pub use observe::{Answered, Decision, KeyFacts, KeyLookup, Observer, Wait, WaitFor};
-pub use store::{
-    Action, Actor, ActorKind, AgedRecord, Change, ChangeFeed, ChangeId, ChangedKey, Changes,
-    Cursor, Event, FeedError, Floor, Followed, InvalidAction, InvalidActorKind, KeptEvent,
-    KeyOrder, KeyQuery, KeyState, KeyStore, KeyUsage, ListedKey, ManagedKeyStore, Origin, Page,
-    Paging, Start, Step, StoreError, StoreErrorKind, TrailQuery, TrailRecord, UsageBatch,
-    UsagePeriod,
-};
-pub use util::clock::{Clock, ManualClock, Now, Sleep, SystemClock};
+pub use middleware::require_scope::RequireScope;
+pub use store::{KeyStore, ManagedKeyStore};

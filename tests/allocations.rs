@@ -29,10 +29,9 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use support::{is_waiting, today};
 use tower::{Layer, Service};
-use tower_api_key::{
-    ApiKeys, Caller, Charge, Clock, IssuedKey, LimiterError, Limits, ManualClock, MemoryLimiter,
-    MemoryStore, Quota, RateLimiter, Refund, Rejection, Verdict,
-};
+use tower_api_key::clock::{Clock, ManualClock};
+use tower_api_key::limit::{Charge, LimiterError, MemoryLimiter, RateLimiter, Refund, Verdict};
+use tower_api_key::{ApiKeys, Caller, IssuedKey, Limits, MemoryStore, Quota, Rejection};
 
 /// It answers with nothing.
 #[derive(Clone)]

@@ -12,7 +12,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use support::{call, today};
 use tower::Layer;
-use tower_api_key::{ApiKeys, Endpoint, Limits, ManualClock, MemoryStore, Quota};
+use tower_api_key::clock::ManualClock;
+use tower_api_key::limit::Endpoint;
+use tower_api_key::{ApiKeys, Limits, MemoryStore, Quota};
 
 const ALL: Quota = Quota::per_hour(1000);
 
@@ -46,7 +48,7 @@ async fn all_ids_of_a_route_share_its_budget_and_its_cost() {
     let reports = Endpoint::new(Method::GET, "/v1/reports/{id}")
         .cost(10)
         .per_account(Quota::per_hour(20));
-    let keys = keys(Limits::new().per_account(ALL).endpoint(reports));
+    let keys = keys(Limits::new().per_account(ALL).add_endpoint(reports));
     let around = routes().layer(keys.layer());
     let on_routes = routes().route_layer(keys.layer());
     for (account, app) in [("around", around), ("on routes", on_routes)] {
@@ -69,14 +71,14 @@ async fn all_ids_of_a_route_share_its_budget_and_its_cost() {
 async fn the_route_is_what_the_router_was_given_and_else_the_path() {
     let limits = Limits::new()
         .per_key(ALL)
-        .cost(Method::GET, "/v1/reports/{id}", 2)
-        .cost(Method::GET, "/v1/reports/7", 3)
-        .cost(Method::GET, "/files/{*path}", 4)
-        .cost(Method::GET, "/api/v1/reports/{id}", 5)
-        .cost(Method::GET, "/api/v1/reports/7", 6)
-        .cost(Method::GET, "/nowhere", 7)
-        .cost(Method::GET, "/v1/{name}", 8)
-        .cost(Method::GET, "/v1/one/7", 9);
+        .add_cost(Method::GET, "/v1/reports/{id}", 2)
+        .add_cost(Method::GET, "/v1/reports/7", 3)
+        .add_cost(Method::GET, "/files/{*path}", 4)
+        .add_cost(Method::GET, "/api/v1/reports/{id}", 5)
+        .add_cost(Method::GET, "/api/v1/reports/7", 6)
+        .add_cost(Method::GET, "/nowhere", 7)
+        .add_cost(Method::GET, "/v1/{name}", 8)
+        .add_cost(Method::GET, "/v1/one/7", 9);
     let keys = keys(limits);
     let hold = async |app: Router, expected: &[(&str, u64)]| {
         for (path, units) in expected {
@@ -190,7 +192,7 @@ proptest! {
         prop_assume!(!path.contains("}}}")); // a parameter whose name ends with a brace
         let route = || Router::<()>::new().route(&path, get(|| async {}));
         prop_assume!(std::panic::catch_unwind(route).is_ok());
-        let limits = Limits::new().cost(Method::GET, &path, 2);
+        let limits = Limits::new().add_cost(Method::GET, &path, 2);
         let built = ApiKeys::builder(MemoryStore::new()).limits(limits).build();
         prop_assert!(built.is_ok(), "{path}");
     }

@@ -15,10 +15,10 @@ use http::Request;
 use http_body_util::Full;
 use support::{Answer, Down, EchoService, READ, WRITE, World, send, serve_axum, serve_hyper};
 use tower::Layer;
-use tower_api_key::{
-    ApiError, ApiKeyLayer, ApiKeys, ClientAddress, Environment, ErrorFormat, GrpcRequests,
-    KeySource, Limits, Quota, RateLimitHeaders, RequireScope, TrustedProxies,
+use tower_api_key::http::{
+    ApiError, ClientAddress, ErrorFormat, GrpcRequests, RateLimitHeaders, TrustedProxies,
 };
+use tower_api_key::{ApiKeyLayer, ApiKeys, Environment, KeySource, Limits, Quota, RequireScope};
 
 /// A request, and what must come back.
 struct Row {
@@ -552,7 +552,7 @@ async fn only_a_true_preflight_is_let_through_and_only_if_asked_for() {
     let layer = world
         .keys
         .layer()
-        .source(KeySource::dangerous_query("api_key"));
+        .add_source(KeySource::dangerous_query("api_key"));
     let rows = table! {
         row("a key in the URL is taken out", [OPTIONS, ORIGIN, METHOD, (":path", "/v1?a=1&api_key={active}&b=2")], 200, [], "nobody /v1?a=1&b=2"),
         row("also one that is over", [OPTIONS, ORIGIN, METHOD, (":path", "/v1?api_key={revoked}")], 200, [], "nobody /v1"),
@@ -750,7 +750,7 @@ async fn the_application_writes_errors_from_the_request_without_its_credentials(
     let layer = world
         .keys
         .layer()
-        .source(KeySource::dangerous_query("api_key"))
+        .add_source(KeySource::dangerous_query("api_key"))
         .errors(format);
     let rows = table! {
         row("denied by the layer", [("authorization", "Bearer {suspended}"), ("cookie", "a=b"), ("x-trace", "7")], 403,
@@ -774,7 +774,7 @@ async fn an_error_of_the_application_is_written_as_the_layer_writes_its_own() {
             "report_not_found",
             "There is \"none\".",
         )
-        .detail("report", "r-17");
+        .add_detail("report", "r-17");
         let mut response = error.to_response::<Full<bytes::Bytes>>();
         response
             .headers_mut()
@@ -1001,7 +1001,7 @@ async fn a_change_holds_from_the_next_request_on() {
     let world = World::new().await;
     let address = serve_hyper(world.keys.layer().layer(EchoService)).await;
     let key = world.plaintexts["active"].clone();
-    let id = tower_api_key::KeyDigest::of(&key).id();
+    let id = tower_api_key::key::KeyDigest::of(&key).id();
     let status = async || {
         let request = Request::builder()
             .header("x-api-key", &key)

@@ -16,10 +16,11 @@ use futures_util::future::join_all;
 use support::trouble::{Delay, Gate, Says, TroubledStore};
 use support::{DAY, asking, is_waiting, today, with_key};
 use tower::Service;
+use tower_api_key::clock::ManualClock;
+use tower_api_key::key::{KeyDigest, KeyFormat, Revocation, Suspension};
+use tower_api_key::store::{AgedRecord, Change, Floor, StoreError};
 use tower_api_key::{
-    AgedRecord, ApiKeys, Cache, Change, Environment, Floor, IssuedKey, KeyDigest, KeyFormat, KeyId,
-    KeyRecord, KeyStore, ManagedKeyStore, ManualClock, Rejection, Revocation, StoreError,
-    Suspension,
+    ApiKeys, Cache, Environment, IssuedKey, KeyId, KeyRecord, KeyStore, ManagedKeyStore, Rejection,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -10,9 +10,11 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use support::today;
 use support::trouble::TroubledStore;
+use tower_api_key::clock::ManualClock;
+use tower_api_key::key::{KeyDigest, KeyFormat, Suspension};
+use tower_api_key::store::Change;
 use tower_api_key::{
-    ApiKeys, Cache, Change, Environment, KeyDigest, KeyFormat, KeyRecord, ManagedKeyStore,
-    ManualClock, MemoryStore, Rejection, Suspension,
+    ApiKeys, Cache, Environment, KeyRecord, ManagedKeyStore, MemoryStore, Rejection,
 };
 
 struct World {

@@ -13,10 +13,9 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::FutureExt;
 use support::trouble::TroubledStore;
 use support::{DAY, asking, today, with_key};
-use tower_api_key::{
-    AllowedNetworks, ApiKeyLayer, ApiKeys, Cache, Environment, KeyDigest, KeyFormat, KeyRecord,
-    ManagedKeyStore, ManualClock, Quota,
-};
+use tower_api_key::clock::ManualClock;
+use tower_api_key::key::{AllowedNetworks, KeyDigest, KeyFormat};
+use tower_api_key::{ApiKeyLayer, ApiKeys, Cache, Environment, KeyRecord, ManagedKeyStore, Quota};
 
 const MEMORY: u64 = 2 << 20;
 

@@ -13,9 +13,12 @@ use http_body_util::Full;
 use support::trouble::TroubledLimiter;
 use support::{call, today};
 use tower::{Layer, service_fn};
+use tower_api_key::clock::ManualClock;
+use tower_api_key::http::{CallerFact, KeyCarrier};
+use tower_api_key::limit::{Limit, LimitStatus};
 use tower_api_key::{
-    ApiKeyLayer, ApiKeys, Caller, CallerFact, Environment, IssuedKey, KeyCarrier, KeySource, Limit,
-    LimitStanding, Limits, ManualClock, MemoryStore, Quota, Scope,
+    ApiKeyLayer, ApiKeys, Caller, Environment, IssuedKey, KeySource, Limits, MemoryStore, Quota,
+    Scope,
 };
 
 fn build(limits: Limits) -> (ApiKeys, ManualClock) {
@@ -45,7 +48,9 @@ async fn the_caller_tells_where_its_key_stood_and_how_it_begins() {
     let (keys, _) = build(Limits::new());
     let key = keys.issue("acme").await.unwrap();
     let key = key.expose_secret();
-    let layer = keys.layer().source(KeySource::dangerous_query("api_key"));
+    let layer = keys
+        .layer()
+        .add_source(KeySource::dangerous_query("api_key"));
     let bearer = format!("Bearer {key}");
     let in_url = format!("/?api_key={key}");
     for (authorization, header, uri, carrier) in [
@@ -95,7 +100,7 @@ async fn the_caller_tells_how_its_limits_stand() {
         for _ in 0..2 {
             let told = caller.limits().await.unwrap();
             let told = told.iter().map(
-                |LimitStanding {
+                |LimitStatus {
                      name,
                      unit,
                      quota,

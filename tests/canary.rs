@@ -16,10 +16,12 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use support::{DAY, Down, EchoService, READ, World};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower_api_key::http::ErrorFormat;
+use tower_api_key::key::{AllowedNetworks, Alphabet, KeyDigest, KeyFormat, PepperRing, Verifier};
+use tower_api_key::store::{KeyQuery, Paging, StoreError, TrailQuery};
 use tower_api_key::{
-    AllowedNetworks, Alphabet, ApiKeyLayer, ApiKeys, Caller, Environment, ErrorFormat, KeyDigest,
-    KeyFormat, KeyId, KeyQuery, KeyRecord, KeySource, KeyStore, ManagedKeyStore, MemoryStore,
-    Paging, PepperRing, PlaintextKey, RequireScope, StoreError, TrailQuery, Verifier,
+    ApiKeyLayer, ApiKeys, Caller, Environment, KeyId, KeyRecord, KeySource, KeyStore,
+    ManagedKeyStore, MemoryStore, PlaintextKey, RequireScope,
 };
 use tower_http::trace::{DefaultMakeSpan, DefaultOnRequest, DefaultOnResponse, TraceLayer};
 use tracing::Level;
@@ -251,7 +253,7 @@ async fn invariant_2_no_plaintext_key_in_any_log_debug_error_response_or_store()
     let issue = world
         .keys
         .issue("acme")
-        .scope(READ)
+        .scopes([READ])
         .networks(here)
         .expires_in(20 * DAY);
     heard.debug(&issue);

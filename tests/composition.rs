@@ -21,9 +21,10 @@ use support::{EchoService, READ, World, call};
 use tokio::sync::Semaphore;
 use tower::util::BoxCloneService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower_api_key::http::ResponseBody;
+use tower_api_key::store::StoreError;
 use tower_api_key::{
-    ApiKeys, Caller, KeyId, KeyRecord, KeySource, KeyStore, Rejection, RequireScope, ResponseBody,
-    StoreError,
+    ApiKeys, Caller, KeyId, KeyRecord, KeySource, KeyStore, Rejection, RequireScope,
 };
 use tower_http::cors::CorsLayer;
 use tower_http::timeout::TimeoutLayer;
@@ -395,7 +396,7 @@ async fn without_the_layer_the_answer_names_the_mistake() {
 
 #[tokio::test]
 async fn the_reason_is_in_the_extensions_of_the_answer() {
-    use tower_api_key::NotFound;
+    use tower_api_key::http::NotFound;
     let world = World::new().await;
     let service = world
         .keys
@@ -595,7 +596,7 @@ mod axum {
             .layer()
             .realm("Acme")
             .unwrap()
-            .errors(tower_api_key::ErrorFormat::problem_details());
+            .errors(tower_api_key::http::ErrorFormat::problem_details());
         let app = Router::new().route("/v1", get(handler)).layer(layer);
         let request = with_key(&world.fill("{active}")).map(|_| ::axum::body::Body::empty());
         let answer = app.oneshot(request).await.unwrap();

@@ -14,12 +14,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use support::block_on;
 use tokio::task::yield_now;
+use tower_api_key::clock::{Clock, Now};
 use tower_api_key::conformance::Keeps;
-use tower_api_key::{
-    Change, Charge, Clock, KeyId, KeyRecord, KeyStore, LimitName, LimiterError, ManagedKeyStore,
-    MemoryLimiter, MemoryStore, Now, Quota, QuotaShape, RateLimiter, Refund, Standing, Step,
-    StoreError, Subject, Verdict, conformance,
+use tower_api_key::limit::{
+    BudgetStatus, Charge, LimitName, LimiterError, MemoryLimiter, QuotaShape, RateLimiter, Refund,
+    Subject, Verdict,
 };
+use tower_api_key::store::{Change, Step, StoreError};
+use tower_api_key::{KeyId, KeyRecord, KeyStore, ManagedKeyStore, MemoryStore, Quota, conformance};
 
 fn decisions() -> u64 {
     let asked = std::env::var("LIMITER_DECISIONS").ok();
@@ -319,7 +321,7 @@ fn clamp_nothing(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> D
     let later = |time: Duration| if time.is_zero() { time } else { time + behind };
     let latest = Now::new(latest, now.monotonic());
     retold(limiter.ask(charges, latest), |it| {
-        Standing::new(it.remaining(), later(it.whole_in()), it.wait().map(later))
+        BudgetStatus::new(it.remaining(), later(it.whole_in()), it.wait().map(later))
     })
 }
 
@@ -353,7 +355,7 @@ fn deny_now_and_then(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) 
         return limiter.ask(charges, now);
     }
     let second = Duration::from_secs(1);
-    let denied = |it: &Charge<'_>| Standing::new(it.cost() - 1, second, Some(second));
+    let denied = |it: &Charge<'_>| BudgetStatus::new(it.cost() - 1, second, Some(second));
     Ok(charges.iter().map(denied).collect())
 }
 
@@ -366,7 +368,7 @@ fn spend_credit(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> De
     }
     limiter.count.fetch_sub(cost, Ordering::SeqCst);
     retold(Ok(verdict), |it| {
-        Standing::new(it.remaining(), it.whole_in(), Some(Duration::ZERO))
+        BudgetStatus::new(it.remaining(), it.whole_in(), Some(Duration::ZERO))
     })
 }
 
@@ -392,13 +394,13 @@ fn refund_whenever(limiter: &FaultyLimiter, refunds: &[Refund<'_>], now: Now) {
         let period = charge.quota().window();
         let taken_at = now.monotonic() + Duration::from_nanos(1);
         let taken_at = Now::new(now.wall(), taken_at.saturating_sub(period));
-        let standing = Standing::new(0, 2 * period, Some(Duration::ZERO));
+        let standing = BudgetStatus::new(0, 2 * period, Some(Duration::ZERO));
         let refund = Refund::new(charge, units, taken_at, &standing);
         limiter.refund(&[refund], now);
     }
 }
 
-fn retold(verdict: Decided, tell: impl FnMut(&Standing) -> Standing) -> Decided {
+fn retold(verdict: Decided, tell: impl FnMut(&BudgetStatus) -> BudgetStatus) -> Decided {
     verdict.map(|verdict| verdict.standings().iter().map(tell).collect())
 }
 
@@ -541,7 +543,7 @@ impl Counter {
         format!("{:?}", (charge.name().as_str(), charge.subject()))
     }
 
-    fn standing(charge: &Charge<'_>, used: u64, asked: u64) -> Standing {
+    fn standing(charge: &Charge<'_>, used: u64, asked: u64) -> BudgetStatus {
         let quota = charge.quota();
         let remaining = quota.limit().saturating_sub(used);
         let whole_in = if used == 0 {
@@ -555,7 +557,7 @@ impl Counter {
             quota.window()
         };
         let wait = (asked <= quota.limit()).then_some(wait);
-        let standing = Standing::new(remaining, whole_in, wait);
+        let standing = BudgetStatus::new(remaining, whole_in, wait);
         if charge.is_report_only() {
             return standing.of_report_only();
         }
@@ -601,7 +603,7 @@ impl RateLimiter for Counter {
         for charge in charges {
             used.insert(Self::key(charge), then(charge));
         }
-        let after = |(it, was): (&Charge<'_>, &Standing)| {
+        let after = |(it, was): (&Charge<'_>, &BudgetStatus)| {
             Self::standing(it, then(it), 0).with_wait(was.wait())
         };
         Ok(charges.iter().zip(verdict.standings()).map(after).collect())
@@ -811,7 +813,7 @@ fn a_store_that_breaks_a_promise_is_told_which() {
 
 #[test]
 fn a_record_that_is_not_kept_is_told() {
-    let record = KeyRecord::imported(tower_api_key::KeyDigest::of("key"), "acme");
+    let record = KeyRecord::imported(tower_api_key::key::KeyDigest::of("key"), "acme");
     let suite = async { conformance::key_store(&MemoryStore::new(), &[record]).await };
     assert_eq!(broken(suite), "a record is found as it is kept");
 }

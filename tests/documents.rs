@@ -4,10 +4,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use tower_api_key::{
-    AllowedNetworks, Environment, InvalidParts, KeyDigest, KeyRecord, KeyStatus, PepperRing, Quota,
-    RecordParts, Revocation, Rotation, Suspension, Throttling,
+use tower_api_key::key::{
+    AllowedNetworks, KeyDigest, KeyStatus, PepperRing, RecordParts, RecordPartsError, Revocation,
+    Rotation, Suspension, Throttling,
 };
+use tower_api_key::{Environment, KeyRecord, Quota};
 
 fn full() -> KeyRecord {
     let at = SystemTime::UNIX_EPOCH + Duration::new(1_800_000_000, 123_456_789);
@@ -73,7 +74,10 @@ fn the_verifier_is_written_on_purpose_only() {
     }
     let parts: RecordParts =
         serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
-    assert_eq!(KeyRecord::try_from(parts), Err(InvalidParts::NoVerifier));
+    assert_eq!(
+        KeyRecord::try_from(parts),
+        Err(RecordPartsError::NoVerifier)
+    );
 }
 
 #[test]

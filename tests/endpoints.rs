@@ -7,15 +7,15 @@ use http::{Method, Request, Uri};
 use proptest::prelude::*;
 use proptest::sample::select;
 use support::{call, echoing, today};
-use tower_api_key::{
-    ApiKeyLayer, ApiKeys, BuildError, Endpoint, InvalidLimits, Limits, ManualClock, MemoryStore,
-    Quota, RequestHead,
-};
+use tower_api_key::clock::ManualClock;
+use tower_api_key::http::RequestHead;
+use tower_api_key::limit::{Endpoint, LimitsError};
+use tower_api_key::{ApiKeyLayer, ApiKeys, BuildError, Limits, MemoryStore, Quota};
 
 const ALL: Quota = Quota::per_hour(1_000_000);
 const UNIT: Quota = Quota::per_minute(1);
 
-fn build(limits: Limits) -> Result<ApiKeys, InvalidLimits> {
+fn build(limits: Limits) -> Result<ApiKeys, LimitsError> {
     let builder = ApiKeys::builder(MemoryStore::new()).clock(ManualClock::at(today()));
     builder.limits(limits).build().map_err(|error| match error {
         BuildError::Limits(error) => error,
@@ -80,7 +80,7 @@ proptest! {
 
     #[test]
     fn a_path_that_requests_have_is_accepted_and_charged(path in any_path()) {
-        let limits = Limits::new().per_key(ALL).cost("POST", &path, 7);
+        let limits = Limits::new().per_key(ALL).add_cost("POST", &path, 7);
         let keys = build(limits).unwrap();
         let units = run(cost(&keys, &keys.layer(), &Method::POST, &path));
         prop_assert_eq!(units, 7, "{}", path);
@@ -95,14 +95,14 @@ proptest! {
         let path = format!("{before}/{slip}{after}");
         let named = format!("POST {path}");
         let refused = |limits| match build(limits) {
-            Err(InvalidLimits::Endpoint { endpoint, .. }) => endpoint == named,
+            Err(LimitsError::Endpoint { endpoint, .. }) => endpoint == named,
             _ => false,
         };
-        prop_assert!(refused(Limits::new().endpoint(Endpoint::new("POST", &path).per_key(UNIT))));
-        prop_assert!(refused(Limits::new().cost("POST", &path, 2)));
+        prop_assert!(refused(Limits::new().add_endpoint(Endpoint::new("POST", &path).per_key(UNIT))));
+        prop_assert!(refused(Limits::new().add_cost("POST", &path, 2)));
 
         let verbatim = Endpoint::verbatim("POST", &path).cost(7);
-        let keys = build(Limits::new().per_key(ALL).endpoint(verbatim)).unwrap();
+        let keys = build(Limits::new().per_key(ALL).add_endpoint(verbatim)).unwrap();
         let layer = keys.layer().route_by(move |_| Some(path.clone()));
         prop_assert_eq!(run(cost(&keys, &layer, &Method::POST, "/")), 7);
     }
@@ -111,10 +111,10 @@ proptest! {
     fn a_path_without_a_leading_slash_is_refused(path in any_path(), lead in "[a-z.:*{]{0,6}") {
         let path = format!("{lead}{}", &path[1..]);
         prop_assume!(!path.starts_with('/'));
-        let refused = build(Limits::new().cost("GET", &path, 2));
-        let is_endpoint = matches!(refused, Err(InvalidLimits::Endpoint { .. }));
+        let refused = build(Limits::new().add_cost("GET", &path, 2));
+        let is_endpoint = matches!(refused, Err(LimitsError::Endpoint { .. }));
         prop_assert!(is_endpoint, "{}", path);
-        prop_assert!(build(Limits::new().endpoint(Endpoint::verbatim("GET", path))).is_ok());
+        prop_assert!(build(Limits::new().add_endpoint(Endpoint::verbatim("GET", path))).is_ok());
     }
 
     #[test]
@@ -131,11 +131,11 @@ proptest! {
             Endpoint::verbatim(&method, "/v1"),
             Endpoint::any_path(&method),
         ] {
-            let built = build(Limits::new().endpoint(endpoint)).map(|_| ());
+            let built = build(Limits::new().add_endpoint(endpoint)).map(|_| ());
             if expected {
                 prop_assert_eq!(built, Ok(()));
             } else {
-                let is_endpoint = matches!(built, Err(InvalidLimits::Endpoint { .. }));
+                let is_endpoint = matches!(built, Err(LimitsError::Endpoint { .. }));
                 prop_assert!(is_endpoint, "{:?}", method);
             }
         }
@@ -150,14 +150,14 @@ proptest! {
         let mut is_double = false;
         for (method, path, is_verbatim) in places {
             let (method_name, path_name) = (METHODS[method].as_str(), PATHS.get(path));
-            limits = limits.endpoint(match path_name {
+            limits = limits.add_endpoint(match path_name {
                 Some(path) if is_verbatim => Endpoint::verbatim(method_name, *path),
                 Some(path) => Endpoint::new(method_name, *path),
                 None => Endpoint::any_path(method_name),
             });
             is_double |= !seen.insert((method, path));
         }
-        let refused = matches!(build(limits), Err(InvalidLimits::SameEndpoint(_)));
+        let refused = matches!(build(limits), Err(LimitsError::SameEndpoint(_)));
         prop_assert_eq!(refused, is_double);
     }
 
@@ -172,7 +172,7 @@ proptest! {
                 Some(path) => Endpoint::new(name, *path),
                 None => Endpoint::any_path(name),
             };
-            limits.endpoint(endpoint.cost(units(*method, *path)))
+            limits.add_endpoint(endpoint.cost(units(*method, *path)))
         });
         let keys = build(limits).unwrap();
         let route_of = move |_: RequestHead<'_>| PATHS.get(route).map(ToString::to_string);
@@ -206,11 +206,11 @@ async fn another_method_is_bound_by_all_limits_of_a_path() {
     let limits = || {
         let post = Endpoint::new(Method::POST, "/v1/reports").per_account(Quota::per_hour(3));
         let delete = Endpoint::new(Method::DELETE, "/v1/reports").cost(2);
-        Limits::new().endpoint(post).endpoint(delete)
+        Limits::new().add_endpoint(post).add_endpoint(delete)
     };
     for limits in [
         limits(),
-        limits().endpoint(Endpoint::any_path(Method::PUT).cost(5)),
+        limits().add_endpoint(Endpoint::any_path(Method::PUT).cost(5)),
     ] {
         for method in [Method::PUT, Method::PATCH, Method::GET] {
             let keys = ApiKeys::builder(MemoryStore::new())
@@ -244,7 +244,7 @@ fn units(method: usize, path: usize) -> u64 {
 
 #[test]
 fn the_syntax_of_axum_is_accepted_and_that_of_others_is_not() {
-    let build = |path: &str| build(Limits::new().cost("GET", path, 2)).map(|_| ());
+    let build = |path: &str| build(Limits::new().add_cost("GET", path, 2)).map(|_| ());
     for path in [
         "/",
         "//",
@@ -304,7 +304,7 @@ fn the_syntax_of_axum_is_accepted_and_that_of_others_is_not() {
         ("any", "Endpoint::any"),
         ("GET|POST", "Endpoint::any"),
     ] {
-        let error = self::build(Limits::new().cost(method, "/v1", 2))
+        let error = self::build(Limits::new().add_cost(method, "/v1", 2))
             .map(|_| ())
             .unwrap_err();
         assert!(error.to_string().contains(advice), "{error}");
@@ -315,7 +315,7 @@ fn the_syntax_of_axum_is_accepted_and_that_of_others_is_not() {
 fn limits_by_method_alone_are_named_by_the_method() {
     let writes = Endpoint::any_path(Method::POST).per_account(Quota::per_hour(2));
     let reports = Endpoint::new(Method::POST, "/reports").per_account(Quota::per_hour(5));
-    let keys = build(Limits::new().endpoint(writes).endpoint(reports)).unwrap();
+    let keys = build(Limits::new().add_endpoint(writes).add_endpoint(reports)).unwrap();
     run(async {
         let key = keys.issue("acme").await.unwrap();
         let ask = async |method: Method, path: &str| {
@@ -353,10 +353,10 @@ proptest! {
             declared.into_iter().map(|(at, units)| (METHODS[at], units)).collect();
         let mut limits = Limits::new().per_key(ALL);
         for (method, units) in &costs {
-            limits = limits.cost(method, "/svc/Call", *units);
+            limits = limits.add_cost(method, "/svc/Call", *units);
         }
         if let Some((at, units)) = of_method {
-            limits = limits.endpoint(Endpoint::any_path(METHODS[at]).cost(units));
+            limits = limits.add_endpoint(Endpoint::any_path(METHODS[at]).cost(units));
         }
         let keys = build(limits).unwrap();
         let own = |method: &str| costs.get(method).copied();
@@ -374,7 +374,13 @@ proptest! {
 fn an_endpoint_of_any_method_is_charged_whatever_the_method() {
     let call = Endpoint::any("/svc/Call").cost(7);
     let get = Endpoint::new(Method::GET, "/svc/Call").cost(3);
-    let keys = build(Limits::new().per_key(ALL).endpoint(call).endpoint(get)).unwrap();
+    let keys = build(
+        Limits::new()
+            .per_key(ALL)
+            .add_endpoint(call)
+            .add_endpoint(get),
+    )
+    .unwrap();
     for (method, expected) in [
         ("GET", 3),
         ("HEAD", 3),

@@ -11,10 +11,13 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use support::trouble::{Delay, Gate, Judges, Says, TroubledLimiter, TroubledStore};
 use support::{Asking, DAY, asking, is_waiting, today, with_key};
+use tower_api_key::clock::{Clock, ManualClock};
+use tower_api_key::key::{KeyDigest, Verifier};
+use tower_api_key::limit::{
+    Charge, LimiterError, LimiterOutage, MemoryLimiter, RateLimiter, Refund, Verdict,
+};
 use tower_api_key::{
-    ApiKeys, Cache, Charge, Clock, IssuedKey, KeyDigest, KeyRecord, LimiterError, LimiterOutage,
-    Limits, ManagedKeyStore, ManualClock, MemoryLimiter, MemoryStore, Quota, RateLimiter, Refund,
-    Verdict, Verifier,
+    ApiKeys, Cache, IssuedKey, KeyRecord, Limits, ManagedKeyStore, MemoryStore, Quota,
 };
 
 /// The default of [`Cache`].

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use support::{DAY, is_waiting, today};
+use tower_api_key::clock::ManualClock;
+use tower_api_key::key::Revocation;
+use tower_api_key::manage::{Worker, WorkerHealth};
+use tower_api_key::store::{ChangeFeed, ChangedKey, Changes, Cursor, FeedError, StoreError};
 use tower_api_key::{
-    ApiKeys, Cache, ChangeFeed, ChangedKey, Changes, Cursor, FeedError, IssuedKey, KeyId,
-    KeyRecord, KeyStore, ManagedKeyStore, ManualClock, MemoryStore, Revocation, StoreError, Worker,
-    WorkerHealth,
+    ApiKeys, Cache, IssuedKey, KeyId, KeyRecord, KeyStore, ManagedKeyStore, MemoryStore,
 };
 
 /// One process of several, with its worker. What is cached would serve for a day.
@@ -120,7 +122,7 @@ impl ManagedKeyStore for Replica {
         self.primary.find(id).await
     }
 
-    async fn commit(&self, change: &tower_api_key::Change) -> Result<(), StoreError> {
+    async fn commit(&self, change: &tower_api_key::store::Change) -> Result<(), StoreError> {
         self.primary.commit(change).await
     }
 }

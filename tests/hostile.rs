@@ -16,9 +16,8 @@ use http_body_util::Full;
 use proptest::prelude::*;
 use support::{Echoing, World, block_on, echoing, percent_encoded};
 use tower::ServiceExt;
-use tower_api_key::{
-    ApiKeyLayer, ClientAddress, KeySource, Rejection, ResponseBody, TrustedProxies,
-};
+use tower_api_key::http::{ClientAddress, ResponseBody, TrustedProxies};
+use tower_api_key::{ApiKeyLayer, KeySource, Rejection};
 
 /// A layer with every source on, and one good key.
 fn gate() -> &'static (Echoing, String) {

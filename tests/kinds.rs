@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 use http::Request;
 use support::{EchoService, READ, WRITE, send, serve_hyper, updates};
 use tower::Layer;
+use tower_api_key::key::{AllowedOrigins, KeyFormat, KeyKind};
+use tower_api_key::manage::{IssueError, IssueKey};
 use tower_api_key::{
-    AllowedOrigins, ApiKeyLayer, ApiKeys, Environment, IssueError, IssueKey, IssuedKey, KeyFormat,
-    KeyKind, KeyRecord, KeyStore, ManagedKeyStore, MemoryStore,
+    ApiKeyLayer, ApiKeys, Environment, IssuedKey, KeyRecord, KeyStore, ManagedKeyStore, MemoryStore,
 };
 
 struct World {
@@ -121,7 +122,12 @@ async fn a_publishable_key_holds_what_is_declared_publishable_whatever_its_recor
         matches!(&error, IssueError::NotPublishable(scope) if *scope == WRITE),
         "{error}"
     );
-    let key = keys.issue("acme").publishable().scope(READ).await.unwrap();
+    let key = keys
+        .issue("acme")
+        .publishable()
+        .scopes([READ])
+        .await
+        .unwrap();
     let layer = || keys.layer().kinds([KeyKind::Publishable]);
     let (reads, writes) = (
         serve(layer().require(READ)).await,
@@ -141,7 +147,7 @@ async fn a_publishable_key_holds_what_is_declared_publishable_whatever_its_recor
     keys.resume(id).await.unwrap();
     assert_eq!(ask(writes, &key, &[]).await, refused("insufficient_scope"));
     // A secret key holds what its record says.
-    let secret = keys.issue("acme").scope(WRITE).await.unwrap();
+    let secret = keys.issue("acme").scopes([WRITE]).await.unwrap();
     assert_eq!(
         ask(serve(keys.layer().require(WRITE)).await, &secret, &[]).await,
         passed()

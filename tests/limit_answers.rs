@@ -14,11 +14,11 @@ use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use support::{call, echoing, today, with_key};
 use tower::{Layer, Service};
-use tower_api_key::{
-    ApiKeys, ClientAddress, Endpoint, Environment, KeyDigest, KeyFormat, KeyRecord, Limit, Limits,
-    ManagedKeyStore, ManualClock, MemoryStore, PeerAddr, Plan, Quota, RateLimitHeaders,
-    TrustedProxies,
-};
+use tower_api_key::clock::ManualClock;
+use tower_api_key::http::{ClientAddress, PeerAddr, RateLimitHeaders, TrustedProxies};
+use tower_api_key::key::{KeyDigest, KeyFormat};
+use tower_api_key::limit::{Endpoint, Limit, Plan};
+use tower_api_key::{ApiKeys, Environment, KeyRecord, Limits, ManagedKeyStore, MemoryStore, Quota};
 
 struct World {
     keys: ApiKeys,
@@ -60,8 +60,8 @@ async fn a_429_tells_limit_remaining_policy_and_window_in_one_format() {
         for (used, cost, left) in [(1, 7, 6), (5, 3, 2), (7, 1, 0)] {
             let limits = Limits::new()
                 .per_key(Limit::named("mine", quota))
-                .cost(Method::PUT, "/v1/facts", used)
-                .cost(Method::POST, "/v1/facts", cost);
+                .add_cost(Method::PUT, "/v1/facts", used)
+                .add_cost(Method::POST, "/v1/facts", cost);
             let world = World::new(limits);
             let key = world.key("acme", "").await;
             let layer = world.keys.layer();
@@ -116,11 +116,11 @@ async fn test_keys_do_not_draw_on_live_budgets_unless_a_rule_says_so() {
     let across = || Limit::from(Quota::per_minute(3)).across_environments();
     let in_plan = |limit: Limit| {
         let plan = Plan::new("free").per_account(limit);
-        Limits::new().plan(plan).default_plan("free")
+        Limits::new().add_plan(plan).default_plan("free")
     };
     let endpoint = |limit: Limit| {
         let endpoint = Endpoint::new(Method::GET, "/v1/facts").per_account(limit);
-        Limits::new().endpoint(endpoint)
+        Limits::new().add_endpoint(endpoint)
     };
     for (limits, expected) in [
         (Limits::new().per_account(apart()), [3, 3, 3]),
@@ -214,7 +214,7 @@ async fn a_quota_of_a_record_is_about_its_key_and_account_and_not_about_others()
         let own = world
             .keys
             .issue("acme")
-            .limit("all", Quota::per_hour(1000))
+            .add_limit("all", Quota::per_hour(1000))
             .await
             .unwrap();
         let own = own.expose_secret().to_owned();
@@ -261,8 +261,8 @@ async fn a_caller_without_a_key_is_told_nothing_of_what_others_used() {
         |limits| limits.global(Quota::per_minute(50)),
         |limits| limits.global(Limit::named("all", Quota::per_second(1).smooth().burst(50))),
         |limits| {
-            let facts = Endpoint::new(Method::GET, "/v1/facts").total(Quota::per_utc_day(50));
-            limits.endpoint(facts.cost(2))
+            let facts = Endpoint::new(Method::GET, "/v1/facts").global(Quota::per_utc_day(50));
+            limits.add_endpoint(facts.cost(2))
         },
     ];
     for of_everybody in everybodys {
@@ -304,7 +304,7 @@ async fn a_caller_without_a_key_is_told_nothing_of_what_others_used() {
     // Nor in a denial, which a stranger with a cost of more than what is left gets.
     let limits = Limits::new()
         .global(Quota::per_minute(10))
-        .cost(Method::GET, "/v1/dear", 10);
+        .add_cost(Method::GET, "/v1/dear", 10);
     for used in 1..10 {
         let world = World::new(limits.clone());
         let key = world.key("acme", "").await;

@@ -9,11 +9,14 @@ use std::time::Duration;
 
 use http::{Method, Request};
 use support::{call, creates, echoing, today};
+use tower_api_key::clock::ManualClock;
+use tower_api_key::http::{ClientAddress, PeerAddr, RateLimitHeaders, TrustedProxies};
+use tower_api_key::key::{KeyDigest, KeyFormat, Throttling};
+use tower_api_key::limit::{Endpoint, Limit, LimitName, LimitsError, Plan, QuotaError};
+use tower_api_key::manage::IssueError;
 use tower_api_key::{
-    ApiKeyLayer, ApiKeys, BuildError, ClientAddress, Endpoint, Environment, InvalidLimits,
-    InvalidQuota, IssueError, IssuedKey, KeyDigest, KeyFormat, KeyRecord, Limit, LimitName, Limits,
-    ManagedKeyStore, ManualClock, MemoryStore, PeerAddr, Plan, Quota, RateLimitHeaders, Throttling,
-    TrustedProxies,
+    ApiKeyLayer, ApiKeys, BuildError, Environment, IssuedKey, KeyRecord, Limits, ManagedKeyStore,
+    MemoryStore, Quota,
 };
 
 const PER_MINUTE: Quota = Quota::per_minute(3);
@@ -58,14 +61,14 @@ async fn a_limit_counts_by_the_applications_own_subject() {
                 .per("tenant", PER_MINUTE)
                 .per("plan", PER_MINUTE),
         )
-        .subject("plan", |_, _| unreachable!("another function has its name"))
-        .subject("tenant", |request, _| {
+        .add_subject("plan", |_, _| unreachable!("another function has its name"))
+        .add_subject("tenant", |request, _| {
             request
                 .extensions
                 .get::<Tenant>()
                 .map(|tenant| tenant.0.to_owned())
         })
-        .subject("plan", |_, key| key?.plan().map(str::to_owned))
+        .add_subject("plan", |_, key| key?.plan().map(str::to_owned))
         .build()
         .unwrap();
     let (free, pro, none) = (
@@ -105,7 +108,7 @@ async fn a_limit_counts_by_the_applications_own_subject() {
 async fn networks_and_methods_can_be_exempt_and_an_unknown_address_is_not() {
     let limits = Limits::new().per_key(PER_MINUTE);
     let limits = limits.exempt_networks(["10.0.0.0/8"]).unwrap();
-    let (keys, _) = build(limits.dangerous_exempt_method(Method::OPTIONS));
+    let (keys, _) = build(limits.dangerous_exempt_methods([Method::OPTIONS]));
     let key = keys.issue("acme").await.unwrap();
     let proxies = TrustedProxies::networks(["10.0.0.0/8"]).unwrap();
     let layer = layer(&keys).client_address(ClientAddress::x_forwarded_for(proxies));
@@ -147,7 +150,7 @@ async fn networks_and_methods_can_be_exempt_and_an_unknown_address_is_not() {
 async fn an_endpoint_limits_addresses_where_nothing_else_does() {
     let search = Endpoint::new(Method::GET, "/search");
     let search = search.per_ip(Limit::from(Quota::per_minute(1)).anonymous());
-    let (keys, _) = build(Limits::new().endpoint(search));
+    let (keys, _) = build(Limits::new().add_endpoint(search));
     let layer = layer(&keys).optional();
     let from = |peer: [u8; 4], path: &str| {
         let peer = PeerAddr(SocketAddr::from((IpAddr::from(peer), 80)));
@@ -171,7 +174,7 @@ async fn an_endpoint_limits_addresses_where_nothing_else_does() {
 #[tokio::test]
 async fn an_exemption_is_none_from_a_throttle() {
     let store = MemoryStore::new();
-    let limits = Limits::new().dangerous_exempt_method(Method::GET);
+    let limits = Limits::new().dangerous_exempt_methods([Method::GET]);
     let builder = ApiKeys::builder(store.clone()).clock(ManualClock::at(today()));
     let keys = builder.limits(limits).build().unwrap();
     let format = KeyFormat::new("sk_live", Environment::LIVE).unwrap();
@@ -217,11 +220,11 @@ async fn limits_that_are_replaced_keep_what_was_used() {
     assert_eq!(ask().await, (200, vec![0, 3]));
     // What cannot be kept changes nothing.
     let refused = keys.set_limits(Limits::new().default_plan("pro"));
-    assert_eq!(refused, Err(InvalidLimits::UnknownPlan("pro".to_owned())));
+    assert_eq!(refused, Err(LimitsError::UnknownPlan("pro".to_owned())));
     let refused = keys.set_limits(Limits::new().per("tenant", PER_MINUTE));
     assert_eq!(
         refused,
-        Err(InvalidLimits::UnknownSubject("tenant".to_owned()))
+        Err(LimitsError::UnknownSubject("tenant".to_owned()))
     );
     clock.advance(Duration::from_secs(61));
     assert_eq!(ask().await, (200, vec![3, 2]));
@@ -233,7 +236,7 @@ async fn a_cached_key_has_its_plan_also_when_plans_are_replaced() {
     let plans = |names: &[(&str, u64)]| {
         let plan = |limits: Limits, (name, most): &(&str, u64)| {
             let limit = Limit::named("per_plan", Quota::per_minute(*most));
-            limits.plan(Plan::new(*name).per_key(limit))
+            limits.add_plan(Plan::new(*name).per_key(limit))
         };
         names.iter().fold(Limits::new(), plan).default_plan("free")
     };
@@ -264,7 +267,7 @@ async fn a_request_under_way_is_given_back_its_charges_when_limits_are_replaced(
     let endpoint = |path: &str| Endpoint::new(Method::GET, path).cost(4);
     let limits = Limits::new()
         .per_key(Quota::per_minute(10))
-        .endpoint(endpoint("/"));
+        .add_endpoint(endpoint("/"));
     let (keys, _) = build(limits);
     let key = keys.issue("acme").await.unwrap();
     let layer = layer(&keys);
@@ -293,9 +296,9 @@ async fn a_typo_in_a_plan_or_in_the_name_of_a_limit_is_an_error() {
     let plan = Plan::new("pro").per_account(PER_MINUTE);
     let endpoint = Endpoint::new(Method::GET, "/").per_key(PER_MINUTE);
     let limits = Limits::new()
-        .plan(plan)
+        .add_plan(plan)
         .default_plan("pro")
-        .endpoint(endpoint);
+        .add_endpoint(endpoint);
     let (keys, _) = build(limits);
     let refused = keys.issue("acme").plan("pr0").await.unwrap_err();
     assert!(
@@ -304,7 +307,7 @@ async fn a_typo_in_a_plan_or_in_the_name_of_a_limit_is_an_error() {
     );
     let refused = keys
         .issue("acme")
-        .limit("acount_per_minute", PER_MINUTE)
+        .add_limit("acount_per_minute", PER_MINUTE)
         .await
         .unwrap_err();
     assert!(
@@ -314,18 +317,23 @@ async fn a_typo_in_a_plan_or_in_the_name_of_a_limit_is_an_error() {
     let issued = keys
         .issue("acme")
         .plan("pro")
-        .limit("account_per_minute", PER_MINUTE);
+        .add_limit("account_per_minute", PER_MINUTE);
     assert!(issued.await.is_ok());
-    let issued = keys.issue("acme").limit("GET / key_per_minute", PER_MINUTE);
+    let issued = keys
+        .issue("acme")
+        .add_limit("GET / key_per_minute", PER_MINUTE);
     assert!(issued.await.is_ok());
     // Keys are issued elsewhere than where they are limited, too.
     let (elsewhere, _) = build(Limits::new());
-    let issued = elsewhere.issue("acme").plan("pr0").limit("any", PER_MINUTE);
+    let issued = elsewhere
+        .issue("acme")
+        .plan("pr0")
+        .add_limit("any", PER_MINUTE);
     assert!(issued.await.is_ok());
 }
 
 /// A constructor, and the one for numbers that are not known at compile time.
-type Twins = (fn(u64) -> Quota, fn(u64) -> Result<Quota, InvalidQuota>);
+type Twins = (fn(u64) -> Quota, fn(u64) -> Result<Quota, QuotaError>);
 
 #[test]
 fn limits_are_built_from_a_configuration() {
@@ -378,13 +386,13 @@ fn limits_of_one_path_that_cannot_bind_together_are_refused() {
     let named = |most| Limit::named("reports", Quota::per_minute(most));
     let get = |most| Endpoint::new(Method::GET, "/r").per_key(named(most));
     let post = |most| Endpoint::new(Method::POST, "/r").per_key(named(most));
-    let same = InvalidLimits::SameName("reports".to_owned()).to_string();
+    let same = LimitsError::SameName("reports".to_owned()).to_string();
     assert_eq!(
-        refused(Limits::new().endpoint(get(100)).endpoint(post(5))),
+        refused(Limits::new().add_endpoint(get(100)).add_endpoint(post(5))),
         Some(same)
     );
     assert_eq!(
-        refused(Limits::new().endpoint(get(5)).endpoint(post(5))),
+        refused(Limits::new().add_endpoint(get(5)).add_endpoint(post(5))),
         None
     );
     let many = |method: Method| {
@@ -393,17 +401,17 @@ fn limits_of_one_path_that_cannot_bind_together_are_refused() {
         })
     };
     let together = Limits::new()
-        .endpoint(many(Method::GET))
-        .endpoint(many(Method::PUT));
-    assert_eq!(refused(together), Some(InvalidLimits::TooMany.to_string()));
+        .add_endpoint(many(Method::GET))
+        .add_endpoint(many(Method::PUT));
+    assert_eq!(refused(together), Some(LimitsError::TooMany.to_string()));
 }
 
 #[test]
 fn a_limit_by_a_subject_that_nobody_says_is_refused() {
     let builder = ApiKeys::builder(MemoryStore::new());
     let builder = builder.limits(Limits::new().per("tenant", PER_MINUTE));
-    let refused = builder.subject("tenants", |_, _| None).build().err();
-    let unknown = InvalidLimits::UnknownSubject("tenant".to_owned());
+    let refused = builder.add_subject("tenants", |_, _| None).build().err();
+    let unknown = LimitsError::UnknownSubject("tenant".to_owned());
     assert_eq!(refused, Some(BuildError::Limits(unknown)));
     let name = LimitName::new("tenant_per_minute");
     assert_eq!(name.as_str(), "tenant_per_minute");

@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
-use tower_api_key::{
-    Charge, Clock, LimitName, MemoryLimiter, Now, Quota, QuotaShape, RateLimiter, Refund, Standing,
-    Subject, SystemClock, Verdict,
+use tower_api_key::Quota;
+use tower_api_key::clock::{Clock, Now, SystemClock};
+use tower_api_key::limit::{
+    BudgetStatus, Charge, LimitName, MemoryLimiter, QuotaShape, RateLimiter, Refund, Subject,
+    Verdict,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -30,7 +32,7 @@ fn check(limiter: &MemoryLimiter, charges: &[Charge<'_>], now: u64) -> Verdict {
 }
 
 /// Takes one charge, which must be admissible; gives its standing.
-fn take(limiter: &MemoryLimiter, charge: Charge<'_>, now: u64) -> Standing {
+fn take(limiter: &MemoryLimiter, charge: Charge<'_>, now: u64) -> BudgetStatus {
     let verdict = check(limiter, &[charge], now);
     assert!(verdict.is_allowed());
     verdict.standings()[0]
@@ -39,7 +41,7 @@ fn take(limiter: &MemoryLimiter, charge: Charge<'_>, now: u64) -> Standing {
 /// Gives back units of a charge that was taken at an instant.
 fn refund(
     limiter: &MemoryLimiter,
-    (charge, taken_at, standing): (Charge<'_>, u64, &Standing),
+    (charge, taken_at, standing): (Charge<'_>, u64, &BudgetStatus),
     units: u64,
     now: u64,
 ) {
@@ -715,7 +717,7 @@ proptest! {
         let mut random = Random(seed);
         let mut now = START;
         // When, at which standing, at what cost, and how much of it was given back.
-        let mut taken: Vec<(u64, Standing, u64, u64)> = Vec::new();
+        let mut taken: Vec<(u64, BudgetStatus, u64, u64)> = Vec::new();
         for (pause, cost, does) in steps {
             now += if does % 4 == 0 { 0 } else { pause };
             let verdict = check(&limiter, &[charge(cost)], now);
@@ -986,7 +988,7 @@ fn invariant_6_what_a_request_is_charged_is_remembered_also_when_memory_is_full(
         let limiter = MemoryLimiter::with_memory(0);
         let limit = name("limit");
         let charge = |at: u64| {
-            let key = tower_api_key::KeyDigest::of(&at.to_string());
+            let key = tower_api_key::key::KeyDigest::of(&at.to_string());
             let subject = Subject::Key(key.id());
             Charge::new(&limit, subject, quota, 1)
         };
@@ -1008,7 +1010,7 @@ fn invariant_6_what_a_request_is_charged_is_remembered_also_when_memory_is_full(
 
 /// A subject as keys are: spread evenly.
 fn subject(at: u64) -> Subject<'static> {
-    Subject::Key(tower_api_key::KeyDigest::of(&at.to_string()).id())
+    Subject::Key(tower_api_key::key::KeyDigest::of(&at.to_string()).id())
 }
 
 /// Memory that is full of budgets which are whole again is as good as empty.
@@ -1111,9 +1113,9 @@ fn windows_without_memory_for_their_slots_are_stricter() {
 fn the_verdict_names_what_tells_the_caller_most() {
     let standing = |remaining, whole_in, wait: Option<u64>| {
         let whole_in = Duration::from_secs(whole_in);
-        Standing::new(remaining, whole_in, wait.map(Duration::from_secs))
+        BudgetStatus::new(remaining, whole_in, wait.map(Duration::from_secs))
     };
-    let tightest = |standings: &[Standing]| Verdict::new(standings).tightest();
+    let tightest = |standings: &[BudgetStatus]| Verdict::new(standings).tightest();
     assert_eq!(tightest(&[]), None);
     assert_eq!(
         tightest(&[standing(5, 1, Some(0)), standing(3, 1, Some(0))]),

@@ -11,11 +11,18 @@ use std::time::Duration;
 use http::{Method, Request};
 use support::{Answer, DAY, EchoService, send, serve_hyper, today};
 use tower::Layer;
+use tower_api_key::clock::{Clock, ManualClock};
+use tower_api_key::http::{
+    ClientAddress, ErrorFormat, GrpcRequests, RateLimitHeaders, TrustedProxies,
+};
+use tower_api_key::key::{KeyDigest, KeyFormat};
+use tower_api_key::limit::{
+    BudgetStatus, Charge, Endpoint, Limit, LimiterError, LimitsError, Plan, RateLimiter, Refund,
+    Verdict,
+};
 use tower_api_key::{
-    ApiKeyLayer, ApiKeys, BuildError, Charge, ClientAddress, Clock, Endpoint, Environment,
-    ErrorFormat, GrpcRequests, InvalidLimits, KeyDigest, KeyFormat, KeyRecord, Limit, LimiterError,
-    Limits, ManagedKeyStore, ManualClock, MemoryStore, Plan, Quota, RateLimitHeaders, RateLimiter,
-    Refund, Standing, TrustedProxies, Verdict,
+    ApiKeyLayer, ApiKeys, BuildError, Environment, KeyRecord, Limits, ManagedKeyStore, MemoryStore,
+    Quota,
 };
 
 struct World {
@@ -80,7 +87,7 @@ const RESET: (&str, &str) = ("x-ratelimit-reset", "1767225660");
 async fn the_tightest_limit_is_told_and_a_denial_names_it() {
     let plan = Plan::new("free").per_account(Quota::per_minute(2));
     let limits = Limits::new()
-        .plan(plan)
+        .add_plan(plan)
         .default_plan("free")
         .global(Quota::per_hour(100));
     let world = World::new(limits);
@@ -127,7 +134,7 @@ async fn the_drafts_fields_tell_of_all_limits() {
             "monthly",
             Quota::per_utc_month(999_999_999_999_999),
         ));
-    let world = World::new(Limits::new().plan(plan).default_plan("free"));
+    let world = World::new(Limits::new().add_plan(plan).default_plan("free"));
     let key = world.key("acme", "free").await;
     let draft = RateLimitHeaders::delta().with_draft();
     let address = serve(world.keys.layer().rate_limit_headers(draft)).await;
@@ -162,8 +169,8 @@ async fn the_drafts_fields_tell_of_all_limits() {
 #[tokio::test]
 async fn a_plan_binds_the_account_and_unknown_plans_are_the_default() {
     let limits = Limits::new()
-        .plan(Plan::new("free").per_account(Quota::per_minute(2)))
-        .plan(Plan::new("pro").per_account(Quota::per_minute(5)))
+        .add_plan(Plan::new("free").per_account(Quota::per_minute(2)))
+        .add_plan(Plan::new("pro").per_account(Quota::per_minute(5)))
         .default_plan("free");
     // Issued before there were plans.
     let world = World::new(Limits::new());
@@ -197,9 +204,9 @@ async fn endpoints_have_costs_and_limits_of_their_own() {
         .per_account(Quota::per_hour(20));
     let limits = Limits::new()
         .per_account(Quota::per_minute(25))
-        .endpoint(reports)
-        .cost(Method::GET, "/v1/reports", 1)
-        .cost(Method::GET, "/v1/free", 0);
+        .add_endpoint(reports)
+        .add_cost(Method::GET, "/v1/reports", 1)
+        .add_cost(Method::GET, "/v1/free", 0);
     let world = World::new(limits);
     let key = world.key("acme", "").await;
     let address = serve(world.keys.layer()).await;
@@ -241,9 +248,9 @@ async fn head_is_no_way_around_the_limits_of_get() {
     let own = Endpoint::new(Method::HEAD, "/v1/own").per_key(Quota::per_hour(7));
     let world = World::new(
         Limits::new()
-            .endpoint(facts)
-            .endpoint(Endpoint::new(Method::GET, "/v1/own").per_key(Quota::per_hour(1)))
-            .endpoint(own),
+            .add_endpoint(facts)
+            .add_endpoint(Endpoint::new(Method::GET, "/v1/own").per_key(Quota::per_hour(1)))
+            .add_endpoint(own),
     );
     let key = world.key("acme", "").await;
     let address = serve(world.keys.layer()).await;
@@ -261,7 +268,7 @@ async fn keys_of_one_account_with_quotas_of_their_own_do_not_undo_each_other() {
     let world = World::new(Limits::new().per_account(Quota::per_minute(10)));
     let plain = world.key("acme", "").await;
     let smooth = world.keys.issue("acme");
-    let smooth = smooth.limit("account_per_minute", Quota::per_hour(5).smooth());
+    let smooth = smooth.add_limit("account_per_minute", Quota::per_hour(5).smooth());
     let smooth = smooth.await.unwrap().expose_secret().to_owned();
     let address = serve(world.keys.layer()).await;
     let mut admitted = 0;
@@ -277,7 +284,7 @@ async fn keys_of_one_account_with_quotas_of_their_own_do_not_undo_each_other() {
 async fn a_cost_above_the_quota_never_passes() {
     let limits = Limits::new()
         .per_key(Quota::per_minute(5))
-        .cost(Method::GET, "/v1/facts", 6);
+        .add_cost(Method::GET, "/v1/facts", 6);
     let world = World::new(limits);
     let key = world.key("acme", "").await;
     let refused = ask(serve(world.keys.layer()).await, &key).await;
@@ -377,7 +384,7 @@ async fn a_record_may_have_quotas_and_a_budget_of_its_own() {
     let generous = world
         .keys
         .issue("acme")
-        .limit("key_per_minute", Quota::per_minute(7));
+        .add_limit("key_per_minute", Quota::per_minute(7));
     let generous = generous.await.unwrap();
     let answer = ask(address, generous.expose_secret()).await;
     assert_eq!(answer.header("x-ratelimit-limit"), Some("7"));
@@ -465,7 +472,7 @@ impl RateLimiter for Failing {
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, left);
         assert_eq!(charges.len(), 1);
         answer
-            .map(|_| Verdict::new(&[Standing::new(9, DAY, Some(Duration::ZERO))]))
+            .map(|_| Verdict::new(&[BudgetStatus::new(9, DAY, Some(Duration::ZERO))]))
             .map_err(|_| LimiterError::unavailable("down"))
     }
 
@@ -508,34 +515,34 @@ fn rules_that_cannot_be_kept_are_refused() {
     };
     let plan = |name: &str| Plan::new(name).per_account(ONE);
     assert_eq!(
-        build(Limits::new().plan(plan("a"))),
-        InvalidLimits::NoDefaultPlan
+        build(Limits::new().add_plan(plan("a"))),
+        LimitsError::NoDefaultPlan
     );
-    let unknown = Limits::new().plan(plan("a")).default_plan("b");
-    assert_eq!(build(unknown), InvalidLimits::UnknownPlan("b".into()));
+    let unknown = Limits::new().add_plan(plan("a")).default_plan("b");
+    assert_eq!(build(unknown), LimitsError::UnknownPlan("b".into()));
     let twice = Limits::new()
-        .plan(plan("a"))
-        .plan(plan("a"))
+        .add_plan(plan("a"))
+        .add_plan(plan("a"))
         .default_plan("a");
-    assert_eq!(build(twice), InvalidLimits::SamePlan("a".into()));
+    assert_eq!(build(twice), LimitsError::SamePlan("a".into()));
     let same = Limits::new()
         .per_account(ONE)
-        .plan(plan("a"))
+        .add_plan(plan("a"))
         .default_plan("a");
     assert_eq!(
         build(same),
-        InvalidLimits::SameName("account_per_minute".into())
+        LimitsError::SameName("account_per_minute".into())
     );
     for bad in ["", "a\"b", "a\\b", "ä", "a\n", &"x".repeat(65)] {
         let named = Limits::new().per_key(Limit::named(bad, ONE));
-        assert_eq!(build(named), InvalidLimits::Name(bad.into()));
+        assert_eq!(build(named), LimitsError::Name(bad.into()));
     }
     let many = |count: u32| {
         (0..count).fold(Limits::new(), |limits, at| {
             limits.per_key(Limit::named(format!("limit {at}"), ONE))
         })
     };
-    assert_eq!(build(many(17)), InvalidLimits::TooMany);
+    assert_eq!(build(many(17)), LimitsError::TooMany);
     assert!(
         ApiKeys::builder(MemoryStore::new())
             .limits(many(16))
@@ -549,7 +556,7 @@ struct Confused(usize);
 
 impl RateLimiter for Confused {
     async fn check(&self, _: &[Charge<'_>], _: &dyn Clock) -> Result<Verdict, LimiterError> {
-        let denied = Standing::new(0, DAY, Some(DAY));
+        let denied = BudgetStatus::new(0, DAY, Some(DAY));
         Ok(Verdict::new(&vec![denied; self.0]))
     }
 

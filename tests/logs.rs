@@ -11,9 +11,11 @@ use std::time::Duration;
 use http::Request;
 use support::trouble::{TroubledLimiter, TroubledStore};
 use support::{call, echoing, is_waiting, today};
+use tower_api_key::clock::ManualClock;
+use tower_api_key::http::{ClientAddress, PeerAddr, TrustedProxies};
+use tower_api_key::limit::{Limit, Plan};
 use tower_api_key::{
-    ApiKeys, ApiKeysBuilder, Caller, ClientAddress, Limit, Limits, ManualClock, MemoryStore,
-    PeerAddr, Plan, Quota, RequireScope, Scope, TrustedProxies,
+    ApiKeys, ApiKeysBuilder, Caller, Limits, MemoryStore, Quota, RequireScope, Scope,
 };
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber, span};
@@ -115,7 +117,7 @@ async fn a_refusal_is_one_line_that_says_what_it_is() {
     let heard = Heard::at(Level::INFO);
     let _guard = tracing::subscriber::set_default(heard.clone());
     let plan = Plan::new("free").per_key(Limit::named("burst", Quota::per_minute(1)));
-    let limits = || Limits::new().plan(plan.clone()).default_plan("free");
+    let limits = || Limits::new().add_plan(plan.clone()).default_plan("free");
     let world = World::new(limits(), |builder| builder);
     let key = world.keys.issue("acme").plan("free").await.unwrap();
     let id = key.id();
@@ -266,7 +268,7 @@ async fn what_is_easily_got_wrong_is_said_once() {
         before.issue("globex").plan("gone").await.unwrap(),
     ];
     let plan = Plan::new("free").per_account(Quota::per_utc_month(1_000));
-    let limits = || Limits::new().plan(plan.clone()).default_plan("free");
+    let limits = || Limits::new().add_plan(plan.clone()).default_plan("free");
     let keys = ApiKeys::builder(store).limits(limits()).build().unwrap();
     let lines = heard.take();
     assert!(

@@ -10,11 +10,16 @@ use std::time::{Duration, SystemTime};
 use http::{Request, StatusCode};
 use support::{DAY, EchoService, READ, WRITE, call, today};
 use tower::Layer;
+use tower_api_key::clock::ManualClock;
+use tower_api_key::key::{
+    AllowedNetworks, Alphabet, KeyDigest, KeyFormat, KeyRecordError, PepperRing,
+};
+use tower_api_key::manage::{ChangeError, IssueError};
+use tower_api_key::store::{
+    Action, Actor, Change, KeyQuery, Origin, Paging, Step, StoreError, StoreErrorKind, TrailQuery,
+};
 use tower_api_key::{
-    Action, Actor, AllowedNetworks, Alphabet, ApiKeys, Change, ChangeError, Environment,
-    InvalidRecord, IssueError, KeyDigest, KeyFormat, KeyId, KeyQuery, KeyRecord, KeyStore,
-    ManagedKeyStore, ManualClock, MemoryStore, Origin, Paging, PepperRing, Step, StoreError,
-    StoreErrorKind, TrailQuery,
+    ApiKeys, Environment, KeyId, KeyRecord, KeyStore, ManagedKeyStore, MemoryStore,
 };
 
 fn keys_in(store: &MemoryStore) -> ApiKeys {
@@ -42,11 +47,11 @@ async fn what_was_asked_for_is_what_is_kept() {
         .organization("Acme Inc.")
         .name("nightly export")
         .environment(Environment::TEST)
-        .scope(READ)
+        .scopes([READ])
         .scopes([WRITE])
         .networks(networks.clone())
         .plan("pro")
-        .metadata("region", "eu")
+        .add_metadata("region", "eu")
         .not_before(today() + DAY)
         .expires_in(90 * DAY)
         .await
@@ -317,7 +322,7 @@ async fn peppers_are_rotated_without_the_keys() {
     assert_eq!(key.record().verifier().pepper(), Some(&"old".into()));
 
     // Retired, it is still accepted; without it, the record cannot be judged.
-    let rotated = ring("new", 2).retired("old", &[1; 32]).unwrap();
+    let rotated = ring("new", 2).add_retired("old", &[1; 32]).unwrap();
     assert_eq!(status(&build(rotated.clone()), text).await, StatusCode::OK);
     assert_eq!(
         status(&build(ring("new", 2)), text).await,
@@ -466,51 +471,51 @@ async fn what_no_store_could_keep_is_refused_before_it_is_committed() {
     let keys = ApiKeys::in_memory();
     let nul = keys.issue("acme").name("a\0b").await.unwrap_err();
     assert!(
-        matches!(nul, IssueError::Invalid(InvalidRecord::Nul(_))),
+        matches!(nul, IssueError::Invalid(KeyRecordError::Nul(_))),
         "{nul:?}"
     );
     let long = "x".repeat((16 << 10) + 1);
     let too_long = keys.issue(&*long).await.unwrap_err();
     assert!(matches!(
         too_long,
-        IssueError::Invalid(InvalidRecord::TooLong(..))
+        IssueError::Invalid(KeyRecordError::TooLong(..))
     ));
     let late = SystemTime::UNIX_EPOCH + Duration::from_secs(300_000_000_000);
     let instant = keys.issue("acme").expires_at(late).await.unwrap_err();
     assert!(matches!(
         instant,
-        IssueError::Invalid(InvalidRecord::Instant(_))
+        IssueError::Invalid(KeyRecordError::Instant(_))
     ));
     let mut much = keys.issue("acme");
     for at in 0..5 {
-        much = much.metadata(at.to_string(), "x".repeat(16 << 10));
+        much = much.add_metadata(at.to_string(), "x".repeat(16 << 10));
     }
     let much = much.await.unwrap_err();
     assert!(matches!(
         much,
-        IssueError::Invalid(InvalidRecord::TooLong(..))
+        IssueError::Invalid(KeyRecordError::TooLong(..))
     ));
 
     let key = keys.issue("acme").await.unwrap();
     let refused = keys.revoke(key.id()).reason("\0").await.unwrap_err();
     assert!(matches!(
         refused,
-        ChangeError::Invalid(InvalidRecord::Nul(_))
+        ChangeError::Invalid(KeyRecordError::Nul(_))
     ));
     assert!(keys.verify(key.expose_secret()).await.is_ok());
     // A change that is made by hand is looked at as well.
     let by = |actor| Change::new(actor, today());
     let (record, good) = (|| key.record().clone(), Actor::user("ops"));
     let create = by(good.clone()).create(Action::ISSUED, record().with_plan("\0"));
-    assert!(matches!(create, Err(InvalidRecord::Nul("the plan"))));
+    assert!(matches!(create, Err(KeyRecordError::Nul("the plan"))));
     let last = record().with_version(i64::MAX as u64);
     let update = by(good.clone()).update(Action::UPDATED, &last, record());
-    assert!(matches!(update, Err(InvalidRecord::Version(_))));
+    assert!(matches!(update, Err(KeyRecordError::Version(_))));
     let other = KeyRecord::imported(KeyDigest::of("other"), "acme");
     let update = by(good).update(Action::UPDATED, &other, record());
-    assert!(matches!(update, Err(InvalidRecord::OfAnotherKey)));
+    assert!(matches!(update, Err(KeyRecordError::OfAnotherKey)));
     let nobody = by(Actor::user("ops\0")).create(Action::ISSUED, record());
-    assert!(matches!(nobody, Err(InvalidRecord::Nul("the actor"))));
+    assert!(matches!(nobody, Err(KeyRecordError::Nul("the actor"))));
 }
 
 #[tokio::test]
@@ -560,7 +565,10 @@ async fn each_change_of_a_key_leaves_a_record_of_the_trail_and_what_changes_noth
     let store = MemoryStore::new();
     let keys = keys_in(&store);
     let billing = Actor::service("billing");
-    let issue = keys.issue("acme").plan("pro").metadata("owner", "Jane Doe");
+    let issue = keys
+        .issue("acme")
+        .plan("pro")
+        .add_metadata("owner", "Jane Doe");
     let key = issue.by(billing.clone()).await.unwrap();
     let tomorrow = today() + DAY;
     let suspend = || keys.suspend(key.id()).reason("unpaid").until(tomorrow);
@@ -611,12 +619,12 @@ async fn a_trail_that_cannot_be_kept_is_refused_and_nothing_is_changed() {
     let refused = keys.revoke(key.id()).by(nobody.clone()).await.unwrap_err();
     assert!(matches!(
         refused,
-        ChangeError::Invalid(InvalidRecord::Nul("the actor"))
+        ChangeError::Invalid(KeyRecordError::Nul("the actor"))
     ));
     let refused = keys.issue("acme").by(nobody).await.unwrap_err();
     assert!(matches!(
         refused,
-        IssueError::Invalid(InvalidRecord::Nul("the actor"))
+        IssueError::Invalid(KeyRecordError::Nul("the actor"))
     ));
     assert_eq!(status(&keys, key.expose_secret()).await, StatusCode::OK);
     let all = keys

@@ -15,10 +15,14 @@ use http_body_util::Full;
 use support::trouble::{Delay, Gate, Judges, TroubledLimiter, TroubledStore};
 use support::{is_waiting, today};
 use tower::{Layer, ServiceExt, service_fn};
+use tower_api_key::clock::ManualClock;
+use tower_api_key::http::{PeerAddr, RateLimitHeaders, ResponseBody};
+use tower_api_key::key::Revocation;
+use tower_api_key::limit::{
+    ChargeError, Endpoint, Limit, LimiterOutage, MemoryLimiter, Plan, REQUESTS,
+};
 use tower_api_key::{
-    ApiKeys, Caller, ChargeError, Endpoint, IssuedKey, KeyRecord, KeyStore, Limit, LimiterOutage,
-    Limits, ManagedKeyStore, ManualClock, MemoryLimiter, PeerAddr, Plan, Quota, REQUESTS,
-    RateLimitHeaders, ResponseBody, Revocation,
+    ApiKeys, Caller, IssuedKey, KeyRecord, KeyStore, Limits, ManagedKeyStore, Quota,
 };
 
 const REPORT: (Method, &str) = (Method::POST, "/report");
@@ -151,8 +155,8 @@ fn limits() -> Limits {
     Limits::new()
         .per_key(Quota::per_minute(10))
         .per_account(Quota::per_hour(20))
-        .cost(REPORT.0, REPORT.1, 4)
-        .cost(LOOK.0, LOOK.1, 0)
+        .add_cost(REPORT.0, REPORT.1, 4)
+        .add_cost(LOOK.0, LOOK.1, 0)
 }
 
 #[tokio::test]
@@ -251,12 +255,12 @@ async fn a_refund_reaches_every_limit_that_bound_the_request() {
         let report = Endpoint::new(REPORT.0, REPORT.1)
             .cost(2)
             .per_key(Quota::per_minute(10))
-            .total(Quota::per_minute(20));
+            .global(Quota::per_minute(20));
         Limits::new()
             .per_key(Quota::per_minute(11))
             .per_ip(Quota::per_minute(12))
             .global(Quota::per_utc_month(13))
-            .endpoint(report)
+            .add_endpoint(report)
     };
     for world in [World::near(limits()).await, World::far(limits()).await] {
         let first = left(&world.asking(REPORT, Does::Refund(2)).await);
@@ -470,11 +474,11 @@ async fn a_refund_goes_to_no_budget_that_the_request_did_not_draw_on() {
     let plan =
         |name: &str, limit| Plan::new(name).per_account(Limit::named(format!("of_{name}"), limit));
     let limits = Limits::new()
-        .plan(plan("free", Quota::per_hour(10)))
-        .plan(plan("pro", Quota::per_hour(20)))
+        .add_plan(plan("free", Quota::per_hour(10)))
+        .add_plan(plan("pro", Quota::per_hour(20)))
         .default_plan("free")
-        .cost(REPORT.0, REPORT.1, 4)
-        .cost(LOOK.0, LOOK.1, 0);
+        .add_cost(REPORT.0, REPORT.1, 4)
+        .add_cost(LOOK.0, LOOK.1, 0);
     let mut world = World::far(limits).await;
     let (free, pro) = (
         world.keys.issue("acme").plan("free").await.unwrap(),

@@ -17,11 +17,13 @@ use support::trouble::{TroubledLimiter, TroubledStore};
 use support::{call, echoing, today, with_key};
 use tower::util::MapResponseLayer;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_api_key::{
-    AllowedNetworks, Answered, ApiKeys, Caller, Decision, IssuedKey, Limits, ManualClock,
-    MemoryLimiter, Observer, PeerAddr, Quota, Rejection, RequestHead, RequireScope, Scope,
-    WorkerHealth,
-};
+use tower_api_key::clock::ManualClock;
+use tower_api_key::http::{PeerAddr, RequestHead};
+use tower_api_key::key::AllowedNetworks;
+use tower_api_key::limit::MemoryLimiter;
+use tower_api_key::manage::WorkerHealth;
+use tower_api_key::observe::{Answered, Decision, Observer};
+use tower_api_key::{ApiKeys, Caller, IssuedKey, Limits, Quota, Rejection, RequireScope, Scope};
 
 /// What it was told, as text.
 #[derive(Clone, Default)]
@@ -79,7 +81,7 @@ impl World {
         let builder = ApiKeys::builder(store.clone())
             .clock(clock.clone())
             .limits(limits);
-        let builder = builder.observer(told.clone());
+        let builder = builder.add_observer(told.clone());
         let builder = if far {
             builder.limiter(TroubledLimiter::new(&clock))
         } else {
@@ -268,12 +270,15 @@ async fn what_is_only_reported_is_told_and_denies_nothing() {
         } else {
             builder
         };
-        let keys = builder.observer(reported.clone()).build().unwrap();
+        let keys = builder.add_observer(reported.clone()).build().unwrap();
         let elsewhere = AllowedNetworks::only(["198.51.100.0/24"]).unwrap();
         let read = Scope::from_static("reports:read");
         let outside = keys.issue("acme").networks(elsewhere).await.unwrap();
-        let inside = keys.issue("acme").scope(read.clone()).await.unwrap();
-        let layer = keys.layer().report_scopes(read).dangerous_report_networks();
+        let inside = keys.issue("acme").scopes([read.clone()]).await.unwrap();
+        let layer = keys
+            .layer()
+            .require_report_only(read)
+            .dangerous_report_networks();
         let expected: [&[&str]; 2] = [&["ip_not_allowed", "insufficient_scope"], &[]];
         for (key, expected) in [&outside, &inside].into_iter().zip(expected) {
             let request = World::request(Some(key.expose_secret()));
@@ -323,8 +328,8 @@ async fn what_observers_keep_of_a_key_leaves_with_its_entry() {
     let counting = Counting::default();
     let store = TroubledStore::new(&ManualClock::at(today()));
     let builder = ApiKeys::builder(store)
-        .observer(Ids)
-        .observer(counting.clone());
+        .add_observer(Ids)
+        .add_observer(counting.clone());
     let keys = builder.build().unwrap();
     let issued = [
         keys.issue("acme").await.unwrap(),
@@ -351,7 +356,7 @@ async fn the_worker_lets_go_of_what_is_kept_of_idle_keys_and_of_all_when_it_is_s
     let clock = ManualClock::at(today());
     let counting = Counting::default();
     let builder = ApiKeys::builder(TroubledStore::new(&clock)).clock(clock.clone());
-    let keys = builder.observer(counting.clone()).build().unwrap();
+    let keys = builder.add_observer(counting.clone()).build().unwrap();
     let (idle, busy) = (
         keys.issue("acme").await.unwrap(),
         keys.issue("globex").await.unwrap(),
@@ -417,7 +422,7 @@ async fn a_decision_shows_no_key() {
     let shown = Arc::new(Shown(Mutex::default()));
     let store = TroubledStore::new(&ManualClock::at(today()));
     let keys = ApiKeys::builder(store)
-        .observer(Arc::clone(&shown))
+        .add_observer(Arc::clone(&shown))
         .build()
         .unwrap();
     let key = keys.issue("acme").await.unwrap();

@@ -13,10 +13,10 @@ use http_body_util::{BodyExt, Full};
 use support::{EchoService, World, call};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::Layer;
-use tower_api_key::{
-    ApiKeyLayer, ApiKeys, KeyDigest, KeyId, KeyRecord, KeyStore, MemoryStore, PepperRing,
-    ResponseBody, StoreError, Verifier,
-};
+use tower_api_key::http::ResponseBody;
+use tower_api_key::key::{KeyDigest, PepperRing, Verifier};
+use tower_api_key::store::StoreError;
+use tower_api_key::{ApiKeyLayer, ApiKeys, KeyId, KeyRecord, KeyStore, MemoryStore};
 
 type Answer = dyn Fn(&KeyId) -> Result<Option<KeyRecord>, StoreError> + Send + Sync;
 

@@ -14,9 +14,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use support::{EchoService, World, asking, block_on, call, percent_encoded, today};
 use tower::Layer;
-use tower_api_key::{
-    ApiKeyLayer, ApiKeys, IssuedKey, KeySource, Limits, ManualClock, MemoryStore, PeerAddr, Quota,
-};
+use tower_api_key::clock::ManualClock;
+use tower_api_key::http::PeerAddr;
+use tower_api_key::{ApiKeyLayer, ApiKeys, IssuedKey, KeySource, Limits, MemoryStore, Quota};
 
 fn world() -> &'static World {
     static WORLD: OnceLock<World> = OnceLock::new();
@@ -25,8 +25,8 @@ fn world() -> &'static World {
 
 fn with_the_query(layer: ApiKeyLayer) -> ApiKeyLayer {
     layer
-        .source(KeySource::dangerous_query("api_key"))
-        .source(KeySource::dangerous_query("key"))
+        .add_source(KeySource::dangerous_query("api_key"))
+        .add_source(KeySource::dangerous_query("key"))
         .dangerous_allow_preflight()
 }
 

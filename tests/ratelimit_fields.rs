@@ -11,9 +11,10 @@ use http::{Request, Response};
 use proptest::prelude::*;
 use sfv::{BareItem, List, ListEntry, Parser};
 use support::{DAY, block_on, call, echoing, today};
-use tower_api_key::{
-    ApiKeys, Endpoint, Limit, Limits, ManualClock, MemoryStore, Quota, RateLimitHeaders,
-};
+use tower_api_key::clock::ManualClock;
+use tower_api_key::http::RateLimitHeaders;
+use tower_api_key::limit::{Endpoint, Limit};
+use tower_api_key::{ApiKeys, Limits, MemoryStore, Quota};
 
 /// The greatest integer of RFC 9651, and the greatest quota.
 const MOST: u64 = 999_999_999_999_999;
@@ -97,7 +98,7 @@ impl World {
         let rules = limits.iter().fold(Limits::new(), rule);
         let costs: BTreeSet<_> = costs.iter().copied().collect();
         let rules = costs.into_iter().fold(rules, |rules, cost| {
-            rules.endpoint(Endpoint::new("GET", format!("/cost/{cost}")).cost(cost))
+            rules.add_endpoint(Endpoint::new("GET", format!("/cost/{cost}")).cost(cost))
         });
         let builder = ApiKeys::builder(MemoryStore::new()).clock(clock.clone());
         let keys = builder.limits(rules).build().unwrap();

@@ -14,9 +14,10 @@ use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 use support::{World, asking, block_on, percent_encoded};
+use tower_api_key::http::ResponseBody;
+use tower_api_key::key::{Alphabet, KeyDigest, KeyFormat};
 use tower_api_key::{
-    Alphabet, ApiKeyLayer, ApiKeys, Environment, KeyDigest, KeyFormat, KeyRecord, KeySource,
-    ManagedKeyStore, MemoryStore, ResponseBody,
+    ApiKeyLayer, ApiKeys, Environment, KeyRecord, KeySource, ManagedKeyStore, MemoryStore,
 };
 
 type Answer = Response<ResponseBody<Full<bytes::Bytes>>>;

@@ -14,9 +14,8 @@ use http_body_util::BodyExt;
 use proptest::prelude::*;
 use proptest::sample::select;
 use support::{World, asking, block_on};
-use tower_api_key::{
-    Alphabet, ApiKeyLayer, ApiKeys, Environment, KeyFormat, KeySource, MemoryStore,
-};
+use tower_api_key::key::{Alphabet, KeyFormat};
+use tower_api_key::{ApiKeyLayer, ApiKeys, Environment, KeySource, MemoryStore};
 
 fn world() -> &'static World {
     static WORLD: OnceLock<World> = OnceLock::new();
@@ -34,7 +33,7 @@ fn layers() -> &'static [(&'static str, ApiKeyLayer)] {
         let layer = || world().keys.layer();
         vec![
             ("default", layer()),
-            ("Basic, too", layer().source(KeySource::basic())),
+            ("Basic, too", layer().add_source(KeySource::basic())),
             ("only Basic", layer().sources([KeySource::basic()])),
             (
                 "only ApiKey",

@@ -9,10 +9,11 @@ use std::process::Command;
 use http::Request;
 use support::trouble::TroubledStore;
 use support::{call, echoing, today};
-use tower_api_key::{
-    ApiKeyLayer, ApiKeys, ChangeError, KeyDigest, KeyRecord, ManagedKeyStore, ManualClock, Scope,
-    StaticKeysError, StaticStore, StoreChain, StoreError, StoreErrorKind,
-};
+use tower_api_key::clock::ManualClock;
+use tower_api_key::key::KeyDigest;
+use tower_api_key::manage::ChangeError;
+use tower_api_key::store::{StaticKeysError, StaticStore, StoreChain, StoreError, StoreErrorKind};
+use tower_api_key::{ApiKeyLayer, ApiKeys, KeyRecord, ManagedKeyStore, Scope};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const OTHER: &str = "1123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use support::block_on;
 use tower_api_key::conformance::{self, Field, Keeps};
-use tower_api_key::{
-    Change, ChangeFeed, ChangedKey, Changes, Cursor, FeedError, Followed, KeptEvent, KeyId,
-    KeyOrder, KeyQuery, KeyRecord, KeyStore, ListedKey, ManagedKeyStore, MemoryStore, Page, Paging,
-    Start, StoreError, StoreErrorKind, TrailQuery, TrailRecord, UsageBatch,
+use tower_api_key::store::{
+    Change, ChangeFeed, ChangedKey, Changes, Cursor, FeedError, Followed, KeptEvent, KeyOrder,
+    KeyQuery, ListedKey, Page, Paging, Start, StoreError, StoreErrorKind, TrailQuery, TrailRecord,
+    UsageBatch,
 };
+use tower_api_key::{KeyId, KeyRecord, KeyStore, ManagedKeyStore, MemoryStore};
 
 /// What can be wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

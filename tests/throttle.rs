@@ -14,10 +14,10 @@ use http::{HeaderValue, Response};
 use http_body_util::{BodyExt, Full};
 use support::trouble::{Delay, Gate, Says, TroubledStore};
 use support::{Asking, DAY, asking, is_waiting, today, with_key};
-use tower_api_key::{
-    ApiKeys, Cache, ClientAddress, Environment, IssuedKey, KeyFormat, ManualClock, PeerAddr, Quota,
-    ResponseBody, TrustedProxies,
-};
+use tower_api_key::clock::ManualClock;
+use tower_api_key::http::{ClientAddress, PeerAddr, ResponseBody, TrustedProxies};
+use tower_api_key::key::KeyFormat;
+use tower_api_key::{ApiKeys, Cache, Environment, IssuedKey, Quota};
 
 const HERE: &str = "192.0.2.1";
 const ELSEWHERE: &str = "192.0.2.2";

@@ -15,10 +15,11 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use support::{Answer, send, serve_hyper, today};
 use tower::{Layer, service_fn};
-use tower_api_key::{
-    ApiKeys, Caller, ChargeError, Decision, Endpoint, InvalidLimits, Limit, Limits, ManualClock,
-    MemoryStore, Observer, Quota, REQUESTS, RateLimitHeaders,
-};
+use tower_api_key::clock::ManualClock;
+use tower_api_key::http::RateLimitHeaders;
+use tower_api_key::limit::{ChargeError, Endpoint, Limit, LimitsError, REQUESTS};
+use tower_api_key::observe::{Decision, Observer};
+use tower_api_key::{ApiKeys, Caller, Limits, MemoryStore, Quota};
 
 const TOKENS: &str = "tokens";
 
@@ -69,7 +70,7 @@ impl World {
         let clock = ManualClock::at(today());
         let hits = Hits::default();
         let builder = ApiKeys::builder(MemoryStore::new()).clock(clock.clone());
-        let builder = builder.limits(limits).observer(hits.clone());
+        let builder = builder.limits(limits).add_observer(hits.clone());
         let keys = builder.build().unwrap();
         let key = keys.issue("acme").await.unwrap();
         let headers = RateLimitHeaders::epoch().with_draft();
@@ -161,7 +162,7 @@ async fn tokens_are_charged_after_the_work_and_deny_the_next_request_when_none_i
 #[tokio::test]
 async fn each_unit_is_given_back_by_itself() {
     let charged = Endpoint::new(Method::POST, "/v1/answers").cost_in(TOKENS, 30);
-    let world = World::new(both().endpoint(charged)).await;
+    let world = World::new(both().add_endpoint(charged)).await;
     let post = async |work| world.ask(Method::POST, "/v1/answers", work).await;
     assert_eq!(left(&post(Some("refund tokens 20")).await), [9, 70]);
     assert_eq!(left(&post(Some("refund requests 5")).await), [8, 60]);
@@ -190,10 +191,10 @@ async fn a_unit_that_no_limit_counts_is_an_error_that_names_it() {
 async fn costs_are_stated_by_unit_and_what_is_free_passes_when_nothing_is_left() {
     let at = |path: &str| Endpoint::new(Method::GET, path);
     let limits = both()
-        .endpoint(at("/v1/answers").cost_in(TOKENS, 100))
-        .endpoint(at("/free").cost(0))
-        .endpoint(at("/no-tokens").cost_in(TOKENS, 0))
-        .endpoint(at("/too-much").cost_in(TOKENS, 101));
+        .add_endpoint(at("/v1/answers").cost_in(TOKENS, 100))
+        .add_endpoint(at("/free").cost(0))
+        .add_endpoint(at("/no-tokens").cost_in(TOKENS, 0))
+        .add_endpoint(at("/too-much").cost_in(TOKENS, 101));
     let world = World::new(limits).await;
     let get = async |path| world.ask(Method::GET, path, None).await;
     assert_eq!(left(&get("/elsewhere").await), [9, 100]);
@@ -274,18 +275,18 @@ fn units_that_cannot_be_kept_are_refused() {
     assert_eq!(build(unit("tokens")), None);
     assert_eq!(build(unit(REQUESTS)), None);
     for text in ["", "to\"kens", "töken", &"t".repeat(65)] {
-        let refused = InvalidLimits::Unit(text.to_owned()).to_string();
+        let refused = LimitsError::Unit(text.to_owned()).to_string();
         assert_eq!(build(unit(text)), Some(refused));
     }
-    let typo = unit("tokens").endpoint(Endpoint::any("/").cost_in("token", 5));
-    let refused = InvalidLimits::UnknownUnit("token".to_owned());
+    let typo = unit("tokens").add_endpoint(Endpoint::any("/").cost_in("token", 5));
+    let refused = LimitsError::UnknownUnit("token".to_owned());
     assert_eq!(build(typo), Some(refused.to_string()));
-    let of_requests = Limits::new().endpoint(Endpoint::any("/").cost_in(REQUESTS, 5));
+    let of_requests = Limits::new().add_endpoint(Endpoint::any("/").cost_in(REQUESTS, 5));
     assert_eq!(build(of_requests), None);
     let anonymous = || Limit::from(Quota::per_minute(1)).anonymous();
     assert_eq!(build(Limits::new().global(anonymous())), None);
     let no_key = Limits::new().per_account(anonymous());
-    let refused = InvalidLimits::Anonymous("anonymous_account_per_minute".to_owned());
+    let refused = LimitsError::Anonymous("anonymous_account_per_minute".to_owned());
     assert_eq!(build(no_key), Some(refused.to_string()));
     // Names tell the unit, so that one minute of each needs none of its own.
     let unnamed = unit("tokens").per_key(Quota::per_minute(1));

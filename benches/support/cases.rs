@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tower::Layer;
-use tower_api_key::{
-    Answered, ApiKeyLayer, ApiKeys, ApiKeysBuilder, Cache, Decision, Limits, MemoryLimiter,
-    NotFound, Observer, Quota, Rejection,
-};
+use tower_api_key::http::NotFound;
+use tower_api_key::limit::MemoryLimiter;
+use tower_api_key::observe::{Answered, Decision, Observer};
+use tower_api_key::{ApiKeyLayer, ApiKeys, ApiKeysBuilder, Cache, Limits, Quota, Rejection};
 
 use super::by_hand::ByHandLayer;
 use super::floor::{Floor, FloorLayer};
@@ -183,7 +183,7 @@ impl Sets {
             }
             "observed_10k" => {
                 let keys = builder(some.keys(), Limits::new().per_key(RATE));
-                let keys = keys.observer(Counting).build();
+                let keys = keys.add_observer(Counting).build();
                 let stack = stack(keys.expect("limits that can be kept").layer().layer(Bare));
                 ("bare_10k", some.any(), accepted(ALL), stack)
             }

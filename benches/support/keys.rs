@@ -1,7 +1,8 @@
 //! Keys of the format `sk_live`, as the library issues them but from a generator with a seed, so
 //! that each run has the same.
 
-use tower_api_key::{Environment, KeyDigest, KeyFormat, KeyRecord, MemoryStore};
+use tower_api_key::key::{KeyDigest, KeyFormat};
+use tower_api_key::{Environment, KeyRecord, MemoryStore};
 
 use super::random::Random;
 

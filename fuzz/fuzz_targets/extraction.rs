@@ -19,7 +19,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Empty};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_api_key::{ApiKeyLayer, ApiKeys, Caller, IssuedKey, KeySource, ResponseBody};
+use tower_api_key::http::ResponseBody;
+use tower_api_key::{ApiKeyLayer, ApiKeys, Caller, IssuedKey, KeySource};
 
 const KEY_HEADERS: [&str; 2] = ["x-api-key", "x-acme-api-key"];
 const PARAMETER: &str = "api_key";

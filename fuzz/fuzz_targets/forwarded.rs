@@ -9,7 +9,7 @@ use std::num::NonZeroU8;
 use http::header::{FORWARDED, HeaderName, HeaderValue};
 use http::request::Parts;
 use libfuzzer_sys::fuzz_target;
-use tower_api_key::{ClientAddress, PeerAddr, TrustedProxies};
+use tower_api_key::http::{ClientAddress, PeerAddr, TrustedProxies};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 

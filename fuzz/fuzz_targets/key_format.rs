@@ -9,7 +9,8 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use tower_api_key::{Alphabet, Environment, KeyFormat};
+use tower_api_key::Environment;
+use tower_api_key::key::{Alphabet, KeyFormat};
 
 const BASE62: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const CHECKSUM: usize = 6;

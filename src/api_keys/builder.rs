@@ -20,7 +20,7 @@ use crate::limit::limiter::{DynRateLimiter, RateLimiter};
 use crate::limit::limiting::Limiting;
 use crate::limit::metering::Metering;
 use crate::limit::outage::{Emergency, LimiterOutage};
-use crate::limit::rule::InvalidLimits;
+use crate::limit::rule::LimitsError;
 use crate::limit::rules::Limits;
 use crate::limit::throttle::Throttle;
 use crate::observe::{Observer, Observers};
@@ -78,7 +78,8 @@ impl<A> ApiKeysBuilder<A> {
     /// keys are in use.
     ///
     /// ```
-    /// # use tower_api_key::{ApiKeys, Environment, KeyFormat, MemoryStore};
+    /// # use tower_api_key::key::KeyFormat;
+    /// # use tower_api_key::{ApiKeys, Environment, MemoryStore};
     /// let keys = ApiKeys::builder(MemoryStore::new())
     ///     .formats([
     ///         KeyFormat::new("acme_live", Environment::LIVE)?,
@@ -98,7 +99,8 @@ impl<A> ApiKeysBuilder<A> {
     /// Issuing a publishable key refuses others, and a record that names others is not believed.
     ///
     /// ```
-    /// # use tower_api_key::{ApiKeys, Environment, KeyFormat, MemoryStore, Scope};
+    /// # use tower_api_key::key::KeyFormat;
+    /// # use tower_api_key::{ApiKeys, Environment, MemoryStore, Scope};
     /// const SEARCH: Scope = Scope::from_static("search");
     ///
     /// # #[tokio::main(flavor = "current_thread")]
@@ -110,7 +112,7 @@ impl<A> ApiKeysBuilder<A> {
     ///     ])
     ///     .publishable_scopes([SEARCH])
     ///     .build()?;
-    /// let key = keys.issue("acme").publishable().scope(SEARCH).await?;
+    /// let key = keys.issue("acme").publishable().scopes([SEARCH]).await?;
     /// assert!(key.expose_secret().starts_with("acme_pub_"));
     /// # Ok(())
     /// # }
@@ -128,7 +130,8 @@ impl<A> ApiKeysBuilder<A> {
     /// [`PepperRing::dangerous_accept_unpeppered`].
     ///
     /// ```
-    /// # use tower_api_key::{ApiKeys, MemoryStore, PepperRing};
+    /// # use tower_api_key::key::PepperRing;
+    /// # use tower_api_key::{ApiKeys, MemoryStore};
     /// # let secret = [7; 32];
     /// let keys = ApiKeys::builder(MemoryStore::new())
     ///     .peppers(PepperRing::new("2026-11", &secret)?)
@@ -145,7 +148,8 @@ impl<A> ApiKeysBuilder<A> {
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # use tower_api_key::{ApiKeys, MemoryStore, WarningWindow};
+    /// # use tower_api_key::key::WarningWindow;
+    /// # use tower_api_key::{ApiKeys, MemoryStore};
     /// let week = Duration::from_secs(7 * 86_400);
     /// let keys = ApiKeys::builder(MemoryStore::new())
     ///     .warning_window(WarningWindow::at_most(week))
@@ -181,7 +185,8 @@ impl<A> ApiKeysBuilder<A> {
     /// by [`limiter_outage`](Self::limiter_outage).
     ///
     /// ```
-    /// # use tower_api_key::{ApiKeys, MemoryLimiter, MemoryStore};
+    /// # use tower_api_key::limit::MemoryLimiter;
+    /// # use tower_api_key::{ApiKeys, MemoryStore};
     /// let keys = ApiKeys::builder(MemoryStore::new())
     ///     .limiter(MemoryLimiter::with_memory(256 << 20))
     ///     .build()?;
@@ -196,7 +201,8 @@ impl<A> ApiKeysBuilder<A> {
     /// [`LimiterOutage::refuse`], after 250 milliseconds.
     ///
     /// ```
-    /// # use tower_api_key::{ApiKeys, LimiterOutage, MemoryStore, Quota};
+    /// # use tower_api_key::limit::LimiterOutage;
+    /// # use tower_api_key::{ApiKeys, MemoryStore, Quota};
     /// let keys = ApiKeys::builder(MemoryStore::new())
     ///     .limiter_outage(LimiterOutage::admit(Quota::per_second(500)))
     ///     .build()?;
@@ -237,7 +243,7 @@ impl<A> ApiKeysBuilder<A> {
     /// its own network, as [`MemoryLimiter`] says.
     ///
     /// Behind a proxy, say first how the address is found: by
-    /// [`ClientAddress`](crate::ClientAddress). If it is not known, the peer's is taken. Without
+    /// [`ClientAddress`](crate::http::ClientAddress). If it is not known, the peer's is taken. Without
     /// either nobody can be told from anybody, so a sixteenth of the loads in flight
     /// ([`Cache::max_loads`]) is left to keys that were not found before; others are answered with
     /// 503, and keys that were found before pass. The log says so once at `ERROR`.
@@ -257,7 +263,8 @@ impl<A> ApiKeysBuilder<A> {
     /// Adds an observer, which is told of each decision after the logs are. Default: none.
     ///
     /// ```
-    /// # use tower_api_key::{ApiKeys, Decision, MemoryStore, Observer};
+    /// # use tower_api_key::observe::{Decision, Observer};
+    /// # use tower_api_key::{ApiKeys, MemoryStore};
     /// struct Printed;
     ///
     /// impl Observer for Printed {
@@ -266,10 +273,10 @@ impl<A> ApiKeysBuilder<A> {
     ///     }
     /// }
     ///
-    /// let keys = ApiKeys::builder(MemoryStore::new()).observer(Printed).build()?;
+    /// let keys = ApiKeys::builder(MemoryStore::new()).add_observer(Printed).build()?;
     /// # Ok::<(), tower_api_key::BuildError>(())
     /// ```
-    pub fn observer(mut self, observer: impl Observer) -> Self {
+    pub fn add_observer(mut self, observer: impl Observer) -> Self {
         self.observers.push(Arc::new(observer));
         self
     }
@@ -279,7 +286,7 @@ impl<A> ApiKeysBuilder<A> {
     /// [`Cache::max_staleness`].
     ///
     /// The [worker](ApiKeys::worker) follows it: without a worker, a feed does nothing.
-    /// [`Health`](crate::Health) tells how it does.
+    /// [`Health`](crate::manage::Health) tells how it does.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, MemoryStore};
@@ -296,7 +303,8 @@ impl<A> ApiKeysBuilder<A> {
     ///
     /// ```
     /// # use std::time::SystemTime;
-    /// # use tower_api_key::{ApiKeys, ManualClock, MemoryStore};
+    /// # use tower_api_key::clock::ManualClock;
+    /// # use tower_api_key::{ApiKeys, MemoryStore};
     /// let clock = ManualClock::at(SystemTime::UNIX_EPOCH);
     /// let keys = ApiKeys::builder(MemoryStore::new()).clock(clock.clone()).build()?;
     /// # Ok::<(), tower_api_key::BuildError>(())
@@ -336,13 +344,13 @@ impl<A> ApiKeysBuilder<A> {
     ///
     /// let keys = ApiKeys::builder(MemoryStore::new())
     ///     .limits(Limits::new().per("user", Quota::per_minute(60)))
-    ///     .subject("user", |request, _key| {
+    ///     .add_subject("user", |request, _key| {
     ///         request.extensions.get::<User>().map(|user| user.0.clone())
     ///     })
     ///     .build()?;
     /// # Ok::<(), tower_api_key::BuildError>(())
     /// ```
-    pub fn subject(
+    pub fn add_subject(
         mut self,
         name: impl Into<String>,
         subject: impl Fn(RequestHead<'_>, Option<&KeyRecord>) -> Option<String> + Send + Sync + 'static,
@@ -446,5 +454,5 @@ pub enum BuildError {
     Formats(#[from] KeyFormatError),
     /// The limits cannot be kept.
     #[error(transparent)]
-    Limits(#[from] InvalidLimits),
+    Limits(#[from] LimitsError),
 }

@@ -19,7 +19,7 @@ use crate::key::formats::KeyFormats;
 use crate::key::lifecycle::Lifecycle;
 use crate::key::record::KeyRecord;
 use crate::keyring::Keyring;
-use crate::limit::rule::InvalidLimits;
+use crate::limit::rule::LimitsError;
 use crate::limit::rules::Limits;
 use crate::manage::Manager;
 use crate::manage::change::{ResumeKey, RevokeKey, SuspendKey};
@@ -93,9 +93,9 @@ impl ApiKeys {
 
     /// Begins to revoke a key; awaiting it revokes. That cannot be undone.
     ///
-    /// A key of a [`StoreChain`](crate::StoreChain) that stands in a file or in the environment is not
+    /// A key of a [`StoreChain`](crate::store::StoreChain) that stands in a file or in the environment is not
     /// revoked here: the error is `ChangeError::Store`, of the kind
-    /// [`ReadOnly`](crate::StoreErrorKind::ReadOnly), and its source says where the key stands.
+    /// [`ReadOnly`](crate::store::StoreErrorKind::ReadOnly), and its source says where the key stands.
     ///
     /// Whose key it is, is not looked at: before a customer may revoke one, [`find`](Self::find)
     /// it and compare its account.
@@ -118,7 +118,8 @@ impl ApiKeys {
     /// Reads a part of the list of keys.
     ///
     /// ```
-    /// # use tower_api_key::{ApiKeys, KeyQuery, Paging};
+    /// # use tower_api_key::store::{KeyQuery, Paging};
+    /// # use tower_api_key::ApiKeys;
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let keys = ApiKeys::in_memory();
@@ -148,7 +149,8 @@ impl ApiKeys {
     /// Reads a part of the trail: what was done to keys, by whom, when and why.
     ///
     /// ```
-    /// # use tower_api_key::{Actor, ApiKeys, Paging, TrailQuery};
+    /// # use tower_api_key::store::{Actor, Paging, TrailQuery};
+    /// # use tower_api_key::ApiKeys;
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let keys = ApiKeys::in_memory();
@@ -230,7 +232,7 @@ impl<A> ApiKeys<A> {
     /// keys.set_limits(Limits::new().per_account(configured.parse::<Quota>()?))?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn set_limits(&self, limits: Limits) -> Result<(), InvalidLimits> {
+    pub fn set_limits(&self, limits: Limits) -> Result<(), LimitsError> {
         limits.validate(&builder::names_of(&self.keyring.subjects))?;
         let limiting = &self.keyring.metering.limiting;
         limiting.rules.replace(limits)?;
@@ -249,7 +251,7 @@ impl<A> ApiKeys<A> {
     ///
     /// No request whose `call` began after it returned is judged by what was loaded before, unless
     /// the store then answers with a lower [version](KeyRecord::version), or with a copy of its own
-    /// that is [older](crate::AgedRecord).
+    /// that is [older](crate::store::AgedRecord).
     pub fn invalidate(&self, id: &KeyId) {
         self.keyring.cache.changed(id);
     }
@@ -290,7 +292,8 @@ impl<A> ApiKeys<A> {
     /// Tells how it stands with this `ApiKeys`, for a health check.
     ///
     /// ```
-    /// # use tower_api_key::{ApiKeys, WorkerHealth};
+    /// # use tower_api_key::manage::WorkerHealth;
+    /// # use tower_api_key::ApiKeys;
     /// let keys = ApiKeys::in_memory();
     /// assert_eq!(keys.health().worker, WorkerHealth::NotStarted);
     /// ```

@@ -12,7 +12,7 @@
 //! that no layer, key or server is needed.
 //!
 //! ```
-//! use tower_api_key::{Caller, Rejection, Scope, testing};
+//! use tower_api_key::{testing, Caller, Rejection, Scope};
 //!
 //! const WRITE: Scope = Scope::from_static("reports:write");
 //!
@@ -23,7 +23,7 @@
 //! }
 //!
 //! let mut request = http::Request::new(());
-//! request.extensions_mut().insert(testing::caller("acme", |key| key.scope(WRITE)));
+//! request.extensions_mut().insert(testing::caller("acme", |key| key.scopes([WRITE])));
 //! assert_eq!(write_report(&request).unwrap(), "written for acme");
 //! request.extensions_mut().insert(testing::caller("acme", |key| key));
 //! assert_eq!(write_report(&request).unwrap_err().code(), "insufficient_scope");
@@ -31,13 +31,15 @@
 //!
 //! # A whole service, on a clock that stands still
 //!
-//! [`ManualClock`](crate::ManualClock) moves when it is told to, for expiry, limits and caches alike.
-//! Requests that come by no connection say their address by [`PeerAddr`](crate::PeerAddr).
+//! [`ManualClock`](crate::clock::ManualClock) moves when it is told to, for expiry, limits and caches alike.
+//! Requests that come by no connection say their address by [`PeerAddr`](crate::http::PeerAddr).
 //!
 //! ```
 //! use std::time::{Duration, SystemTime};
 //! use tower::{Layer, ServiceExt, service_fn};
-//! use tower_api_key::{ApiKeys, Limits, ManualClock, MemoryStore, PeerAddr, Quota};
+//! use tower_api_key::clock::ManualClock;
+//! use tower_api_key::http::PeerAddr;
+//! use tower_api_key::{ApiKeys, Limits, MemoryStore, Quota};
 //! # use http::{Request, Response};
 //! # type Body = http_body_util::Empty<bytes::Bytes>;
 //!
@@ -76,7 +78,7 @@
 //! were not used yet.
 //!
 //! ```
-//! # use tower_api_key::{ApiKeys, MemoryStore, testing::TroubledStore};
+//! # use tower_api_key::{testing::TroubledStore, ApiKeys, MemoryStore};
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let store = TroubledStore::new(MemoryStore::new());

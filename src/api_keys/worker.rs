@@ -19,7 +19,7 @@ use crate::util::timestamp::nanoseconds;
 /// no harm.
 ///
 /// Without a worker everything is correct, only less prompt:
-/// - what [observers](crate::Observer) keep of a key that is not used any more stays until its entry
+/// - what [observers](crate::observe::Observer) keep of a key that is not used any more stays until its entry
 ///   is evicted from the cache;
 /// - changes by other processes are known when what is cached is too old, and not when the
 ///   [feed](crate::ApiKeysBuilder::feed) tells of them.

@@ -8,18 +8,19 @@ use crate::store::{
 };
 
 /// A store of keys that can be changed, and another of keys that can only be read, such as a
-/// [`StaticStore`](crate::StaticStore).
+/// [`StaticStore`](crate::store::StaticStore).
 ///
 /// A key is looked for in both. If one of them fails, the chain fails, so an outage never says that
 /// there is no such key. While the first store is down, keys of the second are answered with 503,
 /// too, once they are not cached any more. A key in both is an error, since nobody could say which one holds.
 ///
 /// To change a key of the second store is an error that names it
-/// ([`StoreErrorKind::ReadOnly`](crate::StoreErrorKind::ReadOnly)). Lists, the trail and usage are
+/// ([`StoreErrorKind::ReadOnly`](crate::store::StoreErrorKind::ReadOnly)). Lists, the trail and usage are
 /// those of the first store.
 ///
 /// ```
-/// use tower_api_key::{ApiKeys, MemoryStore, StaticStore, StoreChain};
+/// use tower_api_key::store::{StaticStore, StoreChain};
+/// use tower_api_key::{ApiKeys, MemoryStore};
 ///
 /// # let key = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 /// let admin = StaticStore::from_text(&format!("admin acme admin = {key}"))?;

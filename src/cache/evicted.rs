@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     fn id(at: usize) -> KeyId {
-        crate::KeyDigest::of(&at.to_string()).id()
+        crate::key::KeyDigest::of(&at.to_string()).id()
     }
 
     #[test]

@@ -32,7 +32,7 @@ const WAIT: Duration = Duration::from_millis(100);
 /// It leaves some ten records behind.
 ///
 /// ```
-/// use tower_api_key::{MemoryStore, conformance};
+/// use tower_api_key::{conformance, MemoryStore};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
@@ -126,6 +126,6 @@ async fn is_told<F: ChangeFeed>(feed: &F, mut cursor: Cursor, expected: &[(KeyId
     cursor
 }
 
-fn keep(change: Result<Change, crate::InvalidRecord>) -> Change {
+fn keep(change: Result<Change, crate::key::KeyRecordError>) -> Change {
     change.expect("the suite's records can be kept")
 }

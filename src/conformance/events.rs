@@ -53,7 +53,7 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
     let change = |events: &[&Event]| {
         let change = Change::new(Actor::service("conformance"), at);
         let mut events = events.iter();
-        let change = events.try_fold(change, |change, event| change.event((*event).clone()));
+        let change = events.try_fold(change, |change, event| change.add_event((*event).clone()));
         change.expect("the suite's events can be kept")
     };
     let create = |change: Change| {

@@ -18,7 +18,8 @@ const NONE: Promise = Promise("an id that is not kept is not found");
 /// - An id that the store does not hold is `None`, also if only one bit of it is another's.
 ///
 /// ```
-/// use tower_api_key::{KeyDigest, KeyRecord, MemoryStore, conformance};
+/// use tower_api_key::key::KeyDigest;
+/// use tower_api_key::{conformance, KeyRecord, MemoryStore};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {

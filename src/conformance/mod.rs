@@ -6,8 +6,8 @@
 //! | [`key_store`] | a [`KeyStore`](crate::KeyStore) | the records that it holds |
 //! | [`managed_key_store`] | a [`ManagedKeyStore`](crate::ManagedKeyStore) | a store to write into |
 //! | [`managed_key_store_keeping`] | one that does not keep everything | and what it keeps |
-//! | [`change_feed`] | a [`ChangeFeed`](crate::ChangeFeed) | a store whose changes it tells |
-//! | [`rate_limiter::on_its_own_clock`] | any [`RateLimiter`](crate::RateLimiter) | nothing more |
+//! | [`change_feed`] | a [`ChangeFeed`](crate::store::ChangeFeed) | a store whose changes it tells |
+//! | [`rate_limiter::on_its_own_clock`] | any [`RateLimiter`](crate::limit::RateLimiter) | nothing more |
 //! | [`rate_limiter::on_a_given_clock`] | one that goes by the `now` it is given | nothing more |
 //!
 //! Each is an async function that runs on any runtime, spawns nothing, and never sleeps. It returns
@@ -19,7 +19,10 @@
 //! What a run wrote stays behind: use a scratch database.
 //!
 //! ```
-//! # mod my { pub use tower_api_key::{MemoryLimiter as Limiter, MemoryStore as Store}; }
+//! # mod my {
+//! #     pub use tower_api_key::MemoryStore as Store;
+//! #     pub use tower_api_key::limit::MemoryLimiter as Limiter;
+//! # }
 //! use tower_api_key::conformance;
 //!
 //! # #[tokio::main(flavor = "current_thread")]

@@ -13,10 +13,10 @@ use serde_json::{Map, Value};
 ///
 /// ```
 /// use http::StatusCode;
-/// use tower_api_key::ApiError;
+/// use tower_api_key::http::ApiError;
 ///
 /// let error = ApiError::new(StatusCode::NOT_FOUND, "report_not_found", "There is no such report.")
-///     .detail("report", "r-17");
+///     .add_detail("report", "r-17");
 /// let response: http::Response<String> = error.to_response();
 /// assert_eq!(response.status(), 404);
 /// let body = r#"{"error":{"code":"report_not_found","message":"There is no such report.","details":{"report":"r-17"}}}"#;
@@ -47,7 +47,7 @@ impl ApiError {
 
     /// Adds something that a program can act on.
     #[must_use]
-    pub fn detail(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+    pub fn add_detail(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.details.insert(name.into(), value.into());
         self
     }

@@ -14,7 +14,7 @@ use crate::key::kind::KeyKind;
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::key::scope::{RequiredScopes, Scope, ScopeSet};
 use crate::limit::limiter::LimiterError;
-use crate::limit::metering::{ChargeError, LimitStanding, Metering};
+use crate::limit::metering::{ChargeError, LimitStatus, Metering};
 use crate::limit::refund::Receipt;
 use crate::limit::rulebook::Bound;
 use crate::util::trace::{self, Refusal};
@@ -194,7 +194,8 @@ impl Caller {
     /// Goes on only if the key holds all of several scopes, or any of them.
     ///
     /// ```
-    /// # use tower_api_key::{Caller, Rejection, RequiredScopes, Scope};
+    /// # use tower_api_key::key::RequiredScopes;
+    /// # use tower_api_key::{Caller, Rejection, Scope};
     /// # const READ: Scope = Scope::from_static("reports:read");
     /// # const ADMIN: Scope = Scope::from_static("admin");
     /// # fn handler(caller: &Caller) -> Result<(), Rejection> {
@@ -210,14 +211,14 @@ impl Caller {
 
     /// Gives back what this request was charged, for work that did not happen: this
     /// number of units of each limit that applied to it and counts this
-    /// [unit](crate::Limit::unit).
+    /// [unit](crate::limit::Limit::unit).
     ///
     /// All clones of a caller together give back no more than the request cost, however often they
     /// are asked to. Give back at once: a refund counts only while its charge does. Of a window or
     /// a calendar period that is over, nothing is given back, and of a smooth quota only what has
     /// not come back by itself.
     ///
-    /// Nothing is given back of a request that [`LimiterOutage`](crate::LimiterOutage) decided
+    /// Nothing is given back of a request that [`LimiterOutage`](crate::limit::LimiterOutage) decided
     /// about, nor of what [`charge`](Self::charge) took.
     ///
     /// # Errors
@@ -227,7 +228,8 @@ impl Caller {
     /// What was asked for is gone either way.
     ///
     /// ```
-    /// # use tower_api_key::{Caller, ChargeError, REQUESTS};
+    /// # use tower_api_key::limit::{ChargeError, REQUESTS};
+    /// # use tower_api_key::Caller;
     /// # async fn render_report() -> Result<(), ()> { Ok(()) }
     /// # async fn handler(caller: Caller) -> Result<(), ChargeError> {
     /// if render_report().await.is_err() {
@@ -250,7 +252,7 @@ impl Caller {
     }
 
     /// Charges this request more, where its cost is known only after the work: this number of
-    /// units of each limit that applied to it and counts this [unit](crate::Limit::unit), or what is
+    /// units of each limit that applied to it and counts this [unit](crate::limit::Limit::unit), or what is
     /// left of it.
     /// The work is done, so this denies nothing. The next request may be denied. After an error, log
     /// it, and answer all the same.
@@ -262,7 +264,8 @@ impl Caller {
     /// not then: do not try again.
     ///
     /// ```
-    /// # use tower_api_key::{Caller, ChargeError};
+    /// # use tower_api_key::limit::ChargeError;
+    /// # use tower_api_key::Caller;
     /// # async fn answer() -> u64 { 120 }
     /// # async fn handler(caller: Caller) -> Result<(), ChargeError> {
     /// let tokens = answer().await;
@@ -282,10 +285,11 @@ impl Caller {
     /// dashboard, or to plan work. What [`charge`](Self::charge) took is counted.
     ///
     /// A route that shows them is denied when they are used up, as any other. Let it
-    /// [cost 0](crate::Limits::cost).
+    /// [cost 0](crate::Limits::add_cost).
     ///
     /// ```
-    /// # use tower_api_key::{Caller, LimiterError};
+    /// # use tower_api_key::limit::LimiterError;
+    /// # use tower_api_key::Caller;
     /// # async fn handler(caller: Caller) -> Result<(), LimiterError> {
     /// for limit in caller.limits().await? {
     ///     println!("{}: {} of {} {} left", limit.name, limit.remaining, limit.quota, limit.unit);
@@ -293,7 +297,7 @@ impl Caller {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn limits(&self) -> Result<Vec<LimitStanding>, LimiterError> {
+    pub async fn limits(&self) -> Result<Vec<LimitStatus>, LimiterError> {
         let key = self.key.holder(self.key_id());
         self.key.metering().peek(key, &self.bound).await
     }

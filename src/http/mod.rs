@@ -1,5 +1,8 @@
-//! Requests and answers, without tower: what is read from the one, and what is written into the
-//! other.
+//! HTTP: where a request's key and address are read, and how answers are written.
+//!
+//! - [`ClientAddress`] and [`TrustedProxies`] find the address of the client.
+//! - [`ErrorFormat`] writes refusals, and [`RateLimitHeaders`] chooses the headers of limits.
+//! - [`ApiKeyService`] is the service that [`ApiKeyLayer`](crate::ApiKeyLayer) makes.
 
 pub(crate) mod api_error;
 pub(crate) mod browser;
@@ -11,6 +14,25 @@ pub(crate) mod framework;
 pub(crate) mod rejection;
 pub(crate) mod render;
 pub(crate) mod request_head;
+
+pub use api_error::ApiError;
+pub use caller::KeyCarrier;
+pub use client_address::{ClientAddress, PeerAddr, TrustedProxies};
+pub use credential::source::{KeyHeaderError, KeySchemeError};
+pub use rejection::{Exceeded, NotFound};
+pub use render::body::ResponseBody;
+pub use render::challenge::{MetadataUrlError, RealmError};
+pub use render::content::ErrorContent;
+pub use render::facts::CallerFact;
+pub use render::grpc::GrpcRequests;
+pub use render::key_headers::LinkError;
+pub use render::rate_limit::RateLimitHeaders;
+pub use render::rejection::ErrorFormat;
+pub use request_head::RequestHead;
+
+pub use crate::middleware::future::ResponseFuture;
+pub use crate::middleware::require_scope::{RequireScopeFuture, RequireScopeService};
+pub use crate::middleware::service::ApiKeyService;
 
 /// Takes away HTTP's optional white space around a text: spaces and tabs, and nothing else.
 pub(crate) fn trim(bytes: &[u8]) -> &[u8] {

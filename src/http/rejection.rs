@@ -27,7 +27,7 @@ use crate::key::scope::RequiredScopes;
 /// `UNAUTHENTICATED`, for 403 `PERMISSION_DENIED`, for 429 `RESOURCE_EXHAUSTED`, for 500 `INTERNAL`
 /// and for 503 `UNAVAILABLE`, with the message; the headers that an HTTP answer would have stand in
 /// the metadata, and when to try again in `grpc-retry-pushback-ms`, too. See
-/// [`GrpcRequests`](crate::GrpcRequests).
+/// [`GrpcRequests`](crate::http::GrpcRequests).
 ///
 /// # In an application's own error type
 ///
@@ -35,7 +35,7 @@ use crate::key::scope::RequiredScopes;
 /// `into_response`) as it is: the layer renders such an answer in the format that it is set to,
 /// with the challenge and `no-store`, and keeps the headers that were added. Changes of the body
 /// are lost then; who wants another body gives the layer an
-/// [`ErrorFormat::custom`](crate::ErrorFormat::custom).
+/// [`ErrorFormat::custom`](crate::http::ErrorFormat::custom).
 ///
 /// ```
 /// use http::Response;

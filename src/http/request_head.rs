@@ -8,7 +8,7 @@ use http::{Extensions, HeaderMap, Method, Request, Uri};
 /// A request without its body, where it is: what an application's own functions are asked about.
 ///
 /// ```
-/// use tower_api_key::RequestHead;
+/// use tower_api_key::http::RequestHead;
 ///
 /// let request = http::Request::get("/v1/facts?limit=3").body(()).unwrap();
 /// let head = RequestHead::from(&request);

@@ -92,7 +92,8 @@ impl KeyRecord {
     /// The id and the version are not among the fields: a trail names them anyway.
     ///
     /// ```
-    /// use tower_api_key::{KeyDigest, KeyRecord};
+    /// use tower_api_key::key::KeyDigest;
+    /// use tower_api_key::KeyRecord;
     ///
     /// let first = KeyRecord::imported(KeyDigest::of("…"), "acme").with_plan("free");
     /// let next = first.clone().with_plan("pro");

@@ -12,12 +12,13 @@ use subtle::ConstantTimeEq;
 /// come from the id to the key.
 ///
 /// ```
-/// use tower_api_key::{KeyDigest, KeyId};
+/// use tower_api_key::key::KeyDigest;
+/// use tower_api_key::KeyId;
 ///
 /// let id = KeyDigest::of("sk_live_example").id();
 /// assert_eq!(id.to_string().len(), 32);
 /// assert_eq!(id.to_string().parse::<KeyId>()?, id);
-/// # Ok::<(), tower_api_key::InvalidKeyId>(())
+/// # Ok::<(), tower_api_key::key::KeyIdError>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(align(8))] // it is copied often: two words are, 16 bytes anywhere are not
@@ -51,7 +52,7 @@ impl KeyId {
     /// digests so, and compares them byte by byte.
     ///
     /// ```
-    /// # use tower_api_key::KeyDigest;
+    /// # use tower_api_key::key::KeyDigest;
     /// let digest = KeyDigest::of("an existing key");
     /// let (first, last) = digest.id().hex_range();
     /// // SELECT … FROM api_keys WHERE key_sha256 BETWEEN $1 AND $2
@@ -90,22 +91,22 @@ impl fmt::Debug for KeyId {
 }
 
 impl FromStr for KeyId {
-    type Err = InvalidKeyId;
+    type Err = KeyIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        unhex(text).map(Self).ok_or(InvalidKeyId)
+        unhex(text).map(Self).ok_or(KeyIdError)
     }
 }
 
 /// Text that is not 32 lower-case hex digits. (It is not repeated here: it may be a key.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a key id is 32 lower-case hex digits")]
-pub struct InvalidKeyId;
+pub struct KeyIdError;
 
 /// The SHA-256 of a key.
 ///
 /// ```
-/// use tower_api_key::KeyDigest;
+/// use tower_api_key::key::KeyDigest;
 ///
 /// let digest = KeyDigest::of("sk_live_example");
 /// assert_eq!(KeyDigest::from_hex(&digest.to_hex()), Some(digest));
@@ -240,7 +241,7 @@ mod tests {
             &good.replace('0', "g"),
             &format!("{good}0"),
         ] {
-            assert_eq!(bad.parse::<KeyId>(), Err(InvalidKeyId), "{bad}");
+            assert_eq!(bad.parse::<KeyId>(), Err(KeyIdError), "{bad}");
         }
         assert!(good.replace('0', "é").parse::<KeyId>().is_err());
     }

@@ -14,7 +14,7 @@ use std::str::FromStr;
 /// const STAGING: Environment = Environment::from_static("staging");
 /// assert_eq!("staging".parse::<Environment>()?, STAGING);
 /// assert!("Live!".parse::<Environment>().is_err());
-/// # Ok::<(), tower_api_key::InvalidEnvironment>(())
+/// # Ok::<(), tower_api_key::key::EnvironmentError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Environment(Cow<'static, str>);
@@ -44,13 +44,13 @@ impl Environment {
 }
 
 impl FromStr for Environment {
-    type Err = InvalidEnvironment;
+    type Err = EnvironmentError;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         if is_valid(name) {
             Ok(Self(Cow::Owned(name.to_owned())))
         } else {
-            Err(InvalidEnvironment(name.to_owned()))
+            Err(EnvironmentError(name.to_owned()))
         }
     }
 }
@@ -64,7 +64,7 @@ impl fmt::Display for Environment {
 /// The name of an environment is not 1 to 32 of `a-z`, `0-9`, `-` and `_`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an environment: use 1 to 32 of a-z, 0-9, '-' and '_'")]
-pub struct InvalidEnvironment(String);
+pub struct EnvironmentError(String);
 
 const fn is_valid(name: &str) -> bool {
     let name = name.as_bytes();

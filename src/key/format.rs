@@ -37,7 +37,8 @@ const MAX_PREFIX_LENGTH: usize = 32;
 /// be refused without a look into the store, and secret scanners be sure.
 ///
 /// ```
-/// use tower_api_key::{Environment, KeyFormat};
+/// use tower_api_key::key::KeyFormat;
+/// use tower_api_key::Environment;
 ///
 /// let format = KeyFormat::new("acme_live", Environment::LIVE)?;
 /// let key = format.generate()?;
@@ -117,12 +118,13 @@ impl KeyFormat {
     /// could not.
     ///
     /// ```
-    /// use tower_api_key::{Alphabet, Environment, KeyFormat};
+    /// use tower_api_key::key::{Alphabet, KeyFormat};
+    /// use tower_api_key::Environment;
     ///
     /// let uuids = KeyFormat::imported("", Alphabet::UUID, 36..=36, Environment::LIVE)?;
     /// assert!(uuids.matches("0af6b3a8-1f0e-4a63-9b9e-6f1d4c1e2a77"));
     /// assert!(KeyFormat::imported("acme-", Alphabet::HEX, 16..=16, Environment::LIVE).is_err());
-    /// # Ok::<(), tower_api_key::KeyFormatError>(())
+    /// # Ok::<(), tower_api_key::key::KeyFormatError>(())
     /// ```
     pub fn imported(
         lead: &str,
@@ -189,7 +191,8 @@ impl KeyFormat {
     /// imported formats.
     ///
     /// ```
-    /// use tower_api_key::{Environment, KeyFormat};
+    /// use tower_api_key::key::KeyFormat;
+    /// use tower_api_key::Environment;
     ///
     /// let format = KeyFormat::new("sk_live", Environment::LIVE)?.secret_bytes(64)?;
     /// assert_eq!(format.generate()?.expose_secret().len(), "sk_live_".len() + 86 + 6);
@@ -211,13 +214,14 @@ impl KeyFormat {
     ///
     /// Such a key holds only scopes that the application
     /// [declared publishable](crate::ApiKeysBuilder::publishable_scopes), whatever its record says,
-    /// may be bound to [origins](crate::IssueKey::origins), and opens only layers that
+    /// may be bound to [origins](crate::manage::IssueKey::origins), and opens only layers that
     /// [accept its kind](crate::ApiKeyLayer::kinds).
     ///
     /// ```
-    /// # use tower_api_key::{Environment, KeyFormat};
+    /// # use tower_api_key::key::KeyFormat;
+    /// # use tower_api_key::Environment;
     /// let format = KeyFormat::new("acme_pub", Environment::LIVE)?.publishable();
-    /// # Ok::<(), tower_api_key::KeyFormatError>(())
+    /// # Ok::<(), tower_api_key::key::KeyFormatError>(())
     /// ```
     #[must_use]
     pub fn publishable(mut self) -> Self {

@@ -50,11 +50,11 @@ impl KeyStatus {
 #[error(
     "{0:?} is no status of a key: use active, deprecated, not_yet_active, suspended, expired or revoked"
 )]
-pub struct InvalidKeyStatus(String);
+pub struct KeyStatusError(String);
 
 /// Reads a status as [`as_str`](KeyStatus::as_str) writes it.
 impl FromStr for KeyStatus {
-    type Err = InvalidKeyStatus;
+    type Err = KeyStatusError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let all = [
@@ -66,7 +66,7 @@ impl FromStr for KeyStatus {
             Self::Revoked,
         ];
         let found = all.into_iter().find(|status| status.as_str() == text);
-        found.ok_or_else(|| InvalidKeyStatus(text.to_owned()))
+        found.ok_or_else(|| KeyStatusError(text.to_owned()))
     }
 }
 
@@ -151,7 +151,8 @@ impl KeyRecord {
     ///
     /// ```
     /// use std::time::{Duration, SystemTime};
-    /// use tower_api_key::{KeyDigest, KeyRecord, KeyStatus, WarningWindow};
+    /// use tower_api_key::key::{KeyDigest, KeyStatus, WarningWindow};
+    /// use tower_api_key::KeyRecord;
     ///
     /// let now = SystemTime::now();
     /// let day = Duration::from_secs(86_400);

@@ -1,9 +1,12 @@
-//! What a key is: pure values and pure decisions, without time, stores or HTTP.
+//! Keys as values: how they are written, hashed, and what is kept of them.
 //!
-//! [`format`] makes the text and [`formats`] recognizes it, [`claim`] finds it with a slip around
-//! it, [`digest`] turns it into an id, [`verifier`] proves it, [`record`] is what is kept of it,
-//! [`lifecycle`] decides its status at an instant, and [`scope`], [`environment`] and [`network`]
-//! say what it may do and where, by addresses in one form ([`canonical`]).
+//! - [`KeyFormat`] writes and recognizes keys, over an [`Alphabet`]; [`KeyDigest`] is the SHA-256 of
+//!   one, and [`PepperRing`] makes peppered [`Verifier`]s.
+//! - [`KeyRecord`](crate::KeyRecord) is what a store keeps of a key. [`ScopeSet`],
+//!   [`AllowedNetworks`] and [`AllowedOrigins`] restrict it, and [`Lifecycle`] is its status at an
+//!   instant.
+//!
+//! Everything here is a pure value or a pure decision, without time, stores or HTTP.
 
 pub(crate) mod alphabet;
 pub(crate) mod base62;
@@ -29,3 +32,21 @@ pub(crate) mod text;
 mod token;
 pub(crate) mod verifier;
 pub(crate) mod web_origin;
+
+pub use alphabet::Alphabet;
+pub use containment::{Revocation, Suspension, Throttling};
+pub use diff::{FieldChange, FieldValue};
+pub use digest::{KeyDigest, KeyIdError};
+pub use environment::EnvironmentError;
+pub use format::{GenerateError, KeyFormat, KeyFormatError};
+pub use kind::KeyKind;
+pub use lifecycle::{KeyStatus, KeyStatusError, Lifecycle, WarningWindow};
+pub use network::{AllowedNetworks, Network, NetworkError};
+pub use record::Rotation;
+pub use scope::{RequiredScopes, ScopeError, ScopeSet};
+pub use text::{KeyRecordError, OptionalText};
+pub use verifier::{PepperError, PepperId, PepperRing, Verifier};
+pub use web_origin::{AllowedOrigins, WebOrigin, WebOriginError};
+
+#[cfg(feature = "serde")]
+pub use crate::document::{ExposedVerifier, RecordParts, RecordPartsError};

@@ -14,19 +14,19 @@ use crate::key::canonical::{canonical_address, canonical_network};
 /// parsers read `010` as eight.
 ///
 /// Networks and addresses are compared in their canonical form, see
-/// [`ClientAddress`](crate::ClientAddress#canonical-form): an IPv4 network that is written as
+/// [`ClientAddress`](crate::http::ClientAddress#canonical-form): an IPv4 network that is written as
 /// mapped IPv6 (`::ffff:10.0.0.0/104`) or behind the NAT64 prefix (`64:ff9b::808:800/120`) is the
 /// IPv4 network. Behind NAT64 that holds for networks of which every address is globally reachable.
 /// Other networks stay IPv6, and contain only addresses that stay IPv6 themselves: `64:ff9b::/96`
 /// does not contain the clients behind a NAT64 gateway.
 ///
 /// ```
-/// use tower_api_key::Network;
+/// use tower_api_key::key::Network;
 ///
 /// let office: Network = "192.0.2.0/24".parse()?;
 /// assert!(office.contains("192.0.2.200".parse().unwrap()));
 /// assert!(office.contains("::ffff:192.0.2.200".parse().unwrap()));
-/// # Ok::<(), tower_api_key::InvalidNetwork>(())
+/// # Ok::<(), tower_api_key::key::NetworkError>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Network(IpNet);
@@ -40,10 +40,10 @@ impl Network {
 }
 
 impl FromStr for Network {
-    type Err = InvalidNetwork;
+    type Err = NetworkError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let network = parse(text).ok_or_else(|| InvalidNetwork(text.to_owned()))?;
+        let network = parse(text).ok_or_else(|| NetworkError(text.to_owned()))?;
         Ok(Self(canonical_network(network)))
     }
 }
@@ -66,7 +66,7 @@ impl fmt::Display for Network {
     "{0:?} is not a network: write it as 192.0.2.0/24, 2001:db8::/32 or one IP address, without \
      leading zeros in decimal numbers"
 )]
-pub struct InvalidNetwork(String);
+pub struct NetworkError(String);
 
 /// An address, and the length of a prefix after a slash.
 ///
@@ -84,14 +84,14 @@ fn parse(text: &str) -> Option<IpNet> {
 /// The networks that a key may be used from: any, or only those of a list.
 ///
 /// ```
-/// use tower_api_key::AllowedNetworks;
+/// use tower_api_key::key::AllowedNetworks;
 ///
 /// let office = AllowedNetworks::only(["192.0.2.0/24", "2001:db8::/32"])?;
 /// assert!(office.allow(Some("192.0.2.7".parse().unwrap())));
 /// assert!(!office.allow(Some("198.51.100.1".parse().unwrap())));
 /// assert!(!office.allow(None)); // an address that is not known is not on a list
 /// assert!(AllowedNetworks::any().allow(None));
-/// # Ok::<(), tower_api_key::InvalidNetwork>(())
+/// # Ok::<(), tower_api_key::key::NetworkError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AllowedNetworks(Option<Box<[Network]>>);
@@ -105,7 +105,7 @@ impl AllowedNetworks {
     /// Only from these networks. An empty list allows no address at all.
     pub fn only<N: AsRef<str>>(
         networks: impl IntoIterator<Item = N>,
-    ) -> Result<Self, InvalidNetwork> {
+    ) -> Result<Self, NetworkError> {
         networks.into_iter().map(|n| n.as_ref().parse()).collect()
     }
 

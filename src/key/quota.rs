@@ -40,7 +40,7 @@ pub struct Quota {
     shape: Shape,
 }
 
-/// In which way a quota counts, for those who implement a [`RateLimiter`](crate::RateLimiter) or
+/// In which way a quota counts, for those who implement a [`RateLimiter`](crate::limit::RateLimiter) or
 /// keep quotas in a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -132,14 +132,14 @@ impl Quota {
     /// let configured = 500; // from a file
     /// let quota = Quota::per(configured, Duration::from_secs(10))?;
     /// assert!(Quota::per(0, Duration::from_secs(10)).is_err());
-    /// # Ok::<(), tower_api_key::InvalidQuota>(())
+    /// # Ok::<(), tower_api_key::limit::QuotaError>(())
     /// ```
-    pub fn per(limit: u64, period: Duration) -> Result<Self, InvalidQuota> {
+    pub fn per(limit: u64, period: Duration) -> Result<Self, QuotaError> {
         if limit == 0 || limit > Self::MAX {
-            return Err(InvalidQuota::Limit(limit));
+            return Err(QuotaError::Limit(limit));
         }
         if period < Duration::from_secs(1) || period > MAX_PERIOD {
-            return Err(InvalidQuota::Period(period));
+            return Err(QuotaError::Period(period));
         }
         let period = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX); // 400 days fit
         Ok(Self {
@@ -149,51 +149,51 @@ impl Quota {
     }
 
     /// As [`per_second`](Self::per_second), for numbers that are not known at compile time.
-    pub fn try_per_second(limit: u64) -> Result<Self, InvalidQuota> {
+    pub fn try_per_second(limit: u64) -> Result<Self, QuotaError> {
         Self::per(limit, Duration::from_secs(1))
     }
 
     /// As [`per_minute`](Self::per_minute), for numbers that are not known at compile time.
-    pub fn try_per_minute(limit: u64) -> Result<Self, InvalidQuota> {
+    pub fn try_per_minute(limit: u64) -> Result<Self, QuotaError> {
         Self::per(limit, Duration::from_secs(60))
     }
 
     /// As [`per_hour`](Self::per_hour), for numbers that are not known at compile time.
-    pub fn try_per_hour(limit: u64) -> Result<Self, InvalidQuota> {
+    pub fn try_per_hour(limit: u64) -> Result<Self, QuotaError> {
         Self::per(limit, Duration::from_secs(3600))
     }
 
     /// As [`per_day`](Self::per_day), for numbers that are not known at compile time.
-    pub fn try_per_day(limit: u64) -> Result<Self, InvalidQuota> {
+    pub fn try_per_day(limit: u64) -> Result<Self, QuotaError> {
         Self::per(limit, Duration::from_secs(86_400))
     }
 
     /// As [`per_utc_day`](Self::per_utc_day), for numbers that are not known at compile time.
-    pub fn try_per_utc_day(limit: u64) -> Result<Self, InvalidQuota> {
+    pub fn try_per_utc_day(limit: u64) -> Result<Self, QuotaError> {
         Self::from_shape(limit, QuotaShape::UtcDay)
     }
 
     /// As [`per_utc_month`](Self::per_utc_month), for numbers that are not known at compile time.
-    pub fn try_per_utc_month(limit: u64) -> Result<Self, InvalidQuota> {
+    pub fn try_per_utc_month(limit: u64) -> Result<Self, QuotaError> {
         Self::from_shape(limit, QuotaShape::UtcMonth)
     }
 
     /// As [`smooth`](Self::smooth), for quotas that are not known at compile time.
-    pub fn try_smooth(self) -> Result<Self, InvalidQuota> {
+    pub fn try_smooth(self) -> Result<Self, QuotaError> {
         match self.shape {
             Shape::Window { period } if self.limit > period => {
-                Err(InvalidQuota::Interval(Duration::ZERO))
+                Err(QuotaError::Interval(Duration::ZERO))
             }
-            Shape::Calendar(_) => Err(InvalidQuota::NotSmooth),
+            Shape::Calendar(_) => Err(QuotaError::NotSmooth),
             Shape::Window { .. } | Shape::Rate { .. } => Ok(self.smooth()),
         }
     }
 
     /// As [`burst`](Self::burst), for numbers that are not known at compile time.
-    pub fn try_burst(self, burst: u64) -> Result<Self, InvalidQuota> {
+    pub fn try_burst(self, burst: u64) -> Result<Self, QuotaError> {
         match self.shape() {
             rate @ QuotaShape::Rate { .. } => Self::from_shape(burst, rate),
-            _ => Err(InvalidQuota::NotSmooth),
+            _ => Err(QuotaError::NotSmooth),
         }
     }
 
@@ -205,18 +205,18 @@ impl Quota {
     ///
     /// let quota = Quota::per_minute(7).smooth().burst(3);
     /// assert_eq!(Quota::from_shape(quota.limit(), quota.shape())?, quota);
-    /// # Ok::<(), tower_api_key::InvalidQuota>(())
+    /// # Ok::<(), tower_api_key::limit::QuotaError>(())
     /// ```
-    pub fn from_shape(limit: u64, shape: QuotaShape) -> Result<Self, InvalidQuota> {
+    pub fn from_shape(limit: u64, shape: QuotaShape) -> Result<Self, QuotaError> {
         if limit == 0 || limit > Self::MAX {
-            return Err(InvalidQuota::Limit(limit));
+            return Err(QuotaError::Limit(limit));
         }
         let shape = match shape {
             QuotaShape::Window { period } => return Self::per(limit, period),
             QuotaShape::Rate { interval } => {
                 let whole_in = interval.as_nanos().saturating_mul(u128::from(limit));
                 if interval.is_zero() || whole_in > MAX_PERIOD.as_nanos() {
-                    return Err(InvalidQuota::Interval(interval));
+                    return Err(QuotaError::Interval(interval));
                 }
                 let interval = timestamp::nanoseconds(interval);
                 Shape::Rate { interval }
@@ -229,7 +229,7 @@ impl Quota {
 
     /// A quota of the calendar: at most `limit` units in each day of UTC, from midnight to midnight.
     ///
-    /// A [`MemoryLimiter`](crate::MemoryLimiter) forgets what was used when the process ends.
+    /// A [`MemoryLimiter`](crate::limit::MemoryLimiter) forgets what was used when the process ends.
     ///
     /// # Panics
     /// As [`per_second`](Self::per_second).
@@ -243,9 +243,9 @@ impl Quota {
 
     /// A quota of the calendar: at most `limit` units in each month of UTC.
     ///
-    /// A [`MemoryLimiter`](crate::MemoryLimiter) forgets what was used when the process ends, and
+    /// A [`MemoryLimiter`](crate::limit::MemoryLimiter) forgets what was used when the process ends, and
     /// each process has budgets of its own. Where a month is billed, keep its budgets in a limiter
-    /// that is [durable](crate::RateLimiter::is_durable). A log line at `WARN` reminds of that when
+    /// that is [durable](crate::limit::RateLimiter::is_durable). A log line at `WARN` reminds of that when
     /// the limits are built.
     ///
     /// # Panics
@@ -385,7 +385,8 @@ impl Quota {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use tower_api_key::{Quota, QuotaShape};
+    /// use tower_api_key::limit::QuotaShape;
+    /// use tower_api_key::Quota;
     ///
     /// let minute = Duration::from_secs(60);
     /// assert_eq!(Quota::per_minute(60).shape(), QuotaShape::Window { period: minute });
@@ -478,7 +479,7 @@ impl fmt::Debug for Quota {
 /// Numbers that are no quota.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum InvalidQuota {
+pub enum QuotaError {
     /// Not 1 to 999,999,999,999,999.
     #[error("a quota of {0}: use 1 to 999,999,999,999,999")]
     Limit(u64),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::key::quota::{InvalidQuota, Quota, QuotaShape};
+use crate::key::quota::{Quota, QuotaError, QuotaShape};
 
 /// Units of time, the shortest first, by the name that they are written with and others that are
 /// read. `m` is none: it could be a minute or a month.
@@ -43,13 +43,13 @@ const UTC_MONTH: &str = "utc_month";
 /// let quota: Quota = "50/s smooth burst 100".parse()?;
 /// assert_eq!(quota, Quota::per_second(50).smooth().burst(100));
 /// assert_eq!(Quota::per_minute(600).to_string(), "600/min");
-/// # Ok::<(), tower_api_key::InvalidQuota>(())
+/// # Ok::<(), tower_api_key::limit::QuotaError>(())
 /// ```
 impl FromStr for Quota {
-    type Err = InvalidQuota;
+    type Err = QuotaError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let syntax = || InvalidQuota::Syntax(text.to_owned());
+        let syntax = || QuotaError::Syntax(text.to_owned());
         let mut words = text.split_whitespace();
         let (limit, period) = words
             .next()
@@ -70,7 +70,7 @@ impl FromStr for Quota {
         };
         if let Some(shape) = calendar {
             if burst.is_some() {
-                return Err(InvalidQuota::NotSmooth);
+                return Err(QuotaError::NotSmooth);
             }
             return Self::from_shape(limit, shape);
         }
@@ -79,10 +79,10 @@ impl FromStr for Quota {
             return Self::per(limit, period);
         };
         if limit == 0 || limit > Self::MAX {
-            return Err(InvalidQuota::Limit(limit));
+            return Err(QuotaError::Limit(limit));
         }
         let interval = period.as_nanos().div_ceil(u128::from(limit));
-        let interval = u64::try_from(interval).map_err(|_| InvalidQuota::Period(period))?;
+        let interval = u64::try_from(interval).map_err(|_| QuotaError::Period(period))?;
         let interval = Duration::from_nanos(interval);
         Self::from_shape(burst, QuotaShape::Rate { interval })
     }
@@ -225,21 +225,21 @@ mod tests {
         ] {
             assert_eq!(
                 text.parse::<Quota>(),
-                Err(InvalidQuota::Syntax(text.to_owned())),
+                Err(QuotaError::Syntax(text.to_owned())),
                 "{text}"
             );
         }
         for (text, error) in [
-            ("0/min", InvalidQuota::Limit(0)),
-            ("5/10ms", InvalidQuota::Period(Duration::from_millis(10))),
+            ("0/min", QuotaError::Limit(0)),
+            ("5/10ms", QuotaError::Period(Duration::from_millis(10))),
             (
                 "5/401d",
-                InvalidQuota::Period(Duration::from_secs(401 * 86_400)),
+                QuotaError::Period(Duration::from_secs(401 * 86_400)),
             ),
-            ("5/utc_day smooth", InvalidQuota::NotSmooth),
+            ("5/utc_day smooth", QuotaError::NotSmooth),
             (
                 "1/d smooth burst 401",
-                InvalidQuota::Interval(Duration::from_secs(86_400)),
+                QuotaError::Interval(Duration::from_secs(86_400)),
             ),
         ] {
             assert_eq!(text.parse::<Quota>(), Err(error), "{text}");

@@ -10,7 +10,7 @@ use crate::key::environment::Environment;
 use crate::key::network::AllowedNetworks;
 use crate::key::quota::Quota;
 use crate::key::scope::{Scope, ScopeSet};
-use crate::key::text::{self, Instant, InvalidRecord, OptionalText};
+use crate::key::text::{self, Instant, KeyRecordError, OptionalText};
 use crate::key::verifier::{PepperId, Verifier};
 use crate::key::web_origin::{AllowedOrigins, WebOrigin};
 
@@ -20,7 +20,8 @@ use crate::key::web_origin::{AllowedOrigins, WebOrigin};
 /// methods, and reads them with the methods of the same names.
 ///
 /// ```
-/// use tower_api_key::{KeyDigest, KeyRecord, Verifier};
+/// use tower_api_key::key::{KeyDigest, Verifier};
+/// use tower_api_key::KeyRecord;
 ///
 /// // A row of an existing table: the SHA-256 of a key that was issued long ago.
 /// let digest = KeyDigest::from_hex(&"ab".repeat(32)).expect("64 hex digits");
@@ -120,7 +121,7 @@ impl KeyRecord {
 
     /// The record of a key of which only the SHA-256 is known.
     ///
-    /// It has no pepper. Where a [`PepperRing`](crate::PepperRing) is set, put it under the current
+    /// It has no pepper. Where a [`PepperRing`](crate::key::PepperRing) is set, put it under the current
     /// one with `.with_verifier(ring.verifier(&digest))`, or each use is answered with 503.
     pub fn imported(digest: KeyDigest, account: impl Into<String>) -> Self {
         Self::new(digest.id(), Verifier::sha256(digest), account)
@@ -270,7 +271,7 @@ impl KeyRecord {
         self.seldom.as_ref()?.limits.get(name).copied()
     }
 
-    /// Replaces the quota of the limit of this [name](crate::Limit) for this key. A name that no
+    /// Replaces the quota of the limit of this [name](crate::limit::Limit) for this key. A name that no
     /// limit has changes nothing.
     ///
     /// A window of another period and a quota of another shape than the rule's have a budget of
@@ -278,7 +279,8 @@ impl KeyRecord {
     /// address and of everybody keep the quota of the rule, since others draw on the same budgets.
     ///
     /// ```
-    /// # use tower_api_key::{KeyDigest, KeyRecord, Quota};
+    /// # use tower_api_key::key::KeyDigest;
+    /// # use tower_api_key::{KeyRecord, Quota};
     /// # let record = KeyRecord::imported(KeyDigest::of("…"), "acme");
     /// let generous = record.with_limit("account_per_minute", Quota::per_minute(10_000));
     /// ```
@@ -439,8 +441,8 @@ impl KeyRecord {
     }
 
     /// Checks that every store can keep the record: no NUL in its texts, none longer than 16 KiB,
-    /// instants in the years 1970 to 9999. A [`Change`](crate::Change) takes no other.
-    pub fn check(&self) -> Result<(), InvalidRecord> {
+    /// instants in the years 1970 to 9999. A [`Change`](crate::store::Change) takes no other.
+    pub fn check(&self) -> Result<(), KeyRecordError> {
         let indexed = [
             ("the account", Some(self.account())),
             ("the prefix", self.prefix()),
@@ -486,7 +488,7 @@ impl KeyRecord {
             text::check_instant(field, instant)?;
         }
         if self.version == 0 || i64::try_from(self.version).is_err() {
-            return Err(InvalidRecord::Version(self.version));
+            return Err(KeyRecordError::Version(self.version));
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// const REPORTS_READ: Scope = Scope::from_static("reports:read");
 /// assert_eq!("reports:read".parse::<Scope>()?, REPORTS_READ);
 /// assert!("two words".parse::<Scope>().is_err());
-/// # Ok::<(), tower_api_key::InvalidScope>(())
+/// # Ok::<(), tower_api_key::key::ScopeError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scope(Cow<'static, str>);
@@ -42,13 +42,13 @@ impl Scope {
 }
 
 impl FromStr for Scope {
-    type Err = InvalidScope;
+    type Err = ScopeError;
 
     fn from_str(scope: &str) -> Result<Self, Self::Err> {
         if is_valid(scope) {
             Ok(Self(Cow::Owned(scope.to_owned())))
         } else {
-            Err(InvalidScope(scope.to_owned()))
+            Err(ScopeError(scope.to_owned()))
         }
     }
 }
@@ -62,7 +62,7 @@ impl fmt::Display for Scope {
 /// A scope that is not a `scope-token` of RFC 6749.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a scope: use 1 to 128 visible ASCII characters without '\"' and '\\'")]
-pub struct InvalidScope(String);
+pub struct ScopeError(String);
 
 const fn is_valid(scope: &str) -> bool {
     let scope = scope.as_bytes();
@@ -79,13 +79,14 @@ const fn is_valid(scope: &str) -> bool {
 /// The scopes that a key holds. An empty set grants nothing.
 ///
 /// ```
-/// use tower_api_key::{Scope, ScopeSet};
+/// use tower_api_key::key::ScopeSet;
+/// use tower_api_key::Scope;
 ///
 /// let held: ScopeSet = "reports:read users:read".parse()?;
 /// assert!(held.contains(&Scope::from_static("users:read")));
 /// assert!(!ScopeSet::default().contains(&Scope::from_static("users:read")));
 /// assert_eq!(held.to_string(), "reports:read users:read");
-/// # Ok::<(), tower_api_key::InvalidScope>(())
+/// # Ok::<(), tower_api_key::key::ScopeError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ScopeSet(BTreeSet<Scope>);
@@ -140,7 +141,7 @@ impl Extend<Scope> for ScopeSet {
 
 /// Reads a list separated by spaces, as OAuth writes it. (A comma is part of a scope.)
 impl FromStr for ScopeSet {
-    type Err = InvalidScope;
+    type Err = ScopeError;
 
     fn from_str(list: &str) -> Result<Self, Self::Err> {
         list.split(' ')
@@ -159,7 +160,8 @@ impl fmt::Display for ScopeSet {
 /// The scopes that something asks for: all of a list, or any one of it.
 ///
 /// ```
-/// use tower_api_key::{RequiredScopes, Scope, ScopeSet};
+/// use tower_api_key::key::{RequiredScopes, ScopeSet};
+/// use tower_api_key::Scope;
 ///
 /// const READ: Scope = Scope::from_static("reports:read");
 /// const ADMIN: Scope = Scope::from_static("admin");

@@ -11,7 +11,8 @@ use crate::util::timestamp;
 /// let`:
 ///
 /// ```
-/// use tower_api_key::{KeyDigest, KeyRecord};
+/// use tower_api_key::key::KeyDigest;
+/// use tower_api_key::KeyRecord;
 ///
 /// let plan: Option<String> = None; // from a column
 /// let record = KeyRecord::imported(KeyDigest::of("…"), "acme")
@@ -60,7 +61,7 @@ const MOST_METADATA: usize = 64 << 10;
 /// All stores refuse the same, so that a record does not fail when it is moved from one to another.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum InvalidRecord {
+pub enum KeyRecordError {
     /// A text has the character NUL, which `PostgreSQL` cannot keep.
     #[error("{0} has the character NUL: leave it out")]
     Nul(&'static str),
@@ -89,21 +90,21 @@ pub enum InvalidRecord {
 }
 
 /// Checks one text.
-pub(crate) fn check(field: &'static str, text: &str) -> Result<(), InvalidRecord> {
+pub(crate) fn check(field: &'static str, text: &str) -> Result<(), KeyRecordError> {
     check_within(field, text, LONGEST)
 }
 
 /// Checks a text that stores look keys up by.
-pub(crate) fn check_indexed(field: &'static str, text: &str) -> Result<(), InvalidRecord> {
+pub(crate) fn check_indexed(field: &'static str, text: &str) -> Result<(), KeyRecordError> {
     check_within(field, text, LONGEST_INDEXED)
 }
 
-fn check_within(field: &'static str, text: &str, longest: usize) -> Result<(), InvalidRecord> {
+fn check_within(field: &'static str, text: &str, longest: usize) -> Result<(), KeyRecordError> {
     if text.contains('\0') {
-        return Err(InvalidRecord::Nul(field));
+        return Err(KeyRecordError::Nul(field));
     }
     if text.len() > longest {
-        return Err(InvalidRecord::TooLong(field, longest));
+        return Err(KeyRecordError::TooLong(field, longest));
     }
     Ok(())
 }
@@ -118,7 +119,7 @@ pub(crate) fn is_dotted_name(name: &str) -> bool {
 pub(super) fn check_all<'t>(
     field: &'static str,
     texts: impl Iterator<Item = (&'t str, &'t str)>,
-) -> Result<(), InvalidRecord> {
+) -> Result<(), KeyRecordError> {
     let mut bytes = 0;
     for (name, value) in texts {
         check(field, name)?;
@@ -126,7 +127,7 @@ pub(super) fn check_all<'t>(
         bytes += name.len() + value.len();
     }
     if bytes > MOST_METADATA {
-        return Err(InvalidRecord::TooLong(field, MOST_METADATA));
+        return Err(KeyRecordError::TooLong(field, MOST_METADATA));
     }
     Ok(())
 }
@@ -135,9 +136,9 @@ pub(super) fn check_all<'t>(
 pub(crate) fn check_instant(
     field: &'static str,
     instant: Option<SystemTime>,
-) -> Result<(), InvalidRecord> {
+) -> Result<(), KeyRecordError> {
     match instant {
-        Some(instant) if !timestamp::can_be_written(instant) => Err(InvalidRecord::Instant(field)),
+        Some(instant) if !timestamp::can_be_written(instant) => Err(KeyRecordError::Instant(field)),
         _ => Ok(()),
     }
 }

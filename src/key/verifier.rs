@@ -105,11 +105,12 @@ impl fmt::Display for PepperId {
 /// A pepper does not hide guessable keys: the id beside the verifier is a plain digest.
 ///
 /// ```
-/// use tower_api_key::{ApiKeys, MemoryStore, PepperRing};
+/// use tower_api_key::key::PepperRing;
+/// use tower_api_key::{ApiKeys, MemoryStore};
 ///
 /// # fn secret(_: &str) -> [u8; 32] { [7; 32] }
 /// let ring = PepperRing::new("2026-11", &secret("PEPPER_2026_11"))?
-///     .retired("2025-11", &secret("PEPPER_2025_11"))?;
+///     .add_retired("2025-11", &secret("PEPPER_2025_11"))?;
 /// let keys = ApiKeys::builder(MemoryStore::new()).peppers(ring).build()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -127,11 +128,15 @@ impl PepperRing {
             peppers: Vec::new(),
             accept_unpeppered: false,
         }
-        .retired(id, pepper)
+        .add_retired(id, pepper)
     }
 
     /// Accepts the records of a pepper that was current once.
-    pub fn retired(mut self, id: impl Into<PepperId>, pepper: &[u8]) -> Result<Self, PepperError> {
+    pub fn add_retired(
+        mut self,
+        id: impl Into<PepperId>,
+        pepper: &[u8],
+    ) -> Result<Self, PepperError> {
         let id = id.into();
         if pepper.len() < 32 {
             return Err(PepperError::TooShort(id));
@@ -274,7 +279,7 @@ mod tests {
             ring.verify(&old, &digest),
             Err(PepperError::Unknown("old".into()))
         );
-        let ring = ring.retired("old", RETIRED).unwrap();
+        let ring = ring.add_retired("old", RETIRED).unwrap();
         assert_eq!(ring.verify(&old, &digest), Ok(true));
         assert_eq!(ring.verify(&old, &KeyDigest::of("other")), Ok(false));
         assert_eq!(ring.verifier(&digest).pepper(), Some(&"now".into()));
@@ -288,7 +293,7 @@ mod tests {
         assert_eq!(ring.verify(&planted, &digest), Err(PepperError::Unpeppered));
         let ring = ring.dangerous_accept_unpeppered();
         assert_eq!(ring.verify(&planted, &digest), Ok(true));
-        let begun = PepperRing::default().retired("now", CURRENT).unwrap();
+        let begun = PepperRing::default().add_retired("now", CURRENT).unwrap();
         assert_eq!(
             begun.verify(&planted, &digest),
             Err(PepperError::Unpeppered)
@@ -302,7 +307,7 @@ mod tests {
         assert_eq!(error, PepperError::TooShort("short".into()));
         let error = PepperRing::new("a", CURRENT)
             .unwrap()
-            .retired("a", RETIRED)
+            .add_retired("a", RETIRED)
             .unwrap_err();
         assert_eq!(error, PepperError::SameName("a".into()));
     }

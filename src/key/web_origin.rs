@@ -9,12 +9,12 @@ use std::str::FromStr;
 /// are read in any case.
 ///
 /// ```
-/// use tower_api_key::WebOrigin;
+/// use tower_api_key::key::WebOrigin;
 ///
 /// let origin: WebOrigin = "HTTPS://App.Example.com:443".parse()?;
 /// assert_eq!(origin.as_str(), "https://app.example.com");
 /// assert!("https://app.example.com/page".parse::<WebOrigin>().is_err());
-/// # Ok::<(), tower_api_key::InvalidWebOrigin>(())
+/// # Ok::<(), tower_api_key::key::WebOriginError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WebOrigin(Box<str>);
@@ -30,7 +30,7 @@ impl WebOrigin {
 }
 
 impl FromStr for WebOrigin {
-    type Err = InvalidWebOrigin;
+    type Err = WebOriginError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let canonical = || {
@@ -68,7 +68,7 @@ impl FromStr for WebOrigin {
             let is_one = is_scheme && is_port && is_host && text.len() <= LONGEST;
             is_one.then(|| Self(format!("{scheme}://{rest}").into()))
         };
-        canonical().ok_or_else(|| InvalidWebOrigin(text.to_owned()))
+        canonical().ok_or_else(|| WebOriginError(text.to_owned()))
     }
 }
 
@@ -81,7 +81,7 @@ impl fmt::Display for WebOrigin {
 /// A text that is no web origin.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a web origin: write it as https://app.example.com, without a path")]
-pub struct InvalidWebOrigin(String);
+pub struct WebOriginError(String);
 
 /// The web origins that a publishable key may be used from: any, or only those of a list.
 ///
@@ -90,14 +90,14 @@ pub struct InvalidWebOrigin(String);
 /// `Origin`.
 ///
 /// ```
-/// use tower_api_key::AllowedOrigins;
+/// use tower_api_key::key::AllowedOrigins;
 ///
 /// let app = AllowedOrigins::only(["https://app.example.com"])?;
 /// assert!(app.allow(Some(b"https://app.example.com")));
 /// assert!(!app.allow(Some(b"https://evil.example")));
 /// assert!(!app.allow(None));
 /// assert!(AllowedOrigins::any().allow(None));
-/// # Ok::<(), tower_api_key::InvalidWebOrigin>(())
+/// # Ok::<(), tower_api_key::key::WebOriginError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AllowedOrigins(Option<Box<[WebOrigin]>>);
@@ -111,7 +111,7 @@ impl AllowedOrigins {
     /// Only from these origins. An empty list allows none.
     pub fn only<O: AsRef<str>>(
         origins: impl IntoIterator<Item = O>,
-    ) -> Result<Self, InvalidWebOrigin> {
+    ) -> Result<Self, WebOriginError> {
         origins.into_iter().map(|it| it.as_ref().parse()).collect()
     }
 

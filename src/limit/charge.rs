@@ -63,10 +63,10 @@ pub enum Subject<'a> {
     UnknownAddress,
     /// Everybody together.
     Global,
-    /// A subject of the application's own, as [`ApiKeysBuilder::subject`] says: a text of any
+    /// A subject of the application's own, as [`ApiKeysBuilder::add_subject`] says: a text of any
     /// length, which a client may have chosen.
     ///
-    /// [`ApiKeysBuilder::subject`]: crate::ApiKeysBuilder::subject
+    /// [`ApiKeysBuilder::add_subject`]: crate::ApiKeysBuilder::add_subject
     Custom(&'a str),
 }
 

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::limit::rule::InvalidLimits;
+use crate::limit::rule::LimitsError;
 use crate::limit::rulebook::{Bound, Rulebook};
 use crate::limit::rules::Limits;
 
@@ -51,14 +51,14 @@ impl Editions {
     }
 
     /// Replaces the rules. Limits that are the same make no edition.
-    pub(crate) fn replace(&self, limits: Limits) -> Result<(), InvalidLimits> {
+    pub(crate) fn replace(&self, limits: Limits) -> Result<(), LimitsError> {
         let mut before = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         if *before == limits {
             return Ok(());
         }
         let next = self.current.load(Ordering::Relaxed).checked_add(1);
         let next = next.filter(|edition| *edition < u16::MAX);
-        let next = next.ok_or(InvalidLimits::TooManyChanges)?;
+        let next = next.ok_or(LimitsError::TooManyChanges)?;
         self.put(next, limits.clone());
         *before = limits;
         self.current.store(next, Ordering::Release);
@@ -123,7 +123,7 @@ mod tests {
         // It is full, and stays as it is.
         for _ in 0..2 {
             let refused = editions.replace(limits(1_000_000));
-            assert_eq!(refused, Err(InvalidLimits::TooManyChanges));
+            assert_eq!(refused, Err(LimitsError::TooManyChanges));
             assert_eq!(editions.current().edition(), u16::MAX - 1);
         }
         assert_eq!(editions.of(&begun).edition(), 0);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::limit::charge::REQUESTS;
-use crate::limit::rule::{By, InvalidLimits, Limit, Rule};
+use crate::limit::rule::{By, Limit, LimitsError, Rule};
 
 /// One method and route, with limits and a cost of its own.
 ///
@@ -35,7 +35,7 @@ use crate::limit::rule::{By, InvalidLimits, Limit, Rule};
 /// # Endpoints that are refused
 ///
 /// An endpoint whose path is never requested would limit nothing and say nothing. Therefore
-/// `build()` [refuses](crate::InvalidLimits) methods and paths that are neither a request's nor a
+/// `build()` [refuses](crate::limit::LimitsError) methods and paths that are neither a request's nor a
 /// route of axum's:
 /// - a method that is empty, has lower-case letters (methods are case-sensitive: `post` is not
 ///   `POST`), or is no token of RFC 9110;
@@ -54,13 +54,14 @@ use crate::limit::rule::{By, InvalidLimits, Limit, Rule};
 ///
 /// ```
 /// use http::Method;
-/// use tower_api_key::{Endpoint, Limits, Quota};
+/// use tower_api_key::limit::Endpoint;
+/// use tower_api_key::{Limits, Quota};
 ///
-/// let limits = Limits::new().endpoint(
+/// let limits = Limits::new().add_endpoint(
 ///     Endpoint::new(Method::POST, "/v1/reports")
 ///         .cost(10)
 ///         .per_account(Quota::per_hour(100))
-///         .total(Quota::per_second(20)),
+///         .global(Quota::per_second(20)),
 /// );
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,11 +91,12 @@ impl Endpoint {
     ///
     /// ```
     /// use http::Method;
-    /// use tower_api_key::{ApiKeys, Endpoint, Limits, MemoryStore, Quota};
+    /// use tower_api_key::limit::Endpoint;
+    /// use tower_api_key::{ApiKeys, Limits, MemoryStore, Quota};
     ///
     /// let reports = Endpoint::verbatim(Method::POST, "reports").per_key(Quota::per_hour(100));
     /// let keys = ApiKeys::builder(MemoryStore::new())
-    ///     .limits(Limits::new().endpoint(reports))
+    ///     .limits(Limits::new().add_endpoint(reports))
     ///     .build()?;
     /// let layer = keys.layer().route_by(|request| {
     ///     let is_report = request.uri.path().starts_with("/v1/reports");
@@ -114,10 +116,11 @@ impl Endpoint {
     /// account_per_hour`.
     ///
     /// ```
-    /// use tower_api_key::{Endpoint, Limits, Quota};
+    /// use tower_api_key::limit::Endpoint;
+    /// use tower_api_key::{Limits, Quota};
     ///
     /// let train = Endpoint::any("/package.Model/Train").cost(100);
-    /// let limits = Limits::new().per_account(Quota::per_hour(5_000)).endpoint(train);
+    /// let limits = Limits::new().per_account(Quota::per_hour(5_000)).add_endpoint(train);
     /// ```
     pub fn any(path: impl Into<String>) -> Self {
         Self::at(None, Some(path.into()))
@@ -131,10 +134,11 @@ impl Endpoint {
     ///
     /// ```
     /// use http::Method;
-    /// use tower_api_key::{Endpoint, Limits, Quota};
+    /// use tower_api_key::limit::Endpoint;
+    /// use tower_api_key::{Limits, Quota};
     ///
     /// let writes = Endpoint::any_path(Method::POST).cost(5).per_account(Quota::per_hour(100));
-    /// let limits = Limits::new().per_account(Quota::per_hour(5_000)).endpoint(writes);
+    /// let limits = Limits::new().per_account(Quota::per_hour(5_000)).add_endpoint(writes);
     /// ```
     pub fn any_path(method: impl AsRef<str>) -> Self {
         Self::at(Some(method.as_ref()), None)
@@ -152,7 +156,7 @@ impl Endpoint {
     }
 
     /// Sets how many requests a request here counts as, for every limit of
-    /// [`requests`](crate::REQUESTS) that binds it. Default: 1. 0 is free: such a request also
+    /// [`requests`](crate::limit::REQUESTS) that binds it. Default: 1. 0 is free: such a request also
     /// passes when a limit of another unit is used up.
     #[must_use]
     pub fn cost(mut self, requests: u64) -> Self {
@@ -165,11 +169,12 @@ impl Endpoint {
     ///
     /// ```
     /// use http::Method;
-    /// use tower_api_key::{Endpoint, Limit, Limits, Quota};
+    /// use tower_api_key::limit::{Endpoint, Limit};
+    /// use tower_api_key::{Limits, Quota};
     ///
     /// let limits = Limits::new()
     ///     .per_account(Limit::from(Quota::per_minute(100_000)).unit("tokens"))
-    ///     .endpoint(Endpoint::new(Method::POST, "/v1/answers").cost_in("tokens", 500));
+    ///     .add_endpoint(Endpoint::new(Method::POST, "/v1/answers").cost_in("tokens", 500));
     /// ```
     #[must_use]
     pub fn cost_in(mut self, unit: impl Into<String>, units: u64) -> Self {
@@ -212,7 +217,7 @@ impl Endpoint {
 
     /// Limits everybody here together.
     #[must_use]
-    pub fn total(self, limit: impl Into<Limit>) -> Self {
+    pub fn global(self, limit: impl Into<Limit>) -> Self {
         self.rule(By::Global, limit.into())
     }
 
@@ -229,13 +234,13 @@ impl Endpoint {
     }
 
     /// Checks that a request could be charged as this endpoint.
-    pub(super) fn check(&self) -> Result<(), InvalidLimits> {
+    pub(super) fn check(&self) -> Result<(), LimitsError> {
         let path = self.path.as_deref().filter(|_| !self.is_verbatim);
         let method = self.method.as_deref().and_then(method_advice);
         let advice = method.or_else(|| path.and_then(path_advice));
         match advice {
             None => Ok(()),
-            Some(advice) => Err(InvalidLimits::Endpoint {
+            Some(advice) => Err(LimitsError::Endpoint {
                 endpoint: self.place(),
                 advice,
             }),

@@ -30,9 +30,9 @@ use crate::util::clock::{Clock, Now};
 /// what is promised here and by [`Quota`](crate::Quota).
 ///
 /// ```
-/// use tower_api_key::{
-///     Charge, LimitName, MemoryLimiter, Quota, RateLimiter, Subject, SystemClock,
-/// };
+/// use tower_api_key::clock::SystemClock;
+/// use tower_api_key::limit::{Charge, LimitName, MemoryLimiter, RateLimiter, Subject};
+/// use tower_api_key::Quota;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -66,7 +66,7 @@ pub trait RateLimiter: Send + Sync + 'static {
     /// [needs](Charge::needing) more than it takes. Charges against the same budget count together.
     /// Charges that [only report](Charge::report_only) deny nothing, and are taken with the others,
     /// also beyond their quota; their standings are marked
-    /// [so](crate::Standing::of_report_only).
+    /// [so](crate::limit::BudgetStatus::of_report_only).
     ///
     /// It reads `clock` when it decides, not before a wait of its own. A limiter that serves
     /// several machines goes by a clock of its own instead.

@@ -9,7 +9,7 @@ use crate::limit::editions::Editions;
 use crate::limit::limiter::{DynRateLimiter, LimiterError};
 use crate::limit::outage::Emergency;
 use crate::limit::refund::Refund;
-use crate::limit::verdict::{Standing, Verdict};
+use crate::limit::verdict::{BudgetStatus, Verdict};
 use crate::util::clock::{Clock, Now, within};
 use crate::util::trace;
 
@@ -86,7 +86,10 @@ impl Limiting {
         for _ in 0..3 {
             let checked = self.check(clock, &charge).await;
             let verdict = verdict(&charge, &checked)?;
-            let left = verdict.standings().first().map_or(0, Standing::remaining);
+            let left = verdict
+                .standings()
+                .first()
+                .map_or(0, BudgetStatus::remaining);
             if verdict.is_allowed() || left == 0 {
                 break;
             }

@@ -10,7 +10,7 @@ use crate::limit::limiter::LimiterError;
 use crate::limit::limiting::{self, Limiting};
 use crate::limit::refund::Receipt;
 use crate::limit::rulebook::{Bound, Holder};
-use crate::limit::verdict::Standing;
+use crate::limit::verdict::BudgetStatus;
 use crate::util::clock::Clock;
 use crate::util::notice::Lines;
 
@@ -53,7 +53,7 @@ impl Metering {
         &self,
         key: Holder<'_>,
         bound: &Bound,
-    ) -> Result<Vec<LimitStanding>, LimiterError> {
+    ) -> Result<Vec<LimitStatus>, LimiterError> {
         let limiting = &self.limiting;
         let charges = limiting
             .rules
@@ -65,7 +65,7 @@ impl Metering {
         let peeked = limiting.peek(&*self.clock, &charges).await;
         let verdict = limiting::verdict(&charges, &peeked)?;
         let now = self.clock.now();
-        let standing = |(charge, standing): (&Charge<'_>, &Standing)| LimitStanding {
+        let standing = |(charge, standing): (&Charge<'_>, &BudgetStatus)| LimitStatus {
             name: charge.name().to_string(),
             unit: charge.unit().to_owned(),
             quota: charge.quota(),
@@ -104,7 +104,7 @@ impl Metering {
 /// How one limit of a request stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct LimitStanding {
+pub struct LimitStatus {
     /// The name of the limit, as headers and errors have it.
     pub name: String,
     /// The unit that it counts, such as `requests`.
@@ -123,7 +123,7 @@ pub struct LimitStanding {
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChargeError {
-    /// No limit counts the unit: a typo, or a [`Limit::unit`](crate::Limit::unit) that is missing.
+    /// No limit counts the unit: a typo, or a [`Limit::unit`](crate::limit::Limit::unit) that is missing.
     #[error("no limit counts {0:?}: see Limit::unit")]
     UnknownUnit(String),
     /// The limiter failed.

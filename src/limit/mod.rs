@@ -1,10 +1,10 @@
-//! Limits: how much a caller may use in how much time.
+//! Limits: rules, quotas, and the port to where budgets are kept.
 //!
-//! [`rules`] say which quotas bind a request, [`rate`], [`window`] and [`calendar`] are the
-//! arithmetic of the three shapes of quota over the [`state`] of one budget, and
-//! [`RateLimiter`](limiter::RateLimiter) is the port to where those states are kept: in this
-//! process, or for a whole fleet. A limiter holds state, never configuration: quotas come with each
-//! call.
+//! - [`Limits`](crate::Limits) holds the rules: [`Limit`]s by key, account, address or subject,
+//!   [`Plan`]s, and [`Endpoint`]s with costs. [`Quota`](crate::Quota) is an amount in a time.
+//! - [`RateLimiter`] is the port to where budgets are kept. It takes [`Charge`]s and answers with a
+//!   [`Verdict`]. [`MemoryLimiter`] keeps budgets in this process.
+//! - [`LimiterOutage`] decides requests while the limiter fails.
 
 pub(crate) mod calendar;
 pub(crate) mod charge;
@@ -26,3 +26,16 @@ pub(crate) mod state;
 pub(crate) mod throttle;
 pub(crate) mod verdict;
 pub(crate) mod window;
+
+pub use charge::{Charge, LimitName, REQUESTS, Subject};
+pub use endpoint::Endpoint;
+pub use limiter::{LimiterError, RateLimiter};
+pub use metering::{ChargeError, LimitStatus};
+pub use outage::LimiterOutage;
+pub use refund::Refund;
+pub use rule::{Limit, LimitsError};
+pub use rules::Plan;
+pub use verdict::{BudgetStatus, Verdict};
+
+pub use crate::backend::memory::limiter::MemoryLimiter;
+pub use crate::key::quota::{QuotaError, QuotaShape};

@@ -16,7 +16,8 @@ use crate::util::clock::Now;
 ///
 /// ```
 /// use std::num::NonZeroU32;
-/// use tower_api_key::{ApiKeys, LimiterOutage, MemoryStore};
+/// use tower_api_key::limit::LimiterOutage;
+/// use tower_api_key::{ApiKeys, MemoryStore};
 ///
 /// // Four machines share each quota while the limiter that they have in common is away.
 /// let nodes = NonZeroU32::new(4).unwrap();

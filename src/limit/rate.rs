@@ -8,7 +8,7 @@ use crate::key::quota::{Quota, Shape};
 use crate::limit::instant::Left;
 use crate::limit::ledger::Ledger;
 use crate::limit::refund::Taken;
-use crate::limit::verdict::Standing;
+use crate::limit::verdict::BudgetStatus;
 
 /// A budget of `burst` units, of which one comes back each `interval`.
 #[derive(Debug, Clone, Copy)]
@@ -58,12 +58,12 @@ const ANOTHER_INTERVAL: u32 = 1 << 31;
 impl Rate {
     /// Decides about one charge, and takes it if it is admissible.
     #[inline]
-    pub(crate) fn decide(&mut self, quota: RateQuota, now: u64, cost: u64) -> Standing {
+    pub(crate) fn decide(&mut self, quota: RateQuota, now: u64, cost: u64) -> BudgetStatus {
         let wait = self.wait(quota, now, cost);
         if wait == Some(0) && cost > 0 {
             self.take(quota, now, cost);
         }
-        Standing::of(self.left(quota, now), wait).with_ledger(self.ledger())
+        BudgetStatus::of(self.left(quota, now), wait).with_ledger(self.ledger())
     }
 
     #[inline]

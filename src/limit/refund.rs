@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use crate::limit::charge::Charge;
 use crate::limit::instant::Nanos;
 use crate::limit::ledger::Ledger;
-use crate::limit::verdict::{Standing, Verdict};
+use crate::limit::verdict::{BudgetStatus, Verdict};
 use crate::util::clock::Now;
 
 /// Units of a charge that are given back, because the work that they were taken for did not happen.
@@ -18,9 +18,9 @@ use crate::util::clock::Now;
 /// nothing to give back: a refund that came then would give back what others have used since.
 ///
 /// ```
-/// use tower_api_key::{
-///     Charge, Clock, LimitName, MemoryLimiter, Quota, RateLimiter, Refund, Subject, SystemClock,
-/// };
+/// use tower_api_key::clock::{Clock, SystemClock};
+/// use tower_api_key::limit::{Charge, LimitName, MemoryLimiter, RateLimiter, Refund, Subject};
+/// use tower_api_key::Quota;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -52,7 +52,7 @@ impl<'a> Refund<'a> {
     ///
     /// `charged_at` is when the limiter was asked, which is not after it took the charge.
     /// `standing` is what it answered.
-    pub fn new(charge: Charge<'a>, units: u64, charged_at: Now, standing: &Standing) -> Self {
+    pub fn new(charge: Charge<'a>, units: u64, charged_at: Now, standing: &BudgetStatus) -> Self {
         let taken = Taken::new(Nanos::of(charged_at), standing, charge.cost());
         Self::of(charge, units, taken)
     }
@@ -120,7 +120,7 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
-    pub(crate) fn new(at: Nanos, standing: &Standing, cost: u64) -> Self {
+    pub(crate) fn new(at: Nanos, standing: &BudgetStatus, cost: u64) -> Self {
         Self {
             at,
             cost,

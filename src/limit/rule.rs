@@ -24,7 +24,8 @@ use crate::limit::charge::{LimitName, REQUESTS};
 /// | `per_ip(Limit::from(Quota::per_minute(…)).anonymous())` | `anonymous_ip_per_minute` |
 ///
 /// ```
-/// use tower_api_key::{Limit, Limits, Quota};
+/// use tower_api_key::limit::Limit;
+/// use tower_api_key::{Limits, Quota};
 ///
 /// let limits = Limits::new().per_key(Limit::named("burst", Quota::per_second(10)));
 /// ```
@@ -48,14 +49,15 @@ impl Limit {
     }
 
     /// Sets the unit that the limit counts: 1 to 64 characters of visible ASCII and spaces, without
-    /// `"` and `\`. Default: [`requests`](crate::REQUESTS).
+    /// `"` and `\`. Default: [`requests`](crate::limit::REQUESTS).
     ///
     /// A request takes nothing of another unit, unless its endpoint
-    /// [costs](crate::Endpoint::cost_in) some. What the work took is charged after it, with
+    /// [costs](crate::limit::Endpoint::cost_in) some. What the work took is charged after it, with
     /// [`Caller::charge`](crate::Caller::charge). When nothing is left, requests are denied.
     ///
     /// ```
-    /// use tower_api_key::{Limit, Limits, Quota};
+    /// use tower_api_key::limit::Limit;
+    /// use tower_api_key::{Limits, Quota};
     ///
     /// let limits = Limits::new()
     ///     .per_key(Quota::per_minute(10))
@@ -72,7 +74,8 @@ impl Limit {
     /// to limit by, so this is for limits by address and global ones.
     ///
     /// ```
-    /// use tower_api_key::{Limit, Limits, Quota};
+    /// use tower_api_key::limit::Limit;
+    /// use tower_api_key::{Limits, Quota};
     ///
     /// let limits = Limits::new()
     ///     .per_ip(Limit::from(Quota::per_minute(20)).anonymous())
@@ -88,11 +91,12 @@ impl Limit {
     /// it denies.
     ///
     /// What it would have denied is told to the logs, at most once a minute for each limit, and to
-    /// [observers](crate::Decision::report_only_hits). It is charged whenever the request is
+    /// [observers](crate::observe::Decision::report_only_hits). It is charged whenever the request is
     /// admitted, also beyond its quota. So a limit can be tried before it binds.
     ///
     /// ```
-    /// use tower_api_key::{Limit, Limits, Quota};
+    /// use tower_api_key::limit::Limit;
+    /// use tower_api_key::{Limits, Quota};
     ///
     /// let trial = Limit::named("trial", Quota::per_minute(60)).report_only();
     /// let limits = Limits::new().per_key(Quota::per_minute(600)).per_key(trial);
@@ -108,7 +112,8 @@ impl Limit {
     /// that difference.
     ///
     /// ```
-    /// use tower_api_key::{Limit, Limits, Quota};
+    /// use tower_api_key::limit::Limit;
+    /// use tower_api_key::{Limits, Quota};
     ///
     /// let limit = Limit::from(Quota::per_utc_month(10_000)).across_environments();
     /// let limits = Limits::new().per_account(limit);
@@ -229,7 +234,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// Rules that cannot be kept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum InvalidLimits {
+pub enum LimitsError {
     /// There are plans, and keys without one would have no limit.
     #[error("there are plans but no default: say which one binds keys without a plan")]
     NoDefaultPlan,
@@ -246,7 +251,7 @@ pub enum InvalidLimits {
     #[error("an endpoint costs {0:?}, which no limit counts: see Limit::unit")]
     UnknownUnit(String),
     /// A limit counts by a subject that the application does not say.
-    #[error("limits count by {0:?}, which is unknown: see ApiKeysBuilder::subject")]
+    #[error("limits count by {0:?}, which is unknown: see ApiKeysBuilder::add_subject")]
     UnknownSubject(String),
     /// A limit of requests without a key that counts by key or account.
     #[error("the limit {0:?} is for requests without a key, which have neither key nor account")]

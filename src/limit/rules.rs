@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use crate::key::network::{InvalidNetwork, Network};
+use crate::key::network::{Network, NetworkError};
 use crate::limit::charge::MAX_CHARGES;
 use crate::limit::client::Ipv6Prefix;
 use crate::limit::endpoint::Endpoint;
-use crate::limit::rule::{By, InvalidLimits, Limit, Rule};
+use crate::limit::rule::{By, Limit, LimitsError, Rule};
 
 /// The limits of an application: stated once, and every request is charged against all that apply,
 /// together or not at all.
@@ -17,17 +17,18 @@ use crate::limit::rule::{By, InvalidLimits, Limit, Rule};
 ///
 /// ```
 /// use http::Method;
-/// use tower_api_key::{ApiKeys, Limits, MemoryStore, Plan, Quota};
+/// use tower_api_key::limit::Plan;
+/// use tower_api_key::{ApiKeys, Limits, MemoryStore, Quota};
 ///
 /// const FREE: Quota = Quota::per_minute(60);
 ///
 /// let limits = Limits::new()
-///     .plan(Plan::new("free").per_account(FREE).per_account(Quota::per_utc_month(10_000)))
-///     .plan(Plan::new("pro").per_account(Quota::per_second(50).smooth().burst(100)))
+///     .add_plan(Plan::new("free").per_account(FREE).per_account(Quota::per_utc_month(10_000)))
+///     .add_plan(Plan::new("pro").per_account(Quota::per_second(50).smooth().burst(100)))
 ///     .default_plan("free")
 ///     .per_ip(Quota::per_second(100))
 ///     .global(Quota::per_second(5_000))
-///     .cost(Method::POST, "/v1/reports", 10);
+///     .add_cost(Method::POST, "/v1/reports", 10);
 /// let keys = ApiKeys::builder(MemoryStore::new()).limits(limits).build()?;
 /// # Ok::<(), tower_api_key::BuildError>(())
 /// ```
@@ -111,10 +112,10 @@ impl Limits {
     /// Limits each client address; IPv6 by network, see [`ipv6_prefix`](Self::ipv6_prefix).
     ///
     /// Behind a proxy, say first how the address is found: by
-    /// [`ClientAddress`](crate::ClientAddress). If it is not known, the peer's is taken. Callers
+    /// [`ClientAddress`](crate::http::ClientAddress). If it is not known, the peer's is taken. Callers
     /// without either share one budget, and the log says once at `ERROR` how to mend that: with
     /// axum, serve with `into_make_service_with_connect_info::<SocketAddr>()`; elsewhere, insert a
-    /// [`PeerAddr`](crate::PeerAddr).
+    /// [`PeerAddr`](crate::http::PeerAddr).
     pub fn per_ip(self, limit: impl Into<Limit>) -> Self {
         self.rule(By::Address, limit.into())
     }
@@ -126,7 +127,7 @@ impl Limits {
 
     /// Limits each subject of the application's own, such as a tenant.
     ///
-    /// [`ApiKeysBuilder::subject`](crate::ApiKeysBuilder::subject) says under the same name which
+    /// [`ApiKeysBuilder::add_subject`](crate::ApiKeysBuilder::add_subject) says under the same name which
     /// subject a request has. A request without one is not bound by this limit.
     ///
     /// ```
@@ -134,7 +135,7 @@ impl Limits {
     ///
     /// let keys = ApiKeys::builder(MemoryStore::new())
     ///     .limits(Limits::new().per("tenant", Quota::per_minute(600)))
-    ///     .subject("tenant", |_request, key| key?.metadata().get("tenant").cloned())
+    ///     .add_subject("tenant", |_request, key| key?.metadata().get("tenant").cloned())
     ///     .build()?;
     /// # Ok::<(), tower_api_key::BuildError>(())
     /// ```
@@ -143,7 +144,7 @@ impl Limits {
         self
     }
 
-    /// Exempts requests from these networks from all limits. Each call adds. Default: none.
+    /// Exempts requests from these networks from all limits. Default: none.
     ///
     /// The address is that which
     /// [`ApiKeyLayer::client_address`](crate::ApiKeyLayer::client_address) finds. A client whose
@@ -155,19 +156,18 @@ impl Limits {
     /// let limits = Limits::new()
     ///     .per_ip(Quota::per_second(10))
     ///     .exempt_networks(["10.0.0.0/8", "192.0.2.7"])?;
-    /// # Ok::<(), tower_api_key::InvalidNetwork>(())
+    /// # Ok::<(), tower_api_key::key::NetworkError>(())
     /// ```
     pub fn exempt_networks<N: AsRef<str>>(
         mut self,
         networks: impl IntoIterator<Item = N>,
-    ) -> Result<Self, InvalidNetwork> {
-        for network in networks {
-            self.exemptions.networks.push(network.as_ref().parse()?);
-        }
+    ) -> Result<Self, NetworkError> {
+        let networks = networks.into_iter().map(|network| network.as_ref().parse());
+        self.exemptions.networks = networks.collect::<Result<_, _>>()?;
         Ok(self)
     }
 
-    /// Exempts requests of a method from all limits. Each call adds. Default: none. A key that is
+    /// Exempts requests of these methods from all limits. Default: none. A key that is
     /// throttled stays so.
     ///
     /// Danger: the client chooses the method. A service that ignores it, as gRPC's do, then has no
@@ -179,15 +179,19 @@ impl Limits {
     ///
     /// let limits = Limits::new()
     ///     .per_key(Quota::per_second(10))
-    ///     .dangerous_exempt_method(Method::OPTIONS);
+    ///     .dangerous_exempt_methods([Method::OPTIONS]);
     /// ```
-    pub fn dangerous_exempt_method(mut self, method: impl AsRef<str>) -> Self {
-        self.exemptions.methods.push(method.as_ref().to_owned());
+    pub fn dangerous_exempt_methods<M: AsRef<str>>(
+        mut self,
+        methods: impl IntoIterator<Item = M>,
+    ) -> Self {
+        let methods = methods.into_iter().map(|method| method.as_ref().to_owned());
+        self.exemptions.methods = methods.collect();
         self
     }
 
     /// Adds a plan. With any plan there must be a [default](Self::default_plan).
-    pub fn plan(mut self, plan: Plan) -> Self {
+    pub fn add_plan(mut self, plan: Plan) -> Self {
         self.plans.push(plan);
         self
     }
@@ -199,16 +203,16 @@ impl Limits {
     }
 
     /// Adds an endpoint with limits or a cost of its own: one for each method and path.
-    pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
+    pub fn add_endpoint(mut self, endpoint: Endpoint) -> Self {
         self.endpoints.push(endpoint);
         self
     }
 
     /// How many requests a request to an endpoint counts as. Default: 1. How the path is compared is
     /// said at [`Endpoint`]: with the feature `axum`, write `/v1/reports/{id}` as in the router. An
-    /// endpoint that has a cost and limits is one [`endpoint`](Self::endpoint), and not two.
-    pub fn cost(self, method: impl AsRef<str>, path: impl Into<String>, requests: u64) -> Self {
-        self.endpoint(Endpoint::new(method, path).cost(requests))
+    /// endpoint that has a cost and limits is one [`add_endpoint`](Self::add_endpoint), and not two.
+    pub fn add_cost(self, method: impl AsRef<str>, path: impl Into<String>, requests: u64) -> Self {
+        self.add_endpoint(Endpoint::new(method, path).cost(requests))
     }
 
     /// How many bits of an IPv6 address make one client: 48 to 128, 64 by default, since that is
@@ -239,7 +243,7 @@ impl Limits {
 
     /// Checks that the limits of all endpoints of a path can bind a request together: one of a method
     /// that has no endpoint there.
-    fn check_paths(&self) -> Result<(), InvalidLimits> {
+    fn check_paths(&self) -> Result<(), LimitsError> {
         let mut by_path: BTreeMap<&str, Vec<&Endpoint>> = BTreeMap::new();
         for endpoint in &self.endpoints {
             if let Some(path) = &endpoint.path {
@@ -256,33 +260,33 @@ impl Limits {
             for rule in endpoints.iter().flat_map(|endpoint| &endpoint.rules) {
                 let name = rule.name.as_str();
                 if *rules.entry(name).or_insert(rule) != rule {
-                    return Err(InvalidLimits::SameName(name.to_owned()));
+                    return Err(LimitsError::SameName(name.to_owned()));
                 }
             }
             if rules.len() + others > MAX_CHARGES {
-                return Err(InvalidLimits::TooMany);
+                return Err(LimitsError::TooMany);
             }
         }
         Ok(())
     }
 
     /// Whether all of it can be kept, by an application that says these subjects.
-    pub(crate) fn validate(&self, subjects: &[&str]) -> Result<(), InvalidLimits> {
+    pub(crate) fn validate(&self, subjects: &[&str]) -> Result<(), LimitsError> {
         if self.plans.len() > usize::from(u16::MAX) {
-            return Err(InvalidLimits::TooManyPlans);
+            return Err(LimitsError::TooManyPlans);
         }
         let plan_names = self.plans.iter().map(|plan| plan.name.as_str());
         let mut names = HashSet::new();
         for name in plan_names {
             if !names.insert(name) {
-                return Err(InvalidLimits::SamePlan(name.to_owned()));
+                return Err(LimitsError::SamePlan(name.to_owned()));
             }
         }
         match &self.default_plan {
             Some(default) if !names.contains(default.as_str()) => {
-                return Err(InvalidLimits::UnknownPlan(default.clone()));
+                return Err(LimitsError::UnknownPlan(default.clone()));
             }
-            None if !self.plans.is_empty() => return Err(InvalidLimits::NoDefaultPlan),
+            None if !self.plans.is_empty() => return Err(LimitsError::NoDefaultPlan),
             _ => {}
         }
         self.check_paths()?;
@@ -290,26 +294,26 @@ impl Limits {
         for endpoint in &self.endpoints {
             endpoint.check()?;
             if !places.insert((&endpoint.method, &endpoint.path)) {
-                return Err(InvalidLimits::SameEndpoint(endpoint.place()));
+                return Err(LimitsError::SameEndpoint(endpoint.place()));
             }
         }
         for rule in self.all_rules() {
             if !is_plain(&rule.unit) {
-                return Err(InvalidLimits::Unit(rule.unit.to_string()));
+                return Err(LimitsError::Unit(rule.unit.to_string()));
             }
             if let Some(subject) = &rule.subject
                 && !subjects.contains(&&**subject)
             {
-                return Err(InvalidLimits::UnknownSubject(subject.to_string()));
+                return Err(LimitsError::UnknownSubject(subject.to_string()));
             }
             let has_key = !matches!(rule.by, By::Address | By::Global | By::Subject);
             if rule.is_anonymous && has_key {
-                return Err(InvalidLimits::Anonymous(rule.name.to_string()));
+                return Err(LimitsError::Anonymous(rule.name.to_string()));
             }
         }
         for unit in self.endpoints.iter().flat_map(|at| at.costs.keys()) {
             if !self.all_rules().any(|rule| *rule.unit == **unit) {
-                return Err(InvalidLimits::UnknownUnit(unit.clone()));
+                return Err(LimitsError::UnknownUnit(unit.clone()));
             }
         }
         let none: &[Rule] = &[];
@@ -329,15 +333,15 @@ impl Limits {
             for endpoint in endpoints() {
                 let together = || self.rules.iter().chain(plan).chain(endpoint);
                 if together().count() > MAX_CHARGES {
-                    return Err(InvalidLimits::TooMany);
+                    return Err(LimitsError::TooMany);
                 }
                 let mut names = HashSet::new();
                 for name in together().map(|rule| rule.name.as_str()) {
                     if !is_plain(name) {
-                        return Err(InvalidLimits::Name(name.to_owned()));
+                        return Err(LimitsError::Name(name.to_owned()));
                     }
                     if !names.insert(name) {
-                        return Err(InvalidLimits::SameName(name.to_owned()));
+                        return Err(LimitsError::SameName(name.to_owned()));
                     }
                 }
             }

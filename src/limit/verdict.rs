@@ -12,7 +12,7 @@ use crate::limit::ledger::Ledger;
 
 /// How one budget stands after a check.
 #[derive(Clone, Copy)]
-pub struct Standing {
+pub struct BudgetStatus {
     spare: u64,
     unit: u64,
     /// In nanoseconds, as are all times here: a verdict is copied often, so it is small.
@@ -25,7 +25,7 @@ pub struct Standing {
 /// The wait for what will never be admitted.
 const NEVER: u64 = u64::MAX;
 
-impl Standing {
+impl BudgetStatus {
     /// A budget of which so much remains, which is whole in a time if nothing is used, and whose
     /// charge is admissible in a time: zero if it is now, `None` if it is above the whole quota.
     pub fn new(remaining: u64, whole_in: Duration, wait: Option<Duration>) -> Self {
@@ -49,7 +49,7 @@ impl Standing {
         self
     }
 
-    /// Marks the standing as that of a charge that [only reports](crate::Charge::report_only): it
+    /// Marks the standing as that of a charge that [only reports](crate::limit::Charge::report_only): it
     /// makes no verdict a denial.
     #[must_use]
     pub const fn of_report_only(mut self) -> Self {
@@ -118,18 +118,18 @@ impl Standing {
     }
 }
 
-impl PartialEq for Standing {
+impl PartialEq for BudgetStatus {
     fn eq(&self, other: &Self) -> bool {
         let told = |it: &Self| (it.remaining(), it.whole_in, it.wait, it.is_report_only);
         told(self) == told(other)
     }
 }
 
-impl Eq for Standing {}
+impl Eq for BudgetStatus {}
 
-impl fmt::Debug for Standing {
+impl fmt::Debug for BudgetStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Standing")
+        f.debug_struct("BudgetStatus")
             .field("remaining", &self.remaining())
             .field("whole_in", &self.whole_in())
             .field("wait", &self.wait())
@@ -144,14 +144,14 @@ pub struct Verdict(Standings);
 /// Most requests have one limit, and few have many.
 #[derive(Debug, Clone)]
 enum Standings {
-    One([Standing; 1]),
-    Several(SmallVec<[Standing; 2]>),
+    One([BudgetStatus; 1]),
+    Several(SmallVec<[BudgetStatus; 2]>),
 }
 
 impl Verdict {
     /// The verdict that these standings make, one for each charge, in order; no more than 16. If
     /// each is admissible, they stand as after the charges were taken, and the request is allowed.
-    pub fn new(standings: &[Standing]) -> Self {
+    pub fn new(standings: &[BudgetStatus]) -> Self {
         match standings {
             [standing] => Self::of_one(*standing),
             several => several.iter().copied().collect(),
@@ -159,12 +159,12 @@ impl Verdict {
     }
 
     #[inline]
-    pub(crate) const fn of_one(standing: Standing) -> Self {
+    pub(crate) const fn of_one(standing: BudgetStatus) -> Self {
         Self(Standings::One([standing]))
     }
 
     /// How the budgets stand, one for each charge, in order.
-    pub fn standings(&self) -> &[Standing] {
+    pub fn standings(&self) -> &[BudgetStatus] {
         match &self.0 {
             Standings::One(one) => one,
             Standings::Several(several) => several,
@@ -174,7 +174,7 @@ impl Verdict {
     /// Whether all charges were taken. If not, none was.
     #[inline]
     pub fn is_allowed(&self) -> bool {
-        !self.standings().iter().any(Standing::denies)
+        !self.standings().iter().any(BudgetStatus::denies)
     }
 
     /// In what time the request is admitted if nothing else draws on its budgets; `None` if it is
@@ -212,8 +212,8 @@ impl Verdict {
 }
 
 /// Of more than 16 standings, the first 16.
-impl FromIterator<Standing> for Verdict {
-    fn from_iter<I: IntoIterator<Item = Standing>>(standings: I) -> Self {
+impl FromIterator<BudgetStatus> for Verdict {
+    fn from_iter<I: IntoIterator<Item = BudgetStatus>>(standings: I) -> Self {
         let several = standings.into_iter().take(MAX_CHARGES).collect();
         Self(Standings::Several(several))
     }

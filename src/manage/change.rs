@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use crate::key::containment::{Revocation, Suspension};
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
-use crate::key::text::InvalidRecord;
+use crate::key::text::KeyRecordError;
 use crate::manage::{Manager, Managing};
 use crate::store::{Action, Origin, StoreError};
 
@@ -19,7 +19,7 @@ pub enum ChangeError {
     NotFound(KeyId),
     /// The change would make a record that no store keeps. Nothing was changed.
     #[error(transparent)]
-    Invalid(#[from] InvalidRecord),
+    Invalid(#[from] KeyRecordError),
     /// The store failed; the key may or may not have been changed.
     #[error("the key could not be changed")]
     Store(#[from] StoreError),
@@ -31,7 +31,8 @@ pub enum ChangeError {
 /// to repeat after an error.
 ///
 /// ```
-/// # use tower_api_key::{ApiKeys, KeyStatus, WarningWindow};
+/// # use tower_api_key::key::{KeyStatus, WarningWindow};
+/// # use tower_api_key::ApiKeys;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let keys = ApiKeys::in_memory();

@@ -13,7 +13,7 @@ use crate::key::plaintext::PlaintextKey;
 use crate::key::quota::Quota;
 use crate::key::record::KeyRecord;
 use crate::key::scope::{Scope, ScopeSet};
-use crate::key::text::InvalidRecord;
+use crate::key::text::KeyRecordError;
 use crate::key::web_origin::AllowedOrigins;
 use crate::manage::{Manager, Managing};
 use crate::store::{Origin, StoreError};
@@ -25,7 +25,8 @@ use crate::store::{Origin, StoreError};
 ///
 /// ```
 /// # use std::time::Duration;
-/// # use tower_api_key::{AllowedNetworks, ApiKeys, Environment, Scope};
+/// # use tower_api_key::key::AllowedNetworks;
+/// # use tower_api_key::{ApiKeys, Environment, Scope};
 /// const REPORTS_READ: Scope = Scope::from_static("reports:read");
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -35,7 +36,7 @@ use crate::store::{Origin, StoreError};
 ///     .issue("acme")
 ///     .organization("Acme Inc.")
 ///     .name("nightly export")
-///     .scope(REPORTS_READ)
+///     .scopes([REPORTS_READ])
 ///     .networks(AllowedNetworks::only(["192.0.2.0/24"])?)
 ///     .expires_in(Duration::from_secs(90 * 86_400))
 ///     .await?;
@@ -124,15 +125,9 @@ impl IssueKey {
         self
     }
 
-    /// Adds a scope. Default: none, which grants nothing.
-    pub fn scope(mut self, scope: Scope) -> Self {
-        self.scopes.extend([scope]);
-        self
-    }
-
-    /// Adds scopes. Default: none, which grants nothing.
+    /// Sets the scopes. Default: none, which grants nothing.
     pub fn scopes(mut self, scopes: impl IntoIterator<Item = Scope>) -> Self {
-        self.scopes.extend(scopes);
+        self.scopes = scopes.into_iter().collect();
         self
     }
 
@@ -153,8 +148,9 @@ impl IssueKey {
     /// browser can claim any origin.
     ///
     /// ```
-    /// # use tower_api_key::{AllowedOrigins, ApiKeys};
-    /// # fn issue(keys: &ApiKeys) -> Result<(), tower_api_key::InvalidWebOrigin> {
+    /// # use tower_api_key::key::AllowedOrigins;
+    /// # use tower_api_key::ApiKeys;
+    /// # fn issue(keys: &ApiKeys) -> Result<(), tower_api_key::key::WebOriginError> {
     /// let app = AllowedOrigins::only(["https://app.example.com"])?;
     /// let issue = keys.issue("acme").publishable().origins(app);
     /// # Ok(())
@@ -174,13 +170,13 @@ impl IssueKey {
 
     /// Replaces the quota of a limit for this key. Default: those of the rules. Where this
     /// [`ApiKeys`](crate::ApiKeys) has limits, the name must be that of one of them.
-    pub fn limit(mut self, name: impl Into<String>, quota: Quota) -> Self {
+    pub fn add_limit(mut self, name: impl Into<String>, quota: Quota) -> Self {
         self.limits.push((name.into(), quota));
         self
     }
 
     /// Adds something that the application wants to know about the key. No place for secrets.
-    pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+    pub fn add_metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(name.into(), value.into());
         self
     }
@@ -377,7 +373,7 @@ pub enum IssueError {
     },
     /// A text or an instant is one that no store keeps.
     #[error(transparent)]
-    Invalid(#[from] InvalidRecord),
+    Invalid(#[from] KeyRecordError),
     /// The operating system gave no randomness.
     #[error("the key could not be generated")]
     Generate(#[from] GenerateError),

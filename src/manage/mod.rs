@@ -1,7 +1,14 @@
-//! What changes keys: issuing, revoking, suspending. Each call is a builder that acts when awaited.
+//! Management: issuing and changing keys, and the background worker.
+//!
+//! [`ApiKeys`](crate::ApiKeys) makes these calls; each is a future with setters.
 
 pub(crate) mod change;
 pub(crate) mod issue;
+
+pub use change::{ChangeError, ResumeKey, RevokeKey, SuspendKey};
+pub use issue::{IssueError, IssueKey};
+
+pub use crate::api_keys::{Health, Managed, ReadOnly, Worker, WorkerHealth};
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,8 +18,6 @@ use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::keyring::Keyring;
 use crate::store::{Action, Change, DynManagedKeyStore, Origin, StoreErrorKind};
-use change::ChangeError;
-use issue::IssueError;
 
 /// The future that a management call turns into.
 pub(crate) type Managing<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;

@@ -20,7 +20,7 @@ use crate::middleware::resume::Waiting;
 const POLLED_AGAIN: &str = "polled after it was ready";
 
 pin_project! {
-    /// Response future of [`ApiKeyService`](crate::ApiKeyService).
+    /// Response future of [`ApiKeyService`](crate::http::ApiKeyService).
     ///
     /// The inner service is called only once the decision is in the request's favour.
     #[must_use = "futures do nothing unless polled"]

@@ -8,10 +8,10 @@ use tower_layer::Layer;
 
 use crate::http::client_address::ClientAddress;
 use crate::http::credential::source::{KeySource, KeySources};
-use crate::http::render::challenge::{InvalidMetadataUrl, InvalidRealm, MetadataUrl, Realm};
+use crate::http::render::challenge::{MetadataUrl, MetadataUrlError, Realm, RealmError};
 use crate::http::render::facts::CallerFact;
 use crate::http::render::grpc::GrpcRequests;
-use crate::http::render::key_headers::{self, InvalidLink};
+use crate::http::render::key_headers::{self, LinkError};
 use crate::http::render::rate_limit::RateLimitHeaders;
 use crate::http::render::rejection::ErrorFormat;
 use crate::http::render::rejection::Rendered;
@@ -90,7 +90,7 @@ impl ApiKeyLayer {
 
     /// Sets where keys are looked for. Default: Bearer, the `ApiKey` scheme, and `X-API-Key`.
     ///
-    /// This replaces the defaults; [`source`](Self::source) adds to them. All sources are looked
+    /// This replaces the defaults; [`add_source`](Self::add_source) adds to them. All sources are looked
     /// at. The very same key in two places is one key, taken out of both, since some client
     /// libraries send `Authorization: Bearer KEY` beside `apikey: KEY`. Two different keys in one
     /// request are an error (400), and so is a header or a parameter that is repeated. The order is
@@ -107,7 +107,7 @@ impl ApiKeyLayer {
     /// # use tower_api_key::{ApiKeys, KeySource};
     /// # let keys = ApiKeys::in_memory();
     /// let layer = keys.layer().sources([KeySource::basic(), KeySource::header("X-Acme-Key")?]);
-    /// # Ok::<(), tower_api_key::InvalidKeyHeader>(())
+    /// # Ok::<(), tower_api_key::http::KeyHeaderError>(())
     /// ```
     #[track_caller]
     pub fn sources(mut self, sources: impl IntoIterator<Item = KeySource>) -> Self {
@@ -125,10 +125,10 @@ impl ApiKeyLayer {
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, KeySource};
-    /// let layer = ApiKeys::in_memory().layer().source(KeySource::header("X-Acme-Key")?);
-    /// # Ok::<(), tower_api_key::InvalidKeyHeader>(())
+    /// let layer = ApiKeys::in_memory().layer().add_source(KeySource::header("X-Acme-Key")?);
+    /// # Ok::<(), tower_api_key::http::KeyHeaderError>(())
     /// ```
-    pub fn source(mut self, source: KeySource) -> Self {
+    pub fn add_source(mut self, source: KeySource) -> Self {
         self.config().sources.add(source);
         self
     }
@@ -209,7 +209,8 @@ impl ApiKeyLayer {
     /// Behind a layer that accepts publishable keys, anybody can do what such keys may.
     ///
     /// ```
-    /// # use tower_api_key::{ApiKeys, KeyKind};
+    /// # use tower_api_key::key::KeyKind;
+    /// # use tower_api_key::ApiKeys;
     /// let for_pages = ApiKeys::in_memory().layer().kinds([KeyKind::Publishable]);
     /// ```
     pub fn kinds(mut self, kinds: impl IntoIterator<Item = KeyKind>) -> Self {
@@ -251,15 +252,15 @@ impl ApiKeyLayer {
     /// none. So a scope can be tried before it is [required](Self::require).
     ///
     /// What would have been denied is told to
-    /// [observers](crate::Decision::report_only_rejections), and to the log at most once a minute
+    /// [observers](crate::observe::Decision::report_only_rejections), and to the log at most once a minute
     /// for each key. A layer inside of another one of the same keys announces no decision, so it
     /// reports nothing: set this on the outermost.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, Scope};
-    /// let layer = ApiKeys::in_memory().layer().report_scopes(Scope::from_static("reports:read"));
+    /// let layer = ApiKeys::in_memory().layer().require_report_only(Scope::from_static("reports:read"));
     /// ```
-    pub fn report_scopes(mut self, scopes: impl Into<RequiredScopes>) -> Self {
+    pub fn require_report_only(mut self, scopes: impl Into<RequiredScopes>) -> Self {
         self.config().reports.scopes.push(scopes.into());
         self
     }
@@ -286,11 +287,12 @@ impl ApiKeyLayer {
     /// address.
     ///
     /// ```
-    /// # use tower_api_key::{ApiKeys, ClientAddress, TrustedProxies};
+    /// # use tower_api_key::http::{ClientAddress, TrustedProxies};
+    /// # use tower_api_key::ApiKeys;
     /// let layer = ApiKeys::in_memory().layer().client_address(ClientAddress::x_forwarded_for(
     ///     TrustedProxies::networks(["10.0.0.0/8"])?,
     /// ));
-    /// # Ok::<(), tower_api_key::InvalidNetwork>(())
+    /// # Ok::<(), tower_api_key::key::NetworkError>(())
     /// ```
     pub fn client_address(mut self, address: ClientAddress) -> Self {
         self.config().client_address = address;
@@ -321,7 +323,8 @@ impl ApiKeyLayer {
     /// Danger: a service that believes these headers must be reached through this layer only.
     ///
     /// ```
-    /// # use tower_api_key::{ApiKeys, CallerFact};
+    /// # use tower_api_key::http::CallerFact;
+    /// # use tower_api_key::ApiKeys;
     /// let facts = [CallerFact::Account, CallerFact::Scopes];
     /// let layer = ApiKeys::in_memory().layer().pass_on(facts);
     /// ```
@@ -333,7 +336,8 @@ impl ApiKeyLayer {
     /// Sets how refusals are written. Default: [`ErrorFormat::json`].
     ///
     /// ```
-    /// # use tower_api_key::{ApiKeys, ErrorFormat};
+    /// # use tower_api_key::http::ErrorFormat;
+    /// # use tower_api_key::ApiKeys;
     /// let layer = ApiKeys::in_memory().layer().errors(ErrorFormat::problem_details());
     /// ```
     pub fn errors(mut self, format: ErrorFormat) -> Self {
@@ -346,9 +350,9 @@ impl ApiKeyLayer {
     /// ```
     /// # use tower_api_key::ApiKeys;
     /// let layer = ApiKeys::in_memory().layer().realm("Acme API")?;
-    /// # Ok::<(), tower_api_key::InvalidRealm>(())
+    /// # Ok::<(), tower_api_key::http::RealmError>(())
     /// ```
-    pub fn realm(mut self, realm: &str) -> Result<Self, InvalidRealm> {
+    pub fn realm(mut self, realm: &str) -> Result<Self, RealmError> {
         self.config().challenges.realm = Realm::try_from(realm)?;
         Ok(self)
     }
@@ -375,9 +379,9 @@ impl ApiKeyLayer {
     /// let layer = ApiKeys::in_memory()
     ///     .layer()
     ///     .resource_metadata("https://api.example.com/.well-known/oauth-protected-resource")?;
-    /// # Ok::<(), tower_api_key::InvalidMetadataUrl>(())
+    /// # Ok::<(), tower_api_key::http::MetadataUrlError>(())
     /// ```
-    pub fn resource_metadata(mut self, url: &str) -> Result<Self, InvalidMetadataUrl> {
+    pub fn resource_metadata(mut self, url: &str) -> Result<Self, MetadataUrlError> {
         self.config().challenges.resource_metadata = Some(MetadataUrl::try_from(url)?);
         Ok(self)
     }
@@ -398,7 +402,8 @@ impl ApiKeyLayer {
     /// Sets the headers that tell callers of their limits. Default: [`RateLimitHeaders::epoch`].
     ///
     /// ```
-    /// # use tower_api_key::{ApiKeys, RateLimitHeaders};
+    /// # use tower_api_key::http::RateLimitHeaders;
+    /// # use tower_api_key::ApiKeys;
     /// let layer = ApiKeys::in_memory().layer().rate_limit_headers(RateLimitHeaders::delta());
     /// ```
     pub fn rate_limit_headers(mut self, headers: RateLimitHeaders) -> Self {
@@ -413,7 +418,7 @@ impl ApiKeyLayer {
     ///
     /// What the function answers should be one of few: a route that is made of what the client
     /// sends has as many spellings as the client likes, and a limit binds but one. Endpoints of
-    /// routes that are no paths are stated with [`Endpoint::verbatim`](crate::Endpoint::verbatim).
+    /// routes that are no paths are stated with [`Endpoint::verbatim`](crate::limit::Endpoint::verbatim).
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -466,9 +471,9 @@ impl ApiKeyLayer {
     /// ```
     /// # use tower_api_key::ApiKeys;
     /// let layer = ApiKeys::in_memory().layer().deprecation_link("https://docs.example.com/keys")?;
-    /// # Ok::<(), tower_api_key::InvalidLink>(())
+    /// # Ok::<(), tower_api_key::http::LinkError>(())
     /// ```
-    pub fn deprecation_link(mut self, url: &str) -> Result<Self, InvalidLink> {
+    pub fn deprecation_link(mut self, url: &str) -> Result<Self, LinkError> {
         let link = key_headers::link(url, "deprecation")?;
         self.config().key_headers.deprecation_link = Some(link);
         Ok(self)
@@ -479,9 +484,9 @@ impl ApiKeyLayer {
     /// ```
     /// # use tower_api_key::ApiKeys;
     /// let layer = ApiKeys::in_memory().layer().sunset_link("https://docs.example.com/sunset")?;
-    /// # Ok::<(), tower_api_key::InvalidLink>(())
+    /// # Ok::<(), tower_api_key::http::LinkError>(())
     /// ```
-    pub fn sunset_link(mut self, url: &str) -> Result<Self, InvalidLink> {
+    pub fn sunset_link(mut self, url: &str) -> Result<Self, LinkError> {
         let link = key_headers::link(url, "sunset")?;
         self.config().key_headers.sunset_link = Some(link);
         Ok(self)
@@ -492,7 +497,8 @@ impl ApiKeyLayer {
     /// Danger: see [`GrpcRequests`] if a gateway asks this service by HTTP status.
     ///
     /// ```
-    /// # use tower_api_key::{ApiKeys, GrpcRequests};
+    /// # use tower_api_key::http::GrpcRequests;
+    /// # use tower_api_key::ApiKeys;
     /// let forward_auth = ApiKeys::in_memory().layer().grpc(GrpcRequests::Never);
     /// ```
     pub fn grpc(mut self, requests: GrpcRequests) -> Self {

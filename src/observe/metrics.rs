@@ -26,9 +26,10 @@ const LIMITER: &str = "api_key_limiter_seconds";
 /// No label has an id, an account or an address, so there are few series.
 ///
 /// ```
-/// use tower_api_key::{ApiKeys, MemoryStore, Metrics};
+/// use tower_api_key::observe::Metrics;
+/// use tower_api_key::{ApiKeys, MemoryStore};
 ///
-/// let keys = ApiKeys::builder(MemoryStore::new()).observer(Metrics::new()).build()?;
+/// let keys = ApiKeys::builder(MemoryStore::new()).add_observer(Metrics::new()).build()?;
 /// # Ok::<(), tower_api_key::BuildError>(())
 /// ```
 #[derive(Debug, Clone, Copy, Default)]

@@ -1,4 +1,6 @@
-//! The seam for decisions: each is announced once, to the logs and to the application's observers.
+//! Observers: every decision about a request, announced once.
+//!
+//! [`Observer`] is the port. The logs of this library are written from the same announcements.
 
 mod log;
 #[cfg(feature = "metrics")]
@@ -21,23 +23,26 @@ use crate::key::environment::Environment;
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::key::record::KeyRecord;
 use crate::limit::charge::Charge;
-use crate::limit::verdict::{Standing, Verdict};
+use crate::limit::verdict::{BudgetStatus, Verdict};
 use crate::util::clock::Now;
 use crate::util::notice::Lines;
 use log::Log;
+#[cfg(feature = "metrics")]
+pub use metrics::Metrics;
 
 /// Watches decisions: for usage, metrics, anomalies.
 ///
 /// An observer is called in the request's own task, so it must neither block nor wait, and a panic
 /// in it unwinds that task. It watches, and never denies.
 ///
-/// [`ApiKeysBuilder::observer`](crate::ApiKeysBuilder::observer) adds one. Without any, nothing is
+/// [`ApiKeysBuilder::add_observer`](crate::ApiKeysBuilder::add_observer) adds one. Without any, nothing is
 /// derived for them.
 ///
 /// ```
 /// use std::sync::Arc;
 /// use std::sync::atomic::{AtomicU64, Ordering};
-/// use tower_api_key::{ApiKeys, Decision, MemoryStore, Observer};
+/// use tower_api_key::observe::{Decision, Observer};
+/// use tower_api_key::{ApiKeys, MemoryStore};
 ///
 /// #[derive(Clone, Default)]
 /// struct Refusals(Arc<AtomicU64>);
@@ -50,7 +55,7 @@ use log::Log;
 ///     }
 /// }
 ///
-/// let keys = ApiKeys::builder(MemoryStore::new()).observer(Refusals::default()).build()?;
+/// let keys = ApiKeys::builder(MemoryStore::new()).add_observer(Refusals::default()).build()?;
 /// # Ok::<(), tower_api_key::BuildError>(())
 /// ```
 #[diagnostic::on_unimplemented(
@@ -197,7 +202,7 @@ impl<'a> Decision<'a> {
 
     /// Returns each charge of the request with the state of its budget. Empty if the limiter was
     /// not asked, or failed. A denied request was charged nothing.
-    pub fn charges(&self) -> impl Iterator<Item = (&'a Charge<'a>, &'a Standing)> {
+    pub fn charges(&self) -> impl Iterator<Item = (&'a Charge<'a>, &'a BudgetStatus)> {
         let standings = self.verdict.map_or(&[][..], Verdict::standings);
         self.charges.iter().zip(standings)
     }
@@ -211,7 +216,7 @@ impl<'a> Decision<'a> {
     }
 
     /// Returns the rejections of a request that was admitted, by scopes and networks that are [only
-    /// reported](crate::ApiKeyLayer::report_scopes).
+    /// reported](crate::ApiKeyLayer::require_report_only).
     pub const fn report_only_rejections(&self) -> &'a [Rejection] {
         self.reported
     }
@@ -328,7 +333,7 @@ impl<'a> KeyFacts<'a> {
     ///
     /// So an observer that counts by key needs no map of its own. The value is dropped when the
     /// entry leaves the cache: when the key is loaded anew, changed or evicted, or is not used any
-    /// more and the [worker](crate::Worker) sweeps, and no request uses the entry any more. An
+    /// more and the [worker](crate::manage::Worker) sweeps, and no request uses the entry any more. An
     /// observer that wants what was counted adds it up in the value's `Drop`. Keep the value small,
     /// since [`Cache::memory`](crate::Cache::memory) does not count it.
     ///

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use crate::key::record::KeyRecord;
-use crate::key::text::{self, InvalidRecord};
+use crate::key::text::{self, KeyRecordError};
 use crate::store::change_id::ChangeId;
 use crate::store::event::Event;
 use crate::store::trail::{Action, Origin, TrailRecord};
@@ -16,7 +16,9 @@ use crate::util::timestamp;
 ///
 /// ```
 /// use std::time::SystemTime;
-/// use tower_api_key::{Action, Actor, Change, KeyDigest, KeyRecord, Revocation, Step};
+/// use tower_api_key::key::{KeyDigest, Revocation};
+/// use tower_api_key::store::{Action, Actor, Change, Step};
+/// use tower_api_key::KeyRecord;
 ///
 /// let now = SystemTime::now();
 /// let seen = KeyRecord::imported(KeyDigest::of("…"), "acme");
@@ -28,7 +30,7 @@ use crate::util::timestamp;
 ///         assert_eq!((record.version(), &trail.action), (2, &Action::REVOKED));
 ///     }
 /// }
-/// # Ok::<(), tower_api_key::InvalidRecord>(())
+/// # Ok::<(), tower_api_key::key::KeyRecordError>(())
 /// ```
 #[derive(Debug, Clone)]
 #[must_use = "a change does nothing until a store commits it"]
@@ -42,7 +44,7 @@ pub struct Change {
 /// A part of a [`Change`], to be carried out by a store.
 ///
 /// Later versions of this library have more of them. A store that meets one that it does not know
-/// must refuse the change ([`Refused`](crate::StoreErrorKind::Refused)).
+/// must refuse the change ([`Refused`](crate::store::StoreErrorKind::Refused)).
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Step<'c> {
@@ -87,7 +89,7 @@ impl Change {
     /// # Errors
     /// If the record, or who is said to make the change, has a text or an instant that
     /// [not every store can keep](KeyRecord::check).
-    pub fn create(mut self, action: Action, record: KeyRecord) -> Result<Self, InvalidRecord> {
+    pub fn create(mut self, action: Action, record: KeyRecord) -> Result<Self, KeyRecordError> {
         let write = self.write(action, None, record)?;
         self.steps.push(Kept::Create(Box::new(write)));
         Ok(self)
@@ -103,9 +105,9 @@ impl Change {
         action: Action,
         seen: &KeyRecord,
         record: KeyRecord,
-    ) -> Result<Self, InvalidRecord> {
+    ) -> Result<Self, KeyRecordError> {
         if seen.id() != record.id() {
-            return Err(InvalidRecord::OfAnotherKey);
+            return Err(KeyRecordError::OfAnotherKey);
         }
         // A version beyond all that stores keep is refused with the record.
         let record = record.with_version(seen.version().saturating_add(1));
@@ -118,7 +120,7 @@ impl Change {
     ///
     /// # Errors
     /// If the event has a text that not every store can keep, or data that is no JSON object.
-    pub fn event(mut self, event: Event) -> Result<Self, InvalidRecord> {
+    pub fn add_event(mut self, event: Event) -> Result<Self, KeyRecordError> {
         event.check()?;
         self.steps.push(Kept::Event(Box::new(event)));
         Ok(self)
@@ -170,7 +172,7 @@ impl Change {
         action: Action,
         seen: Option<&KeyRecord>,
         record: KeyRecord,
-    ) -> Result<(KeyRecord, TrailRecord), InvalidRecord> {
+    ) -> Result<(KeyRecord, TrailRecord), KeyRecordError> {
         record.check()?;
         self.origin.check()?;
         text::check_instant("the instant of the change", Some(self.at))?;
@@ -234,14 +236,14 @@ mod tests {
     fn an_event_that_no_store_keeps_is_refused() {
         let of = |kind: &str, data: &str| {
             let event = Event::new(kind, UNIX_EPOCH).with_data(data);
-            Change::new(Actor::default(), UNIX_EPOCH).event(event)
+            Change::new(Actor::default(), UNIX_EPOCH).add_event(event)
         };
         assert!(of("acme.test_2", "{\"a\": [1]}").is_ok());
         for kind in ["", "Acme", "acme test", "acme\0", &"a".repeat(65)] {
-            assert!(matches!(of(kind, "{}"), Err(InvalidRecord::EventKind(_))));
+            assert!(matches!(of(kind, "{}"), Err(KeyRecordError::EventKind(_))));
         }
         for data in ["", "1", "[]", "{", "{} {}", "null"] {
-            assert!(matches!(of("acme", data), Err(InvalidRecord::EventData)));
+            assert!(matches!(of("acme", data), Err(KeyRecordError::EventData)));
         }
     }
 }

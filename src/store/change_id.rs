@@ -6,7 +6,7 @@ use std::hash::BuildHasher;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The id of a [`Change`](crate::Change).
+/// The id of a [`Change`](crate::store::Change).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChangeId([u8; 16]);
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 /// A store could not do what it was asked to.
 ///
 /// ```
-/// use tower_api_key::{StoreError, StoreErrorKind};
+/// use tower_api_key::store::{StoreError, StoreErrorKind};
 ///
 /// let error = StoreError::unavailable("connection refused");
 /// assert_eq!(error.kind(), StoreErrorKind::Unavailable);

@@ -3,11 +3,11 @@
 use std::time::SystemTime;
 
 use crate::key::digest::KeyId;
-use crate::key::text::{self, InvalidRecord};
+use crate::key::text::{self, KeyRecordError};
 use crate::store::list::Cursor;
 
 /// News of a change, to be told to others. A store keeps it in the transaction of the
-/// [`Change`](crate::Change) that it tells of. It never holds a key.
+/// [`Change`](crate::store::Change) that it tells of. It never holds a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Event {
@@ -63,14 +63,14 @@ impl Event {
         size_of::<Self>() + self.kind.len() + account + self.data.len()
     }
 
-    pub(super) fn check(&self) -> Result<(), InvalidRecord> {
+    pub(super) fn check(&self) -> Result<(), KeyRecordError> {
         if !text::is_dotted_name(&self.kind) {
-            return Err(InvalidRecord::EventKind(self.kind.clone()));
+            return Err(KeyRecordError::EventKind(self.kind.clone()));
         }
         text::check_indexed("the account", self.account.as_deref().unwrap_or_default())?;
         text::check("the data of an event", &self.data)?;
         if serde_json::from_str::<serde_json::Map<_, _>>(&self.data).is_err() {
-            return Err(InvalidRecord::EventData);
+            return Err(KeyRecordError::EventData);
         }
         text::check_instant("the instant of an event", Some(self.at))
     }

@@ -11,7 +11,7 @@ use crate::key::record::KeyRecord;
 ///
 /// ```
 /// use std::time::SystemTime;
-/// use tower_api_key::{KeyOrder, KeyQuery, KeyState};
+/// use tower_api_key::store::{KeyOrder, KeyQuery, KeyState};
 ///
 /// let query = KeyQuery::new()
 ///     .with_account("acme".to_owned())
@@ -185,7 +185,7 @@ impl KeyState {
         }
     }
 
-    /// Returns the state of a key at an instant: its [`status`](crate::Lifecycle::status), but for
+    /// Returns the state of a key at an instant: its [`status`](crate::key::Lifecycle::status), but for
     /// whether it is deprecated.
     pub fn of(key: &KeyRecord, at: SystemTime) -> Self {
         match key.lifecycle(at, WarningWindow::default()).status() {
@@ -292,7 +292,7 @@ impl<T> Page<T> {
 /// A place in a list, a trail or a feed, in the words of the store that made it.
 ///
 /// It may be told to clients: it holds no secret, and a store refuses one that it did not make for
-/// the same query with [`InvalidCursor`](crate::StoreErrorKind::InvalidCursor).
+/// the same query with [`InvalidCursor`](crate::store::StoreErrorKind::InvalidCursor).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Cursor(String);
 

@@ -1,8 +1,10 @@
-//! The ports to where records are kept.
+//! Stores: the types of the ports to records, the trail, events and usage.
 //!
-//! [`KeyStore`] is what the request path needs and cannot write; [`ManagedKeyStore`] adds what
-//! issuing, revoking, listing and metering need, and [`ChangeFeed`] tells of what other processes
-//! changed. An application that has a table of keys implements the first.
+//! - [`KeyStore`] finds records; [`ManagedKeyStore`] also commits a [`Change`], and
+//!   lists keys ([`KeyQuery`]) and the trail ([`TrailQuery`]).
+//! - [`ChangeFeed`] tells which keys other processes changed.
+//! - [`StaticStore`] reads keys from the environment or a file, and [`StoreChain`] asks one store
+//!   after another.
 
 mod change;
 mod change_id;
@@ -29,9 +31,13 @@ pub(crate) use feed::DynChangeFeed;
 pub use feed::{ChangeFeed, ChangedKey, Changes, FeedError};
 pub use list::{Cursor, KeyOrder, KeyQuery, KeyState, ListedKey, Page, Paging};
 pub use trail::{
-    Action, Actor, ActorKind, InvalidAction, InvalidActorKind, Origin, TrailQuery, TrailRecord,
+    Action, ActionError, Actor, ActorKind, ActorKindError, Origin, TrailQuery, TrailRecord,
 };
 pub use usage::{KeyUsage, UsageBatch, UsagePeriod};
+
+pub use crate::backend::chain::StoreChain;
+pub use crate::backend::fixed::lines::LineError;
+pub use crate::backend::fixed::store::{StaticKeysError, StaticStore, StaticStoreReader};
 
 /// Finds the record of a key.
 ///
@@ -47,9 +53,9 @@ pub use usage::{KeyUsage, UsageBatch, UsagePeriod};
 /// promised here.
 ///
 /// ```
-/// use tower_api_key::{
-///     Alphabet, ApiKeys, Environment, KeyFormat, KeyId, KeyRecord, KeyStore, StoreError,
-/// };
+/// use tower_api_key::key::{Alphabet, KeyFormat};
+/// use tower_api_key::store::StoreError;
+/// use tower_api_key::{ApiKeys, Environment, KeyId, KeyRecord, KeyStore};
 ///
 /// struct MyTable { /* a connection pool */ }
 ///

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use crate::key::diff::FieldChange;
 use crate::key::digest::KeyId;
-use crate::key::text::{self, InvalidRecord};
+use crate::key::text::{self, KeyRecordError};
 use crate::store::change_id::ChangeId;
 use crate::store::list::fingerprint;
 
@@ -158,10 +158,10 @@ impl Action {
 
     /// Creates an action of the application's own, or one that a store has read: 1 to 64 lower-case
     /// ASCII letters, digits, `_` and `.`.
-    pub fn new(name: impl Into<String>) -> Result<Self, InvalidAction> {
+    pub fn new(name: impl Into<String>) -> Result<Self, ActionError> {
         let name = name.into();
         if !text::is_dotted_name(&name) {
-            return Err(InvalidAction(name));
+            return Err(ActionError(name));
         }
         Ok(Self(Cow::Owned(name)))
     }
@@ -181,7 +181,7 @@ impl fmt::Display for Action {
 /// A text that names no action.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} names no action: use 1 to 64 lower-case letters, digits, '_' and '.'")]
-pub struct InvalidAction(String);
+pub struct ActionError(String);
 
 /// Who asked for a change, from where, and why. An [`Actor`] is one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -236,7 +236,7 @@ impl Origin {
         self
     }
 
-    pub(super) fn check(&self) -> Result<(), InvalidRecord> {
+    pub(super) fn check(&self) -> Result<(), KeyRecordError> {
         let request_id = self.request_id.as_deref().unwrap_or_default();
         text::check_indexed("the actor", &self.actor.id)?;
         text::check_indexed("the request id", request_id)?;
@@ -334,9 +334,9 @@ impl ActorKind {
 }
 
 impl FromStr for ActorKind {
-    type Err = InvalidActorKind;
+    type Err = ActorKindError;
 
-    fn from_str(name: &str) -> Result<Self, InvalidActorKind> {
+    fn from_str(name: &str) -> Result<Self, ActorKindError> {
         let kinds = [
             Self::Unknown,
             Self::User,
@@ -345,14 +345,14 @@ impl FromStr for ActorKind {
             Self::System,
         ];
         let kind = kinds.into_iter().find(|kind| kind.as_str() == name);
-        kind.ok_or_else(|| InvalidActorKind(name.to_owned()))
+        kind.ok_or_else(|| ActorKindError(name.to_owned()))
     }
 }
 
 /// A text that names no [`ActorKind`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no kind of actor: use unknown, user, service, key or system")]
-pub struct InvalidActorKind(String);
+pub struct ActorKindError(String);
 
 /// Prints the kind and the id, such as `user ops@example.com`.
 impl fmt::Display for Actor {

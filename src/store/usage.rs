@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
-use crate::key::text::{self, InvalidRecord};
+use crate::key::text::{self, KeyRecordError};
 use crate::util::timestamp;
 
 /// Usage of keys, to be recorded once.
@@ -70,9 +70,9 @@ impl UsageBatch {
         node: [u8; 16],
         number: u64,
         usage: impl IntoIterator<Item = KeyUsage>,
-    ) -> Result<Self, InvalidRecord> {
+    ) -> Result<Self, KeyRecordError> {
         if number == 0 || i64::try_from(number).is_err() {
-            return Err(InvalidRecord::Number("the number of a batch"));
+            return Err(KeyRecordError::Number("the number of a batch"));
         }
         let mut folded: BTreeMap<_, KeyUsage> = BTreeMap::new();
         for counts in usage {
@@ -155,7 +155,7 @@ impl KeyUsage {
         }
     }
 
-    fn check(&self) -> Result<(), InvalidRecord> {
+    fn check(&self) -> Result<(), KeyRecordError> {
         text::check_indexed("the account", self.account.as_deref().unwrap_or_default())?;
         for unit in self.units.keys() {
             text::check_indexed("the name of a unit", unit)?;
@@ -166,7 +166,7 @@ impl KeyUsage {
             .chain(self.units.values())
             .any(|count| i64::try_from(*count).is_err())
         {
-            return Err(InvalidRecord::Number("a count"));
+            return Err(KeyRecordError::Number("a count"));
         }
         text::check_instant("the first use", Some(self.first_used_at))?;
         text::check_instant("the last use", Some(self.last_used_at))

@@ -54,14 +54,14 @@ pub trait Clock: Send + Sync + 'static {
 /// before a wait is the past, and to decide by it would admit what is no longer due.
 ///
 /// ```
-/// use tower_api_key::{Clock, SystemClock};
+/// use tower_api_key::clock::{Clock, SystemClock};
 ///
 /// let now = SystemClock.readings();
 /// assert!(SystemClock.readings().monotonic() >= now.monotonic());
 /// ```
 ///
 /// ```compile_fail
-/// # use tower_api_key::{Clock, SystemClock};
+/// # use tower_api_key::clock::{Clock, SystemClock};
 /// fn spawn(_: impl Future<Output = ()> + Send) {}
 ///
 /// spawn(async {
@@ -221,7 +221,8 @@ pub(crate) async fn within<T>(
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
-/// use tower_api_key::{ApiKeys, ManualClock};
+/// use tower_api_key::clock::ManualClock;
+/// use tower_api_key::ApiKeys;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -234,7 +235,7 @@ pub(crate) async fn within<T>(
 /// # assert!(key.record().lifecycle(clock.now(), Default::default()).status().is_refused());
 /// # Ok(())
 /// # }
-/// # use tower_api_key::Clock;
+/// # use tower_api_key::clock::Clock;
 /// ```
 #[derive(Clone)]
 pub struct ManualClock(Arc<Mutex<Hands>>);

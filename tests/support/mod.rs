@@ -26,10 +26,12 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tower::{Layer, Service};
+use tower_api_key::clock::ManualClock;
+use tower_api_key::http::{ApiKeyService, PeerAddr, ResponseBody};
+use tower_api_key::key::AllowedNetworks;
+use tower_api_key::store::{Action, Actor, Change, StoreError};
 use tower_api_key::{
-    Action, Actor, AllowedNetworks, ApiKeyLayer, ApiKeyService, ApiKeys, Caller, Change,
-    Environment, KeyRecord, KeyStore, ManualClock, MemoryStore, PeerAddr, ResponseBody, Scope,
-    StoreError,
+    ApiKeyLayer, ApiKeys, Caller, Environment, KeyRecord, KeyStore, MemoryStore, Scope,
 };
 
 pub const READ: Scope = Scope::from_static("reports:read");
@@ -76,14 +78,14 @@ impl World {
         };
 
         // Last year…
-        let year = keys.issue("globex").scope(READ).expires_in(365 * DAY);
+        let year = keys.issue("globex").scopes([READ]).expires_in(365 * DAY);
         add("expiring", year.await.unwrap());
         let quarter = keys.issue("initech").expires_in(90 * DAY);
         add("expired", quarter.await.unwrap());
 
         // …and today.
         clock.set(today());
-        let active = keys.issue("acme").organization("Acme Inc.").scope(READ);
+        let active = keys.issue("acme").organization("Acme Inc.").scopes([READ]);
         add("active", active.await.unwrap());
         let yearling = keys.issue("acme").expires_in(365 * DAY);
         add("yearling", yearling.await.unwrap());

@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use tower_api_key::{
-    Change, Charge, Clock, KeyId, KeyRecord, KeyStore, LimiterError, ManagedKeyStore, ManualClock,
-    MemoryLimiter, MemoryStore, RateLimiter, Refund, Standing, StoreError, Verdict,
+use tower_api_key::clock::{Clock, ManualClock};
+use tower_api_key::limit::{
+    BudgetStatus, Charge, LimiterError, MemoryLimiter, RateLimiter, Refund, Verdict,
 };
+use tower_api_key::store::{Change, StoreError};
+use tower_api_key::{KeyId, KeyRecord, KeyStore, ManagedKeyStore, MemoryStore};
 
 /// Nobody passes until it is opened.
 #[derive(Clone, Default)]
@@ -216,7 +218,7 @@ impl RateLimiter for TroubledLimiter {
     ) -> Result<Verdict, LimiterError> {
         let decide = |judges| match judges {
             Judges::Others(count) => {
-                let admissible = Standing::new(1, Duration::ZERO, Some(Duration::ZERO));
+                let admissible = BudgetStatus::new(1, Duration::ZERO, Some(Duration::ZERO));
                 Ok(Verdict::new(&vec![admissible; count]))
             }
             _ => self.budgets.check_now(charges, clock.readings()).unwrap(),

@@ -25,7 +25,7 @@ pub(super) struct Line {
 /// place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum InvalidLine {
+pub enum LineError {
     /// It has another form.
     #[error("write it as NAME ACCOUNT [SCOPE...] = KEY, or with sha256:HEX in place of the key")]
     Syntax,
@@ -59,7 +59,7 @@ pub enum InvalidLine {
 
 /// Reads keys, one in each line, or several with `;` between them. A line that begins with `#` is
 /// none, whatever stands in it. An error comes with the number of its line, from 1.
-pub(super) fn read(text: &str, formats: &KeyFormats) -> Result<Vec<Line>, (usize, InvalidLine)> {
+pub(super) fn read(text: &str, formats: &KeyFormats) -> Result<Vec<Line>, (usize, LineError)> {
     let (mut names, mut ids) = (BTreeSet::new(), BTreeSet::new());
     let mut lines = Vec::new();
     let numbered = text.lines().enumerate();
@@ -68,47 +68,47 @@ pub(super) fn read(text: &str, formats: &KeyFormats) -> Result<Vec<Line>, (usize
     for (number, line) in keys.filter(|(_, key)| !key.is_empty()) {
         let record = record(line, formats).map_err(|invalid| (number, invalid))?;
         if !names.insert(record.name().map(str::to_owned)) {
-            return Err((number, InvalidLine::SameName));
+            return Err((number, LineError::SameName));
         }
         if !ids.insert(*record.id().as_bytes()) {
-            return Err((number, InvalidLine::SameKey));
+            return Err((number, LineError::SameKey));
         }
         lines.push(Line { number, record });
     }
     Ok(lines)
 }
 
-fn record(line: &str, formats: &KeyFormats) -> Result<KeyRecord, InvalidLine> {
-    let (owner, key) = line.split_once('=').ok_or(InvalidLine::Syntax)?;
+fn record(line: &str, formats: &KeyFormats) -> Result<KeyRecord, LineError> {
+    let (owner, key) = line.split_once('=').ok_or(LineError::Syntax)?;
     let mut words = owner.split_whitespace();
     let (Some(name), Some(account)) = (words.next(), words.next()) else {
-        return Err(InvalidLine::Syntax);
+        return Err(LineError::Syntax);
     };
     if words.clone().any(|scope| scope.contains(',')) {
-        return Err(InvalidLine::Scope); // two scopes, in nearly every case
+        return Err(LineError::Scope); // two scopes, in nearly every case
     }
     let scopes: Result<ScopeSet, _> = words.map(str::parse).collect();
-    let scopes = scopes.map_err(|_| InvalidLine::Scope)?;
+    let scopes = scopes.map_err(|_| LineError::Scope)?;
     let key = key.trim();
     if key.is_empty() || key.contains(char::is_whitespace) {
-        return Err(InvalidLine::Syntax);
+        return Err(LineError::Syntax);
     }
     let (digest, prefix) = if let Some(hex) = key.strip_prefix(SHA256) {
-        (KeyDigest::from_hex(hex).ok_or(InvalidLine::Digest)?, None)
+        (KeyDigest::from_hex(hex).ok_or(LineError::Digest)?, None)
     } else {
-        let format = written_in(key, formats).ok_or(InvalidLine::Format)?;
+        let format = written_in(key, formats).ok_or(LineError::Format)?;
         (KeyDigest::of(key), Some(format.prefix()))
     };
     let characters: BTreeSet<u8> = key.bytes().collect();
     if characters.len() < FEWEST_CHARACTERS {
-        return Err(InvalidLine::Guessable);
+        return Err(LineError::Guessable);
     }
     let prefix = prefix.filter(|prefix| !prefix.is_empty());
     let record = KeyRecord::imported(digest, account)
         .with_name(name)
         .with_scopes(scopes)
         .with_prefix(prefix);
-    record.check().map_err(|_| InvalidLine::Text)?;
+    record.check().map_err(|_| LineError::Text)?;
     Ok(record)
 }
 
@@ -137,7 +137,7 @@ mod tests {
         bytes.concat()
     }
 
-    fn read(text: &str) -> Result<Vec<Line>, (usize, InvalidLine)> {
+    fn read(text: &str) -> Result<Vec<Line>, (usize, LineError)> {
         let formats = KeyFormats::new(StaticStore::formats()).unwrap();
         super::read(text, &formats)
     }
@@ -178,22 +178,22 @@ mod tests {
         let secret = "hunter2hunter2hunter2hunter2";
         let zeros = "0".repeat(64);
         for (line, invalid) in [
-            ("admin acme".to_owned(), InvalidLine::Syntax),
-            (format!("admin = {KEY}"), InvalidLine::Syntax),
-            (format!("= {KEY}"), InvalidLine::Syntax),
-            ("admin acme =".to_owned(), InvalidLine::Syntax),
-            (format!("admin acme = {KEY} {OTHER}"), InvalidLine::Syntax),
-            (format!("admin acme a\"b = {KEY}"), InvalidLine::Scope),
-            (format!("admin acme a,b = {OTHER}"), InvalidLine::Scope),
-            (format!("admin acme = {secret}"), InvalidLine::Format),
-            ("admin acme = sk_live_junk".to_owned(), InvalidLine::Format),
-            (format!("admin acme = {zeros}"), InvalidLine::Guessable),
-            ("admin acme = sha256:abc".to_owned(), InvalidLine::Digest),
-            (format!("ci acme = {OTHER}"), InvalidLine::SameName),
-            (format!("admin acme = {KEY}"), InvalidLine::SameKey),
+            ("admin acme".to_owned(), LineError::Syntax),
+            (format!("admin = {KEY}"), LineError::Syntax),
+            (format!("= {KEY}"), LineError::Syntax),
+            ("admin acme =".to_owned(), LineError::Syntax),
+            (format!("admin acme = {KEY} {OTHER}"), LineError::Syntax),
+            (format!("admin acme a\"b = {KEY}"), LineError::Scope),
+            (format!("admin acme a,b = {OTHER}"), LineError::Scope),
+            (format!("admin acme = {secret}"), LineError::Format),
+            ("admin acme = sk_live_junk".to_owned(), LineError::Format),
+            (format!("admin acme = {zeros}"), LineError::Guessable),
+            ("admin acme = sha256:abc".to_owned(), LineError::Digest),
+            (format!("ci acme = {OTHER}"), LineError::SameName),
+            (format!("admin acme = {KEY}"), LineError::SameKey),
             (
                 format!("admin {} = {OTHER}", "a".repeat(300)),
-                InvalidLine::Text,
+                LineError::Text,
             ),
         ] {
             let text = format!("ci acme = {KEY}\n{line}");

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use zeroize::Zeroizing;
 
-use super::lines::{self, InvalidLine, Line};
+use super::lines::{self, Line, LineError};
 use crate::key::alphabet::Alphabet;
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
@@ -29,7 +29,8 @@ use crate::store::{KeyStore, StoreError};
 /// has the default plan.
 ///
 /// ```
-/// use tower_api_key::{ApiKeys, StaticStore};
+/// use tower_api_key::store::StaticStore;
+/// use tower_api_key::ApiKeys;
 ///
 /// # let key = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 /// let text = format!("admin acme admin reports:read = {key}"); // openssl rand -hex 32
@@ -38,11 +39,13 @@ use crate::store::{KeyStore, StoreError};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Beside keys of a database, it stands in a [`StoreChain`](crate::StoreChain). The `ApiKeys` must
+/// Beside keys of a database, it stands in a [`StoreChain`](crate::store::StoreChain). The `ApiKeys` must
 /// know both formats, or the static keys are not found:
 ///
 /// ```
-/// use tower_api_key::{ApiKeys, Environment, KeyFormat, MemoryStore, StaticStore, StoreChain};
+/// use tower_api_key::key::KeyFormat;
+/// use tower_api_key::store::{StaticStore, StoreChain};
+/// use tower_api_key::{ApiKeys, Environment, MemoryStore};
 ///
 /// # let key = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 /// let admin = StaticStore::from_text(&format!("admin acme admin = {key}"))?;
@@ -112,7 +115,9 @@ impl StaticStore {
     /// [`KeyFormat::dangerous_guessable`].
     ///
     /// ```
-    /// use tower_api_key::{Alphabet, Environment, KeyFormat, StaticStore};
+    /// use tower_api_key::key::{Alphabet, KeyFormat};
+    /// use tower_api_key::store::StaticStore;
+    /// use tower_api_key::Environment;
     ///
     /// let acme = KeyFormat::imported("acme-", Alphabet::HEX, 40..=40, Environment::LIVE)?;
     /// let text = "admin acme = acme-0123456789abcdef0123456789abcdef01234567";
@@ -131,7 +136,9 @@ impl StaticStore {
     /// Make the cache forget these keys:
     ///
     /// ```no_run
-    /// # use tower_api_key::{ApiKeys, ReadOnly, StaticKeysError, StaticStore};
+    /// # use tower_api_key::manage::ReadOnly;
+    /// # use tower_api_key::store::{StaticKeysError, StaticStore};
+    /// # use tower_api_key::ApiKeys;
     /// # fn on_hangup(store: &StaticStore, keys: &ApiKeys<ReadOnly>) -> Result<(), StaticKeysError> {
     /// for id in store.reload()? {
     ///     keys.invalidate(&id);
@@ -292,7 +299,7 @@ pub enum StaticKeysError {
         /// The place of the line: a variable, a file or a text.
         place: String,
         /// The reason why it is no key.
-        reason: InvalidLine,
+        reason: LineError,
     },
     /// There is no key in it: a service that nobody can call is a slip.
     #[error("there is no key in {0}")]

@@ -28,7 +28,8 @@ const MOST_NODES: usize = 10_000;
 /// process. Of usage, it keeps the first and the last use of each key.
 ///
 /// ```
-/// use tower_api_key::{ApiKeys, KeyDigest, KeyRecord, MemoryStore};
+/// use tower_api_key::key::KeyDigest;
+/// use tower_api_key::{ApiKeys, KeyRecord, MemoryStore};
 ///
 /// let known = KeyDigest::from_hex(&"ab".repeat(32)).expect("64 hex digits");
 /// let store: MemoryStore = [KeyRecord::imported(known, "acme")].into_iter().collect();

@@ -9,7 +9,7 @@ use crate::key::quota::{Quota, QuotaShape};
 use crate::limit::charge::{Charge, LimitName, Subject};
 use crate::limit::limiter::RateLimiter;
 use crate::limit::refund::Refund;
-use crate::limit::verdict::{Standing, Verdict};
+use crate::limit::verdict::{BudgetStatus, Verdict};
 use crate::util::clock::{Clock, SystemClock};
 
 const ANSWERS: Promise = Promise("a live limiter answers");
@@ -67,7 +67,7 @@ impl Budget {
 pub(super) struct Taken<'a> {
     charges: Vec<Charge<'a>>,
     at: Stopped,
-    standings: Vec<Standing>,
+    standings: Vec<BudgetStatus>,
 }
 
 impl<'a> Taken<'a> {

@@ -291,7 +291,7 @@ impl<'l, L: RateLimiter> History<'l, L> {
     }
 
     async fn wait_until_whole(&mut self, account: usize, verdict: &Verdict) {
-        let whole_in = |standing: &crate::limit::verdict::Standing| standing.whole_in();
+        let whole_in = |standing: &crate::limit::verdict::BudgetStatus| standing.whole_in();
         let longest = verdict.standings().iter().map(whole_in).max();
         self.now = self.now.later(nanoseconds(longest.unwrap_or_default()));
         let nothing = vec![0; self.limits.len()];

@@ -26,7 +26,7 @@ use bench::Bench;
 /// - Each subject has a budget of its own under each name, however alike they are written.
 /// - Charges against one budget in a call count together. No charges are allowed, more than 16 are
 ///   an error.
-/// - A charge that [only reports](crate::Charge::report_only) denies nothing. It is taken when the
+/// - A charge that [only reports](crate::limit::Charge::report_only) denies nothing. It is taken when the
 ///   others are, also beyond its quota, and its standing says whether it would have denied the
 ///   request. A peek charges nothing.
 /// - What is given back can be used, and no budget becomes more than whole.
@@ -45,7 +45,7 @@ pub async fn on_its_own_clock<L: RateLimiter>(limiter: &L) {
     races::run(&bench).await;
 }
 
-/// What a limiter promises that goes by the [`Now`](crate::Now) that it is given: about so many
+/// What a limiter promises that goes by the [`Now`](crate::clock::Now) that it is given: about so many
 /// random decisions, in histories of 300, against an oracle that knows each shape of quota by what
 /// it guarantees.
 ///
@@ -63,7 +63,8 @@ pub async fn on_its_own_clock<L: RateLimiter>(limiter: &L) {
 /// an `Arc` of it, if that has room for a budget for each forty decisions.
 ///
 /// ```
-/// use tower_api_key::{MemoryLimiter, conformance};
+/// use tower_api_key::limit::MemoryLimiter;
+/// use tower_api_key::conformance;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {

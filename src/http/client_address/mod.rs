@@ -14,7 +14,7 @@ use crate::http::client_address::forwarded::{Forwarding, X_FORWARDED_FOR};
 use crate::http::framework;
 use crate::http::request_head::RequestHead;
 use crate::key::canonical::canonical_address;
-use crate::key::network::{InvalidNetwork, Network};
+use crate::key::network::{Network, NetworkError};
 
 /// The address at the other end of the connection, in a request's extensions.
 ///
@@ -24,7 +24,7 @@ use crate::key::network::{InvalidNetwork, Network};
 /// Without it, keys with an allow-list are refused, and a warning says so once.
 ///
 /// ```
-/// use tower_api_key::PeerAddr;
+/// use tower_api_key::http::PeerAddr;
 ///
 /// # let mut request = http::Request::new(());
 /// # let remote = std::net::SocketAddr::from(([127, 0, 0, 1], 4711));
@@ -62,18 +62,19 @@ pub struct PeerAddr(pub SocketAddr);
 ///
 /// Empty elements of a list in a header (`203.0.113.7,`) are no hops.
 ///
-/// [`Network`]: crate::Network
+/// [`Network`]: crate::key::Network
 /// [`Limits::per_ip`]: crate::Limits::per_ip
 /// [failed attempts]: crate::ApiKeysBuilder::failed_attempts
 ///
 /// ```
-/// use tower_api_key::{ApiKeys, ClientAddress, TrustedProxies};
+/// use tower_api_key::http::{ClientAddress, TrustedProxies};
+/// use tower_api_key::ApiKeys;
 ///
 /// let keys = ApiKeys::in_memory();
 /// let layer = keys.layer().client_address(ClientAddress::x_forwarded_for(
 ///     TrustedProxies::networks(["10.0.0.0/8"])?,
 /// ));
-/// # Ok::<(), tower_api_key::InvalidNetwork>(())
+/// # Ok::<(), tower_api_key::key::NetworkError>(())
 /// ```
 #[derive(Clone)]
 pub struct ClientAddress(Kind);
@@ -196,7 +197,7 @@ impl TrustedProxies {
     /// With nginx: `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;`.
     pub fn networks<N: AsRef<str>>(
         networks: impl IntoIterator<Item = N>,
-    ) -> Result<Self, InvalidNetwork> {
+    ) -> Result<Self, NetworkError> {
         let networks = networks.into_iter().map(|network| network.as_ref().parse());
         networks.collect::<Result<Self, _>>()
     }
@@ -205,7 +206,8 @@ impl TrustedProxies {
     /// `::1`.
     ///
     /// ```
-    /// use tower_api_key::{ApiKeys, ClientAddress, TrustedProxies};
+    /// use tower_api_key::http::{ClientAddress, TrustedProxies};
+    /// use tower_api_key::ApiKeys;
     ///
     /// let nginx = ClientAddress::x_forwarded_for(TrustedProxies::loopback());
     /// let layer = ApiKeys::in_memory().layer().client_address(nginx);

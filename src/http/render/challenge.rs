@@ -21,14 +21,14 @@ impl Default for Realm {
 }
 
 impl TryFrom<&str> for Realm {
-    type Error = InvalidRealm;
+    type Error = RealmError;
 
-    fn try_from(realm: &str) -> Result<Self, InvalidRealm> {
+    fn try_from(realm: &str) -> Result<Self, RealmError> {
         let plain = |byte: u8| matches!(byte, 0x20 | 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
         if realm.bytes().all(plain) {
             Ok(Self(realm.to_owned()))
         } else {
-            Err(InvalidRealm(realm.to_owned()))
+            Err(RealmError(realm.to_owned()))
         }
     }
 }
@@ -36,7 +36,7 @@ impl TryFrom<&str> for Realm {
 /// A realm that cannot be quoted as it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} cannot be a realm: use ASCII text without '\"' and '\\'")]
-pub struct InvalidRealm(String);
+pub struct RealmError(String);
 
 /// How this API is authenticated to, written once per layer.
 #[derive(Debug, Clone)]
@@ -54,13 +54,13 @@ pub(crate) struct Challenges {
 pub(crate) struct MetadataUrl(Box<str>);
 
 impl TryFrom<&str> for MetadataUrl {
-    type Error = InvalidMetadataUrl;
+    type Error = MetadataUrlError;
 
-    fn try_from(url: &str) -> Result<Self, InvalidMetadataUrl> {
+    fn try_from(url: &str) -> Result<Self, MetadataUrlError> {
         let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
         let host = url.strip_prefix("https://").unwrap_or_default();
         if host.is_empty() || !url.bytes().all(plain) {
-            return Err(InvalidMetadataUrl(url.to_owned()));
+            return Err(MetadataUrlError(url.to_owned()));
         }
         Ok(Self(url.into()))
     }
@@ -69,7 +69,7 @@ impl TryFrom<&str> for MetadataUrl {
 /// A URL that cannot name a resource's metadata.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} cannot name a resource's metadata: use an https URL, percent-encoded")]
-pub struct InvalidMetadataUrl(String);
+pub struct MetadataUrlError(String);
 
 impl Challenges {
     /// Writes the challenges that a rejection calls for, the best-supported scheme first, each in

@@ -16,7 +16,7 @@ use crate::util::timestamp;
 /// The content of an error: of a [`Rejection`] of the layer, or of an [`ApiError`] of the
 /// application.
 ///
-/// [`ErrorFormat::custom`](crate::ErrorFormat::custom) writes it in the application's own way.
+/// [`ErrorFormat::custom`](crate::http::ErrorFormat::custom) writes it in the application's own way.
 #[derive(Debug, Clone)]
 pub struct ErrorContent<'a> {
     rejection: Option<&'a Rejection>,

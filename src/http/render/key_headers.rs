@@ -86,17 +86,17 @@ fn text(text: Option<String>) -> Option<HeaderValue> {
 }
 
 /// A `Link` to a page about deprecation or sunset.
-pub(crate) fn link(url: &str, relation: &str) -> Result<HeaderValue, InvalidLink> {
+pub(crate) fn link(url: &str, relation: &str) -> Result<HeaderValue, LinkError> {
     let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>' | b'"');
     let valid = !url.is_empty() && url.bytes().all(plain);
     let link = format!("<{url}>; rel=\"{relation}\"; type=\"text/html\"");
-    text(valid.then_some(link)).ok_or_else(|| InvalidLink(url.to_owned()))
+    text(valid.then_some(link)).ok_or_else(|| LinkError(url.to_owned()))
 }
 
 /// A URL that cannot stand in a `Link` header.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} cannot stand in a Link header: percent-encode it")]
-pub struct InvalidLink(String);
+pub struct LinkError(String);
 
 /// Keeps the answer to a key out of shared caches, which by themselves protect only requests with
 /// `Authorization` (RFC 9111 §3.5).

@@ -11,7 +11,7 @@ use super::decimal;
 use super::grpc::is_resource_exhausted;
 use crate::http::rejection::{Exceeded, Rejection, seconds_up};
 use crate::limit::charge::{Charge, REQUESTS};
-use crate::limit::verdict::{Standing, Verdict};
+use crate::limit::verdict::{BudgetStatus, Verdict};
 use crate::util::timestamp;
 
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
@@ -23,7 +23,8 @@ const DRAFT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 /// Which headers tell callers of their limits.
 ///
 /// ```
-/// use tower_api_key::{ApiKeys, RateLimitHeaders};
+/// use tower_api_key::http::RateLimitHeaders;
+/// use tower_api_key::ApiKeys;
 ///
 /// let layer = ApiKeys::in_memory()
 ///     .layer()
@@ -262,7 +263,7 @@ pub(crate) fn rejection(
 /// limit.
 ///
 /// Names are checked when the rules are, so they need no escapes.
-fn draft(charges: &[Charge<'_>], standings: &[Standing]) -> (String, String) {
+fn draft(charges: &[Charge<'_>], standings: &[BudgetStatus]) -> (String, String) {
     let (mut policy, mut limit) = (String::new(), String::new());
     let told = charges.iter().zip(standings);
     for (charge, standing) in told.filter(|(charge, _)| !charge.is_report_only()) {

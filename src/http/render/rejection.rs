@@ -86,7 +86,8 @@ impl ErrorFormat {
     /// Problem details whose `type` is this absolute URL with the code behind it.
     ///
     /// ```
-    /// use tower_api_key::{ApiKeys, ErrorFormat};
+    /// use tower_api_key::http::ErrorFormat;
+    /// use tower_api_key::ApiKeys;
     ///
     /// let layer = ApiKeys::in_memory()
     ///     .layer()
@@ -114,7 +115,8 @@ impl ErrorFormat {
     ///
     /// ```
     /// use http::Response;
-    /// use tower_api_key::{ApiKeys, ErrorFormat};
+    /// use tower_api_key::http::ErrorFormat;
+    /// use tower_api_key::ApiKeys;
     ///
     /// let layer = ApiKeys::in_memory().layer().errors(ErrorFormat::custom(|error, request| {
     ///     Response::new(format!("{} at {}", error.code(), request.uri.path()))

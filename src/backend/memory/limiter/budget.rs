@@ -8,7 +8,7 @@ use crate::limit::ledger::Counted;
 use crate::limit::ledger::Ledger;
 use crate::limit::refund::Refund;
 use crate::limit::state::State;
-use crate::limit::verdict::Standing;
+use crate::limit::verdict::BudgetStatus;
 use crate::limit::window::SLOTS;
 
 /// In nanoseconds.
@@ -67,7 +67,7 @@ impl Budget<'_> {
     }
 
     /// How it stands, if so long is to wait for what was asked for.
-    fn standing(&self, now: Nanos, wait: Option<u64>) -> Standing {
+    fn standing(&self, now: Nanos, wait: Option<u64>) -> BudgetStatus {
         let left = match self {
             Self::Some { state, quota, .. } => state.left(quota, now),
             Self::None => Left {
@@ -76,11 +76,11 @@ impl Budget<'_> {
                 whole_in: A_SECOND,
             },
         };
-        Standing::of(left, wait)
+        BudgetStatus::of(left, wait)
     }
 
     /// The whole of a decision about one charge.
-    pub(super) fn decide(&mut self, charge: &Charge<'_>, now: Nanos) -> Standing {
+    pub(super) fn decide(&mut self, charge: &Charge<'_>, now: Nanos) -> BudgetStatus {
         let wait = self.wait(now, charge.need());
         let take = wait == Some(0) || charge.is_report_only();
         self.settle(charge, now, wait, take)
@@ -93,7 +93,7 @@ impl Budget<'_> {
         now: Nanos,
         wait: Option<u64>,
         take: bool,
-    ) -> Standing {
+    ) -> BudgetStatus {
         if take && charge.cost() > 0 {
             self.take(now, charge.cost());
         }

@@ -22,7 +22,7 @@ use crate::limit::ledger::Counted;
 use crate::limit::limiter::{LimiterError, RateLimiter};
 use crate::limit::rate::RateQuota;
 use crate::limit::refund::Refund;
-use crate::limit::verdict::{Standing, Verdict};
+use crate::limit::verdict::{BudgetStatus, Verdict};
 use crate::util::clock::{Clock, Now};
 use crate::util::parts::Parts;
 use crate::util::table::NoPlace;
@@ -49,7 +49,7 @@ use shard::{Place, Shard};
 /// nobody else's.
 ///
 /// ```
-/// use tower_api_key::MemoryLimiter;
+/// use tower_api_key::limit::MemoryLimiter;
 ///
 /// let limiter = MemoryLimiter::with_memory(16 << 20); // 16 MiB
 /// ```
@@ -142,7 +142,7 @@ impl MemoryLimiter {
 
     /// In one stroke, if it is about a rate whose budget is remembered, as most charges are.
     #[inline]
-    fn decide_rate(&self, charge: &Charge<'_>, now: Nanos) -> Option<Standing> {
+    fn decide_rate(&self, charge: &Charge<'_>, now: Nanos) -> Option<BudgetStatus> {
         if charge.is_report_only() || charge.need() > charge.cost() {
             return None;
         }
@@ -157,7 +157,7 @@ impl MemoryLimiter {
     }
 
     #[inline(never)]
-    fn decide_one(&self, charge: &Charge<'_>, now: Nanos) -> Standing {
+    fn decide_one(&self, charge: &Charge<'_>, now: Nanos) -> BudgetStatus {
         let key = self.hasher.key(charge);
         let mut shard = self.shards.at(shard_of(key));
         let quota = charge.quota();
@@ -178,7 +178,7 @@ impl MemoryLimiter {
     }
 
     #[cold]
-    fn decide_for_network(&self, charge: &Charge<'_>, address: IpAddr, now: Nanos) -> Standing {
+    fn decide_for_network(&self, charge: &Charge<'_>, address: IpAddr, now: Nanos) -> BudgetStatus {
         let mut networks = self.networks();
         let place = loop {
             match networks.find_or_make(&self.hasher, charge, address, now, |_| false) {

@@ -19,7 +19,7 @@ use crate::http::carriers::Carriers;
 ///     KeySource::bearer(),
 ///     KeySource::header("X-Acme-Api-Key")?,
 /// ]);
-/// # Ok::<(), tower_api_key::InvalidKeyHeader>(())
+/// # Ok::<(), tower_api_key::http::KeyHeaderError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeySource(Source);
@@ -55,17 +55,17 @@ impl KeySource {
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, KeySource};
-    /// let layer = ApiKeys::in_memory().layer().source(KeySource::scheme("Api-Key")?);
-    /// # Ok::<(), tower_api_key::InvalidKeyScheme>(())
+    /// let layer = ApiKeys::in_memory().layer().add_source(KeySource::scheme("Api-Key")?);
+    /// # Ok::<(), tower_api_key::http::KeySchemeError>(())
     /// ```
-    pub fn scheme(name: &str) -> Result<Self, InvalidKeyScheme> {
+    pub fn scheme(name: &str) -> Result<Self, KeySchemeError> {
         if let Some(known) = Scheme::from_name(name.as_bytes()) {
             return Ok(Self(Source::Scheme(known)));
         }
         let is_token = !name.is_empty() && name.len() <= 64 && name.bytes().all(is_tchar);
         let is_registered = || REGISTERED.iter().any(|it| it.eq_ignore_ascii_case(name));
         if !is_token || is_registered() {
-            return Err(InvalidKeyScheme(name.to_owned()));
+            return Err(KeySchemeError(name.to_owned()));
         }
         Ok(Self(Source::Scheme(Scheme::Own(name.into()))))
     }
@@ -100,8 +100,8 @@ impl KeySource {
     /// fields, such as `Authorization`, `Cookie` and `Content-Length`; the names that proxies and
     /// frameworks act on, such as `X-Forwarded-For` and `X-HTTP-Method-Override`; and those that
     /// this library writes, such as `X-Key-Status`.
-    pub fn header(name: &str) -> Result<Self, InvalidKeyHeader> {
-        let invalid = || InvalidKeyHeader(name.to_owned());
+    pub fn header(name: &str) -> Result<Self, KeyHeaderError> {
+        let invalid = || KeyHeaderError(name.to_owned());
         let parsed = HeaderName::try_from(name).map_err(|_| invalid())?;
         if reserved::is_reserved(parsed.as_str()) {
             return Err(invalid());
@@ -131,7 +131,7 @@ impl KeySource {
 /// A name that no key can be read from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} cannot carry a key: use a header name that has no meaning of its own")]
-pub struct InvalidKeyHeader(String);
+pub struct KeyHeaderError(String);
 
 /// A name that is no scheme which keys can be sent under.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -139,7 +139,7 @@ pub struct InvalidKeyHeader(String);
     "{0:?} cannot be the scheme of a key: use 1 to 64 letters, digits and characters such as '-' that are \
      not the name of another scheme"
 )]
-pub struct InvalidKeyScheme(String);
+pub struct KeySchemeError(String);
 
 /// The schemes of IANA's "HTTP Authentication Scheme Registry" (May 2026) that are not ours, and
 /// those that are widely used without a registration.
