@@ -7,54 +7,33 @@ mod support;
 
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use support::today;
-use support::trouble::TroubledStore;
-use tower_api_key::clock::ManualClock;
-use tower_api_key::key::{KeyDigest, KeyFormat, Suspension};
-use tower_api_key::store::Change;
-use tower_api_key::{
-    ApiKeys, Cache, Environment, KeyRecord, ManagedKeyStore, MemoryStore, Rejection,
-};
+use support::{World, at_once, imported, strangers, today};
+use tower_api_key::key::{KeyDigest, Suspension};
+use tower_api_key::{Cache, Caller, Rejection};
 
-struct World {
-    keys: ApiKeys,
-    store: TroubledStore,
-    clock: ManualClock,
+fn world(memory: u64) -> World {
+    World::with_cache(Cache::new().memory(memory))
 }
 
-impl World {
-    fn new(memory: u64) -> Self {
-        let clock = ManualClock::at(today());
-        let store = TroubledStore::new(&clock);
-        let builder = ApiKeys::builder(store.clone()).clock(clock.clone());
-        let keys = builder.cache(Cache::new().memory(memory)).build().unwrap();
-        Self { keys, store, clock }
+/// Keys that the store has, and the cache has not.
+fn newcomers(world: &World, count: usize) -> Vec<String> {
+    let keys: Vec<String> = strangers().take(count).collect();
+    for key in &keys {
+        world.create_elsewhere(imported(key));
     }
-
-    /// Keys that the store has, and the cache has not.
-    fn keys(&self, count: usize) -> Vec<String> {
-        let format = KeyFormat::new("sk_live", Environment::LIVE).unwrap();
-        let key = |_| format.generate().unwrap().expose_secret().to_owned();
-        let keys: Vec<String> = (0..count).map(key).collect();
-        for key in &keys {
-            let record = KeyRecord::imported(KeyDigest::of(key), "acme");
-            commit(&self.store.kept, &support::creates(record));
-        }
-        keys
-    }
-
-    /// Uses each key once, and tells how many lookups that took.
-    fn lookups<'k>(&self, keys: impl IntoIterator<Item = &'k String>) -> usize {
-        for key in keys {
-            self.keys.verify(key).now_or_never().unwrap().unwrap();
-        }
-        self.store.asked()
-    }
+    keys
 }
 
-fn commit(store: &MemoryStore, change: &Change) {
-    store.commit(change).now_or_never().unwrap().unwrap();
+fn verify(world: &World, key: &str) -> Result<Caller, Rejection> {
+    at_once(world.keys.verify(key))
+}
+
+/// Uses each key once, and tells how many lookups that took.
+fn lookups<'k>(world: &World, keys: impl IntoIterator<Item = &'k String>) -> usize {
+    for key in keys {
+        verify(world, key).unwrap();
+    }
+    world.store.asked()
 }
 
 /// The sizes of memory that are tried: room for about 1,300 keys, and for some 5,000.
@@ -63,16 +42,16 @@ const SIZES: [u64; 2] = [1 << 20, 4 << 20];
 #[test]
 fn a_full_cache_takes_in_new_keys() {
     for memory in SIZES {
-        let world = World::new(memory);
+        let world = world(memory);
         let room = usize::try_from(memory).unwrap() / 800;
-        world.lookups(&world.keys(3 * room));
+        lookups(&world, &newcomers(&world, 3 * room));
         // And again: what came in may not keep the next ones out.
         for _ in 0..3 {
-            let newcomers = world.keys(room / 7);
-            let rounds: Vec<_> = (0..20).map(|_| world.lookups(&newcomers)).collect();
-            // A few of them meet in one place, and push each other out once more.
-            assert!(rounds[2] <= newcomers.len() / 20, "{rounds:?}");
-            let (late, most) = (&rounds[3..], newcomers.len() / 50);
+            let keys = newcomers(&world, room / 7);
+            let rounds: Vec<_> = (0..20).map(|_| lookups(&world, &keys)).collect();
+            // A few are compared only with keys that were loaded as often, and come in later.
+            assert!(rounds[3] <= keys.len() / 20, "{rounds:?}");
+            let (late, most) = (&rounds[4..], keys.len() / 50);
             assert!(late.iter().all(|lookups| *lookups <= most), "{rounds:?}");
         }
     }
@@ -89,26 +68,26 @@ fn a_scan_takes_few_hits_of_a_hot_set_in_use() {
         (4 << 20, 2_500),
     ] {
         for every in [1, 50] {
-            let world = World::new(memory);
-            let hot = world.keys(100);
+            let world = world(memory);
+            let hot = newcomers(&world, 100);
             let mut in_use = hot.iter().cycle();
-            world.lookups(&world.keys(before));
+            lookups(&world, &newcomers(&world, before));
             for _ in 0..5 {
-                world.lookups(&hot);
+                lookups(&world, &hot);
             }
             for _ in 0..2 {
-                let scanned = world.keys(10_000);
+                let scanned = newcomers(&world, 10_000);
                 let (mut used, mut missed) = (0, 0);
                 for (at, key) in scanned.iter().enumerate() {
-                    world.lookups([key]);
+                    lookups(&world, [key]);
                     if at % every == 0 {
                         used += 1;
-                        missed += world.lookups(in_use.next());
+                        missed += lookups(&world, in_use.next());
                     }
                 }
                 let case = format!("{missed} of {used}: {memory}, {before} before, every {every}");
                 assert!(missed * 10 <= used, "{case}");
-                assert!(world.lookups(&hot) <= 10, "{case}");
+                assert!(lookups(&world, &hot) <= 10, "{case}");
             }
         }
     }
@@ -119,17 +98,17 @@ fn a_scan_takes_few_hits_of_a_hot_set_in_use() {
 #[test]
 fn a_scan_in_one_go_takes_few_hits_of_a_hot_set() {
     for memory in SIZES {
-        let world = World::new(memory);
-        let hot = world.keys(100);
+        let world = world(memory);
+        let hot = newcomers(&world, 100);
         for _ in 0..50 {
-            world.lookups(&hot);
+            lookups(&world, &hot);
         }
         for _ in 0..3 {
-            world.lookups(&world.keys(10_000));
-            let missed = world.lookups(&hot);
+            lookups(&world, &newcomers(&world, 10_000));
+            let missed = lookups(&world, &hot);
             assert!(missed <= 10, "{missed}");
             for _ in 0..50 {
-                world.lookups(&hot);
+                lookups(&world, &hot);
             }
         }
     }
@@ -138,11 +117,11 @@ fn a_scan_in_one_go_takes_few_hits_of_a_hot_set() {
 #[test]
 fn a_working_set_that_moves_is_followed() {
     for memory in SIZES {
-        let world = World::new(memory);
+        let world = world(memory);
         let room = usize::try_from(memory).unwrap() / 830;
         for _ in 0..5 {
-            let set = world.keys(room / 2);
-            let rounds: Vec<_> = (0..40).map(|_| world.lookups(&set)).collect();
+            let set = newcomers(&world, room / 2);
+            let rounds: Vec<_> = (0..40).map(|_| lookups(&world, &set)).collect();
             let late: usize = rounds[20..].iter().sum();
             assert!(late <= set.len() * 20 / 20, "{memory}: {rounds:?}");
         }
@@ -153,18 +132,18 @@ fn a_working_set_that_moves_is_followed() {
 #[test]
 fn a_key_that_is_gone_weighs_nothing() {
     for memory in SIZES {
-        let world = World::new(memory);
+        let world = world(memory);
         let room = usize::try_from(memory).unwrap() / 1_000;
         for _ in 0..4 {
-            let keys = world.keys(room);
+            let keys = newcomers(&world, room);
             for _ in 0..10 {
-                world.lookups(&keys);
+                lookups(&world, &keys);
             }
-            assert_eq!(world.lookups(&keys), 0, "they fit in");
+            assert_eq!(lookups(&world, &keys), 0, "they fit in");
             world.store.says(None);
             world.keys.invalidate_all();
             for key in &keys {
-                let gone = world.keys.verify(key).now_or_never().unwrap();
+                let gone = verify(&world, key);
                 assert!(matches!(gone, Err(Rejection::NotFound(_))));
             }
             world.store.gets_well();
@@ -178,11 +157,11 @@ fn a_key_that_is_gone_weighs_nothing() {
 fn a_key_that_may_not_serve_any_more_makes_room_for_newcomers() {
     for way in 0..3 {
         for memory in SIZES {
-            let world = World::new(memory);
+            let world = world(memory);
             let room = usize::try_from(memory).unwrap() / 1_100;
             for _ in 0..5 {
-                let keys = world.keys(room);
-                let rounds: Vec<_> = (0..20).map(|_| world.lookups(&keys)).collect();
+                let keys = newcomers(&world, room);
+                let rounds: Vec<_> = (0..20).map(|_| lookups(&world, &keys)).collect();
                 let most = room / 50;
                 assert!(
                     rounds[2..].iter().all(|lookups| *lookups <= most),
@@ -204,19 +183,17 @@ fn a_key_that_may_not_serve_any_more_makes_room_for_newcomers() {
 /// weighs.
 #[test]
 fn a_key_that_is_replaced_weighs_once() {
-    let world = World::new(1 << 20);
-    let keys = world.keys(700);
-    world.lookups(&keys);
+    let world = world(1 << 20);
+    let keys = newcomers(&world, 700);
+    lookups(&world, &keys);
     for version in 2..12 {
         for key in &keys {
             let id = KeyDigest::of(key).id();
-            let seen = world.keys.find(&id).now_or_never().unwrap().unwrap();
-            let note = "n".repeat(usize::try_from(version % 3).unwrap() * 20);
+            let note = "n".repeat(version % 3 * 20);
             let stopped = Suspension::new(today()).with_reason(note);
-            let record = seen.unwrap().with_suspended(stopped).with_version(version);
-            commit(&world.store.kept, &support::updates(record));
+            world.change_elsewhere(id, |record| record.with_suspended(stopped));
             world.keys.invalidate(&id);
-            let refused = world.keys.verify(key).now_or_never().unwrap();
+            let refused = verify(&world, key);
             assert!(refused.is_err());
         }
     }
@@ -224,7 +201,7 @@ fn a_key_that_is_replaced_weighs_once() {
     for round in 0..2 {
         world.store.asked();
         for key in &keys {
-            assert!(world.keys.verify(key).now_or_never().unwrap().is_err());
+            assert!(verify(&world, key).is_err());
         }
         let lookups = world.store.asked();
         assert!(round == 0 || lookups == 0, "{lookups} were evicted");

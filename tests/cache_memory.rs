@@ -10,46 +10,17 @@ mod support;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use futures_util::FutureExt;
-use support::trouble::TroubledStore;
-use support::{DAY, asking, today, with_key};
-use tower_api_key::clock::ManualClock;
-use tower_api_key::key::{AllowedNetworks, KeyDigest, KeyFormat};
-use tower_api_key::{ApiKeyLayer, ApiKeys, Cache, Environment, KeyRecord, ManagedKeyStore, Quota};
+use support::{DAY, World, imported, strangers};
+use tower_api_key::key::AllowedNetworks;
+use tower_api_key::{Cache, KeyRecord, Quota};
 
 const MEMORY: u64 = 2 << 20;
 
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Keys, the store that some of them are in, and the layer that asks for them.
-fn world(cache: Cache) -> (TroubledStore, ApiKeyLayer) {
-    let clock = ManualClock::at(today());
-    let store = TroubledStore::new(&clock);
-    let builder = ApiKeys::builder(store.clone()).clock(clock);
-    let keys = builder.cache(cache).build().unwrap();
-    (store, keys.layer())
-}
-
 /// Keys that are well-formed.
 fn flood(count: usize) -> Vec<String> {
-    let format = KeyFormat::new("sk_live", Environment::LIVE).unwrap();
-    let key = |_| format.generate().unwrap().expose_secret().to_owned();
-    (0..count).map(key).collect()
-}
-
-fn issue(store: &TroubledStore, record: KeyRecord) {
-    let change = support::creates(record);
-    store.kept.commit(&change).now_or_never().unwrap().unwrap();
-}
-
-fn record(key: &str) -> KeyRecord {
-    KeyRecord::imported(KeyDigest::of(key), "acme")
-}
-
-/// The status of the answer, which must not be waited for.
-fn ask(layer: &ApiKeyLayer, key: &str) -> u16 {
-    let answer = asking(layer, with_key(key)).now_or_never();
-    answer.unwrap().status().as_u16()
+    strangers().take(count).collect()
 }
 
 /// Whatever is in their records.
@@ -72,17 +43,17 @@ fn invariant_7_a_flood_of_good_keys_stays_within_its_memory() {
         }),
     ];
     for (shape, build) in shapes {
-        let (store, layer) = world(Cache::new().memory(MEMORY));
+        let world = World::with_cache(Cache::new().memory(MEMORY));
         let flood = flood(4_500);
         for key in &flood {
-            issue(&store, build(record(key)));
+            world.create_elsewhere(build(imported(key)));
         }
         let measured = allocation_counter::measure(|| {
             for key in &flood {
-                assert_ne!(ask(&layer, key), 503, "{shape}");
+                assert_ne!(world.ask(key), 503, "{shape}");
             }
         });
-        assert_eq!(store.asked(), flood.len(), "{shape}");
+        assert_eq!(world.store.asked(), flood.len(), "{shape}");
         let kept = u64::try_from(measured.bytes_current).unwrap();
         // What was put there last is weighed, and what goes is freed, a little later.
         assert!(kept < MEMORY * 3 / 2, "{kept} bytes are kept of {shape}");
@@ -100,41 +71,64 @@ fn notes(count: usize, length: usize) -> BTreeMap<String, String> {
 #[test]
 fn invariant_7_a_flood_of_unknown_keys_evicts_no_good_key_and_is_bounded_itself() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let (store, layer) = world(Cache::new().memory(1 << 20).misses_for(DAY));
+    let world = World::with_cache(Cache::new().memory(1 << 20).negative_ttl(DAY));
     let good = flood(200);
     for key in &good {
-        issue(&store, record(key));
-        assert_eq!(ask(&layer, key), 200);
+        world.create_elsewhere(imported(key));
+        assert_eq!(world.ask(key), 200);
     }
-    store.asked();
+    world.store.asked();
     let flood = flood(20_000);
     let measured = allocation_counter::measure(|| {
         for key in &flood {
-            assert_eq!(ask(&layer, key), 401);
+            assert_eq!(world.ask(key), 401);
         }
     });
-    assert_eq!(store.asked(), flood.len());
+    assert_eq!(world.store.asked(), flood.len());
     let kept = measured.bytes_current;
     assert!(kept < 2 << 20, "{kept} bytes are kept");
     for key in &good {
-        assert_eq!(ask(&layer, key), 200);
+        assert_eq!(world.ask(key), 200);
     }
-    assert_eq!(store.asked(), 0);
+    assert_eq!(world.store.asked(), 0);
 }
 
 #[test]
 fn no_memory_is_no_memory_and_not_without_bound() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let (store, layer) = world(Cache::new().memory(0));
+    let world = World::with_cache(Cache::new().memory(0));
     let flood = flood(2_000);
     for key in &flood {
-        issue(&store, record(key));
+        world.create_elsewhere(imported(key));
     }
     let measured = allocation_counter::measure(|| {
         for key in &flood {
-            assert_eq!(ask(&layer, key), 200);
+            assert_eq!(world.ask(key), 200);
         }
     });
     let kept = measured.bytes_current;
     assert!(kept < 500_000, "{kept} bytes are kept");
+}
+
+#[test]
+fn the_default_memory_holds_a_hundred_thousand_plain_keys() {
+    const KEYS: usize = 100_000;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let world = World::new();
+    let keys = flood(KEYS);
+    for key in &keys {
+        world.create_elsewhere(imported(key));
+    }
+    let measured = allocation_counter::measure(|| {
+        for key in &keys {
+            assert_eq!(world.ask(key), 200);
+        }
+    });
+    world.store.asked();
+    for key in &keys {
+        assert_eq!(world.ask(key), 200);
+    }
+    assert_eq!(world.store.asked(), 0, "loads of evicted keys");
+    let bytes = measured.bytes_current / i64::try_from(KEYS).unwrap();
+    assert!(bytes <= 650, "{bytes} bytes a key");
 }

@@ -5,6 +5,8 @@
 //! `STRESS_REQUESTS` says how many each thread sends, 20,000 unless set.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod support;
+
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
@@ -12,6 +14,8 @@ use std::thread;
 use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body_util::Empty;
+use support::random::Random;
+use support::{at_once, with_key};
 use tower::{Layer, Service, service_fn};
 use tower_api_key::{ApiKeys, Cache, Caller, KeyId, MemoryStore};
 
@@ -44,8 +48,7 @@ impl Key {
 fn keys(from: &ApiKeys) -> Vec<Key> {
     let key = |at| {
         let account = format!("account-{at}");
-        let issued = async { from.issue(account.as_str()).await.unwrap() };
-        let issued = issued.now_or_never().unwrap();
+        let issued = at_once(from.issue(account.as_str())).unwrap();
         Key {
             id: issued.id(),
             plaintext: issued.expose_secret().to_owned(),
@@ -100,19 +103,16 @@ fn ask(from: &ApiKeys, keys: &[Key], seed: u64, requests: u64) -> u64 {
             response.extensions_mut().insert(caller);
             Ok::<_, Infallible>(response)
         }));
-    let mut random = seed;
+    let mut random = Random::new(seed);
     let mut certain = 0;
     // Some stay for a while, when their keys are long gone from the cache.
     let mut held: Vec<Option<(usize, Caller)>> = vec![None; 50];
     for at in 0..requests {
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        let which = usize::try_from(random >> 33).unwrap() % KEYS;
+        let which = random.below(KEYS);
         let key = &keys[which];
-        let request = Request::builder().header("x-api-key", &key.plaintext);
+        let request = with_key(&key.plaintext);
         let before = key.turn.load(Ordering::SeqCst);
-        let answer = service.call(request.body(()).unwrap()).now_or_never();
+        let answer = service.call(request).now_or_never();
         let after = key.turn.load(Ordering::SeqCst);
         // A load that another thread is at is not waited for here.
         let Some(answer) = answer else { continue };
@@ -144,14 +144,11 @@ fn change(from: &ApiKeys, keys: &[Key], part: usize, is_over: &AtomicBool) {
             return;
         }
         let turn = key.turn.fetch_add(1, Ordering::SeqCst);
-        let changed = async {
-            if turn % 4 == 0 {
-                from.suspend(key.id).await.map(drop)
-            } else {
-                from.resume(key.id).await.map(drop)
-            }
-        };
-        changed.now_or_never().unwrap().unwrap();
+        if turn % 4 == 0 {
+            at_once(from.suspend(key.id)).unwrap();
+        } else {
+            at_once(from.resume(key.id)).unwrap();
+        }
         key.turn.fetch_add(1, Ordering::SeqCst);
         if at % 500 == 0 {
             from.invalidate_all();

@@ -1,27 +1,21 @@
-//! The process's cache, between the path and the store.
+//! The process's cache of keys, between the request path and the store.
 //!
-//! [`guard`] says what may still serve, [`flight`] makes one load of many, [`guarded`] puts the two
-//! before a map; all three know nothing of keys, and `tests/model` tries them out in every order
-//! that threads can come in. [`shelf`] is the map of the real thing, [`index`] where each request
-//! looks first, [`misses`] where it looks next, [`keeper`] the eviction policy (with [`uses`] and
-//! [`evicted`]), [`pool`] the memory for keys, [`recent`] what keeps a lagging replica from undoing
-//! a change, and [`known`] is a key as the path needs it.
+//! [`coherent`] puts [`epochs`] and [`single_flight`] before a map, and knows nothing of keys, so
+//! that `tests/model` can try the three out in the orders that threads can come in. [`key_map`] is
+//! the map, with the eviction policy ([`frequency_sketch`]); [`cached_key`] is its entry, with the
+//! values of observers ([`observer_slots`]), from an [`entry_pool`]; and [`recent_writes`] keeps a lagging replica from
+//! undoing a change.
 
-mod evicted;
-pub(crate) mod flight;
-pub(crate) mod guard;
-pub(crate) mod guarded;
-mod index;
-mod keeper;
-mod known;
-mod misses;
-mod pool;
-mod recent;
-mod reloads;
-mod settings;
-mod shelf;
-pub(crate) mod slot;
-mod uses;
+mod cached_key;
+pub(crate) mod coherent;
+mod config;
+mod entry_pool;
+pub(crate) mod epochs;
+mod frequency_sketch;
+mod key_map;
+pub(crate) mod observer_slots;
+mod recent_writes;
+pub(crate) mod single_flight;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -30,39 +24,40 @@ use std::time::Duration;
 
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
-use crate::limit::metering::Metering;
+use crate::limit::key_services::KeyServices;
 use crate::store::{DynKeyStore, Floor, StoreError, StoreErrorKind};
 use crate::util::clock::{Clock, within};
 use crate::util::timestamp::nanoseconds;
 use crate::util::trace;
-use flight::Room;
-use guard::Stamp;
-use guarded::{Answer, Guarded, LoadError, Origin};
-pub(crate) use known::{KnownKey, Written};
-use pool::Pool;
-use recent::Recent;
-pub use settings::Cache;
-use shelf::Shelf;
+pub(crate) use cached_key::{CachedKey, FormatFacts};
+use coherent::{Answer, CoherentCache, EntryMeta, LoadError};
+pub use config::Cache;
+use entry_pool::EntryPool;
+use epochs::Epoch;
+use key_map::KeyMap;
+use recent_writes::RecentWrites;
+use single_flight::Room;
 
-/// A key as the cache or the store has it: found, or found not to exist.
+/// The result of looking a key up in the cache or the store.
 #[derive(Debug, Clone)]
-pub(crate) enum Found {
-    Key(Arc<KnownKey>),
-    Nothing,
+pub(crate) enum Lookup {
+    Hit(Arc<CachedKey>),
+    /// There is no such key.
+    Absent,
 }
 
-impl Answer for Found {
-    fn found(&self) -> bool {
-        matches!(self, Self::Key(_))
+impl Answer for Lookup {
+    fn was_found(&self) -> bool {
+        matches!(self, Self::Hit(_))
     }
 
-    /// A replica may lag behind what another one said before: of two versions, the higher.
-    fn or_newer(self, kept: Self) -> Self {
-        match (&self, kept) {
-            (Self::Key(loaded), Self::Key(kept))
-                if kept.record().version() > loaded.record().version() =>
+    /// Chooses the higher version: a replica may lag behind the one that was asked before.
+    fn or_newer(self, cached: Self) -> Self {
+        match (&self, cached) {
+            (Self::Hit(loaded), Self::Hit(cached))
+                if cached.record().version() > loaded.record().version() =>
             {
-                Self::Key(Arc::new(loaded.with_record(kept.record().clone())))
+                Self::Hit(Arc::new(loaded.with_record(cached.record().clone())))
             }
             _ => self,
         }
@@ -74,7 +69,7 @@ impl Answer for Found {
 pub(crate) enum LoadFailure {
     /// The store failed.
     Store(StoreError),
-    /// There are too many loads in flight, which is not the store's failure.
+    /// Too many loads are running, which is not a failure of the store.
     TooMany,
 }
 
@@ -84,16 +79,16 @@ impl From<StoreError> for LoadFailure {
     }
 }
 
-/// What is known of a key that is to be loaded.
+/// The priority of a load while many are running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sought {
-    /// It [was found](KeyCache::knew) before, and is too old to serve.
+pub(crate) enum LoadPriority {
+    /// For a key that [was found](KeyCache::was_found) before. Some room is kept for these.
     FoundBefore,
-    /// It was not, and may not exist.
+    /// For a key that may not exist.
     New,
-    /// It was not, and comes from an address that cannot be told from any other, while addresses
-    /// are held to a number of failed attempts.
-    NewFromNowhere,
+    /// For a key that may not exist, presented by a client without an address while failed attempts
+    /// are limited by address. The fewest of these run.
+    NewWithoutAddress,
 }
 
 /// Returns an instant of the monotonic clock in nanoseconds. A year is added, so that a copy which
@@ -104,102 +99,102 @@ fn instant(now: Duration) -> u64 {
     nanoseconds(now).saturating_add(YEAR)
 }
 
-/// The keys of a store, each asked for only now and then.
+/// The cache of a store: it loads a key when the entry is missing, outdated or stale.
 pub(crate) struct KeyCache {
-    guarded: Guarded<KeyId, Found, StoreError, Shelf>,
-    source: Arc<Source>,
-    settings: Cache,
-    /// How long keys, and that there are none, may be used, in nanoseconds.
-    longest: u64,
-    longest_miss: u64,
+    entries: CoherentCache<KeyId, Lookup, StoreError, KeyMap>,
+    loader: Arc<KeyLoader>,
+    config: Cache,
+    /// How long an entry may serve, in nanoseconds.
+    max_staleness: u64,
+    negative_ttl: u64,
 }
 
-/// Where keys are loaded from, and what is made of them.
-struct Source {
+/// Loads keys from the store.
+struct KeyLoader {
     store: Arc<dyn DynKeyStore>,
     clock: Arc<dyn Clock>,
     time_limit: Duration,
     max_staleness: Duration,
     /// The instant at which the cache was emptied last, or 0.
     emptied_at: AtomicU64,
-    recent: Recent,
-    pool: Arc<Pool>,
-    metering: Arc<Metering>,
+    recent: RecentWrites,
+    pool: Arc<EntryPool>,
+    key_services: Arc<KeyServices>,
 }
 
 impl KeyCache {
     pub(crate) fn new(
         store: Arc<dyn DynKeyStore>,
         clock: Arc<dyn Clock>,
-        metering: Arc<Metering>,
-        settings: Cache,
+        key_services: Arc<KeyServices>,
+        config: Cache,
     ) -> Self {
-        let pool = Arc::new(Pool::new(Arc::clone(&metering)));
-        let shelf = Shelf::new(
-            settings.memory,
-            Arc::clone(&pool),
-            nanoseconds(settings.misses_for),
-        );
+        let negative_ttl = nanoseconds(config.negative_ttl);
+        let pool = Arc::<EntryPool>::default();
         Self {
-            guarded: Guarded::new(shelf),
-            source: Arc::new(Source {
+            entries: CoherentCache::new(KeyMap::new(
+                config.memory,
+                negative_ttl,
+                Arc::clone(&pool),
+            )),
+            loader: Arc::new(KeyLoader {
                 store,
                 clock,
-                time_limit: settings.time_limit,
-                max_staleness: settings.max_staleness,
+                time_limit: config.time_limit,
+                max_staleness: config.max_staleness,
                 emptied_at: AtomicU64::new(0),
-                recent: Recent::default(),
+                recent: RecentWrites::new(),
                 pool,
-                metering,
+                key_services,
             }),
-            longest: nanoseconds(settings.max_staleness),
-            longest_miss: nanoseconds(settings.misses_for),
-            settings,
+            max_staleness: nanoseconds(config.max_staleness),
+            negative_ttl,
+            config,
         }
     }
 
-    /// A key, if it is remembered and what is remembered may still serve.
+    /// Returns the entry of a key if it may serve.
     #[inline]
-    pub(crate) fn find(&self, id: &KeyId, now: Duration) -> Option<Found> {
+    pub(crate) fn find(&self, id: &KeyId, now: Duration) -> Option<Lookup> {
         let now = instant(now);
-        self.guarded.find(id, |origin| self.is_fresh(origin, now))
+        self.entries.find(id, |meta| self.is_fresh(meta, now))
     }
 
-    /// Whether there was such a key when it was last looked for, however long ago.
-    pub(crate) fn knew(&self, id: &KeyId) -> bool {
-        self.guarded.holds(id)
+    /// Returns whether the key was found by its last load, however long ago.
+    pub(crate) fn was_found(&self, id: &KeyId) -> bool {
+        self.entries.was_found(id)
     }
 
-    /// Whether a key that was found may still be used. To be asked again after each wait.
-    pub(crate) fn is_current(&self, id: &KeyId, stamp: Stamp) -> bool {
-        self.guarded.is_current(id, stamp)
+    /// Returns whether an entry is current. To be asked again after each wait.
+    pub(crate) fn is_current(&self, id: &KeyId, epoch: Epoch) -> bool {
+        self.entries.is_current(id, epoch)
     }
 
-    /// A key from the store: loaded once for all who ask for it at the same time.
+    /// Loads a key from the store, once for all concurrent requests.
     pub(crate) async fn load(
         &self,
         id: KeyId,
-        written: &Written,
-        sought: Sought,
-    ) -> Result<Found, LoadFailure> {
-        let room = self.room(sought);
-        let now = instant(self.source.clock.monotonic());
-        let is_fresh = |origin| self.is_fresh(origin, now);
-        let ask = |stamp| {
-            let source = Arc::clone(&self.source);
-            source.ask(id, written.clone(), stamp, now)
+        format: &FormatFacts,
+        priority: LoadPriority,
+    ) -> Result<Lookup, LoadFailure> {
+        let room = self.room(priority);
+        let now = instant(self.loader.clock.monotonic());
+        let is_fresh = |meta| self.is_fresh(meta, now);
+        let ask = |epoch| {
+            let loader = Arc::clone(&self.loader);
+            loader.ask(id, format.clone(), epoch, now)
         };
         let error = match self
-            .guarded
-            .load(id, room, self.longest, now, is_fresh, ask)
+            .entries
+            .load(id, room, self.max_staleness, now, is_fresh, ask)
             .await
         {
-            Ok(found) => return Ok(self.source.newest_of(found)?),
+            Ok(found) => return Ok(self.loader.newest_of(found)?),
             Err(LoadError::Source(error)) => error,
             // Clients can bring these about, so an old record must not serve: it may have been
             // revoked.
             Err(LoadError::TooMany) => return Err(LoadFailure::TooMany),
-            Err(LoadError::Lost) => {
+            Err(LoadError::Panicked) => {
                 return Err(StoreError::unavailable("the store panicked").into());
             }
         };
@@ -212,150 +207,145 @@ impl KeyCache {
         Err(error.into())
     }
 
-    /// How many loads there may be for this one to begin: some are kept for keys that were found
-    /// before.
-    fn room(&self, sought: Sought) -> Room {
-        let most = u32::try_from(self.settings.most_loads).unwrap_or(u32::MAX - 1);
+    /// Returns the bounds of loads of a priority: a quarter is kept for keys that were found before.
+    fn room(&self, priority: LoadPriority) -> Room {
+        let most = u32::try_from(self.config.max_loads).unwrap_or(u32::MAX - 1);
         let for_new = most - most / 4;
-        let few = match sought {
-            Sought::FoundBefore => {
-                let most = most.max(for_new + 1);
-                return Room { most, few: None };
+        let (most, restricted) = match priority {
+            LoadPriority::FoundBefore => (most.max(for_new + 1), None),
+            LoadPriority::New => (for_new, None),
+            LoadPriority::NewWithoutAddress => {
+                let few = NonZeroU32::new(most / 16).unwrap_or(NonZeroU32::MIN);
+                (for_new, Some(few))
             }
-            Sought::New => None,
-            Sought::NewFromNowhere => Some(NonZeroU32::new(most / 16).unwrap_or(NonZeroU32::MIN)),
         };
-        Room { most: for_new, few }
+        Room { most, restricted }
     }
 
     #[inline]
-    fn is_fresh(&self, origin: Origin, now: u64) -> bool {
-        let longest = if origin.found {
-            self.longest
+    fn is_fresh(&self, meta: EntryMeta, now: u64) -> bool {
+        let max_age = if meta.was_found {
+            self.max_staleness
         } else {
-            self.longest_miss
+            self.negative_ttl
         };
-        now.saturating_sub(origin.since) < longest
+        now.saturating_sub(meta.since) < max_age
     }
 
-    /// A key that is too old to be sure of, for an application that has chosen to serve it while
-    /// the store fails.
-    fn stale(&self, id: &KeyId) -> Option<Found> {
-        let longest = nanoseconds(self.settings.stale_for?);
-        let now = instant(self.source.clock.monotonic());
-        self.guarded.find(id, |origin| {
-            origin.found && now.saturating_sub(origin.since) < longest
+    /// Returns a stale key, for an application that has chosen to serve such while the store fails.
+    fn stale(&self, id: &KeyId) -> Option<Lookup> {
+        let max_age = nanoseconds(self.config.stale_for?);
+        let now = instant(self.loader.clock.monotonic());
+        self.entries.find(id, |meta| {
+            meta.was_found && now.saturating_sub(meta.since) < max_age
         })
     }
 
-    /// How often the cache is to be swept.
+    /// Returns the time between two sweeps.
     pub(crate) fn sweep_interval(&self) -> Duration {
         const SHORTEST: Duration = Duration::from_secs(1);
         const LONGEST: Duration = Duration::from_secs(60);
-        self.settings.max_staleness.clamp(SHORTEST, LONGEST)
+        self.config.max_staleness.clamp(SHORTEST, LONGEST)
     }
 
-    /// Lets go of what observers keep of keys that are too old to serve. That these keys were found
-    /// stays known.
+    /// Drops the values that observers keep of keys that are too old to serve. The keys stay.
     pub(crate) fn sweep(&self) {
-        let now = instant(self.source.clock.monotonic());
-        let stale_for = self.settings.stale_for.map_or(0, nanoseconds);
-        let longest = self.longest.max(stale_for);
-        let is_over = |origin: Origin| now.saturating_sub(origin.since) >= longest;
-        self.guarded.map().release(is_over);
+        let now = instant(self.loader.clock.monotonic());
+        let stale_for = self.config.stale_for.map_or(0, nanoseconds);
+        let max_age = self.max_staleness.max(stale_for);
+        let is_over = |meta: EntryMeta| now.saturating_sub(meta.since) >= max_age;
+        self.entries.map().drop_observer_values(is_over);
     }
 
-    /// Lets go of all that observers keep.
-    pub(crate) fn release_all(&self) {
-        self.guarded.map().release(|_| true);
+    /// Drops all values that observers keep.
+    pub(crate) fn drop_all_observer_values(&self) {
+        self.entries.map().drop_observer_values(|_| true);
     }
 
-    /// After the store was told to create a key, and before anybody is told that it has.
-    pub(crate) fn created(&self, id: &KeyId) {
-        self.guarded.created(id);
+    /// Outdates the absence of a key after the store has created it, and before anybody is told.
+    pub(crate) fn outdate_absence(&self, id: &KeyId) {
+        self.entries.outdate_absence(id);
     }
 
-    /// After the store was told to change a key, and before anybody is told that it has.
-    pub(crate) fn changed(&self, id: &KeyId) {
-        self.guarded.changed(id);
+    /// Outdates a key after the store has changed it, and before anybody is told.
+    pub(crate) fn outdate(&self, id: &KeyId) {
+        self.entries.outdate(id);
     }
 
-    /// What the store holds now, for a load that brings something older. To be called before
-    /// [`changed`](Self::changed), since a load that begins after that must find it.
+    /// Remembers a record that was written, for loads that bring an older one. To be called before
+    /// [`outdate`](Self::outdate), since a load that begins after that must find the record.
     pub(crate) fn remember(&self, record: KeyRecord) {
-        self.source.recent.remember(record);
+        self.loader.recent.remember(record);
     }
 
-    /// Forgets what is older than a version that another process has written.
-    pub(crate) fn told(&self, id: &KeyId, version: u64) {
+    /// Outdates the entry of a key that is older than a version another process has written.
+    pub(crate) fn outdate_before(&self, id: &KeyId, version: u64) {
         if version == 1 {
-            // The key was created: only that there was none can be remembered of it.
-            return self.guarded.created(id);
+            // The key was created: nothing but its absence can be cached.
+            return self.entries.outdate_absence(id);
         }
-        self.source.recent.remember_version(*id, version);
-        // A change of this process is told, too, and nobody is made to load the key anew for that.
-        let is_cached = match self.guarded.unchanged(id) {
-            Some(Found::Key(known)) => known.record().version() >= version,
-            Some(Found::Nothing) | None => false,
+        self.loader.recent.remember_version(*id, version);
+        // The feed tells the changes of this process, too. Those are cached already.
+        let is_cached = match self.entries.current(id) {
+            Some(Lookup::Hit(key)) => key.record().version() >= version,
+            Some(Lookup::Absent) | None => false,
         };
         if !is_cached {
-            self.guarded.changed(id);
+            self.entries.outdate(id);
         }
     }
 
-    /// The newer one of what the store says, and what was changed here. An error if another process
-    /// is known to have changed the key since.
+    /// Returns the newer one of a loaded record and the one that was written here. An error if
+    /// another process is known to have changed the key since.
     pub(crate) fn newest(&self, record: KeyRecord) -> Result<KeyRecord, StoreError> {
-        self.source.recent.newest(record)
+        self.loader.recent.newest(record)
     }
 
-    /// Whether something older than this record is cached that might serve, however long ago it was
-    /// loaded.
+    /// Returns whether an older record is cached and current, however long ago it was loaded.
     pub(crate) fn has_older(&self, record: &KeyRecord) -> bool {
-        match self.guarded.unchanged(&record.id()) {
-            Some(Found::Key(known)) => known.record().version() < record.version(),
-            Some(Found::Nothing) => true,
+        match self.entries.current(&record.id()) {
+            Some(Lookup::Hit(key)) => key.record().version() < record.version(),
+            Some(Lookup::Absent) => true,
             None => false,
         }
     }
 
-    /// After any key may have been changed or created.
-    pub(crate) fn all_changed(&self) {
-        let now = instant(self.source.clock.monotonic());
-        self.source.emptied_at.fetch_max(now, Ordering::AcqRel);
-        self.guarded.all_changed();
+    /// Outdates every entry after any key may have been changed or created.
+    pub(crate) fn outdate_all(&self) {
+        let now = instant(self.loader.clock.monotonic());
+        self.loader.emptied_at.fetch_max(now, Ordering::AcqRel);
+        self.entries.outdate_all();
     }
 }
 
-impl Source {
-    /// What was loaded, or what was changed here while it was: a load that began before a
-    /// revocation must not serve after it.
-    fn newest_of(&self, found: Found) -> Result<Found, StoreError> {
-        let Found::Key(known) = &found else {
-            return Ok(found);
+impl KeyLoader {
+    /// Returns a loaded key, or the record that was written here meanwhile: a load that began before
+    /// a revocation must not serve after it.
+    fn newest_of(&self, loaded: Lookup) -> Result<Lookup, StoreError> {
+        let Lookup::Hit(key) = &loaded else {
+            return Ok(loaded);
         };
-        Ok(match self.recent.newer_than(known.record())? {
-            Some(record) => Found::Key(Arc::new(known.with_record(record))),
-            None => found,
+        Ok(match self.recent.newer_than(key.record())? {
+            Some(record) => Lookup::Hit(Arc::new(key.with_record(record))),
+            None => loaded,
         })
     }
 
-    /// Returns the age that a copy may have: it must not be from before the moment when any key may
-    /// have been changed.
+    /// Returns the greatest age of a copy: none may be from before the cache was emptied.
     fn max_age(&self) -> Duration {
         let now = instant(self.clock.monotonic());
         let since_emptied = now.saturating_sub(self.emptied_at.load(Ordering::Acquire));
         self.max_staleness.min(Duration::from_nanos(since_emptied))
     }
 
-    /// One look into the store, within the time limit.
+    /// Asks the store for a key, within the time limit.
     async fn ask(
         self: Arc<Self>,
         id: KeyId,
-        written: Written,
-        stamp: Stamp,
+        format: FormatFacts,
+        epoch: Epoch,
         since: u64,
-    ) -> Result<Found, StoreError> {
+    ) -> Result<Lookup, StoreError> {
         let limit = self.time_limit;
         let version = self.recent.version_of(&id);
         let floor = Floor::new(version, self.max_age());
@@ -364,13 +354,13 @@ impl Source {
         let found = found
             .unwrap_or_else(|| Err(StoreError::unavailable(format!("no answer in {limit:?}"))))?;
         let Some(found) = found else {
-            return self.recent.nothing(&id).map(|()| Found::Nothing);
+            return self.recent.nothing(&id).map(|()| Lookup::Absent);
         };
         let record = self.recent.newest(found.record)?;
         // The age of a copy counts, as if it had been loaded here then.
         let since = since.saturating_sub(nanoseconds(found.age));
-        let metering = Arc::clone(&self.metering);
-        let known = KnownKey::new(record, written, metering, stamp, since);
-        Ok(Found::Key(self.pool.fill(known)))
+        let key_services = Arc::clone(&self.key_services);
+        let key = CachedKey::new(record, format, key_services, epoch, since);
+        Ok(Lookup::Hit(self.pool.allocate(key)))
     }
 }

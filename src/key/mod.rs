@@ -1,12 +1,11 @@
-//! Keys as values: how they are written, hashed, and what is kept of them.
+//! Keys as values: formats, digests and records.
 //!
-//! - [`KeyFormat`] writes and recognizes keys, over an [`Alphabet`]; [`KeyDigest`] is the SHA-256 of
-//!   one, and [`PepperRing`] makes peppered [`Verifier`]s.
-//! - [`KeyRecord`](crate::KeyRecord) is what a store keeps of a key. [`ScopeSet`],
-//!   [`AllowedNetworks`] and [`AllowedOrigins`] restrict it, and [`Lifecycle`] is its status at an
-//!   instant.
+//! - [`KeyFormat`] generates and recognizes keys, over an [`Alphabet`]. [`KeyDigest`] is the
+//!   SHA-256 of a key, and [`PepperRing`] creates peppered [`Verifier`]s.
+//! - [`KeyRecord`](crate::KeyRecord) is the stored data of a key. [`ScopeSet`], [`AllowedNetworks`]
+//!   and [`AllowedOrigins`] restrict a key, and [`Lifecycle`] is its status at a time.
 //!
-//! Everything here is a pure value or a pure decision, without time, stores or HTTP.
+//! All values and decisions here are pure, without clocks, stores or HTTP.
 
 pub(crate) mod alphabet;
 pub(crate) mod base62;
@@ -17,6 +16,7 @@ pub(crate) mod diff;
 pub(crate) mod digest;
 mod encoded;
 pub(crate) mod environment;
+pub(crate) mod footprint;
 pub(crate) mod format;
 pub(crate) mod formats;
 pub(crate) mod kind;

@@ -1,4 +1,4 @@
-//! What is kept of a key.
+//! Records: the stored data of keys.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,15 +9,15 @@ use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::environment::Environment;
 use crate::key::network::AllowedNetworks;
 use crate::key::quota::Quota;
-use crate::key::scope::{Scope, ScopeSet};
-use crate::key::text::{self, Instant, KeyRecordError, OptionalText};
+use crate::key::scope::ScopeSet;
+use crate::key::text::{self, KeyRecordError, OptionalText, Rfc3339};
 use crate::key::verifier::{PepperId, Verifier};
 use crate::key::web_origin::{AllowedOrigins, WebOrigin};
 
-/// Everything that is kept of a key: whom it identifies, what it may do, and until when.
+/// The stored data of a key: its owner, its permissions and its lifetime.
 ///
-/// The plaintext is not among it. A store builds records with [`new`](Self::new) and the `with_*`
-/// methods, and reads them with the methods of the same names.
+/// A record does not contain the plaintext. A store builds records with [`new`](Self::new) and the
+/// `with_*` methods, and reads them with the methods of the same names.
 ///
 /// ```
 /// use tower_api_key::key::{KeyDigest, Verifier};
@@ -35,7 +35,7 @@ use crate::key::web_origin::{AllowedOrigins, WebOrigin};
 pub struct KeyRecord {
     id: KeyId,
     verifier: Verifier,
-    seldom: Option<Box<Seldom>>,
+    rare: Option<Box<RareFields>>,
     expires_at: Option<SystemTime>,
     not_before: Option<SystemTime>,
     created_at: Option<SystemTime>,
@@ -51,9 +51,9 @@ pub struct KeyRecord {
     rotated_from: Option<KeyId>,
 }
 
-/// What few keys have.
+/// Fields that few keys have.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Seldom {
+struct RareFields {
     revoked: Option<Revocation>,
     suspended: Option<Suspension>,
     throttled: Option<Throttling>,
@@ -69,26 +69,26 @@ struct Seldom {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rotation {
-    /// The key that takes its place.
+    /// The key that replaces this key.
     pub successor: KeyId,
-    /// When the successor was issued, and the key became deprecated.
+    /// The time when the successor was issued, and this key became deprecated.
     pub at: SystemTime,
 }
 
 impl Rotation {
-    /// A rotation to this key at an instant.
+    /// Creates a rotation to this key at a time.
     pub const fn new(successor: KeyId, at: SystemTime) -> Self {
         Self { successor, at }
     }
 }
 
 impl KeyRecord {
-    /// The record of a key without scopes, in the environment of its format, of version 1.
+    /// Creates a record without scopes, in the environment of the key's format, with version 1.
     pub fn new(id: KeyId, verifier: Verifier, account: impl Into<String>) -> Self {
         Self {
             id,
             verifier,
-            seldom: None,
+            rare: None,
             expires_at: None,
             not_before: None,
             created_at: None,
@@ -105,90 +105,98 @@ impl KeyRecord {
         }
     }
 
-    fn change(mut self, change: impl FnOnce(&mut Seldom)) -> Self {
-        let mut seldom = self.seldom.take().map_or_else(Seldom::default, |it| *it);
-        change(&mut seldom);
-        let is_some = seldom != Seldom::default();
-        self.seldom = is_some.then(|| Box::new(seldom));
+    fn change(mut self, change: impl FnOnce(&mut RareFields)) -> Self {
+        let mut rare = self.rare.take().map_or_else(RareFields::default, |it| *it);
+        change(&mut rare);
+        let is_some = rare != RareFields::default();
+        self.rare = is_some.then(|| Box::new(rare));
         self
     }
 
-    /// Whether it has no dates, and nothing that few keys have: what it may do is then the same at
-    /// any time, from anywhere.
-    pub(crate) fn is_plain(&self) -> bool {
-        self.seldom.is_none() && self.expires_at.is_none() && self.not_before.is_none()
+    /// Returns the size of the rarely set fields, or 0 if none is set.
+    pub(super) fn rare_size(&self) -> usize {
+        self.rare.as_deref().map_or(0, size_of_val)
     }
 
-    /// The record of a key of which only the SHA-256 is known.
+    /// Returns whether the record has no dates and no rarely set fields. Such a key works at any
+    /// time and from anywhere.
+    pub(crate) fn is_unrestricted(&self) -> bool {
+        self.rare.is_none() && self.expires_at.is_none() && self.not_before.is_none()
+    }
+
+    /// Creates a record of a key of which only the SHA-256 is known.
     ///
-    /// It has no pepper. Where a [`PepperRing`](crate::key::PepperRing) is set, put it under the current
-    /// one with `.with_verifier(ring.verifier(&digest))`, or each use is answered with 503.
+    /// The verifier has no pepper. With a [`PepperRing`](crate::key::PepperRing), replace it by
+    /// `.with_verifier(ring.verifier(&digest))`; otherwise, each use of the key is answered with
+    /// 503.
     pub fn imported(digest: KeyDigest, account: impl Into<String>) -> Self {
         Self::new(digest.id(), Verifier::sha256(digest), account)
     }
 
-    /// The public id of the key: safe in logs.
+    /// Returns the public id of the key, which is safe in logs.
     pub fn id(&self) -> KeyId {
         self.id
     }
 
-    /// What a presented key is compared with.
+    /// Returns the verifier that a presented key is compared with.
     pub fn verifier(&self) -> &Verifier {
         &self.verifier
     }
 
-    /// Replaces the verifier, as when a record is put under a new pepper.
+    /// Replaces the verifier, for example by one under a new pepper.
     #[must_use]
     pub fn with_verifier(mut self, verifier: Verifier) -> Self {
         self.verifier = verifier;
         self
     }
 
-    /// Counts the changes of this record, from 1. An update carries the version it saw, plus one,
-    /// also one that is made in the table by hand: of two versions, a process believes the higher.
-    /// So a record that is restored from a backup needs a version above the lost one, or a restart
-    /// of the processes that know it.
+    /// Returns the version of the record, which starts at 1. Every update must increment it, even a
+    /// manual one in the table: of two records of a key, a process uses the one with the higher
+    /// version.
+    ///
+    /// After a restore from a backup, a record therefore needs a version above the lost one.
+    /// Otherwise, restart the processes that know the lost version.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Sets the version that a store kept.
+    /// Sets the version that a store has read.
     #[must_use]
     pub fn with_version(mut self, version: u64) -> Self {
         self.version = version;
         self
     }
 
-    /// What the key begins with, such as `sk_live`: safe to show.
+    /// Returns the prefix of the key, such as `sk_live`. It is safe to show.
     pub fn prefix(&self) -> Option<&str> {
         self.prefix.as_deref()
     }
 
-    /// Sets what the key begins with. Never put more of the key into it than its prefix.
+    /// Sets the prefix of the key. Never include more of the key.
     #[must_use]
     pub fn with_prefix(mut self, prefix: impl Into<OptionalText>) -> Self {
         self.prefix = prefix.into().0;
         self
     }
 
-    /// What the owner calls the key, such as `nightly export`.
+    /// Returns the name that the owner gave the key, such as `nightly export`.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 
-    /// Sets what the owner calls the key.
+    /// Sets the name that the owner gave the key.
     #[must_use]
     pub fn with_name(mut self, name: impl Into<OptionalText>) -> Self {
         self.name = name.into().0;
         self
     }
 
-    /// The account that the key identifies: who is limited, metered and billed.
+    /// Returns the account that the key belongs to, which is limited, metered and billed.
     pub fn account(&self) -> &str {
         &self.account
     }
 
-    /// The organization that the account belongs to.
+    /// Returns the organization that the account belongs to.
     pub fn organization(&self) -> Option<&str> {
         self.organization.as_deref()
     }
@@ -200,7 +208,7 @@ impl KeyRecord {
         self
     }
 
-    /// The environment that the key opens; unless set, that of the format it is written in.
+    /// Returns the environment of the key. `None` is the environment of its format.
     pub fn environment(&self) -> Option<&Environment> {
         self.environment.as_ref()
     }
@@ -212,43 +220,43 @@ impl KeyRecord {
         self
     }
 
-    /// What the key may do: nothing unless set.
+    /// Returns the scopes of the key. Default: none, which grants nothing.
     pub fn scopes(&self) -> &ScopeSet {
         &self.scopes
     }
 
-    /// Sets what the key may do.
+    /// Sets the scopes of the key.
     #[must_use]
     pub fn with_scopes(mut self, scopes: ScopeSet) -> Self {
         self.scopes = scopes;
         self
     }
 
-    /// Where the key may be used from: anywhere unless set.
+    /// Returns the networks that the key may be used from. Default: any.
     pub fn networks(&self) -> &AllowedNetworks {
         static ANY: AllowedNetworks = AllowedNetworks::any();
-        self.seldom.as_ref().map_or(&ANY, |it| &it.networks)
+        self.rare.as_ref().map_or(&ANY, |it| &it.networks)
     }
 
-    /// Sets where the key may be used from.
+    /// Sets the networks that the key may be used from.
     #[must_use]
     pub fn with_networks(self, networks: AllowedNetworks) -> Self {
         self.change(|it| it.networks = networks)
     }
 
-    /// The web origins that the key may be used from, if it is publishable: any unless set.
+    /// Returns the web origins that a publishable key may be used from. Default: any.
     pub fn origins(&self) -> &AllowedOrigins {
         static ANY: AllowedOrigins = AllowedOrigins::any();
-        self.seldom.as_ref().map_or(&ANY, |it| &it.origins)
+        self.rare.as_ref().map_or(&ANY, |it| &it.origins)
     }
 
-    /// Sets the web origins that the key may be used from. A secret key is not bound by them.
+    /// Sets the web origins that the key may be used from. They do not restrict a secret key.
     #[must_use]
     pub fn with_origins(self, origins: AllowedOrigins) -> Self {
         self.change(|it| it.origins = origins)
     }
 
-    /// The name of the account's plan.
+    /// Returns the name of the account's plan.
     pub fn plan(&self) -> Option<&str> {
         self.plan.as_deref()
     }
@@ -260,23 +268,23 @@ impl KeyRecord {
         self
     }
 
-    /// Quotas of this key's own, by the name of the limit whose quota they replace.
+    /// Returns the quotas of this key that replace those of limits, by the name of the limit.
     pub fn limits(&self) -> &BTreeMap<String, Quota> {
         static NONE: BTreeMap<String, Quota> = BTreeMap::new();
-        self.seldom.as_ref().map_or(&NONE, |it| &it.limits)
+        self.rare.as_ref().map_or(&NONE, |it| &it.limits)
     }
 
-    /// The quota that a limit has for this key, if it is not that of the rules.
+    /// Returns the quota of this key that replaces that of a limit, if there is one.
     pub(crate) fn limit(&self, name: &str) -> Option<Quota> {
-        self.seldom.as_ref()?.limits.get(name).copied()
+        self.rare.as_ref()?.limits.get(name).copied()
     }
 
-    /// Replaces the quota of the limit of this [name](crate::limit::Limit) for this key. A name that no
-    /// limit has changes nothing.
+    /// Replaces the quota of the limit with this [name](crate::limit::Limit) for this key. A name
+    /// that no limit has is ignored.
     ///
-    /// A window of another period and a quota of another shape than the rule's have a budget of
-    /// their own: where the limit is the account's, the account then has one of each. Limits by
-    /// address and of everybody keep the quota of the rule, since others draw on the same budgets.
+    /// A window with another period, or a quota of another kind than the rule's, has a budget of
+    /// its own. If the limit is per account, the account then has two budgets. Limits by address
+    /// and global limits keep the quota of the rule, since their budgets are shared with others.
     ///
     /// ```
     /// # use tower_api_key::key::KeyDigest;
@@ -291,148 +299,148 @@ impl KeyRecord {
         })
     }
 
-    /// Replaces all quotas of this key's own.
+    /// Replaces all quotas of this key.
     #[must_use]
     pub fn with_limits(self, limits: BTreeMap<String, Quota>) -> Self {
         self.change(|it| it.limits = limits)
     }
 
-    /// The key whose budget this one draws on: its own, or that of a predecessor.
+    /// Returns the key whose budgets this key uses: this key itself, or a predecessor.
     pub fn budget(&self) -> KeyId {
-        let budget = self.seldom.as_ref().and_then(|it| it.budget);
+        let budget = self.rare.as_ref().and_then(|it| it.budget);
         budget.unwrap_or(self.id)
     }
 
-    /// Draws on the budget of another key, so that a key and its successor share one. Its own id is
-    /// the same as `None`.
+    /// Uses the budgets of another key, so that a key and its successor share them. The key's own
+    /// id means the same as `None`.
     #[must_use]
     pub fn with_budget(self, key: impl Into<Option<KeyId>>) -> Self {
-        let (key, own) = (key.into(), self.id);
-        self.change(|it| it.budget = key.filter(|key| *key != own))
+        let (key, id) = (key.into(), self.id);
+        self.change(|it| it.budget = key.filter(|key| *key != id))
     }
 
-    /// What the application wants to know about the key; this crate does not look at it.
+    /// Returns the application's own metadata of the key, which this crate ignores.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
 
-    /// Sets what the application wants to know. It is no place for secrets: it may be logged.
+    /// Sets the application's own metadata. It may be logged, so do not store secrets in it.
     #[must_use]
     pub fn with_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
         self.metadata = metadata;
         self
     }
 
-    /// When the key was issued, where that is known.
+    /// Returns the time when the key was issued, if it is known.
     pub fn created_at(&self) -> Option<SystemTime> {
         self.created_at
     }
 
-    /// Sets when the key was issued.
+    /// Sets the time when the key was issued.
     #[must_use]
     pub fn with_created_at(mut self, at: impl Into<Option<SystemTime>>) -> Self {
         self.created_at = at.into();
         self
     }
 
-    /// The instant from which the key works: at once unless set.
+    /// Returns the time from which the key works. `None` is at once.
     pub fn not_before(&self) -> Option<SystemTime> {
         self.not_before
     }
 
-    /// Sets the instant from which the key works.
+    /// Sets the time from which the key works.
     #[must_use]
     pub fn with_not_before(mut self, at: impl Into<Option<SystemTime>>) -> Self {
         self.not_before = at.into();
         self
     }
 
-    /// The instant from which the key no longer works: never unless set.
+    /// Returns the time when the key expires. `None` is never.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.expires_at
     }
 
-    /// Sets the instant from which the key no longer works.
+    /// Sets the time when the key expires.
     #[must_use]
     pub fn with_expires_at(mut self, at: impl Into<Option<SystemTime>>) -> Self {
         self.expires_at = at.into();
         self
     }
 
-    /// The suspension, which ends when the key is resumed, or at a date.
+    /// Returns the suspension, which ends when the key is resumed, or at a date.
     pub fn suspended(&self) -> Option<&Suspension> {
-        self.seldom.as_ref()?.suspended.as_ref()
+        self.rare.as_ref()?.suspended.as_ref()
     }
 
-    /// Suspends the key, or lifts the suspension.
+    /// Suspends the key, or ends the suspension.
     #[must_use]
     pub fn with_suspended(self, suspension: impl Into<Option<Suspension>>) -> Self {
         self.change(|it| it.suspended = suspension.into())
     }
 
-    /// The throttle, which ends at a date.
+    /// Returns the throttle, which ends at a date.
     pub fn throttled(&self) -> Option<&Throttling> {
-        self.seldom.as_ref()?.throttled.as_ref()
+        self.rare.as_ref()?.throttled.as_ref()
     }
 
-    /// Throttles the key, or lifts the throttle.
+    /// Throttles the key, or ends the throttle.
     #[must_use]
     pub fn with_throttled(self, throttling: impl Into<Option<Throttling>>) -> Self {
         self.change(|it| it.throttled = throttling.into())
     }
 
-    /// The revocation, which cannot be undone.
+    /// Returns the revocation, which cannot be undone.
     pub fn revoked(&self) -> Option<&Revocation> {
-        self.seldom.as_ref()?.revoked.as_ref()
+        self.rare.as_ref()?.revoked.as_ref()
     }
 
-    /// Revokes the key. The first revocation stands: revoked stays revoked, also for `None`.
+    /// Revokes the key. The first revocation is kept: a further one, or `None`, has no effect.
     #[must_use]
     pub fn with_revoked(self, revocation: impl Into<Option<Revocation>>) -> Self {
         self.change(|it| it.revoked = it.revoked.take().or(revocation.into()))
     }
 
-    /// The first key of the chain of rotations that this key is in: its own id if it took no
-    /// other's place.
+    /// Returns the first key in the chain of rotations that this key belongs to: its own id if it
+    /// replaced no other key.
     ///
-    /// Usage and history are reported by lineage, so that a rotation does not cut them in two.
+    /// Usage and history are reported by lineage, so that a rotation does not split them.
     pub fn lineage(&self) -> KeyId {
-        let lineage = self.seldom.as_ref().and_then(|it| it.lineage);
+        let lineage = self.rare.as_ref().and_then(|it| it.lineage);
         lineage.unwrap_or(self.id)
     }
 
-    /// Sets the first key of the chain of rotations. Its own id is the same as `None`.
+    /// Sets the first key in the chain of rotations. The key's own id means the same as `None`.
     #[must_use]
     pub fn with_lineage(self, first: impl Into<Option<KeyId>>) -> Self {
-        let (first, own) = (first.into(), self.id);
-        self.change(|it| it.lineage = first.filter(|first| *first != own))
+        let (first, id) = (first.into(), self.id);
+        self.change(|it| it.lineage = first.filter(|first| *first != id))
     }
 
-    /// The key that this one took the place of.
+    /// Returns the key that this key replaced.
     pub fn rotated_from(&self) -> Option<KeyId> {
         self.rotated_from
     }
 
-    /// Sets the key that this one took the place of.
+    /// Sets the key that this key replaced.
     #[must_use]
     pub fn with_rotated_from(mut self, predecessor: impl Into<Option<KeyId>>) -> Self {
         self.rotated_from = predecessor.into();
         self
     }
 
-    /// The key that takes the place of this one.
+    /// Returns the key that replaces this key, with the time of the rotation.
     pub fn rotated_to(&self) -> Option<&Rotation> {
-        self.seldom.as_ref()?.rotated_to.as_ref()
+        self.rare.as_ref()?.rotated_to.as_ref()
     }
 
-    /// Sets the key that takes the place of this one.
+    /// Sets the key that replaces this key.
     #[must_use]
     pub fn with_rotated_to(self, rotation: impl Into<Option<Rotation>>) -> Self {
         self.change(|it| it.rotated_to = rotation.into())
     }
 
-    /// The reasons for what contains the key.
-    fn reasons(&self) -> [Option<&str>; 3] {
+    /// Returns the reasons of the revocation, the suspension and the throttle.
+    pub(super) fn reasons(&self) -> [Option<&str>; 3] {
         [
             self.revoked().and_then(|it| it.reason.as_deref()),
             self.suspended().and_then(|it| it.reason.as_deref()),
@@ -440,8 +448,9 @@ impl KeyRecord {
         ]
     }
 
-    /// Checks that every store can keep the record: no NUL in its texts, none longer than 16 KiB,
-    /// instants in the years 1970 to 9999. A [`Change`](crate::store::Change) takes no other.
+    /// Checks that every store can keep the record: no NUL in its texts, no text longer than 16
+    /// KiB, times in the years 1970 to 9999. A [`Change`](crate::store::Change) accepts no other
+    /// record.
     pub fn check(&self) -> Result<(), KeyRecordError> {
         let indexed = [
             ("the account", Some(self.account())),
@@ -492,51 +501,27 @@ impl KeyRecord {
         }
         Ok(())
     }
-
-    /// About how much memory the record takes beside itself, in bytes.
-    pub(crate) fn heap(&self) -> usize {
-        let text = |text: Option<&str>| text.map_or(0, str::len);
-        let texts = [self.prefix(), self.name(), self.organization(), self.plan()].map(text);
-        let reasons = self.reasons().map(text);
-        let metadata = self.metadata.iter();
-        let metadata = metadata.map(|(name, value)| name.len() + value.len());
-        let limits = self.limits().keys().map(String::len);
-        let scopes = self.scopes.iter().map(|scope| scope.as_str().len());
-        let networks = self.networks().list().map_or(0, size_of_val::<[_]>);
-        let origins = self.origins().list().unwrap_or_default().iter();
-        let origins = origins.map(|it| it.as_str().len() + size_of::<WebOrigin>());
-        let seldom = self.seldom.as_ref().map_or(0, |_| size_of::<Seldom>());
-        self.account.len()
-            + networks
-            + origins.sum::<usize>()
-            + seldom
-            + nodes::<(String, String)>(metadata.len())
-            + nodes::<(String, Quota)>(limits.len())
-            + nodes::<Scope>(self.scopes.len())
-            + texts.iter().chain(&reasons).sum::<usize>()
-            + metadata.chain(limits).chain(scopes).sum::<usize>()
-    }
 }
 
 impl KeyRecord {
-    /// Returns the record with its instants to the microsecond, as stores keep them. Rounding
-    /// neither lengthens the life of a key nor shortens what contains it.
+    /// Rounds all times to microseconds, as stores keep them. Rounding neither extends the lifetime
+    /// of a key nor shortens a suspension or a throttle.
     pub(crate) fn rounded(mut self) -> Self {
         use crate::util::timestamp::{microseconds_down as down, microseconds_up as up};
         self.created_at = self.created_at.map(down);
         self.not_before = self.not_before.map(up);
         self.expires_at = self.expires_at.map(down);
-        if let Some(seldom) = &mut self.seldom {
-            if let Some(it) = &mut seldom.suspended {
+        if let Some(rare) = &mut self.rare {
+            if let Some(it) = &mut rare.suspended {
                 (it.at, it.until) = (down(it.at), it.until.map(up));
             }
-            if let Some(it) = &mut seldom.throttled {
+            if let Some(it) = &mut rare.throttled {
                 it.until = up(it.until);
             }
-            if let Some(it) = &mut seldom.revoked {
+            if let Some(it) = &mut rare.revoked {
                 it.at = down(it.at);
             }
-            if let Some(it) = &mut seldom.rotated_to {
+            if let Some(it) = &mut rare.rotated_to {
                 it.at = down(it.at);
             }
         }
@@ -544,7 +529,7 @@ impl KeyRecord {
     }
 }
 
-/// Prints what is set, instants as RFC 3339 has them, and nothing secret.
+/// Prints the fields that are set, with times in RFC 3339, and no secrets.
 impl fmt::Debug for KeyRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("KeyRecord");
@@ -582,28 +567,28 @@ impl fmt::Debug for KeyRecord {
             ("expires_at", self.expires_at),
         ];
         for (name, instant) in instants {
-            instant.map(|instant| out.field(name, &Instant(instant)));
+            instant.map(|instant| out.field(name, &Rfc3339(instant)));
         }
         if let Some(it) = self.suspended() {
-            let until = it.until.map(Instant);
-            out.field("suspended", &(Instant(it.at), until, &it.reason));
+            let until = it.until.map(Rfc3339);
+            out.field("suspended", &(Rfc3339(it.at), until, &it.reason));
         }
         if let Some(it) = self.throttled() {
-            out.field("throttled", &(it.quota, Instant(it.until), &it.reason));
+            out.field("throttled", &(it.quota, Rfc3339(it.until), &it.reason));
         }
         if let Some(it) = self.revoked() {
-            out.field("revoked", &(Instant(it.at), &it.reason));
+            out.field("revoked", &(Rfc3339(it.at), &it.reason));
         }
         let keys = [
             ("rotated_from", self.rotated_from),
-            ("lineage", self.seldom.as_ref().and_then(|it| it.lineage)),
-            ("budget", self.seldom.as_ref().and_then(|it| it.budget)),
+            ("lineage", self.rare.as_ref().and_then(|it| it.lineage)),
+            ("budget", self.rare.as_ref().and_then(|it| it.budget)),
         ];
         for (name, key) in keys {
             key.map(|key| out.field(name, &key));
         }
         if let Some(it) = self.rotated_to() {
-            out.field("rotated_to", &(it.successor, Instant(it.at)));
+            out.field("rotated_to", &(it.successor, Rfc3339(it.at)));
         }
         if let Some(pepper) = self.verifier.pepper() {
             out.field("pepper", &pepper.as_str());
@@ -612,21 +597,15 @@ impl fmt::Debug for KeyRecord {
     }
 }
 
-/// About what a map of so many entries takes beside what they point to: its nodes have room for
-/// eleven each, and are hardly more than half full if they were filled in order.
-fn nodes<Entry>(entries: usize) -> usize {
-    entries.div_ceil(6) * (16 + 11 * size_of::<Entry>())
-}
-
 #[cfg(test)]
 impl KeyRecord {
-    /// The names of the fields that are not set, so that whoever adds a field must add it here, and
-    /// in `diff.rs`.
+    /// Returns the names of the fields that are not set. The exhaustive pattern makes sure that a
+    /// new field is added here, and in `diff.rs`.
     pub(crate) fn unset(&self) -> Vec<&'static str> {
         let Self {
             id: _,
             verifier,
-            seldom,
+            rare,
             expires_at,
             not_before,
             created_at,
@@ -641,7 +620,7 @@ impl KeyRecord {
             metadata,
             rotated_from,
         } = self;
-        let Seldom {
+        let RareFields {
             revoked,
             suspended,
             throttled,
@@ -651,7 +630,7 @@ impl KeyRecord {
             limits,
             budget,
             lineage,
-        } = seldom.as_deref().unwrap_or(&Seldom::default()).clone();
+        } = rare.as_deref().unwrap_or(&RareFields::default()).clone();
         let set = [
             ("pepper", verifier.pepper().is_some()),
             ("expires_at", expires_at.is_some()),
@@ -698,7 +677,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plain_record_sets_an_account_and_a_version() {
+    fn a_plain_record_sets_only_an_account_and_a_version() {
         let plain = KeyRecord::imported(KeyDigest::of("key"), "acme");
         let unset = plain.unset();
         assert!(!unset.contains(&"account") && !unset.contains(&"version"));
@@ -706,7 +685,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_equal_to_one_built_from_what_it_says() {
+    fn setting_the_default_budget_leaves_a_record_equal() {
         let record = KeyRecord::imported(KeyDigest::of("key"), "acme");
         let built = record.clone().with_budget(record.budget());
         assert_eq!(built, record);

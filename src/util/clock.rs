@@ -1,4 +1,4 @@
-//! Where the time comes from: [`SystemClock`] in production, [`ManualClock`] in tests.
+//! Clocks: [`SystemClock`] in production, [`ManualClock`] in tests.
 
 use std::cell::Cell;
 use std::fmt;
@@ -9,49 +9,53 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
-/// A wait for a [`Clock`].
+/// The future of [`Clock::sleep`].
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The source of time for everything that this crate decides.
+/// A clock: the source of time for all decisions of this crate.
 ///
-/// Each request reads it once, and again after each wait. If the wall clock is wrong, keys
-/// expire early or late by as much, so the safe failure is to run fast.
+/// Each request reads the clock once, and again after each wait. If the wall clock is wrong, keys
+/// expire early or late by the same time, so the safe failure is to run fast.
 ///
-/// A clock of an application's own need only tell the wall-clock time; what else there is, is the
-/// operating system's unless it says otherwise.
+/// An application's own clock needs only [`now`](Self::now). The other methods use the operating
+/// system's clock by default.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a `Clock`",
     note = "use `SystemClock`, or `ManualClock` in tests"
 )]
 pub trait Clock: Send + Sync + 'static {
-    /// The current wall-clock time. It may step backwards.
+    /// Returns the current wall-clock time. It may step backwards.
     fn now(&self) -> SystemTime;
 
-    /// The time since a fixed moment. It is never set, and tells how old cached records are.
+    /// Returns the time since a fixed instant. It never goes backwards. The age of cached records,
+    /// rates and windows are measured with it. Default: the operating system's monotonic clock.
     fn monotonic(&self) -> Duration {
         START.elapsed()
     }
 
-    /// Reads [`now`](Self::now) and [`monotonic`](Self::monotonic) at one moment, as each request
-    /// does. A clock that can tell both at one look spares each request the other.
+    /// Returns [`now`](Self::now) and [`monotonic`](Self::monotonic) at the same instant. Each
+    /// request calls this. Default: calls both. Override it if one reading of the clock gives both
+    /// times.
     fn readings(&self) -> Now {
         Now::new(self.now(), self.monotonic())
     }
 
-    /// Waits for a time: the limit of a load from the store, or of a check by a limiter.
+    /// Waits for a time: the time limit of a call of the store or of a limiter. Default: a timer of
+    /// the operating system's clock, which needs no runtime.
     fn sleep(&self, time: Duration) -> Sleep {
         Box::pin(futures_timer::Delay::new(time))
     }
 }
 
-/// Both readings of a [`Clock`] at one moment.
+/// Both readings of a [`Clock`] at the same instant.
 ///
-/// The wall clock says which day it is, and may be set. The monotonic clock says how much time has
-/// gone by, and never goes backwards: rates and windows go by it, so that a step of the wall clock
-/// neither empties nor fills a budget.
+/// The wall clock has the date, and may be set. The monotonic clock measures elapsed time, and
+/// never goes backwards. Rates and windows use the monotonic clock, so that a step of the wall
+/// clock neither empties nor fills a budget.
 ///
-/// It is not `Send`, so no future that holds it across an await can be spawned: an instant from
-/// before a wait is the past, and to decide by it would admit what is no longer due.
+/// `Now` is not `Send`, so a future that holds it across an await cannot be spawned on a thread
+/// pool. After a wait the readings are out of date, and a decision by them could admit an expired
+/// key.
 ///
 /// ```
 /// use tower_api_key::clock::{Clock, SystemClock};
@@ -74,12 +78,12 @@ pub trait Clock: Send + Sync + 'static {
 pub struct Now {
     wall: SystemTime,
     monotonic: Duration,
-    /// A pointer is not `Send`.
+    /// Makes the type not `Send`.
     _stays_here: PhantomData<*const ()>,
 }
 
 impl Now {
-    /// Two readings that belong together.
+    /// Creates the readings of one instant.
     pub const fn new(wall: SystemTime, monotonic: Duration) -> Self {
         Self {
             wall,
@@ -88,18 +92,18 @@ impl Now {
         }
     }
 
-    /// The wall-clock time.
+    /// Returns the wall-clock time.
     pub const fn wall(&self) -> SystemTime {
         self.wall
     }
 
-    /// The time since a fixed moment, on a clock that is never set.
+    /// Returns the time since a fixed instant, by the monotonic clock.
     pub const fn monotonic(&self) -> Duration {
         self.monotonic
     }
 }
 
-/// A shared clock is a clock.
+/// Forwards to the shared clock.
 impl<C: Clock + ?Sized> Clock for Arc<C> {
     fn now(&self) -> SystemTime {
         (**self).now()
@@ -118,17 +122,17 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
     }
 }
 
-/// The operating system's clock: the default.
+/// The operating system's clock. This is the default.
 ///
-/// To ask the operating system takes longer than to charge a limit. So each thread asks it once in
-/// a millisecond, and in between the processor's counter tells how much time has gone by: a step of
-/// the wall clock is noticed up to a millisecond late, and what two threads say may differ by as
-/// much. Where there is no such counter, or it goes backwards, the operating system takes its
-/// place.
+/// A reading of the operating system's clock takes longer than a charge of a limit. So each thread
+/// reads that clock at most once in a millisecond, and adds the time by the processor's counter in
+/// between. A step of the wall clock is noticed up to a millisecond late, and the readings of two
+/// threads may differ by as much. If there is no such counter, or it goes backwards, the operating
+/// system's clock is read each time.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
-/// What the operating system said, and where the processor's counter stood.
+/// The last reading of the operating system's clock, with the processor's counter at that time.
 #[derive(Clone, Copy)]
 struct Anchor {
     counter: u64,
@@ -137,21 +141,21 @@ struct Anchor {
 }
 
 impl Anchor {
-    /// What the clocks say when the counter stands there, as long as it is believed.
+    /// Returns the readings at a value of the counter. Returns `None` if the counter went backwards
+    /// or [`MAX_AGE`] has passed.
     #[inline]
-    fn after(self, counter: u64) -> Option<(SystemTime, Duration)> {
+    fn readings_at(self, counter: u64) -> Option<(SystemTime, Duration)> {
         if counter < self.counter {
             return None;
         }
         let since = COUNTER.delta_as_nanos(self.counter, counter);
-        let since = u32::try_from(since)
-            .ok()
-            .filter(|since| *since < BELIEVED)?;
+        let since = u32::try_from(since).ok().filter(|since| *since < MAX_AGE)?;
         let since = Duration::new(0, since);
         Some((self.wall + since, self.monotonic + since))
     }
 
-    fn cast(counter: u64) -> Self {
+    /// Reads the operating system's clock.
+    fn new(counter: u64) -> Self {
         Self {
             counter,
             wall: SystemTime::now(),
@@ -163,8 +167,8 @@ impl Anchor {
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 static COUNTER: LazyLock<quanta::Clock> = LazyLock::new(quanta::Clock::new);
 
-/// For how long the counter is believed, in nanoseconds.
-const BELIEVED: u32 = 1_000_000;
+/// The maximum age of an anchor, in nanoseconds.
+const MAX_AGE: u32 = 1_000_000;
 
 impl Clock for SystemClock {
     #[inline]
@@ -182,23 +186,23 @@ impl Clock for SystemClock {
             static ANCHOR: Cell<Option<Anchor>> = const { Cell::new(None) };
             static LAST: Cell<Duration> = const { Cell::new(Duration::ZERO) };
         }
-        // The counter goes first: a thread that is held up before it asks the operating system is
-        // fast then, by less than the counter is believed for, and not slow.
+        // The counter is read first. A thread that is delayed before it reads the operating
+        // system's clock is then fast by the delay, while the anchor is valid, and never slow.
         let counter = COUNTER.raw();
-        let believed = ANCHOR.get().and_then(|anchor| anchor.after(counter));
-        let (wall, monotonic) = believed.unwrap_or_else(|| {
-            let anchor = Anchor::cast(counter);
+        let extrapolated = ANCHOR.get().and_then(|anchor| anchor.readings_at(counter));
+        let (wall, monotonic) = extrapolated.unwrap_or_else(|| {
+            let anchor = Anchor::new(counter);
             ANCHOR.set(Some(anchor));
             (anchor.wall, anchor.monotonic)
         });
-        // A thread that was fast stands still until the operating system has caught up.
+        // A thread that was fast repeats its last reading until the operating system has caught up.
         let monotonic = monotonic.max(LAST.get());
         LAST.set(monotonic);
         Now::new(wall, monotonic)
     }
 }
 
-/// What came first of an answer and the end of a time limit: `None` if that was the end.
+/// Waits for an answer within a time limit. Returns `None` if the time limit ended first.
 pub(crate) async fn within<T>(
     clock: &dyn Clock,
     limit: Duration,
@@ -210,14 +214,14 @@ pub(crate) async fn within<T>(
         if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
             return Poll::Ready(Some(answer));
         }
-        // What answers at once needs no timer.
+        // An immediate answer needs no timer.
         let end = end.get_or_insert_with(|| clock.sleep(limit));
         end.as_mut().poll(cx).map(|()| None)
     })
     .await
 }
 
-/// A clock that moves only when it is told to. Clones share the same hands.
+/// A clock for tests, which moves only when it is advanced or set. Clones share the same time.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -240,15 +244,16 @@ pub(crate) async fn within<T>(
 #[derive(Clone)]
 pub struct ManualClock(Arc<Mutex<Hands>>);
 
+/// The time of a manual clock, and the waiting tasks.
 struct Hands {
     wall: SystemTime,
     monotonic: Duration,
-    /// Who waits, and until when.
+    /// The tasks that wait, each with the monotonic time at which it wakes up.
     sleepers: Vec<(Duration, Waker)>,
 }
 
 impl ManualClock {
-    /// A clock that stands at `instant`.
+    /// Creates a clock at `instant`, with a monotonic time of zero.
     pub fn at(instant: SystemTime) -> Self {
         Self(Arc::new(Mutex::new(Hands {
             wall: instant,
@@ -257,11 +262,11 @@ impl ManualClock {
         })))
     }
 
-    /// Lets time go by: the wall clock and the monotonic one move forwards, and those who slept
-    /// for long enough wake up.
+    /// Advances the wall clock and the monotonic clock, and wakes the tasks whose sleep has ended.
     ///
     /// # Panics
-    /// If the result is beyond what [`SystemTime`] can hold.
+    ///
+    /// Panics if a time overflows [`SystemTime`] or [`Duration`].
     pub fn advance(&self, by: Duration) {
         let mut hands = self.hands();
         hands.wall += by;
@@ -277,7 +282,7 @@ impl ManualClock {
         }
     }
 
-    /// Sets the wall clock, also backwards. No time goes by.
+    /// Sets the wall clock, also backwards. The monotonic clock does not change.
     pub fn set(&self, instant: SystemTime) {
         self.hands().wall = instant;
     }
@@ -309,7 +314,7 @@ impl Clock for ManualClock {
             if hands.monotonic >= until {
                 return Poll::Ready(());
             }
-            // Whoever is polled again and again sleeps but once.
+            // A task that is polled several times is added once.
             let is_known =
                 |(at, waker): &(Duration, Waker)| *at == until && waker.will_wake(cx.waker());
             if !hands.sleepers.iter().any(is_known) {
@@ -330,21 +335,21 @@ impl fmt::Debug for ManualClock {
 mod tests {
     use super::*;
 
-    /// It is never slow, however often this thread is held up.
+    /// The clock is never slow, even if this thread is delayed.
     #[test]
-    fn between_two_looks_the_counter_tells_the_time() {
+    fn readings_stay_close_to_the_system_clock() {
         let slack = Duration::from_micros(500);
         for _ in 0..200_000 {
-            let asked = Anchor::cast(0);
+            let system = Anchor::new(0);
             let now = SystemClock.readings();
-            assert!(now.wall() + slack > asked.wall && now.monotonic() + slack > asked.monotonic);
+            assert!(now.wall() + slack > system.wall && now.monotonic() + slack > system.monotonic);
             let later = SystemClock.readings().wall();
-            let asked = Anchor::cast(0);
-            assert!(later < asked.wall + Duration::new(0, BELIEVED) + slack);
+            let system = Anchor::new(0);
+            assert!(later < system.wall + Duration::new(0, MAX_AGE) + slack);
         }
     }
 
-    /// However often it asks the operating system anew.
+    /// A new anchor does not set the clock back.
     #[test]
     fn the_monotonic_clock_of_a_thread_never_goes_backwards() {
         let mut last = Duration::ZERO;
@@ -356,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn both_hands_are_read_at_once() {
+    fn wall_and_monotonic_time_are_read_together() {
         let clock = ManualClock::at(SystemTime::UNIX_EPOCH);
         clock.advance(Duration::from_secs(3));
         clock.set(SystemTime::UNIX_EPOCH);

@@ -1,36 +1,37 @@
-//! Instants as the standards write them: RFC 3339 and the HTTP-date of RFC 9110.
+//! Timestamps as text: RFC 3339, and the HTTP-date of RFC 9110.
 //!
-//! Stores are free to hand us any instant, so each function first clamps it to the years that both
-//! formats can write (1970 to 9999): a strange record must not panic a request.
+//! A store may return any time, and a strange record must not panic a request. Each function
+//! therefore clamps times to the years that both formats can represent: 1970 to 9999.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The last second of the year 9999.
 const LAST: u64 = 253_402_300_799;
 
-/// Whole seconds since 1970, rounded down, within the years 1970 to 9999.
+/// Returns the whole seconds since 1970, rounded down, clamped to the years 1970 to 9999.
 pub(crate) fn unix_seconds(instant: SystemTime) -> u64 {
     instant
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs().min(LAST))
 }
 
-/// A time in nanoseconds, 584 years at most.
+/// Converts a duration to nanoseconds, at most 584 years.
 #[inline]
 pub(crate) fn nanoseconds(time: Duration) -> u64 {
     let seconds = time.as_secs().saturating_mul(1_000_000_000);
     seconds.saturating_add(u64::from(time.subsec_nanos()))
 }
 
-/// `2024-06-30T23:59:59Z`.
+/// Formats a time as RFC 3339, such as `2024-06-30T23:59:59Z`.
 pub(crate) fn rfc3339(instant: SystemTime) -> String {
     let seconds = unix_seconds(instant);
-    let (year, month, day) = civil(seconds / 86_400);
+    let (year, month, day) = civil_date(seconds / 86_400);
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// Whole seconds since 1970 so many nanoseconds after an instant, rounded up.
+/// Returns the whole seconds since 1970 of the time `after` nanoseconds after an instant, rounded
+/// up.
 #[inline]
 pub(crate) fn unix_seconds_up(instant: SystemTime, after: u64) -> u64 {
     let since = instant.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -41,7 +42,7 @@ pub(crate) fn unix_seconds_up(instant: SystemTime, after: u64) -> u64 {
     seconds.min(LAST)
 }
 
-/// Returns an instant without what is less than a microsecond.
+/// Rounds a time down to a microsecond.
 pub(crate) fn microseconds_down(instant: SystemTime) -> SystemTime {
     let Ok(since) = instant.duration_since(UNIX_EPOCH) else {
         return instant;
@@ -49,24 +50,24 @@ pub(crate) fn microseconds_down(instant: SystemTime) -> SystemTime {
     instant - Duration::from_nanos(u64::from(since.subsec_nanos() % 1_000))
 }
 
-/// Returns the next whole microsecond, or the instant if it is one.
+/// Rounds a time up to a microsecond.
 pub(crate) fn microseconds_up(instant: SystemTime) -> SystemTime {
     let down = microseconds_down(instant);
     if down == instant {
         return instant;
     }
     let up = down.checked_add(Duration::from_micros(1));
-    // The last microsecond that can be written is rounded down.
-    up.filter(|up| can_be_written(*up)).unwrap_or(down)
+    // The last microsecond of the year 9999 is rounded down.
+    up.filter(|up| is_representable(*up)).unwrap_or(down)
 }
 
-/// Whether an instant is in the years that can be written.
-pub(crate) fn can_be_written(instant: SystemTime) -> bool {
+/// Returns whether a time is in the years 1970 to 9999.
+pub(crate) fn is_representable(instant: SystemTime) -> bool {
     let since = instant.duration_since(UNIX_EPOCH);
     since.is_ok_and(|since| since.as_secs() <= LAST)
 }
 
-/// As [`rfc3339`], with the fraction of the second in as many digits as it needs.
+/// Formats a time like [`rfc3339`], with the fraction of the second in as few digits as possible.
 pub(crate) fn rfc3339_exact(instant: SystemTime) -> String {
     let mut text = rfc3339(instant);
     let since = instant.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -80,30 +81,32 @@ pub(crate) fn rfc3339_exact(instant: SystemTime) -> String {
     text
 }
 
-/// As [`rfc3339`], of the next whole second.
+/// Formats a time like [`rfc3339`], rounded up to a second.
 pub(crate) fn rfc3339_up(instant: SystemTime) -> String {
     let second = Duration::from_nanos(999_999_999);
     rfc3339(instant.checked_add(second).unwrap_or(instant))
 }
 
-/// `Sun, 30 Jun 2024 23:59:59 GMT`.
+/// Formats a time as an HTTP-date, such as `Sun, 30 Jun 2024 23:59:59 GMT`.
 pub(crate) fn http_date(instant: SystemTime) -> String {
     httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(unix_seconds(instant)))
 }
 
-/// The first day of a day's month, and that of the next one; days counted from 1970-01-01.
+/// Returns the first day of the month that contains a day, and the first day of the next month.
+/// Days are counted from 1970-01-01.
 pub(crate) fn month_around(day: u64) -> (u64, u64) {
-    let (_, _, day_of_month) = civil(day);
+    let (_, _, day_of_month) = civil_date(day);
     let first = day - (day_of_month - 1);
-    // 31 days on from the first of a month is within the first days of the next one.
-    let (_, _, beyond) = civil(first + 31);
+    // 31 days after the first of a month is one of the first days of the next month.
+    let (_, _, beyond) = civil_date(first + 31);
     (first, first + 31 - (beyond - 1))
 }
 
-/// The proleptic Gregorian date of a day counted from 1970-01-01.
+/// Returns the proleptic Gregorian date of a day, counted from 1970-01-01.
 ///
-/// Counted in years that begin in March, so that the leap day is the last of its year.
-pub(crate) fn civil(days_since_1970: u64) -> (u64, u64, u64) {
+/// The computation uses years that begin in March, so that the leap day is the last of its year
+/// (Howard Hinnant, `civil_from_days`).
+pub(crate) fn civil_date(days_since_1970: u64) -> (u64, u64, u64) {
     let days = days_since_1970 + 719_468; // since 0000-03-01
     let era = days / 146_097; // 400 years
     let day_of_era = days % 146_097;
@@ -131,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn known_instants() {
+    fn known_instants_are_formatted_correctly() {
         assert_eq!(rfc3339(at(0)), "1970-01-01T00:00:00Z");
         assert_eq!(rfc3339(at(951_782_400)), "2000-02-29T00:00:00Z");
         assert_eq!(rfc3339(at(1_719_791_999)), "2024-06-30T23:59:59Z");
@@ -154,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn months_are_as_long_as_they_are() {
+    fn months_have_their_calendar_lengths() {
         let day = |date: &str| {
             let date = httpdate::parse_http_date(date).unwrap();
             unix_seconds(date) / 86_400
@@ -170,15 +173,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_month_is_the_days_that_share_it(day in 0..LAST / 86_400 - 31) {
+        fn a_month_contains_exactly_its_own_days(day in 0..LAST / 86_400 - 31) {
             let (first, next) = month_around(day);
             prop_assert!((first..next).contains(&day) && (28..=31).contains(&(next - first)));
-            let month = |day| (civil(day).0, civil(day).1);
+            let month = |day| (civil_date(day).0, civil_date(day).1);
             prop_assert_eq!(month(first), month(day));
-            prop_assert_eq!((month(next - 1), civil(next).2), (month(day), 1));
+            prop_assert_eq!((month(next - 1), civil_date(next).2), (month(day), 1));
         }
 
-        /// httpdate computes its calendar by another way; the two must agree on every day.
+        /// `httpdate` computes the calendar in another way; both must agree on every day.
         #[test]
         fn both_formats_name_the_same_instant(seconds in 0..=LAST) {
             const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun",

@@ -1,5 +1,5 @@
-//! What is written to the application's logs: one function an occasion, none of which can be handed
-//! a secret. Ids, accounts and codes only.
+//! The log events: one function per event. The functions take ids, accounts and codes, and no
+//! parameter could be a secret.
 
 use std::error::Error;
 use std::fmt;
@@ -8,18 +8,18 @@ use std::time::SystemTime;
 
 use tracing::{debug, error, info, trace, warn};
 
-use crate::util::notice::{Lines, Once};
+use crate::util::log_throttle::{LineBudget, LogOnce};
 
-/// One name to filter by, wherever the shim lives.
+/// The target of all events, for filters.
 const TARGET: &str = "tower_api_key";
 
-/// Returns whether [`admitted`] may be heard.
+/// Returns whether [`admitted`] events are enabled.
 #[inline]
 pub(crate) fn traces_admissions() -> bool {
     tracing::enabled!(target: TARGET, tracing::Level::TRACE)
 }
 
-/// A request passed.
+/// Logs that a request was admitted.
 #[inline]
 pub(crate) fn admitted<'a, I: fmt::Display>(
     key_id: impl FnOnce() -> I,
@@ -28,11 +28,11 @@ pub(crate) fn admitted<'a, I: fmt::Display>(
     trace!(target: TARGET, key_id = %key_id(), account = account(), "API key accepted");
 }
 
-/// A refusal, as it is logged.
+/// The fields of a log line about a refusal.
 #[derive(Debug, Default)]
 pub(crate) struct Refusal<'a> {
     pub(crate) code: &'a str,
-    /// More exact than the code, where the caller must not be told.
+    /// The exact reason, if the code is deliberately less exact.
     pub(crate) reason: Option<&'static str>,
     pub(crate) client: Option<String>,
     pub(crate) method: Option<&'a str>,
@@ -43,20 +43,19 @@ pub(crate) struct Refusal<'a> {
     pub(crate) limit: Option<&'a str>,
 }
 
-/// A request was turned away. It is told at `INFO` as far as there is room in this minute, and at
-/// `DEBUG` beyond. The clock is read, and what is told
-/// is put together, only if somebody hears it.
+/// Logs a refusal: at `INFO` while the budget of this minute lasts, and at `DEBUG` beyond it. The
+/// clock is read and the fields are computed only if the event is enabled.
 pub(crate) fn refused<'a>(
-    lines: &Lines,
+    lines: &LineBudget,
     at: impl FnOnce() -> SystemTime,
     refusal: impl FnOnce() -> Refusal<'a>,
 ) {
-    let hears_debug = tracing::enabled!(target: TARGET, tracing::Level::DEBUG);
-    if !hears_debug && !tracing::enabled!(target: TARGET, tracing::Level::INFO) {
+    let is_debug_enabled = tracing::enabled!(target: TARGET, tracing::Level::DEBUG);
+    if !is_debug_enabled && !tracing::enabled!(target: TARGET, tracing::Level::INFO) {
         return;
     }
-    let is_loud = lines.may_write(at(), refusals_left_out);
-    if !is_loud && !hears_debug {
+    let is_info = lines.may_write(at(), refusals_suppressed);
+    if !is_info && !is_debug_enabled {
         return;
     }
     let Refusal {
@@ -71,24 +70,24 @@ pub(crate) fn refused<'a>(
         limit,
     } = refusal();
     let (client, key_id) = (client.as_deref(), key_id.as_deref());
-    if is_loud {
+    if is_info {
         info!(target: TARGET, code, reason, client, method, route, key_id, account, plan, limit, "request refused");
     } else {
         debug!(target: TARGET, code, reason, client, method, route, key_id, account, plan, limit, "request refused");
     }
 }
 
-/// There were more refusals than are logged in a minute.
-pub(crate) fn refusals_left_out(count: u64) {
+/// Logs the number of refusals that were not logged at `INFO`.
+pub(crate) fn refusals_suppressed(count: u64) {
     warn!(target: TARGET, count, "more requests were refused in a minute than are logged");
 }
 
-/// A record names a plan that is not among the rules.
+/// Logs that a record names a plan that the limits do not have.
 pub(crate) fn unknown_plan(plan: &str, instead: &str) {
     warn!(target: TARGET, plan, instead, "keys name a plan that there is not; the default plan binds them");
 }
 
-/// Budgets of a day or a month end with the process.
+/// Logs that a calendar quota is kept by a limiter that is not durable.
 pub(crate) fn calendar_in_memory() {
     warn!(target: TARGET,
         "a limit by UTC day or month is kept by a limiter in memory: its budgets end with the process, and \
@@ -96,22 +95,22 @@ pub(crate) fn calendar_in_memory() {
     );
 }
 
-/// Access that is only reported would have denied a request.
-pub(crate) fn would_refuse(code: &str, key_id: &dyn fmt::Display, account: &str) {
+/// Logs a request that a report-only access check would have denied.
+pub(crate) fn access_would_deny(code: &str, key_id: &dyn fmt::Display, account: &str) {
     info!(target: TARGET, code, %key_id, account, "what is only reported would have denied a request");
 }
 
-/// A limit that only reports would have denied a request.
-pub(crate) fn would_deny(limit: &str, key_id: Option<&str>, account: Option<&str>) {
+/// Logs a request that a report-only limit would have denied.
+pub(crate) fn limit_would_deny(limit: &str, key_id: Option<&str>, account: Option<&str>) {
     info!(target: TARGET, limit, key_id, account, "a limit that only reports would have denied a request");
 }
 
-/// A key is on its way out: its owner should be told.
+/// Logs the use of a deprecated key.
 pub(crate) fn deprecated(key_id: &dyn fmt::Display, account: &str, expires_at: &str) {
     warn!(target: TARGET, %key_id, account, expires_at, "a deprecated API key is in use; its owner should replace it");
 }
 
-/// A key stood in a URL.
+/// Logs that a key was sent in a URL.
 pub(crate) fn key_in_query(parameter: &str, key_id: &dyn fmt::Display) {
     warn!(target: TARGET,
         parameter,
@@ -120,7 +119,7 @@ pub(crate) fn key_in_query(parameter: &str, key_id: &dyn fmt::Display) {
     );
 }
 
-/// The store failed, and requests were answered with 503: so many since this was said last.
+/// Logs failures of the store since the last such line. Their requests were answered with 503.
 pub(crate) fn store_failed(
     error: &(dyn Error + 'static),
     key_id: &dyn fmt::Display,
@@ -130,41 +129,40 @@ pub(crate) fn store_failed(
     error!(target: TARGET, %key_id, error = %causes, failures, "the key store failed; requests were answered with 503");
 }
 
-/// The store works again, after so many failures that nothing was said of.
-pub(crate) fn store_works(failures: u64) {
+/// Logs that the store has recovered, with the number of failures not logged yet.
+pub(crate) fn store_recovered(failures: u64) {
     info!(target: TARGET, failures, "the key store works again");
 }
 
-/// There were too many lookups in flight for one more.
+/// Logs loads that were refused because too many were in flight.
 pub(crate) fn too_many_loads(key_id: &dyn fmt::Display, failures: u64) {
     warn!(target: TARGET, %key_id, failures, "too many keys are being looked up at a time; requests were answered with 503; see Cache::max_loads");
 }
 
-/// The store failed, and the request was judged by what was loaded before.
+/// Logs that the store failed, and a cached record was used beyond its normal age.
 pub(crate) fn served_stale(error: &(dyn Error + 'static), key_id: &dyn fmt::Display) {
     let causes = Causes(error);
     warn!(target: TARGET, %key_id, error = %causes, "the key store failed; the request was judged by an old record");
 }
 
-/// The limiter failed, and the application's choice for that decides: so many times since this was
-/// said last.
+/// Logs failures of the limiter since the last such line. `LimiterOutage` decided their requests.
 pub(crate) fn limiter_failed(error: &(dyn Error + 'static), failures: u64) {
     let causes = Causes(error);
     error!(target: TARGET, error = %causes, failures, "the rate limiter failed; LimiterOutage decides about requests");
 }
 
-/// The limiter works again, after so many failures that nothing was said of.
-pub(crate) fn limiter_works(failures: u64) {
+/// Logs that the limiter has recovered, with the number of failures not logged yet.
+pub(crate) fn limiter_recovered(failures: u64) {
     info!(target: TARGET, failures, "the rate limiter works again");
 }
 
-/// A request was denied after it was charged, and could not be given back its charge.
+/// Logs that the charge of a denied request could not be refunded.
 pub(crate) fn refund_failed(error: &(dyn Error + 'static)) {
     let causes = Causes(error);
     error!(target: TARGET, error = %causes, "the rate limiter failed; a denied request stays charged");
 }
 
-/// The feed of changes could not be read, and is tried again.
+/// Logs a failed call of the feed, which is retried.
 pub(crate) fn feed_failed(error: &(dyn Error + 'static)) {
     let causes = Causes(error);
     warn!(
@@ -175,7 +173,7 @@ pub(crate) fn feed_failed(error: &(dyn Error + 'static)) {
     );
 }
 
-/// The feed has lost changes.
+/// Logs a gap in the feed.
 pub(crate) fn feed_gap() {
     warn!(
         target: TARGET,
@@ -183,18 +181,18 @@ pub(crate) fn feed_gap() {
     );
 }
 
-/// A record cannot be judged, and the request was answered with 503.
+/// Logs a record that cannot be verified. The request was answered with 503.
 pub(crate) fn unverifiable(error: &(dyn Error + 'static), key_id: &dyn fmt::Display) {
     let causes = Causes(error);
     error!(target: TARGET, %key_id, error = %causes, "a key's record cannot be verified; the request was answered with 503");
 }
 
-/// A record does not verify the key that it is of.
+/// Logs a record whose verifier does not match the key with its id.
 pub(crate) fn wrong_verifier(key_id: &dyn fmt::Display) {
     error!(target: TARGET, %key_id, "a key's record does not verify it: its pepper has another content here, or the record was changed; the request was answered with 503");
 }
 
-/// The `Caller` is asked for where no layer provides it.
+/// Logs that a handler asked for the `Caller` without a layer.
 pub(crate) fn layer_missing(wanted: &str) {
     error!(target: TARGET,
         wanted,
@@ -202,13 +200,13 @@ pub(crate) fn layer_missing(wanted: &str) {
     );
 }
 
-/// A credential could not be taken out of the request's URI, so all of the query was dropped.
+/// Logs that a whole query was dropped, since the key could not be removed from it alone.
 pub(crate) fn query_dropped() {
     warn!(target: TARGET, "the request's query could not be written without the API key and was dropped whole");
 }
 
-/// A key with an allow-list came from an address that is not known.
-pub(crate) fn no_address_for_allow_list(once: &Once) {
+/// Logs that a key with an allow-list was refused because the client's address is unknown.
+pub(crate) fn no_address_for_allow_list(once: &LogOnce) {
     once.run(|| {
         warn!(target: TARGET,
             "the client's address is not known, so keys with an allow-list of networks are refused; see \
@@ -217,8 +215,8 @@ pub(crate) fn no_address_for_allow_list(once: &Once) {
     });
 }
 
-/// Limits by address have no address to go by.
-pub(crate) fn no_address_for_limits(once: &Once) {
+/// Logs that limits by address are charged without an address.
+pub(crate) fn no_address_for_limits(once: &LogOnce) {
     once.run(|| {
         error!(target: TARGET,
             "no client address is known, so all clients share one budget of each limit by address, and few \
@@ -229,8 +227,8 @@ pub(crate) fn no_address_for_limits(once: &Once) {
     });
 }
 
-/// Somebody sends forwarding headers, and no proxy is trusted.
-pub(crate) fn untrusted_forwarding(once: &Once, peer: Option<IpAddr>) {
+/// Logs that a forwarding header of an untrusted peer was ignored.
+pub(crate) fn untrusted_forwarding(once: &LogOnce, peer: Option<IpAddr>) {
     once.run(|| {
         let peer = peer.map(|peer| peer.to_string());
         warn!(target: TARGET,
@@ -241,7 +239,7 @@ pub(crate) fn untrusted_forwarding(once: &Once, peer: Option<IpAddr>) {
     });
 }
 
-/// An error and what caused it, on one line.
+/// Displays an error and its causes on one line.
 struct Causes<'e>(&'e (dyn Error + 'static));
 
 impl fmt::Display for Causes<'_> {
@@ -261,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn causes_are_told_on_one_line() {
+    fn causes_are_written_on_one_line() {
         #[derive(Debug, thiserror::Error)]
         #[error("outer")]
         struct Outer(#[source] std::io::Error);

@@ -1,4 +1,4 @@
-//! The cache's guard and flights in the orders that threads can come to them in.
+//! The coherent cache, its epochs and its loads, in the orders that threads can come to them in.
 //!
 //! The files of the library are compiled here over shuttle's locks and atomics, in the place of
 //! those of the operating system, and over a map that is a plain one under a lock. Shuttle then
@@ -16,14 +16,14 @@ mod util {
     }
 }
 
-#[path = "../../src/cache/flight.rs"]
-mod flight;
-#[path = "../../src/cache/guard.rs"]
-mod guard;
-#[path = "../../src/cache/guarded.rs"]
-mod guarded;
+#[path = "../../src/cache/coherent.rs"]
+mod coherent;
+#[path = "../../src/cache/epochs.rs"]
+mod epochs;
 mod mutant;
 mod scenarios;
+#[path = "../../src/cache/single_flight.rs"]
+mod single_flight;
 
 fn explore(scenario: fn()) {
     let iterations = std::env::var("MODEL_ITERATIONS").map_or(Ok(300), |text| text.parse());
@@ -58,7 +58,7 @@ fn concurrent_misses_are_one_load() {
 }
 
 #[test]
-fn a_leader_that_goes_away_takes_nobody_with_it() {
+fn cancelling_one_waiter_does_not_cancel_the_load() {
     explore(scenarios::cancelled_leader);
 }
 

@@ -10,17 +10,17 @@ use shuttle::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use shuttle::sync::{Arc, Mutex};
 use shuttle::thread;
 
-use super::flight::Room;
-use super::guard::{Spread, Stamp};
-use super::guarded::{Answer, Guarded, Map, Origin};
+use super::coherent::{Answer, CoherentCache, EntryMeta, Map};
+use super::epochs::{Epoch, StripeHash};
+use super::single_flight::Room;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key(usize);
 
 const KEY: Key = Key(7);
 
-impl Spread for Key {
-    fn spread(&self) -> usize {
+impl StripeHash for Key {
+    fn stripe_hash(&self) -> usize {
         self.0
     }
 }
@@ -28,33 +28,33 @@ impl Spread for Key {
 /// What the source said of the key: whether it is good, or that there is none.
 #[derive(Debug, Clone)]
 struct Said {
-    stamp: Stamp,
+    epoch: Epoch,
     good: Option<bool>,
 }
 
 impl Answer for Said {
-    fn found(&self) -> bool {
+    fn was_found(&self) -> bool {
         self.good.is_some()
     }
 }
 
 /// The map of the model: it forgets nothing.
 #[derive(Default)]
-struct Plain(Mutex<HashMap<Key, (Said, Origin)>>);
+struct Plain(Mutex<HashMap<Key, (Said, EntryMeta)>>);
 
 impl Map<Key, Said> for Plain {
-    fn get(&self, key: &Key, asked_for: impl Fn(Origin) -> bool) -> Option<Said> {
+    fn get(&self, key: &Key, wants: impl Fn(EntryMeta) -> bool) -> Option<Said> {
         let map = self.0.lock().unwrap();
-        let kept = map.get(key).filter(|(_, origin)| asked_for(*origin));
+        let kept = map.get(key).filter(|(_, meta)| wants(*meta));
         kept.map(|(said, _)| said.clone())
     }
 
-    fn put(&self, key: Key, said: Said, origin: Origin, _: impl Fn(&Key, Origin) -> bool) {
-        self.0.lock().unwrap().insert(key, (said, origin));
+    fn put(&self, key: Key, said: Said, meta: EntryMeta, _: impl Fn(&Key, EntryMeta) -> bool) {
+        self.0.lock().unwrap().insert(key, (said, meta));
     }
 }
 
-type Cache = Guarded<Key, Said, (), Plain>;
+type Cache = CoherentCache<Key, Said, (), Plain>;
 
 struct World {
     cache: Cache,
@@ -67,7 +67,7 @@ struct World {
 impl World {
     fn new(source: Option<bool>) -> Arc<Self> {
         Arc::new(Self {
-            cache: Guarded::new(Plain::default()),
+            cache: CoherentCache::new(Plain::default()),
             source: Arc::new(Mutex::new(source)),
             loads: Arc::default(),
             returned: AtomicBool::new(false),
@@ -84,19 +84,19 @@ impl World {
     }
 
     async fn load(&self) -> Said {
-        let begin = |stamp| {
+        let begin = |epoch| {
             let (source, loads) = (Arc::clone(&self.source), Arc::clone(&self.loads));
             async move {
                 loads.fetch_add(1, Ordering::SeqCst);
                 // Somebody else brings the answer, whenever that may be.
                 let good = ask_elsewhere(source).await;
                 yield_now().await;
-                Ok(Said { stamp, good })
+                Ok(Said { epoch, good })
             }
         };
         let room = Room {
             most: 16,
-            few: None,
+            restricted: None,
         };
         let loaded = self.cache.load(KEY, room, u64::MAX, 0, |_| true, begin);
         loaded.await.unwrap()
@@ -195,7 +195,7 @@ pub(crate) fn revoke_against_late_load() {
         &World::new(Some(true)),
         2,
         request,
-        change(Some(false), |cache| cache.changed(&KEY)),
+        change(Some(false), |cache| cache.outdate(&KEY)),
     );
 }
 
@@ -203,7 +203,7 @@ pub(crate) fn revoke_in_the_wrong_order() {
     let request = request_that_must_be_refused_after_the_revocation;
     while_requested(&World::new(Some(true)), 2, request, |world| {
         dawdle();
-        world.cache.changed(&KEY);
+        world.cache.outdate(&KEY);
         dawdle();
         world.write(Some(false));
         world.return_from();
@@ -219,7 +219,7 @@ pub(crate) fn revoke_against_a_waiting_request() {
             }
             yield_now().await; // for its limits
             let after = world.has_returned();
-            if !world.cache.is_current(&KEY, said.stamp) {
+            if !world.cache.is_current(&KEY, said.epoch) {
                 said = world.load().await;
             }
             assert!(
@@ -232,7 +232,7 @@ pub(crate) fn revoke_against_a_waiting_request() {
         &World::new(Some(true)),
         2,
         request,
-        change(Some(false), |cache| cache.changed(&KEY)),
+        change(Some(false), |cache| cache.outdate(&KEY)),
     );
 }
 
@@ -246,7 +246,7 @@ pub(crate) fn invalidate_all_against_load() {
         &World::new(Some(true)),
         2,
         request,
-        change(Some(false), Cache::all_changed),
+        change(Some(false), Cache::outdate_all),
     );
 }
 
@@ -260,7 +260,7 @@ pub(crate) fn create_against_a_remembered_miss() {
         &World::new(None),
         2,
         request,
-        change(Some(true), |cache| cache.created(&KEY)),
+        change(Some(true), |cache| cache.outdate_absence(&KEY)),
     );
 }
 

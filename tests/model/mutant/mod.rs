@@ -1,9 +1,9 @@
-//! The same files over a guard that guards nothing.
+//! The same files over epochs that outdate nothing.
 
-#[path = "../../../src/cache/flight.rs"]
-mod flight;
-mod guard;
-#[path = "../../../src/cache/guarded.rs"]
-mod guarded;
+#[path = "../../../src/cache/coherent.rs"]
+mod coherent;
+mod epochs;
 #[path = "../scenarios.rs"]
 pub(crate) mod scenarios;
+#[path = "../../../src/cache/single_flight.rs"]
+mod single_flight;

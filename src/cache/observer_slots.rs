@@ -6,9 +6,9 @@ use std::sync::OnceLock;
 
 /// A place for each observer, none of which is filled before it is asked for.
 #[derive(Default)]
-pub(crate) struct Slots(Box<[OnceLock<Box<dyn Any + Send + Sync>>]>);
+pub(crate) struct ObserverSlots(Box<[OnceLock<Box<dyn Any + Send + Sync>>]>);
 
-impl Slots {
+impl ObserverSlots {
     /// Places for so many observers; none takes no memory.
     pub(crate) fn new(observers: usize) -> Self {
         Self((0..observers).map(|_| OnceLock::new()).collect())
@@ -17,6 +17,11 @@ impl Slots {
     /// Returns whether any observer keeps a value.
     pub(crate) fn are_used(&self) -> bool {
         self.0.iter().any(|slot| slot.get().is_some())
+    }
+
+    /// Returns the memory of the places, in bytes. The values themselves are the application's.
+    pub(super) fn heap(&self) -> usize {
+        size_of_val(&*self.0)
     }
 
     /// Returns the value of an observer, made if it is not there yet.
@@ -31,8 +36,8 @@ impl Slots {
     }
 }
 
-impl fmt::Debug for Slots {
+impl fmt::Debug for ObserverSlots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Slots").field(&self.0.len()).finish()
+        f.debug_tuple("ObserverSlots").field(&self.0.len()).finish()
     }
 }
