@@ -1,4 +1,4 @@
-//! Charges: units that a request is asked for, and whose budget they come from.
+//! Charges: a number of units, and the budget that they are taken from.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,10 +10,10 @@ use crate::key::environment::Environment;
 use crate::key::quota::Quota;
 use crate::key::record::KeyRecord;
 
-/// The most charges that one request may bring.
+/// The maximum number of charges of one request.
 pub(crate) const MAX_CHARGES: usize = 16;
 
-/// The name of a limit, as callers and logs read it.
+/// The name of a limit, as callers and logs see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitName {
     text: Arc<str>,
@@ -21,17 +21,17 @@ pub struct LimitName {
 }
 
 impl LimitName {
-    /// A name, such as `account_per_minute`.
+    /// Creates a name, such as `account_per_minute`.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         let text = name.into();
-        // FNV-1a. Names are the application's own, so nobody seeks collisions among them.
+        // FNV-1a. The application chooses the names, so nobody attacks it with collisions.
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
         Self { text, hash }
     }
 
-    /// The name as it was given.
+    /// Returns the name as a string.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -47,44 +47,45 @@ impl fmt::Display for LimitName {
     }
 }
 
-/// What a limit counts by: each subject has a budget of its own under each limit's name.
+/// The subject of a limit: each subject has a budget of its own under each limit's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Subject<'a> {
     /// One key.
     Key(KeyId),
-    /// All keys of an account together, of whatever environment.
+    /// All keys of an account together, in all environments.
     Account(&'a str),
     /// All keys of an account in one environment together.
     AccountIn(&'a str, &'a Environment),
     /// One client address, as the rules masked it.
     Address(IpAddr),
-    /// All clients together whose address is not known.
+    /// All clients whose address is not known, together.
     UnknownAddress,
-    /// Everybody together.
+    /// All callers together.
     Global,
-    /// A subject of the application's own, as [`ApiKeysBuilder::add_subject`] says: a text of any
-    /// length, which a client may have chosen.
+    /// A subject of the application's own, as a function that is set with
+    /// [`ApiKeysBuilder::add_subject`] returns it. The text has any length, and a client may have
+    /// chosen it.
     ///
     /// [`ApiKeysBuilder::add_subject`]: crate::ApiKeysBuilder::add_subject
     Custom(&'a str),
 }
 
 impl Subject<'_> {
-    /// Returns whether strangers draw on the same budget.
+    /// Returns whether unrelated callers share the budget.
     pub(crate) const fn is_shared_by_all(self) -> bool {
         matches!(self, Self::Global | Self::UnknownAddress)
     }
 }
 
-/// Units that are charged against one budget.
+/// A number of units that is charged against one budget.
 #[derive(Debug, Clone, Copy)]
 pub struct Charge<'a> {
     name: &'a LimitName,
     subject: Subject<'a>,
     quota: Quota,
     cost: u64,
-    /// Units that must be left at least.
+    /// The units that must remain for the charge to be admissible.
     need: u64,
     unit: &'a str,
     home: Home<'a>,
@@ -96,8 +97,8 @@ pub struct Charge<'a> {
 enum Home<'a> {
     None,
     Account(&'a str),
-    /// The account of this key. It is read only if a limiter asks, since the record of a cached key
-    /// is seldom in the processor's caches.
+    /// The account of this key. The record is read only if a limiter asks, since the record of a
+    /// cached key is rarely in the processor's caches.
     AccountOf(&'a KeyRecord),
 }
 
@@ -117,14 +118,14 @@ impl fmt::Debug for Home<'_> {
     }
 }
 
-/// The unit of limits that do not name another.
+/// The unit of limits that name no other.
 pub const REQUESTS: &str = "requests";
 
 impl<'a> Charge<'a> {
-    /// Creates a charge of requests. A cost of 0 only looks; one above the whole quota is never
-    /// admitted.
+    /// Creates a charge of requests. A cost of 0 takes nothing and reports the status of the
+    /// budget. A cost above the quota is never admitted.
     ///
-    /// Its [home](Self::home) is the account of the subject, if that is one.
+    /// The [home](Self::home) of the charge is the account of the subject, if the subject has one.
     pub const fn new(name: &'a LimitName, subject: Subject<'a>, quota: Quota, cost: u64) -> Self {
         let home = match subject {
             Subject::Account(account) | Subject::AccountIn(account, _) => Home::Account(account),
@@ -142,7 +143,7 @@ impl<'a> Charge<'a> {
         }
     }
 
-    /// Returns the same charge under another name, for a limiter that passes charges on to another.
+    /// Sets another name, for a limiter that passes charges on to another limiter.
     #[must_use]
     pub const fn with_name(mut self, name: &'a LimitName) -> Self {
         self.name = name;
@@ -157,11 +158,11 @@ impl<'a> Charge<'a> {
         self
     }
 
-    /// Sets how many units must be left for the request to be admitted, where that is more than it
-    /// takes. Default: as many as it takes.
+    /// Sets the units that must remain for the request to be admitted, if they are more than the
+    /// cost. Default: the cost.
     ///
-    /// A limit whose unit is known only after the work, such as tokens, takes nothing in advance,
-    /// and yet denies requests once it is used up.
+    /// The cost in some units, such as tokens, is known only after the work. A limit in such a unit
+    /// takes nothing in advance, but denies requests when it is used up.
     #[must_use]
     pub const fn needing(mut self, units: u64) -> Self {
         self.need = units;
@@ -183,31 +184,31 @@ impl<'a> Charge<'a> {
         self
     }
 
-    /// Makes the charge one that only reports: it never denies a request, and is taken whenever the
-    /// others are, also beyond the quota.
+    /// Makes the charge report-only: it never denies a request. It is taken whenever the other
+    /// charges are, even beyond its quota.
     #[must_use]
     pub const fn report_only(mut self) -> Self {
         self.is_report_only = true;
         self
     }
 
-    /// The same charge about another subject.
+    /// Sets another subject.
     pub(crate) const fn about(mut self, subject: Subject<'a>) -> Self {
         self.subject = subject;
         self
     }
 
-    /// The same charge at another cost, which is all that it needs.
+    /// Sets another cost, and the same need.
     pub(crate) const fn with_cost(mut self, cost: u64) -> Self {
         self.cost = cost;
         self.need = cost;
         self
     }
 
-    /// The same charge against one machine's share of the quota.
+    /// Reduces the quota to the share of one of `nodes` machines.
     pub(crate) fn shared_by(mut self, nodes: NonZeroU32) -> Self {
-        // What is within the whole quota is within a share of it, or an outage would refuse it for
-        // ever.
+        // A need within the quota must fit into the share. Otherwise an outage would refuse the
+        // request for ever.
         self.quota = self
             .quota
             .shared_by(nodes)
@@ -215,7 +216,7 @@ impl<'a> Charge<'a> {
         self
     }
 
-    /// Returns whether another charge takes as much from the same budget.
+    /// Returns whether another charge takes the same cost from the same budget.
     pub(crate) fn is_as(&self, other: &Self) -> bool {
         self.name == other.name
             && self.subject == other.subject
@@ -224,28 +225,27 @@ impl<'a> Charge<'a> {
             && self.unit == other.unit
     }
 
-    /// The name of the limit.
+    /// Returns the name of the limit.
     pub const fn name(&self) -> &'a LimitName {
         self.name
     }
 
-    /// Whose budget it is.
+    /// Returns the subject, which owns the budget.
     pub const fn subject(&self) -> Subject<'a> {
         self.subject
     }
 
-    /// What the budget is.
+    /// Returns the quota of the budget.
     pub const fn quota(&self) -> Quota {
         self.quota
     }
 
-    /// How many units are asked for.
+    /// Returns the units that the charge takes.
     pub const fn cost(&self) -> u64 {
         self.cost
     }
 
-    /// Returns how many units must be left for the charge to be admissible: as many as it costs, or
-    /// more.
+    /// Returns the units that must remain for the charge to be admissible: the cost, or more.
     #[inline]
     pub const fn need(&self) -> u64 {
         if self.need > self.cost {
@@ -254,17 +254,17 @@ impl<'a> Charge<'a> {
         self.cost
     }
 
-    /// The unit that the limit counts: `requests` unless it says otherwise.
+    /// Returns the unit that the limit counts: `requests` unless another one was set.
     pub const fn unit(&self) -> &'a str {
         self.unit
     }
 
-    /// The account that the charge belongs to, if any.
+    /// Returns the account that the charge belongs to, if any.
     pub fn home(&self) -> Option<&'a str> {
         self.home.account()
     }
 
-    /// Whether the charge only reports.
+    /// Returns whether the charge is report-only.
     pub const fn is_report_only(&self) -> bool {
         self.is_report_only
     }

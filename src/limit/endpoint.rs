@@ -1,4 +1,4 @@
-//! Endpoints with limits and costs of their own, and which of them no request could ever match.
+//! Endpoints with limits and costs of their own, and the check that a request can match them.
 
 use std::collections::BTreeMap;
 
@@ -7,50 +7,51 @@ use crate::limit::rule::{By, Limit, LimitsError, Rule};
 
 /// One method and route, with limits and a cost of its own.
 ///
-/// The path is compared with the route of the request, as text. That is
-/// - what [`ApiKeyLayer::route_by`](crate::ApiKeyLayer::route_by) finds, where it is set;
+/// The path is compared as text with the route of the request. The route is
+/// - the result of [`ApiKeyLayer::route_by`](crate::ApiKeyLayer::route_by), if that is set;
 /// - with the feature `axum`, the path that axum's router matched, as it was given to the router:
-///   `/v1/reports/{id}` is one endpoint, whatever the id, and so is `/files/{*path}`. Of a nested
-///   router, it is the whole path from the outermost on, also for a layer inside of it;
-/// - where no endpoint is named so, the request's path as it is: without the feature, for a layer
-///   around the whole router and not on it, in a fallback, behind `nest_service`, and for one
+///   `/v1/reports/{id}` is one endpoint for all ids, and so is `/files/{*path}`. In a nested
+///   router, the path begins at the outermost router, also for a layer inside the nested one;
+/// - if no endpoint has that path, the literal path of the request: without the feature, for a
+///   layer around the whole router and not on it, in a fallback, behind `nest_service`, and for one
 ///   particular path of a route such as `/v1/reports/{id}`.
 ///
-/// A gRPC endpoint is `Endpoint::any("/package.Service/Method")`, since gRPC servers run a call
-/// whatever its method is; a stream is one request.
+/// A gRPC endpoint is `Endpoint::any("/package.Service/Method")`, since gRPC servers ignore the
+/// HTTP method. A stream is one request.
 ///
-/// A request that could be charged as several endpoints is charged as the first of this order: by
-/// its route, by its path, by its method alone ([`any_path`](Self::any_path)). In each of these,
-/// `HEAD` is charged as `GET` unless it has an endpoint of its own, and an endpoint of
-/// [any](Self::any) method comes last.
+/// A request that matches several endpoints is charged as the first in this order: by its route, by
+/// its path, by its method alone ([`any_path`](Self::any_path)). At each step, `HEAD` is charged as
+/// `GET` unless it has an endpoint of its own, and an endpoint of [any](Self::any) method comes
+/// last.
 ///
-/// If a path has endpoints but none for the request's method, all limits of those endpoints bind
-/// the request, at the greatest of their costs, but at least 1. A service may ignore the method, so
-/// another method must be no way around a limit.
+/// If a path has endpoints but none for the request's method, all limits of those endpoints apply
+/// to the request, at the greatest of their costs, but at least 1. An endpoint by method alone does
+/// not apply then. A service may ignore the method, so another method must not evade a limit.
 ///
-/// A request is told by its path as the request writes it, where no router says its route. A
-/// service that takes other spellings for the same, such as `//` or `%61`, needs
+/// Without a router, the path is compared as it is written in the request. A service that treats
+/// other spellings as the same path, such as `//` or `%61`, needs
 /// [`route_by`](crate::ApiKeyLayer::route_by).
 ///
-/// # Endpoints that are refused
+/// # Errors of `build()`
 ///
-/// An endpoint whose path is never requested would limit nothing and say nothing. Therefore
-/// `build()` [refuses](crate::limit::LimitsError) methods and paths that are neither a request's nor a
-/// route of axum's:
+/// An endpoint whose path is never requested would limit nothing, silently. Therefore `build()`
+/// [refuses](crate::limit::LimitsError) methods and paths that no request and no route of axum can
+/// have:
 /// - a method that is empty, has lower-case letters (methods are case-sensitive: `post` is not
-///   `POST`), or is no token of RFC 9110;
-/// - a path that does not begin with `/`, or holds a query or a fragment;
-/// - blanks, control characters, letters beyond ASCII, and `` ` ``: a request's path has them
+///   `POST`), or is not a token of RFC 9110;
+/// - a path that does not begin with `/`, or contains a query or a fragment;
+/// - blanks, control characters, letters beyond ASCII, and `` ` ``: the path of a request has them
 ///   percent-encoded, as `%20`;
-/// - `%` without two hex digits behind it, and methods for all such as `ANY` (use
-///   [`any`](Self::any));
-/// - the syntax of other routers: a segment that begins with `:` or `*`, `<` and `>` anywhere, and
-///   between braces anything but a name (letters, digits, `_` and `-`), or `*` and a name at the
-///   end of the path;
+/// - `%` without two hex digits after it;
+/// - names for all methods, such as `ANY` (use [`any`](Self::any));
+/// - the syntax of other routers: a segment that begins with `:` or `*`; `<`, `>`, `[`, `]` and `^`
+///   anywhere; and between braces anything but a name (letters, digits, `_` and `-`), or `*` and a
+///   name at the end of the path;
 /// - braces that are not closed or not opened (braces that are text are written `{{` and `}}`);
 /// - a second endpoint of the same method and path.
 ///
-/// A function that names routes in another way may use any text: [`verbatim`](Self::verbatim).
+/// For routes that are named in another way, use [`verbatim`](Self::verbatim), which accepts any
+/// path.
 ///
 /// ```
 /// use http::Method;
@@ -66,28 +67,28 @@ use crate::limit::rule::{By, Limit, LimitsError, Rule};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// `None` is any method.
+    /// The method; `None` matches any method.
     pub(super) method: Option<String>,
-    /// `None` is any path.
+    /// The path; `None` matches any path.
     pub(super) path: Option<String>,
     is_verbatim: bool,
     pub(super) cost: u64,
-    /// Costs in other units than requests.
+    /// The costs in units other than requests.
     pub(super) costs: BTreeMap<String, u64>,
     pub(super) rules: Vec<Rule>,
 }
 
 impl Endpoint {
-    /// Creates an endpoint, at a cost of 1 a request.
+    /// Creates an endpoint with a cost of 1 for each request.
     pub fn new(method: impl AsRef<str>, path: impl Into<String>) -> Self {
         Self::at(Some(method.as_ref()), Some(path.into()))
     }
 
-    /// Creates an endpoint of a route that the application names in its own way, by
-    /// [`ApiKeyLayer::route_by`](crate::ApiKeyLayer::route_by): any text, which is compared as it
-    /// is.
+    /// Creates an endpoint of a route that the application names itself, with
+    /// [`ApiKeyLayer::route_by`](crate::ApiKeyLayer::route_by). The path is any text, and is
+    /// compared literally.
     ///
-    /// Danger: the text is not checked. A slip in it makes an endpoint that limits nothing.
+    /// Danger: the path is not checked. An endpoint with a typing error in its path limits nothing.
     ///
     /// ```
     /// use http::Method;
@@ -111,9 +112,9 @@ impl Endpoint {
         }
     }
 
-    /// Creates an endpoint of a path, whatever the method: for services that ignore the method, as
-    /// gRPC's do. Its limits are named by the path, such as `/package.Service/Method
-    /// account_per_hour`.
+    /// Creates an endpoint of a path for all methods. Use it for services that ignore the method,
+    /// such as gRPC services. Its limits are named by the path, such as
+    /// `/package.Service/Method account_per_hour`.
     ///
     /// ```
     /// use tower_api_key::limit::Endpoint;
@@ -126,10 +127,10 @@ impl Endpoint {
         Self::at(None, Some(path.into()))
     }
 
-    /// Creates an endpoint of all requests of one method, whatever their path.
+    /// Creates an endpoint of a method for all paths.
     ///
-    /// Such an endpoint binds the requests that no endpoint with a path binds: one with a path
-    /// stands instead of it, not beside it. Its limits are named by the method, such as
+    /// The endpoint applies to requests that match no endpoint with a path: an endpoint with a path
+    /// replaces it, and is not added to it. Its limits are named by the method, such as
     /// `POST account_per_hour`.
     ///
     /// ```
@@ -155,17 +156,18 @@ impl Endpoint {
         }
     }
 
-    /// Sets how many requests a request here counts as, for every limit of
-    /// [`requests`](crate::limit::REQUESTS) that binds it. Default: 1. 0 is free: such a request also
-    /// passes when a limit of another unit is used up.
+    /// Sets the cost of a request to this endpoint, for every limit in
+    /// [`requests`](crate::limit::REQUESTS) that applies to it. Default: 1. A request that costs 0
+    /// is free: it is also admitted when a limit in another unit is used up.
     #[must_use]
     pub fn cost(mut self, requests: u64) -> Self {
         self.cost = requests;
         self
     }
 
-    /// Sets what a request here costs of another [unit](Limit::unit), in advance. Default: nothing,
-    /// and the request is admitted as long as one is left. 0 admits it in any case.
+    /// Sets the cost of a request to this endpoint in another [unit](Limit::unit), charged in
+    /// advance. Default: nothing is charged, and the request is admitted while one unit remains.
+    /// With a cost of 0, the request is admitted even if no unit remains.
     ///
     /// ```
     /// use http::Method;
@@ -186,7 +188,7 @@ impl Endpoint {
         self
     }
 
-    /// Returns what a request here takes of a unit, and how much must be left.
+    /// Returns the cost of a request in a unit, and the units that must remain.
     pub(super) fn cost_and_need(&self, unit: &str) -> (u64, u64) {
         if unit == REQUESTS {
             return (self.cost, self.cost);
@@ -197,43 +199,44 @@ impl Endpoint {
         }
     }
 
-    /// Limits each key here.
+    /// Limits each key, at this endpoint.
     #[must_use]
     pub fn per_key(self, limit: impl Into<Limit>) -> Self {
         self.rule(By::Key, limit.into())
     }
 
-    /// Limits each account here.
+    /// Limits each account in each environment, at this endpoint.
     #[must_use]
     pub fn per_account(self, limit: impl Into<Limit>) -> Self {
         self.rule(By::AccountIn, limit.into())
     }
 
-    /// Limits each client address here, as [`Limits::per_ip`](crate::Limits::per_ip) does everywhere.
+    /// Limits each client address, at this endpoint. See [`Limits::per_ip`](crate::Limits::per_ip).
     #[must_use]
     pub fn per_ip(self, limit: impl Into<Limit>) -> Self {
         self.rule(By::Address, limit.into())
     }
 
-    /// Limits everybody here together.
+    /// Limits all callers together, at this endpoint.
     #[must_use]
     pub fn global(self, limit: impl Into<Limit>) -> Self {
         self.rule(By::Global, limit.into())
     }
 
     fn rule(mut self, by: By, limit: Limit) -> Self {
-        let place = self.place();
-        self.rules.push(Rule::new(by, limit, Some(&place)));
+        let label = self.label();
+        self.rules.push(Rule::new(by, limit, Some(&label)));
         self
     }
 
-    /// Names the endpoint by its method, and its path if there is one.
-    pub(super) fn place(&self) -> String {
+    /// Returns the label of the endpoint in names and errors: its method and its path, as far as it
+    /// has them.
+    pub(super) fn label(&self) -> String {
         let both = [self.method.as_deref(), self.path.as_deref()];
         both.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 
-    /// Checks that a request could be charged as this endpoint.
+    /// Checks that a request can match this endpoint.
     pub(super) fn check(&self) -> Result<(), LimitsError> {
         let path = self.path.as_deref().filter(|_| !self.is_verbatim);
         let method = self.method.as_deref().and_then(method_advice);
@@ -241,7 +244,7 @@ impl Endpoint {
         match advice {
             None => Ok(()),
             Some(advice) => Err(LimitsError::Endpoint {
-                endpoint: self.place(),
+                endpoint: self.label(),
                 advice,
             }),
         }
@@ -253,15 +256,15 @@ const ANY: &str = "for every method, use Endpoint::any";
 const TOKEN: &str = "write a method of HTTP, such as POST";
 const SLASH: &str = "begin the path with '/', or name a route of your own with Endpoint::verbatim";
 const QUERY: &str = "leave out the query and the fragment, which are no part of a path";
-const ENCODE: &str = "percent-encode blanks, control characters, letters beyond ASCII and '%', as a \
-     request's path has them";
+const ENCODE: &str = "percent-encode blanks, control characters, letters beyond ASCII and '%', as \
+     a request's path has them";
 const PARAMETER: &str = "write a parameter as {name} and the rest of a path as {*name}, or name a \
      route of your own with Endpoint::verbatim";
 const BRACES: &str = "close each brace, or write {{ and }} for braces that are text";
 const LAST: &str = "write {*name} at the end of the path";
 
 fn method_advice(method: &str) -> Option<&'static str> {
-    // As `http::Method` has it, which limits do not know of.
+    // The same characters as in `http::Method`, which this layer does not import.
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if method.is_empty() || !method.bytes().all(is_token) {
         return Some(TOKEN);
@@ -288,8 +291,9 @@ fn path_advice(path: &str) -> Option<&'static str> {
     None
 }
 
-/// Reads text and parameters in any order: axum allows less of that in one segment, other routers
-/// that name their parameters so allow more.
+/// Returns advice about a segment of a path, if it cannot match. Text and parameters may follow
+/// each other in any order: axum allows fewer combinations, and other routers with this syntax
+/// more.
 fn segment_advice(segment: &str, is_last: bool) -> Option<&'static str> {
     if segment.starts_with([':', '*']) {
         return Some(PARAMETER);
@@ -329,8 +333,8 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && name.chars().all(is_of_name)
 }
 
-/// Refuses the characters that no request's path holds: RFC 3986 leaves them out, and servers
-/// refuse them.
+/// Returns advice about characters that the path of a request cannot contain: RFC 3986 excludes
+/// them, and servers refuse them.
 fn text_advice(text: &str) -> Option<&'static str> {
     let mut encoded = text.split('%').skip(1);
     let is_hex = |text: &str| {

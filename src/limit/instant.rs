@@ -1,14 +1,15 @@
-//! Instants in nanoseconds, and what is left of a budget at one.
+//! Instants in nanoseconds, and the remaining units of a budget at an instant.
 
 use std::time::SystemTime;
 
 use crate::util::clock::Now;
 use crate::util::timestamp;
 
-/// The clock skew that is tolerated between threads. An instant up to a second behind the last one
-/// is that of a thread that was held up on its way here, and no step of the clock. To take it for a
-/// step would give back what others have used since.
-pub(crate) const HELD_UP: u64 = 1_000_000_000;
+/// The clock skew that is tolerated between threads, in nanoseconds. A delayed thread may come with
+/// an instant up to one second behind the newest one. A budget is evicted only if it was full that
+/// long ago already: otherwise the delayed thread would find a full budget at an instant at which
+/// units of it were still used.
+pub(crate) const MAX_SKEW: u64 = 1_000_000_000;
 
 /// Both readings of the clock, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,11 +19,11 @@ pub(crate) struct Nanos {
 }
 
 impl Nanos {
-    /// The latest instant: far from overflow, whatever a quota adds. On the wall clock it is in
-    /// 2480.
+    /// The latest instant. The longest period of a quota can be added to it without overflow. On
+    /// the wall clock it is in 2480.
     const LATEST: u64 = u64::MAX / 16 * 14;
 
-    /// A wall clock before 1970 stands at 1970.
+    /// Converts readings of a clock. A wall-clock time before 1970 counts as 1970.
     #[inline]
     pub(crate) fn of(now: Now) -> Self {
         let since = now.wall().duration_since(SystemTime::UNIX_EPOCH);
@@ -32,22 +33,20 @@ impl Nanos {
         }
     }
 
-    /// The instant at which a thread may have read the clock that comes here now.
-    pub(crate) const fn when_held_up(self) -> Self {
+    /// Returns the earliest instant that a delayed thread may come with.
+    pub(crate) const fn of_a_delayed_thread(self) -> Self {
         Self {
-            wall: self.wall.saturating_sub(HELD_UP),
-            monotonic: self.monotonic.saturating_sub(HELD_UP),
+            wall: self.wall.saturating_sub(MAX_SKEW),
+            monotonic: self.monotonic.saturating_sub(MAX_SKEW),
         }
     }
 }
 
-/// What is left of a budget at an instant; times in nanoseconds.
+/// The remaining units of a budget at an instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Left {
-    /// How much is admissible now, in shares of a unit: it is divided only if somebody asks.
-    pub(crate) spare: u64,
-    /// How many such shares make a unit.
-    pub(crate) unit: u64,
-    /// In what time the budget is whole again if nothing is used.
-    pub(crate) whole_in: u64,
+pub(crate) struct Remaining {
+    /// The number of units that are admissible now.
+    pub(crate) units: u64,
+    /// The nanoseconds until the budget is full again if nothing is used.
+    pub(crate) full_in: u64,
 }

@@ -1,4 +1,4 @@
-//! The port to where budgets are kept.
+//! The port to limiters, which keep budgets.
 
 use std::error::Error;
 use std::fmt;
@@ -12,22 +12,23 @@ use crate::limit::refund::Refund;
 use crate::limit::verdict::Verdict;
 use crate::util::clock::{Clock, Now};
 
-/// Keeps budgets, and charges requests against them.
+/// A limiter: it keeps budgets, and charges requests against them.
 ///
-/// All charges of a request are taken, or none: a request that breaks one limit uses nothing of the
-/// others, and a denied request costs nothing, so that a caller who waits as told is admitted.
+/// All charges of a request are taken, or none: a request that exceeds one limit uses nothing of
+/// the others, and a denied request costs nothing. A caller who waits as told is therefore
+/// admitted.
 ///
 /// A budget belongs to a limit's name, a subject, the shape of the quota, and the period of a
-/// window. Charges that differ in any of these draw on different budgets. Others draw on the same:
-/// a quota that is raised or lowered keeps the units that were used.
+/// window. Charges that differ in any of these use different budgets. All other charges use the
+/// same budget: a quota that is raised or lowered keeps the used units.
 ///
-/// Rates and windows go by the monotonic clock, and calendar quotas by the wall clock: see [`Now`].
+/// Rates and windows use the monotonic clock, and calendar quotas the wall clock: see [`Now`].
 ///
-/// A failure is not a denial: what the application chose for outages decides then. The safe
+/// A failure is not a denial: [`LimiterOutage`](crate::limit::LimiterOutage) decides then. The safe
 /// direction is to fail whenever it is not certain that a charge was taken for all processes.
 ///
-/// With the feature `conformance`, the suites of `conformance::rate_limiter` ask an implementor
-/// what is promised here and by [`Quota`](crate::Quota).
+/// With the feature `conformance`, the suites of `conformance::rate_limiter` test an implementation
+/// against the promises here and of [`Quota`](crate::Quota).
 ///
 /// ```
 /// use tower_api_key::clock::SystemClock;
@@ -54,57 +55,61 @@ use crate::util::clock::{Clock, Now};
     note = "implement `RateLimiter::check` and `RateLimiter::refund`, or use `MemoryLimiter`"
 )]
 pub trait RateLimiter: Send + Sync + 'static {
-    /// As [`check`](Self::check), where the answer is at hand; `None` if it must be waited for.
+    /// Does the same as [`check`](Self::check) without a wait. Default: returns `None`, so that
+    /// `check` is called.
     ///
-    /// A limiter that never waits spares each request an allocation with this.
+    /// A limiter that never waits saves an allocation for each request with this.
     fn check_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<Verdict, LimiterError>> {
         let _ = (charges, now);
         None
     }
 
-    /// Takes all charges, or none. At most 16; a charge of 0 only looks, unless it
-    /// [needs](Charge::needing) more than it takes. Charges against the same budget count together.
-    /// Charges that [only report](Charge::report_only) deny nothing, and are taken with the others,
-    /// also beyond their quota; their standings are marked
-    /// [so](crate::limit::BudgetStatus::of_report_only).
+    /// Takes all charges, or none. There are at most 16.
     ///
-    /// It reads `clock` when it decides, not before a wait of its own. A limiter that serves
-    /// several machines goes by a clock of its own instead.
+    /// A charge of 0 takes nothing and denies nothing, unless it [needs](Charge::needing) more than
+    /// it takes. Charges against the same budget count together.
+    /// [Report-only](Charge::report_only) charges deny nothing, and are taken with the others, even
+    /// beyond their quota; their statuses are
+    /// [marked](crate::limit::BudgetStatus::of_report_only).
+    ///
+    /// A limiter reads `clock` when it decides, not before a wait of its own. A limiter that serves
+    /// several machines uses a clock of its own instead.
     fn check(
         &self,
         charges: &[Charge<'_>],
         clock: &dyn Clock,
     ) -> impl Future<Output = Result<Verdict, LimiterError>> + Send;
 
-    /// Returns whether budgets outlive the process. Default: they do. A quota of the calendar that is
-    /// kept by a limiter which forgets them is warned about.
+    /// Returns whether budgets outlive the process. Default: `true`. A warning is logged if it is
+    /// `false` and there is a calendar quota.
     fn is_durable(&self) -> bool {
         true
     }
 
-    /// Tells how budgets stand, and charges nothing: what the charges cost does not matter.
+    /// Returns the status of budgets without charging them. The costs of the charges are ignored.
     fn peek(
         &self,
         charges: &[Charge<'_>],
         clock: &dyn Clock,
     ) -> impl Future<Output = Result<Verdict, LimiterError>> + Send {
         async move {
-            let looks = charges.iter().map(|charge| charge.with_cost(0));
-            self.check(&looks.collect::<Vec<_>>(), clock).await
+            let free = charges.iter().map(|charge| charge.with_cost(0));
+            self.check(&free.collect::<Vec<_>>(), clock).await
         }
     }
 
-    /// As [`refund`](Self::refund), where it can be done at once; `None` if it must be waited for.
+    /// Does the same as [`refund`](Self::refund) without a wait. Default: returns `None`, so that
+    /// `refund` is called.
     fn refund_now(&self, refunds: &[Refund<'_>], now: Now) -> Option<Result<(), LimiterError>> {
         let _ = (refunds, now);
         None
     }
 
-    /// Gives back units of charges that were taken for work which did not happen, while the charges
-    /// count. No budget becomes more than whole. At most 16.
+    /// Refunds units of charges that still count, for work that did not happen. There are at most
+    /// 16 refunds. No budget becomes more than full.
     ///
-    /// A refund is made once. An implementation that asks a server again must see to it that the
-    /// server does not give back twice.
+    /// A refund is made once. An implementation that retries a request to a server must make sure
+    /// that the server does not refund twice.
     fn refund(
         &self,
         refunds: &[Refund<'_>],
@@ -112,7 +117,7 @@ pub trait RateLimiter: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), LimiterError>> + Send;
 }
 
-/// A shared limiter is a limiter.
+/// Forwards to the shared limiter.
 impl<L: RateLimiter> RateLimiter for Arc<L> {
     fn check_now(&self, charges: &[Charge<'_>], now: Now) -> Option<Result<Verdict, LimiterError>> {
         (**self).check_now(charges, now)
@@ -206,14 +211,14 @@ impl<L: RateLimiter> DynRateLimiter for L {
     }
 }
 
-/// A limiter could not say whether a request may pass.
+/// A failure of a limiter, which could not decide a request.
 #[derive(Debug, Clone)]
 pub struct LimiterError(Arc<dyn Error + Send + Sync>);
 
 impl LimiterError {
-    /// The limiter could not be reached, or did not answer.
+    /// Creates the error of a limiter that could not be reached, or did not answer.
     ///
-    /// The source is logged: strip it of connection strings.
+    /// Danger: the source is logged. Remove connection strings from it.
     pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(source.into().into())
     }

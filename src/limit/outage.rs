@@ -1,4 +1,4 @@
-//! What happens when a limiter fails.
+//! The policy for outages of the limiter.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use crate::key::quota::Quota;
 use crate::limit::charge::{Charge, LimitName, Subject};
+use crate::limit::compiled_rules::Charges;
 use crate::limit::limiter::DynRateLimiter;
-use crate::limit::rulebook::Charges;
 use crate::limit::verdict::Verdict;
 use crate::util::clock::Now;
 
-/// What happens to requests when the limiter fails, or does not answer in time.
+/// The policy for requests while the limiter fails, or does not answer in time.
 ///
 /// ```
 /// use std::num::NonZeroU32;
 /// use tower_api_key::limit::LimiterOutage;
 /// use tower_api_key::{ApiKeys, MemoryStore};
 ///
-/// // Four machines share each quota while the limiter that they have in common is away.
+/// // Four machines share each quota while their common limiter is unavailable.
 /// let nodes = NonZeroU32::new(4).unwrap();
 /// let keys = ApiKeys::builder(MemoryStore::new())
 ///     .limiter_outage(LimiterOutage::local_share(nodes))
@@ -40,29 +40,31 @@ pub(crate) enum Policy {
 }
 
 impl LimiterOutage {
-    /// Requests are answered with 503: the default.
+    /// Answers requests with 503. This is the default.
     pub const fn refuse() -> Self {
         Self::of(Policy::Refuse)
     }
 
-    /// Requests pass without being limited, but no more of them than this, counted over all callers
-    /// of this process; beyond it, 503.
+    /// Admits requests without their limits, up to this quota of requests for all callers of this
+    /// process together. Further requests are answered with 503.
     ///
-    /// Danger: one caller can use it all. Choose what the service bears.
+    /// Danger: one caller can use the whole quota. Choose a load that the service can bear.
     pub const fn admit(at_most: Quota) -> Self {
         Self::of(Policy::Admit(at_most))
     }
 
-    /// Each quota is kept in this process's memory, divided by the number of machines, rounded
-    /// down, but at least 1.
+    /// Enforces each quota in this process's memory, divided by the number of machines and rounded
+    /// down, but at least 1 and at least the cost of the request (up to the whole quota).
     ///
-    /// What was used before the outage is not known here, and what is used during it not
-    /// afterwards, so a caller has at most twice a quota in one window.
+    /// The use before the outage is not known during it, and the use during it is not known
+    /// afterwards. A caller therefore gets up to twice a quota in one window, and more than that if
+    /// the cost of a request, or 1, is more than a machine's share.
     pub const fn local_share(nodes: NonZeroU32) -> Self {
         Self::of(Policy::LocalShare(nodes))
     }
 
-    /// How long the limiter may take before it counts as failed. Default: 250 milliseconds.
+    /// Sets the time limit of the limiter's answers, after which it has failed. Default: 250
+    /// milliseconds.
     #[must_use]
     pub const fn time_limit(mut self, time: Duration) -> Self {
         self.time_limit = time;
@@ -83,23 +85,23 @@ impl Default for LimiterOutage {
     }
 }
 
-/// What becomes of a request whose limiter failed.
-pub(crate) enum Fallback<'a> {
+/// The decision about a request whose limiter failed.
+pub(crate) enum OutageDecision<'a> {
     Refuse,
     Admit,
-    /// These charges were made instead.
+    /// The verdict of the local limiter, about these charges.
     Charged(Box<Charges<'a>>, Verdict),
 }
 
-/// Decides in the limiter's place.
-pub(crate) struct Emergency {
+/// The limiter for outages: it decides requests while the configured limiter fails.
+pub(crate) struct OutageLimiter {
     policy: Policy,
     name: LimitName,
     local: Arc<dyn DynRateLimiter>,
 }
 
-impl Emergency {
-    /// `local` keeps budgets in memory, and never waits.
+impl OutageLimiter {
+    /// Creates the limiter. `local` keeps budgets in memory, and never waits.
     pub(crate) fn new(policy: Policy, local: Arc<dyn DynRateLimiter>) -> Self {
         Self {
             policy,
@@ -108,22 +110,22 @@ impl Emergency {
         }
     }
 
-    pub(crate) fn decide<'a>(&self, charges: &[Charge<'a>], now: Now) -> Fallback<'a> {
+    pub(crate) fn decide<'a>(&self, charges: &[Charge<'a>], now: Now) -> OutageDecision<'a> {
         match self.policy {
-            Policy::Refuse => Fallback::Refuse,
+            Policy::Refuse => OutageDecision::Refuse,
             Policy::Admit(quota) => {
                 let charge = [Charge::new(&self.name, Subject::Global, quota, 1)];
                 match self.check(&charge, now) {
-                    Some(verdict) if verdict.is_allowed() => Fallback::Admit,
-                    _ => Fallback::Refuse,
+                    Some(verdict) if verdict.is_allowed() => OutageDecision::Admit,
+                    _ => OutageDecision::Refuse,
                 }
             }
             Policy::LocalShare(nodes) => {
                 let share = |charge: &Charge<'a>| charge.shared_by(nodes);
                 let charges: Charges<'a> = charges.iter().map(share).collect();
                 match self.check(&charges, now) {
-                    Some(verdict) => Fallback::Charged(Box::new(charges), verdict),
-                    None => Fallback::Refuse,
+                    Some(verdict) => OutageDecision::Charged(Box::new(charges), verdict),
+                    None => OutageDecision::Refuse,
                 }
             }
         }
@@ -134,8 +136,8 @@ impl Emergency {
     }
 }
 
-impl fmt::Debug for Emergency {
+impl fmt::Debug for OutageLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Emergency").field(&self.policy).finish()
+        f.debug_tuple("OutageLimiter").field(&self.policy).finish()
     }
 }

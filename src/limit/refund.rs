@@ -1,4 +1,4 @@
-//! What may be given back of a charge: while it counts, and once.
+//! Refunds: a charge can be refunded while it still counts, and once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -8,14 +8,14 @@ use smallvec::SmallVec;
 
 use crate::limit::charge::Charge;
 use crate::limit::instant::Nanos;
-use crate::limit::ledger::Ledger;
+use crate::limit::refund_note::RefundNote;
 use crate::limit::verdict::{BudgetStatus, Verdict};
 use crate::util::clock::Now;
 
-/// Units of a charge that are given back, because the work that they were taken for did not happen.
+/// A refund of units of a charge, because the work that they were taken for did not happen.
 ///
-/// A refund carries the instant of its charge. Once a charge does not count any more, there is
-/// nothing to give back: a refund that came then would give back what others have used since.
+/// A refund carries the instant of its charge. Once the charge does not count any more, a refund
+/// gives nothing back: otherwise it would refund units that others have used since.
 ///
 /// ```
 /// use tower_api_key::clock::{Clock, SystemClock};
@@ -32,11 +32,11 @@ use crate::util::clock::Now;
 /// let refund = {
 ///     let charged_at = clock.readings();
 ///     let verdict = limiter.check(&[charge], &clock).await?;
-///     Refund::new(charge, 3, charged_at, &verdict.standings()[0])
+///     Refund::new(charge, 3, charged_at, &verdict.statuses()[0])
 /// };
 /// limiter.refund(&[refund], &clock).await?;
 /// let again = limiter.check(&[charge], &clock).await?;
-/// assert_eq!(again.standings()[0].remaining(), 5); // 10 - 4 + 3 - 4
+/// assert_eq!(again.statuses()[0].remaining(), 5); // 10 - 4 + 3 - 4
 /// # Ok(())
 /// # }
 /// ```
@@ -48,16 +48,16 @@ pub struct Refund<'a> {
 }
 
 impl<'a> Refund<'a> {
-    /// Gives back units of a charge, but no more than it cost.
+    /// Creates a refund of units of a charge, at most its cost.
     ///
-    /// `charged_at` is when the limiter was asked, which is not after it took the charge.
-    /// `standing` is what it answered.
-    pub fn new(charge: Charge<'a>, units: u64, charged_at: Now, standing: &BudgetStatus) -> Self {
-        let taken = Taken::new(Nanos::of(charged_at), standing, charge.cost());
+    /// `charged_at` is the time at which the limiter was asked, not later than it took the charge.
+    /// `status` is the status of the budget in its verdict.
+    pub fn new(charge: Charge<'a>, units: u64, charged_at: Now, status: &BudgetStatus) -> Self {
+        let taken = Taken::new(Nanos::of(charged_at), status, charge.cost());
         Self::of(charge, units, taken)
     }
 
-    /// Sets how many units of the same charge were given back before, if it is given back in parts.
+    /// Sets the units of the same charge that were refunded before, if it is refunded in parts.
     #[must_use]
     pub const fn after(mut self, units: u64) -> Self {
         self.taken.before = units;
@@ -73,8 +73,8 @@ impl<'a> Refund<'a> {
         }
     }
 
-    /// Returns the same refund under another charge, for a limiter that passes renamed ones on to
-    /// another.
+    /// Sets another charge, for a limiter that passes charges on to another limiter under other
+    /// names.
     #[must_use]
     pub const fn with_charge(mut self, charge: Charge<'a>) -> Self {
         self.charge = charge;
@@ -86,7 +86,7 @@ impl<'a> Refund<'a> {
         self.charge
     }
 
-    /// Returns how many units are given back.
+    /// Returns the units that are refunded.
     pub const fn units(&self) -> u64 {
         self.units
     }
@@ -97,8 +97,8 @@ impl<'a> Refund<'a> {
         Duration::from_nanos(now.saturating_sub(self.taken.at.monotonic))
     }
 
-    /// Returns for how long the charge counts at most: until its budget was to be whole again. A
-    /// refund of this age gives nothing back.
+    /// Returns the time for which the charge counts at most: until its budget was to be full again.
+    /// A refund of this age gives nothing back.
     pub const fn counts_for(&self) -> Duration {
         Duration::from_nanos(self.taken.counts_for)
     }
@@ -108,64 +108,65 @@ impl<'a> Refund<'a> {
     }
 }
 
-/// When a charge was taken, of how much, and for how long it counts.
+/// The instant of a charge, its cost, and the time for which it counts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Taken {
     pub(crate) at: Nanos,
     pub(crate) cost: u64,
-    /// Units that were given back of it before.
+    /// The units of the charge that were refunded before.
     pub(crate) before: u64,
+    /// The nanoseconds for which the charge counts.
     counts_for: u64,
-    pub(crate) ledger: Ledger,
+    pub(crate) refund_note: RefundNote,
 }
 
 impl Taken {
-    pub(crate) fn new(at: Nanos, standing: &BudgetStatus, cost: u64) -> Self {
+    pub(crate) fn new(at: Nanos, status: &BudgetStatus, cost: u64) -> Self {
         Self {
             at,
             cost,
             before: 0,
-            counts_for: standing.whole_in_nanoseconds(),
-            ledger: standing.ledger(),
+            counts_for: status.full_in_nanoseconds(),
+            refund_note: status.refund_note(),
         }
     }
 
-    /// Returns when the charge does not count any more, by the monotonic clock.
+    /// Returns the instant from which the charge does not count any more, by the monotonic clock.
     pub(crate) const fn counts_until(self) -> u64 {
         self.at.monotonic.saturating_add(self.counts_for)
     }
 }
 
-/// What a request may give back of its charges: no more than they cost, however many clones of a
-/// caller ask for it.
+/// The receipt for the charges of a request. At most their cost is refunded in total, even if
+/// several clones of a caller ask for refunds.
 #[derive(Debug)]
 pub(crate) struct Receipt {
     at: Nanos,
-    /// One for each charge, in the order in which they were taken.
-    counts: SmallVec<[(u64, Ledger); 2]>,
-    /// The units of each charge that were given back. Made when they are first needed, which they
-    /// are for few requests.
+    /// The nanoseconds for which each charge counts, and its note, in the order of the charges.
+    counts: SmallVec<[(u64, RefundNote); 2]>,
+    /// The units of each charge that were refunded. Allocated at the first refund or clone, since
+    /// few requests have one.
     returned: OnceLock<Arc<[AtomicU64]>>,
 }
 
 impl Receipt {
-    /// A receipt for charges that a verdict allowed.
+    /// Creates a receipt for the charges of a verdict, which were taken.
     #[inline]
     pub(crate) fn new(at: Nanos, verdict: &Verdict) -> Self {
-        let standings = verdict.standings().iter();
+        let statuses = verdict.statuses().iter();
         Self {
             at,
-            counts: standings
-                .map(|it| (it.whole_in_nanoseconds(), it.ledger()))
+            counts: statuses
+                .map(|it| (it.full_in_nanoseconds(), it.refund_note()))
                 .collect(),
             returned: OnceLock::new(),
         }
     }
 
-    /// Takes units out of what is left to give back of the charges of a unit, or of all, and returns
-    /// the refunds of that.
+    /// Returns refunds of up to `units` for each charge in `unit`, or for each charge if `unit` is
+    /// `None`. The receipt is reduced by them. Charges without units to refund are left out.
     ///
-    /// `charges` are those that were taken, in order.
+    /// `charges` are the charges that were taken, in the same order.
     pub(crate) fn refunds<'a>(
         &self,
         charges: &[Charge<'a>],
@@ -174,7 +175,7 @@ impl Receipt {
     ) -> SmallVec<[Refund<'a>; 2]> {
         let mut refunds = SmallVec::new();
         let taken = charges.iter().zip(&self.counts).zip(&**self.returned());
-        for ((charge, (counts_for, ledger)), returned) in taken {
+        for ((charge, (counts_for, refund_note)), returned) in taken {
             if unit.is_some_and(|unit| unit != charge.unit()) {
                 continue;
             }
@@ -190,7 +191,7 @@ impl Receipt {
                 cost: charge.cost(),
                 before,
                 counts_for: *counts_for,
-                ledger: *ledger,
+                refund_note: *refund_note,
             };
             refunds.push(Refund::of(*charge, units, taken));
         }

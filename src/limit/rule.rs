@@ -1,24 +1,25 @@
-//! One limit of an application, and the rule that it makes.
+//! Limits of an application, and the rules that they make.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::key::quota::{Calendar, Quota, Shape};
+use crate::key::quota::{Calendar, Quota, QuotaKind};
 use crate::limit::charge::{LimitName, REQUESTS};
 
-/// A quota with a name, for rules that should have another than the one made of their words.
+/// A quota with settings: a name, a unit, and the requests that it applies to.
 ///
-/// The name is what callers read in headers and errors, and what a record
-/// [overrides](crate::KeyRecord::with_limit): 1 to 64 characters of visible ASCII and spaces,
-/// without `"` and `\`. Without one, a limit is called by whom and in what time it limits:
+/// Callers see the name in headers and errors, and a record
+/// [overrides](crate::KeyRecord::with_limit) the limit by its name. A name has 1 to 64 characters
+/// of visible ASCII and spaces, without `"` and `\`. The default name has the subject, the unit if
+/// it is not `requests`, and the period:
 ///
 /// | limit | name |
 /// |---|---|
 /// | `per_key(Quota::per_second(…))` | `key_per_second` |
-/// | `per_account(Quota::per_utc_month(…))`, of a plan or of all | `account_per_utc_month` |
+/// | `per_account(Quota::per_utc_month(…))`, of a plan or of `Limits` | `account_per_utc_month` |
 /// | `per_ip(Quota::per(…, 10 seconds))` | `ip_per_10s` |
 /// | `global(….smooth())` | `global_rate` |
-/// | `per_account(Quota::per_hour(…))` of the endpoint `POST /v1/reports` | `POST /v1/reports account_per_hour` |
+/// | `per_key(Quota::per_hour(…))` of `POST /v1/reports` | `POST /v1/reports key_per_hour` |
 /// | `per_account(Quota::per_hour(…))` of `Endpoint::any_path("POST")` | `POST account_per_hour` |
 /// | `per_key(Limit::from(Quota::per_minute(…)).unit("tokens"))` | `key_tokens_per_minute` |
 /// | `per_ip(Limit::from(Quota::per_minute(…)).anonymous())` | `anonymous_ip_per_minute` |
@@ -40,7 +41,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// A quota with a name.
+    /// Creates a limit with a name.
     pub fn named(name: impl Into<String>, quota: Quota) -> Self {
         Self {
             name: Some(name.into()),
@@ -51,9 +52,9 @@ impl Limit {
     /// Sets the unit that the limit counts: 1 to 64 characters of visible ASCII and spaces, without
     /// `"` and `\`. Default: [`requests`](crate::limit::REQUESTS).
     ///
-    /// A request takes nothing of another unit, unless its endpoint
-    /// [costs](crate::limit::Endpoint::cost_in) some. What the work took is charged after it, with
-    /// [`Caller::charge`](crate::Caller::charge). When nothing is left, requests are denied.
+    /// A request takes no units other than requests in advance, unless its endpoint has a
+    /// [cost](crate::limit::Endpoint::cost_in) in them. Charge the units after the work, with
+    /// [`Caller::charge`](crate::Caller::charge). While no unit remains, requests are denied.
     ///
     /// ```
     /// use tower_api_key::limit::Limit;
@@ -69,9 +70,9 @@ impl Limit {
         self
     }
 
-    /// Limits only requests without a key. Default: requests with a key, too. Such requests are
-    /// let through by an [optional](crate::ApiKeyLayer::optional) layer, and have no key or account
-    /// to limit by, so this is for limits by address and global ones.
+    /// Limits only requests without a key, which an [optional](crate::ApiKeyLayer::optional) layer
+    /// admits. Default: requests with a key, too. They have no key and no account, so such a limit
+    /// is by address, by a subject of the application's own, or global.
     ///
     /// ```
     /// use tower_api_key::limit::Limit;
@@ -87,12 +88,13 @@ impl Limit {
         self
     }
 
-    /// Lets the limit only report: it denies nothing, and callers are told nothing of it. Default:
-    /// it denies.
+    /// Makes the limit report-only: it denies nothing, and callers are not told of it. Default: it
+    /// denies.
     ///
-    /// What it would have denied is told to the logs, at most once a minute for each limit, and to
-    /// [observers](crate::observe::Decision::report_only_hits). It is charged whenever the request is
-    /// admitted, also beyond its quota. So a limit can be tried before it binds.
+    /// Denials that it would have caused are reported to the logs, at most once a minute for each
+    /// limit, and to [observers](crate::observe::Decision::report_only_hits). The limit is charged
+    /// whenever the request is admitted, even beyond its quota. Use it to try a limit before it is
+    /// enforced.
     ///
     /// ```
     /// use tower_api_key::limit::Limit;
@@ -107,9 +109,9 @@ impl Limit {
         self
     }
 
-    /// Gives an account one budget for its keys of all environments. Default: one for each
-    /// environment, so that tests do not use up what live callers need. Only limits by account make
-    /// that difference.
+    /// Gives an account one budget for its keys of all environments. Default: one budget for each
+    /// environment, so that test keys do not use the budget of live keys. Only limits by account
+    /// depend on this.
     ///
     /// ```
     /// use tower_api_key::limit::Limit;
@@ -138,7 +140,7 @@ impl From<Quota> for Limit {
     }
 }
 
-/// One quota, and what it counts by.
+/// A limit of one kind of subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) by: By,
@@ -149,11 +151,12 @@ pub(super) struct Rule {
     pub(super) unit: Arc<str>,
     pub(super) is_anonymous: bool,
     pub(super) is_report_only: bool,
-    /// Units of each request that the rule binds, and how many must be left.
+    /// The cost of each request that the rule applies to, and the units that must remain.
     pub(super) cost: u64,
     pub(super) need: u64,
 }
 
+/// The kind of subject that a rule counts by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum By {
     Key,
@@ -168,9 +171,10 @@ pub(super) enum By {
 }
 
 impl Rule {
-    /// Without a name of its own, a rule is called by what it says: `account_per_minute`.
-    pub(super) fn new(by: By, limit: Limit, place: Option<&str>) -> Self {
-        Self::of(by, None, limit, place)
+    /// Creates a rule. The default name is made of the subject, the unit and the period, such as
+    /// `account_per_minute`, after the label of the endpoint if there is one.
+    pub(super) fn new(by: By, limit: Limit, label: Option<&str>) -> Self {
+        Self::of(by, None, limit, label)
     }
 
     /// Creates a rule that counts by the application's own subject.
@@ -178,7 +182,7 @@ impl Rule {
         Self::of(By::Subject, Some(subject), limit, None)
     }
 
-    fn of(by: By, subject: Option<Arc<str>>, limit: Limit, place: Option<&str>) -> Self {
+    fn of(by: By, subject: Option<Arc<str>>, limit: Limit, label: Option<&str>) -> Self {
         let name = limit.name.unwrap_or_else(|| {
             let subject = match by {
                 By::Subject => subject.as_deref().unwrap_or_default(),
@@ -187,11 +191,11 @@ impl Rule {
                 By::Address => "ip",
                 By::Global => "global",
             };
-            let place = place.map(|place| format!("{place} ")).unwrap_or_default();
+            let label = label.map(|label| format!("{label} ")).unwrap_or_default();
             let who = if limit.is_anonymous { "anonymous_" } else { "" };
             let unit = limit.unit.as_deref().filter(|unit| *unit != REQUESTS);
             let unit = unit.map(|unit| format!("{unit}_")).unwrap_or_default();
-            format!("{place}{who}{subject}_{unit}{}", period_name(limit.quota))
+            format!("{label}{who}{subject}_{unit}{}", period_name(limit.quota))
         });
         let by = match by {
             By::AccountIn if limit.across_environments => By::Account,
@@ -212,11 +216,11 @@ impl Rule {
 }
 
 fn period_name(quota: Quota) -> String {
-    match quota.form() {
-        Shape::Rate { .. } => "rate".to_owned(),
-        Shape::Calendar(Calendar::Day) => "per_utc_day".to_owned(),
-        Shape::Calendar(Calendar::Month) => "per_utc_month".to_owned(),
-        Shape::Window { period } => match Duration::from_nanos(period) {
+    match quota.kind() {
+        QuotaKind::Rate { .. } => "rate".to_owned(),
+        QuotaKind::Calendar(Calendar::Day) => "per_utc_day".to_owned(),
+        QuotaKind::Calendar(Calendar::Month) => "per_utc_month".to_owned(),
+        QuotaKind::Window { period } => match Duration::from_nanos(period) {
             SECOND => "per_second".to_owned(),
             MINUTE => "per_minute".to_owned(),
             HOUR => "per_hour".to_owned(),
@@ -231,61 +235,62 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Rules that cannot be kept.
+/// The reason why limits cannot be enforced.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LimitsError {
-    /// There are plans, and keys without one would have no limit.
+    /// There are plans but no default plan: keys without a plan would have no limit.
     #[error("there are plans but no default: say which one binds keys without a plan")]
     NoDefaultPlan,
-    /// The default plan is none of the plans.
+    /// The default plan is not among the plans.
     #[error("the default plan {0:?} is none of the plans")]
     UnknownPlan(String),
-    /// Two plans of one name.
+    /// Two plans have the same name.
     #[error("there are two plans of the name {0:?}")]
     SamePlan(String),
-    /// A unit that cannot stand in a header.
+    /// The name of a unit cannot be written in a header.
     #[error("{0:?} cannot name a unit: use 1 to 64 characters of ASCII without '\"' and '\\'")]
     Unit(String),
-    /// An endpoint that costs units which no limit counts.
+    /// An endpoint has a cost in a unit that no limit counts.
     #[error("an endpoint costs {0:?}, which no limit counts: see Limit::unit")]
     UnknownUnit(String),
-    /// A limit counts by a subject that the application does not say.
+    /// A limit counts by a subject without a function that returns it.
     #[error("limits count by {0:?}, which is unknown: see ApiKeysBuilder::add_subject")]
     UnknownSubject(String),
-    /// A limit of requests without a key that counts by key or account.
+    /// A limit for requests without a key counts by key or account.
     #[error("the limit {0:?} is for requests without a key, which have neither key nor account")]
     Anonymous(String),
-    /// Two limits of one name that bind the same request.
+    /// Two limits with the same name apply to the same request.
     #[error("two limits of the name {0:?} bind the same request: name them with Limit::named")]
     SameName(String),
-    /// A name that cannot stand in a header.
+    /// The name of a limit cannot be written in a header.
     #[error(
-        "{0:?} cannot name a limit: use 1 to 64 characters of ASCII without '\"' and '\\', and give a limit \
-         of a long endpoint a name with Limit::named"
+        "{0:?} cannot name a limit: use 1 to 64 characters of ASCII without '\"' and '\\', and \
+         give a limit of a long endpoint a name with Limit::named"
     )]
     Name(String),
-    /// An endpoint that no request would ever be charged as.
+    /// An endpoint matches no request.
     #[error("the endpoint {endpoint:?} matches no request: {advice}")]
     #[non_exhaustive]
     Endpoint {
         /// The method and the path.
         endpoint: String,
-        /// How to mend it.
+        /// The advice on how to correct it.
         advice: &'static str,
     },
-    /// Two endpoints of one method and path, of which only one could be found.
+    /// Two endpoints have the same method and path. Requests would match only one of them.
     #[error("there are two endpoints {0:?}: state the cost and all limits in one of them")]
     SameEndpoint(String),
     /// Limits were replaced 65,534 times in the life of one [`ApiKeys`](crate::ApiKeys).
     #[error(
-        "limits were replaced too often: restart, and replace them only when a configuration changes"
+        "limits were replaced too often: restart, and replace them only when a configuration \
+         changes"
     )]
     TooManyChanges,
-    /// More than 65,535 plans.
+    /// There are more than 65,535 plans.
     #[error("more than 65,535 plans")]
     TooManyPlans,
-    /// More than 16 limits bind one request.
+    /// More than 16 limits apply to the same request.
     #[error("more than 16 limits bind the same request")]
     TooMany,
 }

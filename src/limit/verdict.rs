@@ -1,4 +1,4 @@
-//! What a limiter answers: how each budget stands, and whether the request may pass.
+//! Verdicts of a limiter: the status of each budget, and whether the request is admitted.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -7,41 +7,42 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::limit::charge::MAX_CHARGES;
-use crate::limit::instant::Left;
-use crate::limit::ledger::Ledger;
+use crate::limit::instant::Remaining;
+use crate::limit::refund_note::RefundNote;
 
-/// How one budget stands after a check.
+/// The status of one budget after a check.
 #[derive(Clone, Copy)]
 pub struct BudgetStatus {
-    spare: u64,
-    unit: u64,
-    /// In nanoseconds, as are all times here: a verdict is copied often, so it is small.
-    whole_in: u64,
+    remaining: u64,
+    /// The time until the budget is full. All times here are in nanoseconds: a verdict is copied
+    /// often, so it is small.
+    full_in: u64,
     wait: u64,
     is_report_only: bool,
-    ledger: Ledger,
+    refund_note: RefundNote,
 }
 
-/// The wait for what will never be admitted.
+/// The wait of a charge that is never admitted.
 const NEVER: u64 = u64::MAX;
 
 impl BudgetStatus {
-    /// A budget of which so much remains, which is whole in a time if nothing is used, and whose
-    /// charge is admissible in a time: zero if it is now, `None` if it is above the whole quota.
-    pub fn new(remaining: u64, whole_in: Duration, wait: Option<Duration>) -> Self {
+    /// Creates the status of a budget.
+    ///
+    /// `full_in` is the time until the budget is full if nothing is used. `wait` is the time until
+    /// the charge is admissible: zero if it is admissible now, `None` if it exceeds the quota.
+    pub fn new(remaining: u64, full_in: Duration, wait: Option<Duration>) -> Self {
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(NEVER - 1);
         Self {
-            spare: remaining,
-            unit: 1,
-            whole_in: nanoseconds(whole_in),
+            remaining,
+            full_in: nanoseconds(full_in),
             wait: wait.map_or(NEVER, nanoseconds),
             is_report_only: false,
-            ledger: Ledger::default(),
+            refund_note: RefundNote::default(),
         }
     }
 
-    /// Returns the same standing with another wait, for a limiter that passes on what another one
-    /// says. A refund then still goes to the budget that the charge was counted in.
+    /// Sets another wait, for a limiter that passes on the status of another limiter. A refund
+    /// still goes to the budget in which the charge was counted.
     #[must_use]
     pub fn with_wait(mut self, wait: Option<Duration>) -> Self {
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(NEVER - 1);
@@ -49,7 +50,7 @@ impl BudgetStatus {
         self
     }
 
-    /// Marks the standing as that of a charge that [only reports](crate::limit::Charge::report_only): it
+    /// Marks the status as that of a [report-only](crate::limit::Charge::report_only) charge: it
     /// makes no verdict a denial.
     #[must_use]
     pub const fn of_report_only(mut self) -> Self {
@@ -57,54 +58,53 @@ impl BudgetStatus {
         self
     }
 
-    /// Notes where the charge was counted.
+    /// Sets the note that a later refund of the charge needs.
     #[inline]
-    pub(crate) const fn with_ledger(mut self, ledger: Ledger) -> Self {
-        self.ledger = ledger;
+    pub(crate) const fn with_refund_note(mut self, refund_note: RefundNote) -> Self {
+        self.refund_note = refund_note;
         self
     }
 
-    pub(crate) const fn ledger(&self) -> Ledger {
-        self.ledger
+    pub(crate) const fn refund_note(&self) -> RefundNote {
+        self.refund_note
     }
 
-    /// Returns whether the charge only reports.
+    /// Returns whether the charge is report-only.
     pub const fn is_report_only(&self) -> bool {
         self.is_report_only
     }
 
     #[inline]
-    pub(crate) fn of(left: Left, wait: Option<u64>) -> Self {
+    pub(crate) fn of(remaining: Remaining, wait: Option<u64>) -> Self {
         Self {
-            spare: left.spare,
-            unit: left.unit,
-            whole_in: left.whole_in,
+            remaining: remaining.units,
+            full_in: remaining.full_in,
             wait: wait.unwrap_or(NEVER),
             is_report_only: false,
-            ledger: Ledger::default(),
+            refund_note: RefundNote::default(),
         }
     }
 
-    /// How many units are admissible now.
+    /// Returns the number of units that are admissible now.
     pub const fn remaining(&self) -> u64 {
-        self.spare / self.unit
+        self.remaining
     }
 
-    /// In what time the budget is whole again if nothing more is used.
-    pub const fn whole_in(&self) -> Duration {
-        Duration::from_nanos(self.whole_in)
+    /// Returns the time until the budget is full again if nothing more is used.
+    pub const fn full_in(&self) -> Duration {
+        Duration::from_nanos(self.full_in)
     }
 
-    /// In what time the charge is admissible: zero if it is now, `None` if it is above the whole
-    /// quota and never will be.
+    /// Returns the time until the charge is admissible: zero if it is admissible now, `None` if it
+    /// exceeds the quota and never will be.
     pub fn wait(&self) -> Option<Duration> {
         (self.wait != NEVER).then(|| Duration::from_nanos(self.wait))
     }
 
-    /// As [`whole_in`](Self::whole_in), in nanoseconds.
+    /// Returns [`full_in`](Self::full_in) in nanoseconds.
     #[inline]
-    pub(crate) const fn whole_in_nanoseconds(&self) -> u64 {
-        self.whole_in
+    pub(crate) const fn full_in_nanoseconds(&self) -> u64 {
+        self.full_in
     }
 
     /// Returns whether the charge is within its quota now.
@@ -120,8 +120,9 @@ impl BudgetStatus {
 
 impl PartialEq for BudgetStatus {
     fn eq(&self, other: &Self) -> bool {
-        let told = |it: &Self| (it.remaining(), it.whole_in, it.wait, it.is_report_only);
-        told(self) == told(other)
+        // Notes for refunds are not compared.
+        let public = |it: &Self| (it.remaining(), it.full_in, it.wait, it.is_report_only);
+        public(self) == public(other)
     }
 }
 
@@ -131,90 +132,88 @@ impl fmt::Debug for BudgetStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BudgetStatus")
             .field("remaining", &self.remaining())
-            .field("whole_in", &self.whole_in())
+            .field("full_in", &self.full_in())
             .field("wait", &self.wait())
             .finish()
     }
 }
 
-/// The answer to a check: all charges were taken, or none.
+/// The result of a check: all charges were taken, or none.
 #[derive(Debug, Clone)]
-pub struct Verdict(Standings);
+pub struct Verdict(Statuses);
 
-/// Most requests have one limit, and few have many.
+/// The statuses of a verdict. Most requests have one limit, and few have many.
 #[derive(Debug, Clone)]
-enum Standings {
+enum Statuses {
     One([BudgetStatus; 1]),
     Several(SmallVec<[BudgetStatus; 2]>),
 }
 
 impl Verdict {
-    /// The verdict that these standings make, one for each charge, in order; no more than 16. If
-    /// each is admissible, they stand as after the charges were taken, and the request is allowed.
-    pub fn new(standings: &[BudgetStatus]) -> Self {
-        match standings {
-            [standing] => Self::of_one(*standing),
+    /// Creates a verdict from the statuses of the charges, in the same order, at most 16. If all
+    /// are admissible or report-only, the request is allowed, and the statuses are those after the
+    /// charges were taken.
+    pub fn new(statuses: &[BudgetStatus]) -> Self {
+        match statuses {
+            [status] => Self::of_one(*status),
             several => several.iter().copied().collect(),
         }
     }
 
     #[inline]
-    pub(crate) const fn of_one(standing: BudgetStatus) -> Self {
-        Self(Standings::One([standing]))
+    pub(crate) const fn of_one(status: BudgetStatus) -> Self {
+        Self(Statuses::One([status]))
     }
 
-    /// How the budgets stand, one for each charge, in order.
-    pub fn standings(&self) -> &[BudgetStatus] {
+    /// Returns the status of the budget of each charge, in the order of the charges.
+    pub fn statuses(&self) -> &[BudgetStatus] {
         match &self.0 {
-            Standings::One(one) => one,
-            Standings::Several(several) => several,
+            Statuses::One(one) => one,
+            Statuses::Several(several) => several,
         }
     }
 
-    /// Whether all charges were taken. If not, none was.
+    /// Returns whether all charges were taken. Otherwise none was taken.
     #[inline]
     pub fn is_allowed(&self) -> bool {
-        !self.standings().iter().any(BudgetStatus::denies)
+        !self.statuses().iter().any(BudgetStatus::denies)
     }
 
-    /// In what time the request is admitted if nothing else draws on its budgets; `None` if it is
-    /// admitted, or never will be.
+    /// Returns the time until the request is admitted if nothing else uses its budgets: `None` if
+    /// it is admitted, or never will be.
     pub fn retry_after(&self) -> Option<Duration> {
-        let denials = self.standings().iter().filter(|it| it.denies());
-        let longest = denials.map(|standing| standing.wait).max()?;
+        let denials = self.statuses().iter().filter(|it| it.denies());
+        let longest = denials.map(|status| status.wait).max()?;
         (longest > 0 && longest != NEVER).then(|| Duration::from_nanos(longest))
     }
 
-    /// The index of the charge that tells the caller most: what can never be admitted, then the
-    /// denial that lasts longest, then the budget with the least left, then the one that takes
-    /// longest to be whole. `None` if there was no charge but such as only report.
+    /// Returns the index of the charge that restricts the caller most: a charge that can never be
+    /// admitted, then the longest denial, then the budget with the fewest remaining units, then the
+    /// budget that takes longest until it is full. Report-only charges are skipped; `None` if there
+    /// is no other.
     pub fn tightest(&self) -> Option<usize> {
-        if let Standings::One([standing]) = &self.0 {
-            return (!standing.is_report_only).then_some(0);
+        if let Statuses::One([status]) = &self.0 {
+            return (!status.is_report_only).then_some(0);
         }
         self.tightest_of(|_| true)
     }
 
-    /// As [`tightest`](Self::tightest), among some of the charges.
-    pub(crate) fn tightest_of(&self, is_one: impl Fn(usize) -> bool) -> Option<usize> {
+    /// Returns the [tightest](Self::tightest) of the charges whose index meets a condition.
+    pub(crate) fn tightest_of(&self, is_candidate: impl Fn(usize) -> bool) -> Option<usize> {
         let rank = |at: &usize| {
-            let standing = &self.standings()[*at];
-            (
-                standing.wait,
-                Reverse(standing.remaining()),
-                standing.whole_in,
-            )
+            let status = &self.statuses()[*at];
+            (status.wait, Reverse(status.remaining()), status.full_in)
         };
-        let told = (0..self.standings().len())
-            .filter(|at| is_one(*at) && !self.standings()[*at].is_report_only);
-        told.max_by_key(rank)
+        let candidates = (0..self.statuses().len())
+            .filter(|at| is_candidate(*at) && !self.statuses()[*at].is_report_only);
+        candidates.max_by_key(rank)
     }
 }
 
-/// Of more than 16 standings, the first 16.
+/// Creates a verdict from the first 16 statuses. Further ones are dropped.
 impl FromIterator<BudgetStatus> for Verdict {
-    fn from_iter<I: IntoIterator<Item = BudgetStatus>>(standings: I) -> Self {
-        let several = standings.into_iter().take(MAX_CHARGES).collect();
-        Self(Standings::Several(several))
+    fn from_iter<I: IntoIterator<Item = BudgetStatus>>(statuses: I) -> Self {
+        let several = statuses.into_iter().take(MAX_CHARGES).collect();
+        Self(Statuses::Several(several))
     }
 }

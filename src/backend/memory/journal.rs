@@ -1,20 +1,20 @@
-//! A log of the latest entries, each with a place of its own.
+//! A bounded log of the latest entries, which are numbered.
 
 use std::collections::VecDeque;
 
-/// How many entries are kept.
+/// The maximum number of entries.
 const MOST: usize = 10_000;
 
-/// How many bytes they may take: texts are as long as those who change keys make them.
+/// The maximum size in bytes, since the texts in an entry can be long.
 const MOST_BYTES: usize = 16 << 20;
 
-/// The latest entries in the order in which they came. Places count from 1, and are not used again.
+/// The latest entries, oldest first. Their numbers start at 1, and are never reused.
 #[derive(Debug)]
 pub(super) struct Journal<T> {
     entries: VecDeque<T>,
     sizes: VecDeque<usize>,
     bytes: usize,
-    /// The place of the last entry, or 0.
+    /// The number of the last entry, or 0.
     last: u64,
 }
 
@@ -30,8 +30,8 @@ impl<T> Default for Journal<T> {
 }
 
 impl<T> Journal<T> {
-    /// Adds an entry that takes about so many bytes. The oldest ones are forgotten for it, and the
-    /// latest one stays, however large it is.
+    /// Adds an entry of about `size` bytes, and drops the oldest entries if necessary. The new
+    /// entry is kept whatever its size.
     pub(super) fn push(&mut self, entry: T, size: usize) {
         self.entries.push_back(entry);
         self.sizes.push_back(size);
@@ -43,41 +43,42 @@ impl<T> Journal<T> {
         }
     }
 
-    /// Returns whether what comes after a place is kept: a place that was never reached is none.
-    pub(super) fn reaches(&self, place: u64) -> bool {
-        (self.before_first()..=self.last).contains(&place)
+    /// Returns whether all entries after a number are kept. A number that was never reached does
+    /// not count.
+    pub(super) fn reaches(&self, number: u64) -> bool {
+        (self.before_first()..=self.last).contains(&number)
     }
 
-    /// Returns the place of the last entry, or 0.
+    /// Returns the number of the last entry, or 0.
     pub(super) fn last(&self) -> u64 {
         self.last
     }
 
-    /// Returns the place before the first entry that is kept.
+    /// Returns the number before the first entry that is kept.
     pub(super) fn before_first(&self) -> u64 {
         self.last - self.entries.len() as u64
     }
 
-    /// Returns the entries after a place, with their places.
-    pub(super) fn after(&self, place: u64) -> impl Iterator<Item = (u64, &T)> {
+    /// Returns the entries after a number, with their numbers.
+    pub(super) fn after(&self, number: u64) -> impl Iterator<Item = (u64, &T)> {
         let before_first = self.before_first();
-        let skipped = place
+        let skipped = number
             .saturating_sub(before_first)
             .min(self.entries.len() as u64);
-        let places = before_first + skipped + 1..;
+        let numbers = before_first + skipped + 1..;
         let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
-        places.zip(self.entries.range(skipped..))
+        numbers.zip(self.entries.range(skipped..))
     }
 
-    /// Returns the entries before a place, the last first.
-    pub(super) fn before(&self, place: u64) -> impl Iterator<Item = (u64, &T)> {
+    /// Returns the entries before a number, the last first.
+    pub(super) fn before(&self, number: u64) -> impl Iterator<Item = (u64, &T)> {
         let before_first = self.before_first();
-        let kept = place
+        let count = number
             .saturating_sub(before_first + 1)
             .min(self.entries.len() as u64);
-        let places = (before_first + 1..=before_first + kept).rev();
-        let kept = usize::try_from(kept).unwrap_or(usize::MAX);
-        places.zip(self.entries.range(..kept).rev())
+        let numbers = (before_first + 1..=before_first + count).rev();
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        numbers.zip(self.entries.range(..count).rev())
     }
 }
 
@@ -92,20 +93,20 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_read_forwards_and_backwards_from_any_place() {
+    fn entries_are_read_forwards_and_backwards_from_any_number() {
         let most = MOST as u64;
         for entries in [0, 1, 5, most - 1, most, most + 1, 2 * most + 3] {
             let journal = journal(entries);
             let first = entries.saturating_sub(most) + 1;
-            for place in [0, 1, first, entries / 2, entries, entries + 1, u64::MAX] {
-                let after: Vec<_> = journal.after(place).collect();
-                let expected: Vec<_> = (first..=entries).filter(|it| *it > place).collect();
+            for number in [0, 1, first, entries / 2, entries, entries + 1, u64::MAX] {
+                let after: Vec<_> = journal.after(number).collect();
+                let expected: Vec<_> = (first..=entries).filter(|it| *it > number).collect();
                 assert_eq!(
                     after,
                     expected.iter().map(|it| (*it, it)).collect::<Vec<_>>()
                 );
-                let before: Vec<_> = journal.before(place).collect();
-                let expected: Vec<_> = (first..=entries).rev().filter(|it| *it < place).collect();
+                let before: Vec<_> = journal.before(number).collect();
+                let expected: Vec<_> = (first..=entries).rev().filter(|it| *it < number).collect();
                 assert_eq!(
                     before,
                     expected.iter().map(|it| (*it, it)).collect::<Vec<_>>()
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_bytes_are_kept_and_always_the_latest_entry() {
+    fn the_journal_is_bounded_in_bytes_and_keeps_the_latest_entry() {
         let mut journal = Journal::default();
         for entry in 0..1_000_u64 {
             journal.push(entry, 1 << 20);

@@ -3,5 +3,5 @@
 
 mod journal;
 pub(crate) mod limiter;
-mod shelves;
+mod record_table;
 pub(crate) mod store;

@@ -1,93 +1,99 @@
-//! One budget, wherever it is kept, and what memory is left for it to grow.
+//! A reference to one budget, and the memory that its windows may use.
 
 use crate::key::quota::Quota;
+use crate::limit::budget_state::BudgetState;
 use crate::limit::charge::Charge;
-use crate::limit::instant::Left;
-use crate::limit::instant::Nanos;
-use crate::limit::ledger::Counted;
-use crate::limit::ledger::Ledger;
+use crate::limit::instant::{Nanos, Remaining};
 use crate::limit::refund::Refund;
-use crate::limit::state::State;
+use crate::limit::refund_note::{BudgetOwner, RefundNote};
+use crate::limit::sliding_window::SLOTS;
 use crate::limit::verdict::BudgetStatus;
-use crate::limit::window::SLOTS;
 
-/// In nanoseconds.
+/// A second, in nanoseconds.
 const A_SECOND: u64 = 1_000_000_000;
 
-/// How many slots a window may have: fewer where memory for them is short, so that whoever keeps
-/// many windows busy makes all of them coarser, before there is none left for the others.
-const fn slots(heap: usize, left: usize) -> u64 {
-    match left {
-        left if left >= heap / 2 => SLOTS,
-        left if left >= heap / 4 => 8,
-        left if left >= 256 => 2,
+/// Returns the number of slots that a window may have, from the memory for slots and its free part,
+/// in bytes. There are fewer slots while memory is short: callers with many busy windows make all
+/// windows coarser before the memory is used up.
+const fn slots(heap: usize, free: usize) -> u64 {
+    match free {
+        free if free >= heap / 2 => SLOTS,
+        free if free >= heap / 4 => 8,
+        free if free >= 256 => 2,
         _ => 1,
     }
 }
 
+/// A budget that is locked, or none.
 pub(super) enum Budget<'s> {
     Some {
-        state: &'s mut State,
+        state: &'s mut BudgetState,
         quota: Quota,
-        counted: Counted,
-        /// The memory for slots of windows, and what is left of it, in bytes.
+        counted_in: BudgetOwner,
+        /// The memory for slots of windows, in bytes.
         heap: usize,
+        /// The free part of the memory.
         heap_left: &'s mut usize,
     },
-    /// There is no memory for it: it has nothing to give, and will be asked again in a second.
+    /// No memory for a budget. Nothing remains, and the wait is one second.
     None,
 }
 
 impl Budget<'_> {
-    /// In what time so much is admissible, as [`State::wait`] has it.
-    pub(super) fn wait(&mut self, now: Nanos, cost: u64) -> Option<u64> {
-        match self {
-            Self::Some { state, quota, .. } => state.wait(quota, now, cost),
-            Self::None => Some(A_SECOND),
-        }
-    }
-
-    /// Takes units that are admissible now.
-    fn take(&mut self, now: Nanos, cost: u64) {
-        if let Self::Some {
+    /// Changes the state, and accounts for the memory that the change allocates or frees. Returns
+    /// `None` for [`Budget::None`].
+    fn change<R>(&mut self, change: impl FnOnce(&mut BudgetState, &Quota, u64) -> R) -> Option<R> {
+        let Self::Some {
             state,
             quota,
             heap,
             heap_left,
             ..
         } = self
-        {
-            let before = state.heap();
-            // One that has memory of its own keeps as much of it as two slots take.
-            let fewest = if before > 0 { 2 } else { 1 };
-            let slots = slots(*heap, **heap_left).max(fewest);
-            state.take(quota, now, cost, slots);
-            **heap_left = (**heap_left + before).saturating_sub(state.heap());
-        }
+        else {
+            return None;
+        };
+        let before = state.heap();
+        // A window with heap memory keeps at least two slots.
+        let fewest = if before > 0 { 2 } else { 1 };
+        let slots = slots(*heap, **heap_left).max(fewest);
+        let result = change(state, quota, slots);
+        **heap_left = (**heap_left + before).saturating_sub(state.heap());
+        Some(result)
     }
 
-    /// How it stands, if so long is to wait for what was asked for.
-    fn standing(&self, now: Nanos, wait: Option<u64>) -> BudgetStatus {
-        let left = match self {
-            Self::Some { state, quota, .. } => state.left(quota, now),
-            Self::None => Left {
-                spare: 0,
-                unit: 1,
-                whole_in: A_SECOND,
+    /// Returns the time until a cost is admissible. See [`BudgetState::wait`].
+    pub(super) fn wait(&mut self, now: Nanos, cost: u64) -> Option<u64> {
+        let wait = self.change(|state, quota, _| state.wait(quota, now, cost));
+        wait.unwrap_or(Some(A_SECOND))
+    }
+
+    /// Takes units without a check.
+    fn take(&mut self, now: Nanos, cost: u64) {
+        self.change(|state, quota, slots| state.take(quota, now, cost, slots));
+    }
+
+    /// Returns the status, with the wait of the charge.
+    fn status(&self, now: Nanos, wait: Option<u64>) -> BudgetStatus {
+        let remaining = match self {
+            Self::Some { state, quota, .. } => state.remaining(quota, now),
+            Self::None => Remaining {
+                units: 0,
+                full_in: A_SECOND,
             },
         };
-        BudgetStatus::of(left, wait)
+        BudgetStatus::of(remaining, wait)
     }
 
-    /// The whole of a decision about one charge.
+    /// Decides a charge, and takes it if it is admissible or report-only.
     pub(super) fn decide(&mut self, charge: &Charge<'_>, now: Nanos) -> BudgetStatus {
         let wait = self.wait(now, charge.need());
         let take = wait == Some(0) || charge.is_report_only();
-        self.settle(charge, now, wait, take)
+        self.apply(charge, now, wait, take)
     }
 
-    /// Takes a charge, or not, and says how the budget stands then.
-    pub(super) fn settle(
+    /// Takes a charge if `take` is set. Returns the status afterwards.
+    pub(super) fn apply(
         &mut self,
         charge: &Charge<'_>,
         now: Nanos,
@@ -97,34 +103,35 @@ impl Budget<'_> {
         if take && charge.cost() > 0 {
             self.take(now, charge.cost());
         }
-        let ledger = match self {
-            Self::Some { state, counted, .. } => Ledger {
-                counted: *counted,
-                ..state.ledger()
+        let refund_note = match self {
+            Self::Some {
+                state, counted_in, ..
+            } => RefundNote {
+                counted_in: *counted_in,
+                ..state.refund_note()
             },
-            Self::None => Ledger {
-                counted: Counted::Shared,
-                ..Ledger::default()
+            Self::None => RefundNote {
+                counted_in: BudgetOwner::Shared,
+                ..RefundNote::default()
             },
         };
-        let standing = self.standing(now, wait).with_ledger(ledger);
+        let status = self.status(now, wait).with_refund_note(refund_note);
         if charge.is_report_only() {
-            return standing.of_report_only();
+            return status.of_report_only();
         }
-        standing
+        status
     }
 
-    /// Notes that it is the budget of others, too.
-    pub(super) fn counted_in(mut self, place: Counted) -> Self {
-        if let Self::Some { counted, .. } = &mut self {
-            *counted = place;
+    /// Sets the kind of budget for the note of a refund.
+    pub(super) fn with_counted_in(mut self, kind: BudgetOwner) -> Self {
+        if let Self::Some { counted_in, .. } = &mut self {
+            *counted_in = kind;
         }
         self
     }
 
+    /// Refunds units of a charge.
     pub(super) fn refund(&mut self, refund: &Refund<'_>, now: Nanos) {
-        if let Self::Some { state, .. } = self {
-            state.refund(refund, now);
-        }
+        self.change(|state, _, _| state.refund(refund, now));
     }
 }

@@ -1,15 +1,17 @@
-//! Which budget a charge is about, as a number.
+//! Keys of budgets: a charge is hashed to the key of its budget.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
 use crate::limit::charge::{Charge, Subject};
 
-/// Which budget: a subject under a limit's name and the form of its quota, hashed. Two that share a
-/// hash, one pair in 2⁶⁴, share a budget: stricter, never laxer.
+/// The key of a budget: a hash of the subject, the limit's name, the shape of the quota and the
+/// period of a window. Two budgets with the same hash, one pair in 2⁶⁴, are one budget, which is
+/// stricter.
 pub(super) type BudgetKey = u64;
 
-/// Hashes under secrets of one limiter, so that nobody can choose subjects that meet.
+/// A keyed hash with random secrets for each limiter, so that nobody can choose subjects that
+/// collide.
 pub(super) struct Hasher {
     secrets: [u64; 3],
 }
@@ -22,6 +24,7 @@ impl Hasher {
         }
     }
 
+    /// Returns the key of a charge's budget.
     #[inline]
     pub(super) fn key(&self, charge: &Charge<'_>) -> BudgetKey {
         let [a, b, c] = self.secrets;
@@ -40,11 +43,13 @@ impl Hasher {
             Subject::Custom(subject) => (8, u128::from(self.text(subject))),
         };
         let (low, high) = halves(subject);
-        // Once would do for most secrets. Under a few, addresses in a row would meet in one place.
+        // One fold is enough for most secrets. With a few secrets, consecutive addresses would
+        // collide.
         let once = fold(low ^ rule(charge) ^ a, high ^ b ^ kind);
         fold(once ^ b, c)
     }
 
+    /// Hashes a text.
     fn text(&self, text: &str) -> u64 {
         let [a, b, c] = self.secrets;
         let (words, rest) = text.as_bytes().as_chunks::<16>();
@@ -58,20 +63,20 @@ impl Hasher {
     }
 }
 
-/// What a charge's budget has in common with those of other subjects: the limit's name, and the
-/// form of the quota.
+/// Returns a hash of the rule that a charge belongs to: the limit's name, the shape of the quota,
+/// and the period of a window.
 #[inline]
 pub(super) fn rule(charge: &Charge<'_>) -> u64 {
-    charge.name().hash() ^ charge.quota().form_hash()
+    charge.name().hash() ^ charge.quota().kind_hash()
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "each half on its own")]
 #[inline]
-const fn halves(whole: u128) -> (u64, u64) {
-    (whole as u64, (whole >> 64) as u64)
+const fn halves(number: u128) -> (u64, u64) {
+    (number as u64, (number >> 64) as u64)
 }
 
-/// All bits of both, mixed.
+/// Mixes all bits of two numbers (folded multiplication).
 #[inline]
 const fn fold(left: u64, right: u64) -> u64 {
     let (low, high) = halves(left as u128 * right as u128);
@@ -85,9 +90,9 @@ mod tests {
     use crate::limit::charge::LimitName;
     use std::net::{Ipv4Addr, Ipv6Addr};
 
-    /// By the bits that choose a shard, and by those that choose a line in it.
+    /// Checks the bits that choose a shard, and those that choose a bucket in its table.
     #[test]
-    fn subjects_in_a_row_are_spread_under_all_secrets() {
+    fn consecutive_subjects_are_spread_under_all_secrets() {
         let (name, quota) = (LimitName::new("ip"), Quota::per_minute(1));
         let v4: fn(u32) -> IpAddr = |at| Ipv4Addr::from_bits(0x0a00_0000 + at).into();
         let v6: fn(u32) -> IpAddr = |at| {
@@ -97,14 +102,14 @@ mod tests {
         for address in [v4, v6] {
             for _ in 0..500 {
                 let hasher = Hasher::new();
-                let (mut shards, mut lines) = ([0u32; 64], [0u32; 64]);
+                let (mut shards, mut buckets) = ([0u32; 64], [0u32; 64]);
                 for at in 0..64 * 64 {
                     let subject = Subject::Address(address(at));
                     let key = hasher.key(&Charge::new(&name, subject, quota, 1));
                     shards[(key % 64) as usize] += 1;
-                    lines[(key >> 58) as usize] += 1;
+                    buckets[(key >> 58) as usize] += 1;
                 }
-                for counts in [shards, lines] {
+                for counts in [shards, buckets] {
                     let range = counts.iter().min()..counts.iter().max();
                     assert!(
                         range.start >= Some(&20) && range.end <= Some(&120),

@@ -1,106 +1,109 @@
-//! Budgets of networks, for addresses that have no budget of their own because memory is full.
+//! Budgets of networks, for addresses without a budget of their own while memory is full.
 //!
-//! Whoever has many addresses can use up the memory for them. Everybody else is then counted with
-//! the neighbours in their own network, and with those of a wider one where memory for those is
-//! used up, too; never with everybody. Each width has memory of its own, so that many narrow
-//! networks take none from the wide ones.
+//! A client with many addresses can use up the memory for addresses. Other clients are then counted
+//! with their neighbours in the same network, or in a wider network if the memory for the narrow
+//! ones is used up, too. There is no budget for all addresses together. Each width has memory of
+//! its own, so that many narrow networks take none from the wide ones.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayVec;
 
 use super::budget::Budget;
-use super::hasher::Hasher;
-use super::room::Room;
+use super::budget_table::BudgetTable;
+use super::hasher::{BudgetKey, Hasher};
+use super::shard::HasMoved;
 use crate::key::quota::Quota;
-use crate::limit::charge::{Charge, Subject};
+use crate::limit::charge::{Charge, MAX_CHARGES, Subject};
 use crate::limit::instant::Nanos;
-use crate::limit::ledger::Counted;
-use crate::util::table::NoPlace;
+use crate::limit::refund_note::BudgetOwner;
 
-/// How many widths of networks there are.
+/// The number of widths of networks.
 pub(super) const WIDTHS: usize = 4;
 
-/// The widths in bits, narrowest first. There are hardly more than 2,000 of the last ones on the
-/// Internet, so they find room also in the smallest memory.
+/// The prefix lengths in bits, narrowest network first. The Internet has hardly more than 2,000 of
+/// the widest networks, so they fit into the smallest memory.
 const V4: [Option<u8>; WIDTHS] = [Some(24), None, Some(16), Some(8)];
 const V6: [Option<u8>; WIDTHS] = [Some(56), Some(48), Some(32), Some(20)];
 
+/// The budgets of networks, by width.
 pub(super) struct Networks {
-    widths: [Room; WIDTHS],
+    widths: [BudgetTable; WIDTHS],
 }
 
-/// Where the budget of a network is, until room is made for others.
+/// The slot of a network's budget. It is valid until an insert moves budgets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NetworkPlace {
+pub(super) struct NetworkSlot {
     width: usize,
     at: usize,
 }
 
 impl Networks {
-    /// Networks that use at most so many bytes.
+    /// Creates memory of at most this number of bytes.
     pub(super) fn new(bytes: usize) -> Self {
         Self {
-            widths: std::array::from_fn(|_| Room::new(bytes / WIDTHS)),
+            widths: std::array::from_fn(|_| BudgetTable::new(bytes / WIDTHS)),
         }
     }
 
-    /// Returns how many budgets are remembered.
+    /// Returns the number of budgets.
     pub(super) fn len(&self) -> usize {
-        self.widths.iter().map(Room::len).sum()
+        self.widths.iter().map(BudgetTable::len).sum()
     }
 
-    /// Finds the budget of the network of this width around an address, if there is any.
+    /// Finds the budget of the network of this width around an address.
     pub(super) fn find(
         &self,
         hasher: &Hasher,
         charge: &Charge<'_>,
         address: IpAddr,
-        counted: u8,
-    ) -> Option<NetworkPlace> {
-        let is_it = |(width, _): &(usize, IpAddr)| *width == usize::from(counted);
+        wanted: u8,
+    ) -> Option<NetworkSlot> {
+        let is_it = |(width, _): &(usize, IpAddr)| *width == usize::from(wanted);
         let (width, network) = wider(address).into_iter().find(is_it)?;
         let key = hasher.key(&charge.about(Subject::Address(network)));
         let at = self.widths[width].find(key)?;
-        Some(NetworkPlace { width, at })
+        Some(NetworkSlot { width, at })
     }
 
-    /// Finds or makes the budget of the narrowest network that there is room for, or says that
-    /// there is none. A place that is found is as good as any that is made, unless
-    /// [`NoPlace::Moved`].
-    pub(super) fn find_or_make(
+    /// Finds or inserts the budget of the narrowest network for which there is memory. Returns
+    /// `None` if there is none. `keys` are the keys of the request's other budgets here, and the
+    /// key of this one is added.
+    pub(super) fn find_or_insert(
         &mut self,
         hasher: &Hasher,
         charge: &Charge<'_>,
         address: IpAddr,
         now: Nanos,
-        taken: impl Fn(NetworkPlace) -> bool,
-    ) -> Result<NetworkPlace, NoPlace> {
+        keys: &mut ArrayVec<BudgetKey, MAX_CHARGES>,
+    ) -> Option<(NetworkSlot, HasMoved)> {
         for (width, network) in wider(address) {
             let key = hasher.key(&charge.about(Subject::Address(network)));
-            let room = &mut self.widths[width];
-            room.tidy(&charge.quota(), now);
-            let is_taken = |at| taken(NetworkPlace { width, at });
-            let found = room.find(key).map(Ok);
-            match found.unwrap_or_else(|| room.make(key, &charge.quota(), now, is_taken)) {
-                Ok(at) => return Ok(NetworkPlace { width, at }),
-                Err(NoPlace::Moved) => return Err(NoPlace::Moved),
-                Err(NoPlace::Full) => {}
+            let budget_table = &mut self.widths[width];
+            budget_table.tidy(&charge.quota(), now);
+            let found = budget_table.find(key).map(|slot| (slot, false));
+            let inserted = || {
+                let inserted = budget_table.insert(key, &charge.quota(), now, keys)?;
+                Some((inserted.slot, inserted.has_moved))
+            };
+            if let Some((at, has_moved)) = found.or_else(inserted) {
+                keys.push(key);
+                return Some((NetworkSlot { width, at }, HasMoved(has_moved)));
             }
         }
-        Err(NoPlace::Full)
+        None
     }
 
-    /// Returns the budget at a place.
-    pub(super) fn at(&mut self, place: NetworkPlace, quota: &Quota) -> Budget<'_> {
-        let width = u8::try_from(place.width).unwrap_or_default();
-        let budget = self.widths[place.width].at(place.at, quota);
-        budget.counted_in(Counted::Network(width))
+    /// Returns the budget in a slot.
+    pub(super) fn at(&mut self, slot: NetworkSlot, quota: &Quota) -> Budget<'_> {
+        let width = u8::try_from(slot.width).unwrap_or_default();
+        let budget = self.widths[slot.width].at(slot.at, quota);
+        budget.with_counted_in(BudgetOwner::Network(width))
     }
 }
 
-/// Lists the networks around an address, narrowest first. The first address of a network is in it
-/// as all others are: most sites use that first.
+/// Returns the networks around an address, narrowest first. The first address of a network is not
+/// special, since most sites use it first.
 fn wider(address: IpAddr) -> ArrayVec<(usize, IpAddr), WIDTHS> {
     let network = |(width, bits): (usize, Option<u8>)| Some((width, masked(address, bits?)));
     let widths = match address {

@@ -1,19 +1,20 @@
-//! The rules of an application: which limits bind which requests, and what a request costs.
+//! The rules of an application: limits by subject, plan and endpoint, and the costs of requests.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::key::network::{Network, NetworkError};
 use crate::limit::charge::MAX_CHARGES;
-use crate::limit::client::Ipv6Prefix;
+use crate::limit::client_network::Ipv6Prefix;
 use crate::limit::endpoint::Endpoint;
 use crate::limit::rule::{By, Limit, LimitsError, Rule};
 
-/// The limits of an application: stated once, and every request is charged against all that apply,
-/// together or not at all.
+/// The limits of an application. Every request is charged against all limits that apply to it, or
+/// against none if one of them denies it.
 ///
-/// A request without a key, where [none is needed](crate::ApiKeyLayer::optional), is charged by
-/// address and to everybody. A request that is refused for its key is charged nothing.
+/// A request without a key, where [keys are optional](crate::ApiKeyLayer::optional), is charged
+/// against the limits by address, by the application's own subjects, and global ones. A request
+/// that is refused for its key is not charged.
 ///
 /// ```
 /// use http::Method;
@@ -43,16 +44,16 @@ pub struct Limits {
     pub(super) exemptions: Exemptions,
 }
 
-/// Requests that are charged nothing.
+/// The exemptions from limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Exemptions {
     pub(crate) methods: Vec<String>,
     pub(crate) networks: Vec<Network>,
 }
 
-/// A bundle of limits that binds an account; a key's record names its plan.
+/// A plan: a set of limits for the accounts and keys on it. The record of a key names its plan.
 ///
-/// A key without a plan, or with one that is not among the rules, has the default plan.
+/// A key without a plan, or with an unknown one, has the default plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub(super) name: String,
@@ -67,7 +68,7 @@ impl Exemptions {
 }
 
 impl Plan {
-    /// A plan without limits yet.
+    /// Creates a plan without limits.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -75,7 +76,7 @@ impl Plan {
         }
     }
 
-    /// Limits all keys of an account together, in each environment by itself.
+    /// Limits all keys of an account together, separately in each environment.
     #[must_use]
     pub fn per_account(mut self, limit: impl Into<Limit>) -> Self {
         self.rules
@@ -83,7 +84,7 @@ impl Plan {
         self
     }
 
-    /// Limits each key by itself.
+    /// Limits each key.
     #[must_use]
     pub fn per_key(mut self, limit: impl Into<Limit>) -> Self {
         self.rules.push(Rule::new(By::Key, limit.into(), None));
@@ -92,7 +93,7 @@ impl Plan {
 }
 
 impl Limits {
-    /// No limits yet.
+    /// Creates an empty set of limits.
     pub fn new() -> Self {
         Self::default()
     }
@@ -102,33 +103,34 @@ impl Limits {
         self.rule(By::Key, limit.into())
     }
 
-    /// Limits all keys of each account together, in each environment by itself: test keys do not
-    /// draw on live budgets, unless the limit goes [across
-    /// environments](Limit::across_environments).
+    /// Limits all keys of each account together, separately in each environment: test keys do not
+    /// use live budgets, unless the limit is [across environments](Limit::across_environments).
     pub fn per_account(self, limit: impl Into<Limit>) -> Self {
         self.rule(By::AccountIn, limit.into())
     }
 
-    /// Limits each client address; IPv6 by network, see [`ipv6_prefix`](Self::ipv6_prefix).
+    /// Limits each client address. IPv6 addresses are limited by network: see
+    /// [`ipv6_prefix`](Self::ipv6_prefix).
     ///
-    /// Behind a proxy, say first how the address is found: by
-    /// [`ClientAddress`](crate::http::ClientAddress). If it is not known, the peer's is taken. Callers
-    /// without either share one budget, and the log says once at `ERROR` how to mend that: with
-    /// axum, serve with `into_make_service_with_connect_info::<SocketAddr>()`; elsewhere, insert a
-    /// [`PeerAddr`](crate::http::PeerAddr).
+    /// Behind a proxy, configure the source of the address with
+    /// [`ClientAddress`](crate::http::ClientAddress) first. If the address is not known, the peer's
+    /// address is used. Callers without either share one budget. An error is logged once then, with
+    /// the fix: with axum, serve with `into_make_service_with_connect_info::<SocketAddr>()`;
+    /// elsewhere, insert a [`PeerAddr`](crate::http::PeerAddr).
     pub fn per_ip(self, limit: impl Into<Limit>) -> Self {
         self.rule(By::Address, limit.into())
     }
 
-    /// Limits everybody together.
+    /// Limits all callers together.
     pub fn global(self, limit: impl Into<Limit>) -> Self {
         self.rule(By::Global, limit.into())
     }
 
     /// Limits each subject of the application's own, such as a tenant.
     ///
-    /// [`ApiKeysBuilder::add_subject`](crate::ApiKeysBuilder::add_subject) says under the same name which
-    /// subject a request has. A request without one is not bound by this limit.
+    /// A function that is set with
+    /// [`ApiKeysBuilder::add_subject`](crate::ApiKeysBuilder::add_subject) under the same name
+    /// returns the subject of a request. The limit does not apply to a request without a subject.
     ///
     /// ```
     /// use tower_api_key::{ApiKeys, Limits, MemoryStore, Quota};
@@ -144,11 +146,15 @@ impl Limits {
         self
     }
 
-    /// Exempts requests from these networks from all limits. Default: none.
+    /// Sets the networks that are exempt from all limits. Default: none.
     ///
-    /// The address is that which
-    /// [`ApiKeyLayer::client_address`](crate::ApiKeyLayer::client_address) finds. A client whose
-    /// address is not known is not exempt. A key that is throttled stays so.
+    /// The address of a request is found by
+    /// [`ApiKeyLayer::client_address`](crate::ApiKeyLayer::client_address). A client whose address
+    /// is not known is not exempt. A key that is throttled stays throttled.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError`] if a text is not a network.
     ///
     /// ```
     /// use tower_api_key::{Limits, Quota};
@@ -167,11 +173,11 @@ impl Limits {
         Ok(self)
     }
 
-    /// Exempts requests of these methods from all limits. Default: none. A key that is
-    /// throttled stays so.
+    /// Sets the methods whose requests are exempt from all limits. Default: none. A key that is
+    /// throttled stays throttled.
     ///
-    /// Danger: the client chooses the method. A service that ignores it, as gRPC's do, then has no
-    /// limits at all.
+    /// Danger: the client chooses the method. A service that ignores the method, such as a gRPC
+    /// service, then has no limits at all.
     ///
     /// ```
     /// use http::Method;
@@ -190,35 +196,40 @@ impl Limits {
         self
     }
 
-    /// Adds a plan. With any plan there must be a [default](Self::default_plan).
+    /// Adds a plan. If there are plans, a [default plan](Self::default_plan) is required.
     pub fn add_plan(mut self, plan: Plan) -> Self {
         self.plans.push(plan);
         self
     }
 
-    /// The plan of keys without one, or with one that is not here: never no limit.
+    /// Sets the plan of keys without a plan, or with an unknown one, so that no key is without
+    /// limits.
     pub fn default_plan(mut self, name: impl Into<String>) -> Self {
         self.default_plan = Some(name.into());
         self
     }
 
-    /// Adds an endpoint with limits or a cost of its own: one for each method and path.
+    /// Adds an endpoint with limits or a cost of its own. Each method and path may have one
+    /// endpoint.
     pub fn add_endpoint(mut self, endpoint: Endpoint) -> Self {
         self.endpoints.push(endpoint);
         self
     }
 
-    /// How many requests a request to an endpoint counts as. Default: 1. How the path is compared is
-    /// said at [`Endpoint`]: with the feature `axum`, write `/v1/reports/{id}` as in the router. An
-    /// endpoint that has a cost and limits is one [`add_endpoint`](Self::add_endpoint), and not two.
+    /// Sets the cost of a request to an endpoint, in requests. Default: 1.
+    ///
+    /// The path is compared as described at [`Endpoint`]: with the feature `axum`, write
+    /// `/v1/reports/{id}` as in the router. For an endpoint with a cost and limits, use one
+    /// [`add_endpoint`](Self::add_endpoint) instead.
     pub fn add_cost(self, method: impl AsRef<str>, path: impl Into<String>, requests: u64) -> Self {
         self.add_endpoint(Endpoint::new(method, path).cost(requests))
     }
 
-    /// How many bits of an IPv6 address make one client: 48 to 128, 64 by default, since that is
-    /// what a network gives to one customer at least. Other numbers are brought into the range.
+    /// Sets the length of the IPv6 prefix that identifies one client, in bits. Default: 64, the
+    /// longest prefix that networks usually assign to one customer. The number is clamped to 48 to
+    /// 128.
     ///
-    /// Danger: with more than 64, one machine has as many budgets as it likes.
+    /// Danger: with more than 64, one machine can have any number of budgets.
     pub fn ipv6_prefix(mut self, bits: u8) -> Self {
         self.ipv6_prefix = Ipv6Prefix(bits.clamp(48, 128));
         self
@@ -229,20 +240,20 @@ impl Limits {
         self
     }
 
-    /// Returns the rules of everybody, of all plans and of all endpoints.
+    /// Returns all rules: those for all requests, of all plans and of all endpoints.
     pub(super) fn all_rules(&self) -> impl Iterator<Item = &Rule> {
         let of_plans = self.plans.iter().flat_map(|plan| &plan.rules);
         let of_endpoints = self.endpoints.iter().flat_map(|at| &at.rules);
         self.rules.iter().chain(of_plans).chain(of_endpoints)
     }
 
-    /// Returns whether a budget is to last for a day or a month of the calendar.
+    /// Returns whether there are calendar quotas.
     pub(crate) fn have_calendar(&self) -> bool {
         self.all_rules().any(|rule| rule.quota.is_calendar())
     }
 
-    /// Checks that the limits of all endpoints of a path can bind a request together: one of a method
-    /// that has no endpoint there.
+    /// Checks that the limits of all endpoints of a path can apply together, to a request of a
+    /// method without an endpoint there.
     fn check_paths(&self) -> Result<(), LimitsError> {
         let mut by_path: BTreeMap<&str, Vec<&Endpoint>> = BTreeMap::new();
         for endpoint in &self.endpoints {
@@ -270,7 +281,8 @@ impl Limits {
         Ok(())
     }
 
-    /// Whether all of it can be kept, by an application that says these subjects.
+    /// Checks that the limits can be enforced. `subjects` are the names of the subjects that the
+    /// application has functions for.
     pub(crate) fn validate(&self, subjects: &[&str]) -> Result<(), LimitsError> {
         if self.plans.len() > usize::from(u16::MAX) {
             return Err(LimitsError::TooManyPlans);
@@ -290,11 +302,11 @@ impl Limits {
             _ => {}
         }
         self.check_paths()?;
-        let mut places = HashSet::new();
+        let mut labels = HashSet::new();
         for endpoint in &self.endpoints {
             endpoint.check()?;
-            if !places.insert((&endpoint.method, &endpoint.path)) {
-                return Err(LimitsError::SameEndpoint(endpoint.place()));
+            if !labels.insert((&endpoint.method, &endpoint.path)) {
+                return Err(LimitsError::SameEndpoint(endpoint.label()));
             }
         }
         for rule in self.all_rules() {
@@ -350,7 +362,7 @@ impl Limits {
     }
 }
 
-/// Returns whether a text may stand in a string of a structured field, without escapes.
+/// Returns whether a text can be written in a string of a structured field without escapes.
 fn is_plain(text: &str) -> bool {
     let plain = |byte: u8| matches!(byte, 0x20 | 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
     !text.is_empty() && text.len() <= 64 && text.bytes().all(plain)
@@ -359,10 +371,10 @@ fn is_plain(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::client::client_network;
+    use crate::limit::client_network::client_network;
 
     #[test]
-    fn an_ipv6_client_is_its_network() {
+    fn an_ipv6_client_is_counted_by_its_network() {
         let masked = |bits, address: &str| {
             let address = address.parse().unwrap();
             Limits::new()
@@ -378,10 +390,10 @@ mod tests {
         assert_eq!(masked(48, "2001:db8:1:2:3:4:5:6"), "2001:db8:1::");
         assert_eq!(masked(0, "2001:db8:1:2:3:4:5:6"), "2001:db8:1::");
         assert_eq!(masked(128, "2001:db8::1"), "2001:db8::1");
-        // Mapped IPv4 is IPv4, or all of it would be one client.
+        // A mapped IPv4 address is IPv4. As IPv6, all of them would be one client.
         assert_eq!(masked(64, "::ffff:192.0.2.1"), "192.0.2.1");
         assert_eq!(masked(48, "192.0.2.1"), "192.0.2.1");
-        // The same of all who come through one NAT64 gateway.
+        // A NAT64 address is the IPv4 address in it, if that is public.
         assert_eq!(masked(64, "64:ff9b::8.8.8.8"), "8.8.8.8");
         assert_eq!(masked(64, "64:ff9b::10.0.0.1"), "64:ff9b::");
     }

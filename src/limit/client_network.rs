@@ -1,10 +1,10 @@
-//! The network that counts as one client.
+//! Client networks: the addresses that count as one client.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::key::canonical::canonical_address;
 
-/// The bits of an IPv6 address that make one client.
+/// The length of the IPv6 prefix that identifies one client, in bits. Default: 64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ipv6Prefix(pub(super) u8);
 
@@ -15,6 +15,7 @@ impl Default for Ipv6Prefix {
 }
 
 impl Ipv6Prefix {
+    /// Returns the network of an address. IPv4 addresses are not masked.
     pub(super) fn mask(self, address: IpAddr) -> IpAddr {
         match canonical_address(address) {
             IpAddr::V6(address) => {
@@ -26,7 +27,7 @@ impl Ipv6Prefix {
     }
 }
 
-/// The network that counts as one client: an IPv4 address, or 64 bits of an IPv6 address.
+/// Returns the network that counts as one client: an IPv4 address, or the /64 of an IPv6 address.
 pub(crate) fn client_network(address: IpAddr) -> IpAddr {
     Ipv6Prefix::default().mask(address)
 }

@@ -1,4 +1,4 @@
-//! The rules as requests meet them: for each plan and endpoint, what binds together.
+//! Compiled rules: for each plan and endpoint, the list of rules that apply together.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -12,33 +12,33 @@ use crate::key::environment::Environment;
 use crate::key::quota::Quota;
 use crate::key::record::KeyRecord;
 use crate::limit::charge::{Charge, LimitName, MAX_CHARGES, REQUESTS, Subject};
-use crate::limit::client::Ipv6Prefix;
+use crate::limit::client_network::Ipv6Prefix;
 use crate::limit::endpoint::Endpoint;
+use crate::limit::limits::{Exemptions, Limits};
 use crate::limit::rule::{By, Rule};
-use crate::limit::rules::{Exemptions, Limits};
 use crate::util::trace;
 
 /// The charges of one request.
 pub(crate) type Charges<'a> = SmallVec<[Charge<'a>; 2]>;
 
-/// Rules that were found to be keepable.
+/// Validated rules, indexed for requests.
 #[derive(Debug)]
-pub(crate) struct Rulebook {
+pub(crate) struct CompiledRules {
     edition: u16,
-    /// What binds a request, by the place of its endpoint and that of its plan; the last place of
-    /// each is for requests without one.
+    /// The rules that apply to a request, by the indices of its endpoint and of its plan. The last
+    /// index of each is for requests without one.
     bundles: Vec<Box<[Rule]>>,
     plans: Vec<String>,
     default_plan: u16,
     endpoints: HashMap<Box<str>, Vec<Route>>,
-    /// The endpoint of a path for methods that have none there: all that binds any of its methods.
-    /// A service may ignore the method, so another one must be no way around a limit or a cost.
+    /// The endpoint of a path for methods without an endpoint there: all rules of its other methods
+    /// apply. A service may ignore the method, so another method must not evade a limit or a cost.
     strictest: HashMap<Box<str>, usize>,
     /// The endpoints by method alone.
     of_any_path: Vec<Route>,
-    /// How many requests a request to each endpoint counts as, and to none.
+    /// The cost in requests of each endpoint. The last cost is for requests without an endpoint.
     costs: Vec<u64>,
-    /// The units that are counted at all.
+    /// The units that any limit counts, and `requests`.
     units: BTreeSet<Arc<str>>,
     ipv6_prefix: Ipv6Prefix,
     need_address: bool,
@@ -46,18 +46,18 @@ pub(crate) struct Rulebook {
     /// The subjects of the application's own that rules count by.
     subjects: Vec<Arc<str>>,
     names: BTreeSet<String>,
-    /// Plans that records name and that there are not, as far as the log was told.
+    /// The unknown plans of records that were logged.
     unknown_plans: Mutex<BTreeSet<String>>,
-    /// Whether there are limits that only report.
-    report: bool,
+    /// Set if there are report-only limits.
+    has_report_only: bool,
     has_calendar: bool,
     /// The name under which keys are throttled.
     throttle: LimitName,
 }
 
-/// What rules a key is bound by, beside those for all.
+/// The plan of a key, as an index into the plans of one edition.
 ///
-/// It is an index into the plans of one edition. Under another one, it is looked up again.
+/// Under another edition, the plan is looked up again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct PlanIndex {
     edition: u16,
@@ -67,60 +67,60 @@ pub(crate) struct PlanIndex {
 /// An endpoint of a path.
 #[derive(Debug)]
 struct Route {
-    /// None is any method.
+    /// The method; `None` matches any method.
     method: Option<Box<str>>,
     endpoint: usize,
 }
 
-/// What the rules know of a request beside its key.
+/// The facts about a request, other than its key, that determine its limits.
 #[derive(Debug, Clone)]
-pub(crate) struct Bound {
+pub(crate) struct RequestLimits {
     edition: u16,
     endpoint: u32,
-    /// Its address, or the network that counts as one client.
+    /// The client's IPv4 address, or its IPv6 network.
     client: Option<IpAddr>,
-    /// Whether there is a request at all: a verified key alone comes from no address.
+    /// Set if there is a request. A key that is verified without one has no address.
     is_request: bool,
-    /// Whether it is exempt from limits.
+    /// Set if the request is exempt from limits.
     is_exempt: bool,
-    /// Its subjects of the application's own, in the order of the rules; none if there are no such
-    /// rules.
+    /// The application's own subjects of the request, in the order of [`CompiledRules::subjects`].
+    /// `None` if no rule counts by them.
     subjects: Option<Arc<[Option<Box<str>>]>>,
 }
 
-impl Bound {
+impl RequestLimits {
     #[inline]
     pub(crate) fn edition(&self) -> u16 {
         self.edition
     }
 
-    /// Exempts the request from all limits but a throttle of its key.
+    /// Exempts the request from all limits except a throttle of its key.
     pub(crate) fn exempt(mut self) -> Self {
         self.is_exempt = true;
         self
     }
 
-    /// Sets the subjects of the application's own.
+    /// Sets the application's own subjects.
     pub(crate) fn with_subjects(mut self, subjects: Arc<[Option<Box<str>>]>) -> Self {
         self.subjects = Some(subjects);
         self
     }
 }
 
-/// What the rules know of a key.
+/// The facts about a key that determine its limits.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Holder<'a> {
+pub(crate) struct ChargedKey<'a> {
     pub(crate) record: &'a KeyRecord,
     pub(crate) environment: &'a Environment,
     pub(crate) plan: PlanIndex,
-    /// Whose budget it draws on.
+    /// The id of the key that owns the budget.
     pub(crate) budget: KeyId,
-    /// Whether the record may have quotas of its own.
+    /// Set if the record may have quotas of its own, or a throttle.
     pub(crate) has_limits: bool,
 }
 
-impl Holder<'_> {
-    /// The quota that a limit has for this key.
+impl ChargedKey<'_> {
+    /// Returns the quota of a rule for this key: that of the record if it has one.
     #[inline]
     fn quota(self, rule: &Rule) -> Quota {
         if !self.has_limits {
@@ -131,9 +131,9 @@ impl Holder<'_> {
     }
 }
 
-/// Adds an endpoint for each path whose endpoints are for single methods: with the greatest of
-/// their costs and all of their rules, as far as a request may bring so many charges. Returns their
-/// indices by path.
+/// Adds an endpoint for each path whose endpoints are all for single methods. It has the greatest
+/// of their costs and all of their rules, up to the maximum number of charges. Returns the indices
+/// of the added endpoints by path.
 fn add_strictest(limits: &mut Limits) -> HashMap<Box<str>, usize> {
     let mut by_path: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (at, endpoint) in limits.endpoints.iter().enumerate() {
@@ -155,7 +155,7 @@ fn add_strictest(limits: &mut Limits) -> HashMap<Box<str>, usize> {
                 rules.push(rule.clone());
             }
         }
-        // It is never cheaper than a request without an endpoint.
+        // At least the cost of a request without an endpoint.
         let cost = stated()
             .map(|endpoint| endpoint.cost)
             .max()
@@ -163,7 +163,7 @@ fn add_strictest(limits: &mut Limits) -> HashMap<Box<str>, usize> {
             .max(1);
         let mut costs = BTreeMap::new();
         for (unit, cost) in stated().flat_map(|endpoint| &endpoint.costs) {
-            // What is free for one method is not free for others.
+            // A unit that is free for one method is not free for others.
             if *cost > 0 {
                 let most = costs.entry(unit.clone()).or_insert(*cost);
                 *most = (*most).max(*cost);
@@ -179,8 +179,8 @@ fn add_strictest(limits: &mut Limits) -> HashMap<Box<str>, usize> {
     strictest
 }
 
-impl Rulebook {
-    /// Puts together what binds together.
+impl CompiledRules {
+    /// Compiles limits, which must be valid.
     pub(crate) fn new(limits: Limits, edition: u16) -> Self {
         let mut limits = limits;
         let strictest = add_strictest(&mut limits);
@@ -194,35 +194,39 @@ impl Rulebook {
         let names = names.collect();
         let has_calendar = limits.have_calendar();
         let need_address = limits.all_rules().any(|rule| rule.by == By::Address);
-        let report = limits.all_rules().any(|rule| rule.is_report_only);
+        let has_report_only = limits.all_rules().any(|rule| rule.is_report_only);
         let units = limits.all_rules().map(|rule| Arc::clone(&rule.unit));
         let units = units.chain([REQUESTS.into()]).collect();
-        let nowhere = Endpoint::any("");
-        let bundles = limits.endpoints.iter().chain([&nowhere]).flat_map(|at| {
-            let plans = limits.plans.iter().map(|plan| plan.rules.as_slice());
-            let bundle = |plan: &[Rule]| {
-                let mut bundle = [&limits.rules, plan, &at.rules].concat();
-                for rule in &mut bundle {
-                    (rule.cost, rule.need) = at.cost_and_need(&rule.unit);
-                }
-                bundle.into()
-            };
-            plans.chain([&[][..]]).map(bundle).collect::<Vec<_>>()
-        });
+        let no_endpoint = Endpoint::any("");
+        let bundles = limits
+            .endpoints
+            .iter()
+            .chain([&no_endpoint])
+            .flat_map(|at| {
+                let plans = limits.plans.iter().map(|plan| plan.rules.as_slice());
+                let bundle = |plan: &[Rule]| {
+                    let mut bundle = [&limits.rules, plan, &at.rules].concat();
+                    for rule in &mut bundle {
+                        (rule.cost, rule.need) = at.cost_and_need(&rule.unit);
+                    }
+                    bundle.into()
+                };
+                plans.chain([&[][..]]).map(bundle).collect::<Vec<_>>()
+            });
         let bundles: Vec<Box<[Rule]>> = bundles.collect();
         let costs = limits.endpoints.iter();
         let costs = costs.map(|at| at.cost_and_need(REQUESTS).0);
         let plans: Vec<String> = limits.plans.iter().map(|plan| plan.name.clone()).collect();
         let default = |name| plans.iter().position(|plan| *plan == name);
         let default_plan = limits.default_plan.and_then(default);
-        let mut book = Self {
+        let mut rules = Self {
             edition,
             need_address,
             exemptions: limits.exemptions,
             subjects,
             names,
             unknown_plans: Mutex::default(),
-            report,
+            has_report_only,
             has_calendar,
             default_plan: plan_index(default_plan.unwrap_or(plans.len())),
             costs: costs.chain([1]).collect(),
@@ -235,37 +239,37 @@ impl Rulebook {
             bundles,
             plans,
         };
-        let stated = limits.endpoints.len() - book.strictest.len();
+        let stated = limits.endpoints.len() - rules.strictest.len();
         for (at, endpoint) in limits.endpoints.into_iter().take(stated).enumerate() {
             let routes = match endpoint.path {
-                Some(path) => book.endpoints.entry(path.into()).or_default(),
-                None => &mut book.of_any_path,
+                Some(path) => rules.endpoints.entry(path.into()).or_default(),
+                None => &mut rules.of_any_path,
             };
             routes.push(Route {
                 method: endpoint.method.map(Into::into),
                 endpoint: at,
             });
         }
-        book
+        rules
     }
 
-    /// Whether the client's address matters.
+    /// Returns whether any rule needs the client's address.
     pub(crate) fn need_address(&self) -> bool {
         self.need_address
     }
 
-    /// Returns whether there are limits that only report.
+    /// Returns whether there are report-only limits.
     #[inline]
-    pub(crate) fn report(&self) -> bool {
-        self.report
+    pub(crate) fn has_report_only(&self) -> bool {
+        self.has_report_only
     }
 
-    /// Returns whether a budget is to last for a day or a month of the calendar.
+    /// Returns whether there are calendar quotas.
     pub(crate) fn has_calendar(&self) -> bool {
         self.has_calendar
     }
 
-    /// Whether the route of a request matters.
+    /// Returns whether any endpoint needs the route of a request.
     #[inline]
     pub(crate) fn need_route(&self) -> bool {
         !self.endpoints.is_empty() || !self.of_any_path.is_empty()
@@ -276,12 +280,12 @@ impl Rulebook {
         self.edition
     }
 
-    /// Returns the plan of a key: its own if there is one of that name, or else the default.
+    /// Returns the plan of a key: the plan that its record names, or else the default plan.
     pub(crate) fn plan_of(&self, key: &KeyRecord) -> PlanIndex {
         let own = key.plan().and_then(|name| {
             let own = self.plans.iter().position(|plan| plan == name);
             if own.is_none() && !self.plans.is_empty() {
-                self.tell_of_unknown_plan(name);
+                self.log_unknown_plan(name);
             }
             own
         });
@@ -291,12 +295,12 @@ impl Rulebook {
         }
     }
 
-    /// Tells the log once of a plan that records name, up to 64 of them.
+    /// Logs an unknown plan once, up to 64 different ones.
     #[cold]
-    fn tell_of_unknown_plan(&self, name: &str) {
-        let told = self.unknown_plans.lock();
-        let mut told = told.unwrap_or_else(PoisonError::into_inner);
-        if told.len() < 64 && told.insert(name.to_owned()) {
+    fn log_unknown_plan(&self, name: &str) {
+        let logged = self.unknown_plans.lock();
+        let mut logged = logged.unwrap_or_else(PoisonError::into_inner);
+        if logged.len() < 64 && logged.insert(name.to_owned()) {
             trace::unknown_plan(name, &self.plans[usize::from(self.default_plan)]);
         }
     }
@@ -311,19 +315,19 @@ impl Rulebook {
         self.names.is_empty() || self.names.contains(name)
     }
 
-    /// Returns the subjects of the application's own that rules count by.
+    /// Returns the application's own subjects that rules count by.
     #[inline]
     pub(crate) fn subjects(&self) -> &[Arc<str>] {
         &self.subjects
     }
 
-    /// Returns what is exempt from limits.
+    /// Returns the exemptions from limits.
     #[inline]
     pub(crate) fn exemptions(&self) -> &Exemptions {
         &self.exemptions
     }
 
-    /// What the rules must know of a request: the endpoint of its route, or else of its path, or
+    /// Returns the facts about a request, with the endpoint of its route, or else of its path, or
     /// else of its method.
     pub(crate) fn bind(
         &self,
@@ -331,7 +335,7 @@ impl Rulebook {
         route: &str,
         path: &str,
         address: Option<IpAddr>,
-    ) -> Bound {
+    ) -> RequestLimits {
         let of = |text| self.endpoints.get(text).map_or(&[][..], Vec::as_slice);
         let (by_route, by_path) = (of(route), of(path));
         let found = Self::find(by_route, method).or_else(|| Self::find(by_path, method));
@@ -340,13 +344,14 @@ impl Rulebook {
             .or_else(|| self.strictest.get(path).copied())
             .or_else(|| Self::find(&self.of_any_path, method))
             .unwrap_or(self.costs.len() - 1);
-        Bound {
+        RequestLimits {
             endpoint: index(endpoint),
-            ..self.bind_nowhere(address)
+            ..self.bind_without_route(address)
         }
     }
 
-    /// The endpoint of a method, or of any. `HEAD` is what `GET` would be without a body.
+    /// Finds the endpoint of a method, or else of any method. `HEAD` without an endpoint of its own
+    /// is treated as `GET`.
     fn find(routes: &[Route], method: &str) -> Option<usize> {
         let of = |wanted: Option<&str>| {
             let found = routes
@@ -358,10 +363,10 @@ impl Rulebook {
         of(Some(method)).or_else(as_get).or_else(|| of(None))
     }
 
-    /// What is known of a request that goes to no endpoint.
+    /// Returns the facts about a request that matches no endpoint.
     #[inline]
-    pub(crate) fn bind_nowhere(&self, address: Option<IpAddr>) -> Bound {
-        Bound {
+    pub(crate) fn bind_without_route(&self, address: Option<IpAddr>) -> RequestLimits {
+        RequestLimits {
             edition: self.edition,
             endpoint: index(self.costs.len() - 1),
             client: address.map(|address| self.ipv6_prefix.mask(address)),
@@ -371,11 +376,11 @@ impl Rulebook {
         }
     }
 
-    /// What is known of a key that came in no request.
-    pub(crate) fn bind_without_request(&self) -> Bound {
-        Bound {
+    /// Returns the facts for a key that is verified without a request.
+    pub(crate) fn bind_without_request(&self) -> RequestLimits {
+        RequestLimits {
             is_request: false,
-            ..self.bind_nowhere(None)
+            ..self.bind_without_route(None)
         }
     }
 
@@ -384,11 +389,11 @@ impl Rulebook {
         self.names.is_empty() || self.units.contains(unit)
     }
 
-    /// Returns what a request is charged.
+    /// Returns the charges of a request.
     pub(crate) fn charges<'a>(
         &'a self,
-        key: Option<Holder<'a>>,
-        request: &'a Bound,
+        key: Option<ChargedKey<'a>>,
+        request: &'a RequestLimits,
         now: SystemTime,
     ) -> Charges<'a> {
         let mut charges = Charges::new();
@@ -396,13 +401,13 @@ impl Rulebook {
         charges
     }
 
-    /// As [`charges`](Self::charges), into a list of the caller's: for the path, which would copy
-    /// 256 bytes otherwise.
+    /// Adds the charges of a request to an existing list. Returning a list would copy 256 bytes on
+    /// the hot path.
     #[inline]
     pub(crate) fn add_charges<'a>(
         &'a self,
-        key: Option<Holder<'a>>,
-        request: &'a Bound,
+        key: Option<ChargedKey<'a>>,
+        request: &'a RequestLimits,
         now: SystemTime,
         charges: &mut Charges<'a>,
     ) {
@@ -417,8 +422,8 @@ impl Rulebook {
             if rule.is_anonymous && key.is_some() {
                 continue;
             }
-            // What a key has of its own is about the key and its account: a budget that others draw
-            // on too keeps the quota of the rule.
+            // A record overrides the limits of its key and account only. Budgets that are shared
+            // with other accounts keep the quota of the rule.
             let is_own = !matches!(rule.by, By::Address | By::Global | By::Subject);
             let own = key.filter(|_| is_own);
             let quota = own.map_or(rule.quota, |key| key.quota(rule));
@@ -429,16 +434,17 @@ impl Rulebook {
                     Subject::AccountIn(key.record.account(), key.environment)
                 }
                 (By::Address, _, Some(client)) => Subject::Address(client),
-                // Stricter, never laxer: without an address, nobody gets out of limits by address.
+                // Clients without a known address share one budget, so that they do not evade the
+                // limits by address.
                 (By::Address, ..) if request.is_request => Subject::UnknownAddress,
                 (By::Global, ..) => Subject::Global,
                 (By::Subject, ..) => match self.subject(rule, request) {
                     Some(subject) => Subject::Custom(subject),
-                    // The application says that the rule is not about this request.
+                    // The application returned no subject: the rule does not apply.
                     None => continue,
                 },
-                // A request without a key has neither a key nor an account to charge.
-                // What is no request comes from no address.
+                // A request without a key has no key and no account to charge, and a key without a
+                // request has no address.
                 (By::Key | By::Account | By::AccountIn | By::Address, ..) => continue,
             };
             let mut charge = Charge::new(&rule.name, subject, quota, rule.cost)
@@ -452,7 +458,8 @@ impl Rulebook {
             }
             charges.push(charge);
         }
-        // Last, so that the others stand in the same order when they are given back after its end.
+        // The throttle is last: if it has ended when the charges are refunded, the indices of the
+        // others are the same.
         if let Some(key) = key
             && key.has_limits
             && let Some(throttling) = key.record.throttled()
@@ -465,20 +472,20 @@ impl Rulebook {
         }
     }
 
-    /// Returns the request's subject of the application's own that a rule counts by.
-    fn subject<'a>(&self, rule: &Rule, request: &'a Bound) -> Option<&'a str> {
+    /// Returns the application's own subject of the request that a rule counts by.
+    fn subject<'a>(&self, rule: &Rule, request: &'a RequestLimits) -> Option<&'a str> {
         let name = rule.subject.as_ref()?;
         let at = self.subjects.iter().position(|subject| subject == name)?;
         request.subjects.as_ref()?.get(at)?.as_deref()
     }
 }
 
-/// An index of rules, of which there are fewer than memory could hold.
+/// Converts the index of an endpoint.
 fn index(at: usize) -> u32 {
     u32::try_from(at).expect("fewer rules than memory could hold")
 }
 
-/// An index of plans, of which limits that were validated have fewer than 65,536.
+/// Converts the index of a plan. Validated limits have at most 65,535 plans.
 fn plan_index(at: usize) -> u16 {
     u16::try_from(at).expect("fewer than 65,536 plans")
 }

@@ -1,10 +1,12 @@
-//! The `calendar` shape: never more than the limit in a day or month of UTC, by the wall clock.
+//! The `calendar` shape, a fixed window: at most `limit` units in a day or month of UTC, by the
+//! wall clock.
 
 use crate::key::quota::Calendar;
-use crate::limit::instant::Left;
+use crate::limit::instant::Remaining;
 use crate::limit::refund::Taken;
 use crate::util::timestamp;
 
+/// A day, in nanoseconds.
 const DAY: u64 = 86_400 * 1_000_000_000;
 
 /// At most `limit` units in each day or month.
@@ -14,14 +16,15 @@ pub(crate) struct CalendarQuota {
     pub(crate) limit: u64,
 }
 
-/// Units used in the period that ends before an instant.
+/// The units used in one period. Default: a period that ended in 1970, without units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Period {
+pub(crate) struct CalendarWindow {
+    /// The end of the period, in nanoseconds since 1970, exclusive.
     ends: u64,
     used: u64,
 }
 
-impl Period {
+impl CalendarWindow {
     #[inline(never)]
     pub(crate) fn wait(&mut self, quota: CalendarQuota, now: u64, cost: u64) -> Option<u64> {
         *self = self.at(quota, now);
@@ -33,11 +36,10 @@ impl Period {
     }
 
     #[inline(never)]
-    pub(crate) fn left(self, quota: CalendarQuota, now: u64) -> Left {
-        Left {
-            spare: quota.limit.saturating_sub(self.used),
-            unit: 1,
-            whole_in: if self.used == 0 {
+    pub(crate) fn remaining(self, quota: CalendarQuota, now: u64) -> Remaining {
+        Remaining {
+            units: quota.limit.saturating_sub(self.used),
+            full_in: if self.used == 0 {
                 0
             } else {
                 self.time_left(quota, now)
@@ -51,7 +53,7 @@ impl Period {
         self.used = self.used.saturating_add(cost);
     }
 
-    /// Gives back units that were used in the period that is counted in now.
+    /// Refunds units if they were used in the current period.
     pub(crate) fn refund(&mut self, quota: CalendarQuota, now: u64, units: u64, taken: Taken) {
         *self = self.at(quota, now);
         let begins = begin(quota.calendar, self.ends.saturating_sub(1));
@@ -64,30 +66,29 @@ impl Period {
         self.used == 0 || now >= self.ends
     }
 
-    /// In what time the period ends: in the length of one at most, also after a step of the clock
-    /// backwards.
+    /// Returns the time until the period ends: at most the length of a period, even if the clock
+    /// was set back.
     fn time_left(self, quota: CalendarQuota, now: u64) -> u64 {
         let begins = begin(quota.calendar, self.ends.saturating_sub(1));
         self.ends.saturating_sub(now).min(self.ends - begins)
     }
 
-    /// The period to count in.
-    ///
-    /// The end of a period never moves backwards by a step of the clock, or the whole quota would
-    /// be granted again after it. But a clock that was set forwards by mistake, and back again by
-    /// more than a period, must not hold everybody to one quota until then: what was used counts
-    /// against the period of now.
+    /// Returns the window of the current period.
     fn at(self, quota: CalendarQuota, now: u64) -> Self {
         if now >= self.ends {
             let ends = end(quota.calendar, now);
             return Self { ends, used: 0 };
         }
+        // A clock that is set back by less than a period does not move the end backwards. The quota
+        // would be granted a second time.
         let begins = begin(quota.calendar, self.ends - 1);
-        // One period further back, which ended when this one began.
         let begins_before = begin(quota.calendar, begins.saturating_sub(1));
         if now >= begins_before {
             return self;
         }
+        // A clock that was set forwards by mistake, and back again by more than a period, would
+        // leave callers with one quota until that distant end. The used units count in the current
+        // period instead.
         Self {
             ends: end(quota.calendar, now),
             used: self.used,
@@ -95,7 +96,7 @@ impl Period {
     }
 }
 
-/// The beginning of the period around an instant.
+/// Returns the beginning of the period that contains an instant.
 fn begin(calendar: Calendar, now: u64) -> u64 {
     let day = now / DAY;
     DAY * match calendar {
@@ -104,7 +105,7 @@ fn begin(calendar: Calendar, now: u64) -> u64 {
     }
 }
 
-/// The end of the period around an instant.
+/// Returns the end of the period that contains an instant.
 fn end(calendar: Calendar, now: u64) -> u64 {
     let day = now / DAY;
     DAY * match calendar {

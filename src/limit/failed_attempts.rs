@@ -1,4 +1,4 @@
-//! The throttle of failed attempts: it keeps junk from becoming load on the store.
+//! The throttle of failed attempts: it keeps requests with invalid keys away from the store.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::key::quota::Quota;
 use crate::limit::charge::{Charge, LimitName, Subject};
-use crate::limit::client::client_network;
+use crate::limit::client_network::client_network;
 use crate::limit::instant::Nanos;
 use crate::limit::limiter::DynRateLimiter;
 use crate::limit::refund::Refund;
@@ -15,25 +15,25 @@ use crate::limit::refund::Taken;
 use crate::limit::verdict::Verdict;
 use crate::util::clock::Now;
 
-/// Stops an address that tries keys which do not exist.
+/// The throttle of failed attempts: it denies addresses that try keys which do not exist.
 ///
-/// Each attempt is counted before the store is asked, so that many at once are no way around it,
-/// and forgiven if there is such a key.
-pub(crate) struct Throttle {
+/// Each attempt is counted before the store is asked, so that concurrent attempts do not evade it.
+/// An attempt is refunded if the key exists.
+pub(crate) struct FailedAttempts {
     name: LimitName,
     quota: Quota,
     limiter: Arc<dyn DynRateLimiter>,
 }
 
-/// An attempt that was counted.
+/// A counted attempt.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attempt {
     client: IpAddr,
     taken: Option<Taken>,
 }
 
-impl Throttle {
-    /// `limiter` keeps budgets in memory, and never waits.
+impl FailedAttempts {
+    /// Creates a throttle. `limiter` keeps budgets in memory, and never waits.
     pub(crate) fn new(quota: Quota, limiter: Arc<dyn DynRateLimiter>) -> Self {
         Self {
             name: LimitName::new("failed_attempts"),
@@ -42,21 +42,23 @@ impl Throttle {
         }
     }
 
-    /// Counts an attempt, or says in what time this address may make another.
+    /// Counts an attempt of a client.
+    ///
+    /// Fails with the time until the client may make another attempt if its attempts are used up.
     pub(crate) fn attempt(&self, client: IpAddr, now: Now) -> Result<Attempt, Duration> {
         let checked = self.limiter.check_now(&[self.charge(client)], now);
         let verdict = checked.and_then(Result::ok);
         if let Some(retry_after) = verdict.as_ref().and_then(Verdict::retry_after) {
             return Err(retry_after);
         }
-        let standing = verdict.and_then(|verdict| verdict.standings().first().copied());
+        let status = verdict.and_then(|verdict| verdict.statuses().first().copied());
         Ok(Attempt {
             client,
-            taken: standing.map(|standing| Taken::new(Nanos::of(now), &standing, 1)),
+            taken: status.map(|status| Taken::new(Nanos::of(now), &status, 1)),
         })
     }
 
-    /// The attempt did not fail, or not for the caller's fault.
+    /// Refunds an attempt that did not fail, or that failed without the caller's fault.
     pub(crate) fn forgive(&self, attempt: Attempt, now: Now) {
         if let Some(taken) = attempt.taken {
             let refund = Refund::of(self.charge(attempt.client), 1, taken);
@@ -70,8 +72,8 @@ impl Throttle {
     }
 }
 
-impl fmt::Debug for Throttle {
+impl fmt::Debug for FailedAttempts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Throttle").field(&self.quota).finish()
+        f.debug_tuple("FailedAttempts").field(&self.quota).finish()
     }
 }

@@ -1,35 +1,37 @@
-//! The rules, and the limiter that keeps their budgets.
+//! The enforcer of limits: the rules, and the limiter that keeps their budgets.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limit::charge::Charge;
-use crate::limit::editions::Editions;
 use crate::limit::limiter::{DynRateLimiter, LimiterError};
-use crate::limit::outage::Emergency;
+use crate::limit::outage::OutageLimiter;
 use crate::limit::refund::Refund;
+use crate::limit::rule_editions::RuleEditions;
 use crate::limit::verdict::{BudgetStatus, Verdict};
 use crate::util::clock::{Clock, Now, within};
 use crate::util::trace;
 
-/// The rules of an application, where their budgets are kept, and what happens when that fails.
-pub(crate) struct Limiting {
-    pub(crate) rules: Editions,
+/// The rules of an application, the limiter that keeps their budgets, and the limiter for its
+/// outages.
+pub(crate) struct Enforcer {
+    pub(crate) rules: RuleEditions,
     pub(crate) limiter: Arc<dyn DynRateLimiter>,
+    /// The time after which a call of the limiter has failed.
     pub(crate) time_limit: Duration,
-    pub(crate) emergency: Emergency,
+    pub(crate) outage_limiter: OutageLimiter,
 }
 
-impl Limiting {
-    /// Warns of quotas of the calendar whose budgets end with the process.
+impl Enforcer {
+    /// Logs a warning if there are calendar quotas whose budgets end with the process.
     pub(crate) fn warn_of_calendar(&self) {
         if self.rules.current().has_calendar() && !self.limiter.is_durable() {
             trace::calendar_in_memory();
         }
     }
 
-    /// Takes all charges, or none; `None` if that must be waited for.
+    /// Takes all charges, or none. Returns `None` if the limiter must wait for its answer.
     #[inline]
     pub(crate) fn check_now(
         &self,
@@ -39,7 +41,7 @@ impl Limiting {
         self.limiter.check_now(charges, now)
     }
 
-    /// As [`check_now`](Self::check_now), and if need be with a wait within the time limit.
+    /// Takes all charges, or none. Waits for the limiter if necessary, up to the time limit.
     pub(crate) async fn check(
         &self,
         clock: &dyn Clock,
@@ -52,7 +54,7 @@ impl Limiting {
         self.in_time(clock, checked).await
     }
 
-    /// Asks how budgets stand, within the time limit.
+    /// Returns the status of budgets, within the time limit.
     pub(crate) async fn peek(
         &self,
         clock: &dyn Clock,
@@ -62,7 +64,7 @@ impl Limiting {
         self.in_time(clock, peeked).await
     }
 
-    /// Gives units of charges back.
+    /// Refunds units of charges, within the time limit.
     pub(crate) async fn refund(
         &self,
         clock: &dyn Clock,
@@ -75,19 +77,20 @@ impl Limiting {
         self.in_time(clock, refunded).await
     }
 
-    /// Takes a charge, or what is left of its budget.
+    /// Takes a charge, or the remaining units of its budget if they are fewer.
     pub(crate) async fn take(
         &self,
         clock: &dyn Clock,
         charge: Charge<'_>,
     ) -> Result<(), LimiterError> {
         let mut charge = [charge];
-        // Others draw on the budget, too: what was left a moment ago may be gone.
+        // Other callers use the budget, too. The units that remained at the first try may be gone
+        // at the second.
         for _ in 0..3 {
             let checked = self.check(clock, &charge).await;
             let verdict = verdict(&charge, &checked)?;
             let left = verdict
-                .standings()
+                .statuses()
                 .first()
                 .map_or(0, BudgetStatus::remaining);
             if verdict.is_allowed() || left == 0 {
@@ -109,14 +112,15 @@ impl Limiting {
     }
 }
 
-/// What a check says of these charges. A verdict about others is none: never a silent yes.
+/// Returns the verdict of a check about these charges. A verdict with another number of statuses is
+/// an error, and never admits a request.
 #[inline]
 pub(crate) fn verdict<'v>(
     charges: &[Charge<'_>],
     checked: &'v Result<Verdict, LimiterError>,
 ) -> Result<&'v Verdict, LimiterError> {
     match checked {
-        Ok(verdict) if verdict.standings().len() == charges.len() => Ok(verdict),
+        Ok(verdict) if verdict.statuses().len() == charges.len() => Ok(verdict),
         Ok(_) => Err(LimiterError::unavailable(
             "the verdict is about other charges",
         )),
@@ -124,11 +128,11 @@ pub(crate) fn verdict<'v>(
     }
 }
 
-impl fmt::Debug for Limiting {
+impl fmt::Debug for Enforcer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Limiting")
+        f.debug_struct("Enforcer")
             .field("rules", &self.rules)
-            .field("emergency", &self.emergency)
+            .field("outage_limiter", &self.outage_limiter)
             .finish_non_exhaustive()
     }
 }
