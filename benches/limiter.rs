@@ -5,11 +5,16 @@
 //! `cargo bench --bench limiter`; `LIMITER_ROUNDS` sets the rounds, 15 unless set. Rounds of all
 //! cases are interleaved, and the figures are medians: `ratio NAME VALUE` is ours over governor's.
 
+#[path = "support/random.rs"]
+#[allow(dead_code, reason = "each bench uses its part")]
+mod random;
+
 use std::hint::black_box;
 use std::num::NonZeroU32;
 use std::time::Instant;
 
 use governor::{DefaultKeyedRateLimiter, RateLimiter as Governor};
+use random::Random;
 use tower_api_key::clock::{Clock, SystemClock};
 use tower_api_key::limit::{Charge, LimitName, MemoryLimiter, RateLimiter, Subject};
 use tower_api_key::{KeyId, Quota};
@@ -56,23 +61,9 @@ impl Case<'_> {
 
 /// Keys in an order that no cache foresees.
 fn keys(count: usize) -> Vec<Key> {
-    let mut state = 1u64;
-    let mut next = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (state >> 11).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-    };
-    let distinct: Vec<Key> = (0..count as u64)
-        .map(|at| {
-            let mut key = [0; 16];
-            key[..8].copy_from_slice(&at.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
-            key
-        })
-        .collect();
-    #[expect(clippy::cast_possible_truncation, reason = "an index below the count")]
-    let pick = |random: u64| distinct[(random % count as u64) as usize];
-    (0..CHECKS).map(|_| pick(next())).collect()
+    let mut random = Random::new(1);
+    let distinct: Vec<Key> = (0..count).map(|_| random.bytes()).collect();
+    (0..CHECKS).map(|_| *random.pick(&distinct)).collect()
 }
 
 fn ours<'l>(limiter: &'l MemoryLimiter, names: &'l [LimitName], quota: Quota) -> Round<'l> {

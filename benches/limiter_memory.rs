@@ -5,9 +5,14 @@
 //! set. It fails if resident memory grows by more than 64 MiB, or the live key is admitted too
 //! often.
 
+#[path = "support/random.rs"]
+#[allow(dead_code, reason = "each bench uses its part")]
+mod random;
+
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
+use random::Random;
 use tower_api_key::clock::Now;
 use tower_api_key::limit::{Charge, LimitName, MemoryLimiter, RateLimiter, Subject};
 use tower_api_key::{KeyId, Quota};
@@ -25,16 +30,17 @@ fn main() {
     let before = resident();
     let start = SystemTime::now();
     let mut admitted = 0;
+    let mut random = Random::new(0);
     for at in 0..2 * keys {
         // A thousand new keys in each millisecond of a clock of our own.
         let since = Duration::from_micros(at);
         let now = Now::new(start + since, since);
-        let random = u128::from(scramble(at)) << 64 | u128::from(scramble(!at));
+        let bits = u128::from(random.next()) << 64 | u128::from(random.next());
         let charge = if at < keys {
-            let key_id = KeyId::from_bytes(random.to_be_bytes());
+            let key_id = KeyId::from_bytes(bits.to_be_bytes());
             Charge::new(key, Subject::Key(key_id), Quota::per_minute(60), 1)
         } else {
-            let address = IpAddr::V6(Ipv6Addr::from_bits(random));
+            let address = IpAddr::V6(Ipv6Addr::from_bits(bits));
             Charge::new(
                 ip,
                 Subject::Address(address),
@@ -72,13 +78,6 @@ fn main() {
 fn is_allowed(limiter: &MemoryLimiter, charge: Charge<'_>, now: Now) -> bool {
     let verdict = limiter.check_now(&[charge], now);
     verdict.is_some_and(|verdict| verdict.is_ok_and(|verdict| verdict.is_allowed()))
-}
-
-/// A number that looks random, and is another for each input.
-fn scramble(number: u64) -> u64 {
-    let mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }
 
 /// The resident memory of this process, in bytes.

@@ -13,6 +13,10 @@
 //! of |t| is judged. A small run is judged in the same way: fewer samples bring a leak nearer to
 //! the noise, and the control tells whether it can still be seen.
 
+#[path = "support/random.rs"]
+#[allow(dead_code, reason = "each bench uses its part")]
+mod random;
+
 use std::env;
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -20,6 +24,7 @@ use std::time::Instant;
 
 use rand::TryRng;
 use rand::rngs::SysRng;
+use random::Random;
 use tower_api_key::key::{KeyDigest, PepperRing, Verifier};
 
 /// From this |t| on, dudect speaks of a leak.
@@ -45,7 +50,8 @@ fn main() -> ExitCode {
     let samples = setting("TIMING_SAMPLES", 1_000_000);
     let runs = setting("TIMING_RUNS", 5);
 
-    let mut random = Random::from_system();
+    let seed = SysRng.try_next_u64();
+    let mut random = Random::new(seed.expect("the system has randomness"));
     let expected = random.bytes();
     let ring = PepperRing::default();
     let verifier = Verifier::sha256(KeyDigest::from_bytes(expected));
@@ -101,7 +107,7 @@ fn welch_t(
     while times.len() < WARM_UP + samples {
         chunk.clear();
         for _ in 0..CHUNK {
-            let class = random.bit();
+            let class = random.next() >> 63 == 1;
             chunk.push((class, input_of(class, expected, random)));
         }
         for (class, input) in &chunk {
@@ -159,7 +165,7 @@ impl Moments {
 
 /// One byte is wrong: the first, or the last.
 fn first_or_last(class: bool, expected: &Bytes, random: &mut Random) -> Bytes {
-    let [difference, ..] = random.bytes();
+    let [difference] = random.bytes();
     let at = if class { 31 } else { 0 };
     let mut bytes = *expected;
     bytes[at] ^= difference | 1; // never zero
@@ -194,35 +200,5 @@ fn setting(name: &str, default: usize) -> usize {
             Ok(number) if number > 0 => number,
             _ => panic!("{name} is a number of at least 1, not {text:?}"),
         },
-    }
-}
-
-/// `SplitMix64`: fast, and good enough to shuffle classes.
-struct Random(u64);
-
-impl Random {
-    fn from_system() -> Self {
-        Self(SysRng.try_next_u64().expect("the system has randomness"))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    fn bit(&mut self) -> bool {
-        self.next() >> 63 == 1
-    }
-
-    fn bytes(&mut self) -> Bytes {
-        let mut bytes = [0; 32];
-        let (words, _) = bytes.as_chunks_mut::<8>();
-        for word in words {
-            *word = self.next().to_ne_bytes();
-        }
-        bytes
     }
 }

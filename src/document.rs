@@ -1,8 +1,8 @@
-//! Records as documents: what serde reads and writes of a key (feature `serde`).
+//! Records as documents: serialization with serde (feature `serde`).
 //!
 //! A [`KeyRecord`] serializes without its verifier, for admin endpoints and logs. To store a record
-//! as a document, [`KeyRecord::expose_parts`] adds the verifier on purpose; only such parts become
-//! a record again.
+//! as a document, use [`KeyRecord::expose_parts`], which adds the verifier. Only parts with a
+//! verifier convert back into a record.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,12 +21,12 @@ use crate::key::scope::{Scope, ScopeSet};
 use crate::key::text::KeyRecordError;
 use crate::key::verifier::Verifier;
 use crate::key::web_origin::{AllowedOrigins, WebOrigin};
-use crate::util::timestamp::{civil, nanoseconds, rfc3339_exact};
+use crate::util::timestamp::{civil_date, nanoseconds, rfc3339_exact};
 
 /// All fields of a record, in plain types.
 ///
-/// Instants are written as RFC 3339, quotas as `{"limit": 60, "window_nanoseconds": 60000000000}`
-/// and the like, networks and scopes as lists. Fields that are not set are left out.
+/// Times are written as RFC 3339, quotas like `{"limit": 60, "window_nanoseconds": 60000000000}`,
+/// networks and scopes as lists. Fields that are not set are left out.
 ///
 /// ```
 /// use tower_api_key::key::{KeyDigest, RecordParts};
@@ -61,7 +61,7 @@ pub struct RecordParts {
     /// The name that the owner gave the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The beginning of the key.
+    /// The prefix of the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
     /// The environment.
@@ -73,39 +73,39 @@ pub struct RecordParts {
     /// The scopes.
     #[serde(default)]
     pub scopes: ScopeSet,
-    /// The networks that the key may be used from; `None` is any.
+    /// The networks that the key may be used from; `None` allows any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub networks: Option<Vec<Network>>,
-    /// The web origins that the key may be used from; `None` is any.
+    /// The web origins that the key may be used from; `None` allows any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origins: Option<Vec<WebOrigin>>,
-    /// Quotas of the key's own, by the name of the limit.
+    /// The key's own quotas, by the name of the limit.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<String, Quota>,
-    /// The application's own notes.
+    /// The application's own metadata.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
-    /// The key whose budget this one draws on, if another's.
+    /// The key whose budgets this key shares, if it shares those of another key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<KeyId>,
-    /// The first key of the chain of rotations, if another.
+    /// The first key of the chain of rotations, if it is another key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lineage: Option<KeyId>,
-    /// The instant of issue.
+    /// The time of issue.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         with = "optional_instant"
     )]
     pub created_at: Option<SystemTime>,
-    /// The instant from which the key works.
+    /// The time from which the key works.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         with = "optional_instant"
     )]
     pub not_before: Option<SystemTime>,
-    /// The instant from which the key no longer works.
+    /// The time when the key expires.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -121,16 +121,18 @@ pub struct RecordParts {
     /// The revocation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Revocation>,
-    /// The predecessor.
+    /// The key that this key replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotated_from: Option<KeyId>,
-    /// The successor.
+    /// The key that replaced this key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotated_to: Option<Rotation>,
 }
 
-/// A verifier that is written out. Whoever has it can test guesses of a key, and of an imported key
-/// that is guessable find it: keep it where the records are.
+/// A verifier in plain text.
+///
+/// Danger: with a verifier, anybody can test guesses of the key, and find an imported key that is
+/// guessable. Store it only with the records.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExposedVerifier {
@@ -140,7 +142,7 @@ pub struct ExposedVerifier {
     pepper: Option<String>,
 }
 
-/// Redacted, as the verifier itself is.
+/// Redacts the verifier, like `Verifier` itself.
 impl std::fmt::Debug for ExposedVerifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ExposedVerifier")
@@ -159,7 +161,7 @@ impl From<&Verifier> for ExposedVerifier {
     }
 }
 
-/// Parts that are no record.
+/// An error for parts that do not form a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordPartsError {
@@ -169,13 +171,13 @@ pub enum RecordPartsError {
     /// The verifier is not 64 hexadecimal digits.
     #[error("the verifier is not 64 hexadecimal digits")]
     Verifier,
-    /// No store could keep the record.
+    /// The record has a value that not every store can keep.
     #[error(transparent)]
     Record(#[from] KeyRecordError),
 }
 
 impl KeyRecord {
-    /// Returns all fields but the verifier.
+    /// Returns all fields except the verifier.
     pub fn to_parts(&self) -> RecordParts {
         let text = |text: Option<&str>| text.map(str::to_owned);
         let other = |key: KeyId| Some(key).filter(|key| *key != self.id());
@@ -207,9 +209,9 @@ impl KeyRecord {
         }
     }
 
-    /// Returns all fields and the verifier, for a store that keeps records as documents.
+    /// Returns all fields with the verifier, for a store that keeps records as documents.
     ///
-    /// Risk: whoever reads the verifier can test guesses of the key.
+    /// Danger: with the verifier, anybody can test guesses of the key.
     pub fn expose_parts(&self) -> RecordParts {
         RecordParts {
             verifier: Some(self.verifier().into()),
@@ -258,14 +260,14 @@ impl TryFrom<RecordParts> for KeyRecord {
     }
 }
 
-/// Serializes all fields but the verifier.
+/// Serializes all fields except the verifier.
 impl Serialize for KeyRecord {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.to_parts().serialize(serializer)
     }
 }
 
-/// Values that are written as they are displayed, and read as they are parsed.
+/// Serializes types with `Display`, and deserializes them with `FromStr`.
 macro_rules! as_text {
     ($($type:ty),*) => {$(
         impl Serialize for $type {
@@ -285,7 +287,7 @@ macro_rules! as_text {
 
 as_text!(KeyId, Environment, KeyStatus, Network, Scope, WebOrigin);
 
-/// A list of scopes.
+/// Serializes the scopes as a list.
 impl Serialize for ScopeSet {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.iter())
@@ -299,7 +301,7 @@ impl<'de> Deserialize<'de> for ScopeSet {
     }
 }
 
-/// A quota as it is written: its limit, and what its shape is.
+/// A quota as it is serialized: its limit and its kind.
 #[derive(Serialize, Deserialize)]
 struct QuotaParts {
     limit: u64,
@@ -307,18 +309,18 @@ struct QuotaParts {
     shape: ShapeParts,
 }
 
-/// Nanoseconds, so that no quota is another one when it is read.
+/// The kind of a quota. Nanoseconds keep its durations exact.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum ShapeParts {
     WindowNanoseconds(u64),
     IntervalNanoseconds(u64),
-    Calendar(Period),
+    Calendar(CalendarParts),
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Period {
+enum CalendarParts {
     UtcDay,
     UtcMonth,
 }
@@ -328,8 +330,8 @@ impl Serialize for Quota {
         let shape = match self.shape() {
             QuotaShape::Window { period } => ShapeParts::WindowNanoseconds(nanoseconds(period)),
             QuotaShape::Rate { interval } => ShapeParts::IntervalNanoseconds(nanoseconds(interval)),
-            QuotaShape::UtcDay => ShapeParts::Calendar(Period::UtcDay),
-            QuotaShape::UtcMonth => ShapeParts::Calendar(Period::UtcMonth),
+            QuotaShape::UtcDay => ShapeParts::Calendar(CalendarParts::UtcDay),
+            QuotaShape::UtcMonth => ShapeParts::Calendar(CalendarParts::UtcMonth),
         };
         let limit = self.limit();
         QuotaParts { limit, shape }.serialize(serializer)
@@ -346,14 +348,14 @@ impl<'de> Deserialize<'de> for Quota {
             ShapeParts::IntervalNanoseconds(interval) => QuotaShape::Rate {
                 interval: Duration::from_nanos(interval),
             },
-            ShapeParts::Calendar(Period::UtcDay) => QuotaShape::UtcDay,
-            ShapeParts::Calendar(Period::UtcMonth) => QuotaShape::UtcMonth,
+            ShapeParts::Calendar(CalendarParts::UtcDay) => QuotaShape::UtcDay,
+            ShapeParts::Calendar(CalendarParts::UtcMonth) => QuotaShape::UtcMonth,
         };
         Self::from_shape(limit, shape).map_err(D::Error::custom)
     }
 }
 
-/// An instant as RFC 3339 has it.
+/// (De)serializes a time as RFC 3339.
 mod instant {
     use super::{Deserialize, Deserializer, Serializer, SystemTime, parse_rfc3339, rfc3339_exact};
     use serde::de::Error as _;
@@ -372,30 +374,30 @@ mod instant {
     }
 }
 
-/// An instant that may be left out.
+/// (De)serializes an optional time.
 mod optional_instant {
     use super::{Deserialize, Deserializer, Serialize, Serializer, SystemTime, instant};
 
     #[derive(Serialize, Deserialize)]
-    struct Written(#[serde(with = "instant")] SystemTime);
+    struct InstantParts(#[serde(with = "instant")] SystemTime);
 
     #[expect(clippy::ref_option, reason = "serde calls it so")]
     pub(super) fn serialize<S: Serializer>(
         at: &Option<SystemTime>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
-        at.map(Written).serialize(to)
+        at.map(InstantParts).serialize(to)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Option<SystemTime>, D::Error> {
-        let written = Option::<Written>::deserialize(from)?;
+        let written = Option::<InstantParts>::deserialize(from)?;
         Ok(written.map(|written| written.0))
     }
 }
 
-/// A suspension, field by field.
+/// The fields of a suspension.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Suspension", deny_unknown_fields)]
 struct SuspensionFields {
@@ -411,7 +413,7 @@ struct SuspensionFields {
     reason: Option<String>,
 }
 
-/// A throttle, field by field.
+/// The fields of a throttle.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Throttling", deny_unknown_fields)]
 struct ThrottlingFields {
@@ -422,7 +424,7 @@ struct ThrottlingFields {
     reason: Option<String>,
 }
 
-/// A revocation, field by field.
+/// The fields of a revocation.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Revocation", deny_unknown_fields)]
 struct RevocationFields {
@@ -432,7 +434,7 @@ struct RevocationFields {
     reason: Option<String>,
 }
 
-/// A rotation, field by field.
+/// The fields of a rotation.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Rotation", deny_unknown_fields)]
 struct RotationFields {
@@ -441,7 +443,7 @@ struct RotationFields {
     at: SystemTime,
 }
 
-/// Types that are written field by field.
+/// Serializes types field by field.
 macro_rules! by_fields {
     ($($type:ty as $fields:ty),*) => {$(
         impl Serialize for $type {
@@ -465,7 +467,7 @@ by_fields!(
     Rotation as RotationFields
 );
 
-/// Reads what [`rfc3339_exact`] writes. Other offsets than `Z` are not read.
+/// Parses the output of [`rfc3339_exact`]. Only the offset `Z` is accepted.
 fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     let text = text.strip_suffix('Z')?;
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
@@ -491,8 +493,7 @@ fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     if hour > 23 || minute > 59 || second > 59 {
         return None;
     }
-    // The first of March of the year that the month belongs to, counted in years that begin in
-    // March.
+    // Days are counted in years that begin on March 1, so that February is the last month.
     let year_from_march = if month < 3 {
         year.checked_sub(1)?
     } else {
@@ -504,8 +505,8 @@ fn parse_rfc3339(text: &str) -> Option<SystemTime> {
         + year_from_march / 400
         + day_of_year;
     let days = days.checked_sub(719_468)?;
-    // What is no date, such as February 30th, is another one when it is written.
-    if civil(days) != (year, month, day) {
+    // Reject dates that do not exist, such as February 30: they would be written as another date.
+    if civil_date(days) != (year, month, day) {
         return None;
     }
     let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
@@ -518,7 +519,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_is_no_instant_is_not_read() {
+    fn an_invalid_instant_is_not_parsed() {
         for no in [
             "",
             "Z",
@@ -547,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn quotas_are_read_as_they_were_written() {
+    fn quotas_round_trip_through_json() {
         for quota in [
             Quota::per_minute(60),
             Quota::per_minute(7).smooth().burst(3),
@@ -574,7 +575,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_exactly_is_read_as_it_was(seconds in 0..=253_402_300_799u64, fraction in 0..1_000_000_000u32) {
+        fn an_exact_timestamp_round_trips(seconds in 0..=253_402_300_799u64, fraction in 0..1_000_000_000u32) {
             for fraction in [0, fraction, fraction / 1_000_000 * 1_000_000] {
                 let instant = UNIX_EPOCH + Duration::new(seconds, fraction);
                 prop_assert_eq!(parse_rfc3339(&rfc3339_exact(instant)), Some(instant));

@@ -73,7 +73,8 @@
 //! # Features
 //!
 //! - `axum`: [`Caller`] as an extractor, [`Rejection`] as a response, the peer's address for
-//!   allow-lists, matched routes for [`Endpoint`](limit::Endpoint)s, and `OriginalUri` without a key from the query.
+//!   allow-lists, matched routes for [`Endpoint`](limit::Endpoint)s, and `OriginalUri` without a
+//!   key from the query.
 //! - `tonic`: [`Rejection`] into `tonic::Status`, and the peer's address.
 //! - `serde`: [`KeyRecord`] as a document, without its verifier unless `KeyRecord::expose_parts`
 //!   adds it.
@@ -88,8 +89,8 @@
 //! Under the target `tower_api_key`, with key ids, accounts and codes, never with keys: `ERROR` for
 //! trouble of ours (the store failed, the application is wired wrongly), `WARN` for what owners and
 //! operators should act on (deprecated keys in use, at most once an hour and key; keys in URLs),
-//! `INFO` for each refusal, up to 20 lines a minute, and then a count at `WARN`; `DEBUG` for all of
-//! them; `TRACE` for accepted requests.
+//! `INFO` for the first 20 refusals in a minute, `DEBUG` for each further one, with their number at
+//! `WARN` when the minute is over; `TRACE` for accepted requests.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -101,11 +102,11 @@ mod document;
 pub mod guide;
 pub mod http;
 pub mod key;
-mod keyring;
 pub mod limit;
 pub mod manage;
 mod middleware;
 pub mod observe;
+mod shared;
 pub mod store;
 mod util;
 // Beside the layers: what stands behind the ports, and what is promised at them.
@@ -132,7 +133,7 @@ pub use key::plaintext::PlaintextKey;
 pub use key::quota::Quota;
 pub use key::record::KeyRecord;
 pub use key::scope::Scope;
-pub use limit::rules::Limits;
+pub use limit::limits::Limits;
 pub use manage::issue::IssuedKey;
 pub use middleware::layer::ApiKeyLayer;
 pub use middleware::require_scope::RequireScope;

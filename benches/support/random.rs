@@ -1,4 +1,4 @@
-//! Numbers that look random, and are the same in each run.
+//! Numbers that look random, and are the same in each run. Tests use this file, too.
 
 /// `SplitMix64`.
 pub(crate) struct Random(u64);
@@ -19,6 +19,14 @@ impl Random {
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         let number = self.next() % bound as u64;
         usize::try_from(number).expect("it is below a usize")
+    }
+
+    pub(crate) fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        for word in bytes.chunks_mut(8) {
+            word.copy_from_slice(&self.next().to_le_bytes()[..word.len()]);
+        }
+        bytes
     }
 
     /// One of these.

@@ -1,4 +1,4 @@
-//! The builder: what an application chooses, each with its default and the risk of changing it.
+//! The builder and its settings, each with its default and the risk of changing it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,21 +14,21 @@ use crate::key::quota::Quota;
 use crate::key::record::KeyRecord;
 use crate::key::scope::{Scope, ScopeSet};
 use crate::key::verifier::PepperRing;
-use crate::keyring::{Following, Keyring, LastSign, Notices, Subjects};
-use crate::limit::editions::Editions;
+use crate::limit::enforcer::Enforcer;
+use crate::limit::failed_attempts::FailedAttempts;
+use crate::limit::key_services::KeyServices;
 use crate::limit::limiter::{DynRateLimiter, RateLimiter};
-use crate::limit::limiting::Limiting;
-use crate::limit::metering::Metering;
-use crate::limit::outage::{Emergency, LimiterOutage};
+use crate::limit::limits::Limits;
+use crate::limit::outage::{LimiterOutage, OutageLimiter};
 use crate::limit::rule::LimitsError;
-use crate::limit::rules::Limits;
-use crate::limit::throttle::Throttle;
+use crate::limit::rule_editions::RuleEditions;
 use crate::observe::{Observer, Observers};
+use crate::shared::{FollowedFeed, Heartbeat, LogThrottles, Shared, Subjects};
 use crate::store::{ChangeFeed, DynChangeFeed, DynKeyStore};
 use crate::util::clock::{Clock, SystemClock};
-use crate::util::notice::Lines;
+use crate::util::log_throttle::LineBudget;
 
-/// Sets up an [`ApiKeys`].
+/// A builder for [`ApiKeys`].
 #[must_use = "nothing is set up until it is built"]
 pub struct ApiKeysBuilder<A = Managed> {
     store: Arc<dyn DynKeyStore>,
@@ -71,11 +71,11 @@ impl<A> ApiKeysBuilder<A> {
         }
     }
 
-    /// How keys are written. Default: `sk_live` for the environment `live` and `sk_test` for
+    /// Sets the formats of keys. Default: `sk_live` for the environment `live` and `sk_test` for
     /// `test`, each with 32 random bytes and a checksum.
     ///
-    /// What is not listed is no longer recognized: leave a format in the list for as long as its
-    /// keys are in use.
+    /// Keys in other formats are not recognized: keep a format in the list for as long as its keys
+    /// are in use.
     ///
     /// ```
     /// # use tower_api_key::key::KeyFormat;
@@ -96,7 +96,8 @@ impl<A> ApiKeysBuilder<A> {
 
     /// Declares the scopes that [publishable](KeyFormat::publishable) keys may hold. Default: none.
     ///
-    /// Issuing a publishable key refuses others, and a record that names others is not believed.
+    /// Issuing a publishable key with any other scope is an error, and records of publishable keys
+    /// with other scopes are not trusted.
     ///
     /// ```
     /// # use tower_api_key::key::KeyFormat;
@@ -122,11 +123,12 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
-    /// The secrets that verifiers are made under. Default: none, verifiers are plain SHA-256.
+    /// Sets the peppers: the secrets under which verifiers are computed. Default: none; verifiers
+    /// are plain SHA-256.
     ///
-    /// Danger: without the pepper that its record names, a key cannot be judged (503). Keep
-    /// retired peppers in the ring until no record names them. To begin with peppers over existing
-    /// keys, put their records under one first, or bridge the time with
+    /// Danger: a key whose record names a pepper that is not in the ring cannot be verified (503).
+    /// Keep retired peppers in the ring until no record names them. Before you introduce peppers
+    /// for existing keys, convert their records to a pepper, or accept them for a transition with
     /// [`PepperRing::dangerous_accept_unpeppered`].
     ///
     /// ```
@@ -143,8 +145,8 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
-    /// How long before its expiry a key counts as deprecated. Default: 30 days, or the last
-    /// quarter of the key's life if that is shorter.
+    /// Sets how long before its expiry a key counts as deprecated. Default: 30 days, or the last
+    /// quarter of the key's lifetime if that is shorter.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -161,7 +163,7 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
-    /// The limits that requests are charged against. Default: none.
+    /// Sets the limits that requests are charged against. Default: none.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, Limits, MemoryStore, Quota};
@@ -177,12 +179,13 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
-    /// Where the budgets of the limits are kept. Default: a [`MemoryLimiter`] of this process.
+    /// Sets the limiter, which stores the budgets of the limits. Default: a [`MemoryLimiter`] in
+    /// this process.
     ///
-    /// A `MemoryLimiter` is exact in one process, and never fails. Of several processes, each grants
-    /// every quota once. Its budgets end with the process, those of a month, too: a quota of the
-    /// calendar over it is warned about in the log. What happens when another limiter fails is said
-    /// by [`limiter_outage`](Self::limiter_outage).
+    /// A `MemoryLimiter` is exact within one process, and never fails. With *n* processes, a client
+    /// gets up to *n* times each quota. All budgets end with the process, even those of a month: a
+    /// calendar quota in a `MemoryLimiter` is logged as a warning. For the failures of other
+    /// limiters, see [`limiter_outage`](Self::limiter_outage).
     ///
     /// ```
     /// # use tower_api_key::limit::MemoryLimiter;
@@ -197,7 +200,7 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
-    /// What happens to requests when the limiter fails, or does not answer in time. Default:
+    /// Sets how requests are decided when the limiter fails, or does not answer in time. Default:
     /// [`LimiterOutage::refuse`], after 250 milliseconds.
     ///
     /// ```
@@ -213,7 +216,7 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
-    /// How this process remembers keys, and how it bears a store in trouble. Default:
+    /// Sets how keys are cached, and how a store that fails or is slow is handled. Default:
     /// [`Cache::new`], with which a key that is revoked elsewhere is admitted for up to 10 seconds.
     ///
     /// ```
@@ -229,24 +232,24 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
-    /// How often one client address may try keys that do not exist. Default: any number.
+    /// Sets the quota of keys that do not exist, per client address. Default: unlimited.
     ///
-    /// Beyond it, keys from that address that this process does not know are refused with 429
-    /// `too_many_failed_attempts`, without a look into the store. A key that was found before, and
-    /// is still in the cache, always passes. Only well-formed unknown keys count, and a key that is
-    /// being looked up, until it is found. The same unknown key counts each time. An IPv6 client is
-    /// its /64.
+    /// Over the quota, unknown keys from the address are refused with 429
+    /// `too_many_failed_attempts`, without a lookup in the store. A key that was found before, and
+    /// is still in the cache, always passes. Only well-formed unknown keys count; a key that is
+    /// being looked up counts until it is found. The same unknown key counts each time. An IPv6
+    /// client is its /64.
     ///
-    /// The quota is counted as a rate, of whatever shape it is: 300 a minute are 300 at once, and
-    /// then one each 200 milliseconds. So an attempt is forgotten soon, and strangers with many
-    /// addresses hardly use up the memory for them, 4 MiB. Should they, a newcomer is counted with
-    /// its own network, as [`MemoryLimiter`] says.
+    /// A quota of any kind is counted as a rate: 300 per minute are 300 at once, and then one every
+    /// 200 milliseconds. Attempts therefore expire soon, and even strangers with many addresses
+    /// rarely fill the 4 MiB of memory for addresses. If they do, new addresses are counted with
+    /// their networks, as in [`MemoryLimiter`].
     ///
-    /// Behind a proxy, say first how the address is found: by
-    /// [`ClientAddress`](crate::http::ClientAddress). If it is not known, the peer's is taken. Without
-    /// either nobody can be told from anybody, so a sixteenth of the loads in flight
-    /// ([`Cache::max_loads`]) is left to keys that were not found before; others are answered with
-    /// 503, and keys that were found before pass. The log says so once at `ERROR`.
+    /// Behind a proxy, first configure [`ClientAddress`](crate::http::ClientAddress). If the
+    /// client's address is not known, the peer's address counts. If neither is known, clients
+    /// cannot be told apart: keys that were not found before may then use only a sixteenth of the
+    /// loads in flight ([`Cache::max_loads`]), and get 503 beyond that; keys that were found before
+    /// pass. This is logged once at `ERROR`.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, MemoryStore, Quota};
@@ -260,7 +263,7 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
-    /// Adds an observer, which is told of each decision after the logs are. Default: none.
+    /// Adds an observer, which is told about each decision after it is logged. Default: none.
     ///
     /// ```
     /// # use tower_api_key::observe::{Decision, Observer};
@@ -281,12 +284,11 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
-    /// Sets the feed that tells of changes by other processes. Default: none, so that a key that is
-    /// revoked elsewhere is let in until what is cached of it is too old: see
-    /// [`Cache::max_staleness`].
+    /// Sets the feed of changes by other processes. Default: none; a key that is revoked elsewhere
+    /// is then admitted until its cache entry is too old: see [`Cache::max_staleness`].
     ///
-    /// The [worker](ApiKeys::worker) follows it: without a worker, a feed does nothing.
-    /// [`Health`](crate::manage::Health) tells how it does.
+    /// The [worker](ApiKeys::worker) follows the feed: without a worker, a feed has no effect.
+    /// [`Health`](crate::manage::Health) reports the state of the feed.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, MemoryStore};
@@ -299,7 +301,7 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
-    /// Where the time comes from. Default: [`SystemClock`].
+    /// Sets the clock. Default: [`SystemClock`].
     ///
     /// ```
     /// # use std::time::SystemTime;
@@ -314,8 +316,8 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
-    /// Leaves the addresses of clients out of the log. Default: a refusal is logged with the address
-    /// of its client.
+    /// Leaves client addresses out of the log. Default: a refusal is logged with the client's
+    /// address.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, MemoryStore};
@@ -327,15 +329,15 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
-    /// Says which subject of the application's own a request has, for limits that count
-    /// [by it](Limits::per). Default: none. The last function of a name holds.
+    /// Adds a function that finds a subject of the application's own in a request, for limits [per
+    /// subject](Limits::per). Default: none. For each name, the last function counts.
     ///
-    /// It is called for each request that is charged, so it must neither block nor wait. `None` is
-    /// a request that those limits are not about.
+    /// The function is called for each request that is charged, so it must not block. If it returns
+    /// `None`, the limits do not apply to the request.
     ///
-    /// Danger: what a client can choose, such as a header, gives it as many budgets as it likes, and
-    /// crowds those of keys and accounts out of the limiter's memory. Take the subject from the key,
-    /// or from what was verified before.
+    /// Danger: if clients can choose the subject, for example by a header, they get any number of
+    /// budgets, and crowd the budgets of keys and accounts out of the limiter's memory. Derive the
+    /// subject from the key, or from data that was verified before.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, Limits, MemoryStore, Quota};
@@ -356,51 +358,54 @@ impl<A> ApiKeysBuilder<A> {
         subject: impl Fn(RequestHead<'_>, Option<&KeyRecord>) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
         let name = name.into().into_boxed_str();
-        self.subjects.retain(|(known, _)| *known != name);
+        self.subjects.retain(|(other, _)| *other != name);
         self.subjects.push((name, Box::new(subject)));
         self
     }
 
-    /// Puts it together, or says what cannot work.
+    /// Builds the [`ApiKeys`], or returns an error if the settings cannot work.
     pub fn build(mut self) -> Result<ApiKeys<A>, BuildError> {
         let formats = match self.formats.take() {
             Some(formats) => KeyFormats::new(formats)?,
             None => KeyFormats::default(),
         };
-        self.limits.validate(&names_of(&self.subjects))?;
+        self.limits.validate(&subject_names(&self.subjects))?;
         Ok(self.assemble(formats))
     }
 
     pub(super) fn assemble(self, formats: KeyFormats) -> ApiKeys<A> {
-        // A clock that must be set up does it now, and not while a request waits.
+        // Initialize the clock here, so that no request waits for it.
         self.clock.readings();
         let limiter = self.limiter;
-        let limiting = Limiting {
-            rules: Editions::new(self.limits),
+        let enforcer = Enforcer {
+            rules: RuleEditions::new(self.limits),
             limiter: limiter.unwrap_or_else(|| Arc::new(MemoryLimiter::new())),
             time_limit: self.limiter_outage.time_limit,
-            emergency: Emergency::new(self.limiter_outage.policy, Arc::new(MemoryLimiter::new())),
+            outage_limiter: OutageLimiter::new(
+                self.limiter_outage.policy,
+                Arc::new(MemoryLimiter::new()),
+            ),
         };
-        limiting.warn_of_calendar();
-        let refusals = Arc::<Lines>::default();
+        enforcer.warn_of_calendar();
+        let refusals = Arc::<LineBudget>::default();
         let hides_addresses = self.hides_addresses;
         let observers = Observers::new(self.observers, hides_addresses, Arc::clone(&refusals));
         let throttle = self.failed_attempts.map(|quota| {
             let limiter = MemoryLimiter::with_memory(THROTTLE_MEMORY);
-            Throttle::new(quota, Arc::new(limiter))
+            FailedAttempts::new(quota, Arc::new(limiter))
         });
         let clock = self.clock;
-        let metering = Arc::new(Metering {
-            limiting,
+        let key_services = Arc::new(KeyServices {
+            enforcer,
             clock: Arc::clone(&clock),
             observers: observers.count(),
             refusals,
         });
-        let keyring = Keyring {
+        let shared = Shared {
             cache: KeyCache::new(
                 Arc::clone(&self.store),
                 Arc::clone(&clock),
-                Arc::clone(&metering),
+                Arc::clone(&key_services),
                 self.cache,
             ),
             store: self.store,
@@ -408,31 +413,31 @@ impl<A> ApiKeysBuilder<A> {
             formats,
             peppers: self.peppers,
             warning: self.warning,
-            metering,
+            key_services,
             throttle,
             publishable: Arc::new(self.publishable),
             subjects: self.subjects,
-            notices: Notices::default(),
+            log_throttles: LogThrottles::default(),
             observers,
-            worker: LastSign::default(),
-            following: self.feed.map(|feed| Following {
+            worker: Heartbeat::default(),
+            feed: self.feed.map(|feed| FollowedFeed {
                 feed,
-                health: LastSign::default(),
+                heartbeat: Heartbeat::default(),
             }),
         };
         ApiKeys {
-            keyring: Arc::new(keyring),
+            shared: Arc::new(shared),
             access: self.access,
         }
     }
 }
 
 /// Returns the names of subjects.
-pub(super) fn names_of(subjects: &Subjects) -> Vec<&str> {
+pub(super) fn subject_names(subjects: &Subjects) -> Vec<&str> {
     subjects.iter().map(|(name, _)| &**name).collect()
 }
 
-/// The memory for failed attempts by address.
+/// The memory of the limiter for failed attempts, of which addresses get a quarter.
 const THROTTLE_MEMORY: usize = 16 << 20;
 
 impl<A> fmt::Debug for ApiKeysBuilder<A> {
@@ -445,14 +450,14 @@ impl<A> fmt::Debug for ApiKeysBuilder<A> {
     }
 }
 
-/// An `ApiKeys` that cannot work.
+/// An error for settings of an `ApiKeys` that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// There is no format, or two that do not go together.
+    /// There is no format, or two formats conflict.
     #[error(transparent)]
     Formats(#[from] KeyFormatError),
-    /// The limits cannot be kept.
+    /// The limits are invalid.
     #[error(transparent)]
     Limits(#[from] LimitsError),
 }

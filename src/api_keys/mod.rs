@@ -1,4 +1,4 @@
-//! The composition root: what an application holds.
+//! The composition root: the handle that an application holds.
 
 mod builder;
 mod follow;
@@ -13,20 +13,20 @@ use std::time::SystemTime;
 use crate::backend::memory::store::MemoryStore;
 use crate::http::caller::Caller;
 use crate::http::rejection::Rejection;
-use crate::http::render::rejection::Rendered;
+use crate::http::render::error_response::Rendered;
 use crate::key::digest::KeyId;
 use crate::key::formats::KeyFormats;
 use crate::key::lifecycle::Lifecycle;
 use crate::key::record::KeyRecord;
-use crate::keyring::Keyring;
+use crate::limit::limits::Limits;
 use crate::limit::rule::LimitsError;
-use crate::limit::rules::Limits;
 use crate::manage::Manager;
 use crate::manage::change::{ResumeKey, RevokeKey, SuspendKey};
 use crate::manage::issue::IssueKey;
 use crate::middleware::config::Config;
 use crate::middleware::gate::Gate;
 use crate::middleware::layer::ApiKeyLayer;
+use crate::shared::Shared;
 use crate::store::{
     DynManagedKeyStore, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, StoreError,
     TrailQuery, TrailRecord,
@@ -34,10 +34,10 @@ use crate::store::{
 pub use builder::{ApiKeysBuilder, BuildError};
 pub use worker::{Health, Worker, WorkerHealth};
 
-/// The API keys of an application: the layers that ask for them, and the calls that manage them.
+/// The API keys of an application: creates layers, and manages keys.
 ///
-/// One `ApiKeys` stands for one set of keys. Clones share everything, so that what one of them
-/// revokes, the layers of all refuse.
+/// One `ApiKeys` stands for one set of keys. Clones share all state: if a key is revoked with one
+/// clone, the layers of all clones refuse it.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -47,7 +47,7 @@ pub use worker::{Health, Worker, WorkerHealth};
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let keys = ApiKeys::in_memory();
 /// let key = keys.issue("acme").await?;
-/// println!("{}", key.expose_secret()); // once: what is kept of it is a hash
+/// println!("{}", key.expose_secret()); // only now: the store keeps a hash
 ///
 /// let app: Router = Router::new()
 ///     .route("/v1/reports", get(|| async { "for callers with a key" }))
@@ -59,63 +59,64 @@ pub use worker::{Health, Worker, WorkerHealth};
 /// # }
 /// ```
 ///
-/// `ApiKeys` without a parameter can change keys; [`ApiKeys::read_only`] builds an
-/// `ApiKeys<ReadOnly>`, which only verifies those of a table that is managed elsewhere.
+/// `ApiKeys` without a parameter can change keys. [`ApiKeys::read_only`] builds an
+/// `ApiKeys<ReadOnly>`, which only verifies keys of a table that is managed elsewhere.
 pub struct ApiKeys<A = Managed> {
-    keyring: Arc<Keyring>,
+    shared: Arc<Shared>,
     access: A,
 }
 
-/// Keys can be issued and changed; see [`ApiKeys`].
+/// Marker of an [`ApiKeys`] that can issue and change keys.
 #[derive(Debug, Clone)]
 pub struct Managed(Arc<dyn DynManagedKeyStore>);
 
-/// Keys can only be verified; see [`ApiKeys::read_only`].
+/// Marker of an [`ApiKeys`] that can only verify keys; see [`ApiKeys::read_only`].
 #[derive(Debug, Clone)]
 pub struct ReadOnly(());
 
 impl ApiKeys {
-    /// Keys in this process's memory, of the formats `sk_live` and `sk_test`.
+    /// Creates an `ApiKeys` with keys in this process's memory, in the formats `sk_live` and
+    /// `sk_test`.
     pub fn in_memory() -> Self {
         Self::builder(MemoryStore::new()).assemble(KeyFormats::default())
     }
 
-    /// Keys in a store that they can be issued into.
+    /// Creates a builder with a store in which keys can be issued and changed.
     pub fn builder(store: impl ManagedKeyStore) -> ApiKeysBuilder {
         let store = Arc::new(store);
         ApiKeysBuilder::new(store.clone(), Managed(store))
     }
 
-    /// Begins to issue a key to an account; awaiting it issues.
+    /// Issues a key to an account when the returned future is awaited.
     pub fn issue(&self, account: impl Into<String>) -> IssueKey {
         IssueKey::new(self.manager(), account.into())
     }
 
-    /// Begins to revoke a key; awaiting it revokes. That cannot be undone.
+    /// Revokes a key when the returned future is awaited. This cannot be undone.
     ///
-    /// A key of a [`StoreChain`](crate::store::StoreChain) that stands in a file or in the environment is not
-    /// revoked here: the error is `ChangeError::Store`, of the kind
-    /// [`ReadOnly`](crate::store::StoreErrorKind::ReadOnly), and its source says where the key stands.
+    /// A key of a [`StoreChain`](crate::store::StoreChain) that stands in a file or in the
+    /// environment cannot be revoked: the error is `ChangeError::Store` of the kind
+    /// [`ReadOnly`](crate::store::StoreErrorKind::ReadOnly), and its source names the place.
     ///
-    /// Whose key it is, is not looked at: before a customer may revoke one, [`find`](Self::find)
-    /// it and compare its account.
+    /// The owner of the key is not checked: before a customer may revoke a key,
+    /// [`find`](Self::find) it and compare its account.
     ///
-    /// No request whose `call` began after the await returned is let through by this process.
+    /// After the future has completed, this process admits no request whose `call` begins later.
     pub fn revoke(&self, id: KeyId) -> RevokeKey {
         RevokeKey::new(self.manager(), id)
     }
 
-    /// Begins to suspend a key, until it is [resumed](Self::resume); awaiting it suspends.
+    /// Suspends a key, until it is [resumed](Self::resume), when the returned future is awaited.
     pub fn suspend(&self, id: KeyId) -> SuspendKey {
         SuspendKey::new(self.manager(), id)
     }
 
-    /// Begins to lift a suspension; awaiting it lifts.
+    /// Ends the suspension of a key when the returned future is awaited.
     pub fn resume(&self, id: KeyId) -> ResumeKey {
         ResumeKey::new(self.manager(), id)
     }
 
-    /// Reads a part of the list of keys.
+    /// Reads a page of the list of keys.
     ///
     /// ```
     /// # use tower_api_key::store::{KeyQuery, Paging};
@@ -146,7 +147,7 @@ impl ApiKeys {
         self.access.0.list(query, paging).await
     }
 
-    /// Reads a part of the trail: what was done to keys, by whom, when and why.
+    /// Reads a page of the audit trail: who changed keys, how, when and why.
     ///
     /// ```
     /// # use tower_api_key::store::{Actor, Paging, TrailQuery};
@@ -178,27 +179,27 @@ impl ApiKeys {
     }
 
     fn manager(&self) -> Manager {
-        Manager::new(Arc::clone(&self.keyring), Arc::clone(&self.access.0))
+        Manager::new(Arc::clone(&self.shared), Arc::clone(&self.access.0))
     }
 }
 
 impl ApiKeys<ReadOnly> {
-    /// Keys of a store that can only be read, such as an existing table.
+    /// Creates a builder with a store that is only read, such as an existing table.
     pub fn read_only(store: impl KeyStore) -> ApiKeysBuilder<ReadOnly> {
         ApiKeysBuilder::new(Arc::new(store), ReadOnly(()))
     }
 }
 
 impl<A> ApiKeys<A> {
-    /// A layer that asks for these keys, with the defaults of [`ApiKeyLayer`].
+    /// Creates a layer that requires one of these keys, with the defaults of [`ApiKeyLayer`].
     pub fn layer(&self) -> ApiKeyLayer {
         ApiKeyLayer::new(self.gate())
     }
 
-    /// Proves a key that did not come in an HTTP request, such as in the first message of a
-    /// WebSocket or on a queue: its format, its record, and its status. Environment, networks and
-    /// scopes are the application's to look at. It is charged nothing, and
-    /// [`Caller::charge`] charges what the application says.
+    /// Verifies a key that did not come in an HTTP request, for example in the first message of a
+    /// WebSocket or in a queue: its format, its record and its status. The application must check
+    /// environment, networks and scopes itself. No limit is charged; the application can charge
+    /// with [`Caller::charge`].
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -216,14 +217,16 @@ impl<A> ApiKeys<A> {
         self.gate().verify(key).await
     }
 
-    /// Replaces the limits of all layers of these keys, at run time.
+    /// Replaces the limits of all layers of these keys at run time.
     ///
-    /// A budget belongs to the name of its limit and to the shape of its quota, so what was used of
-    /// limits that stay, or whose quota is raised or lowered, stays used. Requests under way are
-    /// charged, and given back, by the limits that they began with.
+    /// A budget belongs to the name of its limit, the kind of its quota and, for a window, the
+    /// length of the window. If a limit stays, or its quota is raised or lowered without a change of
+    /// these, its usage is kept; a window of another length starts with a full budget. Requests in
+    /// progress are charged and refunded under the limits that they began with.
     ///
-    /// This is for changes of a configuration. Former limits stay in memory, some kilobytes each,
-    /// unless nothing changes, and there can be 65,535 of them.
+    /// Use this for changes of the configuration only. Former limits stay in memory, a few
+    /// kilobytes each, and there can be at most 65,535 versions. Setting equal limits has no
+    /// effect.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, Limits, Quota};
@@ -233,63 +236,64 @@ impl<A> ApiKeys<A> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_limits(&self, limits: Limits) -> Result<(), LimitsError> {
-        limits.validate(&builder::names_of(&self.keyring.subjects))?;
-        let limiting = &self.keyring.metering.limiting;
-        limiting.rules.replace(limits)?;
-        limiting.warn_of_calendar();
+        limits.validate(&builder::subject_names(&self.shared.subjects))?;
+        let enforcer = &self.shared.key_services.enforcer;
+        enforcer.rules.replace(limits)?;
+        enforcer.warn_of_calendar();
         Ok(())
     }
 
-    /// The record of a key, if there is one, as the store has it.
+    /// Finds the record of a key in the store, if there is one.
     pub async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        self.keyring.store.find(id).await
+        self.shared.store.find(id).await
     }
 
-    /// Forgets what is remembered of a key that was changed, created or deleted elsewhere: in the
-    /// store itself, or by another process. What is done with this `ApiKeys` or its clones needs no
-    /// such call.
+    /// Invalidates the cache entry of a key that was changed, created or deleted elsewhere: in the
+    /// store itself, or by another process. Changes by this `ApiKeys` or its clones do not need
+    /// this.
     ///
-    /// No request whose `call` began after it returned is judged by what was loaded before, unless
-    /// the store then answers with a lower [version](KeyRecord::version), or with a copy of its own
-    /// that is [older](crate::store::AgedRecord).
+    /// After the call, no request whose `call` begins later uses an entry from before, unless the
+    /// store then returns a record with a lower [version](KeyRecord::version), or an
+    /// [older](crate::store::AgedRecord) copy.
     pub fn invalidate(&self, id: &KeyId) {
-        self.keyring.cache.changed(id);
+        self.shared.cache.outdate(id);
     }
 
-    /// Forgets what is remembered of all keys, as [`invalidate`](Self::invalidate) does of one.
+    /// Invalidates the cache entries of all keys, as [`invalidate`](Self::invalidate) does for one
+    /// key.
     ///
-    /// Danger: all keys in use are then looked for in the store at once.
+    /// Danger: all keys in use are then loaded from the store at once.
     pub fn invalidate_all(&self) {
-        self.keyring.cache.all_changed();
+        self.shared.cache.outdate_all();
     }
 
-    /// Where a key stands now, by the clock and the warning window that the layers go by.
+    /// Returns the current status of a key, by the clock and the warning window of the layers.
     pub fn lifecycle(&self, record: &KeyRecord) -> Lifecycle {
-        record.lifecycle(self.keyring.now(), self.keyring.warning)
+        record.lifecycle(self.shared.now(), self.shared.warning)
     }
 
-    /// The same keys, without the right to change them: for what should only verify.
+    /// Returns the same keys without the right to change them, for code that should only verify.
     pub fn to_read_only(&self) -> ApiKeys<ReadOnly> {
         ApiKeys {
-            keyring: Arc::clone(&self.keyring),
+            shared: Arc::clone(&self.shared),
             access: ReadOnly(()),
         }
     }
 
-    /// The current time, by the clock that keys are judged by.
+    /// Returns the current time, by the clock that decides about keys.
     pub fn now(&self) -> SystemTime {
-        self.keyring.now()
+        self.shared.now()
     }
 }
 
 impl<A> ApiKeys<A> {
-    /// Creates the worker for all background work: see [`Worker`] for what is less prompt without
-    /// it.
+    /// Creates the worker for all background work: see [`Worker`] for the consequences of running
+    /// without it.
     pub fn worker(&self) -> Worker {
-        Worker::new(Arc::clone(&self.keyring))
+        Worker::new(Arc::clone(&self.shared))
     }
 
-    /// Tells how it stands with this `ApiKeys`, for a health check.
+    /// Returns the state of this `ApiKeys`, for a health check.
     ///
     /// ```
     /// # use tower_api_key::manage::WorkerHealth;
@@ -298,12 +302,12 @@ impl<A> ApiKeys<A> {
     /// assert_eq!(keys.health().worker, WorkerHealth::NotStarted);
     /// ```
     pub fn health(&self) -> Health {
-        Health::of(&self.keyring)
+        Health::of(&self.shared)
     }
 
     fn gate(&self) -> Gate {
         Gate {
-            keyring: Arc::clone(&self.keyring),
+            shared: Arc::clone(&self.shared),
             config: Config::default(),
             rendered: Rendered::default(),
         }
@@ -313,7 +317,7 @@ impl<A> ApiKeys<A> {
 impl<A: Clone> Clone for ApiKeys<A> {
     fn clone(&self) -> Self {
         Self {
-            keyring: Arc::clone(&self.keyring),
+            shared: Arc::clone(&self.shared),
             access: self.access.clone(),
         }
     }
@@ -321,6 +325,6 @@ impl<A: Clone> Clone for ApiKeys<A> {
 
 impl<A> fmt::Debug for ApiKeys<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ApiKeys").field(&self.keyring).finish()
+        f.debug_tuple("ApiKeys").field(&self.shared).finish()
     }
 }

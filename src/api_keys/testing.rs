@@ -1,5 +1,5 @@
-//! Helps an application to test itself: with a caller for its handlers, a clock that it sets, an
-//! address, and a store in trouble. Needs the feature `testing`, for dev-dependencies:
+//! Test helpers for applications: a caller for handlers, a clock to set, an address, and a store
+//! with failures. They need the feature `testing`, for dev-dependencies:
 //!
 //! ```toml
 //! [dev-dependencies]
@@ -8,8 +8,8 @@
 //!
 //! # A handler
 //!
-//! Handlers take a [`Caller`](crate::Caller) from the request's extensions. [`caller`] makes one, so
-//! that no layer, key or server is needed.
+//! Handlers take a [`Caller`](crate::Caller) from the request's extensions. [`caller`] creates one
+//! without a layer, a key or a server.
 //!
 //! ```
 //! use tower_api_key::{testing, Caller, Rejection, Scope};
@@ -29,10 +29,11 @@
 //! assert_eq!(write_report(&request).unwrap_err().code(), "insufficient_scope");
 //! ```
 //!
-//! # A whole service, on a clock that stands still
+//! # A whole service, with a manual clock
 //!
-//! [`ManualClock`](crate::clock::ManualClock) moves when it is told to, for expiry, limits and caches alike.
-//! Requests that come by no connection say their address by [`PeerAddr`](crate::http::PeerAddr).
+//! [`ManualClock`](crate::clock::ManualClock) stands still until the test advances it, for expiry,
+//! limits and caches alike. Requests without a connection set their address with
+//! [`PeerAddr`](crate::http::PeerAddr).
 //!
 //! ```
 //! use std::time::{Duration, SystemTime};
@@ -71,11 +72,10 @@
 //! # }
 //! ```
 //!
-//! # A store in trouble
+//! # A store with failures
 //!
-//! [`TroubledStore`] fails, hangs or lags behind when it is told to. Keys that are cached go on
-//! meanwhile: let [`max_staleness`](crate::Cache::max_staleness) go by on the clock, or use keys that
-//! were not used yet.
+//! [`TroubledStore`] fails, hangs or lags on command. Cached keys still work meanwhile: advance the
+//! clock by [`max_staleness`](crate::Cache::max_staleness), or use keys that were not used before.
 //!
 //! ```
 //! # use tower_api_key::{testing::TroubledStore, ApiKeys, MemoryStore};
@@ -109,45 +109,45 @@ use crate::store::{
     Start, StoreError, TrailQuery, TrailRecord, UsageBatch,
 };
 
-/// Makes a caller of this account, for tests of handlers. Its key is set as in
+/// Creates a caller with this account, for tests of handlers. Configure its key as with
 /// [`ApiKeys::issue`](crate::ApiKeys::issue).
 ///
-/// It has no limits, so it can be charged and refunded in any unit, and that changes nothing. For a
-/// caller with limits, issue a key with an [`ApiKeys`](crate::ApiKeys) that has them, and take the
+/// The caller has no limits, so charges and refunds in any unit succeed without effect. For a
+/// caller with limits, issue a key with an [`ApiKeys`](crate::ApiKeys) that has them, and get the
 /// caller from [`ApiKeys::verify`](crate::ApiKeys::verify).
 ///
 /// # Panics
-/// If such a key cannot be issued, or may not be used at this moment.
+/// If the key cannot be issued, or may not be used at present.
 pub fn caller(account: &str, set: impl FnOnce(IssueKey) -> IssueKey) -> Caller {
     let keys = ApiKeys::in_memory();
-    let issued = at_once(set(keys.issue(account)).into_future());
+    let issued = now_or_panic(set(keys.issue(account)).into_future());
     let issued = issued.expect("a key that can be issued");
-    let caller = at_once(keys.verify(issued.expose_secret()));
+    let caller = now_or_panic(keys.verify(issued.expose_secret()));
     caller.expect("a key that may be used")
 }
 
-/// The output of a future that waits for nothing.
-fn at_once<F: Future>(future: F) -> F::Output {
+/// Returns the output of a future that never waits.
+fn now_or_panic<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
         Poll::Pending => unreachable!("memory is not waited for"),
     }
 }
 
-/// A store that fails, hangs or lags behind when it is told to. Clones share that.
+/// A store that fails, hangs or lags on command. Clones share the state.
 pub struct TroubledStore<S> {
-    inner: Arc<Inner<S>>,
+    inner: Arc<TroubledInner<S>>,
 }
 
-struct Inner<S> {
+struct TroubledInner<S> {
     store: S,
-    state: Mutex<State>,
+    state: Mutex<TroubledState>,
 }
 
 #[derive(Default)]
-struct State {
+struct TroubledState {
     trouble: Option<Trouble>,
-    /// The record of each key that was found last, for a store that lags behind.
+    /// The last result for each key, for a store that lags.
     found: HashMap<KeyId, Option<KeyRecord>>,
     waiting: Vec<Waker>,
 }
@@ -160,32 +160,32 @@ enum Trouble {
 }
 
 impl<S> TroubledStore<S> {
-    /// Puts trouble in front of a store. It works until it is told otherwise.
+    /// Wraps a store. At first, all calls pass through.
     pub fn new(store: S) -> Self {
         let state = Mutex::default();
         Self {
-            inner: Arc::new(Inner { store, state }),
+            inner: Arc::new(TroubledInner { store, state }),
         }
     }
 
-    /// Fails each call, as if the store could not be reached.
+    /// Makes each call fail, as if the store could not be reached.
     pub fn fails(&self) {
         self.set(Some(Trouble::Fails));
     }
 
-    /// Answers no call until the store [recovers](Self::recovers). A change that is waited for is
-    /// carried out then, unless its future was dropped.
+    /// Makes each call wait until the store [recovers](Self::recovers). A waiting change is then
+    /// carried out, unless its future was dropped.
     pub fn hangs(&self) {
         self.set(Some(Trouble::Hangs));
     }
 
-    /// Finds what was found of each key last, as a replica does that is not told of changes. Changes
-    /// are built on what is certain all the same.
+    /// Makes `find` return the last result for each key, like a replica that lags.
+    /// `find_committed`, and thus changes, are not affected.
     pub fn lags(&self) {
         self.set(Some(Trouble::Lags));
     }
 
-    /// Works again.
+    /// Lets all calls pass through again.
     pub fn recovers(&self) {
         self.set(None);
     }
@@ -198,12 +198,12 @@ impl<S> TroubledStore<S> {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, TroubledState> {
         let state = self.inner.state.lock();
         state.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits while the store hangs, and fails if it does.
+    /// Waits while the store hangs; returns an error while it fails.
     async fn pass(&self) -> Result<(), StoreError> {
         poll_fn(|cx| {
             let mut state = self.state();
@@ -224,8 +224,8 @@ impl<S: KeyStore> KeyStore for TroubledStore<S> {
     async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
         self.pass().await?;
         let is_behind = self.state().trouble == Some(Trouble::Lags);
-        let known = self.state().found.get(id).cloned();
-        if let Some(record) = known.filter(|_| is_behind) {
+        let last = self.state().found.get(id).cloned();
+        if let Some(record) = last.filter(|_| is_behind) {
             return Ok(record);
         }
         let found = self.inner.store.find(id).await?;
@@ -296,40 +296,40 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_is_made_up_can_be_charged_in_any_unit() {
+    fn a_test_caller_can_be_charged_in_any_unit() {
         let caller = caller("acme", |key| key.plan("pro"));
-        at_once(caller.charge("tokens", 1)).unwrap();
-        at_once(caller.refund("tokens", 1)).unwrap();
-        assert!(at_once(caller.limits()).unwrap().is_empty());
+        now_or_panic(caller.charge("tokens", 1)).unwrap();
+        now_or_panic(caller.refund("tokens", 1)).unwrap();
+        assert!(now_or_panic(caller.limits()).unwrap().is_empty());
         assert_eq!((caller.account(), caller.plan()), ("acme", Some("pro")));
     }
 
     #[test]
-    fn a_store_hangs_until_it_recovers_and_lags_until_then() {
+    fn a_troubled_store_hangs_and_lags_until_it_recovers() {
         let store = TroubledStore::new(MemoryStore::new());
         let keys = ApiKeys::builder(store.clone()).build().unwrap();
-        let key = at_once(keys.issue("acme").into_future()).unwrap();
+        let key = now_or_panic(keys.issue("acme").into_future()).unwrap();
         let id = key.id();
-        assert!(at_once(store.find(&id)).unwrap().is_some());
+        assert!(now_or_panic(store.find(&id)).unwrap().is_some());
         store.hangs();
         let mut finding = Box::pin(store.find(&id));
         assert!(poll_once(&mut finding).is_pending());
         store.recovers();
         assert!(poll_once(&mut finding).is_ready());
         store.lags();
-        at_once(keys.revoke(id).into_future()).unwrap();
+        now_or_panic(keys.revoke(id).into_future()).unwrap();
         assert!(
-            at_once(store.find(&id))
+            now_or_panic(store.find(&id))
                 .unwrap()
                 .unwrap()
                 .revoked()
                 .is_none()
         );
-        let committed = at_once(store.find_committed(&id)).unwrap().unwrap();
+        let committed = now_or_panic(store.find_committed(&id)).unwrap().unwrap();
         assert!(committed.revoked().is_some());
         store.recovers();
         assert!(
-            at_once(store.find(&id))
+            now_or_panic(store.find(&id))
                 .unwrap()
                 .unwrap()
                 .revoked()

@@ -3,26 +3,29 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, IntoFuture, pending, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use super::follow::follow;
-use crate::keyring::{Keyring, Last, LastSign};
+use crate::manage::BoxFuture;
+use crate::shared::{Heartbeat, LastBeat, Shared};
 use crate::util::timestamp::nanoseconds;
 
 /// The background work of an [`ApiKeys`](crate::ApiKeys):
 /// [`ApiKeys::worker`](crate::ApiKeys::worker).
 ///
-/// It does nothing until it is awaited, and runs on any runtime. One per process is enough; more do
-/// no harm.
+/// A worker does nothing until it is awaited, and runs on any runtime. One per process is enough;
+/// more do no harm.
 ///
-/// Without a worker everything is correct, only less prompt:
-/// - what [observers](crate::observe::Observer) keep of a key that is not used any more stays until its entry
-///   is evicted from the cache;
-/// - changes by other processes are known when what is cached is too old, and not when the
-///   [feed](crate::ApiKeysBuilder::feed) tells of them.
+/// Without a worker, all decisions stay correct, but:
+/// - values that [observers](crate::observe::Observer) keep for a key that is no longer used stay
+///   until the cache evicts its entry;
+/// - changes by other processes take effect only when cache entries are too old, not when the
+///   [feed](crate::ApiKeysBuilder::feed) reports them;
+/// - refusals beyond the 20 that are logged at `INFO` in a minute are reported, as a number, only
+///   with the next refusal, not when the minute is over.
 ///
 /// ```
 /// use tower_api_key::ApiKeys;
@@ -33,27 +36,27 @@ use crate::util::timestamp::nanoseconds;
 /// let keys = ApiKeys::in_memory();
 /// let worker = tokio::spawn(keys.worker().until(ctrl_c()));
 /// // … serve …
-/// worker.await.expect("the worker ended"); // what was left to do is done
+/// worker.await.expect("the worker ended"); // the remaining work is done
 /// # }
 /// ```
 #[must_use = "a worker does nothing until it is awaited"]
 pub struct Worker {
-    keyring: Arc<Keyring>,
+    shared: Arc<Shared>,
 }
 
 impl Worker {
-    pub(super) fn new(keyring: Arc<Keyring>) -> Self {
-        Self { keyring }
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
     }
 
-    /// Works until a future ends, such as a signal to shut down. Then it does what is left to do,
-    /// and ends.
+    /// Works until a future completes, such as a signal to shut down. Then it finishes the
+    /// remaining work, and returns.
     pub async fn until(self, stop: impl Future<Output = ()>) {
-        let keyring = &*self.keyring;
-        let mut sweeping = pin!(sweep(keyring));
+        let shared = &*self.shared;
+        let mut sweeping = pin!(sweep(shared));
         let mut following = pin!(async {
-            match &keyring.following {
-                Some(following) => follow(keyring, following).await,
+            match &shared.feed {
+                Some(feed) => follow(shared, feed).await,
                 None => pending().await,
             }
         });
@@ -62,35 +65,36 @@ impl Worker {
             if stop.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            // Neither of them ends.
+            // Neither future completes.
             let _: Poll<Infallible> = sweeping.as_mut().poll(cx);
             let _: Poll<Infallible> = following.as_mut().poll(cx);
             Poll::Pending
         })
         .await;
-        keyring.cache.release_all();
-        keyring.worker.stopped();
-        if let Some(following) = &keyring.following {
-            following.health.stopped();
+        shared.cache.drop_all_observer_values();
+        shared.worker.stop();
+        if let Some(feed) = &shared.feed {
+            feed.heartbeat.stop();
         }
     }
 }
 
-/// Lets go of what observers keep of idle keys, each interval.
-async fn sweep(keyring: &Keyring) -> Infallible {
-    let every = keyring.cache.sweep_interval();
+/// Periodically releases the values that observers keep for idle keys, and reports the refusals
+/// that were not logged.
+async fn sweep(shared: &Shared) -> Infallible {
+    let every = shared.cache.sweep_interval();
     loop {
-        keyring.cache.sweep();
-        keyring.observers.flush(keyring.now());
-        keyring.worker.ticked(keyring.clock.monotonic());
-        keyring.clock.sleep(every).await;
+        shared.cache.sweep();
+        shared.observers.flush(shared.now());
+        shared.worker.beat(shared.clock.monotonic());
+        shared.clock.sleep(every).await;
     }
 }
 
-/// Works until it is dropped.
+/// Works until the future is dropped.
 impl IntoFuture for Worker {
     type Output = ();
-    type IntoFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+    type IntoFuture = BoxFuture<()>;
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.until(pending()))
@@ -109,7 +113,7 @@ impl fmt::Debug for Worker {
 pub struct Health {
     /// The state of the worker.
     pub worker: WorkerHealth,
-    /// The state of the feed of changes, as the worker follows it: [`Late`](WorkerHealth::Late) if
+    /// The state of the feed of changes, as followed by the worker: [`Late`](WorkerHealth::Late) if
     /// the feed did not answer for three seconds. `None` if there is no feed.
     pub feed: Option<WorkerHealth>,
 }
@@ -118,34 +122,36 @@ pub struct Health {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WorkerHealth {
-    /// It did nothing yet: no worker was awaited in this process, or a feed did not answer yet.
+    /// No work was done yet: no worker was awaited in this process, or the feed did not answer yet.
     NotStarted,
-    /// It did its work in time.
+    /// The work was done on time.
     Running,
-    /// It has not done its work for three intervals: it hangs or fails, or the worker was dropped.
+    /// No work was done for three intervals: it hangs or fails, or the worker was dropped.
     Late,
-    /// The last worker was stopped, and has done what was left to do.
+    /// The last worker was stopped, and has finished the remaining work.
     Stopped,
 }
 
-/// How often a feed is asked at least, if it answers.
+/// The maximum interval between calls of a feed that answers.
 const FEED_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Health {
-    pub(super) fn of(keyring: &Keyring) -> Self {
-        let now = nanoseconds(keyring.clock.monotonic());
-        let of = |sign: &LastSign, every: Duration| match sign.last() {
-            Last::Never => WorkerHealth::NotStarted,
-            Last::Stopped => WorkerHealth::Stopped,
-            Last::Tick(at) if now.saturating_sub(at) <= 3 * nanoseconds(every) => {
+    pub(super) fn of(shared: &Shared) -> Self {
+        let now = nanoseconds(shared.clock.monotonic());
+        let of = |heartbeat: &Heartbeat, every: Duration| match heartbeat.last() {
+            LastBeat::Never => WorkerHealth::NotStarted,
+            LastBeat::Stopped => WorkerHealth::Stopped,
+            LastBeat::At(at) if now.saturating_sub(at) <= 3 * nanoseconds(every) => {
                 WorkerHealth::Running
             }
-            Last::Tick(_) => WorkerHealth::Late,
+            LastBeat::At(_) => WorkerHealth::Late,
         };
-        let following = keyring.following.as_ref();
         Self {
-            worker: of(&keyring.worker, keyring.cache.sweep_interval()),
-            feed: following.map(|following| of(&following.health, FEED_INTERVAL)),
+            worker: of(&shared.worker, shared.cache.sweep_interval()),
+            feed: shared
+                .feed
+                .as_ref()
+                .map(|feed| of(&feed.heartbeat, FEED_INTERVAL)),
         }
     }
 }

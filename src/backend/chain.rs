@@ -1,4 +1,4 @@
-//! Two stores, one behind the other.
+//! A chain of two stores.
 
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
@@ -7,16 +7,17 @@ use crate::store::{
     Page, Paging, Start, Step, StoreError, TrailQuery, TrailRecord, UsageBatch,
 };
 
-/// A store of keys that can be changed, and another of keys that can only be read, such as a
+/// A writable store, followed by a read-only store such as a
 /// [`StaticStore`](crate::store::StaticStore).
 ///
-/// A key is looked for in both. If one of them fails, the chain fails, so an outage never says that
-/// there is no such key. While the first store is down, keys of the second are answered with 503,
-/// too, once they are not cached any more. A key in both is an error, since nobody could say which one holds.
+/// Each lookup asks both stores. If one of them fails, the lookup fails, so an outage is never
+/// taken for a key that does not exist. While the first store is down, keys of the second are
+/// therefore answered with 503, too, once their cache entries have expired. A key that is in both
+/// stores is an error, since the stores could disagree about it.
 ///
-/// To change a key of the second store is an error that names it
-/// ([`StoreErrorKind::ReadOnly`](crate::store::StoreErrorKind::ReadOnly)). Lists, the trail and usage are
-/// those of the first store.
+/// Changing a key of the second store is an error that names this store
+/// ([`StoreErrorKind::ReadOnly`](crate::store::StoreErrorKind::ReadOnly)). Lists, the trail, events
+/// and usage are those of the first store.
 ///
 /// ```
 /// use tower_api_key::store::{StaticStore, StoreChain};
@@ -37,7 +38,7 @@ pub struct StoreChain<M, R> {
 }
 
 impl<M, R> StoreChain<M, R> {
-    /// Puts a store that is only read behind another. Errors call it by this name.
+    /// Chains a read-only store to a writable one. Errors use `name` for the read-only store.
     pub fn new(managed: M, read_only: R, name: impl Into<String>) -> Self {
         Self {
             managed,
@@ -46,11 +47,13 @@ impl<M, R> StoreChain<M, R> {
         }
     }
 
-    fn in_both(&self) -> StoreError {
+    /// Returns the error for a key that is in both stores.
+    fn duplicate_error(&self) -> StoreError {
         StoreError::corrupt(format!("a key is in the store and in {}", self.name))
     }
 
-    fn stands_elsewhere(&self) -> StoreError {
+    /// Returns the error for a change of a key in the read-only store.
+    fn read_only_error(&self) -> StoreError {
         let name = &self.name;
         StoreError::read_only(format!("the key stands in {name}: change it there"))
     }
@@ -59,7 +62,7 @@ impl<M, R> StoreChain<M, R> {
 impl<M: KeyStore, R: KeyStore> KeyStore for StoreChain<M, R> {
     async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
         match (self.managed.find(id).await?, self.read_only.find(id).await?) {
-            (Some(_), Some(_)) => Err(self.in_both()),
+            (Some(_), Some(_)) => Err(self.duplicate_error()),
             (first, second) => Ok(first.or(second)),
         }
     }
@@ -71,7 +74,7 @@ impl<M: KeyStore, R: KeyStore> KeyStore for StoreChain<M, R> {
     ) -> Result<Option<AgedRecord>, StoreError> {
         let first = self.managed.find_at_least(id, floor).await?;
         match (first, self.read_only.find_at_least(id, floor).await?) {
-            (Some(_), Some(_)) => Err(self.in_both()),
+            (Some(_), Some(_)) => Err(self.duplicate_error()),
             (first, second) => Ok(first.or(second)),
         }
     }
@@ -81,8 +84,8 @@ impl<M: ManagedKeyStore, R: KeyStore> ManagedKeyStore for StoreChain<M, R> {
     async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
         let first = self.managed.find_committed(id).await?;
         match (first, self.read_only.find(id).await?) {
-            (Some(_), Some(_)) => Err(self.in_both()),
-            (None, Some(_)) => Err(self.stands_elsewhere()),
+            (Some(_), Some(_)) => Err(self.duplicate_error()),
+            (None, Some(_)) => Err(self.read_only_error()),
             (first, None) => Ok(first),
         }
     }
@@ -94,7 +97,7 @@ impl<M: ManagedKeyStore, R: KeyStore> ManagedKeyStore for StoreChain<M, R> {
                 _ => continue,
             };
             if self.read_only.find(&id).await?.is_some() {
-                return Err(self.stands_elsewhere());
+                return Err(self.read_only_error());
             }
         }
         self.managed.commit(change).await

@@ -1,4 +1,4 @@
-//! What a feed of changes promises.
+//! The suite for feeds of changes.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -15,21 +15,21 @@ const TOLD: Promise = Promise("each change is told, with a version that the key 
 const AGAIN: Promise = Promise("what is asked for again is told again, or is a gap");
 const GAPS: Promise = Promise("a cursor that the feed does not know is a gap");
 
-/// The most calls until a change must be told.
+/// The maximum number of calls until a change must be reported.
 const MOST_CALLS: usize = 100;
 
-/// How long a call may wait.
+/// The time that a call may wait.
 const WAIT: Duration = Duration::from_millis(100);
 
-/// Tests what a [`ChangeFeed`] promises that tells of the changes in a store.
+/// Tests a [`ChangeFeed`] of the changes in a store.
 ///
-/// - Without a cursor it tells of no change.
-/// - Each change that is committed after a cursor was made is told after it, with the version that
-///   was committed or a later one.
-/// - An older cursor is told the same changes again, or is a gap.
-/// - A cursor that no feed has made is a gap.
+/// - Without a cursor, the feed reports no change.
+/// - Each change that is committed after a cursor was created is reported after the cursor, with
+///   the committed version or a later one.
+/// - An older cursor reports the same changes again, or a gap.
+/// - A cursor that no feed created is a gap.
 ///
-/// It leaves some ten records behind.
+/// The suite leaves about ten records behind.
 ///
 /// ```
 /// use tower_api_key::{conformance, MemoryStore};
@@ -42,7 +42,7 @@ const WAIT: Duration = Duration::from_millis(100);
 /// ```
 ///
 /// # Panics
-/// Where a promise is broken, or the feed or the store fails.
+/// If a promise is broken, or the feed or the store fails.
 pub async fn change_feed<F: ChangeFeed, S: ManagedKeyStore>(feed: &F, store: &S) {
     let mut digests = Digests::new();
     let begin = ANSWERS.answer(feed.changes_since(None, WAIT).await, "changes_since");
@@ -61,7 +61,7 @@ pub async fn change_feed<F: ChangeFeed, S: ManagedKeyStore>(feed: &F, store: &S)
         }
         ANSWERS.answer(store.commit(&change).await, "commit");
         let expected = &committed[2 * round..];
-        cursor = is_told(feed, cursor, expected).await;
+        cursor = expect_changes(feed, cursor, expected).await;
     }
     let record = named(digests.next(), "key");
     for version in 1..=4 {
@@ -74,7 +74,7 @@ pub async fn change_feed<F: ChangeFeed, S: ManagedKeyStore>(feed: &F, store: &S)
         };
         ANSWERS.answer(store.commit(&change).await, "commit");
     }
-    cursor = is_told(feed, cursor, &[(record.id(), 4)]).await;
+    cursor = expect_changes(feed, cursor, &[(record.id(), 4)]).await;
     committed.push((record.id(), 4));
 
     let again = ANSWERS.answer(
@@ -82,7 +82,7 @@ pub async fn change_feed<F: ChangeFeed, S: ManagedKeyStore>(feed: &F, store: &S)
         "changes_since",
     );
     if !again.gap {
-        is_told(feed, begin.next, &committed).await;
+        expect_changes(feed, begin.next, &committed).await;
     }
     AGAIN.holds(
         again.gap || !again.keys.is_empty(),
@@ -90,11 +90,11 @@ pub async fn change_feed<F: ChangeFeed, S: ManagedKeyStore>(feed: &F, store: &S)
     );
     for unknown in ["", "x", "18446744073709551616", "-"] {
         let unknown = Cursor::new(unknown);
-        let told: Changes = ANSWERS.answer(
+        let answer: Changes = ANSWERS.answer(
             feed.changes_since(Some(&unknown), WAIT).await,
             "changes_since",
         );
-        GAPS.holds(told.gap, format_args!("{unknown:?} brings {told:?}"));
+        GAPS.holds(answer.gap, format_args!("{unknown:?} brings {answer:?}"));
     }
     let last = ANSWERS.answer(
         feed.changes_since(Some(&cursor), WAIT).await,
@@ -106,18 +106,22 @@ pub async fn change_feed<F: ChangeFeed, S: ManagedKeyStore>(feed: &F, store: &S)
     );
 }
 
-/// Reads on until all changes were told, and returns where to go on from.
-async fn is_told<F: ChangeFeed>(feed: &F, mut cursor: Cursor, expected: &[(KeyId, u64)]) -> Cursor {
+/// Reads until all expected changes were reported, and returns the cursor to continue from.
+async fn expect_changes<F: ChangeFeed>(
+    feed: &F,
+    mut cursor: Cursor,
+    expected: &[(KeyId, u64)],
+) -> Cursor {
     let mut missing = expected.to_vec();
     for _ in 0..MOST_CALLS {
-        let told = feed.changes_since(Some(&cursor), WAIT).await;
-        let told = ANSWERS.answer(told, "changes_since");
-        TOLD.holds(!told.gap, format_args!("a gap: {told:?}"));
+        let answer = feed.changes_since(Some(&cursor), WAIT).await;
+        let answer = ANSWERS.answer(answer, "changes_since");
+        TOLD.holds(!answer.gap, format_args!("a gap: {answer:?}"));
         missing.retain(|(id, version)| {
-            let reached = |told: &ChangedKey| told.id == *id && told.version >= *version;
-            !told.keys.iter().any(reached)
+            let reached = |key: &ChangedKey| key.id == *id && key.version >= *version;
+            !answer.keys.iter().any(reached)
         });
-        cursor = told.next;
+        cursor = answer.next;
         if missing.is_empty() {
             return cursor;
         }

@@ -1,4 +1,4 @@
-//! What a store promises that keeps events.
+//! The suite for stores that keep events.
 
 use std::collections::HashSet;
 use std::time::{Duration, UNIX_EPOCH};
@@ -20,7 +20,7 @@ const FOLLOWED: Promise = Promise("what was read is not read again from the next
 const CURSORS: Promise = Promise("a cursor of nobody is refused");
 const ENDS: Promise = Promise("the events that are kept come to an end");
 
-/// The most calls until all events of a run are read.
+/// The maximum number of calls until all events of a run are read.
 const MOST_CALLS: usize = 100_000;
 
 pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
@@ -66,28 +66,28 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
     ANSWERS.answer(created, "commit");
     let again = store.commit(&create(change(&[&failed]))).await;
     NOTHING.holds(again.is_err(), "a record was created twice");
-    // An event may tell of what changes no key, such as one that is about to end.
+    // An event need not belong to a change of a key, such as one about a key that will expire soon.
     ANSWERS.answer(store.commit(&change(&[&third])).await, "commit");
 
     let is_ours = |kept: &KeptEvent| kept.event.account.as_deref() == Some(account.as_str());
-    let (told, end) = read_on(store, &begin, is_ours).await;
-    let events: Vec<&Event> = told.iter().map(|kept| &kept.event).collect();
+    let (read, end) = read_on(store, &begin, is_ours).await;
+    let events: Vec<&Event> = read.iter().map(|kept| &kept.event).collect();
     TOLD.holds(
         events == [&first, &second, &third],
-        format_args!("{told:?}"),
+        format_args!("{read:?}"),
     );
-    let ids: HashSet<&str> = told.iter().map(|kept| kept.id.as_str()).collect();
+    let ids: HashSet<&str> = read.iter().map(|kept| kept.id.as_str()).collect();
     let (again, _) = read_on(store, &begin, is_ours).await;
     IDS.holds(
-        ids.len() == 3 && again == told,
-        format_args!("{again:?} after {told:?}"),
+        ids.len() == 3 && again == read,
+        format_args!("{again:?} after {read:?}"),
     );
-    let (told, end) = read_on(store, &end, is_ours).await;
-    FOLLOWED.holds(told.is_empty(), format_args!("{told:?} is read again"));
+    let (read, end) = read_on(store, &end, is_ours).await;
+    FOLLOWED.holds(read.is_empty(), format_args!("{read:?} is read again"));
     ANSWERS.answer(store.commit(&change(&[&later])).await, "commit");
-    let (told, _) = read_on(store, &end, is_ours).await;
-    let told: Vec<&Event> = told.iter().map(|kept| &kept.event).collect();
-    FOLLOWED.holds(told == [&later], format_args!("{told:?}"));
+    let (read, _) = read_on(store, &end, is_ours).await;
+    let read: Vec<&Event> = read.iter().map(|kept| &kept.event).collect();
+    FOLLOWED.holds(read == [&later], format_args!("{read:?}"));
 
     for nobody in ["", "x", "-"] {
         let refused = store.events(&Start::After(Cursor::new(nobody)), 1).await;
@@ -99,7 +99,7 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
     }
 }
 
-/// Reads all events from a place on, and returns those of ours and where to read on.
+/// Reads all events after a cursor, and returns those of this run, and the cursor to continue from.
 async fn read_on<S: ManagedKeyStore>(
     store: &S,
     begin: &Cursor,
@@ -107,7 +107,7 @@ async fn read_on<S: ManagedKeyStore>(
 ) -> (Vec<KeptEvent>, Cursor) {
     let mut ours = Vec::new();
     let mut next = begin.clone();
-    // One event and many by turns.
+    // Alternate between one event and many.
     for limit in [1, 100].into_iter().cycle().take(MOST_CALLS) {
         let read = store.events(&Start::After(next), limit).await;
         let read = ANSWERS.answer(read, "events");

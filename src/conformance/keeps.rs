@@ -1,4 +1,4 @@
-//! What a store declares to keep.
+//! Declarations of the fields and parts that a store keeps.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,8 @@ use crate::key::scope::ScopeSet;
 use crate::key::verifier::Verifier;
 use crate::key::web_origin::AllowedOrigins;
 
-/// What a store keeps, for [`managed_key_store_keeping`](super::managed_key_store_keeping).
+/// The fields and parts that a store keeps, for
+/// [`managed_key_store_keeping`](super::managed_key_store_keeping).
 ///
 /// Every store keeps the id, the verifier, the version, the account, the name, the expiry and the
 /// revocation of a key.
@@ -29,7 +30,7 @@ pub struct Keeps {
     parts_left_out: Vec<Part>,
 }
 
-/// What a store may keep beside records.
+/// A part beside records that a store may keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     Lists,
@@ -38,7 +39,7 @@ pub(super) enum Part {
     Usage,
 }
 
-/// A field of a record that a store may not keep.
+/// A field of a record that a store may leave out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Field {
@@ -58,15 +59,15 @@ pub enum Field {
     Origins,
     /// The plan.
     Plan,
-    /// The limits of the key's own.
+    /// The key's own quotas.
     Limits,
-    /// The budget that the key shares.
+    /// The key whose budgets are shared.
     Budget,
     /// The metadata.
     Metadata,
-    /// The instant of issue.
+    /// The time of issue.
     CreatedAt,
-    /// The instant from which the key works.
+    /// The time from which the key works.
     NotBefore,
     /// The suspension.
     Suspension,
@@ -74,7 +75,7 @@ pub enum Field {
     Throttling,
     /// The lineage.
     Lineage,
-    /// Both ends of a rotation.
+    /// The predecessor and the successor of a rotation.
     Rotation,
 }
 
@@ -127,7 +128,7 @@ impl Field {
 }
 
 impl Keeps {
-    /// Declares that everything is kept.
+    /// Declares that the store keeps everything.
     pub const fn everything() -> Self {
         Self {
             fields_left_out: Vec::new(),
@@ -135,31 +136,31 @@ impl Keeps {
         }
     }
 
-    /// Declares that a field is not kept, so that a record with it is refused.
+    /// Declares that the store does not keep a field, so that it refuses records with it.
     pub fn without(mut self, field: Field) -> Self {
         self.fields_left_out.push(field);
         self
     }
 
-    /// Declares that keys are not listed.
+    /// Declares that the store does not list keys.
     pub fn without_lists(mut self) -> Self {
         self.parts_left_out.push(Part::Lists);
         self
     }
 
-    /// Declares that no trail is kept.
+    /// Declares that the store keeps no trail.
     pub fn without_trail(mut self) -> Self {
         self.parts_left_out.push(Part::Trail);
         self
     }
 
-    /// Declares that no events are kept.
+    /// Declares that the store keeps no events.
     pub fn without_events(mut self) -> Self {
         self.parts_left_out.push(Part::Events);
         self
     }
 
-    /// Declares that no usage is recorded.
+    /// Declares that the store records no usage.
     pub fn without_usage(mut self) -> Self {
         self.parts_left_out.push(Part::Usage);
         self
@@ -177,7 +178,7 @@ impl Keeps {
         !self.fields_left_out.contains(&field)
     }
 
-    /// Returns a record without the fields that are not kept.
+    /// Returns a record without the fields that the store does not keep.
     pub(super) fn cut(&self, record: KeyRecord) -> KeyRecord {
         let left_out = self.fields_left_out.iter();
         left_out.fold(record, |record, field| field.clear(record))

@@ -1,8 +1,8 @@
-//! What a store promises that keys are only found in.
+//! The suite for read-only stores.
 
+use crate::conformance::join_all::join_all;
 use crate::conformance::promise::Promise;
 use crate::conformance::records::{Digests, same};
-use crate::conformance::together::together;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::store::KeyStore;
@@ -11,11 +11,11 @@ const ANSWERS: Promise = Promise("a live store answers");
 const FOUND: Promise = Promise("a record is found as it is kept");
 const NONE: Promise = Promise("an id that is not kept is not found");
 
-/// What a [`KeyStore`] promises, given records that it holds.
+/// Tests a [`KeyStore`] with records that it holds.
 ///
-/// - Each is found by its id, with every field as it is here; instants to the microsecond. Finding
-///   it again, and all of them at once, brings the same.
-/// - An id that the store does not hold is `None`, also if only one bit of it is another's.
+/// - Each record is found by its id, with all fields as given, and times to the microsecond.
+///   Repeated and concurrent lookups return the same.
+/// - An id that the store does not hold is `None`, even if it differs from another id in one bit.
 ///
 /// ```
 /// use tower_api_key::key::KeyDigest;
@@ -30,13 +30,13 @@ const NONE: Promise = Promise("an id that is not kept is not found");
 /// ```
 ///
 /// # Panics
-/// Where a promise is broken, or the store fails.
-pub async fn key_store<S: KeyStore>(store: &S, kept: &[KeyRecord]) {
+/// If a promise is broken, or the store fails.
+pub async fn key_store<S: KeyStore>(store: &S, records: &[KeyRecord]) {
     let find = async |id: &KeyId| ANSWERS.answer(store.find(id).await, "find");
-    for record in kept {
+    for record in records {
         same(FOUND, find(&record.id()).await.as_ref(), record);
         for near in near(record.id()) {
-            if kept.iter().any(|record| record.id() == near) {
+            if records.iter().any(|record| record.id() == near) {
                 continue;
             }
             let found = find(&near).await;
@@ -50,15 +50,15 @@ pub async fn key_store<S: KeyStore>(store: &S, kept: &[KeyRecord]) {
     let found = find(&unknown).await;
     NONE.holds(found.is_none(), format_args!("{unknown} is found"));
 
-    let all = kept
+    let all = records
         .iter()
         .map(|record| async { store.find(&record.id()).await });
-    for (record, found) in kept.iter().zip(together(all).await) {
+    for (record, found) in records.iter().zip(join_all(all).await) {
         same(FOUND, ANSWERS.answer(found, "find").as_ref(), record);
     }
 }
 
-/// Ids of which one bit is another's: at the ends, and where halves of it meet.
+/// Returns ids that differ from an id in one bit, at the ends and next to the middle.
 fn near(id: KeyId) -> impl Iterator<Item = KeyId> {
     [0, 7, 8, 15].into_iter().map(move |at| {
         let mut bytes = *id.as_bytes();

@@ -1,4 +1,4 @@
-//! What a store promises that lists keys.
+//! The suite for stores that list keys.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,10 +25,10 @@ const ORDERED: Promise = Promise("a list is in the order that was asked for");
 const CURSORS: Promise = Promise("a cursor of another list is refused");
 const WHOLE: Promise = Promise("a listed key has the whole record");
 
-/// The most pages to read of a short list. Pages may be short or empty.
+/// The maximum number of pages of a short list. Pages may be short or empty.
 const MOST_PAGES: usize = 10_000;
 
-/// When the keys of the suite were issued.
+/// The time when the first key of the suite was issued.
 const AT: Duration = Duration::from_secs(1_767_225_600);
 
 pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
@@ -41,7 +41,7 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
         );
     }
     let mut digests = Digests::new();
-    let suite = Suite {
+    let suite = ListSuite {
         store,
         keeps,
         account: format!("acme {}", digests.id()),
@@ -57,14 +57,14 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
     suite.stays_stable(&keys, &mut digests).await;
 }
 
-struct Suite<'s, S> {
+struct ListSuite<'s, S> {
     store: &'s S,
     keeps: &'s Keeps,
     account: String,
 }
 
-impl<S: ManagedKeyStore> Suite<'_, S> {
-    /// Keys in all states, each issued a second after the one before.
+impl<S: ManagedKeyStore> ListSuite<'_, S> {
+    /// Creates keys in all states, each issued one second after the previous one.
     fn keys(&self, digests: &mut Digests) -> Vec<KeyRecord> {
         let day = Duration::from_secs(86_400);
         let now = UNIX_EPOCH + AT + day;
@@ -119,7 +119,7 @@ impl<S: ManagedKeyStore> Suite<'_, S> {
             KeyState::Expired,
             KeyState::Revoked,
         ];
-        // Around each instant at which a key changes its state.
+        // Times around each change of a state.
         let day = UNIX_EPOCH + AT + Duration::from_secs(86_400);
         let moments = [0, 59, 60, 61, 119, 120, 121, 90_060].map(Duration::from_secs);
         let mut queries = vec![self.query()];
@@ -198,7 +198,7 @@ impl<S: ManagedKeyStore> Suite<'_, S> {
         }
     }
 
-    /// Between two pages one key is revoked, and another one is issued.
+    /// Revokes one key and issues another between two pages.
     async fn stays_stable(&self, keys: &[KeyRecord], digests: &mut Digests) {
         let mut paging = Paging::first(2);
         let mut listed = Vec::new();
@@ -237,8 +237,8 @@ impl<S: ManagedKeyStore> Suite<'_, S> {
         ANSWERS.answer(read(self.store, query, limit).await, "list")
     }
 
-    /// Creates a key so many seconds after the first one. If it does not say itself when it was
-    /// issued, it is listed by that.
+    /// Creates a key, a number of seconds after the first one. A key without `created_at` is listed
+    /// by this time.
     async fn create(&self, key: &KeyRecord, second: u64) {
         let change = change(second).create(Action::ISSUED, key.clone());
         self.commit(change.expect("the suite's records can be kept"))

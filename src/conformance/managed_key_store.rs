@@ -1,12 +1,12 @@
-//! What a store promises that keys are issued into and changed in.
+//! The suite for stores in which keys are issued and changed.
 
 use std::time::UNIX_EPOCH;
 
+use crate::conformance::join_all::join_all;
 use crate::conformance::keeps::{Field, Keeps};
 use crate::conformance::key_store::key_store;
 use crate::conformance::promise::Promise;
 use crate::conformance::records::{Digests, all_kinds, full, named, same, with_nanoseconds};
-use crate::conformance::together::together;
 use crate::conformance::{events, lists, trails, usage};
 use crate::key::containment::Revocation;
 use crate::key::digest::KeyId;
@@ -27,45 +27,44 @@ const DISTINCT: Promise = Promise("records of different ids are different record
 const READABLE: Promise = Promise("a revoked record stays readable");
 const REFUSED: Promise = Promise("a record with a field that is not kept is refused");
 
-/// How many change the same record at once.
+/// The number of concurrent writers of the same record.
 const RIVALS: usize = 12;
 
-/// What a [`ManagedKeyStore`] promises.
+/// Tests a [`ManagedKeyStore`].
 ///
-/// - What [`key_store`] asks, of records that set everything a record can hold and of records that
-///   set next to nothing: empty, non-ASCII and long texts; instants from 1970 to the year 9999, to
-///   the microsecond.
-/// - What was committed is found at once. A record that exists is not created again
-///   ([`AlreadyExists`](StoreErrorKind::AlreadyExists)). An update replaces all of the record, and
-///   one of another version than the one before, or of no record, is a
-///   [`Conflict`](StoreErrorKind::Conflict). What fails changes nothing.
-/// - A change of several records is carried out whole or not at all, and names each record once.
-/// - Of rivals at once, exactly one creates a record, and exactly one updates a version; the others
-///   get the errors above, also if their changes name the same records in another order.
-/// - Ids that are alike are different; a revoked record stays readable.
-/// - Lists have each key once, in the order and in the state that were asked for, page by page and
-///   also while keys change. The trail has one record for each write, and none of a change that
-///   failed. Events are read once, in order. A batch of usage is recorded once, and changes nothing
-///   but usage.
+/// - The promises of [`key_store`], for records with all fields and for nearly empty ones: empty,
+///   non-ASCII and long texts; times from 1970 to the year 9999, to the microsecond.
+/// - A committed record is found at once. An existing record is not created again
+///   ([`AlreadyExists`](StoreErrorKind::AlreadyExists)). An update replaces the whole record. An
+///   update of a missing record, or not of the preceding version, is a
+///   [`Conflict`](StoreErrorKind::Conflict). A failed change has no effect.
+/// - A change of several records is committed as a whole or not at all, and contains each record
+///   once.
+/// - Exactly one of several concurrent writers creates a record, or updates a version. The others
+///   get the errors above, even if their changes list the same records in another order.
+/// - Similar ids are different ids. A revoked record stays readable.
+/// - Lists contain each key once, in the requested order and state, page by page, even while keys
+///   change. The trail has one record per write, and none of a failed change. Events are read once,
+///   in order. A batch of usage is recorded once, and changes nothing but usage.
 ///
-/// It leaves some hundred records behind. Rivals are futures of one task: a store on which they
-/// interleave is one that waits for its backend.
+/// The suite leaves a few hundred records behind. Concurrent writers are futures of one task: they
+/// interleave only if the store waits for its backend.
 ///
 /// # Panics
-/// Where a promise is broken, or the store fails.
+/// If a promise is broken, or the store fails.
 pub async fn managed_key_store<S: ManagedKeyStore>(store: &S) {
     managed_key_store_keeping(store, &Keeps::everything()).await;
 }
 
-/// Tests what a [`ManagedKeyStore`] promises that does not keep everything: as
-/// [`managed_key_store`], without what is declared not to be kept. That must be refused.
+/// Tests a [`ManagedKeyStore`] that does not keep everything, like [`managed_key_store`]. The store
+/// must refuse everything that is declared not to be kept.
 ///
 /// # Panics
-/// Where a promise is broken, or the store fails.
+/// If a promise is broken, or the store fails.
 pub async fn managed_key_store_keeping<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
-    let suite = Suite { store, keeps };
+    let suite = StoreSuite { store, keeps };
     let mut digests = Digests::new();
-    suite.refuses_what_it_does_not_keep(&mut digests).await;
+    suite.refuses_fields_left_out(&mut digests).await;
     suite.records_come_back(&mut digests).await;
     suite.creates_once(&mut digests).await;
     suite.updates_by_version(&mut digests).await;
@@ -97,7 +96,7 @@ impl Writes {
         Self(change.expect("the suite's records can be kept"))
     }
 
-    /// Updates the version before that of the record.
+    /// Updates the version that precedes that of the record.
     fn update(self, record: KeyRecord) -> Self {
         let seen = record.clone().with_version(record.version() - 1);
         let change = self.0.update(Action::UPDATED, &seen, record);
@@ -105,16 +104,16 @@ impl Writes {
     }
 }
 
-struct Suite<'s, S> {
+struct StoreSuite<'s, S> {
     store: &'s S,
     keeps: &'s Keeps,
 }
 
-impl<S: ManagedKeyStore> Suite<'_, S> {
-    async fn refuses_what_it_does_not_keep(&self, digests: &mut Digests) {
+impl<S: ManagedKeyStore> StoreSuite<'_, S> {
+    async fn refuses_fields_left_out(&self, digests: &mut Digests) {
         let full = full(digests, UNIX_EPOCH);
         for field in self.keeps.fields_left_out() {
-            // A record that sets this field, and no other that may be left out.
+            // A record with this field, and none of the other optional fields.
             let others = Field::ALL.into_iter().filter(|other| other != field);
             let record = others.fold(full.clone(), |record, other| other.clear(record));
             let refused = self.commit(Writes::new().create(record.clone())).await;
@@ -302,7 +301,7 @@ impl<S: ManagedKeyStore> Suite<'_, S> {
         self.is_kept(ONE_UPDATES, &rivals[winner]).await;
     }
 
-    /// The same two records, in one order and in the other.
+    /// Concurrent changes of the same two records, in both orders.
     async fn one_changes_several(&self, digests: &mut Digests) {
         let (one, other) = (digests.next(), digests.next());
         self.create(&named(one, "first")).await;
@@ -325,7 +324,7 @@ impl<S: ManagedKeyStore> Suite<'_, S> {
         }
     }
 
-    /// As a rotation does it: a successor is created, and its predecessor updated.
+    /// Concurrent rotations: each creates a successor, and updates the predecessor.
     async fn one_rotates(&self, digests: &mut Digests) {
         let digest = digests.next();
         self.create(&named(digest, "first")).await;
@@ -388,14 +387,15 @@ impl<S: ManagedKeyStore> Suite<'_, S> {
         self.is_kept(READABLE, &renamed).await;
     }
 
-    /// Commits all at once, and says which one was carried out; the others fail in this way.
+    /// Commits all changes concurrently, and returns the index of the one that succeeded. The
+    /// others must fail with this error.
     async fn one_wins(
         &self,
         promise: Promise,
         changes: impl Iterator<Item = Writes>,
         others: StoreErrorKind,
     ) -> usize {
-        let outcomes = together(changes.map(|change| self.commit(change))).await;
+        let outcomes = join_all(changes.map(|change| self.commit(change))).await;
         let outcomes: Vec<_> = outcomes
             .into_iter()
             .map(|outcome| outcome.map_err(|error| error.kind()))

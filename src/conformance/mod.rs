@@ -1,22 +1,21 @@
-//! What the ports promise, as suites that an implementor runs against itself. Feature
-//! `conformance`.
+//! Conformance suites for implementations of the ports. Feature `conformance`.
 //!
-//! | suite | for | needs |
+//! | suite | tests | needs |
 //! |---|---|---|
 //! | [`key_store`] | a [`KeyStore`](crate::KeyStore) | the records that it holds |
-//! | [`managed_key_store`] | a [`ManagedKeyStore`](crate::ManagedKeyStore) | a store to write into |
-//! | [`managed_key_store_keeping`] | one that does not keep everything | and what it keeps |
-//! | [`change_feed`] | a [`ChangeFeed`](crate::store::ChangeFeed) | a store whose changes it tells |
-//! | [`rate_limiter::on_its_own_clock`] | any [`RateLimiter`](crate::limit::RateLimiter) | nothing more |
-//! | [`rate_limiter::on_a_given_clock`] | one that goes by the `now` it is given | nothing more |
+//! | [`managed_key_store`] | a [`ManagedKeyStore`](crate::ManagedKeyStore) | a store to write to |
+//! | [`managed_key_store_keeping`] | one that keeps less | declarations of what it keeps |
+//! | [`change_feed`] | a [`ChangeFeed`](crate::store::ChangeFeed) | a store with these changes |
+//! | [`rate_limiter::on_its_own_clock`] | a [`RateLimiter`](crate::limit::RateLimiter) | nothing |
+//! | [`rate_limiter::on_a_given_clock`] | a limiter on its caller's clock | nothing |
 //!
-//! Each is an async function that runs on any runtime, spawns nothing, and never sleeps. It returns
-//! if the implementor keeps its promises, and panics like a test where it does not, with a message
-//! that begins with `broken promise:` and names it. A pass is no proof: what only goes wrong on
-//! several machines, or when the backend fails, must be tested where it can be made to happen.
+//! Each suite is an async function that runs on any runtime, spawns nothing, and never sleeps. It
+//! returns if all promises are kept. Otherwise it panics like a test, with a message that begins
+//! with `broken promise:` and names the promise. Passing is no proof: failures that need several
+//! machines, or a failing backend, must be tested where they can be produced.
 //!
-//! All names, accounts and ids are new in each run, so a backend may be shared with other runs.
-//! What a run wrote stays behind: use a scratch database.
+//! All names, accounts and ids are new in each run, so several runs can share a backend. Written
+//! data stays behind: use a scratch database.
 //!
 //! ```
 //! # mod my {
@@ -31,13 +30,14 @@
 //! conformance::managed_key_store(&my::Store::default()).await;
 //!
 //! conformance::rate_limiter::on_its_own_clock(&my::Limiter::default()).await;
-//! // Only if it goes by the clock of its callers; the number says how many random decisions.
+//! // Only for a limiter on the clock of its caller. 1,000 is the number of random decisions.
 //! conformance::rate_limiter::on_a_given_clock(my::Limiter::default, 1_000).await;
 //! # }
 //! ```
 
 mod change_feed;
 mod events;
+mod join_all;
 mod keeps;
 mod key_store;
 mod lists;
@@ -46,7 +46,6 @@ mod promise;
 mod random;
 pub mod rate_limiter;
 mod records;
-mod together;
 mod trails;
 mod usage;
 

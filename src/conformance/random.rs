@@ -1,9 +1,9 @@
-//! Random numbers, without a dependency for them.
+//! A small generator of random numbers, without a dependency.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::SystemTime;
 
-/// A small generator, for histories that can be told again by their seed.
+/// A seeded generator, so that histories can be repeated.
 #[derive(Debug, Clone)]
 pub(super) struct Random(u64);
 
@@ -12,7 +12,7 @@ impl Random {
         Self(seed)
     }
 
-    /// One that nobody had before, for names that nobody used before.
+    /// Creates a generator with a random seed, for names that were never used before.
     pub(super) fn new() -> Self {
         Self(RandomState::new().hash_one(SystemTime::now()))
     }

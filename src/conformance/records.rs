@@ -1,4 +1,4 @@
-//! Records that set everything that a record can hold, and how two of them differ.
+//! Records with all fields, and comparison of records.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,10 +15,10 @@ use crate::key::scope::Scope;
 use crate::key::verifier::Verifier;
 use crate::key::web_origin::AllowedOrigins;
 
-/// Stores keep instants to the microsecond at least.
+/// The minimum precision with which stores keep times.
 const PRECISION: Duration = Duration::from_micros(1);
 
-/// Digests of keys that nobody has.
+/// Random digests, which belong to no key.
 #[derive(Debug)]
 pub(super) struct Digests(Random);
 
@@ -35,7 +35,7 @@ impl Digests {
         self.next().id()
     }
 
-    /// Digests whose ids are one if they are cut short, or read as numbers.
+    /// Returns digests whose ids become equal if they are truncated, or parsed as numbers.
     pub(super) fn near_each_other(&mut self) -> Vec<KeyDigest> {
         let one: [u8; 16] = self.0.bytes();
         let mut ids = vec![one];
@@ -59,12 +59,12 @@ impl Digests {
     }
 }
 
-/// A record with a name, and nothing else beyond what it must have.
+/// Creates a record with a name, and otherwise only the mandatory fields.
 pub(super) fn named(digest: KeyDigest, name: &str) -> KeyRecord {
     KeyRecord::imported(digest, "acme").with_name(name)
 }
 
-/// A record that sets everything; `at` is when it was issued.
+/// Creates a record with all fields; `at` is the time of issue.
 pub(super) fn full(digests: &mut Digests, at: SystemTime) -> KeyRecord {
     let hour = Duration::from_secs(3600);
     let scopes = [
@@ -116,7 +116,7 @@ pub(super) fn full(digests: &mut Digests, at: SystemTime) -> KeyRecord {
     .with_rotated_to(Rotation::new(digests.id(), at + 4 * hour))
 }
 
-/// Records at the ends of what a record may be, each to be found as it was committed.
+/// Creates records with extreme values, each of which must be found as committed.
 pub(super) fn all_kinds(digests: &mut Digests) -> Vec<KeyRecord> {
     let microseconds = UNIX_EPOCH + Duration::from_micros(1_767_225_600_123_456);
     let year_9999 = UNIX_EPOCH + Duration::from_micros(253_402_300_799_999_999);
@@ -144,7 +144,7 @@ pub(super) fn all_kinds(digests: &mut Digests) -> Vec<KeyRecord> {
     ]
 }
 
-/// A record whose instants are finer than a microsecond.
+/// Creates a record with times finer than a microsecond.
 pub(super) fn with_nanoseconds(digests: &mut Digests) -> KeyRecord {
     full(
         digests,
@@ -152,7 +152,7 @@ pub(super) fn with_nanoseconds(digests: &mut Digests) -> KeyRecord {
     )
 }
 
-/// Panics unless the record is as it was committed, but for less than a microsecond.
+/// Panics unless the record is as committed, except for less than a microsecond.
 #[track_caller]
 pub(super) fn same(promise: Promise, seen: Option<&KeyRecord>, committed: &KeyRecord) {
     let id = committed.id();
@@ -169,7 +169,7 @@ pub(super) fn same(promise: Promise, seen: Option<&KeyRecord>, committed: &KeyRe
     );
 }
 
-/// The first field that is not the same.
+/// Returns the first field that differs.
 fn difference(seen: &KeyRecord, committed: &KeyRecord) -> Option<&'static str> {
     let instant = |of: fn(&KeyRecord) -> Option<SystemTime>| near(of(seen), of(committed));
     let suspension = match (seen.suspended(), committed.suspended()) {
@@ -259,14 +259,14 @@ fn networks(networks: &[&str]) -> AllowedNetworks {
 mod tests {
     use super::*;
 
-    /// Whoever adds a field to records must add it here, too.
+    /// A new field of records must be added here, too.
     #[test]
     fn the_full_record_sets_every_field() {
         let record = with_nanoseconds(&mut Digests::new());
         assert_eq!(record.unset(), <[&str; 0]>::default());
     }
 
-    /// Nor may the trail forget one.
+    /// The trail may not omit one, either.
     #[test]
     fn the_trail_of_the_full_record_shows_every_field() {
         let changes = with_nanoseconds(&mut Digests::new()).changes_since(None);
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn less_than_a_microsecond_is_no_difference_and_one_is() {
+    fn records_are_compared_to_the_microsecond() {
         let mut digests = Digests::new();
         let record = with_nanoseconds(&mut digests);
         let (down, up) = (Duration::from_nanos(789), Duration::from_nanos(211));

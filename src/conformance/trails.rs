@@ -1,4 +1,4 @@
-//! What a store promises that keeps a trail.
+//! The suite for stores that keep a trail.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,7 +22,7 @@ const NEWEST_FIRST: Promise = Promise("the trail is read backwards, too");
 const CURSORS: Promise = Promise("a cursor of another trail is refused");
 const ENDS: Promise = Promise("the trail of a key ends");
 
-/// The most pages to read of a short trail.
+/// The maximum number of pages of a short trail.
 const MOST_PAGES: usize = 10_000;
 
 pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
@@ -55,7 +55,7 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
     let revoked = renamed.clone().with_revoked(revoked);
     let can_be_kept = "the suite's records can be kept";
 
-    // Two keys in one change, then one after the other, with failures in between.
+    // Two keys in one change, then one key at a time, with failures in between.
     let both = Change::new(origin, at(1))
         .create(Action::ISSUED, one.clone())
         .and_then(|change| change.create(Action::IMPORTED, other.clone()))
@@ -94,7 +94,7 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
             }));
         }
     }
-    let suite = Suite { store };
+    let suite = TrailSuite { store };
     let of_account = TrailQuery::new().with_account(account.clone());
     suite.reads(&of_account, &expected).await;
     for key in [&one, &other] {
@@ -112,12 +112,12 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
     suite.refuses_foreign_cursors(&of_account).await;
 }
 
-struct Suite<'s, S> {
+struct TrailSuite<'s, S> {
     store: &'s S,
 }
 
-impl<S: ManagedKeyStore> Suite<'_, S> {
-    /// Reads a part of the trail in pages of several lengths, forwards and backwards.
+impl<S: ManagedKeyStore> TrailSuite<'_, S> {
+    /// Reads a part of the trail in pages of several lengths, in both orders.
     async fn reads(&self, query: &TrailQuery, expected: &[TrailRecord]) {
         for limit in [1, 2, 1_000] {
             let read = self.read(query, limit).await;
@@ -181,7 +181,7 @@ impl<S: ManagedKeyStore> Suite<'_, S> {
     }
 }
 
-/// What was written by the records of a trail.
+/// Returns the writes that the records of a trail describe.
 fn written(
     records: &[TrailRecord],
 ) -> impl Iterator<Item = (crate::KeyId, u64, &Action, SystemTime)> {

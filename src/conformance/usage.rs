@@ -1,12 +1,12 @@
-//! What a store promises that records usage.
+//! The suite for stores that record usage.
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::conformance::join_all::join_all;
 use crate::conformance::keeps::{Keeps, Part};
 use crate::conformance::lists;
 use crate::conformance::promise::Promise;
 use crate::conformance::records::{Digests, named, near, same};
-use crate::conformance::together::together;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::store::{
@@ -36,7 +36,7 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
             format_args!("{refused:?}"),
         );
     }
-    let suite = Suite {
+    let suite = UsageSuite {
         store,
         reads: keeps.keeps_part(Part::Lists),
         account: format!("acme {}", digests.id()),
@@ -58,7 +58,7 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
         .await;
     suite.is_used(MONOTONIC, late, Some((50, 60))).await;
     suite.is_used(UNKNOWN, unknown, None).await;
-    // The answer was lost, and the batch is sent again; or an older one arrives late.
+    // The batch is sent again after a lost response, or an older batch arrives late.
     for number in [7, 6, 1] {
         suite.records(node, number, &[(late, 10, 90)]).await;
         suite.is_used(ONCE, late, Some((50, 60))).await;
@@ -77,14 +77,14 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
         .await;
     suite.is_used(MONOTONIC, late, Some((50, 60))).await;
     suite.is_used(MONOTONIC, early, Some((20, 30))).await;
-    // The same batch twice at once, as if a time limit was over before the answer came.
+    // The same batch twice at once, as if a time limit ended before the response.
     let uses = [(early, 20, 35)];
     let twice = [(), ()].map(|()| suite.record(node, 9, &uses));
-    for recorded in together(twice).await {
+    for recorded in join_all(twice).await {
         ANSWERS.answer(recorded, "record_usage");
     }
     suite.is_used(ONCE, early, Some((20, 35))).await;
-    // Another node counts by itself.
+    // Another node has its own numbers.
     let other = *digests.id().as_bytes();
     suite.records(other, 1, &[(late, 40, 70)]).await;
     suite.is_used(MONOTONIC, late, Some((40, 70))).await;
@@ -104,14 +104,14 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
     }
 }
 
-struct Suite<'s, S> {
+struct UsageSuite<'s, S> {
     store: &'s S,
-    /// Whether what was recorded can be read.
+    /// `true` if recorded usage can be read back.
     reads: bool,
     account: String,
 }
 
-impl<S: ManagedKeyStore> Suite<'_, S> {
+impl<S: ManagedKeyStore> UsageSuite<'_, S> {
     fn query(&self) -> KeyQuery {
         KeyQuery::new().with_account(self.account.clone())
     }

@@ -1,14 +1,14 @@
-//! Errors of the application, which the layer writes as its own.
+//! Errors of the application that the layer renders in its own format.
 
 use std::borrow::Cow;
 
 use http::StatusCode;
 use serde_json::{Map, Value};
 
-/// An error of the application, to be written as the layer writes its own: in JSON, as problem
-/// details, in the application's own way, or as gRPC has it.
+/// An error of the application that the layer renders in its own format: JSON, problem details, a
+/// custom format, or gRPC.
 ///
-/// With the feature `axum` it is a response. Elsewhere, answer with
+/// With the feature `axum`, `ApiError` is a response. Without it, answer with
 /// [`to_response`](Self::to_response).
 ///
 /// ```
@@ -45,7 +45,7 @@ impl ApiError {
         }
     }
 
-    /// Adds something that a program can act on.
+    /// Adds a detail that a program can act on.
     #[must_use]
     pub fn add_detail(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.details.insert(name.into(), value.into());

@@ -1,4 +1,4 @@
-//! Headers by which browsers say what they are.
+//! The headers by which a browser is recognized.
 
 use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, HeaderValue};
@@ -9,17 +9,19 @@ use crate::key::web_origin::AllowedOrigins;
 const SITE: &str = "sec-fetch-site";
 const DEST: &str = "sec-fetch-dest";
 
-/// Returns whether a browser sent a request: these headers are its own, and no page can set them.
+/// Returns whether a browser sent the request. Browsers set these headers themselves; no page can.
 ///
-/// `Sec-Fetch-Mode` alone is sent by a client of Node.js, too, and `Origin` by many clients.
+/// `Sec-Fetch-Mode` alone proves nothing, since Node.js sends it, too. Neither does `Origin`, which
+/// many clients send.
 pub(crate) fn sent(headers: &HeaderMap) -> bool {
     headers.contains_key(SITE) || headers.contains_key(DEST)
 }
 
-/// Returns whether a page of these origins made a request. Two of `Origin` are none.
+/// Returns whether a page of one of these origins made the request. Two `Origin` headers count as
+/// none.
 ///
-/// A browser leaves out `Origin` in a `GET` to the page's own origin, and says `same-origin`. The
-/// page's host is then that of the request.
+/// In a `GET` to the page's own origin, a browser leaves out `Origin` and sends `Sec-Fetch-Site:
+/// same-origin`. The origin is then that of the request's host.
 pub(crate) fn may_use(origins: &AllowedOrigins, head: RequestHead<'_>) -> bool {
     let headers = head.headers;
     let mut all = headers.get_all(ORIGIN).iter();

@@ -1,11 +1,11 @@
-//! Who calls: what a handler learns about the application behind a key.
+//! The caller: the application that a verified key belongs to.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::cache::KnownKey;
+use crate::cache::CachedKey;
 use crate::http::carriers::Carriers;
 use crate::http::rejection::Rejection;
 use crate::key::digest::KeyId;
@@ -13,15 +13,16 @@ use crate::key::environment::Environment;
 use crate::key::kind::KeyKind;
 use crate::key::lifecycle::{KeyStatus, Lifecycle};
 use crate::key::scope::{RequiredScopes, Scope, ScopeSet};
+use crate::limit::compiled_rules::RequestLimits;
+use crate::limit::key_services::{ChargeError, KeyServices, LimitStatus};
 use crate::limit::limiter::LimiterError;
-use crate::limit::metering::{ChargeError, LimitStatus, Metering};
 use crate::limit::refund::Receipt;
-use crate::limit::rulebook::Bound;
 use crate::util::trace::{self, Refusal};
 
-/// The application that a request comes from, proved by its key. Never a person.
+/// The application that sent a request, authenticated by its key. Never a person.
 ///
-/// The layer puts it into the request's extensions; with the feature `axum` it is an extractor.
+/// The layer puts the caller into the request's extensions. With the feature `axum`, `Caller` is an
+/// extractor.
 ///
 /// ```
 /// use tower_api_key::{Caller, Scope};
@@ -36,63 +37,66 @@ use crate::util::trace::{self, Refusal};
 /// ```
 #[derive(Clone)]
 pub struct Caller {
-    key: Arc<KnownKey>,
+    key: Arc<CachedKey>,
     lifecycle: Lifecycle,
     carriers: Carriers,
-    /// What the limits know of the request.
-    bound: Bound,
-    /// What its charges may give back, if any were taken.
+    /// The facts of the request that its limits depend on.
+    request_limits: RequestLimits,
+    /// The charges of the request, for refunds; `None` if nothing was charged.
     receipt: Option<Receipt>,
 }
 
-/// The kind of place in a request that a key stood in.
+/// The kind of place in a request where a key was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyCarrier {
     /// `Authorization`, under any scheme.
     Authorization,
-    /// A header that is made for keys, such as `X-API-Key`.
+    /// A header that is meant for keys, such as `X-API-Key`.
     Header,
     /// A parameter of the URL, which proxies, browsers and logs keep.
     Query,
 }
 
-/// In the extensions of a request that was let through without a key, by a layer of these keys.
+/// Marker in the extensions of a request that a layer of these keys admitted without a key.
 #[derive(Debug, Clone)]
-pub(crate) struct Anonymous(Arc<Metering>);
+pub(crate) struct Anonymous(Arc<KeyServices>);
 
 impl Anonymous {
-    pub(crate) fn new(metering: &Arc<Metering>) -> Self {
-        Self(Arc::clone(metering))
+    pub(crate) fn new(key_services: &Arc<KeyServices>) -> Self {
+        Self(Arc::clone(key_services))
     }
 
-    /// Returns whether a layer of these keys let the request through.
-    pub(crate) fn belongs_to(&self, metering: &Arc<Metering>) -> bool {
-        Arc::ptr_eq(&self.0, metering)
+    /// Returns whether a layer of these keys admitted the request.
+    pub(crate) fn belongs_to(&self, key_services: &Arc<KeyServices>) -> bool {
+        Arc::ptr_eq(&self.0, key_services)
     }
 }
 
 impl Caller {
     pub(crate) fn new(
-        key: Arc<KnownKey>,
+        key: Arc<CachedKey>,
         lifecycle: Lifecycle,
         carriers: Carriers,
-        bound: Bound,
+        request_limits: RequestLimits,
         receipt: Option<Receipt>,
     ) -> Self {
         Self {
             key,
             lifecycle,
             carriers,
-            bound,
+            request_limits,
             receipt,
         }
     }
 
-    /// The caller that the layer left in a request's extensions.
+    /// Returns the caller that the layer left in a request's extensions.
     ///
-    /// In optional mode, [`Rejection::Missing`] if there was no key; without the layer,
-    /// [`Rejection::LayerMissing`], which is the application's mistake and is logged as an error.
+    /// # Errors
+    ///
+    /// [`Rejection::Missing`] if an optional layer admitted the request without a key.
+    /// [`Rejection::LayerMissing`] if no layer handled the request. This is a mistake of the
+    /// application, and is logged as an error.
     pub fn of(extensions: &http::Extensions) -> Result<&Self, Rejection> {
         match extensions.get::<Self>() {
             Some(caller) => Ok(caller),
@@ -104,23 +108,26 @@ impl Caller {
         }
     }
 
-    /// The public id of the key: safe in logs.
+    /// Returns the public id of the key, which is safe in logs.
     pub fn key_id(&self) -> KeyId {
         self.key.record().id()
     }
 
-    /// The prefix of the key, such as `sk_live`, where the record knows it.
+    /// Returns the prefix of the key, such as `sk_live`, if the record has it.
     pub fn prefix(&self) -> Option<&str> {
         self.key.record().prefix()
     }
 
-    /// The kind of the key: whether anybody can read it.
+    /// Returns the kind of the key: secret or publishable.
     pub fn kind(&self) -> KeyKind {
         self.key.kind()
     }
 
-    /// Where the key stood in the request; if it stood in several places, the one that is read by
-    /// most others. `None` if it came in no request, by [`ApiKeys::verify`](crate::ApiKeys::verify).
+    /// Returns the kind of place where the key was sent. A key that was sent in several places has
+    /// the most exposed of them: `Query`, then `Header`, then `Authorization`.
+    ///
+    /// `None` if the key came in no request, but through
+    /// [`ApiKeys::verify`](crate::ApiKeys::verify).
     pub fn carrier(&self) -> Option<KeyCarrier> {
         if self.carriers.include_parameters() {
             return Some(KeyCarrier::Query);
@@ -132,58 +139,60 @@ impl Caller {
         authorization.then_some(KeyCarrier::Authorization)
     }
 
-    /// What the owner calls the key.
+    /// Returns the name that the owner gave the key.
     pub fn key_name(&self) -> Option<&str> {
         self.key.record().name()
     }
 
-    /// The first key of the chain of rotations that the key is in: usage is reported by it.
+    /// Returns the first key in the chain of rotations that the key belongs to. Usage is reported
+    /// under this id.
     pub fn lineage(&self) -> KeyId {
         self.key.record().lineage()
     }
 
-    /// The account: who is limited, metered and billed.
+    /// Returns the account, which is limited, metered and billed.
     pub fn account(&self) -> &str {
         self.key.record().account()
     }
 
-    /// The organization that the account belongs to.
+    /// Returns the organization that the account belongs to.
     pub fn organization(&self) -> Option<&str> {
         self.key.record().organization()
     }
 
-    /// The environment of the key.
+    /// Returns the environment of the key.
     pub fn environment(&self) -> &Environment {
         self.key.environment()
     }
 
-    /// What the key may do. Of a publishable key, only scopes that are declared publishable.
+    /// Returns the scopes of the key. A publishable key has only scopes that are declared
+    /// publishable.
     pub fn scopes(&self) -> &ScopeSet {
         self.key.record().scopes()
     }
 
-    /// The name of the account's plan, as the record has it. `None` is the default plan.
+    /// Returns the name of the account's plan, as the record has it. `None` is the default plan.
     pub fn plan(&self) -> Option<&str> {
         self.key.record().plan()
     }
 
-    /// What the application noted about the key when it was issued.
+    /// Returns the metadata that the application stored with the key when it was issued.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         self.key.record().metadata()
     }
 
-    /// [`KeyStatus::Active`] or [`KeyStatus::Deprecated`], as of this request.
+    /// Returns [`KeyStatus::Active`] or [`KeyStatus::Deprecated`], as of this request.
     pub fn status(&self) -> KeyStatus {
         self.lifecycle.status()
     }
 
-    /// When the key expires, if ever.
+    /// Returns the time when the key expires, if ever.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.lifecycle.expires_at()
     }
 
-    /// Goes on only if the key holds this scope. A refusal is logged; to merely look, use
-    /// [`scopes`](Self::scopes).
+    /// Returns an error unless the key holds this scope. The refusal is logged. To check without
+    /// logging, use [`scopes`](Self::scopes).
     pub fn require(&self, scope: &Scope) -> Result<(), Rejection> {
         if self.scopes().contains(scope) {
             return Ok(());
@@ -191,7 +200,7 @@ impl Caller {
         Err(self.lacks(scope.clone().into()))
     }
 
-    /// Goes on only if the key holds all of several scopes, or any of them.
+    /// Returns an error unless the key holds the required scopes: all of them, or any.
     ///
     /// ```
     /// # use tower_api_key::key::RequiredScopes;
@@ -209,23 +218,23 @@ impl Caller {
         Err(self.lacks(required.clone()))
     }
 
-    /// Gives back what this request was charged, for work that did not happen: this
-    /// number of units of each limit that applied to it and counts this
-    /// [unit](crate::limit::Limit::unit).
+    /// Refunds units that this request was charged, for work that did not happen. Every limit that
+    /// applied to the request and counts this [unit](crate::limit::Limit::unit) gets the units
+    /// back.
     ///
-    /// All clones of a caller together give back no more than the request cost, however often they
-    /// are asked to. Give back at once: a refund counts only while its charge does. Of a window or
-    /// a calendar period that is over, nothing is given back, and of a smooth quota only what has
-    /// not come back by itself.
+    /// All clones of a caller together refund at most what the request cost, however often `refund`
+    /// is called. Refund at once: a refund works only while its charge counts. A window or calendar
+    /// period that is over refunds nothing. A smooth quota refunds only the units that it has not
+    /// regained by itself.
     ///
-    /// Nothing is given back of a request that [`LimiterOutage`](crate::limit::LimiterOutage) decided
-    /// about, nor of what [`charge`](Self::charge) took.
+    /// A request that [`LimiterOutage`](crate::limit::LimiterOutage) decided refunds nothing. Units
+    /// that [`charge`](Self::charge) took are not refunded either.
     ///
     /// # Errors
     ///
     /// [`ChargeError::UnknownUnit`] if no limit of this [`ApiKeys`](crate::ApiKeys) counts the
-    /// unit, and [`ChargeError::Limiter`] if the limiter failed. It may have given back or not then.
-    /// What was asked for is gone either way.
+    /// unit. [`ChargeError::Limiter`] if the limiter failed: the refund may have happened or not,
+    /// and the units cannot be refunded again.
     ///
     /// ```
     /// # use tower_api_key::limit::{ChargeError, REQUESTS};
@@ -243,25 +252,26 @@ impl Caller {
         let Some(receipt) = &self.receipt else {
             return Ok(()); // nothing was charged
         };
-        let key = self.key.holder(self.key_id());
+        let key = self.key.charged_key(self.key_id());
         self.key
-            .metering()
-            .refund(key, &self.bound, receipt, Some(unit), units)
+            .key_services()
+            .refund(key, &self.request_limits, receipt, Some(unit), units)
             .await?;
         Ok(())
     }
 
-    /// Charges this request more, where its cost is known only after the work: this number of
-    /// units of each limit that applied to it and counts this [unit](crate::limit::Limit::unit), or what is
-    /// left of it.
-    /// The work is done, so this denies nothing. The next request may be denied. After an error, log
-    /// it, and answer all the same.
+    /// Charges this request more units, if its cost is known only after the work. Every limit that
+    /// applied to the request and counts this [unit](crate::limit::Limit::unit) is charged the
+    /// units, or the rest of its budget if that is less.
+    ///
+    /// The work is done, so `charge` never denies; the next request may be denied. After an error,
+    /// log it and send the response all the same.
     ///
     /// # Errors
     ///
     /// [`ChargeError::UnknownUnit`] if no limit of this [`ApiKeys`](crate::ApiKeys) counts the
-    /// unit, and [`ChargeError::Limiter`] if the limiter failed. It may have charged each limit or
-    /// not then: do not try again.
+    /// unit. [`ChargeError::Limiter`] if the limiter failed: each limit may have been charged or
+    /// not, so do not try again.
     ///
     /// ```
     /// # use tower_api_key::limit::ChargeError;
@@ -275,17 +285,19 @@ impl Caller {
     /// ```
     pub async fn charge(&self, unit: &str, units: u64) -> Result<(), ChargeError> {
         self.check_unit(unit)?;
-        let key = self.key.holder(self.key_id());
-        let metering = self.key.metering();
-        metering.charge(key, &self.bound, unit, units).await?;
+        let key = self.key.charged_key(self.key_id());
+        let key_services = self.key.key_services();
+        key_services
+            .charge(key, &self.request_limits, unit, units)
+            .await?;
         Ok(())
     }
 
-    /// Asks the limiter how the limits stand that bound this request, and charges nothing: for a
-    /// dashboard, or to plan work. What [`charge`](Self::charge) took is counted.
+    /// Returns the current state of the limits that apply to this request, without charging them:
+    /// for a dashboard, or to plan work. Units that [`charge`](Self::charge) took are counted.
     ///
-    /// A route that shows them is denied when they are used up, as any other. Let it
-    /// [cost 0](crate::Limits::add_cost).
+    /// A route that shows the limits is itself denied when they are used up. Let it [cost
+    /// 0](crate::Limits::add_cost).
     ///
     /// ```
     /// # use tower_api_key::limit::LimiterError;
@@ -298,17 +310,20 @@ impl Caller {
     /// # }
     /// ```
     pub async fn limits(&self) -> Result<Vec<LimitStatus>, LimiterError> {
-        let key = self.key.holder(self.key_id());
-        self.key.metering().peek(key, &self.bound).await
+        let key = self.key.charged_key(self.key_id());
+        self.key
+            .key_services()
+            .peek(key, &self.request_limits)
+            .await
     }
 
     fn check_unit(&self, unit: &str) -> Result<(), ChargeError> {
         if self
             .key
-            .metering()
-            .limiting
+            .key_services()
+            .enforcer
             .rules
-            .of(&self.bound)
+            .of(&self.request_limits)
             .knows_unit(unit)
         {
             return Ok(());
@@ -318,9 +333,9 @@ impl Caller {
 
     fn lacks(&self, required: RequiredScopes) -> Rejection {
         let rejection = Rejection::InsufficientScope { required };
-        let metering = self.key.metering();
-        let at = || metering.clock.now();
-        trace::refused(&metering.refusals, at, || Refusal {
+        let key_services = self.key.key_services();
+        let at = || key_services.clock.now();
+        trace::refused(&key_services.refusals, at, || Refusal {
             code: rejection.code(),
             key_id: Some(self.key_id().to_string()),
             account: Some(self.account()),
@@ -330,13 +345,14 @@ impl Caller {
         rejection
     }
 
-    pub(crate) fn key(&self) -> &Arc<KnownKey> {
+    pub(crate) fn key(&self) -> &Arc<CachedKey> {
         &self.key
     }
 
-    /// Whether it is a caller of these keys: another `ApiKeys` in the same stack judges for itself.
-    pub(crate) fn belongs_to(&self, metering: &Arc<Metering>) -> bool {
-        Arc::ptr_eq(self.key.metering(), metering)
+    /// Returns whether these keys verified the caller. Another `ApiKeys` in the same stack decides
+    /// for itself.
+    pub(crate) fn belongs_to(&self, key_services: &Arc<KeyServices>) -> bool {
+        Arc::ptr_eq(self.key.key_services(), key_services)
     }
 }
 

@@ -1,15 +1,14 @@
-//! The places of a request that its credential was found in.
+//! The set of places in a request where its credential was found.
 
-/// The last bit of the headers, and so the first behind them is the first of the parameters.
+/// The bit shared by the last headers. The bits of the parameters follow.
 const LAST_HEADER: usize = 31;
 const LAST_PARAMETER: usize = 63;
 
-/// Holds the places that a credential stands in; an index is one into
-/// `KeySources`.
+/// A set of places where a credential stands. The indices are those of `KeySources`.
 ///
-/// One bit each, so that nothing is allocated where a key is sent in two places. The 31st header
-/// and all behind it share a bit, as do the 32nd parameter and all behind it: all of those are then
-/// hidden, which takes away only what is empty or equal.
+/// A bit set needs no allocation, even for a key that is sent in two places. All headers from the
+/// 31st on share a bit, and so do all parameters from the 32nd on. They are then hidden together,
+/// which is harmless: the others are empty, or hold the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Carriers(u64);
 
@@ -17,43 +16,36 @@ impl Carriers {
     pub(crate) const NONE: Self = Self(0);
     pub(crate) const AUTHORIZATION: Self = Self(1);
 
-    #[inline]
     pub(crate) fn header(at: usize) -> Self {
         Self(1 << (1 + at).min(LAST_HEADER))
     }
 
-    #[inline]
     pub(crate) fn parameter(at: usize) -> Self {
         Self(1 << (LAST_HEADER + 1 + at).min(LAST_PARAMETER))
     }
 
-    /// Adds places.
-    #[inline]
+    /// Returns the union of two sets.
     pub(crate) fn and(self, others: Self) -> Self {
         Self(self.0 | others.0)
     }
 
-    #[inline]
-    pub(crate) fn include(self, place: Self) -> bool {
-        self.0 & place.0 != 0
+    pub(crate) fn include(self, carrier: Self) -> bool {
+        self.0 & carrier.0 != 0
     }
 
-    /// Returns whether a cache cannot tell by `Authorization` that there is a credential at all of
-    /// these places.
-    #[inline]
+    /// Returns whether a place other than `Authorization` is in the set. An HTTP cache cannot tell
+    /// by `Authorization` alone that such a request has a credential.
     pub(crate) fn go_beyond_authorization(self) -> bool {
         self.0 & !Self::AUTHORIZATION.0 != 0
     }
 
-    /// Returns whether one of them is a header that is made for keys.
-    #[inline]
+    /// Returns whether a header that is meant for keys is in the set.
     pub(crate) fn include_headers(self) -> bool {
         const HEADERS: u64 = (1 << (LAST_HEADER + 1)) - 1 - Carriers::AUTHORIZATION.0;
         self.0 & HEADERS != 0
     }
 
-    /// Returns whether one of them is in the query.
-    #[inline]
+    /// Returns whether a parameter of the query is in the set.
     pub(crate) fn include_parameters(self) -> bool {
         self.0 >> (LAST_HEADER + 1) != 0
     }
@@ -65,7 +57,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn nothing_is_in_no_place() {
+    fn the_default_is_no_carriers() {
         assert_eq!(Carriers::default(), Carriers::NONE);
         assert!(!Carriers::NONE.go_beyond_authorization());
         assert!(!Carriers::AUTHORIZATION.go_beyond_authorization());
@@ -73,7 +65,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_place_is_found_again_and_no_place_of_another_kind_is(at in 0..200usize, other in 0..30usize) {
+        fn a_set_includes_exactly_the_carriers_added_to_it(at in 0..200usize, other in 0..30usize) {
             let (header, parameter) = (Carriers::header(at), Carriers::parameter(at));
             let both = header.and(parameter);
             prop_assert!(both.include(header) && both.include(parameter));

@@ -1,7 +1,7 @@
-//! HTTP: where a request's key and address are read, and how answers are written.
+//! HTTP: reading the key and the address of a request, and rendering responses.
 //!
 //! - [`ClientAddress`] and [`TrustedProxies`] find the address of the client.
-//! - [`ErrorFormat`] writes refusals, and [`RateLimitHeaders`] chooses the headers of limits.
+//! - [`ErrorFormat`] renders refusals, and [`RateLimitHeaders`] selects the headers about limits.
 //! - [`ApiKeyService`] is the service that [`ApiKeyLayer`](crate::ApiKeyLayer) makes.
 
 pub(crate) mod api_error;
@@ -20,21 +20,21 @@ pub use caller::KeyCarrier;
 pub use client_address::{ClientAddress, PeerAddr, TrustedProxies};
 pub use credential::source::{KeyHeaderError, KeySchemeError};
 pub use rejection::{Exceeded, NotFound};
-pub use render::body::ResponseBody;
 pub use render::challenge::{MetadataUrlError, RealmError};
-pub use render::content::ErrorContent;
+pub use render::error_content::ErrorContent;
+pub use render::error_response::ErrorFormat;
 pub use render::facts::CallerFact;
 pub use render::grpc::GrpcRequests;
 pub use render::key_headers::LinkError;
 pub use render::rate_limit::RateLimitHeaders;
-pub use render::rejection::ErrorFormat;
+pub use render::response_body::ResponseBody;
 pub use request_head::RequestHead;
 
 pub use crate::middleware::future::ResponseFuture;
 pub use crate::middleware::require_scope::{RequireScopeFuture, RequireScopeService};
 pub use crate::middleware::service::ApiKeyService;
 
-/// Takes away HTTP's optional white space around a text: spaces and tabs, and nothing else.
+/// Removes HTTP's optional white space around a text: spaces and tabs, and nothing else.
 pub(crate) fn trim(bytes: &[u8]) -> &[u8] {
     let is_text = |byte: &u8| !matches!(byte, b' ' | b'\t');
     let start = bytes.iter().position(is_text).unwrap_or(bytes.len());

@@ -1,4 +1,4 @@
-//! Why a request is turned away: the typed answer, before anything renders it.
+//! Rejections: the typed reasons for refusing a request, before they are rendered.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,28 +14,27 @@ use crate::key::lifecycle::Lifecycle;
 use crate::key::quota::Quota;
 use crate::key::scope::RequiredScopes;
 
-/// Why a request was turned away.
+/// The reason why a request was refused.
 ///
-/// The layer answers with it and leaves it in the response's extensions, so that outer layers can
-/// log and count reasons that the caller is not told. Handlers get one from
-/// [`Caller::require`](crate::Caller::require); with the feature `axum` it is a response, with
-/// `tonic` it turns into a `Status`.
+/// The layer renders the rejection and puts it into the response's extensions, so that outer layers
+/// can log and count reasons that the caller is not told. Handlers get a rejection from
+/// [`Caller::require`](crate::Caller::require). With the feature `axum`, a rejection is a response;
+/// with `tonic`, it converts into a `Status`.
 ///
-/// `Display` is the message that the caller reads.
+/// `Display` writes the message that the caller reads.
 ///
-/// A gRPC request gets the same in gRPC's words: for 400 `INVALID_ARGUMENT`, for 401
+/// A gRPC request gets a gRPC status and the message: for 400 `INVALID_ARGUMENT`, for 401
 /// `UNAUTHENTICATED`, for 403 `PERMISSION_DENIED`, for 429 `RESOURCE_EXHAUSTED`, for 500 `INTERNAL`
-/// and for 503 `UNAVAILABLE`, with the message; the headers that an HTTP answer would have stand in
-/// the metadata, and when to try again in `grpc-retry-pushback-ms`, too. See
+/// and for 503 `UNAVAILABLE`. The headers of the HTTP response are in the metadata, except
+/// `WWW-Authenticate`, and `grpc-retry-pushback-ms` also tells when to try again. See
 /// [`GrpcRequests`](crate::http::GrpcRequests).
 ///
 /// # In an application's own error type
 ///
-/// Convert it with `#[from]` and answer with [`to_response`](Self::to_response) (with axum, with
-/// `into_response`) as it is: the layer renders such an answer in the format that it is set to,
-/// with the challenge and `no-store`, and keeps the headers that were added. Changes of the body
-/// are lost then; who wants another body gives the layer an
-/// [`ErrorFormat::custom`](crate::http::ErrorFormat::custom).
+/// Convert the rejection with `#[from]`, and respond with [`to_response`](Self::to_response) (with
+/// axum, `into_response`) unchanged. The layer renders such a response in its own format, with the
+/// challenge and `no-store`, and keeps the headers that were added. Changes of the body are lost.
+/// For another body, configure [`ErrorFormat::custom`](crate::http::ErrorFormat::custom).
 ///
 /// ```
 /// use http::Response;
@@ -69,37 +68,38 @@ use crate::key::scope::RequiredScopes;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejection {
-    /// Different keys, or a header or parameter that must be single was sent twice. 400
-    /// `ambiguous_api_key`.
+    /// The request carries different keys, or repeats a header or parameter that must be single.
+    /// 400 `ambiguous_api_key`.
     #[error("The request carries more than one API key. Send exactly one.")]
     Ambiguous,
-    /// No key. 401 `missing_api_key`.
+    /// The request has no key. 401 `missing_api_key`.
     #[error("This request needs an API key.")]
     Missing,
-    /// A key that does not exist. 401 `api_key_not_found`.
+    /// The key does not exist. 401 `api_key_not_found`.
     ///
-    /// The caller cannot tell for which reason; the application can.
+    /// The caller is not told the reason; the application is.
     #[error("The API key is not valid.")]
     NotFound(NotFound),
-    /// The key's time is over. 401 `api_key_expired`.
+    /// The key has expired. 401 `api_key_expired`.
     #[error("The API key has expired.")]
     Expired {
-        /// When it ended.
+        /// The time when the key expired.
         at: SystemTime,
     },
     /// The key was revoked. 401 `api_key_revoked`.
     #[error("The API key has been revoked.")]
     Revoked,
-    /// The key was stopped, and may be let go on. 403 `api_key_suspended`.
+    /// The key was suspended, and may be resumed. 403 `api_key_suspended`.
     #[error("The API key is suspended.")]
     Suspended,
-    /// The key's time has not come. 403 `api_key_not_yet_active`.
+    /// The key is not active yet. 403 `api_key_not_yet_active`.
     #[error("The API key is not active yet.")]
     NotYetActive {
-        /// When it will work.
+        /// The time when the key becomes active.
         not_before: SystemTime,
     },
-    /// A key of another environment, such as a test key at a live API. 403 `wrong_environment`.
+    /// The key belongs to another environment, such as a test key at a live API. 403
+    /// `wrong_environment`.
     #[error(
         "The API key belongs to another environment. Use a key of: {}.",
         Names(accepted)
@@ -108,14 +108,14 @@ pub enum Rejection {
         /// The environments whose keys are accepted.
         accepted: Arc<[Environment]>,
     },
-    /// A key of a kind that is not accepted here, such as a publishable key at a server's API. 403
-    /// `wrong_key_kind`.
+    /// The key is of a kind that is not accepted here, such as a publishable key at a server's API.
+    /// 403 `wrong_key_kind`.
     #[error("A {kind} API key may not be used here.")]
     WrongKind {
         /// The kind of the key.
         kind: KeyKind,
     },
-    /// A secret key that came from a browser. 403 `secret_key_in_browser`.
+    /// A browser sent a secret key. 403 `secret_key_in_browser`.
     #[error(
         "A secret API key was sent by a browser, where anybody can read it. Replace the key, and send requests from a server."
     )]
@@ -126,46 +126,46 @@ pub enum Rejection {
     /// The key may not be used from this address. 403 `ip_not_allowed`.
     #[error("The API key may not be used from this network address.")]
     IpNotAllowed {
-        /// The client's address, where it is known. It is not told to the caller.
+        /// The client's address, if it is known. The caller is not told this address.
         client: Option<IpAddr>,
     },
-    /// The key does not hold what this needs. 403 `insufficient_scope`.
+    /// The key lacks a required scope. 403 `insufficient_scope`.
     #[error("The API key lacks a scope that this request needs.")]
     InsufficientScope {
-        /// What is required; what is held is never told.
+        /// The required scopes. The caller is never told the scopes that the key holds.
         required: RequiredScopes,
     },
     /// A limit is used up. 429 `rate_limit_exceeded`.
     #[error("The rate limit {:?} is used up. Try again in {} s.", .0.name, .0.retry_after_seconds())]
     RateLimited(Box<Exceeded>),
-    /// The request costs more than the whole quota of a limit: it never passes. 403
+    /// The request costs more than the whole quota of a limit, so it never passes. 403
     /// `cost_exceeds_quota`.
     #[error("This request costs more than the whole quota of the limit {name:?}.")]
     CostExceedsQuota {
         /// The name of the limit.
         name: String,
-        /// What the limit grants at most.
+        /// The most units that the limit grants.
         quota: u64,
-        /// The unit that it counts, such as `requests`.
+        /// The unit that the limit counts, such as `requests`.
         unit: String,
-        /// What the request costs.
+        /// The cost of the request, in this unit.
         cost: u64,
     },
     /// The client's address has sent too many keys that do not exist. 429
     /// `too_many_failed_attempts`.
     #[error("Too many keys that do not exist were sent from this address. Try again later.")]
     TooManyFailedAttempts {
-        /// When to try again.
+        /// The time until a retry makes sense.
         retry_after: Duration,
     },
-    /// The key could not be judged: an outage of ours. 503 `service_unavailable`.
+    /// The key could not be verified because of an outage on our side. 503 `service_unavailable`.
     #[error("API keys cannot be verified at the moment. Try again later.")]
     ServiceUnavailable {
-        /// When to try again.
+        /// The time until a retry makes sense.
         retry_after: Duration,
     },
-    /// Something asked for the caller where no `ApiKeyLayer` stands before it: a mistake in the
-    /// application's wiring. 500 `api_key_layer_missing`.
+    /// A handler or service asked for the caller, but no `ApiKeyLayer` stands before it: a mistake
+    /// in the application's wiring. 500 `api_key_layer_missing`.
     #[error(
         "The server is set up wrongly: put ApiKeys::layer() outside of what asks for the Caller."
     )]
@@ -178,15 +178,15 @@ pub enum Rejection {
 pub struct Exceeded {
     /// The name of the limit.
     pub name: String,
-    /// How much it grants in how much time.
+    /// The quota of the limit.
     pub quota: Quota,
-    /// The unit that it counts, such as `requests`.
+    /// The unit that the limit counts, such as `requests`.
     pub unit: String,
-    /// How many units are admissible now: fewer than the request costs.
+    /// The units that are left now: fewer than the request costs.
     pub remaining: u64,
-    /// When the request is admitted if nothing else draws on its budgets.
+    /// The time when the request will be admitted, if nothing else uses the budgets until then.
     pub reset_at: SystemTime,
-    /// In what time that is.
+    /// The time from now until `reset_at`.
     pub retry_after: Duration,
 }
 
@@ -196,18 +196,18 @@ impl Exceeded {
     }
 }
 
-/// What `Retry-After` says of a time: whole seconds, rounded up, at least one.
+/// Returns the value of `Retry-After`: whole seconds, rounded up, at least one.
 pub(crate) fn retry_seconds(after: Duration) -> u64 {
     seconds_up(after).max(1)
 }
 
-/// Whole seconds, rounded up.
+/// Returns whole seconds, rounded up.
 pub(crate) fn seconds_up(duration: Duration) -> u64 {
     let up = u64::from(duration.subsec_nanos() > 0);
     duration.as_secs().saturating_add(up)
 }
 
-/// Returns the `grpc-status` of an answer that has this HTTP status elsewhere.
+/// Returns the `grpc-status` that corresponds to an HTTP status.
 pub(crate) fn grpc_status(status: StatusCode) -> i32 {
     match status {
         StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => 3, // INVALID_ARGUMENT
@@ -225,7 +225,7 @@ pub(crate) fn grpc_status(status: StatusCode) -> i32 {
     }
 }
 
-/// Names with commas between them.
+/// Displays names separated by commas.
 struct Names<'n>(&'n [Environment]);
 
 impl fmt::Display for Names<'_> {
@@ -238,18 +238,19 @@ impl fmt::Display for Names<'_> {
     }
 }
 
-/// Why a key does not exist.
+/// The reason why a key does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NotFound {
-    /// It is not written as any of our keys: a typo, a truncated paste, junk. No store was asked.
+    /// The text has the format of none of our keys: a typo, a truncated paste, junk. No store was
+    /// asked.
     Malformed,
-    /// It is written as ours are, and the store has no record of it.
+    /// The text has the format of our keys, but the store has no record of the key.
     Unknown,
 }
 
 impl Rejection {
-    /// The machine-readable code, which stays the same from release to release.
+    /// Returns the machine-readable code, which stays the same from release to release.
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Ambiguous => "ambiguous_api_key",
@@ -273,7 +274,7 @@ impl Rejection {
         }
     }
 
-    /// The HTTP status of the answer.
+    /// Returns the HTTP status of the response.
     pub const fn status(&self) -> StatusCode {
         match self {
             Self::Ambiguous => StatusCode::BAD_REQUEST,
@@ -297,7 +298,7 @@ impl Rejection {
         }
     }
 
-    /// When to try again, for those that pass by themselves.
+    /// Returns the time until a retry makes sense, for rejections that are temporary.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited(exceeded) => Some(exceeded.retry_after),
@@ -307,13 +308,13 @@ impl Rejection {
         }
     }
 
-    /// The rejection that a status calls for, if it does.
-    #[inline]
+    /// Returns the rejection for the status of a key; `None` if the key works.
     pub(crate) fn of_lifecycle(
         lifecycle: &Lifecycle,
         not_before: impl FnOnce() -> Option<SystemTime>,
     ) -> Option<Self> {
-        // An expired key has an expiry and an early one a beginning; 1970 stands for neither.
+        // An expired key has an expiry, and a key that is not yet active has a start: 1970 is never
+        // used.
         let date = |date: Option<SystemTime>| date.unwrap_or(SystemTime::UNIX_EPOCH);
         match lifecycle.status() {
             KeyStatus::Active | KeyStatus::Deprecated => None,

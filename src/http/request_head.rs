@@ -5,7 +5,7 @@ use std::fmt;
 use http::request::Parts;
 use http::{Extensions, HeaderMap, Method, Request, Uri};
 
-/// A request without its body, where it is: what an application's own functions are asked about.
+/// A borrowed request without its body, as passed to functions of the application.
 ///
 /// ```
 /// use tower_api_key::http::RequestHead;
@@ -19,16 +19,15 @@ use http::{Extensions, HeaderMap, Method, Request, Uri};
 pub struct RequestHead<'r> {
     /// The method.
     pub method: &'r Method,
-    /// The URI. With axum it is the part that the router has not taken off.
+    /// The URI. With axum it is the part that the router has not stripped.
     pub uri: &'r Uri,
-    /// The headers, the credential among them.
+    /// The headers, including the credential.
     pub headers: &'r HeaderMap,
-    /// What servers and outer layers noted.
+    /// The extensions that servers and outer layers added.
     pub extensions: &'r Extensions,
 }
 
 impl<'r, B> From<&'r Request<B>> for RequestHead<'r> {
-    #[inline]
     fn from(request: &'r Request<B>) -> Self {
         Self {
             method: request.method(),
@@ -50,7 +49,7 @@ impl<'r> From<&'r Parts> for RequestHead<'r> {
     }
 }
 
-/// Without the headers and the query, which may hold a credential.
+/// Leaves out the headers and the query, which may hold a credential.
 impl fmt::Debug for RequestHead<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestHead")
@@ -65,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_the_same_of_a_request_and_its_parts_and_shows_no_secrets() {
+    fn debug_output_hides_secrets_and_is_the_same_for_request_and_parts() {
         let request = Request::get("/v1/facts?api_key=sk_live_a").header("x-api-key", "sk_live_b");
         let request = request.body(()).unwrap();
         let shown = format!("{:?}", RequestHead::from(&request));

@@ -1,8 +1,8 @@
-//! The characters that keys from elsewhere are made of.
+//! Alphabets of imported keys.
 
 use std::fmt;
 
-/// The characters that the keys of an imported format are made of.
+/// The set of characters in the keys of an imported format.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Alphabet(u128);
 
@@ -18,7 +18,7 @@ impl Alphabet {
     pub const BASE64URL: Self =
         Self::from_static("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_");
 
-    /// An alphabet of visible ASCII characters.
+    /// Creates an alphabet of visible ASCII characters.
     ///
     /// # Panics
     /// If a character is not visible ASCII; in a `const` that is a compile error.
@@ -41,7 +41,7 @@ impl Alphabet {
         byte < 128 && self.0 >> byte & 1 == 1
     }
 
-    /// Checks that some character is in both alphabets.
+    /// Returns whether the alphabets have a character in common.
     pub(super) fn meets(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }

@@ -1,19 +1,19 @@
-//! Base 62 (`0-9A-Za-z`): letters and digits only, so that a key survives URLs, shells and a
-//! double click.
+//! Base 62 (`0-9A-Za-z`): letters and digits only, so that a key survives URLs, shells and a double
+//! click.
 
 use zeroize::Zeroizing;
 
 pub(crate) const DIGITS: &[u8; 62] =
     b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// How many digits write any number of that many bytes: `ceil(8 × bytes / log2 62)`.
+/// Returns the number of digits for any number of `bytes` bytes: `ceil(8 × bytes / log2 62)`.
 ///
-/// The fraction is exact enough for up to 64 bytes; the test proves it for each length.
+/// The fraction is exact enough for up to 64 bytes; a test checks each length.
 pub(crate) const fn width(bytes: usize) -> usize {
     (bytes * 13_436).div_ceil(10_000)
 }
 
-/// Appends the number that `bytes` spell (big-endian), in exactly [`width`] digits.
+/// Appends the big-endian number in `bytes`, in exactly [`width`] digits.
 pub(crate) fn encode_into(text: &mut String, bytes: &[u8]) {
     let mut number = Zeroizing::new(bytes.to_vec());
     let mut digits = Zeroizing::new(vec![0u8; width(bytes.len())]);
@@ -29,7 +29,7 @@ pub(crate) fn encode_into(text: &mut String, bytes: &[u8]) {
     text.extend(digits.iter().map(|&digit| char::from(digit)));
 }
 
-/// A 32-bit number in six digits, left-padded with `0`.
+/// Encodes a 32-bit number in six digits, left-padded with `0`.
 pub(crate) fn six_digits(mut number: u32) -> [u8; 6] {
     let mut digits = [b'0'; 6];
     for digit in digits.iter_mut().rev() {
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn the_width_is_enough_and_not_one_digit_more() {
+    fn the_width_fits_the_largest_value_and_is_minimal() {
         for bytes in 16..=64 {
             let largest = vec![0xff; bytes];
             let text = encode(&largest);

@@ -1,15 +1,15 @@
-//! One form for each address, however it is written.
+//! Canonical forms of addresses and networks.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-/// The NAT64 prefix that all translators know, `64:ff9b::/96` (RFC 6052).
+/// The well-known NAT64 prefix, `64:ff9b::/96` (RFC 6052).
 const NAT64: u128 = 0x64_ff9b << 96;
 /// The bits of an IPv6 address that hold an embedded IPv4 address.
 const EMBEDDED: u128 = u32::MAX as u128;
 
-/// IPv4 networks that no address on the internet is in (the IANA registry of special purposes).
+/// IPv4 networks without globally reachable addresses (the IANA registry of special purposes).
 const NOT_GLOBAL: [Ipv4Net; 15] = [
     net([0, 0, 0, 0], 8),       // this network
     net([10, 0, 0, 0], 8),      // private
@@ -32,11 +32,11 @@ const fn net([a, b, c, d]: [u8; 4], length: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length)
 }
 
-/// Finds the one form of an address that lists and limits compare: mapped IPv4 and a globally
-/// reachable client behind NAT64 are IPv4, and every other address is as it is written.
+/// Returns the canonical form of an address, which lists and limits compare: mapped IPv4 and a
+/// globally reachable client behind NAT64 become IPv4; every other address is unchanged.
 ///
 /// A private address behind the NAT64 prefix stays IPv6: no translator may write one (RFC 6052
-/// §3.1), and whoever does must not get into a list of private networks.
+/// §3.1), and a client that does must not match a list of private networks.
 pub(crate) fn canonical_address(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => behind_nat64(v6)
@@ -46,8 +46,8 @@ pub(crate) fn canonical_address(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Finds the form of a network that holds the canonical forms of its addresses, where all of them
-/// become IPv4. A network of which only a part does stays as it is.
+/// Returns the IPv4 form of a network if the canonical forms of all its addresses are IPv4. Any
+/// other network is unchanged.
 pub(super) fn canonical_network(network: IpNet) -> IpNet {
     let network = network.trunc();
     let IpNet::V6(v6) = network else {
@@ -72,7 +72,7 @@ fn behind_nat64(address: Ipv6Addr) -> Option<Ipv4Addr> {
     (bits & !EMBEDDED == NAT64).then(|| Ipv4Addr::from_bits(embedded))
 }
 
-/// Checks that every address of a network may be met on the internet.
+/// Returns whether every address of a network is globally reachable.
 fn is_global(network: Ipv4Net) -> bool {
     !NOT_GLOBAL
         .iter()
@@ -120,7 +120,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
         #[test]
-        fn a_client_behind_nat64_is_its_ipv4_address_if_that_is_global(v4 in any_v4()) {
+        fn a_nat64_address_becomes_ipv4_if_it_is_global(v4 in any_v4()) {
             let expected = if is_global_by_octets(v4) { IpAddr::V4(v4) } else { nat64(v4) };
             prop_assert_eq!(canonical_address(nat64(v4)), expected);
             prop_assert_eq!(canonical_address(v4.to_ipv6_mapped().into()), IpAddr::V4(v4));
@@ -128,7 +128,7 @@ mod tests {
         }
 
         #[test]
-        fn an_address_outside_of_the_prefix_stays_as_it_is(bits: u128, near: u8, v4: u32) {
+        fn an_address_outside_the_nat64_prefix_is_unchanged(bits: u128, near: u8, v4: u32) {
             let beside = NAT64 ^ (1 << (32 + near % 96)) | u128::from(v4);
             for bits in [bits, beside] {
                 let address = Ipv6Addr::from_bits(bits);
@@ -138,7 +138,7 @@ mod tests {
         }
 
         #[test]
-        fn the_form_of_an_address_decides_nothing_about_a_list(
+        fn list_membership_does_not_depend_on_the_form_of_an_address(
             v4 in any_v4(), entry in any_v4(), length in 0..=32u8, notation in 0..3usize,
         ) {
             let entry = [
@@ -161,7 +161,7 @@ mod tests {
         }
 
         #[test]
-        fn a_list_entry_in_nat64_notation_is_ipv4_if_all_of_it_is_global(
+        fn a_nat64_list_entry_becomes_ipv4_if_the_whole_network_is_global(
             entry in any_v4(), length in 8..=32u8,
         ) {
             let network: Network = format!("{}/{}", nat64(entry), 96 + length).parse().unwrap();

@@ -1,19 +1,19 @@
-//! Keys with a slip around them: ours and bad, and never to be passed on as somebody else's.
+//! Detection of keys with a typo around them: malformed, and never passed on as foreign.
 
 use crate::key::format::KeyFormat;
 use crate::key::formats::KeyFormats;
-use crate::key::token::{is_connector, is_of_token};
+use crate::key::token::{is_connector, is_token_byte};
 
-/// A text is looked at for so long; a longer look would be work for strangers.
+/// The number of bytes that are searched. A longer search would let strangers cause work.
 const REACH: usize = 4096;
 
 impl KeyFormats {
-    /// Returns whether a key of ours, or most of one, stands in a text.
+    /// Returns whether a text contains a key of ours, or most of one.
     ///
-    /// A key begins a run of the characters that tokens are made of, or stands glued behind a
-    /// scheme's name (`BearerKEY`), a connector (`-KEY`), an encoded blank (`Bearer%20KEY`) or a
-    /// printed escape (`\nKEY`). Brackets, quotes and invisible characters are in no run. Within a
-    /// run, what looks like a key is a part of somebody else's token.
+    /// A key is found at the start of a run of token characters, or after glue: a scheme's name
+    /// (`BearerKEY`), a connector (`-KEY`), an encoded blank (`Bearer%20KEY`) or a printed escape
+    /// (`\nKEY`). Brackets, quotes and invisible characters end a run. Within a run, text that
+    /// looks like a key is a part of somebody else's token.
     pub(crate) fn is_claimed_in(&self, text: &[u8]) -> bool {
         let near = &text[..text.len().min(REACH)];
         let mut at = 0;
@@ -30,7 +30,7 @@ impl KeyFormats {
             if behind.is_some_and(|behind| self.begins(behind)) {
                 return true;
             }
-            let length = run.iter().take_while(|byte| is_of_token(**byte)).count();
+            let length = run.iter().take_while(|byte| is_token_byte(**byte)).count();
             at += length.max(1);
         }
         self.iter().any(|format| format.is_alone_in(text))
@@ -52,10 +52,10 @@ impl KeyFormats {
 }
 
 impl KeyFormat {
-    /// Returns whether a text is one whole key without a lead, beside nothing but slips.
+    /// Returns whether a text is one whole key without a prefix, surrounded by nothing but typos.
     ///
-    /// Without a lead, a digest or a signature that is a parameter of another scheme looks alike;
-    /// so nothing else may stand in the text.
+    /// Nothing else may occur in the text: without a prefix, the key cannot be told from a digest
+    /// or a signature that is a parameter of another scheme.
     fn is_alone_in(&self, text: &[u8]) -> bool {
         if !self.lead().is_empty() || !self.is_read_from_authorization() || text.len() > REACH {
             return false;
@@ -77,11 +77,11 @@ impl KeyFormat {
     }
 }
 
-/// Returns what stands behind one piece of glue: a connector, among them a blank as forms encode
-/// it, or a scheme's name and what connects it.
+/// Returns the text after one piece of glue: a connector, including `+` for a blank, or a scheme's
+/// name and its connectors.
 pub(super) fn after_glue(text: &[u8]) -> Option<&[u8]> {
-    /// Names of schemes, headers and parameters that people write before a key; a name goes before
-    /// one that begins it.
+    /// Names of schemes, headers and parameters that people write before a key. A name stands
+    /// before its own prefixes.
     const NAMES: [&str; 31] = [
         "access-token",
         "access_token",
@@ -121,7 +121,7 @@ pub(super) fn after_glue(text: &[u8]) -> Option<&[u8]> {
         _ if is_connector(*first) => return Some(behind),
         b'a' | b'b' | b'd' | b'g' | b'h' | b'j' | b'k' | b'n' | b'o' | b'p' | b's' | b't'
         | b'v' | b'x' => {}
-        // Nearly all runs begin otherwise, and a stranger may send thousands of them.
+        // Exit early for nearly all runs, since a stranger may send thousands of them.
         _ => return None,
     }
     let is_here = |name: &str| {
@@ -135,8 +135,8 @@ pub(super) fn after_glue(text: &[u8]) -> Option<&[u8]> {
     Some(&behind[connectors.count()..])
 }
 
-/// Returns what stands behind the two digits of a percent-encoded byte that ends a run, such as a
-/// blank. (A percent sign may have been encoded itself, once more.)
+/// Returns the text after a percent-encoded byte that ends a run, such as a blank. `text` begins
+/// after the `%`. (The `%` may itself be encoded once more.)
 fn after_encoded_separator(text: &[u8]) -> Option<&[u8]> {
     if let Some(behind) = text.strip_prefix(b"u") {
         return after_hex(behind, 4); // %u200B, as JavaScript once wrote it
@@ -150,8 +150,8 @@ fn after_encoded_separator(text: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Returns what stands behind the rest of an escape as programs print it, such as `\n`, `\x0a` or
-/// `\ufeff`.
+/// Returns the text after a printed escape, such as `\n`, `\x0a` or `\ufeff`. `text` begins after
+/// the `\`.
 fn after_escape(text: &[u8]) -> Option<&[u8]> {
     let octal = text.iter().take_while(|byte| matches!(byte, b'0'..=b'7'));
     match octal.take(3).count() {
@@ -168,7 +168,7 @@ fn after_escape(text: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Returns what stands behind so many hexadecimal digits.
+/// Returns the text after this number of hexadecimal digits.
 fn after_hex(text: &[u8], digits: usize) -> Option<&[u8]> {
     let (code, behind) = text.split_at_checked(digits)?;
     code.iter().all(u8::is_ascii_hexdigit).then_some(behind)
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lead_and_sixteen_characters_of_its_alphabet_are_claimed_and_fewer_are_not() {
+    fn a_lead_with_at_least_sixteen_key_characters_is_claimed() {
         for length in 0..=SECRET.len() {
             let text = format!("Token \"sk_live_{}\"", &SECRET[..length]);
             assert_eq!(
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn an_imported_key_is_claimed_if_it_is_whole() {
+    fn an_imported_key_is_claimed_only_if_complete() {
         let formats = KeyFormats::new([imported("acme:", Alphabet::HEX)]).unwrap();
         let key = format!("acme:{}", "0af6".repeat(8));
         for length in 0..=key.len() {
@@ -215,9 +215,9 @@ mod tests {
         }
     }
 
-    /// As a digest or a signature may begin like a short lead.
+    /// A digest or a signature may begin like a short lead.
     #[test]
-    fn an_imported_key_that_is_a_part_of_a_longer_run_is_somebody_elses() {
+    fn an_imported_key_inside_a_longer_run_is_not_claimed() {
         let lead =
             |lead| KeyFormat::imported(lead, Alphabet::HEX, 40..=40, Environment::LIVE).unwrap();
         let formats = KeyFormats::new([lead("a"), lead("ab")]).unwrap();
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_look_ends_after_four_kibibytes() {
+    fn the_search_ends_after_four_kibibytes() {
         let text = |before| format!("{}sk_live_{}", " ".repeat(before), &SECRET[..16]);
         let last = REACH - "sk_live_".len() - 16;
         assert!(issued().is_claimed_in(text(last).as_bytes()));
@@ -242,10 +242,10 @@ mod tests {
     }
 
     #[test]
-    fn a_key_without_a_lead_is_claimed_only_where_it_is_looked_for_and_only_alone() {
+    fn a_key_without_a_lead_is_claimed_only_if_enabled_and_only_alone() {
         let careful = KeyFormats::new([imported("", Alphabet::HEX)]).unwrap();
-        let told = imported("", Alphabet::HEX).dangerous_in_authorization();
-        let told = KeyFormats::new([told]).unwrap();
+        let enabled = imported("", Alphabet::HEX).dangerous_in_authorization();
+        let enabled = KeyFormats::new([enabled]).unwrap();
         let key = "0af6".repeat(8);
         for slip in [
             "<K>",
@@ -256,7 +256,7 @@ mod tests {
             "\u{200b}K\u{feff}",
         ] {
             let text = slip.replace('K', &key);
-            assert!(told.is_claimed_in(text.as_bytes()), "{text}");
+            assert!(enabled.is_claimed_in(text.as_bytes()), "{text}");
             assert!(!careful.is_claimed_in(text.as_bytes()), "{text}");
         }
         for foreign in [
@@ -267,15 +267,15 @@ mod tests {
             "Hawk mac=\"K\"",
         ] {
             let text = foreign.replace('K', &key);
-            assert!(!told.is_claimed_in(text.as_bytes()), "{text}");
+            assert!(!enabled.is_claimed_in(text.as_bytes()), "{text}");
         }
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_looked_through_without_panic(bytes: Vec<u8>, piece in "[+%=<a-f0-9 ]{0,9}(key|BEARER|api_key|sk_live_)*") {
-            let told = imported("", Alphabet::HEX).dangerous_in_authorization();
-            let all = KeyFormats::new([told, imported("acme:", Alphabet::HEX)]).unwrap();
+        fn any_bytes_are_searched_without_panic(bytes: Vec<u8>, piece in "[+%=<a-f0-9 ]{0,9}(key|BEARER|api_key|sk_live_)*") {
+            let enabled = imported("", Alphabet::HEX).dangerous_in_authorization();
+            let all = KeyFormats::new([enabled, imported("acme:", Alphabet::HEX)]).unwrap();
             for text in [&bytes[..], piece.as_bytes(), &[piece.as_bytes(), &bytes].concat()] {
                 issued().is_claimed_in(text);
                 prop_assert!(!all.is_claimed_in(text) || text.len() >= 32);

@@ -4,18 +4,18 @@ use std::time::SystemTime;
 
 use crate::key::quota::Quota;
 
-/// A revocation: when and why a key was stopped. It cannot be undone.
+/// A revocation, with its time and reason. It cannot be undone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Revocation {
-    /// The instant of the revocation.
+    /// The time of the revocation.
     pub at: SystemTime,
-    /// The reason, for those who operate the service. Callers are never told.
+    /// The reason, for the operators of the service. Callers are never told.
     pub reason: Option<String>,
 }
 
 impl Revocation {
-    /// Creates a revocation at an instant, for no stated reason.
+    /// Creates a revocation at a time, without a reason.
     pub const fn new(at: SystemTime) -> Self {
         Self { at, reason: None }
     }
@@ -28,20 +28,20 @@ impl Revocation {
     }
 }
 
-/// A suspension: when and why a key was stopped, until it is resumed or until a date.
+/// A suspension, with its time and reason. It ends when the key is resumed, or at a date.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Suspension {
-    /// The instant of the suspension.
+    /// The time of the suspension.
     pub at: SystemTime,
-    /// The instant from which the key works again; `None` until it is resumed.
+    /// The time from which the key works again; `None` until it is resumed.
     pub until: Option<SystemTime>,
-    /// The reason, for those who operate the service. Callers are never told.
+    /// The reason, for the operators of the service. Callers are never told.
     pub reason: Option<String>,
 }
 
 impl Suspension {
-    /// Creates a suspension at an instant, without an end, for no stated reason.
+    /// Creates a suspension at a time, without an end or a reason.
     pub const fn new(at: SystemTime) -> Self {
         Self {
             at,
@@ -50,7 +50,7 @@ impl Suspension {
         }
     }
 
-    /// Sets the instant from which the key works again.
+    /// Sets the time from which the key works again.
     #[must_use]
     pub fn with_until(mut self, until: impl Into<Option<SystemTime>>) -> Self {
         self.until = until.into();
@@ -64,29 +64,29 @@ impl Suspension {
         self
     }
 
-    /// Returns whether the key is suspended at an instant. The instant of the suspension does not
-    /// matter, so that a clock that steps back lets no key in.
+    /// Returns whether the key is suspended at a time. The start of the suspension is ignored, so
+    /// that a clock that steps back admits no key.
     pub fn holds_at(&self, now: SystemTime) -> bool {
         self.until.is_none_or(|until| now < until)
     }
 }
 
-/// A throttle: a quota that binds a key until a date, beside the limits that bind it anyway.
+/// A throttle: a temporary quota of a key, in addition to all other limits.
 ///
-/// The quota is charged to the key itself, a request at its cost, under the name `throttle`.
+/// The quota is charged to the key itself, at the cost of each request, under the name `throttle`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Throttling {
-    /// The quota that binds the key.
+    /// The quota of the key.
     pub quota: Quota,
-    /// The instant from which the key is no longer throttled.
+    /// The time when the throttle ends.
     pub until: SystemTime,
-    /// The reason, for those who operate the service. Callers are never told.
+    /// The reason, for the operators of the service. Callers are never told.
     pub reason: Option<String>,
 }
 
 impl Throttling {
-    /// Creates a throttle until an instant, for no stated reason.
+    /// Creates a throttle that ends at a time, without a reason.
     pub const fn new(quota: Quota, until: SystemTime) -> Self {
         Self {
             quota,
@@ -102,7 +102,7 @@ impl Throttling {
         self
     }
 
-    /// Returns whether the quota binds the key at an instant.
+    /// Returns whether the throttle applies at a time.
     pub fn holds_at(&self, now: SystemTime) -> bool {
         now < self.until
     }

@@ -1,4 +1,4 @@
-//! Differences between two records of one key, for the trail: field by field, without secrets.
+//! Differences between two records of one key, for the audit trail: by field, without secrets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,8 +12,8 @@ use crate::util::timestamp;
 
 /// A field of a record that a change set, replaced or cleared.
 ///
-/// Texts are as they are, sets are separated by blanks, and instants are as RFC 3339 has them, in
-/// UTC. Entries of maps are fields of their own: `limits.account_per_minute`, `metadata.team`.
+/// Texts are shown unchanged, sets are separated by blanks, and times are in RFC 3339, in UTC.
+/// Entries of maps are fields of their own: `limits.account_per_minute`, `metadata.team`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FieldChange {
@@ -35,7 +35,7 @@ impl FieldChange {
         }
     }
 
-    /// Returns about how many bytes it takes.
+    /// Returns the approximate size in bytes.
     pub(crate) fn size(&self) -> usize {
         let shown = |value: &FieldValue| match value {
             FieldValue::Shown(text) => text.len(),
@@ -51,10 +51,10 @@ impl FieldChange {
 pub enum FieldValue {
     /// The field was not set.
     Unset,
-    /// The field was set, and the trail does not show to what: a verifier, or a value of metadata,
-    /// which may be personal data.
+    /// The field was set, but the trail does not show the value: a verifier, or a value of
+    /// metadata, which may be personal data.
     Hidden,
-    /// The field was set to this.
+    /// The field was set to this value.
     Shown(String),
 }
 
@@ -68,16 +68,17 @@ impl fmt::Display for FieldValue {
     }
 }
 
-/// A value to compare, and whether it may be shown.
+/// A value to compare, which may be shown or not.
 #[derive(PartialEq, Eq)]
-enum Field {
+enum ComparedValue {
     Shown(String),
     Hidden(String),
 }
 
-impl Field {
-    fn told(field: Option<&Self>) -> FieldValue {
-        match field {
+impl ComparedValue {
+    /// Converts the value of a field, or of a field that is not set, for the trail.
+    fn to_shown(value: Option<&Self>) -> FieldValue {
+        match value {
             None => FieldValue::Unset,
             Some(Self::Hidden(_)) => FieldValue::Hidden,
             Some(Self::Shown(value)) => FieldValue::Shown(value.clone()),
@@ -86,10 +87,10 @@ impl Field {
 }
 
 impl KeyRecord {
-    /// Returns what differs between an earlier record of this key and this one, by the names of the
-    /// fields, the verifier last. Without an earlier one, every field that is set differs.
+    /// Returns the fields in which this record differs from an earlier one of the same key, sorted
+    /// by name, with the verifier last. Without an earlier record, all fields that are set differ.
     ///
-    /// The id and the version are not among the fields: a trail names them anyway.
+    /// The id and the version are left out, since a trail record has them anyway.
     ///
     /// ```
     /// use tower_api_key::key::KeyDigest;
@@ -107,11 +108,17 @@ impl KeyRecord {
         let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
         let changes = names.into_iter().filter_map(|name| {
             let (before, after) = (before.get(name), after.get(name));
-            let change = || FieldChange::new(name, Field::told(before), Field::told(after));
+            let change = || {
+                FieldChange::new(
+                    name,
+                    ComparedValue::to_shown(before),
+                    ComparedValue::to_shown(after),
+                )
+            };
             (before != after).then(change)
         });
         let mut changes: Vec<FieldChange> = changes.collect();
-        // Not among the fields, so that no copy of it is made to compare.
+        // Compared here and not as a field, to avoid copies of the verifier.
         if earlier.is_none_or(|earlier| earlier.verifier() != self.verifier()) {
             let before = earlier.map_or(FieldValue::Unset, |_| FieldValue::Hidden);
             changes.push(FieldChange::new("verifier", before, FieldValue::Hidden));
@@ -127,32 +134,34 @@ impl fmt::Display for FieldChange {
 }
 
 /// Returns the fields that are set, by name.
-fn fields(record: &KeyRecord) -> BTreeMap<String, Field> {
-    let text = |text: Option<&str>| text.map(|text| Field::Shown(text.to_owned()));
-    let instant = |at: Option<SystemTime>| at.map(|at| Field::Shown(timestamp::rfc3339_exact(at)));
-    let key = |id: Option<KeyId>| id.map(|id| Field::Shown(id.to_string()));
+fn fields(record: &KeyRecord) -> BTreeMap<String, ComparedValue> {
+    let text = |text: Option<&str>| text.map(|text| ComparedValue::Shown(text.to_owned()));
+    let instant =
+        |at: Option<SystemTime>| at.map(|at| ComparedValue::Shown(timestamp::rfc3339_exact(at)));
+    let key = |id: Option<KeyId>| id.map(|id| ComparedValue::Shown(id.to_string()));
     let (suspended, throttled) = (record.suspended(), record.throttled());
     let (revoked, rotated) = (record.revoked(), record.rotated_to());
-    let own = |id: KeyId| (id != record.id()).then_some(id);
+    let other_key = |id: KeyId| (id != record.id()).then_some(id);
     let networks = record.networks().list().map(|list| {
         let list: Vec<String> = list.iter().map(ToString::to_string).collect();
-        Field::Shown(list.join(" "))
+        ComparedValue::Shown(list.join(" "))
     });
     let origins = record.origins().list().map(|list| {
         let list: Vec<&str> = list.iter().map(WebOrigin::as_str).collect();
-        Field::Shown(list.join(" "))
+        ComparedValue::Shown(list.join(" "))
     });
-    let scopes = (!record.scopes().is_empty()).then(|| Field::Shown(record.scopes().to_string()));
+    let scopes =
+        (!record.scopes().is_empty()).then(|| ComparedValue::Shown(record.scopes().to_string()));
     let fields = [
         ("account", text(Some(record.account()))),
-        ("budget", key(own(record.budget()))),
+        ("budget", key(other_key(record.budget()))),
         ("created_at", instant(record.created_at())),
         (
             "environment",
             text(record.environment().map(Environment::as_str)),
         ),
         ("expires_at", instant(record.expires_at())),
-        ("lineage", key(own(record.lineage()))),
+        ("lineage", key(other_key(record.lineage()))),
         ("name", text(record.name())),
         ("networks", networks),
         ("not_before", instant(record.not_before())),
@@ -180,7 +189,7 @@ fn fields(record: &KeyRecord) -> BTreeMap<String, Field> {
         ),
         (
             "throttled_quota",
-            throttled.map(|it| Field::Shown(format!("{:?}", it.quota))),
+            throttled.map(|it| ComparedValue::Shown(format!("{:?}", it.quota))),
         ),
         (
             "throttled_reason",
@@ -194,13 +203,13 @@ fn fields(record: &KeyRecord) -> BTreeMap<String, Field> {
     let limits = record.limits().iter().map(|(name, quota)| {
         (
             format!("limits.{name}"),
-            Some(Field::Shown(format!("{quota:?}"))),
+            Some(ComparedValue::Shown(format!("{quota:?}"))),
         )
     });
     let metadata = record.metadata().iter().map(|(name, value)| {
         (
             format!("metadata.{name}"),
-            Some(Field::Hidden(value.clone())),
+            Some(ComparedValue::Hidden(value.clone())),
         )
     });
     let set = fields.chain(limits).chain(metadata);
@@ -224,21 +233,21 @@ mod tests {
     }
 
     #[test]
-    fn a_first_record_differs_in_all_that_is_set() {
+    fn a_new_record_differs_in_every_field_that_is_set() {
         let changes = record().changes_since(None);
-        let told: Vec<String> = changes.iter().map(ToString::to_string).collect();
-        assert_eq!(told, ["account: - -> acme", "verifier: - -> (hidden)"]);
+        let shown: Vec<String> = changes.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["account: - -> acme", "verifier: - -> (hidden)"]);
     }
 
     #[test]
-    fn neither_verifiers_nor_values_of_metadata_are_shown() {
+    fn verifiers_and_metadata_values_are_hidden() {
         let next = record()
             .with_verifier(Verifier::sha256(KeyDigest::of("other")))
             .with_metadata([("owner".to_owned(), "Jane Doe".to_owned())].into());
         let changes = next.changes_since(&record());
-        let told: Vec<String> = changes.iter().map(ToString::to_string).collect();
+        let shown: Vec<String> = changes.iter().map(ToString::to_string).collect();
         assert_eq!(
-            told,
+            shown,
             [
                 "metadata.owner: - -> (hidden)",
                 "verifier: (hidden) -> (hidden)"

@@ -1,4 +1,4 @@
-//! What is computed of a key: its digest, and the id that is the head of it.
+//! Digests and ids of keys.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,10 +6,10 @@ use std::str::FromStr;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-/// The public name of a key: the first 16 bytes of its SHA-256, as 32 lower-case hex digits.
+/// The public id of a key: the first 16 bytes of its SHA-256, as 32 lower-case hex digits.
 ///
-/// It is safe in logs and is what stores index. Whoever holds a key can compute its id; nobody can
-/// come from the id to the key.
+/// The id is safe in logs, and stores index it. It can be computed from a key, but a key cannot be
+/// computed from its id.
 ///
 /// ```
 /// use tower_api_key::key::KeyDigest;
@@ -21,24 +21,24 @@ use subtle::ConstantTimeEq;
 /// # Ok::<(), tower_api_key::key::KeyIdError>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(align(8))] // it is copied often: two words are, 16 bytes anywhere are not
+#[repr(align(8))] // a copy is two 8-byte moves
 pub struct KeyId([u8; 16]);
 
 impl KeyId {
-    /// The id that was kept as 16 bytes.
+    /// Creates an id from its 16 bytes.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// The 16 bytes, to keep.
+    /// Returns the 16 bytes.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
 
-    /// The first and the last SHA-256 that begin with this id.
+    /// Returns the first and the last SHA-256 that begin with this id.
     ///
-    /// A table with a unique index on the SHA-256 of its keys serves as it is, with a `BETWEEN`:
-    /// two keys share an id with a probability of 2⁻¹²⁸.
+    /// A table with a unique index on the SHA-256 of its keys can be queried with `BETWEEN`,
+    /// without another column: two keys share an id with a probability of 2⁻¹²⁸.
     pub fn sha256_range(&self) -> ([u8; 32], [u8; 32]) {
         let bound = |fill| {
             let mut bytes = [fill; 32];
@@ -48,8 +48,8 @@ impl KeyId {
         (bound(0x00), bound(0xff))
     }
 
-    /// As [`sha256_range`](Self::sha256_range), in lower-case hex digits: for a column that has the
-    /// digests so, and compares them byte by byte.
+    /// Returns the same range as [`sha256_range`](Self::sha256_range) in lower-case hex digits, for
+    /// a text column that is compared byte by byte.
     ///
     /// ```
     /// # use tower_api_key::key::KeyDigest;
@@ -63,16 +63,14 @@ impl KeyId {
         (hex(&first), hex(&last))
     }
 
-    /// Its two halves. The first alone nearly always tells it from any other id.
-    #[inline]
+    /// Returns the two halves of the id. The first half alone is nearly always unique.
     #[expect(clippy::cast_possible_truncation, reason = "each is half of it")]
     pub(crate) fn halves(&self) -> (u64, u64) {
         let bits = u128::from_le_bytes(self.0);
         (bits as u64, (bits >> 64) as u64)
     }
 
-    /// The first of its [halves](Self::halves).
-    #[inline]
+    /// Returns the first [half](Self::halves).
     pub(crate) fn half(&self) -> u64 {
         self.halves().0
     }
@@ -98,7 +96,8 @@ impl FromStr for KeyId {
     }
 }
 
-/// Text that is not 32 lower-case hex digits. (It is not repeated here: it may be a key.)
+/// An error for a text that is not 32 lower-case hex digits. It does not show the text, which may
+/// be a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a key id is 32 lower-case hex digits")]
 pub struct KeyIdError;
@@ -124,12 +123,12 @@ impl KeyDigest {
         Self(Sha256::digest(plaintext).into())
     }
 
-    /// A SHA-256 that was kept elsewhere.
+    /// Creates a digest from its 32 bytes.
     pub const fn from_bytes(sha256: [u8; 32]) -> Self {
         Self(sha256)
     }
 
-    /// A SHA-256 that was kept as 64 hex digits, in lower or upper case; `None` if this is not one.
+    /// Parses 64 hex digits, in lower or upper case; `None` for any other text.
     pub fn from_hex(sha256: &str) -> Option<Self> {
         unhex(&sha256.to_ascii_lowercase()).map(Self)
     }
@@ -138,13 +137,12 @@ impl KeyDigest {
         &self.0
     }
 
-    /// The digest in lower-case hex digits.
+    /// Returns the digest in lower-case hex digits.
     pub fn to_hex(&self) -> String {
         hex(&self.0)
     }
 
-    /// The id of the key.
-    #[inline]
+    /// Returns the id of the key.
     pub fn id(&self) -> KeyId {
         let mut id = [0; 16];
         id.copy_from_slice(&self.0[..16]);
@@ -155,7 +153,7 @@ impl KeyDigest {
 /// Compares in constant time.
 impl PartialEq for KeyDigest {
     fn eq(&self, other: &Self) -> bool {
-        equal(&self.0, &other.0)
+        constant_time_eq(&self.0, &other.0)
     }
 }
 
@@ -167,14 +165,14 @@ impl fmt::Debug for KeyDigest {
     }
 }
 
-/// Four words compare in far less time than 32 bytes.
+/// Converts to four words, which compare much faster than 32 bytes.
 fn words(bytes: &[u8; 32]) -> [u64; 4] {
     let (words, _) = bytes.as_chunks::<8>();
     std::array::from_fn(|at| u64::from_ne_bytes(words[at]))
 }
 
-/// In constant time: all words are read and folded before anything is decided.
-pub(super) fn equal(left: &[u8; 32], right: &[u8; 32]) -> bool {
+/// Compares in constant time: all words are read and folded before the decision.
+pub(super) fn constant_time_eq(left: &[u8; 32], right: &[u8; 32]) -> bool {
     let difference = words(left)
         .iter()
         .zip(words(right))
@@ -214,7 +212,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_id_is_the_head_of_the_sha256() {
+    fn the_id_is_the_first_half_of_the_sha256() {
         // FIPS 180-4, "abc".
         let digest = KeyDigest::of("abc");
         let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
@@ -248,11 +246,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn equal_is_equality(left: [u8; 32], at in 0..32usize, bit in 0..8u32) {
+        fn equal_detects_a_single_flipped_bit(left: [u8; 32], at in 0..32usize, bit in 0..8u32) {
             let mut right = left;
-            prop_assert!(equal(&left, &right));
+            prop_assert!(constant_time_eq(&left, &right));
             right[at] ^= 1 << bit;
-            prop_assert!(!equal(&left, &right));
+            prop_assert!(!constant_time_eq(&left, &right));
         }
     }
 }

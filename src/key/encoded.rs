@@ -1,30 +1,31 @@
-//! Keys in base64 with a slip: ours and bad, as they are in clear text.
+//! Detection of keys in base64, with or without a typo: malformed, as in clear text.
 
 use percent_encoding::percent_decode;
 use zeroize::Zeroizing;
 
 use crate::key::claim::after_glue;
 use crate::key::formats::KeyFormats;
-use crate::key::token::is_of_token;
+use crate::key::token::is_token_byte;
 
-/// So much of a text is looked at, which is decoded up to four times.
+/// The number of bytes that are searched. They are decoded up to four times.
 const REACH: usize = 2048;
 
-/// A shorter run encodes no lead with 16 characters behind it.
+/// The minimum length of a run. A shorter one cannot encode a prefix and 16 characters.
 const SHORTEST: usize = 22;
 
-/// So much of a run is decoded to see whether it begins with a key: as much as the longest one
-/// takes.
+/// The number of bytes of a run that are decoded to find a key at its beginning: enough for the
+/// longest key.
 const BEGINNING: usize = 1024;
 
 impl KeyFormats {
-    /// Returns whether a key of ours stands in a text in base64.
+    /// Returns whether a text contains a key of ours in base64.
     ///
-    /// What a run of base64 encodes may begin with a key, under whatever scheme. Basic credentials
-    /// may have one anywhere: behind the name `Basic`, all that is no base64 is left out, such as
-    /// quotes, commas, blanks and padding in any form. Either may be encoded twice.
+    /// Under any scheme, a run of base64 may encode a text that begins with a key. Basic
+    /// credentials may have a key anywhere: after the name `Basic`, everything that is not base64
+    /// is skipped, such as quotes, commas, blanks and padding of any form. In both cases, the
+    /// encoding may be doubled.
     ///
-    /// What others send is never ours by this: a part of a JWT encodes JSON, which does not begin
+    /// Other credentials are not affected: the parts of a JWT encode JSON, which does not begin
     /// with a key.
     pub(crate) fn is_claimed_encoded_in(&self, text: &[u8]) -> bool {
         let near = &text[..text.len().min(REACH)];
@@ -42,7 +43,7 @@ impl KeyFormats {
         })
     }
 
-    /// Returns whether base64 encodes a text that begins with a key, or with slips and a key.
+    /// Returns whether base64 encodes a text that begins with a key, perhaps after typos.
     fn begins_in(&self, run: &[u8]) -> bool {
         let mut decoded = decoded(run[..run.len().min(BEGINNING)].iter());
         self.begins_after_slips(&decoded) || {
@@ -51,13 +52,12 @@ impl KeyFormats {
         }
     }
 
-    /// Returns whether a text begins with a key behind blanks, quotes and the like, and names of
-    /// schemes.
+    /// Returns whether a text begins with a key, after any blanks, quotes and the like, and names
+    /// of schemes.
     fn begins_after_slips(&self, text: &[u8]) -> bool {
         let mut rest = after_slips(text);
         loop {
-            // Not `begins`, which goes through the glue itself: together they would take the
-            // square.
+            // Do not call `begins`, which skips glue itself: the cost would be quadratic.
             if self.iter().any(|format| format.claims(rest)) {
                 return true;
             }
@@ -72,8 +72,7 @@ impl KeyFormats {
         }
     }
 
-    /// Returns whether a key stands in what is encoded behind the name `Basic`, where that is the
-    /// scheme.
+    /// Returns whether Basic credentials contain a key in base64.
     fn is_claimed_in_basic(&self, text: &[u8]) -> bool {
         const NAME: &[u8] = b"basic";
         let mut is_basic = false;
@@ -94,8 +93,7 @@ impl KeyFormats {
         }
         let run = behind.iter();
         let run = run.filter(|byte| sextet(**byte).is_some());
-        // A word of another kind may stand in between, so that the encoding begins at any of four
-        // places.
+        // Another word may stand before the encoding, so try all four alignments of base64.
         (0..4).any(|begin| {
             let mut decoded = decoded(run.clone().skip(begin));
             self.is_claimed_in(&decoded) || self.begins_encoded_in(&decoded) || {
@@ -106,12 +104,12 @@ impl KeyFormats {
     }
 }
 
-/// Returns what stands behind characters that no token has, such as blanks, quotes and byte order
-/// marks. A brace begins JSON, which is somebody else's.
+/// Skips characters that no token has, such as blanks, quotes and byte order marks. A brace is not
+/// skipped: it begins JSON, which is never ours.
 fn after_slips(text: &[u8]) -> &[u8] {
     let slips = text
         .iter()
-        .take_while(|byte| !is_of_token(**byte) && **byte != b'{');
+        .take_while(|byte| !is_token_byte(**byte) && **byte != b'{');
     &text[slips.count()..]
 }
 
@@ -127,16 +125,16 @@ fn sextet(byte: u8) -> Option<u8> {
     }
 }
 
-/// Decodes base64 without padding; what is none is left out.
+/// Decodes base64 without padding, and skips all other characters.
 fn decoded<'r>(run: impl Iterator<Item = &'r u8> + Clone) -> Zeroizing<Vec<u8>> {
-    // As large as it will be, so that no part of a secret is left where it grew.
+    // Allocate the final size: growing would leave a copy of the secret behind.
     let mut text = Zeroizing::new(Vec::with_capacity(run.clone().count() * 3 / 4 + 1));
     let mut decoder = Decoder::default();
     text.extend(run.filter_map(|byte| decoder.next(*byte)));
     text
 }
 
-/// Decodes what was decoded, in its place.
+/// Decodes a decoded text again, in place.
 fn decode_again(text: &mut Vec<u8>) {
     let mut decoder = Decoder::default();
     let mut length = 0;
@@ -150,7 +148,7 @@ fn decode_again(text: &mut Vec<u8>) {
     text.truncate(length);
 }
 
-/// The bits of base64 that make no whole byte yet.
+/// A decoder of base64, with the bits that do not form a whole byte yet.
 #[derive(Default)]
 struct Decoder {
     bits: u32,
@@ -158,8 +156,8 @@ struct Decoder {
 }
 
 impl Decoder {
-    /// Takes a character, and gives the byte that it completes. Zero bytes are left out: some
-    /// shells encode UTF-16.
+    /// Takes a character, and returns the byte that it completes, if any. Zero bytes are dropped,
+    /// since some shells encode UTF-16.
     fn next(&mut self, character: u8) -> Option<u8> {
         self.bits = self.bits << 6 | u32::from(sextet(character)?);
         if self.count < 2 {
@@ -172,7 +170,7 @@ impl Decoder {
     }
 }
 
-/// Replaces `%3D` and the like.
+/// Decodes `%3D` and the like.
 fn percent_decoded(text: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut decoded = Zeroizing::new(Vec::with_capacity(percent_decode(text).count()));
     decoded.extend(percent_decode(text));
@@ -189,7 +187,7 @@ mod tests {
     const KEY: &str = "sk_live_0123456789abcdefGHIJ";
 
     #[test]
-    fn words_before_the_encoding_hide_no_key() {
+    fn words_before_the_encoded_text_do_not_hide_a_key() {
         for word in [
             "",
             "a",
@@ -208,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_other_schemes_only_the_beginning_counts() {
+    fn under_other_schemes_only_a_key_at_the_start_is_claimed() {
         let claimed = |text: &str| {
             let text = format!("Bearer {}", STANDARD.encode(text));
             KeyFormats::default().is_claimed_encoded_in(text.as_bytes())
@@ -232,7 +230,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_decoded_as_the_standard_has_it(bytes in proptest::collection::vec(1..=255u8, 0..100)) {
+        fn standard_base64_decodes_to_the_original_bytes(bytes in proptest::collection::vec(1..=255u8, 0..100)) {
             let encoded = STANDARD.encode(&bytes);
             prop_assert_eq!(&*decoded(encoded.as_bytes().iter()), &bytes);
             let mut twice = STANDARD.encode(encoded).into_bytes();
@@ -242,7 +240,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_looked_through_without_panic(bytes: Vec<u8>) {
+        fn any_bytes_are_searched_without_panic(bytes: Vec<u8>) {
             let formats = KeyFormats::default();
             for text in [&bytes[..], &[b"Basic ", &bytes[..]].concat()] {
                 prop_assert!(!formats.is_claimed_encoded_in(text));

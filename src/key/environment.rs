@@ -1,4 +1,4 @@
-//! The environment that a key belongs to, so that test keys do not open live doors.
+//! The environment of a key, which keeps test keys out of production.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 /// The environment of a key, such as `live` or `test`.
 ///
-/// Lower-case ASCII letters, digits, `-` and `_`, 1 to 32 characters.
+/// The name is 1 to 32 lower-case ASCII letters, digits, `-` and `_`.
 ///
 /// ```
 /// use tower_api_key::Environment;
@@ -22,10 +22,10 @@ pub struct Environment(Cow<'static, str>);
 impl Environment {
     /// Production: the default of keys and of layers.
     pub const LIVE: Self = Self::from_static("live");
-    /// For callers who try things out.
+    /// For callers who experiment.
     pub const TEST: Self = Self::from_static("test");
 
-    /// An environment known at compile time.
+    /// Creates an environment from a name that is known at compile time.
     ///
     /// # Panics
     /// If the name is not valid; in a `const` that is a compile error.
@@ -37,7 +37,7 @@ impl Environment {
         Self(Cow::Borrowed(name))
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -61,7 +61,7 @@ impl fmt::Display for Environment {
     }
 }
 
-/// The name of an environment is not 1 to 32 of `a-z`, `0-9`, `-` and `_`.
+/// An error for a name that is not 1 to 32 of `a-z`, `0-9`, `-` and `_`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an environment: use 1 to 32 of a-z, 0-9, '-' and '_'")]
 pub struct EnvironmentError(String);

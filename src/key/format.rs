@@ -1,4 +1,4 @@
-//! The text of a key: `PREFIX_SECRET[CHECKSUM]`, made and recognized.
+//! Key formats: `PREFIX_SECRET[CHECKSUM]`, generated and recognized.
 
 use std::ops::RangeInclusive;
 
@@ -11,30 +11,32 @@ use crate::key::base62;
 use crate::key::environment::Environment;
 use crate::key::kind::KeyKind;
 use crate::key::plaintext::PlaintextKey;
-use crate::key::token::{is_connector, is_of_token};
+use crate::key::token::{is_connector, is_token_byte};
 
-/// The fewest random bytes that a key may have: 128 bits.
+/// The minimum number of random bytes in a key: 128 bits.
 pub(crate) const MIN_SECRET_BYTES: usize = 16;
-/// The most random bytes that a key may have: 512 bits.
+/// The maximum number of random bytes in a key: 512 bits.
 pub(crate) const MAX_SECRET_BYTES: usize = 64;
-/// The longest key of any format, so that nobody makes us hash a novel.
+/// The maximum length of a key in any format, to bound the cost of hashing.
 pub(crate) const MAX_KEY_LENGTH: usize = 512;
-/// Below this many bits a secret may be found by trying (NIST SP 800-63B, ASVS 6.5.2).
+/// The minimum number of bits of an imported secret. A shorter one may be found by brute force
+/// (NIST SP 800-63B, ASVS 6.5.2).
 const MIN_IMPORTED_BITS: f64 = 112.0;
 const CHECKSUM_LENGTH: usize = 6;
-/// So many connectors may stand behind an imported key.
+/// The number of connectors that may follow an imported key as a typo.
 const REACH_OF_SLIPS: usize = 8;
 
-/// So many characters of a secret behind its lead are no accident, and are short of every secret.
+/// The number of characters after a prefix that cannot be an accident. It is shorter than every
+/// secret.
 const CLAIMING_LENGTH: usize = 16;
 const MAX_PREFIX_LENGTH: usize = 32;
 
-/// How the keys of one kind are written, and the environment they belong to.
+/// A format of keys, with their environment and kind.
 ///
-/// A key is `PREFIX_SECRET[CHECKSUM]`. The secret is 32 random bytes from the operating system,
-/// written in base 62 (letters and digits); the checksum is the CRC-32 of that text in six base-62
-/// digits, as GitHub writes it. It authenticates nothing: it lets typos, truncated pastes and junk
-/// be refused without a look into the store, and secret scanners be sure.
+/// A key is `PREFIX_SECRET[CHECKSUM]`. The secret is 32 random bytes from the operating system, in
+/// base 62 (letters and digits). The checksum is the CRC-32 of the secret's text in six base-62
+/// digits, as in GitHub's tokens. It authenticates nothing: typos, truncated pastes and junk are
+/// refused without a lookup in the store, and secret scanners find keys reliably.
 ///
 /// ```
 /// use tower_api_key::key::KeyFormat;
@@ -49,19 +51,19 @@ const MAX_PREFIX_LENGTH: usize = 32;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyFormat {
-    /// What a key begins with, the separator included.
+    /// The prefix of a key, including the separator.
     lead: Box<str>,
     environment: Environment,
     kind: KeyKind,
-    body: Body,
+    body: KeyBody,
 }
 
-/// What follows the lead.
+/// The part of a key after its lead.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Body {
-    /// Made here: so many random bytes in base 62, and perhaps a checksum.
+pub(super) enum KeyBody {
+    /// A key issued by this crate: random bytes in base 62, with or without a checksum.
     Issued { secret_bytes: usize, checksum: bool },
-    /// Made elsewhere: any text of this alphabet and length.
+    /// A key issued elsewhere: any text of this alphabet and length.
     Imported {
         alphabet: Alphabet,
         length: RangeInclusive<usize>,
@@ -70,7 +72,8 @@ pub(super) enum Body {
 }
 
 impl KeyFormat {
-    /// Keys that this crate issues, such as `sk_live_…` for the prefix `sk_live`.
+    /// Creates a format of keys that this crate issues, such as `sk_live_…` for the prefix
+    /// `sk_live`.
     ///
     /// The prefix is 1 to 32 letters, digits and `_`, and neither begins nor ends with `_`.
     pub fn new(prefix: &str, environment: Environment) -> Result<Self, KeyFormatError> {
@@ -84,38 +87,37 @@ impl KeyFormat {
         Ok(Self::issued(format!("{prefix}_"), environment))
     }
 
-    /// Keys that begin with `lead`, which is known to be good.
+    /// Creates a format of issued keys that begin with `lead`, which is not checked.
     pub(crate) fn issued(lead: impl Into<Box<str>>, environment: Environment) -> Self {
         Self {
             lead: lead.into(),
             environment,
             kind: KeyKind::Secret,
-            body: Body::Issued {
+            body: KeyBody::Issued {
                 secret_bytes: 32,
                 checksum: true,
             },
         }
     }
 
-    /// Keys that exist already and were made elsewhere: `lead`, then `length` characters of
-    /// `alphabet`. They are recognized, and never issued.
+    /// Creates a format of existing keys that were issued elsewhere: `lead`, then `length`
+    /// characters of `alphabet`. Such keys are recognized, but never issued.
     ///
-    /// The lead is what the keys begin with, the separator included: `acme-`. It may be empty, but
-    /// then nothing tells such a key from a user's token, so it is not looked for under
-    /// `Authorization: Bearer` (see
-    /// [`dangerous_in_authorization`](Self::dangerous_in_authorization)), only where nothing but
-    /// our keys stands: in `X-API-Key` and under `Authorization: ApiKey`.
+    /// The lead is the prefix of the keys including the separator, such as `acme-`. It may be
+    /// empty, but then a key cannot be told from a user's token. Such keys are therefore not read
+    /// from `Authorization: Bearer` (see
+    /// [`dangerous_in_authorization`](Self::dangerous_in_authorization)), but only from places that
+    /// are meant for our keys: `X-API-Key` and `Authorization: ApiKey`.
     ///
-    /// The alphabet and the shortest length must allow for 112 bits, since what is stored of a key
-    /// is a fast hash, and shorter secrets can be found from that by trying. Whether the keys were
-    /// drawn at random is not seen here: a UUID of version 1 or 7, made of a time, is guessable all
-    /// the same.
+    /// The alphabet and the shortest length must allow for 112 bits: the stored hash is fast, so
+    /// shorter secrets can be found from it by brute force. The randomness of the keys cannot be
+    /// checked: a UUID of version 1 or 7, which contains a time, is guessable all the same.
     ///
-    /// A text belongs to the imported format that it wholly matches. A set is
-    /// [refused](KeyFormatError::Overlapping) if a text could match two, and also if a key of an
-    /// imported format could begin as issued keys do, since those claim all that begins so: without
-    /// a lead, keys of [`Alphabet::BASE64URL`] could, and keys of `HEX`, `UUID` and `ALPHANUMERIC`
-    /// could not.
+    /// A text belongs to the imported format that it matches as a whole. A set of formats is
+    /// [refused](KeyFormatError::Overlapping) if a text could match two of them. It is also refused
+    /// if a key of an imported format could begin with the prefix of an issued format, which claims
+    /// all such texts: without a lead, keys of [`Alphabet::BASE64URL`] could; keys of `HEX`, `UUID`
+    /// and `ALPHANUMERIC` could not.
     ///
     /// ```
     /// use tower_api_key::key::{Alphabet, KeyFormat};
@@ -139,10 +141,11 @@ impl KeyFormat {
         Self::dangerous_guessable(lead, alphabet, length, environment)
     }
 
-    /// As [`imported`](Self::imported), for keys of less than 112 bits.
+    /// Creates a format like [`imported`](Self::imported), but also for keys of less than 112 bits.
     ///
-    /// Danger: whoever reads the table of hashes can find such keys by trying, peppered or not
-    /// (the key's id is a plain digest). Rotate these keys as soon as their owners can.
+    /// Danger: anybody who can read the table of hashes can find such keys by brute force, with or
+    /// without a pepper (the key's id is a plain digest). Rotate these keys as soon as their owners
+    /// can.
     pub fn dangerous_guessable(
         lead: &str,
         alphabet: Alphabet,
@@ -162,7 +165,7 @@ impl KeyFormat {
             lead: lead.into(),
             environment,
             kind: KeyKind::Secret,
-            body: Body::Imported {
+            body: KeyBody::Imported {
                 alphabet,
                 length,
                 in_authorization: !lead.is_empty(),
@@ -170,13 +173,13 @@ impl KeyFormat {
         })
     }
 
-    /// Looks for keys without a lead in `Authorization`, too.
+    /// Also reads keys without a lead from `Authorization`.
     ///
-    /// Danger: every Bearer token of this alphabet and length, also a user's, is then taken for a
-    /// key of ours, and refused if it is not one. No effect on formats that have a lead.
+    /// Danger: every Bearer token of this alphabet and length, even a user's, is then taken for a
+    /// key of ours, and refused if it is none. No effect on formats with a lead.
     #[must_use]
     pub fn dangerous_in_authorization(mut self) -> Self {
-        if let Body::Imported {
+        if let KeyBody::Imported {
             in_authorization, ..
         } = &mut self.body
         {
@@ -185,7 +188,7 @@ impl KeyFormat {
         self
     }
 
-    /// How many random bytes a key has: 16 to 64, 32 (256 bits) by default.
+    /// Sets the number of random bytes in a key: 16 to 64. Default: 32 (256 bits).
     ///
     /// Keys that were issued with another number are then no longer recognized. No effect on
     /// imported formats.
@@ -203,19 +206,19 @@ impl KeyFormat {
         if !(MIN_SECRET_BYTES..=MAX_SECRET_BYTES).contains(&bytes) {
             return Err(KeyFormatError::SecretBytes(bytes));
         }
-        if let Body::Issued { secret_bytes, .. } = &mut self.body {
+        if let KeyBody::Issued { secret_bytes, .. } = &mut self.body {
             *secret_bytes = bytes;
         }
         Ok(self)
     }
 
-    /// Makes the keys of this format publishable: they may stand in a web page or an app, where anybody
-    /// can read them. Default: secret.
+    /// Makes the keys of this format publishable: they may be shown in a web page or an app, where
+    /// anybody can read them. Default: secret.
     ///
-    /// Such a key holds only scopes that the application
-    /// [declared publishable](crate::ApiKeysBuilder::publishable_scopes), whatever its record says,
-    /// may be bound to [origins](crate::manage::IssueKey::origins), and opens only layers that
-    /// [accept its kind](crate::ApiKeyLayer::kinds).
+    /// A publishable key has only scopes that the application [declared
+    /// publishable](crate::ApiKeysBuilder::publishable_scopes), even if its record has others. It
+    /// may be restricted to [web origins](crate::manage::IssueKey::origins), and is accepted only
+    /// by layers that [accept its kind](crate::ApiKeyLayer::kinds).
     ///
     /// ```
     /// # use tower_api_key::key::KeyFormat;
@@ -234,44 +237,45 @@ impl KeyFormat {
         self.kind
     }
 
-    /// Leaves out the checksum, to match keys that exist already.
+    /// Leaves out the checksum, to match existing keys.
     ///
-    /// Junk of the right length then costs a look into the store. No effect on imported formats.
+    /// Junk of the right length then costs a lookup in the store. No effect on imported formats.
     #[must_use]
     pub fn without_checksum(mut self) -> Self {
-        if let Body::Issued { checksum, .. } = &mut self.body {
+        if let KeyBody::Issued { checksum, .. } = &mut self.body {
             *checksum = false;
         }
         self
     }
 
-    /// The environment that keys of this format belong to.
+    /// Returns the environment of the keys of this format.
     pub fn environment(&self) -> &Environment {
         &self.environment
     }
 
-    /// What a key of this format begins with, without the separator `_`: safe to show and to log.
+    /// Returns the prefix of the keys of this format, without the separator `_`. It is safe to show
+    /// and to log.
     pub fn prefix(&self) -> &str {
         self.lead.strip_suffix('_').unwrap_or(&self.lead)
     }
 
-    /// Whether keys of this format can be issued, or are only recognized.
+    /// Returns whether keys of this format can be issued. Imported formats are only recognized.
     pub fn is_issued(&self) -> bool {
-        matches!(self.body, Body::Issued { .. })
+        matches!(self.body, KeyBody::Issued { .. })
     }
 
-    /// Whether a text is written as the keys of this format are.
+    /// Returns whether a text has this format.
     pub fn matches(&self, text: &str) -> bool {
         text.as_bytes()
             .strip_prefix(self.lead.as_bytes())
             .is_some_and(|rest| self.body_matches(rest))
     }
 
-    /// A new key from the operating system's generator.
+    /// Generates a key with the operating system's random generator.
     ///
-    /// Use [`ApiKeys::issue`](crate::ApiKeys::issue) to make keys that the layer knows.
+    /// To issue a key that layers accept, use [`ApiKeys::issue`](crate::ApiKeys::issue).
     pub fn generate(&self) -> Result<PlaintextKey, GenerateError> {
-        let Body::Issued {
+        let KeyBody::Issued {
             secret_bytes,
             checksum,
         } = self.body
@@ -285,7 +289,7 @@ impl KeyFormat {
             .map_err(|error| GenerateError::Entropy(Box::new(error)))?;
 
         let lead = self.lead.len();
-        // The whole capacity at once: growing would leave a copy of the secret behind.
+        // Allocate the final size: growing would leave a copy of the secret behind.
         let mut text = String::with_capacity(lead + base62::width(secret_bytes) + CHECKSUM_LENGTH);
         text.push_str(&self.lead);
         base62::encode_into(&mut text, bytes);
@@ -296,39 +300,39 @@ impl KeyFormat {
         Ok(PlaintextKey::from(text))
     }
 
-    /// What a key of this format begins with, the separator included.
+    /// Returns the prefix of the keys of this format, including the separator.
     pub(super) fn lead(&self) -> &str {
         &self.lead
     }
 
-    /// What follows the lead.
-    pub(super) fn body(&self) -> &Body {
+    /// Returns the part of a key after its lead.
+    pub(super) fn body(&self) -> &KeyBody {
         &self.body
     }
 
-    /// The length of an issued key behind its lead; 0 of an imported format.
+    /// Returns the length of an issued key after its lead; 0 for an imported format.
     pub(super) fn issued_length(&self) -> usize {
         match self.body {
-            Body::Issued {
+            KeyBody::Issued {
                 secret_bytes,
                 checksum,
             } => base62::width(secret_bytes) + if checksum { CHECKSUM_LENGTH } else { 0 },
-            Body::Imported { .. } => 0,
+            KeyBody::Imported { .. } => 0,
         }
     }
 
     pub(super) fn body_matches(&self, rest: &[u8]) -> bool {
         match &self.body {
-            Body::Imported {
+            KeyBody::Imported {
                 alphabet, length, ..
             } => length.contains(&rest.len()) && rest.iter().all(|byte| alphabet.contains(*byte)),
-            Body::Issued {
+            KeyBody::Issued {
                 secret_bytes,
                 checksum,
             } => {
                 let secret = base62::width(*secret_bytes);
                 let length = secret + if *checksum { CHECKSUM_LENGTH } else { 0 };
-                // The checksum goes first: with it, what is not ours is rarely looked at twice.
+                // Check the checksum first: it alone refuses nearly all junk.
                 rest.len() == length
                     && (!checksum || checksum_of(&rest[..secret]) == rest[secret..])
                     && are_alphanumeric(rest)
@@ -336,10 +340,11 @@ impl KeyFormat {
         }
     }
 
-    /// Returns whether a text begins as a key of ours and goes on as one for so long that it is
-    /// meant as one, whatever follows.
+    /// Returns whether a text begins with a key of ours, or with enough of one to be meant as a
+    /// key, whatever follows.
     pub(super) fn claims(&self, text: &[u8]) -> bool {
-        // Asked of every word that a stranger sends: the first character tells nearly all apart.
+        // Compare the first character first: this function runs for every word that a stranger
+        // sends.
         if text.first() != self.lead.as_bytes().first() {
             return false;
         }
@@ -351,47 +356,49 @@ impl KeyFormat {
         }
         let may_have = |byte: &u8| self.body_may_have(*byte);
         match &self.body {
-            Body::Issued { .. } => body
+            KeyBody::Issued { .. } => body
                 .get(..CLAIMING_LENGTH)
                 .is_some_and(|body| body.iter().all(may_have)),
-            // Of others' keys only a whole one is known for one: as a part of a longer run, it is
+            // An imported key is recognized only as a whole: as a part of a longer run, it is
             // somebody else's digest or signature.
-            Body::Imported { length, .. } => {
-                // No further than a key may go: this is asked at each word of a stranger's text.
+            KeyBody::Imported { length, .. } => {
+                // Read no further than a key can reach: this function runs for every word of a
+                // stranger's text.
                 let most = body.len().min(length.end() + 1);
-                let own = body[..most]
+                let run = body[..most]
                     .iter()
                     .take_while(|byte| may_have(byte))
                     .count();
-                let behind = &body[own..];
-                let is_over = |text: &[u8]| !text.first().copied().is_some_and(is_of_token);
-                // A full stop or the like behind a key is a slip.
+                let behind = &body[run..];
+                let is_over = |text: &[u8]| !text.first().copied().is_some_and(is_token_byte);
+                // A full stop or the like after a key is a typo.
                 let slips = behind.iter().take_while(|byte| is_connector(**byte));
-                length.contains(&own) && is_over(&behind[slips.take(REACH_OF_SLIPS).count()..])
+                length.contains(&run) && is_over(&behind[slips.take(REACH_OF_SLIPS).count()..])
             }
         }
     }
 
-    /// Returns whether a character may stand behind the lead.
+    /// Returns whether a character may occur after the lead.
     pub(super) fn body_may_have(&self, byte: u8) -> bool {
         match &self.body {
-            Body::Imported { alphabet, .. } => alphabet.contains(byte),
-            Body::Issued { .. } => byte.is_ascii_alphanumeric(),
+            KeyBody::Imported { alphabet, .. } => alphabet.contains(byte),
+            KeyBody::Issued { .. } => byte.is_ascii_alphanumeric(),
         }
     }
 
-    /// Whether such keys are looked for under a scheme that others use, too.
+    /// Returns whether keys of this format are read from schemes that other credentials use, too.
     pub(super) fn is_read_from_authorization(&self) -> bool {
         match &self.body {
-            Body::Imported {
+            KeyBody::Imported {
                 in_authorization, ..
             } => *in_authorization,
-            Body::Issued { .. } => true,
+            KeyBody::Issued { .. } => true,
         }
     }
 }
 
-/// Looks at all of them, since nearly all are: that takes the processor less than to stop at one.
+/// Returns whether all bytes are letters or digits. There is no early exit: nearly all keys pass,
+/// and a loop without branches is faster.
 fn are_alphanumeric(bytes: &[u8]) -> bool {
     let is_one = |byte: u8| (byte | 0x20).wrapping_sub(b'a') < 26 || byte.wrapping_sub(b'0') < 10;
     bytes.iter().fold(true, |all, byte| all & is_one(*byte))
@@ -406,69 +413,69 @@ fn characters(count: usize) -> f64 {
     count.min(MAX_KEY_LENGTH) as f64
 }
 
-/// A format that cannot be.
+/// An error for a format, or a set of formats, that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyFormatError {
-    /// The prefix is empty, too long, or has characters that a key cannot begin with.
+    /// The prefix is empty, too long, or has characters that a prefix cannot have.
     #[error(
         "{0:?} cannot begin a key: use 1 to 32 letters, digits and '_', with none of '_' at the edges \
          (imported keys: up to 32 visible ASCII characters)"
     )]
     Prefix(String),
     /// The number of random bytes is not 16 to 64.
-    #[error("a secret of {0} bytes: use 16 to 64, and 32 without a reason for another")]
+    #[error("a secret of {0} bytes: use 16 to 64; the default is 32")]
     SecretBytes(usize),
-    /// The length of an imported key is zero, empty, or beyond 512 characters in all.
+    /// The length of an imported key is zero, an empty range, or beyond 512 characters in all.
     #[error("imported keys of {0:?} characters: use 1 to 512 in all, lead included")]
     Length(RangeInclusive<usize>),
-    /// An imported format whose secrets could be found by trying.
+    /// The secrets of an imported format could be found by brute force.
     #[error(
         "this alphabet and length allow for less than 112 bits, which can be found by trying: \
          re-issue such keys, or say KeyFormat::dangerous_guessable"
     )]
     Guessable,
-    /// Two formats of one set begin alike, and one of them is issued, which claims all that begins
-    /// so.
+    /// Two formats have the same prefix, and at least one of them is issued and claims all keys
+    /// with it.
     #[error("two formats begin with {0:?}: give each its own prefix")]
     SamePrefix(String),
-    /// Keys of one format may begin as those of another, which would then be taken for its own.
+    /// Keys of one format may begin with the prefix of another, and would be taken for its keys.
     #[error(
         "keys that begin with {shadowed:?} may also begin with {by:?}, and would be lost: issue \
          keys with another prefix, or narrow the alphabet or the lengths of the imported ones"
     )]
     #[non_exhaustive]
     Shadowed {
-        /// What the keys begin with that would be lost.
+        /// The prefix of the keys that would be lost.
         shadowed: String,
-        /// What would claim them.
+        /// The prefix that would claim them.
         by: String,
     },
-    /// One text could be a key of two imported formats.
+    /// A text could be a key of two imported formats.
     #[error(
         "one text could be a key of the format that begins with {one:?} and of that with \
          {other:?}: narrow the alphabet or the lengths of one"
     )]
     #[non_exhaustive]
     Overlapping {
-        /// What keys of the first begin with.
+        /// The prefix of the first format.
         one: String,
-        /// What keys of the second begin with.
+        /// The prefix of the second format.
         other: String,
     },
-    /// A set without a single format accepts nothing.
+    /// The set has no format, so it accepts no key.
     #[error("no format: name at least one")]
     Empty,
 }
 
-/// A key could not be made.
+/// An error for a key that could not be generated.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GenerateError {
-    /// The operating system gave no randomness.
+    /// The operating system provided no randomness.
     #[error("the operating system's random generator failed")]
     Entropy(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The format describes keys that were made elsewhere.
+    /// The format is an imported one.
     #[error("keys of an imported format are recognized, not issued")]
     Imported,
 }
@@ -483,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_is_githubs() {
+    fn the_checksum_agrees_with_github_tokens() {
         for (secret, checksum) in [
             ("zQWBuTSOoRi4A9spHcVY5ncnsDkxkJ", "0mLq17"),
             ("adE7dp8rHP6gUTuPwxLTZjZdtya3sV", "0UQzQM"),
@@ -495,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn a_right_checksum_makes_no_other_characters_right() {
+    fn a_valid_checksum_does_not_excuse_invalid_characters() {
         for (character, matches) in [("a", true), ("-", false), ("_", false), ("é", false)] {
             let mut key = "sk_live_".to_owned();
             key.push_str(character);
@@ -509,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_format_is_refused() {
+    fn an_invalid_format_is_refused() {
         for prefix in [
             "",
             "_sk",
@@ -568,7 +575,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_generated_parses(format in any_issued()) {
+        fn a_generated_key_matches_its_format(format in any_issued()) {
             let key = format.generate().unwrap();
             prop_assert!(format.matches(key.expose_secret()));
             let key = key.expose_secret().as_bytes();
@@ -577,7 +584,7 @@ mod tests {
         }
 
         #[test]
-        fn one_changed_character_is_caught(at in 0..57usize, to in any::<u8>()) {
+        fn a_single_changed_character_is_detected(at in 0..57usize, to in any::<u8>()) {
             let format = live("sk_live");
             let key = format.generate().unwrap();
             let mut bytes = key.expose_secret().as_bytes().to_vec();

@@ -1,4 +1,4 @@
-//! The formats that are accepted together, and what a credential is to them.
+//! Sets of formats, and recognition of credentials.
 
 use std::cmp::Reverse;
 
@@ -6,20 +6,20 @@ use crate::key::environment::Environment;
 use crate::key::format::{KeyFormat, KeyFormatError};
 use crate::key::overlap;
 
-/// The formats that are accepted together, such as live, test and a company's old one.
+/// A set of formats that are accepted together, such as live, test and a company's old one.
 ///
-/// The imported format that a text wholly matches is taken. An issued format claims every text
-/// that begins with its lead, and no other format is asked about it but one with a longer lead.
+/// A key belongs to the imported format that it matches as a whole. An issued format claims every
+/// text with its lead; only formats with a longer lead are tried before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KeyFormats {
-    /// As they were given: the first of an environment is the one that is issued by default.
+    /// The formats in the given order: the first of an environment is the default for issuing.
     given: Box<[KeyFormat]>,
     /// Indices into `given`, longest lead first; a format without a lead is last.
     by_lead: Box<[usize]>,
 }
 
 impl KeyFormats {
-    /// Creates a set of formats of which no key belongs to two.
+    /// Creates a set of formats, if no key can belong to two of them.
     pub(crate) fn new(
         formats: impl IntoIterator<Item = KeyFormat>,
     ) -> Result<Self, KeyFormatError> {
@@ -37,30 +37,30 @@ impl KeyFormats {
         Ok(Self { given, by_lead })
     }
 
-    /// The formats, in the order in which they were given.
+    /// Returns the formats in the given order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &KeyFormat> {
         self.given.iter()
     }
 
-    /// Where one of these formats stands among them.
-    pub(crate) fn place_of(&self, format: &KeyFormat) -> usize {
-        let is_it = |given: &KeyFormat| std::ptr::eq(given, format);
-        self.given.iter().position(is_it).unwrap_or_default()
+    /// Returns the index of one of these formats.
+    pub(crate) fn index_of(&self, format: &KeyFormat) -> usize {
+        let is_same = |given: &KeyFormat| std::ptr::eq(given, format);
+        self.given.iter().position(is_same).unwrap_or_default()
     }
 
-    /// The format at a place.
-    pub(crate) fn at(&self, place: usize) -> &KeyFormat {
-        &self.given[place]
+    /// Returns the format at an index.
+    pub(crate) fn at(&self, index: usize) -> &KeyFormat {
+        &self.given[index]
     }
 
-    /// What a credential is to us.
-    pub(crate) fn recognize(&self, credential: &[u8], place: Place) -> Recognized<'_> {
+    /// Recognizes a credential.
+    pub(crate) fn recognize(&self, credential: &[u8], position: Position) -> Recognized<'_> {
         let mut is_claimed = false;
         for format in self.by_lead.iter().map(|&at| &self.given[at]) {
             let Some(rest) = credential.strip_prefix(format.lead().as_bytes()) else {
                 continue;
             };
-            if place == Place::Authorization && !format.is_read_from_authorization() {
+            if position == Position::Authorization && !format.is_read_from_authorization() {
                 continue;
             }
             if format.body_matches(rest) {
@@ -69,17 +69,17 @@ impl KeyFormats {
             if format.is_issued() {
                 return Recognized::Malformed;
             }
-            // A lead is a claim to be ours; without one, there is only the shape to tell.
+            // A credential with our lead claims to be ours; without a lead, only a full match does.
             is_claimed |= !format.lead().is_empty();
         }
-        match place {
-            Place::Authorization if !is_claimed => Recognized::Foreign,
-            Place::Authorization | Place::Own => Recognized::Malformed,
+        match position {
+            Position::Authorization if !is_claimed => Recognized::Foreign,
+            Position::Authorization | Position::Dedicated => Recognized::Malformed,
         }
     }
 }
 
-/// `sk_live` and `sk_test`.
+/// Creates the formats `sk_live` and `sk_test`.
 impl Default for KeyFormats {
     fn default() -> Self {
         Self {
@@ -92,23 +92,23 @@ impl Default for KeyFormats {
     }
 }
 
-/// Where a credential stands.
+/// The position of a credential in a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// In `Authorization`, under a scheme that we share with others.
+pub(crate) enum Position {
+    /// In `Authorization`, under a scheme that other credentials use, too.
     Authorization,
-    /// Where nothing but a key of ours is expected.
-    Own,
+    /// In a place that is meant for our keys.
+    Dedicated,
 }
 
-/// What a credential is to us.
+/// The result of recognizing a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Recognized<'f> {
-    /// Written as the keys of this format are.
+    /// A key in this format.
     WellFormed(&'f KeyFormat),
-    /// Meant as one of our keys, and not one.
+    /// Text that is meant as a key of ours, but is none.
     Malformed,
-    /// Somebody else's.
+    /// A credential of somebody else.
     Foreign,
 }
 
@@ -127,14 +127,14 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_not_empty_and_begins_differently() {
+    fn an_empty_set_or_a_repeated_prefix_is_refused() {
         let twice = KeyFormats::new([live("sk"), live("sk").without_checksum()]).unwrap_err();
         assert_eq!(twice, KeyFormatError::SamePrefix("sk_".to_owned()));
         assert_eq!(KeyFormats::new([]).unwrap_err(), KeyFormatError::Empty);
     }
 
     #[test]
-    fn no_format_claims_the_keys_that_another_issues() {
+    fn a_format_that_claims_another_formats_issued_keys_is_refused() {
         let imported = |lead, length| {
             let length = length..=length;
             KeyFormat::imported(lead, Alphabet::HEX, length, Environment::LIVE).unwrap()
@@ -148,13 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn the_default_set_is_what_its_constructors_make() {
+    fn the_default_set_equals_one_built_by_the_constructors() {
         let test = KeyFormat::new("sk_test", Environment::TEST).unwrap();
         assert_eq!(KeyFormats::default(), formats([live("sk_live"), test]));
     }
 
     #[test]
-    fn the_longest_prefix_wins_and_nothing_falls_through_it() {
+    fn the_longest_prefix_wins_without_fallback() {
         let short = live("sk").without_checksum();
         // A text that this format alone would accept, so it cannot stand beside the one that claims
         // it.
@@ -167,16 +167,16 @@ mod tests {
         let old = KeyFormat::imported("", Alphabet::ALPHANUMERIC, 20..=90, Environment::LIVE);
         let set = formats([old.unwrap(), short.clone(), live("sk_live")]);
         assert_eq!(
-            set.recognize(claimed.as_bytes(), Place::Own),
+            set.recognize(claimed.as_bytes(), Position::Dedicated),
             Recognized::Malformed
         );
         let key = short.generate().unwrap();
-        let recognized = set.recognize(key.expose_secret().as_bytes(), Place::Own);
+        let recognized = set.recognize(key.expose_secret().as_bytes(), Position::Dedicated);
         assert_eq!(recognized, Recognized::WellFormed(&short));
     }
 
     #[test]
-    fn of_imported_formats_the_one_that_wholly_matches_is_taken() {
+    fn the_imported_format_that_matches_completely_is_chosen() {
         let imported = |lead, alphabet, length: usize| {
             KeyFormat::imported(lead, alphabet, length..=length, Environment::LIVE).unwrap()
         };
@@ -191,34 +191,37 @@ mod tests {
             (format!("ab{}", "0".repeat(62)), &long),
             ("ab000000-0000-4000-8000-000000000000".to_owned(), &uuid),
         ] {
-            let recognized = set.recognize(key.as_bytes(), Place::Own);
+            let recognized = set.recognize(key.as_bytes(), Position::Dedicated);
             assert_eq!(recognized, Recognized::WellFormed(format), "{key}");
         }
         let none = format!("ab{}", "0".repeat(38));
-        for place in [Place::Own, Place::Authorization] {
-            assert_eq!(set.recognize(none.as_bytes(), place), Recognized::Malformed);
+        for position in [Position::Dedicated, Position::Authorization] {
+            assert_eq!(
+                set.recognize(none.as_bytes(), position),
+                Recognized::Malformed
+            );
         }
         let overlap = KeyFormats::new([uuid, imported("", Alphabet::HEX, 36)]).unwrap_err();
         assert!(matches!(overlap, KeyFormatError::Overlapping { .. }));
     }
 
     #[test]
-    fn a_format_without_a_lead_claims_nothing_in_authorization_unless_told() {
+    fn a_format_without_a_lead_claims_nothing_in_authorization_by_default() {
         let bare = KeyFormat::imported("", Alphabet::HEX, 32..=64, Environment::LIVE).unwrap();
-        let told = bare.clone().dangerous_in_authorization();
+        let enabled = bare.clone().dangerous_in_authorization();
         let token = b"0123456789abcdef0123456789abcdef";
         let careful = formats([bare.clone()]);
         let found = Recognized::WellFormed(&bare);
-        assert_eq!(careful.recognize(token, Place::Own), found);
+        assert_eq!(careful.recognize(token, Position::Dedicated), found);
         assert_eq!(
-            careful.recognize(token, Place::Authorization),
+            careful.recognize(token, Position::Authorization),
             Recognized::Foreign
         );
-        let set = formats([told.clone()]);
-        let found = Recognized::WellFormed(&told);
-        assert_eq!(set.recognize(token, Place::Authorization), found);
+        let set = formats([enabled.clone()]);
+        let found = Recognized::WellFormed(&enabled);
+        assert_eq!(set.recognize(token, Position::Authorization), found);
         assert_eq!(
-            set.recognize(b"a.jwt.token", Place::Authorization),
+            set.recognize(b"a.jwt.token", Position::Authorization),
             Recognized::Foreign
         );
     }
@@ -228,8 +231,8 @@ mod tests {
         fn any_bytes_are_recognized_without_panic(bytes: Vec<u8>) {
             let bare = KeyFormat::imported("", Alphabet::HEX, 32..=64, Environment::LIVE).unwrap();
             let set = formats([live("sk"), live("sk_live"), bare]);
-            for place in [Place::Own, Place::Authorization] {
-                let recognized = set.recognize(&bytes, place);
+            for position in [Position::Dedicated, Position::Authorization] {
+                let recognized = set.recognize(&bytes, position);
                 prop_assert!(!matches!(recognized, Recognized::WellFormed(_)));
             }
         }

@@ -1,14 +1,14 @@
-//! The kinds of keys: secret ones, and ones that may stand in a browser.
+//! The kinds of keys: secret and publishable.
 
 use std::fmt;
 
-/// The kind of a key, which the format that it is written in says.
+/// The kind of a key, which depends on its format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyKind {
-    /// A secret of a server: whoever holds it is the application.
+    /// A secret of a server: its holder acts as the application.
     Secret,
-    /// A key that anybody may read, such as one in a web page or an app. It holds only scopes that
+    /// A key that anybody may read, for example in a web page or an app. It has only scopes that
     /// the application [declared publishable](crate::ApiKeysBuilder::publishable_scopes).
     Publishable,
 }

@@ -1,6 +1,7 @@
-//! The status of a key: a pure function of its record and an instant.
+//! The status of a key: a pure function of its record and a time.
 //!
-//! created → active → deprecated → revoked or expired; suspended and not yet active on the way.
+//! A key goes from active to deprecated, and then to revoked or expired. On the way, it may be
+//! suspended, or not yet active.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,26 +9,26 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::key::record::KeyRecord;
 
-/// Where a key stands in its life.
+/// The status of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyStatus {
-    /// It works.
+    /// The key works.
     Active,
-    /// It works, and is on its way out: it was rotated, or is about to expire.
+    /// The key works, but will end: it was rotated, or is about to expire.
     Deprecated,
-    /// Its time has not come.
+    /// The key does not work yet.
     NotYetActive,
-    /// It was stopped, and may be let go on.
+    /// The key was suspended, and may be resumed.
     Suspended,
-    /// Its time is over.
+    /// The key has expired.
     Expired,
-    /// It was stopped, and cannot be resumed.
+    /// The key was revoked for good.
     Revoked,
 }
 
 impl KeyStatus {
-    /// The status as `X-Key-Status` writes it.
+    /// Returns the status as in `X-Key-Status`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -39,20 +40,20 @@ impl KeyStatus {
         }
     }
 
-    /// Whether a key of this status is turned away.
+    /// Returns whether a key with this status is refused.
     pub const fn is_refused(self) -> bool {
         !matches!(self, Self::Active | Self::Deprecated)
     }
 }
 
-/// A text that is no status of a key.
+/// An error for a text that is not a status of a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is no status of a key: use active, deprecated, not_yet_active, suspended, expired or revoked"
 )]
 pub struct KeyStatusError(String);
 
-/// Reads a status as [`as_str`](KeyStatus::as_str) writes it.
+/// Parses a status as written by [`as_str`](KeyStatus::as_str).
 impl FromStr for KeyStatus {
     type Err = KeyStatusError;
 
@@ -76,16 +77,16 @@ impl fmt::Display for KeyStatus {
     }
 }
 
-/// How long before its expiry a key counts as deprecated.
+/// The time before its expiry in which a key counts as deprecated.
 ///
-/// By default 30 days, or the last quarter of the key's life if that is shorter. The life of a
-/// record begins with its `not_before`, or else its `created_at`; of a record with neither, it is
-/// the 30 days.
+/// Default: 30 days, or the last quarter of the key's lifetime if that is shorter. The lifetime
+/// begins at `not_before`, or else at `created_at`. If a record has neither, the window is 30 days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WarningWindow(Duration);
 
 impl WarningWindow {
-    /// Warns for this long at most; for short-lived keys, in the last quarter of their life.
+    /// Creates a window of at most this length. For short-lived keys, the window is the last
+    /// quarter of their lifetime.
     ///
     /// With [`Duration::ZERO`], only rotated keys are deprecated.
     pub const fn at_most(longest: Duration) -> Self {
@@ -95,7 +96,7 @@ impl WarningWindow {
     fn begins(self, key: &KeyRecord, expires_at: SystemTime) -> SystemTime {
         let begins = key.not_before().or(key.created_at());
         let quarter = begins.map_or(Duration::MAX, |begins| {
-            // A key that ends before it begins has no life to take a quarter of.
+            // The lifetime of a key that expires before it begins is zero.
             expires_at.duration_since(begins).unwrap_or_default() / 4
         });
         expires_at
@@ -106,11 +107,11 @@ impl WarningWindow {
 
 impl Default for WarningWindow {
     fn default() -> Self {
-        Self(Duration::from_hours(30 * 24))
+        Self(Duration::from_secs(30 * 86_400))
     }
 }
 
-/// The status of a key at an instant, with the dates that go with it.
+/// The status of a key at a time, with its dates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifecycle {
     status: KeyStatus,
@@ -119,35 +120,35 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// Of a key that works, and has no dates.
+    /// The lifecycle of a key that works, and has no dates.
     pub(crate) const ACTIVE: Self = Self {
         status: KeyStatus::Active,
         expires_at: None,
         deprecated_at: None,
     };
 
-    /// Where the key stands.
+    /// Returns the status.
     pub const fn status(&self) -> KeyStatus {
         self.status
     }
 
-    /// When the key expires or expired, if ever.
+    /// Returns the time when the key expires or expired, if ever.
     pub const fn expires_at(&self) -> Option<SystemTime> {
         self.expires_at
     }
 
-    /// For a deprecated key: when it became so.
+    /// Returns the time when a deprecated key became deprecated; `None` for any other status.
     pub const fn deprecated_at(&self) -> Option<SystemTime> {
         self.deprecated_at
     }
 }
 
 impl KeyRecord {
-    /// The status of the key at `now`.
+    /// Returns the status of the key at `now`.
     ///
-    /// What ends a key goes before what merely stops it: a key that is revoked and expired is
-    /// revoked, one that is expired and suspended is expired. Revocation and suspension hold at
-    /// any instant, so that a clock that steps back lets no key in.
+    /// A final status takes precedence over a temporary one: a key that is revoked and expired is
+    /// revoked, and a key that is expired and suspended is expired. The start of a revocation or a
+    /// suspension is ignored, so that a clock that steps back admits no key.
     ///
     /// ```
     /// use std::time::{Duration, SystemTime};
@@ -187,7 +188,7 @@ impl KeyRecord {
             .filter(|begins| now >= *begins);
         let rotated = self.rotated_to().map(|rotation| rotation.at);
         match expiring.into_iter().chain(rotated).min() {
-            // RFC 9745: the sunset is not before the deprecation, whatever the record says.
+            // RFC 9745: the sunset must not be before the deprecation, whatever the record says.
             Some(since) => {
                 let since = self.expires_at().map_or(since, |end| since.min(end));
                 lifecycle(KeyStatus::Deprecated, Some(since))
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_window_only_rotation_deprecates() {
+    fn without_a_warning_window_only_rotation_deprecates_a_key() {
         let none = WarningWindow::at_most(Duration::ZERO);
         let key = key().with_created_at(day(0)).with_expires_at(day(4));
         let before = key.lifecycle(day(4) - Duration::from_nanos(1), none);
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_a_key_goes_before_what_stops_it() {
+    fn revocation_and_expiry_take_precedence_over_suspension() {
         let key = key()
             .with_not_before(day(50))
             .with_expires_at(day(100))

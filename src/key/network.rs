@@ -1,4 +1,4 @@
-//! Where a key may be used from: networks in CIDR notation.
+//! Networks in CIDR notation that a key may be used from.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,11 +14,11 @@ use crate::key::canonical::{canonical_address, canonical_network};
 /// parsers read `010` as eight.
 ///
 /// Networks and addresses are compared in their canonical form, see
-/// [`ClientAddress`](crate::http::ClientAddress#canonical-form): an IPv4 network that is written as
+/// [`ClientAddress`](crate::http::ClientAddress#canonical-form). An IPv4 network that is written as
 /// mapped IPv6 (`::ffff:10.0.0.0/104`) or behind the NAT64 prefix (`64:ff9b::808:800/120`) is the
-/// IPv4 network. Behind NAT64 that holds for networks of which every address is globally reachable.
-/// Other networks stay IPv6, and contain only addresses that stay IPv6 themselves: `64:ff9b::/96`
-/// does not contain the clients behind a NAT64 gateway.
+/// IPv4 network. For NAT64, every address of the network must be globally reachable. Other networks
+/// stay IPv6, and contain only addresses that stay IPv6 themselves: `64:ff9b::/96` does not contain
+/// the clients behind a NAT64 gateway.
 ///
 /// ```
 /// use tower_api_key::key::Network;
@@ -32,8 +32,8 @@ use crate::key::canonical::{canonical_address, canonical_network};
 pub struct Network(IpNet);
 
 impl Network {
-    /// Whether the address lies in the network. A mapped IPv4 address counts as IPv4, and so does a
-    /// globally reachable one behind NAT64.
+    /// Returns whether the network contains the address. Mapped IPv4 addresses count as IPv4, and
+    /// so do globally reachable ones behind NAT64.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&canonical_address(address))
     }
@@ -60,7 +60,7 @@ impl fmt::Display for Network {
     }
 }
 
-/// Text that is neither a network in CIDR notation nor an IP address.
+/// An error for a text that is neither a network in CIDR notation nor an IP address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not a network: write it as 192.0.2.0/24, 2001:db8::/32 or one IP address, without \
@@ -68,10 +68,10 @@ impl fmt::Display for Network {
 )]
 pub struct NetworkError(String);
 
-/// An address, and the length of a prefix after a slash.
+/// Parses an address, or an address and a prefix length after a slash.
 ///
-/// `IpNet` reads `010.0.0.0/8`, so the address is left to `IpAddr`, which reads no leading zeros in
-/// decimal numbers, no zone and no blanks.
+/// `IpNet` accepts `010.0.0.0/8`. The address is therefore parsed by `IpAddr`, which accepts no
+/// leading zeros in decimal numbers, no zone and no blanks.
 fn parse(text: &str) -> Option<IpNet> {
     let Some((address, length)) = text.split_once('/') else {
         return text.parse::<IpAddr>().ok().map(IpNet::from);
@@ -81,7 +81,7 @@ fn parse(text: &str) -> Option<IpNet> {
     IpNet::new(address.parse().ok()?, length).ok()
 }
 
-/// The networks that a key may be used from: any, or only those of a list.
+/// The networks that a key may be used from: any, or those of a list.
 ///
 /// ```
 /// use tower_api_key::key::AllowedNetworks;
@@ -97,24 +97,24 @@ fn parse(text: &str) -> Option<IpNet> {
 pub struct AllowedNetworks(Option<Box<[Network]>>);
 
 impl AllowedNetworks {
-    /// From anywhere: the default.
+    /// Allows any address. This is the default.
     pub const fn any() -> Self {
         Self(None)
     }
 
-    /// Only from these networks. An empty list allows no address at all.
+    /// Allows only these networks. An empty list allows no address.
     pub fn only<N: AsRef<str>>(
         networks: impl IntoIterator<Item = N>,
     ) -> Result<Self, NetworkError> {
         networks.into_iter().map(|n| n.as_ref().parse()).collect()
     }
 
-    /// The list, or `None` if any address will do.
+    /// Returns the list, or `None` if any address is allowed.
     pub fn list(&self) -> Option<&[Network]> {
         self.0.as_deref()
     }
 
-    /// Whether a client of this address may use the key. `None` is an address that is not known.
+    /// Returns whether a client with this address may use the key. `None` is an unknown address.
     pub fn allow(&self, address: Option<IpAddr>) -> bool {
         match (&self.0, address) {
             (None, _) => true,
@@ -124,7 +124,7 @@ impl AllowedNetworks {
     }
 }
 
-/// A list, which restricts also when it is empty.
+/// Collects a list. An empty list allows no address.
 impl FromIterator<Network> for AllowedNetworks {
     fn from_iter<I: IntoIterator<Item = Network>>(networks: I) -> Self {
         Self(Some(networks.into_iter().collect()))
@@ -144,7 +144,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(1000))]
 
         #[test]
-        fn a_decimal_number_with_a_leading_zero_is_no_part_of_a_network(
+        fn a_network_with_a_leading_zero_is_refused(
             octets: [u8; 4],
             at in 0..4usize,
             zeros in 1..4usize,
@@ -175,7 +175,7 @@ mod tests {
         }
 
         #[test]
-        fn a_network_is_read_as_it_is_written(bits: u128, v4: bool, length in 0..=128u8) {
+        fn a_network_round_trips_through_text(bits: u128, v4: bool, length in 0..=128u8) {
             let bytes = bits.to_be_bytes();
             let short = bytes.first_chunk::<4>().copied().unwrap();
             let address = if v4 { IpAddr::from(short) } else { IpAddr::from(bytes) };
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn mapped_addresses_are_ipv4_on_both_sides() {
+    fn ipv4_mapped_addresses_and_networks_are_ipv4() {
         for network in ["10.0.0.0/8", "::ffff:10.0.0.0/104"] {
             let network: Network = network.parse().unwrap();
             assert_eq!(network.to_string(), "10.0.0.0/8");
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_ipv6_is_not_all_of_ipv4() {
+    fn the_whole_of_ipv6_does_not_contain_ipv4() {
         let v6: Network = "::/0".parse().unwrap();
         assert!(v6.contains(ip("2001:db8::1")));
         assert!(!v6.contains(ip("10.1.2.3")));
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_network_is_named() {
+    fn an_invalid_network_is_named_in_the_error() {
         for bad in [
             "",
             "10.0.0.0/33",

@@ -1,17 +1,16 @@
-//! Which formats cannot be accepted together, since a key of one would be taken for that of
-//! another.
+//! Conflicts between formats: a key of one format could be taken for that of another.
 
 use crate::key::alphabet::Alphabet;
-use crate::key::format::{Body, KeyFormat, KeyFormatError};
+use crate::key::format::{KeyBody, KeyFormat, KeyFormatError};
 
-/// Keys of an imported format that begin like an issued one by chance are lost to it: accepted if
-/// that is one key in 2²⁸ at most.
+/// The bits of chance below which two formats conflict. An imported key that happens to begin like
+/// an issued key is lost, which is accepted for at most one key in 2²⁸.
 const RARE_BITS: f64 = 28.0;
 
-/// Checks that no key of two formats can be lost to the other.
+/// Returns an error if a key of one format could be taken for a key of the other.
 ///
-/// The imported format that wholly matches is taken, so two formats stand together unless one text
-/// could match both. But an issued format claims all that begins with its lead.
+/// Two imported formats conflict only if one text could match both as a whole. An issued format,
+/// however, claims all texts with its lead.
 pub(super) fn check(one: &KeyFormat, other: &KeyFormat) -> Result<(), KeyFormatError> {
     let is_shorter = one.lead().len() <= other.lead().len();
     let (short, long) = if is_shorter {
@@ -25,13 +24,13 @@ pub(super) fn check(one: &KeyFormat, other: &KeyFormat) -> Result<(), KeyFormatE
     if rest.is_empty() && (short.is_issued() || long.is_issued()) {
         return Err(KeyFormatError::SamePrefix(short.lead().to_owned()));
     }
-    let (shorts, longs) = (Shape::of(short), Shape::of(long));
+    let (shorts, longs) = (KeyPattern::of(short), KeyPattern::of(long));
     if !shorts.may_begin_with(rest.as_bytes()) {
         return Ok(());
     }
     let may_be_alike = shorts.may_end_like(&longs);
     if short.is_issued() || long.is_issued() {
-        // An imported key begins with the issued lead by chance.
+        // An imported key can begin with the issued lead by chance.
         let is_rare = short.is_issued() || shorts.bits(rest.len()) >= RARE_BITS;
         if is_rare && !may_be_alike {
             return Ok(());
@@ -50,25 +49,25 @@ pub(super) fn check(one: &KeyFormat, other: &KeyFormat) -> Result<(), KeyFormatE
     })
 }
 
-/// What the keys of a format may look like.
-struct Shape {
-    /// Of whole keys.
+/// The possible texts of the keys of a format.
+struct KeyPattern {
+    /// The length of the shortest whole key.
     shortest: usize,
     longest: usize,
     lead: usize,
-    /// Of what follows the lead.
+    /// The characters after the lead.
     alphabet: Alphabet,
 }
 
-impl Shape {
+impl KeyPattern {
     fn of(format: &KeyFormat) -> Self {
         let lead = format.lead().len();
         let (alphabet, shortest, longest) = match format.body() {
-            Body::Issued { .. } => {
+            KeyBody::Issued { .. } => {
                 let length = format.issued_length();
                 (Alphabet::ALPHANUMERIC, length, length)
             }
-            Body::Imported {
+            KeyBody::Imported {
                 alphabet, length, ..
             } => (*alphabet, *length.start(), *length.end()),
         };
@@ -80,20 +79,20 @@ impl Shape {
         }
     }
 
-    /// Whether a key may go on like this behind its lead.
+    /// Returns whether a key may continue like this after its lead.
     fn may_begin_with(&self, rest: &[u8]) -> bool {
         self.lead + rest.len() <= self.longest
             && rest.iter().all(|byte| self.alphabet.contains(*byte))
     }
 
-    /// Whether keys of both may be of one length and have the same characters behind the longer
-    /// lead. At least one character is there, since no key is a lead alone.
+    /// Returns whether keys of both formats can have the same length, and the same characters after
+    /// the longer lead. No key is a lead alone, so there is at least one such character.
     fn may_end_like(&self, other: &Self) -> bool {
         let shortest = self.shortest.max(other.shortest);
         shortest <= self.longest.min(other.longest) && self.alphabet.meets(other.alphabet)
     }
 
-    /// How many bits so many characters have.
+    /// Returns the number of bits in this number of characters.
     fn bits(&self, characters: usize) -> f64 {
         let characters = u32::try_from(characters).unwrap_or(u32::MAX);
         self.alphabet.bits_per_character() * f64::from(characters)
@@ -105,7 +104,7 @@ mod tests {
     use super::*;
     use crate::key::alphabet::Alphabet;
     use crate::key::environment::Environment;
-    use crate::key::formats::{KeyFormats, Place, Recognized};
+    use crate::key::formats::{KeyFormats, Position, Recognized};
     use proptest::prelude::*;
     use proptest::sample::select;
     use std::collections::BTreeSet;
@@ -252,7 +251,7 @@ mod tests {
 
     /// `secrets.token_urlsafe(32)`, as many services have issued keys.
     #[test]
-    fn imported_keys_that_hardly_ever_begin_like_issued_ones_stand_beside_them() {
+    fn imported_keys_that_rarely_collide_with_issued_ones_are_accepted() {
         let imported = |characters, length| {
             KeyFormat::imported("", characters, length, Environment::LIVE).unwrap()
         };
@@ -274,7 +273,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(1000))]
 
         #[test]
-        fn a_set_is_refused_exactly_where_a_text_could_belong_to_two_formats(models in any_set()) {
+        fn a_set_is_refused_exactly_if_a_text_could_match_two_formats(models in any_set()) {
             let pairs = models.iter().enumerate();
             let earlier = |(at, one)| models[..at].iter().map(move |other| (one, other));
             let mut pairs = pairs.flat_map(earlier);
@@ -292,16 +291,16 @@ mod tests {
         }
 
         #[test]
-        fn each_key_of_a_set_is_recognized_as_a_key_of_its_format(
+        fn each_key_is_recognized_by_its_own_format(
             models in any_set(), random in proptest::collection::vec(any::<u8>(), 16),
         ) {
             let Ok(set) = set(&models) else { return Ok(()) };
             for key in keys(&models, &random) {
                 for model in models.iter().filter(|model| model.format.matches(&key)) {
                     let expected = Recognized::WellFormed(&model.format);
-                    prop_assert_eq!(set.recognize(key.as_bytes(), Place::Own), expected, "{}", key);
+                    prop_assert_eq!(set.recognize(key.as_bytes(), Position::Dedicated), expected, "{}", key);
                     if !model.lead.is_empty() {
-                        let found = set.recognize(key.as_bytes(), Place::Authorization);
+                        let found = set.recognize(key.as_bytes(), Position::Authorization);
                         prop_assert_eq!(found, expected, "{}", key);
                     }
                 }
@@ -309,7 +308,7 @@ mod tests {
         }
 
         #[test]
-        fn a_lead_is_a_claim_to_be_ours_and_an_issued_one_to_be_nothing_else(
+        fn an_unmatched_text_with_a_lead_is_malformed_and_any_other_foreign(
             models in any_set(), at: prop::sample::Index, rest in "[ab01_.-]{0,12}",
         ) {
             let Ok(set) = set(&models) else { return Ok(()) };
@@ -320,8 +319,8 @@ mod tests {
             let claims = |lead: &str| !lead.is_empty() && text.starts_with(lead);
             let is_claimed = models.iter().any(|model| claims(&model.lead));
             let expected = if is_claimed { Recognized::Malformed } else { Recognized::Foreign };
-            prop_assert_eq!(set.recognize(text.as_bytes(), Place::Authorization), expected);
-            prop_assert_eq!(set.recognize(text.as_bytes(), Place::Own), Recognized::Malformed);
+            prop_assert_eq!(set.recognize(text.as_bytes(), Position::Authorization), expected);
+            prop_assert_eq!(set.recognize(text.as_bytes(), Position::Dedicated), Recognized::Malformed);
         }
     }
 }

@@ -1,12 +1,12 @@
-//! The plaintext of a key, which leaves this type only through [`PlaintextKey::expose_secret`].
+//! The plaintext of a key. [`PlaintextKey::expose_secret`] is the only access to it.
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// The plaintext of an API key: the one thing that must reach its owner and nobody else.
+/// The plaintext of an API key, for its owner and nobody else.
 ///
-/// `Debug` prints no character of it, there is no `Display`, and the memory is wiped on drop.
+/// `Debug` prints no character of the key, there is no `Display`, and the memory is wiped on drop.
 ///
 /// ```
 /// use tower_api_key::PlaintextKey;
@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 pub struct PlaintextKey(Zeroizing<String>);
 
 impl PlaintextKey {
-    /// The key itself. Show it to its owner once; do not log it, and do not store it.
+    /// Returns the key. Show it to its owner once; do not log it, and do not store it.
     pub fn expose_secret(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! How much may be used in how much time: values that cannot be wrong.
+//! Quotas: numbers of units per time, checked when they are created.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,15 +10,18 @@ use crate::util::timestamp;
 /// The longest period: 400 days.
 const MAX_PERIOD: Duration = Duration::from_secs(400 * 86_400);
 
-/// A number of units that may be used in a time, in one of three shapes.
+/// A quota: the number of units that may be used in a time. There are three kinds.
 ///
-/// | shape | constructors | what it guarantees |
-/// |---|---|---|
-/// | **window** | [`per_second`](Self::per_second) … [`per_day`](Self::per_day), [`per`](Self::per) | never more than *n* in *any* window of that length; nobody waits for longer than the window; a use may count for up to 1/60 of the window longer than it must |
-/// | **rate** | [`smooth`](Self::smooth), [`burst`](Self::burst) | in any time *t*, never more than the burst plus *n·t*/period (GCRA); what is idle fills up evenly |
-/// | **calendar** | [`per_utc_day`](Self::per_utc_day), [`per_utc_month`](Self::per_utc_month) | never more than *n* in a day or month of UTC; whole again at its end |
+/// - A **window** ([`per_second`](Self::per_second) … [`per_day`](Self::per_day),
+///   [`per`](Self::per)) admits at most *n* units in *any* period of its length. Nobody waits
+///   longer than the window. A use may count for up to 1/60 of the window too long.
+/// - A **rate** ([`smooth`](Self::smooth), [`burst`](Self::burst)) admits at most the burst plus
+///   *n·t*/period in any time *t* (GCRA). Unused units come back evenly.
+/// - A **calendar** quota ([`per_utc_day`](Self::per_utc_day),
+///   [`per_utc_month`](Self::per_utc_month)) admits at most *n* units in a UTC day or month. The
+///   budget is full again when the period ends.
 ///
-/// A unit is a request, unless it costs more. Zero does not compile:
+/// A unit is a request, unless the request costs more. A quota of zero does not compile:
 ///
 /// ```
 /// use tower_api_key::Quota;
@@ -37,42 +40,42 @@ const MAX_PERIOD: Duration = Duration::from_secs(400 * 86_400);
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Quota {
     limit: u64,
-    shape: Shape,
+    kind: QuotaKind,
 }
 
-/// In which way a quota counts, for those who implement a [`RateLimiter`](crate::limit::RateLimiter) or
-/// keep quotas in a store.
+/// The kind of a quota, for implementations of [`RateLimiter`](crate::limit::RateLimiter) and for
+/// stores of quotas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum QuotaShape {
-    /// At most the limit in any window of this length.
+    /// A sliding window: at most the limit in any period of this length.
     Window {
         /// The length of the window.
         period: Duration,
     },
-    /// One unit each interval; at most the limit at once from idle.
+    /// A rate (GCRA): one unit per interval, and at most the limit at once.
     Rate {
         /// The time in which one unit comes back.
         interval: Duration,
     },
-    /// At most the limit in each day of UTC.
+    /// A calendar quota: at most the limit in each UTC day.
     UtcDay,
-    /// At most the limit in each month of UTC.
+    /// A calendar quota: at most the limit in each UTC month.
     UtcMonth,
 }
 
-/// In which way a quota counts; times in nanoseconds.
+/// The kind of a quota, with times in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Shape {
-    /// At most the limit in any window of this length.
+pub(crate) enum QuotaKind {
+    /// At most the limit in any period of this length.
     Window { period: u64 },
-    /// One unit each `interval`; at most `limit` at once from idle.
+    /// One unit per `interval`, and at most `limit` at once.
     Rate { interval: u64 },
-    /// At most the limit in each day or month of UTC.
+    /// At most the limit in each UTC day or month.
     Calendar(Calendar),
 }
 
-/// A period of the calendar, in UTC.
+/// A calendar period in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Calendar {
     Day,
@@ -80,22 +83,22 @@ pub(crate) enum Calendar {
 }
 
 impl Quota {
-    /// The most units that a quota can grant: 999,999,999,999,999, as much as a structured field
-    /// can write (RFC 9651).
+    /// The highest limit of a quota: 999,999,999,999,999, the largest integer in a structured field
+    /// (RFC 9651).
     pub const MAX: u64 = 999_999_999_999_999;
 
-    /// A sliding window: at most `limit` units in any period of one second.
+    /// Creates a sliding window: at most `limit` units in any period of one second.
     ///
     /// # Panics
-    /// If the number is zero or above [`MAX`](Self::MAX); in a `const` that is a compile error. For
-    /// numbers that are not known at compile time, use [`try_per_second`](Self::try_per_second), or
+    /// If the limit is zero or above [`MAX`](Self::MAX); in a `const` that is a compile error. If
+    /// the limit is not known at compile time, use [`try_per_second`](Self::try_per_second), or
     /// [parse](Self#impl-FromStr-for-Quota) a text.
     #[track_caller]
     pub const fn per_second(limit: u64) -> Self {
         Self::in_any(limit, 1)
     }
 
-    /// A sliding window: at most `limit` units in any period of one minute.
+    /// Creates a sliding window: at most `limit` units in any period of one minute.
     ///
     /// # Panics
     /// As [`per_second`](Self::per_second).
@@ -104,7 +107,7 @@ impl Quota {
         Self::in_any(limit, 60)
     }
 
-    /// A sliding window: at most `limit` units in any period of one hour.
+    /// Creates a sliding window: at most `limit` units in any period of one hour.
     ///
     /// # Panics
     /// As [`per_second`](Self::per_second).
@@ -113,7 +116,7 @@ impl Quota {
         Self::in_any(limit, 3600)
     }
 
-    /// A sliding window: at most `limit` units in any period of 24 hours.
+    /// Creates a sliding window: at most `limit` units in any period of 24 hours.
     ///
     /// # Panics
     /// As [`per_second`](Self::per_second).
@@ -122,8 +125,8 @@ impl Quota {
         Self::in_any(limit, 86_400)
     }
 
-    /// A sliding window of this length: at most `limit` units in any such period, from 1 second to
-    /// 400 days.
+    /// Creates a sliding window: at most `limit` units in any period of this length, from 1 second
+    /// to 400 days.
     ///
     /// ```
     /// use std::time::Duration;
@@ -144,52 +147,56 @@ impl Quota {
         let period = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX); // 400 days fit
         Ok(Self {
             limit,
-            shape: Shape::Window { period },
+            kind: QuotaKind::Window { period },
         })
     }
 
-    /// As [`per_second`](Self::per_second), for numbers that are not known at compile time.
+    /// Creates a window like [`per_second`](Self::per_second), or returns an error instead of a
+    /// panic.
     pub fn try_per_second(limit: u64) -> Result<Self, QuotaError> {
         Self::per(limit, Duration::from_secs(1))
     }
 
-    /// As [`per_minute`](Self::per_minute), for numbers that are not known at compile time.
+    /// Creates a window like [`per_minute`](Self::per_minute), or returns an error instead of a
+    /// panic.
     pub fn try_per_minute(limit: u64) -> Result<Self, QuotaError> {
         Self::per(limit, Duration::from_secs(60))
     }
 
-    /// As [`per_hour`](Self::per_hour), for numbers that are not known at compile time.
+    /// Creates a window like [`per_hour`](Self::per_hour), or returns an error instead of a panic.
     pub fn try_per_hour(limit: u64) -> Result<Self, QuotaError> {
         Self::per(limit, Duration::from_secs(3600))
     }
 
-    /// As [`per_day`](Self::per_day), for numbers that are not known at compile time.
+    /// Creates a window like [`per_day`](Self::per_day), or returns an error instead of a panic.
     pub fn try_per_day(limit: u64) -> Result<Self, QuotaError> {
         Self::per(limit, Duration::from_secs(86_400))
     }
 
-    /// As [`per_utc_day`](Self::per_utc_day), for numbers that are not known at compile time.
+    /// Creates a quota like [`per_utc_day`](Self::per_utc_day), or returns an error instead of a
+    /// panic.
     pub fn try_per_utc_day(limit: u64) -> Result<Self, QuotaError> {
         Self::from_shape(limit, QuotaShape::UtcDay)
     }
 
-    /// As [`per_utc_month`](Self::per_utc_month), for numbers that are not known at compile time.
+    /// Creates a quota like [`per_utc_month`](Self::per_utc_month), or returns an error instead of
+    /// a panic.
     pub fn try_per_utc_month(limit: u64) -> Result<Self, QuotaError> {
         Self::from_shape(limit, QuotaShape::UtcMonth)
     }
 
-    /// As [`smooth`](Self::smooth), for quotas that are not known at compile time.
+    /// Creates a rate like [`smooth`](Self::smooth), or returns an error instead of a panic.
     pub fn try_smooth(self) -> Result<Self, QuotaError> {
-        match self.shape {
-            Shape::Window { period } if self.limit > period => {
+        match self.kind {
+            QuotaKind::Window { period } if self.limit > period => {
                 Err(QuotaError::Interval(Duration::ZERO))
             }
-            Shape::Calendar(_) => Err(QuotaError::NotSmooth),
-            Shape::Window { .. } | Shape::Rate { .. } => Ok(self.smooth()),
+            QuotaKind::Calendar(_) => Err(QuotaError::NotSmooth),
+            QuotaKind::Window { .. } | QuotaKind::Rate { .. } => Ok(self.smooth()),
         }
     }
 
-    /// As [`burst`](Self::burst), for numbers that are not known at compile time.
+    /// Sets the burst like [`burst`](Self::burst), or returns an error instead of a panic.
     pub fn try_burst(self, burst: u64) -> Result<Self, QuotaError> {
         match self.shape() {
             rate @ QuotaShape::Rate { .. } => Self::from_shape(burst, rate),
@@ -197,8 +204,8 @@ impl Quota {
         }
     }
 
-    /// Creates a quota of a shape: the inverse of [`limit`](Self::limit) and [`shape`](Self::shape),
-    /// for stores and configurations.
+    /// Creates a quota from its [`limit`](Self::limit) and [`shape`](Self::shape), for stores and
+    /// configurations.
     ///
     /// ```
     /// use tower_api_key::Quota;
@@ -211,25 +218,25 @@ impl Quota {
         if limit == 0 || limit > Self::MAX {
             return Err(QuotaError::Limit(limit));
         }
-        let shape = match shape {
+        let kind = match shape {
             QuotaShape::Window { period } => return Self::per(limit, period),
             QuotaShape::Rate { interval } => {
-                let whole_in = interval.as_nanos().saturating_mul(u128::from(limit));
-                if interval.is_zero() || whole_in > MAX_PERIOD.as_nanos() {
+                let full_in = interval.as_nanos().saturating_mul(u128::from(limit));
+                if interval.is_zero() || full_in > MAX_PERIOD.as_nanos() {
                     return Err(QuotaError::Interval(interval));
                 }
                 let interval = timestamp::nanoseconds(interval);
-                Shape::Rate { interval }
+                QuotaKind::Rate { interval }
             }
-            QuotaShape::UtcDay => Shape::Calendar(Calendar::Day),
-            QuotaShape::UtcMonth => Shape::Calendar(Calendar::Month),
+            QuotaShape::UtcDay => QuotaKind::Calendar(Calendar::Day),
+            QuotaShape::UtcMonth => QuotaKind::Calendar(Calendar::Month),
         };
-        Ok(Self { limit, shape })
+        Ok(Self { limit, kind })
     }
 
-    /// A quota of the calendar: at most `limit` units in each day of UTC, from midnight to midnight.
+    /// Creates a calendar quota: at most `limit` units in each UTC day, from midnight to midnight.
     ///
-    /// A [`MemoryLimiter`](crate::limit::MemoryLimiter) forgets what was used when the process ends.
+    /// A [`MemoryLimiter`](crate::limit::MemoryLimiter) forgets its usage when the process ends.
     ///
     /// # Panics
     /// As [`per_second`](Self::per_second).
@@ -237,16 +244,16 @@ impl Quota {
     pub const fn per_utc_day(limit: u64) -> Self {
         Self {
             limit: checked(limit),
-            shape: Shape::Calendar(Calendar::Day),
+            kind: QuotaKind::Calendar(Calendar::Day),
         }
     }
 
-    /// A quota of the calendar: at most `limit` units in each month of UTC.
+    /// Creates a calendar quota: at most `limit` units in each UTC month.
     ///
-    /// A [`MemoryLimiter`](crate::limit::MemoryLimiter) forgets what was used when the process ends, and
-    /// each process has budgets of its own. Where a month is billed, keep its budgets in a limiter
-    /// that is [durable](crate::limit::RateLimiter::is_durable). A log line at `WARN` reminds of that when
-    /// the limits are built.
+    /// A [`MemoryLimiter`](crate::limit::MemoryLimiter) forgets its usage when the process ends,
+    /// and each process has its own budgets. If you bill by month, use a
+    /// [durable](crate::limit::RateLimiter::is_durable) limiter. A log line at `WARN` reminds of
+    /// this when the limits are built.
     ///
     /// # Panics
     /// As [`per_second`](Self::per_second).
@@ -254,48 +261,48 @@ impl Quota {
     pub const fn per_utc_month(limit: u64) -> Self {
         Self {
             limit: checked(limit),
-            shape: Shape::Calendar(Calendar::Month),
+            kind: QuotaKind::Calendar(Calendar::Month),
         }
     }
 
-    /// The same amount, spread evenly: one unit each period / n, rounded up to whole nanoseconds,
-    /// and a burst of n, unless [`burst`](Self::burst) says otherwise.
+    /// Spreads the quota evenly: one unit per period / n, rounded up to whole nanoseconds, with a
+    /// burst of n unless [`burst`](Self::burst) sets another.
     ///
-    /// The rounding adds up: seven of seven in a minute take a few nanoseconds more than a minute,
-    /// so a request that costs all of the burst may be told to wait for a second more than the
-    /// period.
+    /// The rounding adds up: seven units at seven per minute take a few nanoseconds more than a
+    /// minute. A request that costs the whole burst may therefore be told to wait one second longer
+    /// than the period.
     ///
     /// # Panics
-    /// If the quota is one of the calendar, or more than one unit a nanosecond; in a `const` that
-    /// is a compile error.
+    /// If the quota is a calendar quota, or has more than one unit per nanosecond; in a `const`
+    /// that is a compile error.
     #[must_use]
     #[track_caller]
     pub const fn smooth(self) -> Self {
-        match self.shape {
-            Shape::Window { period } => {
+        match self.kind {
+            QuotaKind::Window { period } => {
                 assert!(self.limit <= period, "more than one unit a nanosecond");
                 Self {
                     limit: self.limit,
-                    shape: Shape::Rate {
+                    kind: QuotaKind::Rate {
                         interval: period.div_ceil(self.limit),
                     },
                 }
             }
-            Shape::Rate { .. } => self,
-            Shape::Calendar(_) => panic!("a quota of the calendar cannot be smooth"),
+            QuotaKind::Rate { .. } => self,
+            QuotaKind::Calendar(_) => panic!("a quota of the calendar cannot be smooth"),
         }
     }
 
-    /// How much may be used at once from idle. Only of a [`smooth`](Self::smooth) quota.
+    /// Sets the number of units that may be used at once, for a [`smooth`](Self::smooth) quota.
     ///
     /// # Panics
-    /// If the quota is not smooth, the number is zero, or the burst takes more than 400 days to
-    /// fill up; in a `const` that is a compile error.
+    /// If the quota is not smooth, the burst is zero, or the burst takes more than 400 days to come
+    /// back; in a `const` that is a compile error.
     #[must_use]
     #[track_caller]
     pub const fn burst(self, burst: u64) -> Self {
-        match self.shape {
-            Shape::Rate { interval } => {
+        match self.kind {
+            QuotaKind::Rate { interval } => {
                 let burst = checked(burst);
                 let longest = MAX_PERIOD.as_nanos();
                 assert!(
@@ -304,42 +311,43 @@ impl Quota {
                 );
                 Self {
                     limit: burst,
-                    shape: self.shape,
+                    kind: self.kind,
                 }
             }
             _ => panic!("only a smooth quota has a burst"),
         }
     }
 
-    /// The most that can be used at once: the limit, or the burst of a smooth quota.
+    /// Returns the most units that can be used at once: the limit, or the burst of a smooth quota.
     pub const fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// The length of the window; of a rate, the time in which an empty budget is whole; a month is
-    /// taken to have 31 days.
+    /// Returns the length of the window. For a rate, it is the time in which an empty budget
+    /// becomes full; for a calendar month, 31 days.
     pub fn window(&self) -> Duration {
-        match self.shape {
-            Shape::Window { period } => Duration::from_nanos(period),
-            Shape::Rate { interval } => Duration::from_nanos(interval * self.limit),
-            Shape::Calendar(Calendar::Day) => Duration::from_secs(86_400),
-            Shape::Calendar(Calendar::Month) => Duration::from_secs(31 * 86_400),
+        match self.kind {
+            QuotaKind::Window { period } => Duration::from_nanos(period),
+            QuotaKind::Rate { interval } => Duration::from_nanos(interval * self.limit),
+            QuotaKind::Calendar(Calendar::Day) => Duration::from_secs(86_400),
+            QuotaKind::Calendar(Calendar::Month) => Duration::from_secs(31 * 86_400),
         }
     }
 
-    /// The [window](Self::window) in whole seconds, rounded up, as callers are told.
+    /// Returns the [window](Self::window) in whole seconds, rounded up, for headers.
     ///
-    /// The interval of a rate is rounded up to a nanosecond, so seven of seven in a minute take a
-    /// few nanoseconds more than a minute. That is not told as 61 seconds.
+    /// The interval of a rate is rounded up to a nanosecond, so seven units at seven per minute
+    /// take a few nanoseconds more than a minute. Fractions of a microsecond are dropped, so that
+    /// the result is not 61 seconds.
     pub(crate) fn window_seconds(&self) -> u64 {
         let microseconds = self.window().as_nanos() / 1_000;
         u64::try_from(microseconds.div_ceil(1_000_000)).unwrap_or(u64::MAX)
     }
 
-    /// The name of the [window](Self::window): `second`, `minute`, `hour`, `day` or `month`, and
-    /// otherwise its length in seconds, such as `10s`.
+    /// Returns the name of the [window](Self::window): `second`, `minute`, `hour`, `day` or
+    /// `month`, or else its length in seconds, such as `10s`.
     pub(crate) fn window_name(&self) -> Cow<'static, str> {
-        if let Shape::Calendar(Calendar::Month) = self.shape {
+        if let QuotaKind::Calendar(Calendar::Month) = self.kind {
             return "month".into();
         }
         match self.window_seconds() {
@@ -351,25 +359,25 @@ impl Quota {
         }
     }
 
-    /// One of so many equal shares, rounded down, but at least 1.
+    /// Returns one of `nodes` equal shares, rounded down, but at least 1.
     pub(crate) fn shared_by(self, nodes: NonZeroU32) -> Self {
         let nodes = u64::from(nodes.get());
         let limit = (self.limit / nodes).max(1);
-        let shape = match self.shape {
-            Shape::Rate { interval } => {
+        let kind = match self.kind {
+            QuotaKind::Rate { interval } => {
                 let longest = u64::try_from(MAX_PERIOD.as_nanos()).unwrap_or(u64::MAX);
                 let interval = interval.saturating_mul(nodes).min(longest / limit);
-                Shape::Rate { interval }
+                QuotaKind::Rate { interval }
             }
             other => other,
         };
-        Self { limit, shape }
+        Self { limit, kind }
     }
 
-    /// The same quota of so much at least, for a share of one.
+    /// Returns the quota with at least this limit, for a share of it.
     pub(crate) fn at_least(self, limit: u64) -> Self {
-        match self.shape {
-            Shape::Rate { interval } => {
+        match self.kind {
+            QuotaKind::Rate { interval } => {
                 let longest = timestamp::nanoseconds(MAX_PERIOD);
                 let limit = self.limit.max(limit).min(longest / interval.max(1));
                 Self { limit, ..self }
@@ -381,7 +389,7 @@ impl Quota {
         }
     }
 
-    /// In which way the quota counts. With [`limit`](Self::limit), that is all there is to it.
+    /// Returns the kind of the quota. Together with [`limit`](Self::limit), it defines the quota.
     ///
     /// ```
     /// use std::time::Duration;
@@ -394,52 +402,51 @@ impl Quota {
     /// assert_eq!(Quota::per_minute(60).smooth().shape(), QuotaShape::Rate { interval });
     /// ```
     pub const fn shape(&self) -> QuotaShape {
-        match self.shape {
-            Shape::Window { period } => QuotaShape::Window {
+        match self.kind {
+            QuotaKind::Window { period } => QuotaShape::Window {
                 period: Duration::from_nanos(period),
             },
-            Shape::Rate { interval } => QuotaShape::Rate {
+            QuotaKind::Rate { interval } => QuotaShape::Rate {
                 interval: Duration::from_nanos(interval),
             },
-            Shape::Calendar(Calendar::Day) => QuotaShape::UtcDay,
-            Shape::Calendar(Calendar::Month) => QuotaShape::UtcMonth,
+            QuotaKind::Calendar(Calendar::Day) => QuotaShape::UtcDay,
+            QuotaKind::Calendar(Calendar::Month) => QuotaShape::UtcMonth,
         }
     }
 
-    /// The same amount over the same time as a rate, of whatever shape it is.
+    /// Returns a rate with the same number of units over the same time, for a quota of any kind.
     pub(crate) fn as_rate(self) -> Self {
-        let interval = match self.shape {
-            Shape::Rate { interval } => interval,
+        let interval = match self.kind {
+            QuotaKind::Rate { interval } => interval,
             _ => timestamp::nanoseconds(self.window()).div_ceil(self.limit),
         };
         Self {
             limit: self.limit,
-            shape: Shape::Rate { interval },
+            kind: QuotaKind::Rate { interval },
         }
     }
 
     pub(crate) const fn is_calendar(&self) -> bool {
-        matches!(self.shape, Shape::Calendar(_))
+        matches!(self.kind, QuotaKind::Calendar(_))
     }
 
     pub(crate) const fn is_rate(&self) -> bool {
-        matches!(self.shape, Shape::Rate { .. })
+        matches!(self.kind, QuotaKind::Rate { .. })
     }
 
-    pub(crate) const fn form(&self) -> Shape {
-        self.shape
+    pub(crate) const fn kind(&self) -> QuotaKind {
+        self.kind
     }
 
-    /// A number that differs where the budgets of one name and subject are apart: by shape, and by
-    /// the period of a window, whose uses would be forgotten too early under a shorter one.
-    #[inline]
-    pub(crate) const fn form_hash(&self) -> u64 {
-        match self.shape {
-            Shape::Window { period } => period,
-            // A rate tells what was used under another interval or burst.
-            Shape::Rate { .. } => 0,
-            Shape::Calendar(Calendar::Day) => 1,
-            Shape::Calendar(Calendar::Month) => 2,
+    /// Returns a number that differs for quotas whose budgets must be separate: it depends on the
+    /// kind, and on the period of a window, whose uses a shorter window would forget too early.
+    pub(crate) const fn kind_hash(&self) -> u64 {
+        match self.kind {
+            QuotaKind::Window { period } => period,
+            // A rate can continue from the state under another interval or burst.
+            QuotaKind::Rate { .. } => 0,
+            QuotaKind::Calendar(Calendar::Day) => 1,
+            QuotaKind::Calendar(Calendar::Month) => 2,
         }
     }
 
@@ -447,7 +454,7 @@ impl Quota {
     const fn in_any(limit: u64, seconds: u64) -> Self {
         Self {
             limit: checked(limit),
-            shape: Shape::Window {
+            kind: QuotaKind::Window {
                 period: seconds * 1_000_000_000,
             },
         }
@@ -464,37 +471,39 @@ const fn checked(limit: u64) -> u64 {
 impl fmt::Debug for Quota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let limit = self.limit;
-        match self.shape {
-            Shape::Window { period } => write!(f, "{limit} per {:?}", Duration::from_nanos(period)),
-            Shape::Rate { interval } => {
+        match self.kind {
+            QuotaKind::Window { period } => {
+                write!(f, "{limit} per {:?}", Duration::from_nanos(period))
+            }
+            QuotaKind::Rate { interval } => {
                 let interval = Duration::from_nanos(interval);
                 write!(f, "1 per {interval:?}, burst {limit}")
             }
-            Shape::Calendar(Calendar::Day) => write!(f, "{limit} per UTC day"),
-            Shape::Calendar(Calendar::Month) => write!(f, "{limit} per UTC month"),
+            QuotaKind::Calendar(Calendar::Day) => write!(f, "{limit} per UTC day"),
+            QuotaKind::Calendar(Calendar::Month) => write!(f, "{limit} per UTC month"),
         }
     }
 }
 
-/// Numbers that are no quota.
+/// An error for numbers or a text that are not a quota.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QuotaError {
-    /// Not 1 to 999,999,999,999,999.
+    /// The limit is not 1 to 999,999,999,999,999.
     #[error("a quota of {0}: use 1 to 999,999,999,999,999")]
     Limit(u64),
-    /// Not 1 second to 400 days.
+    /// The period is not 1 second to 400 days.
     #[error("a quota per {0:?}: use 1 second to 400 days")]
     Period(Duration),
-    /// The interval of a rate is zero, or its burst takes more than 400 days to fill up.
+    /// The interval of a rate is zero, or its burst takes more than 400 days to come back.
     #[error(
         "a unit each {0:?}: use at least 1 nanosecond, and at most 400 days for the whole burst"
     )]
     Interval(Duration),
-    /// A quota of the calendar has no rate, and only a smooth quota has a burst.
+    /// A calendar quota cannot be made smooth, and only a smooth quota has a burst.
     #[error("only a window can be made smooth, and only a smooth quota has a burst")]
     NotSmooth,
-    /// A text that is no quota.
+    /// The text is not a quota.
     #[error(
         "{0:?} is not a quota: write it as 600/min, 5/30s, 50/s smooth burst 100 or 10000/utc_month"
     )]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::key::quota::{Quota, QuotaError, QuotaShape};
 
-/// Units of time, the shortest first, by the name that they are written with and others that are
-/// read. `m` is none: it could be a minute or a month.
+/// Units of time, the shortest first. The first name is written; all names are parsed. `m` is not
+/// accepted, since it could be a minute or a month.
 const UNITS: [(Duration, &[&str]); 7] = [
     (Duration::from_nanos(1), &["ns"]),
     (Duration::from_micros(1), &["us"]),
@@ -20,8 +20,8 @@ const UNITS: [(Duration, &[&str]); 7] = [
 const UTC_DAY: &str = "utc_day";
 const UTC_MONTH: &str = "utc_month";
 
-/// Reads a quota as configurations have it: `LIMIT/PERIOD`, and for a rate
-/// `LIMIT/PERIOD smooth` or `LIMIT/PERIOD smooth burst N`.
+/// Parses a quota: `LIMIT/PERIOD`, or for a rate `LIMIT/PERIOD smooth` or `LIMIT/PERIOD smooth
+/// burst N`.
 ///
 /// | text | quota |
 /// |---|---|
@@ -30,10 +30,10 @@ const UTC_MONTH: &str = "utc_month";
 /// | `50/s smooth burst 100` | `Quota::per_second(50).smooth().burst(100)` |
 /// | `10_000/utc_month` | [`Quota::per_utc_month(10_000)`](Quota::per_utc_month) |
 ///
-/// A period is a number, 1 if it is left out, and a unit: `ns`, `us`, `ms`, `s`, `min`, `h` or `d`,
-/// or its English name, in lower case and without blanks. Digits may have `_` between them.
-/// `utc_day` and `utc_month` are periods of the calendar. [`Display`] writes
-/// the same syntax, and what it writes is read as the same quota.
+/// A period is a number (1 if left out) and a unit: `ns`, `us`, `ms`, `s`, `min`, `h` or `d`, or
+/// its English name, in lower case and without blanks. Digits may be separated by `_`. `utc_day`
+/// and `utc_month` are calendar periods. [`Display`] writes the same syntax, and parsing its output
+/// returns the same quota.
 ///
 /// [`Display`]: fmt::Display
 ///
@@ -88,15 +88,15 @@ impl FromStr for Quota {
     }
 }
 
-/// Writes a quota as [`FromStr`] reads it. A rate is written by its interval, which is all that it
-/// keeps: `60/min smooth` is `1/s smooth burst 60`.
+/// Writes a quota in the syntax of [`FromStr`]. A rate is written with its interval, which is all
+/// that it stores: `60/min smooth` becomes `1/s smooth burst 60`.
 impl fmt::Display for Quota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let limit = self.limit();
         match self.shape() {
-            QuotaShape::Window { period } => write!(f, "{limit}/{}", Period(period)),
+            QuotaShape::Window { period } => write!(f, "{limit}/{}", PeriodText(period)),
             QuotaShape::Rate { interval } => {
-                write!(f, "1/{} smooth burst {limit}", Period(interval))
+                write!(f, "1/{} smooth burst {limit}", PeriodText(interval))
             }
             QuotaShape::UtcDay => write!(f, "{limit}/{UTC_DAY}"),
             QuotaShape::UtcMonth => write!(f, "{limit}/{UTC_MONTH}"),
@@ -104,7 +104,7 @@ impl fmt::Display for Quota {
     }
 }
 
-/// A number in decimal digits, with `_` between them if one likes.
+/// Parses a decimal number, whose digits may be separated by `_`.
 fn number(text: &str) -> Option<u64> {
     if text.starts_with('_') || text.ends_with('_') {
         return None;
@@ -126,10 +126,10 @@ fn period(text: &str) -> Option<Duration> {
     u64::try_from(nanoseconds).ok().map(Duration::from_nanos)
 }
 
-/// A period in the longest unit that tells all of it.
-struct Period(Duration);
+/// Displays a period in the longest unit that is exact.
+struct PeriodText(Duration);
 
-impl fmt::Display for Period {
+impl fmt::Display for PeriodText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let whole = self.0.as_nanos();
         let fits = |(unit, _): &&(Duration, _)| whole.is_multiple_of(unit.as_nanos());
@@ -167,19 +167,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_as_the_same_quota(quota in quotas()) {
+        fn a_quota_round_trips_through_text(quota in quotas()) {
             let text = quota.to_string();
             prop_assert_eq!(text.parse(), Ok(quota), "{}", text);
         }
 
         #[test]
-        fn no_text_panics(text in "[0-9_/a-z ]{0,24}|.{0,12}") {
+        fn any_text_is_parsed_without_panic(text in "[0-9_/a-z ]{0,24}|.{0,12}") {
             let _ = text.parse::<Quota>();
         }
     }
 
     #[test]
-    fn each_way_to_write_a_quota_is_read() {
+    fn every_notation_of_a_quota_is_parsed() {
         let seconds = |limit, seconds| Quota::per(limit, Duration::from_secs(seconds)).unwrap();
         for (text, quota) in [
             ("600/min", Quota::per_minute(600)),

@@ -1,4 +1,4 @@
-//! What a key may do: scopes, held and required.
+//! Scopes: the permissions that keys hold, and that requests require.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -6,10 +6,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// One permission, such as `reports:read`.
+/// A permission, such as `reports:read`.
 ///
-/// A `scope-token` of RFC 6749 §3.3: visible ASCII without `"` and `\`, 1 to 128 characters.
-/// Scopes are compared as they are written; there are no wildcards and no hierarchy.
+/// A scope is a `scope-token` of RFC 6749 §3.3: visible ASCII without `"` and `\`, 1 to 128
+/// characters. Scopes are compared as they are written; there are no wildcards and no hierarchy.
 ///
 /// ```
 /// use tower_api_key::Scope;
@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub struct Scope(Cow<'static, str>);
 
 impl Scope {
-    /// A scope known at compile time.
+    /// Creates a scope from a text that is known at compile time.
     ///
     /// # Panics
     /// If the scope is not valid; in a `const` that is a compile error.
@@ -35,7 +35,7 @@ impl Scope {
         Self(Cow::Borrowed(scope))
     }
 
-    /// The scope as it is written.
+    /// Returns the scope as it is written.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -59,7 +59,7 @@ impl fmt::Display for Scope {
     }
 }
 
-/// A scope that is not a `scope-token` of RFC 6749.
+/// An error for a text that is not a `scope-token` of RFC 6749.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a scope: use 1 to 128 visible ASCII characters without '\"' and '\\'")]
 pub struct ScopeError(String);
@@ -76,7 +76,7 @@ const fn is_valid(scope: &str) -> bool {
     !scope.is_empty() && scope.len() <= 128
 }
 
-/// The scopes that a key holds. An empty set grants nothing.
+/// A set of scopes, such as those that a key holds. An empty set grants nothing.
 ///
 /// ```
 /// use tower_api_key::key::ScopeSet;
@@ -92,27 +92,28 @@ const fn is_valid(scope: &str) -> bool {
 pub struct ScopeSet(BTreeSet<Scope>);
 
 impl ScopeSet {
-    /// Whether exactly this scope is held.
+    /// Returns whether exactly this scope is in the set.
     pub fn contains(&self, scope: &Scope) -> bool {
         self.0.contains(scope)
     }
 
-    /// The scopes in alphabetical order.
+    /// Returns the scopes in alphabetical order.
     pub fn iter(&self) -> impl Iterator<Item = &Scope> {
         self.0.iter()
     }
 
-    /// Whether every scope of this set is in the other: nobody may grant more than they hold.
+    /// Returns whether every scope of this set is in the other, for example to check that nobody
+    /// grants more than they hold.
     pub fn is_subset(&self, other: &Self) -> bool {
         self.0.is_subset(&other.0)
     }
 
-    /// How many scopes are held.
+    /// Returns the number of scopes.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether nothing is held, and so nothing granted.
+    /// Returns whether the set is empty, and so grants nothing.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -139,7 +140,7 @@ impl Extend<Scope> for ScopeSet {
     }
 }
 
-/// Reads a list separated by spaces, as OAuth writes it. (A comma is part of a scope.)
+/// Parses a list separated by spaces, as in OAuth. (A comma is a part of a scope.)
 impl FromStr for ScopeSet {
     type Err = ScopeError;
 
@@ -157,7 +158,7 @@ impl fmt::Display for ScopeSet {
     }
 }
 
-/// The scopes that something asks for: all of a list, or any one of it.
+/// The scopes that a request requires: all of a list, or at least one of them.
 ///
 /// ```
 /// use tower_api_key::key::{RequiredScopes, ScopeSet};
@@ -177,7 +178,7 @@ pub struct RequiredScopes {
 }
 
 impl RequiredScopes {
-    /// Every one of these. An empty list asks for nothing.
+    /// Requires all of these scopes. An empty list requires nothing.
     pub fn all_of(scopes: impl IntoIterator<Item = Scope>) -> Self {
         Self {
             scopes: scopes.into_iter().collect(),
@@ -185,7 +186,7 @@ impl RequiredScopes {
         }
     }
 
-    /// At least one of these. An empty list is held by nobody.
+    /// Requires at least one of these scopes. No key satisfies an empty list.
     pub fn any_of(scopes: impl IntoIterator<Item = Scope>) -> Self {
         Self {
             scopes: scopes.into_iter().collect(),
@@ -193,7 +194,7 @@ impl RequiredScopes {
         }
     }
 
-    /// Whether a key that holds `held` may pass.
+    /// Returns whether a key with the scopes `held` satisfies the requirement.
     pub fn are_held_by(&self, held: &ScopeSet) -> bool {
         if self.any {
             self.scopes.iter().any(|scope| held.contains(scope))
@@ -202,12 +203,12 @@ impl RequiredScopes {
         }
     }
 
-    /// The scopes asked for, as they were given.
+    /// Returns the required scopes, as they were given.
     pub fn scopes(&self) -> &[Scope] {
         &self.scopes
     }
 
-    /// Whether one of the scopes is enough.
+    /// Returns whether one of the scopes is enough.
     pub fn is_any_of(&self) -> bool {
         self.any
     }
@@ -219,7 +220,8 @@ impl From<Scope> for RequiredScopes {
     }
 }
 
-/// The scopes separated by spaces, as in the `scope` parameter of a Bearer challenge (RFC 6750).
+/// Displays the scopes separated by spaces, as in the `scope` parameter of a Bearer challenge (RFC
+/// 6750).
 impl fmt::Display for RequiredScopes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_list(f, self.scopes.iter())
@@ -256,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn scopes_are_compared_to_the_letter() {
+    fn scopes_are_compared_exactly() {
         let held: ScopeSet = "reports:read".parse().unwrap();
         for other in ["reports", "reports:*", "Reports:read", "reports:read2"] {
             assert!(!held.contains(&other.parse().unwrap()), "{other}");
@@ -264,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn only_scope_tokens_are_scopes() {
+    fn an_invalid_scope_is_refused() {
         for bad in ["", "a b", "a\"b", "a\\b", "ä", "a\n", &"x".repeat(129)] {
             assert!(bad.parse::<Scope>().is_err(), "{bad:?}");
         }

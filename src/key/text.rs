@@ -1,11 +1,11 @@
-//! Texts in records: optional ones, and what every store can keep.
+//! Texts in records: optional texts, and limits that every store can keep.
 
 use std::fmt;
 use std::time::SystemTime;
 
 use crate::util::timestamp;
 
-/// An optional text of a record, made of a text or of an `Option` of one.
+/// An optional text of a record, converted from a text or an `Option` of a text.
 ///
 /// Setters take it as `impl Into<OptionalText>`, so that a nullable column of a table needs no `if
 /// let`:
@@ -50,42 +50,44 @@ impl<T: Into<Box<str>>> From<Option<T>> for OptionalText {
 /// The longest text in a record, in bytes: 16 KiB.
 const LONGEST: usize = 16 << 10;
 
-/// The longest text that stores look keys up by, in bytes: indexes of `PostgreSQL` take 2,700.
+/// The longest text that stores have an index for, in bytes. Indexes of `PostgreSQL` allow 2,700.
 const LONGEST_INDEXED: usize = 255;
 
-/// The most that all metadata of a record may take, in bytes: 64 KiB.
+/// The maximum size of all metadata of a record, in bytes: 64 KiB.
 const MOST_METADATA: usize = 64 << 10;
 
-/// A record that some store could not keep.
+/// An error for a record, or a part of a change, that not every store can keep.
 ///
-/// All stores refuse the same, so that a record does not fail when it is moved from one to another.
+/// All stores refuse the same values, so that a record can be moved from any store to another.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyRecordError {
-    /// A text has the character NUL, which `PostgreSQL` cannot keep.
+    /// A text contains the character NUL, which `PostgreSQL` cannot store.
     #[error("{0} has the character NUL: leave it out")]
     Nul(&'static str),
-    /// A text is too long: longer than 255 bytes if stores look keys up by it (account, prefix,
-    /// plan, actor, request id), or else than 16 KiB; or all metadata together than 64 KiB.
+    /// A text is too long. The maximum is 255 bytes for texts with an index (account, prefix, plan,
+    /// actor, request id), 16 KiB for others, and 64 KiB for all metadata together.
     #[error("{0} is too long: use at most {1} bytes")]
     TooLong(&'static str, usize),
-    /// An instant is before 1970 or after the year 9999.
+    /// A time is before 1970 or after the year 9999.
     #[error("{0} is not in the years 1970 to 9999")]
     Instant(&'static str),
     /// The version is 0, or above 2⁶³ − 1.
     #[error("version {0} is not 1 to 9,223,372,036,854,775,807")]
     Version(u64),
-    /// An update would put the record of one key in the place of another's.
-    #[error("a key is updated to a record of its own: both must have one id")]
+    /// An update would replace the record of one key by that of another.
+    #[error("an update cannot replace the record of one key by that of another: use one id")]
     OfAnotherKey,
     /// The kind of an event is not 1 to 64 lower-case ASCII letters, digits, `_` and `.`.
     #[error("{0:?} is no kind of an event: use 1 to 64 lower-case letters, digits, '_' and '.'")]
     EventKind(String),
-    /// The data of an event is no JSON object.
+    /// The data of an event is not a JSON object.
     #[error("the data of an event must be a JSON object")]
     EventData,
-    /// A count or a number of a batch is above 2⁶³ − 1, or a batch has the number 0.
-    #[error("{0} is not 1 to 9,223,372,036,854,775,807")]
+    /// A count or the number of a batch is above 2⁶³ − 1, or the number of a batch is 0.
+    #[error(
+        "{0} is out of range: use at most 9,223,372,036,854,775,807, and for a batch at least 1"
+    )]
     Number(&'static str),
 }
 
@@ -94,7 +96,7 @@ pub(crate) fn check(field: &'static str, text: &str) -> Result<(), KeyRecordErro
     check_within(field, text, LONGEST)
 }
 
-/// Checks a text that stores look keys up by.
+/// Checks a text that stores have an index for.
 pub(crate) fn check_indexed(field: &'static str, text: &str) -> Result<(), KeyRecordError> {
     check_within(field, text, LONGEST_INDEXED)
 }
@@ -132,21 +134,23 @@ pub(super) fn check_all<'t>(
     Ok(())
 }
 
-/// Checks an instant.
+/// Checks a time.
 pub(crate) fn check_instant(
     field: &'static str,
     instant: Option<SystemTime>,
 ) -> Result<(), KeyRecordError> {
     match instant {
-        Some(instant) if !timestamp::can_be_written(instant) => Err(KeyRecordError::Instant(field)),
+        Some(instant) if !timestamp::is_representable(instant) => {
+            Err(KeyRecordError::Instant(field))
+        }
         _ => Ok(()),
     }
 }
 
-/// Prints an instant as RFC 3339 has it, in `Debug`.
-pub(super) struct Instant(pub(super) SystemTime);
+/// Prints a time in RFC 3339, in `Debug`.
+pub(super) struct Rfc3339(pub(super) SystemTime);
 
-impl fmt::Debug for Instant {
+impl fmt::Debug for Rfc3339 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&timestamp::rfc3339_exact(self.0))
     }

@@ -1,8 +1,8 @@
 //! Characters of tokens: token68 (RFC 9110 §11.2).
 
-/// Returns whether a token may go on with a byte: token68 (RFC 9110 §11.2) without its padding,
-/// which ends a token, so that a parameter's value (`key=KEY`) begins one.
-pub(super) fn is_of_token(byte: u8) -> bool {
+/// Returns whether a byte can continue a token: token68 (RFC 9110 §11.2) without its padding.
+/// Padding ends a token, so that the value of a parameter (`key=KEY`) begins a new one.
+pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || is_connector(byte)
 }
 

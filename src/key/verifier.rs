@@ -1,13 +1,13 @@
-//! The verifier that a presented key is compared with, and the peppers it may be made under.
+//! Verifiers that presented keys are compared with, and their peppers.
 
 use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::key::digest::{KeyDigest, equal};
+use crate::key::digest::{KeyDigest, constant_time_eq};
 
-/// What a record keeps to verify a presented key: the key's SHA-256, or an HMAC of it.
+/// A verifier of a key: the key's SHA-256, or an HMAC of it.
 #[derive(Clone)]
 pub struct Verifier {
     expected: [u8; 32],
@@ -15,7 +15,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// The plain SHA-256 of the key.
+    /// Creates a verifier from the plain SHA-256 of the key.
     pub const fn sha256(digest: KeyDigest) -> Self {
         Self {
             expected: *digest.as_bytes(),
@@ -23,7 +23,7 @@ impl Verifier {
         }
     }
 
-    /// The HMAC-SHA-256 of the key's SHA-256 under the named pepper.
+    /// Creates a verifier from the HMAC-SHA-256 of the key's SHA-256 under the named pepper.
     pub fn peppered(hmac: [u8; 32], pepper: PepperId) -> Self {
         Self {
             expected: hmac,
@@ -31,18 +31,18 @@ impl Verifier {
         }
     }
 
-    /// The 32 bytes, to keep.
+    /// Returns the 32 bytes, for stores.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.expected
     }
 
-    /// About how much memory it takes beside itself, in bytes.
+    /// Returns the approximate heap memory in bytes.
     pub(crate) fn heap(&self) -> usize {
         let pepper = self.pepper();
         pepper.map_or(0, |id| size_of::<PepperId>() + id.as_str().len())
     }
 
-    /// The pepper that the bytes were made with, to keep beside them.
+    /// Returns the pepper of the HMAC, for stores.
     pub fn pepper(&self) -> Option<&PepperId> {
         self.pepper.as_deref()
     }
@@ -51,7 +51,7 @@ impl Verifier {
 /// Compares in constant time.
 impl PartialEq for Verifier {
     fn eq(&self, other: &Self) -> bool {
-        self.pepper == other.pepper && equal(&self.expected, &other.expected)
+        self.pepper == other.pepper && constant_time_eq(&self.expected, &other.expected)
     }
 }
 
@@ -66,12 +66,12 @@ impl fmt::Debug for Verifier {
     }
 }
 
-/// The name of a pepper, such as `2026-11`: kept in records, safe in logs.
+/// The name of a pepper, such as `2026-11`. Records contain it, and it is safe in logs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PepperId(Box<str>);
 
 impl PepperId {
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -95,14 +95,15 @@ impl fmt::Display for PepperId {
     }
 }
 
-/// The secret keys under which verifiers are made, so that nobody plants a key by writing a table.
+/// The secret peppers of verifiers. With a pepper, write access to the table is not enough to plant
+/// a key.
 ///
-/// New records are made under the current pepper; those of retired peppers are still accepted. A
-/// record without a pepper is not, unless
-/// [`dangerous_accept_unpeppered`](Self::dangerous_accept_unpeppered) says so; a record whose
-/// pepper is not in the ring cannot be judged, which is an outage (503) and never a refusal.
+/// New records use the current pepper; those with a retired pepper are still accepted. A record
+/// without a pepper is refused, unless
+/// [`dangerous_accept_unpeppered`](Self::dangerous_accept_unpeppered) is set. A record whose pepper
+/// is not in the ring cannot be verified: this is an outage (503), never a refusal.
 ///
-/// A pepper does not hide guessable keys: the id beside the verifier is a plain digest.
+/// A pepper does not protect guessable keys: the id beside the verifier is a plain digest.
 ///
 /// ```
 /// use tower_api_key::key::PepperRing;
@@ -116,13 +117,13 @@ impl fmt::Display for PepperId {
 /// ```
 #[derive(Clone)]
 pub struct PepperRing {
-    /// The current pepper first.
+    /// The peppers, the current one first.
     peppers: Vec<(PepperId, Hmac<Sha256>)>,
     accept_unpeppered: bool,
 }
 
 impl PepperRing {
-    /// A ring with its current pepper: at least 32 random bytes from a secret store.
+    /// Creates a ring with its current pepper: at least 32 random bytes from a secret store.
     pub fn new(id: impl Into<PepperId>, pepper: &[u8]) -> Result<Self, PepperError> {
         Self {
             peppers: Vec::new(),
@@ -131,7 +132,7 @@ impl PepperRing {
         .add_retired(id, pepper)
     }
 
-    /// Accepts the records of a pepper that was current once.
+    /// Adds a retired pepper, whose records are still accepted.
     pub fn add_retired(
         mut self,
         id: impl Into<PepperId>,
@@ -141,29 +142,29 @@ impl PepperRing {
         if pepper.len() < 32 {
             return Err(PepperError::TooShort(id));
         }
-        if self.peppers.iter().any(|(known, _)| *known == id) {
+        if self.peppers.iter().any(|(name, _)| *name == id) {
             return Err(PepperError::SameName(id));
         }
         if self.peppers.is_empty() {
-            self.accept_unpeppered = false; // a ring with a pepper accepts none without
+            self.accept_unpeppered = false; // with a pepper, records without one are refused
         }
         let keyed = Hmac::new_from_slice(pepper).map_err(|_| PepperError::TooShort(id.clone()))?;
         self.peppers.push((id, keyed));
         Ok(self)
     }
 
-    /// Also accepts records that have no pepper.
+    /// Also accepts records without a pepper.
     ///
-    /// Danger: whoever can write the table can then plant keys. Use it only while existing
-    /// records are being peppered.
+    /// Danger: anybody who can write to the table can then plant keys. Use it only until existing
+    /// records have been converted.
     #[must_use]
     pub fn dangerous_accept_unpeppered(mut self) -> Self {
         self.accept_unpeppered = true;
         self
     }
 
-    /// The verifier of a key under the current pepper. It needs the digest alone, so that imported
-    /// hashes can be peppered without their keys.
+    /// Returns the verifier of a key under the current pepper. Only the digest is needed, so
+    /// imported hashes can be converted without their keys.
     pub fn verifier(&self, digest: &KeyDigest) -> Verifier {
         match self.peppers.first() {
             Some((id, keyed)) => Verifier::peppered(hmac(keyed, digest), id.clone()),
@@ -171,7 +172,7 @@ impl PepperRing {
         }
     }
 
-    /// Whether the key of this digest is the one that the verifier was made of: one comparison in
+    /// Returns whether the verifier belongs to the key with this digest, by one comparison in
     /// constant time.
     pub fn verify(&self, verifier: &Verifier, digest: &KeyDigest) -> Result<bool, PepperError> {
         let presented = match verifier.pepper() {
@@ -181,31 +182,31 @@ impl PepperRing {
                 let (_, keyed) = self
                     .peppers
                     .iter()
-                    .find(|(known, _)| known == id)
+                    .find(|(name, _)| name == id)
                     .ok_or_else(|| PepperError::Unknown(id.clone()))?;
                 hmac(keyed, digest)
             }
         };
-        Ok(equal(&presented, &verifier.expected))
+        Ok(constant_time_eq(&presented, &verifier.expected))
     }
 
-    /// The work of [`verify`](Self::verify) where there is nothing to compare with, so that time
-    /// does not tell whether a key exists.
+    /// Does the work of [`verify`](Self::verify) without a verifier, so that timing does not tell
+    /// whether a key exists.
     pub(crate) fn verify_dummy(&self, digest: &KeyDigest) {
         let dummy = match self.peppers.first() {
             Some((_, keyed)) => hmac(keyed, digest),
             None => *digest.as_bytes(),
         };
-        std::hint::black_box(equal(&dummy, std::hint::black_box(&[0; 32])));
+        std::hint::black_box(constant_time_eq(&dummy, std::hint::black_box(&[0; 32])));
     }
 
-    /// The peppers by which records can be judged.
+    /// Returns the peppers of the ring.
     pub fn ids(&self) -> impl Iterator<Item = &PepperId> {
         self.peppers.iter().map(|(id, _)| id)
     }
 }
 
-/// No pepper: verifiers are plain SHA-256.
+/// Creates an empty ring: verifiers are plain SHA-256.
 impl Default for PepperRing {
     fn default() -> Self {
         Self {
@@ -224,20 +225,20 @@ impl fmt::Debug for PepperRing {
     }
 }
 
-/// Peppers and records that do not go together.
+/// An error for peppers, or for a record and a ring that do not match.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PepperError {
-    /// A pepper shorter than 32 bytes.
+    /// The pepper is shorter than 32 bytes.
     #[error("the pepper {0} is too short: use at least 32 random bytes")]
     TooShort(PepperId),
-    /// Two peppers of one name.
+    /// Two peppers have the same name.
     #[error("the pepper {0} is in the ring already")]
     SameName(PepperId),
-    /// A record names a pepper that is not in the ring.
+    /// The record names a pepper that is not in the ring.
     #[error("the record names the pepper {0}, which is not in the ring")]
     Unknown(PepperId),
-    /// A record without a pepper, and a ring that does not accept it.
+    /// The record has no pepper, and the ring does not accept that.
     #[error("the record has no pepper, and the ring does not accept that")]
     Unpeppered,
 }
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_planted_record_without_pepper_is_not_accepted() {
+    fn a_planted_record_without_a_pepper_is_not_accepted() {
         let digest = KeyDigest::of("planted");
         let planted = Verifier::sha256(digest);
         let ring = PepperRing::new("now", CURRENT).unwrap();
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weak_or_doubled_pepper_is_refused() {
+    fn a_short_or_duplicate_pepper_is_refused() {
         let error = PepperRing::new("short", &[0; 31]).unwrap_err();
         assert_eq!(error, PepperError::TooShort("short".into()));
         let error = PepperRing::new("a", CURRENT)

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 /// A web origin (RFC 6454), as browsers write it in `Origin`: `https://app.example.com`.
 ///
-/// It is a scheme, a host, and a port unless that is the scheme's own. Letters of scheme and host
-/// are read in any case.
+/// An origin is a scheme, a host, and a port unless it is the default port of the scheme. Scheme
+/// and host are parsed in any case.
 ///
 /// ```
 /// use tower_api_key::key::WebOrigin;
@@ -19,7 +19,7 @@ use std::str::FromStr;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WebOrigin(Box<str>);
 
-/// The longest origin, in bytes: a host name has at most 253.
+/// The longest origin, in bytes. A host name has at most 253.
 const LONGEST: usize = 300;
 
 impl WebOrigin {
@@ -40,14 +40,14 @@ impl FromStr for WebOrigin {
                 && scheme
                     .bytes()
                     .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-            let own_port = match scheme {
+            let default_port = match scheme {
                 "https" => ":443",
                 "http" => ":80",
                 _ => "",
             };
             let rest = rest
-                .strip_suffix(own_port)
-                .filter(|_| !own_port.is_empty())
+                .strip_suffix(default_port)
+                .filter(|_| !default_port.is_empty())
                 .unwrap_or(rest);
             let (host, port) = match rest.rsplit_once(':') {
                 Some((host, port)) if !port.contains(']') => (host, Some(port)),
@@ -65,8 +65,8 @@ impl FromStr for WebOrigin {
                 Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
                 None => !host.is_empty() && host.bytes().all(is_plain),
             };
-            let is_one = is_scheme && is_port && is_host && text.len() <= LONGEST;
-            is_one.then(|| Self(format!("{scheme}://{rest}").into()))
+            let is_origin = is_scheme && is_port && is_host && text.len() <= LONGEST;
+            is_origin.then(|| Self(format!("{scheme}://{rest}").into()))
         };
         canonical().ok_or_else(|| WebOriginError(text.to_owned()))
     }
@@ -78,16 +78,17 @@ impl fmt::Display for WebOrigin {
     }
 }
 
-/// A text that is no web origin.
+/// An error for a text that is not a web origin.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a web origin: write it as https://app.example.com, without a path")]
 pub struct WebOriginError(String);
 
-/// The web origins that a publishable key may be used from: any, or only those of a list.
+/// The web origins that a publishable key may be used from: any, or those of a list.
 ///
-/// It keeps other sites from using a key in their pages, since browsers tell the truth in
-/// `Origin`. Danger: it proves nothing about a client that is no browser, which can send any
+/// A list keeps other sites from using a key in their pages, since browsers do not let pages change
 /// `Origin`.
+///
+/// Danger: other clients can send any `Origin`, so a list does not restrict them.
 ///
 /// ```
 /// use tower_api_key::key::AllowedOrigins;
@@ -103,25 +104,25 @@ pub struct WebOriginError(String);
 pub struct AllowedOrigins(Option<Box<[WebOrigin]>>);
 
 impl AllowedOrigins {
-    /// From anywhere: the default.
+    /// Allows any origin. This is the default.
     pub const fn any() -> Self {
         Self(None)
     }
 
-    /// Only from these origins. An empty list allows none.
+    /// Allows only these origins. An empty list allows no origin.
     pub fn only<O: AsRef<str>>(
         origins: impl IntoIterator<Item = O>,
     ) -> Result<Self, WebOriginError> {
         origins.into_iter().map(|it| it.as_ref().parse()).collect()
     }
 
-    /// Returns the list, or `None` if any origin will do.
+    /// Returns the list, or `None` if any origin is allowed.
     pub fn list(&self) -> Option<&[WebOrigin]> {
         self.0.as_deref()
     }
 
-    /// Returns whether a request with this `Origin` may use the key. `None` is a request without
-    /// one.
+    /// Returns whether a request with this `Origin` may use the key. `None` is a request without an
+    /// origin.
     pub fn allow(&self, origin: Option<&[u8]>) -> bool {
         let Some(list) = &self.0 else {
             return true;
@@ -131,13 +132,16 @@ impl AllowedOrigins {
 }
 
 impl AllowedOrigins {
-    /// Returns whether one of the list has this host and port, of whatever scheme.
+    /// Returns whether an allowed origin has this host and port, with any scheme.
     pub(crate) fn have_host(&self, host: &[u8]) -> bool {
-        let is_it = |origin: &WebOrigin| {
-            let own = origin.0.split_once("://").map_or("", |(_, own)| own);
-            own.as_bytes().eq_ignore_ascii_case(host)
+        let has_host = |origin: &WebOrigin| {
+            let authority = origin
+                .0
+                .split_once("://")
+                .map_or("", |(_, authority)| authority);
+            authority.as_bytes().eq_ignore_ascii_case(host)
         };
-        self.list().is_none_or(|list| list.iter().any(is_it))
+        self.list().is_none_or(|list| list.iter().any(has_host))
     }
 }
 
@@ -152,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_origin_is_kept_as_browsers_write_it() {
+    fn an_origin_is_normalized_as_browsers_send_it() {
         for (text, written) in [
             ("https://app.example.com", "https://app.example.com"),
             ("HTTPS://APP.example.com:443", "https://app.example.com"),
@@ -168,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_refused() {
+    fn an_invalid_origin_is_refused() {
         for text in [
             "",
             "null",

@@ -1,4 +1,4 @@
-//! Revoking, suspending, resuming: changes of a key that exists.
+//! Revoking, suspending and resuming keys.
 
 use std::future::IntoFuture;
 use std::time::SystemTime;
@@ -7,17 +7,17 @@ use crate::key::containment::{Revocation, Suspension};
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::key::text::KeyRecordError;
-use crate::manage::{Manager, Managing};
+use crate::manage::{BoxFuture, Manager};
 use crate::store::{Action, Origin, StoreError};
 
-/// A key could not be changed.
+/// An error for a key that could not be changed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChangeError {
-    /// There is no key of this id.
+    /// There is no key with this id.
     #[error("there is no key {0}")]
     NotFound(KeyId),
-    /// The change would make a record that no store keeps. Nothing was changed.
+    /// The changed record would have a value that not every store can keep. Nothing was changed.
     #[error(transparent)]
     Invalid(#[from] KeyRecordError),
     /// The store failed; the key may or may not have been changed.
@@ -27,8 +27,8 @@ pub enum ChangeError {
 
 /// A revocation, carried out when awaited: [`ApiKeys::revoke`](crate::ApiKeys::revoke).
 ///
-/// It answers with the record as it then is. To revoke a key again changes nothing, so it is safe
-/// to repeat after an error.
+/// Returns the record after the revocation. Revoking is idempotent, so it is safe to repeat it
+/// after an error.
 ///
 /// ```
 /// # use tower_api_key::key::{KeyStatus, WarningWindow};
@@ -61,13 +61,13 @@ impl RevokeKey {
         }
     }
 
-    /// Sets who asks for this, for the trail. Default: nobody is named.
+    /// Sets the origin of the change, for the audit trail. Default: unknown.
     pub fn by(mut self, origin: impl Into<Origin>) -> Self {
         self.origin = origin.into();
         self
     }
 
-    /// Why, for those who operate the service. The caller is not told.
+    /// Sets the reason, for the operators of the service. Callers are not told.
     pub fn reason(mut self, reason: impl Into<String>) -> Self {
         self.reason = Some(reason.into());
         self
@@ -76,7 +76,7 @@ impl RevokeKey {
 
 impl IntoFuture for RevokeKey {
     type Output = Result<KeyRecord, ChangeError>;
-    type IntoFuture = Managing<KeyRecord, ChangeError>;
+    type IntoFuture = BoxFuture<Result<KeyRecord, ChangeError>>;
 
     fn into_future(self) -> Self::IntoFuture {
         let Self {
@@ -86,8 +86,8 @@ impl IntoFuture for RevokeKey {
             reason,
         } = self;
         Box::pin(async move {
-            let origin = because(origin, reason.as_ref());
-            let revocation = Revocation::new(manager.keyring.now()).with_reason(reason);
+            let origin = with_default_reason(origin, reason.as_ref());
+            let revocation = Revocation::new(manager.shared.now()).with_reason(reason);
             let revoke = |key: &KeyRecord| {
                 let key = key.revoked().is_none().then(|| key.clone())?;
                 Some(key.with_revoked(revocation.clone()))
@@ -99,8 +99,8 @@ impl IntoFuture for RevokeKey {
 
 /// A suspension, carried out when awaited: [`ApiKeys::suspend`](crate::ApiKeys::suspend).
 ///
-/// It answers with the record as it then is. To suspend a suspended key changes nothing, unless it
-/// asks for another end.
+/// Returns the record after the suspension. Suspending is idempotent, but a different `until`
+/// changes the end of the suspension.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -138,19 +138,19 @@ impl SuspendKey {
         }
     }
 
-    /// Sets who asks for this, for the trail. Default: nobody is named.
+    /// Sets the origin of the change, for the audit trail. Default: unknown.
     pub fn by(mut self, origin: impl Into<Origin>) -> Self {
         self.origin = origin.into();
         self
     }
 
-    /// Why, for those who operate the service. The caller is not told.
+    /// Sets the reason, for the operators of the service. Callers are not told.
     pub fn reason(mut self, reason: impl Into<String>) -> Self {
         self.reason = Some(reason.into());
         self
     }
 
-    /// The instant from which the key works again. Default: when it is resumed.
+    /// Sets the time from which the key works again. Default: until it is resumed.
     pub fn until(mut self, until: impl Into<Option<SystemTime>>) -> Self {
         self.until = until.into();
         self
@@ -159,7 +159,7 @@ impl SuspendKey {
 
 impl IntoFuture for SuspendKey {
     type Output = Result<KeyRecord, ChangeError>;
-    type IntoFuture = Managing<KeyRecord, ChangeError>;
+    type IntoFuture = BoxFuture<Result<KeyRecord, ChangeError>>;
 
     fn into_future(self) -> Self::IntoFuture {
         let Self {
@@ -170,8 +170,8 @@ impl IntoFuture for SuspendKey {
             until,
         } = self;
         Box::pin(async move {
-            let origin = because(origin, reason.as_ref());
-            let now = manager.keyring.now();
+            let origin = with_default_reason(origin, reason.as_ref());
+            let now = manager.shared.now();
             let suspension = Suspension::new(now).with_reason(reason).with_until(until);
             let suspend = |key: &KeyRecord| {
                 let is_done = |it: &Suspension| it.holds_at(now) && it.until == until;
@@ -185,8 +185,8 @@ impl IntoFuture for SuspendKey {
 
 /// The end of a suspension, carried out when awaited: [`ApiKeys::resume`](crate::ApiKeys::resume).
 ///
-/// It answers with the record as it then is. A key that is not suspended stays as it is; one that
-/// is revoked stays revoked.
+/// Returns the record after the change. A key that is not suspended does not change; a revoked key
+/// stays revoked.
 #[derive(Debug)]
 #[must_use = "nothing is resumed until this is awaited"]
 pub struct ResumeKey {
@@ -204,7 +204,7 @@ impl ResumeKey {
         }
     }
 
-    /// Sets who asks for this, for the trail. Default: nobody is named.
+    /// Sets the origin of the change, for the audit trail. Default: unknown.
     pub fn by(mut self, origin: impl Into<Origin>) -> Self {
         self.origin = origin.into();
         self
@@ -213,7 +213,7 @@ impl ResumeKey {
 
 impl IntoFuture for ResumeKey {
     type Output = Result<KeyRecord, ChangeError>;
-    type IntoFuture = Managing<KeyRecord, ChangeError>;
+    type IntoFuture = BoxFuture<Result<KeyRecord, ChangeError>>;
 
     fn into_future(self) -> Self::IntoFuture {
         let Self {
@@ -231,8 +231,8 @@ impl IntoFuture for ResumeKey {
     }
 }
 
-/// Gives an origin the reason of a call, unless it has one of its own.
-fn because(origin: Origin, reason: Option<&String>) -> Origin {
+/// Returns the origin with the reason of a call, unless the origin has a reason of its own.
+fn with_default_reason(origin: Origin, reason: Option<&String>) -> Origin {
     if origin.reason.is_some() {
         return origin;
     }

@@ -1,4 +1,4 @@
-//! Issuing: a new key, whose plaintext is seen once.
+//! Issuing of keys. The plaintext of a new key is visible only once.
 
 use std::collections::BTreeMap;
 use std::future::IntoFuture;
@@ -15,13 +15,13 @@ use crate::key::record::KeyRecord;
 use crate::key::scope::{Scope, ScopeSet};
 use crate::key::text::KeyRecordError;
 use crate::key::web_origin::AllowedOrigins;
-use crate::manage::{Manager, Managing};
+use crate::manage::{BoxFuture, Manager};
 use crate::store::{Origin, StoreError};
 
 /// A key to be issued, when awaited: [`ApiKeys::issue`](crate::ApiKeys::issue).
 ///
-/// By default a key of the environment `live`, without scopes, that works at once and never ends.
-/// A key that ends is a leak that ends: say [`expires_in`](Self::expires_in).
+/// By default, the key is of the environment `live`, has no scopes, works at once, and never
+/// expires. An expiry limits the damage of a leak: set [`expires_in`](Self::expires_in).
 ///
 /// ```
 /// # use std::time::Duration;
@@ -62,13 +62,13 @@ pub struct IssueKey {
     limits: Vec<(String, Quota)>,
     metadata: BTreeMap<String, String>,
     not_before: Option<SystemTime>,
-    end: Option<End>,
+    expiry: Option<Expiry>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum End {
+enum Expiry {
     At(SystemTime),
-    In(Duration),
+    After(Duration),
 }
 
 impl IssueKey {
@@ -89,37 +89,37 @@ impl IssueKey {
             limits: Vec::new(),
             metadata: BTreeMap::new(),
             not_before: None,
-            end: None,
+            expiry: None,
         }
     }
 
-    /// Sets who asks for this, for the trail. Default: nobody is named.
+    /// Sets the origin of the change, for the audit trail. Default: unknown.
     pub fn by(mut self, origin: impl Into<Origin>) -> Self {
         self.origin = origin.into();
         self
     }
 
-    /// The organization that the account belongs to. Default: none.
+    /// Sets the organization that the account belongs to. Default: none.
     pub fn organization(mut self, organization: impl Into<String>) -> Self {
         self.organization = Some(organization.into());
         self
     }
 
-    /// What the owner calls the key. Default: nothing.
+    /// Sets the name that the owner gives the key. Default: none.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// The environment that the key opens. Default: that of the format, and [`Environment::LIVE`]
-    /// where no prefix was named.
+    /// Sets the environment of the key. Default: the environment of the format, or
+    /// [`Environment::LIVE`] if no prefix is set.
     pub fn environment(mut self, environment: Environment) -> Self {
         self.environment = Some(environment);
         self
     }
 
-    /// What the key begins with, such as `pk_live`. Default: the first secret format of the
-    /// environment.
+    /// Sets the prefix of the key, such as `pk_live`. Default: the first format of the environment
+    /// and kind.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = Some(prefix.into());
         self
@@ -131,21 +131,21 @@ impl IssueKey {
         self
     }
 
-    /// Where the key may be used from. Default: anywhere.
+    /// Sets the networks that the key may be used from. Default: any.
     pub fn networks(mut self, networks: AllowedNetworks) -> Self {
         self.networks = networks;
         self
     }
 
-    /// Issues a key that may stand in a web page or an app, in the first
+    /// Issues a publishable key, for a web page or an app, in the first
     /// [publishable](KeyFormat::publishable) format. Default: a secret key.
     pub fn publishable(mut self) -> Self {
         self.kind = Some(KeyKind::Publishable);
         self
     }
 
-    /// The web origins that a publishable key may be used from. Default: any. A client that is no
-    /// browser can claim any origin.
+    /// Sets the web origins that a publishable key may be used from. Default: any. Clients other
+    /// than browsers can claim any origin.
     ///
     /// ```
     /// # use tower_api_key::key::AllowedOrigins;
@@ -161,62 +161,69 @@ impl IssueKey {
         self
     }
 
-    /// The name of the account's plan. Default: none. Where this [`ApiKeys`](crate::ApiKeys) has
-    /// plans, it must be one of them.
+    /// Sets the name of the account's plan. Default: none. If this [`ApiKeys`](crate::ApiKeys) has
+    /// plans, the name must be one of theirs.
     pub fn plan(mut self, plan: impl Into<String>) -> Self {
         self.plan = Some(plan.into());
         self
     }
 
-    /// Replaces the quota of a limit for this key. Default: those of the rules. Where this
-    /// [`ApiKeys`](crate::ApiKeys) has limits, the name must be that of one of them.
+    /// Replaces the quota of the limit with this [name](crate::limit::Limit) for this key.
+    /// Default: the quotas of the rules. If this [`ApiKeys`](crate::ApiKeys) has limits, the name
+    /// must be one of theirs.
+    ///
+    /// Each call adds a replacement for one limit; of two calls with the same name, the last one
+    /// counts. The quota takes the place of the rule's and does not add to it: see
+    /// [`KeyRecord::with_limit`] for its budget.
     pub fn add_limit(mut self, name: impl Into<String>, quota: Quota) -> Self {
         self.limits.push((name.into(), quota));
         self
     }
 
-    /// Adds something that the application wants to know about the key. No place for secrets.
+    /// Adds metadata of the application's own. Do not store secrets in it.
     pub fn add_metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(name.into(), value.into());
         self
     }
 
-    /// The instant from which the key works. Default: at once.
+    /// Sets the time from which the key works. Default: at once.
     pub fn not_before(mut self, at: impl Into<Option<SystemTime>>) -> Self {
         self.not_before = at.into();
         self
     }
 
-    /// The instant from which the key no longer works. Default: never. The last of this and
-    /// [`expires_in`](Self::expires_in) holds.
+    /// Sets the time when the key expires. Default: never. The last call of this and
+    /// [`expires_in`](Self::expires_in) counts.
     pub fn expires_at(mut self, at: impl Into<Option<SystemTime>>) -> Self {
-        self.end = at.into().map(End::At);
+        self.expiry = at.into().map(Expiry::At);
         self
     }
 
-    /// How long the key works, counted from its beginning: [`not_before`](Self::not_before), or
-    /// the moment of issue. Default: it never ends.
+    /// Sets the lifetime of the key, counted from [`not_before`](Self::not_before) or the time of
+    /// issue, whichever is later. Default: unlimited.
     pub fn expires_in(mut self, life: impl Into<Option<Duration>>) -> Self {
-        self.end = life.into().map(End::In);
+        self.expiry = life.into().map(Expiry::After);
         self
     }
 
     async fn issue(self) -> Result<IssuedKey, IssueError> {
-        let keyring = &self.manager.keyring;
-        let now = keyring.now();
+        let shared = &self.manager.shared;
+        let now = shared.now();
         if self.account.trim().is_empty() {
             return Err(IssueError::NoAccount);
         }
         let begins = self.not_before.unwrap_or(now).max(now);
-        let expires_at = match self.end {
+        let expires_at = match self.expiry {
             None => None,
-            Some(End::At(at)) => Some(at),
-            Some(End::In(life)) => Some(begins.checked_add(life).ok_or(IssueError::EndsTooLate)?),
+            Some(Expiry::At(at)) => Some(at),
+            Some(Expiry::After(life)) => {
+                Some(begins.checked_add(life).ok_or(IssueError::EndsTooLate)?)
+            }
         };
         if expires_at.is_some_and(|end| end <= begins) {
             return Err(IssueError::EndsBeforeItBegins);
         }
-        let rules = keyring.metering.limiting.rules.current();
+        let rules = shared.key_services.enforcer.rules.current();
         if let Some(plan) = self.plan.as_ref().filter(|plan| !rules.knows_plan(plan)) {
             return Err(IssueError::UnknownPlan(plan.clone()));
         }
@@ -227,7 +234,7 @@ impl IssueKey {
         }
         let format = self.format()?;
         if format.kind() == KeyKind::Publishable {
-            let publishable = &keyring.publishable;
+            let publishable = &shared.publishable;
             let secret = self
                 .scopes
                 .iter()
@@ -242,7 +249,7 @@ impl IssueKey {
         let digest = KeyDigest::of(plaintext.expose_secret());
         let mut record = KeyRecord::new(
             digest.id(),
-            keyring.peppers.verifier(&digest),
+            shared.peppers.verifier(&digest),
             self.account.as_str(),
         )
         .with_prefix(format.prefix())
@@ -264,7 +271,7 @@ impl IssueKey {
         Ok(IssuedKey { plaintext, record })
     }
 
-    /// The format to write the key in: the first one that has what was asked for.
+    /// Returns the first format with the requested environment, kind and prefix.
     fn format(&self) -> Result<&KeyFormat, IssueError> {
         let environment = match (&self.environment, &self.prefix) {
             (None, None) => Some(&Environment::LIVE),
@@ -283,7 +290,7 @@ impl IssueKey {
                     .as_deref()
                     .is_none_or(|asked| format.prefix() == asked)
         };
-        let format = self.manager.keyring.formats.iter().find(fits);
+        let format = self.manager.shared.formats.iter().find(fits);
         format.ok_or_else(|| IssueError::NoFormat {
             environment: environment.cloned(),
             kind,
@@ -294,14 +301,14 @@ impl IssueKey {
 
 impl IntoFuture for IssueKey {
     type Output = Result<IssuedKey, IssueError>;
-    type IntoFuture = Managing<IssuedKey, IssueError>;
+    type IntoFuture = BoxFuture<Result<IssuedKey, IssueError>>;
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.issue())
     }
 }
 
-/// A key that was just issued: its record, and, this once, its plaintext.
+/// A newly issued key: its record, and its plaintext, which is available only here.
 #[derive(Debug)]
 pub struct IssuedKey {
     plaintext: PlaintextKey,
@@ -309,53 +316,53 @@ pub struct IssuedKey {
 }
 
 impl IssuedKey {
-    /// The key itself. Show it to its owner now; nobody can later.
+    /// Returns the plaintext of the key. Show it to the owner now; it cannot be recovered later.
     pub fn expose_secret(&self) -> &str {
         self.plaintext.expose_secret()
     }
 
-    /// The public id of the key: safe in logs.
+    /// Returns the public id of the key, which is safe in logs.
     pub fn id(&self) -> KeyId {
         self.record.id()
     }
 
-    /// What is kept of the key.
+    /// Returns the record of the key, as stored.
     pub fn record(&self) -> &KeyRecord {
         &self.record
     }
 
-    /// The plaintext and the record, each on its own.
+    /// Returns the plaintext and the record separately.
     pub fn into_parts(self) -> (PlaintextKey, KeyRecord) {
         (self.plaintext, self.record)
     }
 }
 
-/// A key could not be issued.
+/// An error for a key that could not be issued.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IssueError {
     /// The account has no name.
     #[error("a key is issued to an account: name it")]
     NoAccount,
-    /// The key would end before it begins, or has ended already.
+    /// The key would expire before it becomes active, or is expired already.
     #[error("the key would end before it begins: let it expire later")]
     EndsBeforeItBegins,
-    /// The key would end later than time can be told.
-    #[error("the key would end later than time can be told: let it expire earlier, or never")]
+    /// The expiry would be too late for `SystemTime`.
+    #[error("the expiry is later than a SystemTime can be: let the key expire earlier, or never")]
     EndsTooLate,
-    /// A publishable key that would hold a scope which is not declared publishable.
+    /// A publishable key would have a scope that is not declared publishable.
     #[error("a publishable key cannot hold the scope {0}: see ApiKeysBuilder::publishable_scopes")]
     NotPublishable(Scope),
-    /// A secret key that would be bound to web origins, which bind publishable keys only.
+    /// A secret key would be bound to web origins, which apply to publishable keys only.
     #[error("web origins bind publishable keys only: issue a publishable key, or leave them out")]
     OriginsOfSecretKey,
-    /// A plan that is not among those of this [`ApiKeys`](crate::ApiKeys).
+    /// The plan is unknown to this [`ApiKeys`](crate::ApiKeys).
     #[error("there is no plan {0:?}: name one of those in Limits")]
     UnknownPlan(String),
-    /// A quota for a limit that this [`ApiKeys`](crate::ApiKeys) does not have.
+    /// The quota is for a limit that this [`ApiKeys`](crate::ApiKeys) does not have.
     #[error("there is no limit {0:?}: name one of those in Limits, as headers and errors name it")]
     UnknownLimit(String),
-    /// There is no format to write such a key in.
+    /// No format fits the requested key.
     #[error(
         "no format to issue a key in (environment: {}, kind: {}, prefix without its '_': {}): \
          add one with ApiKeysBuilder::formats",
@@ -364,20 +371,21 @@ pub enum IssueError {
         prefix.as_deref().unwrap_or("any")
     )]
     NoFormat {
-        /// The environment that was asked for.
+        /// The requested environment.
         environment: Option<Environment>,
-        /// The kind that was asked for.
+        /// The requested kind.
         kind: Option<KeyKind>,
-        /// The prefix that was asked for.
+        /// The requested prefix.
         prefix: Option<String>,
     },
-    /// A text or an instant is one that no store keeps.
+    /// A text or a time is one that not every store can keep.
     #[error(transparent)]
     Invalid(#[from] KeyRecordError),
-    /// The operating system gave no randomness.
+    /// The operating system provided no randomness.
     #[error("the key could not be generated")]
     Generate(#[from] GenerateError),
-    /// The store failed. The key was not handed out, so whether it was kept does not matter.
+    /// The store failed. The key may have been stored, which is harmless: its plaintext was not
+    /// handed out.
     #[error("the key could not be kept")]
     Store(#[from] StoreError),
 }

@@ -1,6 +1,6 @@
 //! Management: issuing and changing keys, and the background worker.
 //!
-//! [`ApiKeys`](crate::ApiKeys) makes these calls; each is a future with setters.
+//! [`ApiKeys`](crate::ApiKeys) starts these calls; each is a future with setters.
 
 pub(crate) mod change;
 pub(crate) mod issue;
@@ -16,43 +16,43 @@ use std::sync::Arc;
 
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
-use crate::keyring::Keyring;
+use crate::shared::Shared;
 use crate::store::{Action, Change, DynManagedKeyStore, Origin, StoreErrorKind};
 
-/// The future that a management call turns into.
-pub(crate) type Managing<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
+/// A boxed future, for `IntoFuture`.
+pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// How often a change is tried again when somebody else changes the same key.
+/// The number of attempts at a change, in case somebody else changes the same key meanwhile.
 const ATTEMPTS: usize = 16;
 
-/// What management calls act with.
+/// The dependencies of management calls.
 #[derive(Debug, Clone)]
 pub(crate) struct Manager {
-    keyring: Arc<Keyring>,
+    shared: Arc<Shared>,
     store: Arc<dyn DynManagedKeyStore>,
 }
 
 impl Manager {
-    pub(crate) fn new(keyring: Arc<Keyring>, store: Arc<dyn DynManagedKeyStore>) -> Self {
-        Self { keyring, store }
+    pub(crate) fn new(shared: Arc<Shared>, store: Arc<dyn DynManagedKeyStore>) -> Self {
+        Self { shared, store }
     }
 
-    /// Creates a record, and returns it as it is kept.
+    /// Creates a record, and returns it as it is stored.
     async fn create(&self, origin: Origin, record: KeyRecord) -> Result<KeyRecord, IssueError> {
         let id = record.id();
-        // As the store keeps it.
+        // Round as the store does.
         let record = record.rounded();
-        let now = self.keyring.now();
+        let now = self.shared.now();
         let change = Change::new(origin, now).create(Action::ISSUED, record.clone())?;
-        let cache = &self.keyring.cache;
-        // However it ends, also if nobody waits for the end: the store may have written.
-        let _forget = OnDrop(|| cache.created(&id));
+        let cache = &self.shared.cache;
+        // Even if the commit fails or is cancelled: the store may have written.
+        let _forget = OnDrop(|| cache.outdate_absence(&id));
         self.store.commit(&change).await?;
         Ok(record)
     }
 
-    /// Changes a record as it is at this moment; `change` answers `None` where there is nothing to
-    /// do.
+    /// Changes the current version of a record. `change` returns `None` if there is nothing to
+    /// change.
     async fn update(
         &self,
         id: KeyId,
@@ -63,28 +63,27 @@ impl Manager {
         let mut attempt = 1;
         loop {
             let seen = self.store.find_committed(&id).await?;
-            let cache = &self.keyring.cache;
-            // Should it not be certain after all: no change here is undone by building on an older
-            // record.
+            let cache = &self.shared.cache;
+            // In case `find_committed` lags: a change that is based on an older record would undo a
+            // newer one.
             let seen = cache.newest(seen.ok_or(ChangeError::NotFound(id))?)?;
             let Some(changed) = change(&seen) else {
-                // Somebody else has done it, and what is cached here may not say so. If it does,
-                // nobody is made to load a key anew: a change that changes nothing is free to
-                // repeat.
+                // Another process has made the change, and the cache here may be outdated. The key
+                // is only reloaded if it is: repeating a change without effect must stay cheap.
                 cache.remember(seen.clone());
                 if cache.has_older(&seen) {
-                    cache.changed(&id);
+                    cache.outdate(&id);
                 }
                 return Ok(seen);
             };
-            // As the store keeps it.
+            // Round as the store does.
             let next = seen.version().saturating_add(1);
             let changed = changed.with_version(next).rounded();
-            let now = self.keyring.now();
+            let now = self.shared.now();
             let change = Change::new(origin.clone(), now);
             let change = change.update(action.clone(), &seen, changed.clone())?;
-            // However it ends, also if nobody waits for the end: the store may have written.
-            let _forget = OnDrop(|| cache.changed(&id));
+            // Even if the commit fails or is cancelled: the store may have written.
+            let _forget = OnDrop(|| cache.outdate(&id));
             match self.store.commit(&change).await {
                 Ok(()) => {
                     cache.remember(changed.clone());
@@ -98,7 +97,7 @@ impl Manager {
     }
 }
 
-/// Does something when it goes out of scope.
+/// Calls a function when it goes out of scope.
 struct OnDrop<F: FnMut()>(F);
 
 impl<F: FnMut()> Drop for OnDrop<F> {

@@ -1,12 +1,12 @@
-//! Step 8 of the path: what a request is charged, and what its caller is told of that.
+//! Step 8 of the path: charges a request, and prepares the headers and rejections about limits.
 
 use crate::http::rejection::Rejection;
-use crate::http::render::rate_limit::{self, Notice};
+use crate::http::render::rate_limit::{self, LimitReport};
 use crate::limit::charge::Charge;
+use crate::limit::enforcer;
 use crate::limit::instant::Nanos;
 use crate::limit::limiter::LimiterError;
-use crate::limit::limiting;
-use crate::limit::outage::Fallback;
+use crate::limit::outage::OutageDecision;
 use crate::limit::refund::Receipt;
 use crate::limit::verdict::Verdict;
 use crate::middleware::gate::Gate;
@@ -17,63 +17,67 @@ use crate::util::trace;
 /// A request that is within its limits.
 #[derive(Default)]
 pub(super) struct WithinLimits {
-    /// What the answer says of the limits.
-    pub(super) limits: Option<Notice>,
-    /// What the request may give back, if the limiter took anything.
+    /// The limits that the response headers tell of.
+    pub(super) limits: Option<LimitReport>,
+    /// The charges that the limiter took, for refunds.
     pub(super) receipt: Option<Receipt>,
 }
 
-/// Who is charged, and so how much is told.
+/// The party that is charged. It determines how much a response tells about the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Payer {
     Key,
     Anonymous,
 }
 
-/// A request that is not within its limits, or of which that cannot be said.
+/// A denial by the limits, or by a failed limiter.
 pub(super) struct LimitDenial {
     pub(super) rejection: Rejection,
-    pub(super) limits: Option<Box<Notice>>,
+    pub(super) limits: Option<Box<LimitReport>>,
 }
 
 impl Gate {
-    /// Takes all charges, or none; `None` if that must be waited for. The verdict is kept for
-    /// whoever hears of it.
-    #[inline]
+    /// Takes all charges or none, if the limiter can answer without a wait; `None` otherwise. The
+    /// verdict is stored in `announced` for observers and logs.
     pub(super) fn try_charge(
         &self,
         charges: &[Charge<'_>],
         payer: Payer,
         now: Now,
-        kept: &mut Option<Verdict>,
+        announced: &mut Option<Verdict>,
     ) -> Option<Result<WithinLimits, Box<LimitDenial>>> {
         if charges.is_empty() {
             return Some(Ok(WithinLimits::default()));
         }
-        let checked = self.keyring.metering.limiting.check_now(charges, now)?;
-        Some(self.judge(charges, &checked, payer, Nanos::of(now), now, kept))
+        let checked = self.shared.key_services.enforcer.check_now(charges, now)?;
+        Some(self.judge(charges, &checked, payer, Nanos::of(now), now, announced))
     }
 
-    /// As [`try_charge`](Self::try_charge), with a wait. The clock is read anew after it.
+    /// Takes all charges or none, as [`try_charge`](Self::try_charge) does, but waits for the
+    /// limiter. The clock is read again after the wait.
     pub(super) async fn charge(
         &self,
         charges: &[Charge<'_>],
         payer: Payer,
-        kept: &mut Option<Verdict>,
+        announced: &mut Option<Verdict>,
     ) -> Result<WithinLimits, Box<LimitDenial>> {
         if charges.is_empty() {
             return Ok(WithinLimits::default());
         }
-        let clock = &*self.keyring.clock;
+        let clock = &*self.shared.clock;
         let since = clock.monotonic();
-        let asked_at = Nanos::of(self.keyring.readings());
-        let checked = self.keyring.metering.limiting.check(clock, charges).await;
-        self.tell_of_wait(WaitFor::Limiter, since, checked.is_ok());
-        let now = self.keyring.readings();
-        self.judge(charges, &checked, payer, asked_at, now, kept)
+        let asked_at = Nanos::of(self.shared.readings());
+        let checked = self
+            .shared
+            .key_services
+            .enforcer
+            .check(clock, charges)
+            .await;
+        self.report_wait(WaitFor::Limiter, since, checked.is_ok());
+        let now = self.shared.readings();
+        self.judge(charges, &checked, payer, asked_at, now, announced)
     }
 
-    #[inline]
     fn judge(
         &self,
         charges: &[Charge<'_>],
@@ -81,23 +85,22 @@ impl Gate {
         payer: Payer,
         asked_at: Nanos,
         now: Now,
-        kept: &mut Option<Verdict>,
+        announced: &mut Option<Verdict>,
     ) -> Result<WithinLimits, Box<LimitDenial>> {
-        match limiting::verdict(charges, checked) {
+        match enforcer::verdict(charges, checked) {
             Ok(verdict) => {
-                if let Some(failures) = self.keyring.notices.limiter.works() {
-                    trace::limiter_works(failures);
+                if let Some(failures) = self.shared.log_throttles.limiter.recovered() {
+                    trace::limiter_recovered(failures);
                 }
-                self.keep(verdict, kept);
+                self.store_verdict(verdict, announced);
                 self.within_or_denial(charges, verdict, payer, Some(asked_at), now)
             }
-            Err(error) => self.do_without(charges, &error, payer, now, kept),
+            Err(error) => self.decide_without_limiter(charges, &error, payer, now, announced),
         }
     }
 
-    /// Makes what follows from a verdict. There is a receipt only for what the limiter took, which
-    /// was asked at this instant.
-    #[inline]
+    /// Converts a verdict into an admission or a denial. `asked_at` is the time when the limiter
+    /// was asked; without it, the limiter took nothing and there is no receipt.
     fn within_or_denial(
         &self,
         charges: &[Charge<'_>],
@@ -108,17 +111,18 @@ impl Gate {
     ) -> Result<WithinLimits, Box<LimitDenial>> {
         let headers = self.config.rate_limit_headers;
         let limits = if payer == Payer::Anonymous {
-            Notice::of_stranger(headers, charges, verdict, now.wall())
+            LimitReport::for_anonymous(headers, charges, verdict, now.wall())
         } else {
-            Notice::of(headers, charges, verdict, now.wall())
+            LimitReport::of(headers, charges, verdict, now.wall())
         };
-        // A stranger who is denied by a shared budget is not shown the numbers of another one.
-        let is_of_others = || {
+        // If a shared budget denied the request, do not show a client without a key the numbers of
+        // its own budget.
+        let is_denied_by_shared = || {
             let tightest = verdict.tightest().and_then(|at| charges.get(at));
             tightest.is_some_and(|charge| charge.subject().is_shared_by_all())
         };
-        let is_told = verdict.is_allowed() || payer == Payer::Key || !is_of_others();
-        let limits = limits.filter(|_| is_told);
+        let is_shown = verdict.is_allowed() || payer == Payer::Key || !is_denied_by_shared();
+        let limits = limits.filter(|_| is_shown);
         if verdict.is_allowed() {
             let receipt = asked_at.map(|at| Receipt::new(at, verdict));
             return Ok(WithinLimits { limits, receipt });
@@ -126,47 +130,46 @@ impl Gate {
         let rejection =
             rate_limit::rejection(charges, verdict, payer == Payer::Anonymous, now.wall());
         Err(Box::new(LimitDenial {
-            // A verdict that denies without saying why is answered with 503, and never admits.
+            // A verdict that denies without a reason is answered with 503, and never admits.
             rejection: rejection.unwrap_or_else(|| self.outage()),
             limits: limits.map(Box::new),
         }))
     }
 
-    /// Keeps a verdict for observers, if there are any, and for the logs, if limits only report.
-    #[inline]
-    fn keep(&self, verdict: &Verdict, kept: &mut Option<Verdict>) {
-        if self.keyring.observers.has_observers() || self.rules().report() {
-            *kept = Some(verdict.clone());
+    /// Stores a verdict if there are observers, or report-only limits.
+    fn store_verdict(&self, verdict: &Verdict, announced: &mut Option<Verdict>) {
+        if self.shared.observers.has_observers() || self.rules().has_report_only() {
+            *announced = Some(verdict.clone());
         }
     }
 
-    /// The limiter failed: what the application chose for that decides. Nothing is to be given back
-    /// to it.
+    /// Handles a failed limiter as the application configured. Nothing can be refunded to the
+    /// limiter.
     #[cold]
-    fn do_without(
+    fn decide_without_limiter(
         &self,
         charges: &[Charge<'_>],
         error: &LimiterError,
         payer: Payer,
         now: Now,
-        kept: &mut Option<Verdict>,
+        announced: &mut Option<Verdict>,
     ) -> Result<WithinLimits, Box<LimitDenial>> {
-        if let Some(failures) = self.keyring.notices.limiter.failed(now.wall()) {
+        if let Some(failures) = self.shared.log_throttles.limiter.failed(now.wall()) {
             trace::limiter_failed(error, failures);
         }
         match self
-            .keyring
-            .metering
-            .limiting
-            .emergency
+            .shared
+            .key_services
+            .enforcer
+            .outage_limiter
             .decide(charges, now)
         {
-            Fallback::Charged(shares, verdict) => {
-                self.keep(&verdict, kept);
+            OutageDecision::Charged(shares, verdict) => {
+                self.store_verdict(&verdict, announced);
                 self.within_or_denial(&shares, &verdict, payer, None, now)
             }
-            Fallback::Admit => Ok(WithinLimits::default()),
-            Fallback::Refuse => Err(Box::new(LimitDenial {
+            OutageDecision::Admit => Ok(WithinLimits::default()),
+            OutageDecision::Refuse => Err(Box::new(LimitDenial {
                 rejection: self.outage(),
                 limits: None,
             })),

@@ -1,17 +1,17 @@
-//! Step 9, and every denial: each decision is announced here, and nowhere else.
+//! Step 9 and all denials: the only place where decisions are announced.
 
 use std::sync::Arc;
 
 use http::Request;
 
-use crate::cache::KnownKey;
+use crate::cache::CachedKey;
 use crate::http::caller::{Anonymous, Caller};
 use crate::http::carriers::Carriers;
 use crate::http::rejection::Rejection;
-use crate::http::render::rate_limit::Notice;
+use crate::http::render::rate_limit::LimitReport;
 use crate::key::lifecycle::Lifecycle;
 use crate::limit::charge::Charge;
-use crate::limit::rulebook::Bound;
+use crate::limit::compiled_rules::RequestLimits;
 use crate::limit::verdict::Verdict;
 use crate::middleware::charge::{LimitDenial, WithinLimits};
 use crate::middleware::context::Context;
@@ -19,10 +19,10 @@ use crate::middleware::gate::Gate;
 use crate::middleware::outcome::{Admission, Denial, Outcome};
 use crate::observe::{Decision, KeyFacts};
 
-/// The reason of a denial, with what was asked of the limiter.
+/// The reason of a denial, with the charges and the limiter's verdict.
 pub(super) struct Reason<'a> {
     rejection: Rejection,
-    limits: Option<Box<Notice>>,
+    limits: Option<Box<LimitReport>>,
     charges: &'a [Charge<'a>],
     verdict: Option<&'a Verdict>,
 }
@@ -39,7 +39,7 @@ impl From<Rejection> for Reason<'_> {
 }
 
 impl<'a> Reason<'a> {
-    /// The reason of a denial by the limits.
+    /// Creates the reason of a denial by the limits.
     pub(super) fn by_limits(
         denial: LimitDenial,
         charges: &'a [Charge<'a>],
@@ -55,7 +55,7 @@ impl<'a> Reason<'a> {
 }
 
 impl Gate {
-    /// Announces and makes a denial. The key is named if its secret was right.
+    /// Announces and creates a denial. It names the key only if the secret was right.
     pub(super) fn deny<'a>(
         &self,
         context: &Context<'_>,
@@ -69,7 +69,7 @@ impl Gate {
             charges,
             verdict,
         } = reason.into();
-        self.keyring.observers.decided(&Decision {
+        self.shared.observers.decided(&Decision {
             outcome: Err(&rejection),
             key,
             request: context,
@@ -86,8 +86,8 @@ impl Gate {
         })
     }
 
-    /// Announces an admission. What follows takes the request, so it comes after.
-    #[inline]
+    /// Announces an admission. Call it before the request is changed, since `context` borrows the
+    /// request.
     pub(super) fn announce_admission(
         &self,
         context: &Context<'_>,
@@ -96,14 +96,14 @@ impl Gate {
         charges: &[Charge<'_>],
         verdict: Option<&Verdict>,
     ) {
-        let observers = &self.keyring.observers;
+        let observers = &self.shared.observers;
         let reported = match key {
-            Some(key) if self.config.reports.are_on() => self.reported(context, key.known()),
+            Some(key) if self.config.reports.are_on() => self.reported(context, key.cached_key()),
             _ => Vec::new(),
         };
         let is_silent = verdict.is_none() && reported.is_empty();
-        if is_silent && !observers.hear_of_admission(key, carriers) {
-            return; // it need not be put together
+        if is_silent && !observers.need_admission(key, carriers) {
+            return; // do not build a decision for nobody
         }
         observers.decided(&Decision {
             outcome: Ok(()),
@@ -116,22 +116,21 @@ impl Gate {
         });
     }
 
-    /// Admits a request with a key: the caller goes in, the credential out.
-    #[inline]
+    /// Admits a request with a key: inserts the caller, and removes the credential.
     pub(super) fn admit<B>(
         &self,
         request: &mut Request<B>,
-        known: Arc<KnownKey>,
+        key: Arc<CachedKey>,
         lifecycle: Lifecycle,
         carriers: Carriers,
-        bound: Bound,
+        request_limits: RequestLimits,
         within: WithinLimits,
     ) -> Outcome {
         self.strip_or_mark(request, carriers);
-        self.pass_on(request, Some((&known, &lifecycle)));
-        let has_observers = self.keyring.observers.has_observers();
-        let for_observers = has_observers.then(|| Arc::clone(&known));
-        let caller = Caller::new(known, lifecycle, carriers, bound, within.receipt);
+        self.pass_on(request, Some((&key, &lifecycle)));
+        let has_observers = self.shared.observers.has_observers();
+        let for_observers = has_observers.then(|| Arc::clone(&key));
+        let caller = Caller::new(key, lifecycle, carriers, request_limits, within.receipt);
         request.extensions_mut().insert(caller);
         Outcome::Admit(Admission::Key {
             lifecycle,
@@ -147,10 +146,10 @@ impl Gate {
         request: &mut Request<B>,
         within: WithinLimits,
     ) -> Outcome {
-        // A caller of other keys, from a layer further out, does not speak for this request.
+        // A caller of other keys, from an outer layer, does not authorize this request.
         request.extensions_mut().remove::<Caller>();
         self.pass_on(request, None);
-        let anonymous = Anonymous::new(&self.keyring.metering);
+        let anonymous = Anonymous::new(&self.shared.key_services);
         request.extensions_mut().insert(anonymous);
         Outcome::Admit(Admission::Anonymous {
             limits: within.limits,

@@ -1,4 +1,4 @@
-//! What one layer is set to.
+//! The settings of one layer.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,26 +14,26 @@ use crate::http::credential::source::KeySources;
 use crate::http::framework;
 use crate::http::rejection::Rejection;
 use crate::http::render::challenge::{Challenges, Realm};
-use crate::http::render::content::ErrorContent;
+use crate::http::render::error_content::ErrorContent;
+use crate::http::render::error_response::{self, ErrorFormat, ResponseMode};
 use crate::http::render::facts::CallerFact;
 use crate::http::render::grpc::GrpcRequests;
 use crate::http::render::key_headers::KeyHeaders;
 use crate::http::render::rate_limit::RateLimitHeaders;
-use crate::http::render::rejection::{self, ErrorFormat, Manner};
 use crate::http::request_head::RequestHead;
 use crate::key::environment::Environment;
 use crate::key::formats::KeyFormats;
 use crate::key::kind::KeyKind;
 use crate::key::scope::RequiredScopes;
 
-/// How the route of a request is found; by default it is that which a framework matched, or else
-/// the path.
+/// The function that finds the route of a request. By default, the route is the one that a
+/// framework matched, or else the path.
 #[derive(Clone, Default)]
-pub(crate) struct Route(pub(crate) Option<Arc<FindRoute>>);
+pub(crate) struct RouteFinder(pub(crate) Option<Arc<FindRoute>>);
 
 type FindRoute = dyn Fn(RequestHead<'_>) -> Option<String> + Send + Sync;
 
-impl Route {
+impl RouteFinder {
     pub(crate) fn of<'r>(&self, head: RequestHead<'r>) -> Cow<'r, str> {
         if let Some(found) = self.0.as_ref().and_then(|find| find(head)) {
             return Cow::Owned(found);
@@ -43,7 +43,7 @@ impl Route {
     }
 }
 
-impl fmt::Debug for Route {
+impl fmt::Debug for RouteFinder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_some() {
             "Function"
@@ -55,15 +55,14 @@ impl fmt::Debug for Route {
 
 /// The kinds of keys that a layer accepts.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Kinds {
+pub(crate) struct AcceptedKinds {
     secret: bool,
     publishable: bool,
-    /// Whether secret keys are refused that browsers send.
+    /// Refuses secret keys that browsers send.
     pub(crate) refuse_in_browsers: bool,
 }
 
-impl Kinds {
-    #[inline]
+impl AcceptedKinds {
     pub(crate) fn accept(self, kind: KeyKind) -> bool {
         match kind {
             KeyKind::Secret => self.secret,
@@ -71,7 +70,7 @@ impl Kinds {
         }
     }
 
-    /// Accepts these kinds and no other.
+    /// Accepts these kinds and no others.
     pub(crate) fn set(&mut self, kinds: impl IntoIterator<Item = KeyKind>) {
         (self.secret, self.publishable) = (false, false);
         for kind in kinds {
@@ -83,7 +82,7 @@ impl Kinds {
     }
 }
 
-/// Access that is only reported, and not denied.
+/// Access checks that are only reported, and do not deny.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reports {
     pub(crate) scopes: Vec<RequiredScopes>,
@@ -91,75 +90,72 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    #[inline]
     pub(crate) fn are_on(&self) -> bool {
         self.networks || !self.scopes.is_empty()
     }
 }
 
-/// What one layer is set to; `Default` is the documented default of each setter.
+/// The settings of one layer. `Default` has the documented default of each setter.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
-    // What is asked of a request.
+    // Requirements on requests.
     pub(crate) sources: KeySources,
     pub(crate) optional: bool,
     pub(crate) allow_preflight: bool,
-    /// `None` is any.
+    /// `None` accepts any environment.
     pub(crate) environments: Option<Arc<[Environment]>>,
-    pub(crate) kinds: Kinds,
-    /// Each of them must be held.
+    pub(crate) kinds: AcceptedKinds,
+    /// All of them are required.
     pub(crate) required_scopes: Vec<RequiredScopes>,
     pub(crate) reports: Reports,
     pub(crate) client_address: ClientAddress,
-    pub(crate) route: Route,
-    // What becomes of it.
+    pub(crate) route: RouteFinder,
+    // Changes to admitted requests.
     pub(crate) hide_credential: bool,
-    /// The facts that are passed on, if any.
+    /// The facts that are passed on; `None` if none were configured.
     pub(crate) facts: Option<Vec<CallerFact>>,
-    // What is answered.
+    // Responses.
     pub(crate) key_headers: KeyHeaders,
     pub(crate) rate_limit_headers: RateLimitHeaders,
     pub(crate) errors: ErrorFormat,
     pub(crate) challenges: Challenges,
-    /// The answer to keys that are not found.
+    /// The status of the response to keys that are not found.
     pub(crate) not_found: StatusCode,
     pub(crate) retry_after: Duration,
     pub(crate) grpc: GrpcRequests,
 }
 
 impl Config {
-    /// In which way a request is answered.
-    pub(crate) fn manner(&self, method: &Method, headers: &HeaderMap) -> Manner {
-        Manner {
+    /// Returns the mode of the response to a request.
+    pub(crate) fn response_mode(&self, method: &Method, headers: &HeaderMap) -> ResponseMode {
+        ResponseMode {
             grpc: self.grpc.include(method, headers),
             head: method == Method::HEAD,
         }
     }
 
-    /// Writes an error. `request` is a copy for the application's own way, if it has one.
+    /// Renders an error. `request` is the copy for a custom format, if one is configured.
     pub(crate) fn render(
         &self,
         content: &ErrorContent<'_>,
-        manner: Manner,
+        mode: ResponseMode,
         request: Option<&Request<()>>,
     ) -> Response<Bytes> {
         let (errors, challenges, sources) = (&self.errors, &self.challenges, &self.sources);
         let render =
-            |request| rejection::render(content, errors, challenges, sources, manner, request);
+            |request| error_response::render(content, errors, challenges, sources, mode, request);
         match request {
             Some(request) => render(request),
             None => render(&Request::new(())),
         }
     }
 
-    /// Returns what a rejection says to callers of this layer.
+    /// Returns the content of a rejection for callers of this layer.
     pub(crate) fn content<'r>(&self, rejection: &'r Rejection) -> ErrorContent<'r> {
         ErrorContent::of_layer(rejection, &self.sources, self.not_found)
     }
 
-    /// Copies the head of a request without its credentials, if the application writes errors from
-    /// it.
-    #[inline]
+    /// Copies the head of a request without its credentials, if a custom format needs it.
     pub(crate) fn copy_for_errors<B>(
         &self,
         request: &Request<B>,
@@ -182,7 +178,7 @@ impl Config {
         for name in [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE] {
             copy.headers_mut().remove(name);
         }
-        // Keys in places that are not looked at.
+        // Remove keys in places that are no key sources.
         let is_claimed = |text: &[u8]| formats.is_claimed_in(text);
         let claimed = copy.headers().iter();
         let claimed = claimed.filter(|(_, value)| is_claimed(value.as_bytes()));
@@ -208,7 +204,7 @@ impl Default for Config {
             optional: false,
             allow_preflight: false,
             environments: Some([Environment::LIVE].into()),
-            kinds: Kinds {
+            kinds: AcceptedKinds {
                 secret: true,
                 publishable: false,
                 refuse_in_browsers: false,
@@ -216,7 +212,7 @@ impl Default for Config {
             required_scopes: Vec::new(),
             reports: Reports::default(),
             client_address: ClientAddress::default(),
-            route: Route::default(),
+            route: RouteFinder::default(),
             hide_credential: true,
             facts: None,
             key_headers: KeyHeaders::default(),

@@ -1,4 +1,4 @@
-//! Facts of a request that are derived once, when somebody asks.
+//! Facts of a request that are derived at most once, on demand.
 
 use std::borrow::Cow;
 use std::cell::{Cell, OnceCell};
@@ -8,14 +8,14 @@ use crate::http::carriers::Carriers;
 use crate::http::client_address::ClientAddress;
 use crate::http::request_head::RequestHead;
 use crate::key::record::KeyRecord;
-use crate::limit::rulebook::{Bound, Rulebook};
-use crate::limit::rules::Exemptions;
+use crate::limit::compiled_rules::{CompiledRules, RequestLimits};
+use crate::limit::limits::Exemptions;
 use crate::middleware::gate::Gate;
 use crate::observe::{KeyLookup, RequestFacts};
 use crate::util::clock::Now;
 use crate::util::trace;
 
-/// A request as the path sees it: its head, the instant that it is judged by, and its client's
+/// A request in the course of a decision: its head, the time of the decision, and the client's
 /// address.
 pub(super) struct Context<'r> {
     gate: &'r Gate,
@@ -28,7 +28,6 @@ pub(super) struct Context<'r> {
 }
 
 impl<'r> Context<'r> {
-    #[inline]
     pub(super) fn new(gate: &'r Gate, head: RequestHead<'r>) -> Self {
         Self {
             gate,
@@ -41,65 +40,64 @@ impl<'r> Context<'r> {
         }
     }
 
-    /// Notes how the key was looked up.
-    #[inline]
-    pub(super) fn looked_up(&self, how: KeyLookup) {
-        self.lookup.set(how);
+    /// Records how the key was looked up.
+    pub(super) fn looked_up(&self, lookup: KeyLookup) {
+        self.lookup.set(lookup);
     }
 
-    /// Returns both clock readings: the wall clock's and the monotonic one's.
-    #[inline]
+    /// Returns the readings of the wall clock and the monotonic clock.
     pub(super) fn now(&self) -> Now {
-        *self.now.get_or_init(|| self.gate.keyring.readings())
+        *self.now.get_or_init(|| self.gate.shared.readings())
     }
 
-    /// Returns the client's address, as far as it can be trusted.
+    /// Returns the client's address; `None` if no trusted source tells it.
     pub(super) fn client(&self) -> Option<IpAddr> {
         *self.client.get_or_init(|| {
             let source = &self.gate.config.client_address;
             if source.ignores_forwarding(self.head) {
                 let peer = ClientAddress::peer().of(self.head);
-                trace::untrusted_forwarding(&self.gate.keyring.notices.untrusted_forwarding, peer);
+                trace::untrusted_forwarding(
+                    &self.gate.shared.log_throttles.untrusted_forwarding,
+                    peer,
+                );
             }
             source.of(self.head)
         })
     }
 
-    /// Returns the address that limits go by: the client's, or else the peer's. A header that tells
-    /// no address grants no access, and exempts from no limit.
+    /// Returns the address that limits are charged to: the client's, or else the peer's. A header
+    /// that tells no address grants no access, and exempts from no limit.
     pub(super) fn charged_address(&self) -> Option<IpAddr> {
         *self.charged.get_or_init(|| {
             let peer = || ClientAddress::peer().of(self.head);
             let charged = self.client().or_else(peer);
             if charged.is_none() {
-                trace::no_address_for_limits(&self.gate.keyring.notices.no_address_for_limits);
+                trace::no_address_for_limits(&self.gate.shared.log_throttles.no_address_for_limits);
             }
             charged
         })
     }
 
-    /// Returns what the limits must know of the request, which has this key.
-    #[inline]
-    pub(super) fn bound(&self, key: Option<&KeyRecord>) -> Bound {
+    /// Returns the facts that the limits need about the request. `key` is the request's key.
+    pub(super) fn request_limits(&self, key: Option<&KeyRecord>) -> RequestLimits {
         let rules = self.gate.rules();
-        let mut bound = self.place(rules);
+        let mut request_limits = self.bind(rules);
         if !rules.exemptions().is_empty() && self.is_exempt(rules.exemptions()) {
-            bound = bound.exempt();
+            request_limits = request_limits.exempt();
         }
         if !rules.subjects().is_empty() {
             let subjects = rules.subjects().iter();
-            let subjects = subjects.map(|name| self.gate.keyring.subject(name, self.head, key));
-            bound = bound.with_subjects(subjects.collect());
+            let subjects = subjects.map(|name| self.gate.shared.subject(name, self.head, key));
+            request_limits = request_limits.with_subjects(subjects.collect());
         }
-        bound
+        request_limits
     }
 
-    #[inline]
-    fn place(&self, rules: &Rulebook) -> Bound {
+    fn bind(&self, rules: &CompiledRules) -> RequestLimits {
         let needed = rules.need_address();
         let address = needed.then(|| self.charged_address()).flatten();
         if !rules.need_route() {
-            return rules.bind_nowhere(address);
+            return rules.bind_without_route(address);
         }
         let path = self.head.uri.path();
         rules.bind(self.head.method.as_str(), self.route(), path, address)
@@ -110,7 +108,7 @@ impl<'r> Context<'r> {
         if exemptions.methods.iter().any(|exempt| exempt == method) {
             return true;
         }
-        // An address that is not known is exempt from nothing, whoever the peer is.
+        // An unknown address is never exempt, even if the peer would be.
         let networks = &exemptions.networks;
         let is_in = |client| networks.iter().any(|network| network.contains(client));
         !networks.is_empty() && self.client().is_some_and(is_in)
@@ -144,7 +142,7 @@ impl RequestFacts for Context<'_> {
     }
 
     fn has_key_in(&self, path: &str) -> bool {
-        let formats = &self.gate.keyring.formats;
+        let formats = &self.gate.shared.formats;
         path.split('/')
             .any(|segment| formats.is_claimed_in(segment.as_bytes()))
     }

@@ -1,18 +1,17 @@
 //! THE PATH: from a request to a decision, top to bottom.
 //!
-//! 0. **Nested**: an outer layer of the same keys has admitted the request. Status and access are
-//!    checked again, and a key that is still in the request must be the same one. A preflight
-//!    passes without a key of its own, where that is switched on.
+//! 0. **Nested**: an outer layer of the same keys admitted the request. Status and access are
+//!    checked again. A key that is still in the request must be the same key. A preflight passes
+//!    without a key, if the layer allows preflights.
 //! 1. **Find** the one credential in the request.
-//! 2. **Parse** it: what is not written as a key of ours is refused, and goes no further.
-//! 3. **Hash** the key once: the digest names the record.
-//! 4. **Look up** the record by its id: in the cache, or else in the store, which is waited for.
+//! 2. **Parse** it: text that does not have the format of our keys is refused here.
+//! 3. **Hash** the key once: the digest contains the id of the record.
+//! 4. **Look up** the record by its id: in the cache, or else in the store, which is awaited.
 //! 5. **Compare** the secret, in constant time.
 //! 6. **Status** from the record and the clock.
 //! 7. **Access**: environment, kind, web origin, network, scopes.
-//! 8. **Limits**: every charge that applies, all of them or none. A limiter elsewhere is waited
-//!    for.
-//! 9. **Admit**: the caller goes into the request, the credential out of it.
+//! 8. **Limits**: all charges that apply, or none. A remote limiter is awaited.
+//! 9. **Admit**: insert the caller, and remove the credential.
 //!
 //! Requests are admitted by [`Gate::admit`] and [`Gate::admit_anonymous`], and as
 //! [`Admission::Nested`] by `decide_nested` for a key and by `decide_anonymous` without one. All of
@@ -22,7 +21,7 @@ use std::sync::Arc;
 
 use http::Request;
 
-use crate::cache::{Found, KnownKey, Sought};
+use crate::cache::{CachedKey, LoadPriority, Lookup};
 use crate::http::browser;
 use crate::http::caller::{Anonymous, Caller};
 use crate::http::carriers::Carriers;
@@ -32,31 +31,31 @@ use crate::http::request_head::RequestHead;
 use crate::key::digest::KeyDigest;
 use crate::key::kind::KeyKind;
 use crate::key::lifecycle::Lifecycle;
-use crate::limit::rulebook::Charges;
-use crate::limit::throttle::Attempt;
+use crate::limit::compiled_rules::Charges;
+use crate::limit::failed_attempts::Attempt;
 use crate::middleware::charge::Payer;
 use crate::middleware::conclude::Reason;
 use crate::middleware::context::Context;
 use crate::middleware::gate::Gate;
 use crate::middleware::outcome::{
-    Admission, Outcome, PendingCharge, PendingLoad, PresentedKey, VerifiedKey, Wait,
+    Admission, Outcome, Pending, PendingCharge, PendingLoad, PresentedKey, VerifiedKey,
 };
 use crate::observe::{KeyFacts, KeyLookup};
 use crate::util::trace;
 
 impl Gate {
-    /// Decides about a request, as far as that goes without a wait. With the store's answer, it goes
-    /// on at step 5.
+    /// Decides about a request, as far as possible without a wait. If `loaded` has the store's
+    /// answer, the decision continues at step 5.
     pub(super) fn decide<B>(
         &self,
         request: &mut Request<B>,
-        loaded: Option<(PresentedKey, Found)>,
+        loaded: Option<(PresentedKey, Lookup)>,
     ) -> Outcome {
-        let keyring = &*self.keyring;
+        let shared = &*self.shared;
         if loaded.is_none() {
-            // 0. A caller of the same keys was verified, charged and announced by an outer layer. A
-            //    preflight has no key of its own, since browsers send none. One in its URL belongs
-            //    to the request to come.
+            // 0. A caller of the same keys was verified, charged and announced by an outer layer.
+            //    A preflight has no key of its own, since browsers send none. A key in its URL
+            //    belongs to the actual request that follows.
             if let Some(outcome) = self.decide_nested(request) {
                 return outcome;
             }
@@ -65,11 +64,11 @@ impl Gate {
             }
         }
         let context = Context::new(self, RequestHead::from(&*request));
-        let (key, found) = if let Some(loaded) = loaded {
+        let (presented, lookup) = if let Some(loaded) = loaded {
             loaded
         } else {
-            // 1. Find the one credential. Two different keys are never a silent pick.
-            let credential = match self.config.sources.find(context.head, &keyring.formats) {
+            // 1. Find the one credential. If there are two different keys, none is picked.
+            let credential = match self.config.sources.find(context.head, &shared.formats) {
                 Ok(Some(credential)) => credential,
                 Ok(None) if self.config.optional => return self.decide_anonymous(request),
                 Ok(None) => return self.deny(&context, Rejection::Missing, None, Carriers::NONE),
@@ -77,56 +76,61 @@ impl Gate {
                     return self.deny(&context, Rejection::Ambiguous, None, Carriers::NONE);
                 }
             };
-            // 2. Parse it. A wrong checksum is refused here: it costs neither a hash nor a look into the store.
+            // 2. Parse it. A wrong checksum is refused here, without a hash or a lookup in the
+            //    store.
             let Some(format) = credential.format else {
                 let malformed = Rejection::NotFound(NotFound::Malformed);
                 return self.deny(&context, malformed, None, credential.carriers);
             };
             // 3. Hash it.
-            let key = PresentedKey {
-                digest: KeyDigest::of_bytes(credential.text.as_bytes()),
-                format: keyring.formats.place_of(format),
+            let presented = PresentedKey {
+                digest: KeyDigest::of_bytes(credential.secret.as_bytes()),
+                format_index: shared.formats.index_of(format),
                 carriers: credential.carriers,
                 lookup: KeyLookup::Cached,
             };
-            // 4. Look it up. The clocks are read as late as this, so that junk costs no reading.
+            // 4. Look it up. The clocks are read only here, so that junk costs no reading.
             let now = context.now().monotonic();
-            let Some(found) = keyring.cache.find(&key.id(), now) else {
-                return self.look_up(&context, key);
+            let Some(lookup) = shared.cache.find(&presented.id(), now) else {
+                return self.look_up(&context, presented);
             };
             context.looked_up(KeyLookup::Cached);
             // A cached miss counts as a failed attempt, too.
-            if let Found::Nothing = found
+            if let Lookup::Absent = lookup
                 && let Err(rejection) = self.count_attempt(&context)
             {
-                return self.deny(&context, rejection, None, key.carriers);
+                return self.deny(&context, rejection, None, presented.carriers);
             }
-            (key, found)
+            (presented, lookup)
         };
-        let carriers = key.carriers;
-        context.looked_up(key.lookup);
+        let carriers = presented.carriers;
+        context.looked_up(presented.lookup);
         // 5. Compare the secret. A record whose verifier does not match is a fault of the store:
         //    503, not 401.
-        let known = match self.compare(&key.digest, found) {
-            Ok(known) => known,
+        let key = match self.compare(&presented.digest, lookup) {
+            Ok(key) => key,
             Err(rejection) => return self.deny(&context, rejection, None, carriers),
         };
         // 6. Status, by the current clock and not by the time of loading.
-        let lifecycle = known.lifecycle(context.now().wall(), keyring.warning);
-        let facts = KeyFacts::new(&known, lifecycle);
-        if let Err(rejection) = check_status(&known, lifecycle) {
+        let lifecycle = key.lifecycle(context.now().wall(), shared.warning);
+        let facts = KeyFacts::new(&key, lifecycle);
+        if let Err(rejection) = check_status(&key, lifecycle) {
             return self.deny(&context, rejection, Some(facts), carriers);
         }
-        // 7. Access. A key that is denied here uses nothing of its limits.
-        if let Err(rejection) = self.check_access(&context, &known) {
+        // 7. Access. A key that is denied here is not charged.
+        if let Err(rejection) = self.check_access(&context, &key) {
             return self.deny(&context, rejection, Some(facts), carriers);
         }
         // 8. Limits: all charges or none.
-        let bound = context.bound(Some(known.record()));
-        let holder = known.holder(key.id());
+        let request_limits = context.request_limits(Some(key.record()));
+        let charged_key = key.charged_key(presented.id());
         let mut charges = Charges::new(); // filled in place, since it is large
-        self.rules_of(&bound)
-            .add_charges(Some(holder), &bound, context.now().wall(), &mut charges);
+        self.rules_of(&request_limits).add_charges(
+            Some(charged_key),
+            &request_limits,
+            context.now().wall(),
+            &mut charges,
+        );
         let mut verdict = None;
         let within = match self.try_charge(&charges, Payer::Key, context.now(), &mut verdict) {
             Some(Ok(within)) => within,
@@ -137,34 +141,38 @@ impl Gate {
             None => {
                 drop(charges); // they borrow the key
                 let key = Some(VerifiedKey {
-                    presented: key,
-                    known,
+                    presented,
+                    key,
                     lifecycle,
                 });
-                return Outcome::Wait(Wait::Limits(Box::new(PendingCharge { key, bound })));
+                let pending = PendingCharge {
+                    key,
+                    request_limits,
+                };
+                return Outcome::Pending(Pending::Charge(Box::new(pending)));
             }
         };
         // 9. Admit.
         self.announce_admission(&context, Some(facts), carriers, &charges, verdict.as_ref());
         drop(charges); // they borrow the key
-        self.admit(request, known, lifecycle, carriers, bound, within)
+        self.admit(request, key, lifecycle, carriers, request_limits, within)
     }
 
-    /// Decides about a request that needs no key, and has none: steps 8 and 9.
+    /// Decides about a request without a key, if none is needed: steps 8 and 9.
     fn decide_anonymous<B>(&self, request: &mut Request<B>) -> Outcome {
-        // An outer layer of the same keys has charged and announced it.
+        // An outer layer of the same keys has charged and announced the request.
         let anonymous = request.extensions().get::<Anonymous>();
-        if anonymous.is_some_and(|it| it.belongs_to(&self.keyring.metering)) {
-            // A caller of other keys, from a layer in between, does not speak for this request.
+        if anonymous.is_some_and(|it| it.belongs_to(&self.shared.key_services)) {
+            // A caller of other keys, from a layer in between, does not authorize this request.
             request.extensions_mut().remove::<Caller>();
             self.pass_on(request, None);
             return Outcome::Admit(Admission::Nested);
         }
         let context = Context::new(self, RequestHead::from(&*request));
-        let bound = context.bound(None);
-        let charges = self
-            .rules_of(&bound)
-            .charges(None, &bound, context.now().wall());
+        let request_limits = context.request_limits(None);
+        let charges =
+            self.rules_of(&request_limits)
+                .charges(None, &request_limits, context.now().wall());
         let mut verdict = None;
         match self.try_charge(&charges, Payer::Anonymous, context.now(), &mut verdict) {
             Some(Ok(within)) => {
@@ -177,107 +185,114 @@ impl Gate {
             }
             None => {
                 drop(charges); // they borrow the subjects
-                let pending = PendingCharge { key: None, bound };
-                Outcome::Wait(Wait::Limits(Box::new(pending)))
+                let pending = PendingCharge {
+                    key: None,
+                    request_limits,
+                };
+                Outcome::Pending(Pending::Charge(Box::new(pending)))
             }
         }
     }
 
-    /// Decides about a preflight: as nobody's request.
+    /// Decides about a preflight, as about an anonymous request.
     fn decide_preflight<B>(&self, request: &mut Request<B>) -> Outcome {
-        // A key in the URL is that of the request to come: it is taken out, and neither judged nor
-        // charged.
+        // A key in the URL belongs to the actual request that follows: it is removed, but neither
+        // verified nor charged.
         let carriers = self.config.sources.parameters_of(request.uri());
         self.strip_or_mark(request, carriers);
         self.decide_anonymous(request)
     }
 
-    /// Decides about a request that an outer layer of the same keys has admitted, if there is one.
-    /// The key is verified, and need not be in the request any more. What this layer asks for still
-    /// holds, and if it finds a key, it must be the same.
+    /// Decides about a request that an outer layer of the same keys admitted; `None` if there is no
+    /// such layer. The key is verified, and may be gone from the request. The requirements of this
+    /// layer still apply. If this layer finds a key, it must be the same key.
     fn decide_nested<B>(&self, request: &mut Request<B>) -> Option<Outcome> {
         let head = RequestHead::from(&*request);
         let caller = head.extensions.get::<Caller>()?;
-        if !caller.belongs_to(&self.keyring.metering) {
+        if !caller.belongs_to(&self.shared.key_services) {
             return None;
         }
-        let known = Arc::clone(caller.key());
+        let key = Arc::clone(caller.key());
         let context = Context::new(self, head);
-        let lifecycle = known.lifecycle(context.now().wall(), self.keyring.warning);
-        let (carriers, is_same) = match self.config.sources.find(head, &self.keyring.formats) {
+        let lifecycle = key.lifecycle(context.now().wall(), self.shared.warning);
+        let (carriers, is_same) = match self.config.sources.find(head, &self.shared.formats) {
             Ok(None) => (Carriers::NONE, true),
-            Ok(Some(key)) => {
-                let is_same = key.format.is_some()
-                    && KeyDigest::of_bytes(key.text.as_bytes()).id() == known.record().id();
-                (key.carriers, is_same)
+            Ok(Some(credential)) => {
+                let digest = || KeyDigest::of_bytes(credential.secret.as_bytes());
+                let is_same = credential.format.is_some() && digest().id() == key.record().id();
+                (credential.carriers, is_same)
             }
             Err(Ambiguous) => (Carriers::NONE, false),
         };
         let checked = if is_same {
-            check_status(&known, lifecycle).and_then(|()| self.check_access(&context, &known))
+            check_status(&key, lifecycle).and_then(|()| self.check_access(&context, &key))
         } else {
             Err(Rejection::Ambiguous)
         };
         if let Err(rejection) = checked {
-            let facts = KeyFacts::new(&known, lifecycle);
+            let facts = KeyFacts::new(&key, lifecycle);
             return Some(self.deny(&context, rejection, Some(facts), carriers));
         }
-        // The outer layer has announced it.
+        // The outer layer has announced the decision.
         self.strip_or_mark(request, carriers);
-        self.pass_on(request, Some((&known, &lifecycle)));
+        self.pass_on(request, Some((&key, &lifecycle)));
         Some(Outcome::Admit(Admission::Nested))
     }
 
-    /// Makes the request wait for the store, unless its address has tried too many keys that do not
+    /// Makes the request wait for the store, unless its address sent too many keys that do not
     /// exist.
-    fn look_up(&self, context: &Context<'_>, key: PresentedKey) -> Outcome {
-        let (sought, attempt) = if self.keyring.cache.knew(&key.id()) {
+    fn look_up(&self, context: &Context<'_>, presented: PresentedKey) -> Outcome {
+        let (priority, attempt) = if self.shared.cache.was_found(&presented.id()) {
             // A key that was found before is not a guess.
-            (Sought::FoundBefore, None)
+            (LoadPriority::FoundBefore, None)
         } else {
             match self.count_attempt(context) {
                 Ok(counted) => counted,
-                Err(rejection) => return self.deny(context, rejection, None, key.carriers),
+                Err(rejection) => return self.deny(context, rejection, None, presented.carriers),
             }
         };
-        Outcome::Wait(Wait::Record(PendingLoad {
-            key,
-            sought,
+        Outcome::Pending(Pending::Load(PendingLoad {
+            presented,
+            priority,
             attempt,
         }))
     }
 
-    /// Counts an attempt as failed, in advance: a load that finds the key, or fails itself, takes
-    /// that back.
-    fn count_attempt(&self, context: &Context<'_>) -> Result<(Sought, Option<Attempt>), Rejection> {
-        let Some(throttle) = &self.keyring.throttle else {
-            return Ok((Sought::New, None));
+    /// Counts a failed attempt in advance. A load that finds the key, or fails, takes the attempt
+    /// back.
+    fn count_attempt(
+        &self,
+        context: &Context<'_>,
+    ) -> Result<(LoadPriority, Option<Attempt>), Rejection> {
+        let Some(throttle) = &self.shared.throttle else {
+            return Ok((LoadPriority::New, None));
         };
         let Some(client) = context.charged_address() else {
-            // A budget that all clients without an address share would let one stranger lock out
-            // the others.
-            return Ok((Sought::NewFromNowhere, None));
+            // Without an address, attempts are not limited: in a budget shared by all such clients,
+            // one stranger could lock out the others.
+            return Ok((LoadPriority::NewWithoutAddress, None));
         };
         match throttle.attempt(client, context.now()) {
-            Ok(attempt) => Ok((Sought::New, Some(attempt))),
+            Ok(attempt) => Ok((LoadPriority::New, Some(attempt))),
             Err(retry_after) => Err(Rejection::TooManyFailedAttempts { retry_after }),
         }
     }
 
-    /// Step 5: returns the record that was found, if it is that of the key that was presented.
+    /// Step 5: returns the record that was found, if it belongs to the presented key.
     pub(super) fn compare(
         &self,
         digest: &KeyDigest,
-        found: Found,
-    ) -> Result<Arc<KnownKey>, Rejection> {
-        let peppers = &self.keyring.peppers;
-        let Found::Key(known) = found else {
+        lookup: Lookup,
+    ) -> Result<Arc<CachedKey>, Rejection> {
+        let peppers = &self.shared.peppers;
+        let Lookup::Hit(key) = lookup else {
             peppers.verify_dummy(digest);
             return Err(Rejection::NotFound(NotFound::Unknown));
         };
-        match peppers.verify(known.verifier(), digest) {
-            Ok(true) => Ok(known),
-            // The id, 128 bits of the digest, matched: the data is wrong, and not the caller.
+        match peppers.verify(key.verifier(), digest) {
+            Ok(true) => Ok(key),
+            // The id, 128 bits of the digest, matched, so the store's data is wrong: not the
+            // caller's fault.
             Ok(false) => {
                 trace::wrong_verifier(&digest.id());
                 Err(self.outage())
@@ -289,16 +304,15 @@ impl Gate {
         }
     }
 
-    /// A part of step 7: checks whether a key may be used from this address.
-    #[inline]
-    fn check_networks(&self, context: &Context<'_>, known: &KnownKey) -> Result<(), Rejection> {
-        let Some(networks) = known.networks() else {
+    /// Checks whether a key may be used from this address: a part of step 7.
+    fn check_networks(&self, context: &Context<'_>, key: &CachedKey) -> Result<(), Rejection> {
+        let Some(networks) = key.networks() else {
             return Ok(());
         };
         let client = context.client();
         if client.is_none() {
-            let notices = &self.keyring.notices;
-            trace::no_address_for_allow_list(&notices.no_address_for_allow_list);
+            let throttles = &self.shared.log_throttles;
+            trace::no_address_for_allow_list(&throttles.no_address_for_allow_list);
         }
         if !networks.allow(client) {
             return Err(Rejection::IpNotAllowed { client });
@@ -306,26 +320,23 @@ impl Gate {
         Ok(())
     }
 
-    /// Returns the denials of a request that is admitted, by what is only reported.
+    /// Returns the denials that are only reported, for a request that is admitted.
     #[cold]
-    pub(super) fn reported(&self, context: &Context<'_>, known: &KnownKey) -> Vec<Rejection> {
+    pub(super) fn reported(&self, context: &Context<'_>, key: &CachedKey) -> Vec<Rejection> {
         let reports = &self.config.reports;
-        let held = known.record().scopes();
+        let held = key.record().scopes();
         let lacking = reports.scopes.iter().filter(|it| !it.are_held_by(held));
         let lacking = lacking.map(|required| Rejection::InsufficientScope {
             required: required.clone(),
         });
-        let outside = reports
-            .networks
-            .then(|| self.check_networks(context, known));
+        let outside = reports.networks.then(|| self.check_networks(context, key));
         let outside = outside.and_then(Result::err);
         outside.into_iter().chain(lacking).collect()
     }
 
-    /// A part of step 7: checks whether a key of its kind may be sent here, and by this client.
-    #[inline]
-    fn check_kind(&self, context: &Context<'_>, known: &KnownKey) -> Result<(), Rejection> {
-        let kind = known.kind();
+    /// Checks whether this kind of key is accepted here, and from this client: a part of step 7.
+    fn check_kind(&self, context: &Context<'_>, key: &CachedKey) -> Result<(), Rejection> {
+        let kind = key.kind();
         let kinds = self.config.kinds;
         if !kinds.accept(kind) {
             return Err(Rejection::WrongKind { kind });
@@ -334,7 +345,7 @@ impl Gate {
         if kind == KeyKind::Secret && kinds.refuse_in_browsers && browser::sent(headers) {
             return Err(Rejection::SecretKeyInBrowser);
         }
-        if let Some(origins) = known.origins()
+        if let Some(origins) = key.origins()
             && !browser::may_use(origins, context.head)
         {
             return Err(Rejection::OriginNotAllowed);
@@ -346,20 +357,20 @@ impl Gate {
     pub(super) fn check_access(
         &self,
         context: &Context<'_>,
-        known: &KnownKey,
+        key: &CachedKey,
     ) -> Result<(), Rejection> {
         if let Some(accepted) = &self.config.environments
-            && !known.is_of(accepted)
+            && !key.is_of(accepted)
         {
             let accepted = accepted.clone();
             return Err(Rejection::WrongEnvironment { accepted });
         }
-        self.check_kind(context, known)?;
+        self.check_kind(context, key)?;
         if !self.config.reports.networks {
-            self.check_networks(context, known)?;
+            self.check_networks(context, key)?;
         }
         for required in &self.config.required_scopes {
-            if !required.are_held_by(known.record().scopes()) {
+            if !required.are_held_by(key.record().scopes()) {
                 let required = required.clone();
                 return Err(Rejection::InsufficientScope { required });
             }
@@ -369,7 +380,7 @@ impl Gate {
 }
 
 /// Step 6: checks whether a key of this status may be used at all.
-pub(super) fn check_status(known: &KnownKey, lifecycle: Lifecycle) -> Result<(), Rejection> {
-    let not_before = || known.record().not_before();
+pub(super) fn check_status(key: &CachedKey, lifecycle: Lifecycle) -> Result<(), Rejection> {
+    let not_before = || key.record().not_before();
     Rejection::of_lifecycle(&lifecycle, not_before).map_or(Ok(()), Err)
 }

@@ -1,4 +1,4 @@
-//! The answer on its way: being decided, forwarded, or denied. It only polls.
+//! The response future: it polls the decision, the inner service, or a finished refusal.
 
 use std::fmt;
 use std::future::Future;
@@ -11,45 +11,45 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::http::render::body::ResponseBody;
-use crate::http::render::rejection::Manner;
+use crate::http::render::error_response::ResponseMode;
+use crate::http::render::response_body::ResponseBody;
 use crate::middleware::gate::Gate;
 use crate::middleware::outcome::{Admission, Outcome};
-use crate::middleware::resume::Waiting;
+use crate::middleware::resume::ResumeFuture;
 
 const POLLED_AGAIN: &str = "polled after it was ready";
 
 pin_project! {
     /// Response future of [`ApiKeyService`](crate::http::ApiKeyService).
     ///
-    /// The inner service is called only once the decision is in the request's favour.
+    /// The inner service is called only if the request is admitted.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, B>
     where
         S: Service<Request<B>>,
     {
         #[pin]
-        state: State<S, B, S::Future>,
+        state: ResponseState<S, B, S::Future>,
     }
 }
 
 pin_project! {
     #[project = StateProjection]
-    enum State<S, B, F> {
+    enum ResponseState<S, B, F> {
         Deciding {
-            waiting: Waiting,
-            // The service that is ready, to be used exactly once or to be dropped, and the body.
+            decision: ResumeFuture,
+            // The readied service, to be called exactly once or dropped, and the request's body.
             readied: Option<(S, B)>,
             gate: Arc<Gate>,
-            manner: Manner,
+            mode: ResponseMode,
         },
         Forwarding {
             #[pin]
             future: F,
             admission: Admission,
             gate: Arc<Gate>,
-            manner: Manner,
-            // A copy of the request, if errors are written from it.
+            mode: ResponseMode,
+            // A copy of the request's head, if a custom format renders errors.
             request: Option<Box<Request<()>>>,
         },
         Refused { refusal: Option<Response<Bytes>> },
@@ -61,37 +61,36 @@ where
     S: Service<Request<B>>,
 {
     pub(super) fn deciding(
-        waiting: Waiting,
+        decision: ResumeFuture,
         readied: S,
         body: B,
         gate: Arc<Gate>,
-        manner: Manner,
+        mode: ResponseMode,
     ) -> Self {
         Self {
-            state: State::Deciding {
-                waiting,
+            state: ResponseState::Deciding {
+                decision,
                 readied: Some((readied, body)),
                 gate,
-                manner,
+                mode,
             },
         }
     }
 
     /// Takes a closure, so that the inner future is built in place and not moved.
-    #[inline]
     pub(super) fn forwarding(
         call: impl FnOnce() -> S::Future,
         admission: Admission,
         gate: Arc<Gate>,
-        manner: Manner,
+        mode: ResponseMode,
         request: Option<Box<Request<()>>>,
     ) -> Self {
         Self {
-            state: State::Forwarding {
+            state: ResponseState::Forwarding {
                 future: call(),
                 admission,
                 gate,
-                manner,
+                mode,
                 request,
             },
         }
@@ -100,7 +99,7 @@ where
     pub(super) fn refused(refusal: Response<Bytes>) -> Self {
         let refusal = Some(refusal);
         Self {
-            state: State::Refused { refusal },
+            state: ResponseState::Refused { refusal },
         }
     }
 }
@@ -116,32 +115,32 @@ where
         loop {
             let next = match this.state.as_mut().project() {
                 StateProjection::Deciding {
-                    waiting,
+                    decision,
                     readied,
                     gate,
-                    manner,
+                    mode,
                 } => {
-                    let (head, outcome) = ready!(waiting.as_mut().poll(cx));
+                    let (head, outcome) = ready!(decision.as_mut().poll(cx));
                     match outcome {
                         Outcome::Admit(admission) => {
                             let (mut service, body) = readied.take().expect(POLLED_AGAIN);
-                            let request = gate.config.copy_for_errors(&head, &gate.keyring.formats);
-                            State::Forwarding {
+                            let request = gate.config.copy_for_errors(&head, &gate.shared.formats);
+                            ResponseState::Forwarding {
                                 future: service.call(head.map(|()| body)),
                                 admission,
                                 gate: Arc::clone(gate),
-                                manner: *manner,
+                                mode: *mode,
                                 request,
                             }
                         }
                         Outcome::Deny(denial) => {
-                            // What the readied service holds, such as a permit, is released here.
+                            // Release the resources of the readied service, such as a permit.
                             drop(readied.take());
-                            let refusal = Some(gate.render_denial(&denial, *manner, &head));
-                            State::Refused { refusal }
+                            let refusal = Some(gate.render_denial(&denial, *mode, &head));
+                            ResponseState::Refused { refusal }
                         }
-                        Outcome::Wait(wait) => {
-                            *waiting = Arc::clone(gate).resume(head, wait);
+                        Outcome::Pending(pending) => {
+                            *decision = Arc::clone(gate).resume(head, pending);
                             continue;
                         }
                     }
@@ -150,14 +149,14 @@ where
                     future,
                     admission,
                     gate,
-                    manner,
+                    mode,
                     request,
                 } => {
                     let request = request.as_deref();
                     let mut answer = future.poll(cx);
                     if let Poll::Ready(Ok(response)) = &mut answer
                         && let Some(rendered) =
-                            gate.finish_response(response, admission, *manner, request)
+                            gate.finish_response(response, admission, *mode, request)
                     {
                         return Poll::Ready(Ok(rendered.map(ResponseBody::refusal)));
                     }

@@ -1,4 +1,4 @@
-//! The layer: its settings, each with its default and the risk of changing it.
+//! The layer and its settings, each with its default and the risk of changing it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,27 +9,27 @@ use tower_layer::Layer;
 use crate::http::client_address::ClientAddress;
 use crate::http::credential::source::{KeySource, KeySources};
 use crate::http::render::challenge::{MetadataUrl, MetadataUrlError, Realm, RealmError};
+use crate::http::render::error_response::ErrorFormat;
+use crate::http::render::error_response::Rendered;
 use crate::http::render::facts::CallerFact;
 use crate::http::render::grpc::GrpcRequests;
 use crate::http::render::key_headers::{self, LinkError};
 use crate::http::render::rate_limit::RateLimitHeaders;
-use crate::http::render::rejection::ErrorFormat;
-use crate::http::render::rejection::Rendered;
 use crate::http::request_head::RequestHead;
 use crate::key::environment::Environment;
 use crate::key::kind::KeyKind;
 use crate::key::scope::RequiredScopes;
-use crate::middleware::config::{Config, Route};
+use crate::middleware::config::{Config, RouteFinder};
 use crate::middleware::gate::Gate;
 use crate::middleware::service::ApiKeyService;
 
-/// Layer that puts API keys in front of a service: only requests with a good key reach it.
+/// A layer that protects a service with API keys: only requests with a valid key reach the service.
 ///
-/// [`ApiKeys::layer`](crate::ApiKeys::layer) makes it. By default it
+/// Create a layer with [`ApiKeys::layer`](crate::ApiKeys::layer). By default it
 /// - reads `Authorization: Bearer KEY`, `Authorization: ApiKey KEY` and `X-API-Key: KEY`;
-/// - wants a key of the environment `live`;
-/// - takes the key out of the request and puts the [`Caller`](crate::Caller) in;
-/// - answers refusals as JSON, and gRPC requests in gRPC's way.
+/// - requires a key of the environment `live`;
+/// - removes the key from the request and inserts the [`Caller`](crate::Caller);
+/// - answers refusals as JSON, and gRPC requests with a gRPC status.
 ///
 /// A CORS layer belongs outside of this one, so that refusals carry its headers. Layers that log
 /// requests belong inside, where the key is no longer in the request.
@@ -75,7 +75,7 @@ impl<S> Layer<S> for ApiKeyLayer {
 }
 
 impl ApiKeyLayer {
-    /// Returns the settings to change, and forgets answers that were rendered with the old ones.
+    /// Returns the settings for a change, and drops responses that were rendered with the old ones.
     fn config(&mut self) -> &mut Config {
         let gate = Arc::make_mut(&mut self.gate);
         gate.rendered = Rendered::default();
@@ -88,17 +88,19 @@ impl ApiKeyLayer {
         }
     }
 
-    /// Sets where keys are looked for. Default: Bearer, the `ApiKey` scheme, and `X-API-Key`.
+    /// Sets the places where keys are read from. Default: Bearer, the `ApiKey` scheme, and
+    /// `X-API-Key`.
     ///
-    /// This replaces the defaults; [`add_source`](Self::add_source) adds to them. All sources are looked
-    /// at. The very same key in two places is one key, taken out of both, since some client
+    /// This replaces the defaults; [`add_source`](Self::add_source) adds to them. All sources are
+    /// read. The same key in two places is one key, and is removed from both, since some client
     /// libraries send `Authorization: Bearer KEY` beside `apikey: KEY`. Two different keys in one
-    /// request are an error (400), and so is a header or a parameter that is repeated. The order is
-    /// that of the challenges in a 401, so the best scheme comes first.
+    /// request are an error (400), and so is a repeated header or parameter. Challenges in a 401
+    /// have the same order as the sources, so list the best scheme first.
     ///
-    /// A key in a place that is not listed is neither read nor taken out, but for `Authorization`:
-    /// a key there under a scheme that is not listed, or with a slip around it, is refused, also in
-    /// [`optional`](Self::optional) mode, so that it is not passed on as somebody else's token.
+    /// A key in any other place is neither read nor removed. `Authorization` is an exception: a key
+    /// under a scheme that is no source, or with a typo around it, is refused, even in
+    /// [`optional`](Self::optional) mode, so that the key is not passed on as somebody else's
+    /// token.
     ///
     /// # Panics
     /// If the list is empty.
@@ -120,8 +122,7 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Looks for keys in one more place, beside those of the defaults or of
-    /// [`sources`](Self::sources).
+    /// Adds a place where keys are read from, to the defaults or to [`sources`](Self::sources).
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, KeySource};
@@ -133,11 +134,11 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Lets requests without any key through, without a [`Caller`](crate::Caller). Default: off.
+    /// Admits requests without a key, without a [`Caller`](crate::Caller). Default: off.
     ///
-    /// A bad key is refused all the same, and so is a good one with a slip around it. What needs a
-    /// caller must then ask for it: the extractor,
-    /// [`Caller::of`](crate::Caller::of) and [`RequireScope`](crate::RequireScope) answer 401.
+    /// A bad key is still refused, and so is a good key with a typo around it. Handlers that need a
+    /// caller must ask for it: the extractor, [`Caller::of`](crate::Caller::of) and
+    /// [`RequireScope`](crate::RequireScope) answer 401.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -148,22 +149,22 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Lets CORS preflights through without a key. Default: off.
+    /// Admits CORS preflights without a key. Default: off.
     ///
-    /// Put the CORS layer outside of this one instead: it answers preflights itself, and refusals
-    /// carry its headers.
+    /// Prefer a CORS layer outside of this one: it answers preflights itself, and adds its headers
+    /// to refusals.
     ///
-    /// Danger: whoever sends `OPTIONS` with `Origin` and `Access-Control-Request-Method` reaches
-    /// the service without a key. A service that ignores the method runs the request: gRPC servers
-    /// and handlers of any method do. Each such request is charged to the limits of everybody and
-    /// of its path, at the greatest cost that the path has, so strangers can use those up.
+    /// Danger: anybody who sends `OPTIONS` with `Origin` and `Access-Control-Request-Method`
+    /// reaches the service without a key. A service that ignores the method runs the request: gRPC
+    /// servers and handlers of any method do. Each preflight is charged to the global limits and
+    /// those of its path, at the highest cost of the path, so strangers can use these limits up.
     ///
     /// A request is no preflight if it has `Authorization`, `Cookie`, a header that keys are read
     /// from, a content type, length or encoding, a transfer encoding, `TE`, `Expect`,
-    /// `X-HTTP-Method-Override` or one like it, or a [`Caller`](crate::Caller) that an outer layer
-    /// found. A body of HTTP/2 that is announced by none of these cannot be seen. A key in the URL
-    /// is that of the request to come: it is taken out, and neither judged nor charged. Limits by
-    /// address and of everybody bind preflights.
+    /// `X-HTTP-Method-Override` or a similar header, or a [`Caller`](crate::Caller) of an outer
+    /// layer. An HTTP/2 body that none of these headers announces cannot be detected. A key in the
+    /// URL belongs to the actual request that follows: it is removed, but neither verified nor
+    /// charged. Limits by address and global limits apply to preflights.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -177,7 +178,7 @@ impl ApiKeyLayer {
     /// Sets the environments whose keys are accepted. Default: only [`Environment::LIVE`]. An empty
     /// list accepts no key.
     ///
-    /// Where several share a door, handlers must look at
+    /// If several environments are accepted, handlers must check
     /// [`Caller::environment`](crate::Caller::environment).
     ///
     /// ```
@@ -192,7 +193,7 @@ impl ApiKeyLayer {
 
     /// Accepts keys of every environment. Default: only of `live`.
     ///
-    /// Danger: test keys then open this door. Handlers must look at
+    /// Danger: test keys are then accepted. Handlers must check
     /// [`Caller::environment`](crate::Caller::environment).
     ///
     /// ```
@@ -206,7 +207,7 @@ impl ApiKeyLayer {
 
     /// Sets the kinds of keys that are accepted. Default: only [`KeyKind::Secret`].
     ///
-    /// Behind a layer that accepts publishable keys, anybody can do what such keys may.
+    /// Danger: publishable keys are public, so anybody can do what such keys permit.
     ///
     /// ```
     /// # use tower_api_key::key::KeyKind;
@@ -220,8 +221,9 @@ impl ApiKeyLayer {
 
     /// Refuses secret keys that a browser sends, with 403 `secret_key_in_browser`. Default: off.
     ///
-    /// A request is a browser's if it has `Sec-Fetch-Site` or `Sec-Fetch-Dest`, which no page can
-    /// set or leave out. A key that was sent so has leaked to whoever opened the page: replace it.
+    /// A request comes from a browser if it has `Sec-Fetch-Site` or `Sec-Fetch-Dest`, which no page
+    /// can set or leave out. A secret key sent by a browser has leaked to everybody who opened the
+    /// page: replace it.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -232,10 +234,10 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Adds scopes that every request behind this layer needs. Default: none. Each call adds: a
+    /// Adds scopes that every request behind this layer needs. Default: none. With several calls, a
     /// request must satisfy all of them.
     ///
-    /// Scopes of single routes are better asked for with [`RequireScope`](crate::RequireScope) or
+    /// For scopes of single routes, prefer [`RequireScope`](crate::RequireScope) or
     /// [`Caller::require`](crate::Caller::require).
     ///
     /// ```
@@ -248,13 +250,12 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Adds scopes that requests are reported for if their key lacks them, and not denied. Default:
-    /// none. So a scope can be tried before it is [required](Self::require).
+    /// Adds scopes that are checked but not enforced: a request that lacks them is reported, and
+    /// not denied. Default: none. Use it to try out a scope before it is [required](Self::require).
     ///
-    /// What would have been denied is told to
-    /// [observers](crate::observe::Decision::report_only_rejections), and to the log at most once a minute
-    /// for each key. A layer inside of another one of the same keys announces no decision, so it
-    /// reports nothing: set this on the outermost.
+    /// The report goes to [observers](crate::observe::Decision::report_only_rejections), and to the
+    /// log at most once a minute for each key. A layer inside another layer of the same keys
+    /// announces no decision, so it reports nothing: set this on the outermost layer.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, Scope};
@@ -265,11 +266,11 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Reports requests from outside of the networks that their key is allowed to be used from, and
-    /// denies them not. Default: they are denied.
+    /// Reports requests from outside of the networks that their key is restricted to, instead of
+    /// denying them. Default: off.
     ///
-    /// Danger: no allow-list protects what stands behind the layer. It is for the time in which
-    /// lists are being found.
+    /// Danger: allow-lists do not protect the service behind the layer. Use this only while you
+    /// collect the addresses for the lists.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -280,8 +281,8 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Sets how the client's address is found, for allow-lists of networks, limits by address and
-    /// logs. Default: it is the peer's.
+    /// Sets the source of the client's address, which allow-lists of networks, limits by address,
+    /// and logs use. Default: the peer's address.
     ///
     /// Danger: trusting a header that no proxy of yours overwrites lets clients choose their
     /// address.
@@ -299,10 +300,10 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Leaves the key in the request. Default: it is taken out of it, wherever it stands.
+    /// Leaves the key in the request. Default: the key is removed, in every place.
     ///
-    /// Danger: whatever stands behind the layer can log, forward or answer with the key. A header
-    /// is then marked as sensitive, so that `Debug` does not print it; a query cannot be.
+    /// Danger: services behind the layer can log, forward or return the key. A header with the key
+    /// is marked as sensitive, so that `Debug` does not print it; a query cannot be marked.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -313,14 +314,14 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Passes facts about the caller on to the inner service, as request headers: for a reverse proxy
-    /// and the services behind it. Default: none.
+    /// Passes facts about the caller on to the inner service as request headers, for example for
+    /// services behind a reverse proxy. Default: none.
     ///
-    /// What a client sends under any of these names is taken out, also of requests without a key,
-    /// and also with `_` for `-`. Values are printable ASCII; other characters, blanks and `%` are
-    /// percent-encoded in UTF-8.
+    /// Headers of a client with any of these names are removed, even from requests without a key,
+    /// and even if they are written with `_` for `-`. Values are printable ASCII; other characters,
+    /// blanks and `%` are percent-encoded in UTF-8.
     ///
-    /// Danger: a service that believes these headers must be reached through this layer only.
+    /// Danger: a service that trusts these headers must be reachable through this layer only.
     ///
     /// ```
     /// # use tower_api_key::http::CallerFact;
@@ -333,7 +334,7 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Sets how refusals are written. Default: [`ErrorFormat::json`].
+    /// Sets the format of refusals. Default: [`ErrorFormat::json`].
     ///
     /// ```
     /// # use tower_api_key::http::ErrorFormat;
@@ -357,9 +358,9 @@ impl ApiKeyLayer {
         Ok(self)
     }
 
-    /// Adds a challenge with Basic, where that is one of several sources. Default: off, since
-    /// browsers open a dialog for it. Where Basic is the only source, it is challenged with anyway:
-    /// a 401 must name a way in.
+    /// Adds a Basic challenge if Basic is one of several sources. Default: off, since browsers open
+    /// a dialog for this challenge. If Basic is the only source, the challenge is always sent: a
+    /// 401 must name a scheme.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, KeySource};
@@ -371,8 +372,9 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Names the metadata of this resource in the Bearer challenge, as `resource_metadata` (RFC 9728
-    /// §5.1): from there, clients find the authorization servers for users' tokens. Default: none.
+    /// Adds the URL of this resource's metadata to the Bearer challenge, as `resource_metadata`
+    /// (RFC 9728 §5.1). Clients find the authorization servers for users' tokens there. Default:
+    /// none.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -387,8 +389,8 @@ impl ApiKeyLayer {
     }
 
     /// Answers keys that are not found with 403 and without a challenge, for services whose clients
-    /// have always been answered so. Default: 401, as RFC 9110 has it. In gRPC it is
-    /// `PERMISSION_DENIED`. A request without a key is answered with 401 all the same.
+    /// rely on that. Default: 401, as RFC 9110 requires. In gRPC, the status is
+    /// `PERMISSION_DENIED`. A request without a key is still answered with 401.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -399,7 +401,7 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Sets the headers that tell callers of their limits. Default: [`RateLimitHeaders::epoch`].
+    /// Sets the headers that tell callers about their limits. Default: [`RateLimitHeaders::epoch`].
     ///
     /// ```
     /// # use tower_api_key::http::RateLimitHeaders;
@@ -411,14 +413,14 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Sets how the route of a request is found, for limits and costs of endpoints, and for
-    /// observers. Default: with the feature `axum`, the path that its router matched, such as
-    /// `/v1/reports/{id}`; without it, or where no route was matched, the request's path as it is.
-    /// `None` is the default, too.
+    /// Sets the function that finds the route of a request, for limits and costs of endpoints, and
+    /// for observers. Default: with the feature `axum`, the path that its router matched, such as
+    /// `/v1/reports/{id}`; otherwise, the path of the request. If the function returns `None`, the
+    /// default applies.
     ///
-    /// What the function answers should be one of few: a route that is made of what the client
-    /// sends has as many spellings as the client likes, and a limit binds but one. Endpoints of
-    /// routes that are no paths are stated with [`Endpoint::verbatim`](crate::limit::Endpoint::verbatim).
+    /// Danger: return one of a fixed set of routes. If the route is derived from client input, the
+    /// client chooses its spelling, and a limit applies to one spelling only. For routes that are
+    /// no paths, define endpoints with [`Endpoint::verbatim`](crate::limit::Endpoint::verbatim).
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -434,12 +436,12 @@ impl ApiKeyLayer {
         mut self,
         route: impl Fn(RequestHead<'_>) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
-        self.config().route = Route(Some(Arc::new(route)));
+        self.config().route = RouteFinder(Some(Arc::new(route)));
         self
     }
 
-    /// Sets whether answers carry `X-Key-Status`, `X-Key-Expires-At` and `X-Key-Expired-At`.
-    /// Default: yes.
+    /// Sets whether responses have the headers `X-Key-Status`, `X-Key-Expires-At` and
+    /// `X-Key-Expired-At`. Default: yes.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -450,11 +452,12 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Sets whether answers to a deprecated key carry `Deprecation` (RFC 9745) and `Sunset` (RFC
-    /// 8594). Default: yes.
+    /// Sets whether responses to a deprecated key have the headers `Deprecation` (RFC 9745) and
+    /// `Sunset` (RFC 8594). Default: yes.
     ///
-    /// The RFCs mean the resource; to say it of a key is a stretch, made because clients that look
-    /// for these headers then warn in time. What the service sets itself is left as it is.
+    /// The RFCs define these headers for resources. This library uses them for keys, since clients
+    /// that watch for them then warn in time. Headers that the service sets itself are left
+    /// unchanged.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -465,8 +468,8 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Sets the page that tells how to replace a deprecated key, for
-    /// `Link: <…>; rel="deprecation"`. Default: none.
+    /// Sets the URL of a page about replacing a deprecated key, for `Link: <…>; rel="deprecation"`.
+    /// Default: none.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -479,7 +482,7 @@ impl ApiKeyLayer {
         Ok(self)
     }
 
-    /// Sets the page that tells when keys end, for `Link: <…>; rel="sunset"`. Default: none.
+    /// Sets the URL of a page about the end of keys, for `Link: <…>; rel="sunset"`. Default: none.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;
@@ -492,7 +495,7 @@ impl ApiKeyLayer {
         Ok(self)
     }
 
-    /// Sets which requests are refused in gRPC's way. Default: [`GrpcRequests::Post`].
+    /// Sets the requests whose refusals are gRPC responses. Default: [`GrpcRequests::Post`].
     ///
     /// Danger: see [`GrpcRequests`] if a gateway asks this service by HTTP status.
     ///
@@ -506,8 +509,8 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Sets what `Retry-After` says when keys cannot be verified (503). Default: 5 seconds; whole
-    /// seconds, rounded up, at least one.
+    /// Sets the value of `Retry-After` when keys cannot be verified (503). Default: 5 seconds. The
+    /// value is in whole seconds, rounded up, at least one.
     ///
     /// ```
     /// # use tower_api_key::ApiKeys;

@@ -1,10 +1,9 @@
-//! The only modules that know tower: a layer, its service, and the path that decides about a
-//! request.
+//! The layer, its service, and the path that decides about a request: the only modules that depend
+//! on tower.
 //!
-//! [`decide`] is THE PATH, with its steps numbered. It never waits: where a record must be loaded,
-//! or a limiter is elsewhere, it says so, and [`resume`] goes on from there. [`charge`] asks the
-//! limiter, [`conclude`] announces each decision, [`respond`] makes answers, and [`future`] only
-//! polls.
+//! [`decide`] is THE PATH, with numbered steps. It never waits: if a record must be loaded, or a
+//! limiter is remote, it returns, and [`resume`] continues from there. [`charge`] asks the limiter,
+//! [`conclude`] announces each decision, [`respond`] creates responses, and [`future`] only polls.
 
 mod charge;
 mod conclude;

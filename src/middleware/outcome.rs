@@ -1,90 +1,89 @@
-//! The ends of the path: a decision, or what it has to wait for.
+//! The outcomes of the path: a decision, or a wait for one.
 
 use std::sync::Arc;
 
-use crate::cache::{KnownKey, Sought};
+use crate::cache::{CachedKey, LoadPriority};
 use crate::http::carriers::Carriers;
 use crate::http::rejection::Rejection;
-use crate::http::render::rate_limit::Notice;
+use crate::http::render::rate_limit::LimitReport;
 use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::lifecycle::Lifecycle;
-use crate::limit::rulebook::Bound;
-use crate::limit::throttle::Attempt;
+use crate::limit::compiled_rules::RequestLimits;
+use crate::limit::failed_attempts::Attempt;
 use crate::observe::KeyLookup;
 
-/// A decision, or what it has to wait for.
+/// A decision, or a wait for one.
 pub(super) enum Outcome {
     Admit(Admission),
     Deny(Denial),
-    Wait(Wait),
+    Pending(Pending),
 }
 
-/// What a request has to wait for.
-pub(super) enum Wait {
-    /// The store's answer about its key.
-    Record(PendingLoad),
-    /// Its charges: the budgets are elsewhere.
-    Limits(Box<PendingCharge>),
+/// A decision that waits for another system.
+pub(super) enum Pending {
+    /// For the store to load the record of the key.
+    Load(PendingLoad),
+    /// For a remote limiter to charge the request.
+    Charge(Box<PendingCharge>),
 }
 
-/// A decision in favour of a request.
+/// An admission of a request.
 pub(super) enum Admission {
-    /// It carries a good key.
+    /// The request has a valid key.
     Key {
         lifecycle: Lifecycle,
         carriers: Carriers,
-        limits: Option<Notice>,
-        /// The key, if observers are to be told of the answer.
-        for_observers: Option<Arc<KnownKey>>,
+        limits: Option<LimitReport>,
+        /// The key, if there are observers to be told of the response.
+        for_observers: Option<Arc<CachedKey>>,
     },
-    /// It carries no key and needs none.
-    Anonymous { limits: Option<Notice> },
-    /// An outer layer of the same `ApiKeys` has admitted it, and writes the headers.
+    /// The request has no key and needs none.
+    Anonymous { limits: Option<LimitReport> },
+    /// An outer layer of the same `ApiKeys` admitted the request, and writes the headers.
     Nested,
 }
 
-/// The answer to a request that goes no further.
+/// A denial of a request.
 pub(super) struct Denial {
     pub(super) rejection: Rejection,
     /// The status of the key, if its secret was right.
     pub(super) lifecycle: Option<Lifecycle>,
     pub(super) carriers: Carriers,
-    pub(super) limits: Option<Box<Notice>>,
+    pub(super) limits: Option<Box<LimitReport>>,
 }
 
 /// A well-formed key, as a digest.
 pub(super) struct PresentedKey {
     pub(super) digest: KeyDigest,
-    /// The index of the format that it is written in.
-    pub(super) format: usize,
+    /// The index of the key's format among the formats.
+    pub(super) format_index: usize,
     pub(super) carriers: Carriers,
-    /// How it was looked up.
+    /// The way in which the key was looked up.
     pub(super) lookup: KeyLookup,
 }
 
-/// A key whose secret is right, and which may be used here and now.
+/// A key with the right secret, whose status and access were checked.
 pub(super) struct VerifiedKey {
     pub(super) presented: PresentedKey,
-    pub(super) known: Arc<KnownKey>,
+    pub(super) key: Arc<CachedKey>,
     pub(super) lifecycle: Lifecycle,
 }
 
 /// A request that waits for its record.
 pub(super) struct PendingLoad {
-    pub(super) key: PresentedKey,
-    pub(super) sought: Sought,
-    /// Counted as failed in advance. A load that finds the key, or fails itself, takes that back.
+    pub(super) presented: PresentedKey,
+    pub(super) priority: LoadPriority,
+    /// A failed attempt, counted in advance. A load that finds the key, or fails, takes it back.
     pub(super) attempt: Option<Attempt>,
 }
 
-/// A request that waits for a limiter: with a good key, or without one.
+/// A request that waits for a limiter, with or without a valid key.
 pub(super) struct PendingCharge {
     pub(super) key: Option<VerifiedKey>,
-    pub(super) bound: Bound,
+    pub(super) request_limits: RequestLimits,
 }
 
 impl PresentedKey {
-    #[inline]
     pub(super) fn id(&self) -> KeyId {
         self.digest.id()
     }

@@ -1,4 +1,4 @@
-//! CORS preflights, where a layer lets them through.
+//! CORS preflights, for layers that admit them.
 
 use http::Method;
 use http::header::{
@@ -10,7 +10,7 @@ use crate::http::caller::Caller;
 use crate::http::request_head::RequestHead;
 use crate::middleware::gate::Gate;
 
-/// Headers that no preflight has: credentials, and whatever announces a body or a call of gRPC.
+/// Headers that no preflight has: credentials, and headers that announce a body or a gRPC call.
 const NOT_IN_PREFLIGHTS: [HeaderName; 11] = [
     AUTHORIZATION,
     COOKIE,
@@ -20,20 +20,20 @@ const NOT_IN_PREFLIGHTS: [HeaderName; 11] = [
     TRANSFER_ENCODING,
     TE,
     EXPECT,
-    // A framework that obeys these would run another method.
+    // Headers that make some frameworks run another method.
     HeaderName::from_static("x-http-method"),
     HeaderName::from_static("x-http-method-override"),
     HeaderName::from_static("x-method-override"),
 ];
 
 impl Gate {
-    /// Returns whether this layer lets preflights pass, and a request is one as the Fetch standard
-    /// has it.
+    /// Returns whether this layer admits preflights, and the request is a preflight as defined by
+    /// the Fetch standard.
     ///
-    /// A browser sends a preflight to the URL of the request to come, with that URL's query, but
-    /// never with that request's headers or a body. A request with a credential in a header, or
-    /// with anything that announces a body, is none; nor is one that an outer layer of other keys
-    /// let through, which may have taken its credential out.
+    /// A browser sends a preflight to the URL of the actual request, including the query, but
+    /// without the headers and the body of the actual request. A request with a credential in a
+    /// header, or with a header that announces a body, is no preflight. Neither is a request that
+    /// an outer layer of other keys admitted, since that layer may have removed a credential.
     pub(super) fn is_allowed_preflight(&self, head: RequestHead<'_>) -> bool {
         let sources = &self.config.sources;
         self.config.allow_preflight

@@ -1,4 +1,4 @@
-//! Scopes asked for by route: a layer to put around what needs them.
+//! A layer that requires scopes, for single routes.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,15 +13,15 @@ use tower_service::Service;
 
 use crate::http::caller::Caller;
 use crate::http::rejection::Rejection;
-use crate::http::render::body::ResponseBody;
+use crate::http::render::response_body::ResponseBody;
 use crate::key::scope::{RequiredScopes, Scope};
 use crate::middleware::service::take_readied;
 
-/// Layer that lets only callers through whose key holds what a route needs.
+/// A layer that admits only callers whose key holds the required scopes.
 ///
-/// It belongs inside of an [`ApiKeyLayer`](crate::ApiKeyLayer), which renders its refusals: 403
-/// `insufficient_scope`, or, in optional mode, 401 `missing_api_key`. Without that layer it
-/// answers 500 and says so in the logs.
+/// Put it inside an [`ApiKeyLayer`](crate::ApiKeyLayer), which renders its refusals: 403
+/// `insufficient_scope`, or, in optional mode, 401 `missing_api_key`. Without an `ApiKeyLayer`, the
+/// answer is 500, and an error is logged.
 ///
 /// ```
 /// use axum::{Router, routing::{get, post}};
@@ -44,21 +44,21 @@ pub struct RequireScope {
 }
 
 impl RequireScope {
-    /// Wants a scope, or whatever [`RequiredScopes`] say.
+    /// Creates a layer that requires a scope, or other [`RequiredScopes`].
     pub fn new(required: impl Into<RequiredScopes>) -> Self {
         Self {
             required: required.into(),
         }
     }
 
-    /// Wants every one of these.
+    /// Creates a layer that requires all of these scopes.
     pub fn all_of(scopes: impl IntoIterator<Item = Scope>) -> Self {
         Self {
             required: RequiredScopes::all_of(scopes),
         }
     }
 
-    /// Wants at least one of these. An empty list lets nobody through.
+    /// Creates a layer that requires at least one of these scopes. An empty list admits nobody.
     pub fn any_of(scopes: impl IntoIterator<Item = Scope>) -> Self {
         Self {
             required: RequiredScopes::any_of(scopes),
@@ -77,7 +77,7 @@ impl<S> Layer<S> for RequireScope {
     }
 }
 
-/// Middleware that asks for scopes: see [`RequireScope`].
+/// A service that requires scopes: see [`RequireScope`].
 #[derive(Debug, Clone)]
 pub struct RequireScopeService<S> {
     inner: S,
@@ -101,14 +101,14 @@ where
         let caller = Caller::of(request.extensions());
         match caller.and_then(|caller| caller.require_scopes(&self.required)) {
             Ok(()) => RequireScopeFuture {
-                state: State::Forwarding {
+                state: RequireScopeState::Forwarding {
                     future: self.inner.call(request),
                 },
             },
             Err(rejection) => {
                 drop(take_readied(&mut self.inner));
                 RequireScopeFuture {
-                    state: State::Denied {
+                    state: RequireScopeState::Denied {
                         rejection: Some(rejection),
                     },
                 }
@@ -118,19 +118,19 @@ where
 }
 
 pin_project! {
-    /// Response future of [`RequireScopeService`].
+    /// The response future of [`RequireScopeService`].
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct RequireScopeFuture<F> {
         #[pin]
-        state: State<F>,
+        state: RequireScopeState<F>,
     }
 }
 
 pin_project! {
     #[project = StateProjection]
     #[derive(Debug)]
-    enum State<F> {
+    enum RequireScopeState<F> {
         Forwarding { #[pin] future: F },
         Denied { rejection: Option<Rejection> },
     }

@@ -1,4 +1,4 @@
-//! The two waits of the path: for a record from the store, and for a limiter elsewhere.
+//! The two waits of the path: for a record from the store, and for a remote limiter.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,116 +7,124 @@ use std::time::Duration;
 
 use http::Request;
 
-use crate::cache::{Found, KnownKey, LoadFailure, Sought};
+use crate::cache::{CachedKey, LoadFailure, LoadPriority, Lookup};
 use crate::http::carriers::Carriers;
 use crate::http::rejection::Rejection;
 use crate::http::request_head::RequestHead;
 use crate::key::digest::KeyId;
+use crate::limit::compiled_rules::RequestLimits;
+use crate::limit::failed_attempts::Attempt;
 use crate::limit::refund::Receipt;
-use crate::limit::rulebook::Bound;
-use crate::limit::throttle::Attempt;
 use crate::middleware::charge::Payer;
 use crate::middleware::conclude::Reason;
 use crate::middleware::context::Context;
 use crate::middleware::decide::check_status;
 use crate::middleware::gate::Gate;
 use crate::middleware::outcome::{
-    Outcome, PendingCharge, PendingLoad, PresentedKey, VerifiedKey, Wait,
+    Outcome, Pending, PendingCharge, PendingLoad, PresentedKey, VerifiedKey,
 };
 use crate::observe::{KeyFacts, KeyLookup, WaitFor};
 use crate::util::trace;
 
-/// A request that waits, and how far it gets after that.
+/// The future of a waiting request, with the outcome after the wait.
 ///
-/// It owns what it looks at, and never the body: that may be neither `Send` nor `'static`.
-pub(super) type Waiting = Pin<Box<dyn Future<Output = (Request<()>, Outcome)> + Send>>;
+/// The future owns the request's head, but never the body, which may be neither `Send` nor
+/// `'static`.
+pub(super) type ResumeFuture = Pin<Box<dyn Future<Output = (Request<()>, Outcome)> + Send>>;
 
-/// The units of a charge that is given back as a whole.
+/// Refunds a charge as a whole.
 const ALL: u64 = u64::MAX;
 
 impl Gate {
-    /// Waits, and goes on with the request from there.
-    pub(super) fn resume(self: Arc<Self>, request: Request<()>, wait: Wait) -> Waiting {
-        // Each wait in a box of its own, which is no larger than it must be.
-        match wait {
-            Wait::Record(pending) => self.resume_load(request, pending),
-            Wait::Limits(pending) => self.resume_charge(request, pending),
+    /// Waits, and continues with the request from there.
+    pub(super) fn resume(self: Arc<Self>, request: Request<()>, pending: Pending) -> ResumeFuture {
+        // Each wait is boxed on its own, so that no future is larger than necessary.
+        match pending {
+            Pending::Load(load) => self.resume_load(request, load),
+            Pending::Charge(charge) => self.resume_charge(request, charge),
         }
     }
 
-    /// Waits for a record, and goes on at step 5.
-    fn resume_load(self: Arc<Self>, mut request: Request<()>, pending: PendingLoad) -> Waiting {
+    /// Waits for a record, and continues at step 5.
+    fn resume_load(
+        self: Arc<Self>,
+        mut request: Request<()>,
+        pending: PendingLoad,
+    ) -> ResumeFuture {
         Box::pin(async move {
             let PendingLoad {
-                mut key,
-                sought,
+                mut presented,
+                priority,
                 attempt,
             } = pending;
-            key.lookup = KeyLookup::Loaded;
-            let outcome = match self.load(&key, sought, attempt).await {
-                Ok(found) => self.decide(&mut request, Some((key, found))),
+            presented.lookup = KeyLookup::Loaded;
+            let outcome = match self.load(&presented, priority, attempt).await {
+                Ok(lookup) => self.decide(&mut request, Some((presented, lookup))),
                 Err(rejection) => {
                     let context = self.context(&request);
-                    context.looked_up(key.lookup);
-                    self.deny(&context, rejection, None, key.carriers)
+                    context.looked_up(presented.lookup);
+                    self.deny(&context, rejection, None, presented.carriers)
                 }
             };
             (request, outcome)
         })
     }
 
-    /// Waits for a limiter, checks the key again, and goes on to step 9.
+    /// Waits for a limiter, checks the key again, and continues at step 9.
     fn resume_charge(
         self: Arc<Self>,
         mut request: Request<()>,
         pending: Box<PendingCharge>,
-    ) -> Waiting {
+    ) -> ResumeFuture {
         Box::pin(async move {
-            let PendingCharge { key, bound } = *pending;
+            let PendingCharge {
+                key,
+                request_limits,
+            } = *pending;
             let outcome = match key {
-                Some(key) => self.charge_key(&mut request, key, bound).await,
-                None => self.charge_anonymous(&mut request, &bound).await,
+                Some(key) => self.charge_key(&mut request, key, request_limits).await,
+                None => self.charge_anonymous(&mut request, &request_limits).await,
             };
             (request, outcome)
         })
     }
 
-    /// Charges a key. Time goes by meanwhile, so its status and access are checked once more after
-    /// that. If the key was changed, it is loaded and compared before. A request that is over its
-    /// limits is denied at once, with the status that it had before the wait.
+    /// Charges a key, and checks its status and access again, since time passed during the wait. If
+    /// the key was changed, it is first loaded and compared again. A request over its limits is
+    /// denied at once, with the status from before the wait.
     async fn charge_key(
         &self,
         request: &mut Request<()>,
-        key: VerifiedKey,
-        bound: Bound,
+        verified: VerifiedKey,
+        request_limits: RequestLimits,
     ) -> Outcome {
         let VerifiedKey {
             presented,
-            known,
+            key,
             lifecycle,
-        } = key;
+        } = verified;
         let (id, carriers) = (presented.id(), presented.carriers);
-        let holder = known.holder(id);
-        let charged_at = self.keyring.now();
-        let charges = self
-            .rules_of(&bound)
-            .charges(Some(holder), &bound, charged_at);
+        let charged_key = key.charged_key(id);
+        let charged_at = self.shared.now();
+        let charges =
+            self.rules_of(&request_limits)
+                .charges(Some(charged_key), &request_limits, charged_at);
         let mut verdict = None;
         let mut within = match self.charge(&charges, Payer::Key, &mut verdict).await {
             Ok(within) => within,
             Err(denial) => {
-                let facts = KeyFacts::new(&known, lifecycle);
+                let facts = KeyFacts::new(&key, lifecycle);
                 let reason = Reason::by_limits(*denial, &charges, verdict.as_ref());
                 let context = self.context(request);
                 context.looked_up(presented.lookup);
                 return self.deny(&context, reason, Some(facts), carriers);
             }
         };
-        let again = if self.keyring.cache.is_current(&id, known.stamp()) {
-            Ok(Arc::clone(&known))
+        let again = if self.shared.cache.is_current(&id, key.epoch()) {
+            Ok(Arc::clone(&key))
         } else {
-            let found = self.load(&presented, Sought::FoundBefore, None).await;
-            found.and_then(|found| self.compare(&presented.digest, found))
+            let lookup = self.load(&presented, LoadPriority::FoundBefore, None).await;
+            lookup.and_then(|lookup| self.compare(&presented.digest, lookup))
         };
         let denied = {
             let context = self.context(request);
@@ -124,7 +132,7 @@ impl Gate {
             match again {
                 Err(rejection) => self.deny(&context, rejection, None, carriers),
                 Ok(again) => {
-                    let lifecycle = again.lifecycle(context.now().wall(), self.keyring.warning);
+                    let lifecycle = again.lifecycle(context.now().wall(), self.shared.warning);
                     let facts = KeyFacts::new(&again, lifecycle);
                     let checked = check_status(&again, lifecycle)
                         .and_then(|()| self.check_access(&context, &again));
@@ -138,33 +146,46 @@ impl Gate {
                             &charges,
                             verdict.as_ref(),
                         );
-                        // A record with another plan or budget would give back to budgets that the
-                        // request did not draw on.
-                        let again_holder = again.holder(id);
-                        let anew =
-                            self.rules_of(&bound)
-                                .charges(Some(again_holder), &bound, charged_at);
+                        // With another plan or quota, a refund would go to budgets that the request
+                        // was not charged to.
+                        let again_charged = again.charged_key(id);
+                        let anew = self.rules_of(&request_limits).charges(
+                            Some(again_charged),
+                            &request_limits,
+                            charged_at,
+                        );
                         let is_same = anew.len() == charges.len()
                             && anew.iter().zip(&charges).all(|(a, b)| a.is_as(b));
                         drop((anew, charges)); // they borrow the keys and the subjects
                         if !is_same {
                             within.receipt = None;
                         }
-                        return self.admit(request, again, lifecycle, carriers, bound, within);
+                        return self.admit(
+                            request,
+                            again,
+                            lifecycle,
+                            carriers,
+                            request_limits,
+                            within,
+                        );
                     }
                 }
             }
         };
         if let Some(receipt) = &within.receipt {
-            self.give_back(&known, id, &bound, receipt).await;
+            self.refund_all(&key, id, &request_limits, receipt).await;
         }
         denied
     }
 
-    async fn charge_anonymous(&self, request: &mut Request<()>, bound: &Bound) -> Outcome {
-        let charges = self
-            .rules_of(bound)
-            .charges(None, bound, self.keyring.now());
+    async fn charge_anonymous(
+        &self,
+        request: &mut Request<()>,
+        request_limits: &RequestLimits,
+    ) -> Outcome {
+        let charges =
+            self.rules_of(request_limits)
+                .charges(None, request_limits, self.shared.now());
         let mut verdict = None;
         let within = self.charge(&charges, Payer::Anonymous, &mut verdict).await;
         let context = self.context(request);
@@ -180,50 +201,53 @@ impl Gate {
         }
     }
 
-    /// Loads a record from the store: step 4. The attempt is forgiven unless there is no such key.
+    /// Loads a record from the store: step 4. The attempt is forgiven unless the key does not
+    /// exist.
     async fn load(
         &self,
-        key: &PresentedKey,
-        sought: Sought,
+        presented: &PresentedKey,
+        priority: LoadPriority,
         attempt: Option<Attempt>,
-    ) -> Result<Found, Rejection> {
-        let written = self.keyring.written(self.keyring.formats.at(key.format));
-        let asked_at = self.keyring.clock.monotonic();
-        let loaded = self.keyring.cache.load(key.id(), &written, sought);
+    ) -> Result<Lookup, Rejection> {
+        let facts = self
+            .shared
+            .format_facts(self.shared.formats.at(presented.format_index));
+        let asked_at = self.shared.clock.monotonic();
+        let loaded = self.shared.cache.load(presented.id(), &facts, priority);
         let loaded = loaded.await;
-        self.tell_of_wait(WaitFor::Store, asked_at, loaded.is_ok());
-        if let (Some(throttle), Some(attempt)) = (&self.keyring.throttle, attempt)
-            && !matches!(&loaded, Ok(Found::Nothing))
+        self.report_wait(WaitFor::Store, asked_at, loaded.is_ok());
+        if let (Some(throttle), Some(attempt)) = (&self.shared.throttle, attempt)
+            && !matches!(&loaded, Ok(Lookup::Absent))
         {
-            throttle.forgive(attempt, self.keyring.readings());
+            throttle.forgive(attempt, self.shared.readings());
         }
         if loaded.is_ok()
-            && let Some(failures) = self.keyring.notices.store.works()
+            && let Some(failures) = self.shared.log_throttles.store.recovered()
         {
-            trace::store_works(failures);
+            trace::store_recovered(failures);
         }
-        loaded.map_err(|failure| self.load_failed(&failure, &key.id()))
+        loaded.map_err(|failure| self.load_failed(&failure, &presented.id()))
     }
 
-    /// Tells observers of a wait, if there are any.
-    pub(super) fn tell_of_wait(&self, on: WaitFor, since: Duration, is_ok: bool) {
-        if self.keyring.observers.has_observers() {
-            let now = self.keyring.clock.monotonic();
-            self.keyring.observers.waited(on, since, now, is_ok);
+    /// Reports a wait to the observers, if there are any.
+    pub(super) fn report_wait(&self, on: WaitFor, since: Duration, is_ok: bool) {
+        if self.shared.observers.has_observers() {
+            let now = self.shared.clock.monotonic();
+            self.shared.observers.waited(on, since, now, is_ok);
         }
     }
 
-    /// Logs that a record could not be loaded, and returns the rejection for that.
+    /// Logs that a record could not be loaded, and returns the rejection for that failure.
     pub(super) fn load_failed(&self, failure: &LoadFailure, id: &KeyId) -> Rejection {
-        let (notices, now) = (&self.keyring.notices, self.keyring.now());
+        let (throttles, now) = (&self.shared.log_throttles, self.shared.now());
         match failure {
             LoadFailure::Store(error) => {
-                if let Some(failures) = notices.store.failed(now) {
+                if let Some(failures) = throttles.store.failed(now) {
                     trace::store_failed(error, id, failures);
                 }
             }
             LoadFailure::TooMany => {
-                if let Some(failures) = notices.loads.failed(now) {
+                if let Some(failures) = throttles.loads.failed(now) {
                     trace::too_many_loads(id, failures);
                 }
             }
@@ -231,16 +255,22 @@ impl Gate {
         self.outage()
     }
 
-    /// Refunds what was charged to a request that is denied after all.
-    async fn give_back(&self, known: &KnownKey, id: KeyId, bound: &Bound, receipt: &Receipt) {
-        let metering = &self.keyring.metering;
-        let refunded = metering.refund(known.holder(id), bound, receipt, None, ALL);
+    /// Refunds all charges of a request that is denied after its charge.
+    async fn refund_all(
+        &self,
+        key: &CachedKey,
+        id: KeyId,
+        request_limits: &RequestLimits,
+        receipt: &Receipt,
+    ) {
+        let key_services = &self.shared.key_services;
+        let refunded = key_services.refund(key.charged_key(id), request_limits, receipt, None, ALL);
         if let Err(error) = refunded.await {
             trace::refund_failed(&error);
         }
     }
 
-    /// Returns the context of a request after a wait, with clocks that are read anew.
+    /// Returns the context of a request after a wait. It reads the clocks again.
     fn context<'r>(&'r self, request: &'r Request<()>) -> Context<'r> {
         Context::new(self, RequestHead::from(request))
     }

@@ -1,4 +1,4 @@
-//! The service: decide, then forward or refuse.
+//! The service: decides, then forwards or refuses.
 
 use std::mem;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::http::render::body::ResponseBody;
+use crate::http::render::response_body::ResponseBody;
 use crate::middleware::future::ResponseFuture;
 use crate::middleware::gate::Gate;
 use crate::middleware::outcome::Outcome;
 
-/// Middleware that asks for API keys: see [`ApiKeyLayer`](crate::ApiKeyLayer).
+/// A service that requires API keys: see [`ApiKeyLayer`](crate::ApiKeyLayer).
 #[derive(Debug, Clone)]
 pub struct ApiKeyService<S> {
     inner: S,
@@ -42,30 +42,32 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let gate = &self.gate;
-        let manner = gate.config.manner(request.method(), request.headers());
-        let wait = match gate.decide(&mut request, None) {
+        let mode = gate
+            .config
+            .response_mode(request.method(), request.headers());
+        let pending = match gate.decide(&mut request, None) {
             Outcome::Admit(admission) => {
                 let gate = Arc::clone(gate);
-                let copy = gate.config.copy_for_errors(&request, &gate.keyring.formats);
+                let copy = gate.config.copy_for_errors(&request, &gate.shared.formats);
                 let call = || self.inner.call(request);
-                return ResponseFuture::forwarding(call, admission, gate, manner, copy);
+                return ResponseFuture::forwarding(call, admission, gate, mode, copy);
             }
             Outcome::Deny(denial) => {
                 drop(take_readied(&mut self.inner));
-                return ResponseFuture::refused(self.gate.render_denial(&denial, manner, &request));
+                return ResponseFuture::refused(self.gate.render_denial(&denial, mode, &request));
             }
-            Outcome::Wait(wait) => wait,
+            Outcome::Pending(pending) => pending,
         };
         let (parts, body) = request.into_parts();
         let head = Request::from_parts(parts, ());
         let gate = Arc::clone(gate);
-        let waiting = Arc::clone(&gate).resume(head, wait);
-        ResponseFuture::deciding(waiting, take_readied(&mut self.inner), body, gate, manner)
+        let decision = Arc::clone(&gate).resume(head, pending);
+        ResponseFuture::deciding(decision, take_readied(&mut self.inner), body, gate, mode)
     }
 }
 
-/// Takes the service that `poll_ready` made ready, and leaves a clone that is not. To drop it
-/// releases what it holds, such as a permit.
+/// Takes the service that `poll_ready` made ready, and leaves a clone that is not ready. Dropping
+/// the readied service releases its resources, such as a permit.
 pub(super) fn take_readied<S: Clone>(inner: &mut S) -> S {
     let clone = inner.clone();
     mem::replace(inner, clone)

@@ -1,49 +1,56 @@
-//! Keys that do not come in a request: steps 2 to 6.
+//! Verification of keys that do not come in a request: steps 2 to 6.
 
-use crate::cache::Sought;
+use crate::cache::LoadPriority;
 use crate::http::caller::Caller;
 use crate::http::carriers::Carriers;
 use crate::http::rejection::{NotFound, Rejection};
 use crate::key::digest::KeyDigest;
-use crate::key::formats::{Place, Recognized};
+use crate::key::formats::{Position, Recognized};
 use crate::middleware::decide::check_status;
 use crate::middleware::gate::Gate;
 
 impl Gate {
-    /// Verifies a key. Access, limits, failed attempts and observers are those of requests, and
-    /// play no part.
-    pub(crate) async fn verify(&self, key: &str) -> Result<Caller, Rejection> {
-        let keyring = &self.keyring;
-        let recognized = keyring.formats.recognize(key.as_bytes(), Place::Own);
+    /// Verifies a key. Access, limits, failed attempts and observers apply to requests only.
+    pub(crate) async fn verify(&self, plaintext: &str) -> Result<Caller, Rejection> {
+        let shared = &self.shared;
+        let recognized = shared
+            .formats
+            .recognize(plaintext.as_bytes(), Position::Dedicated);
         let Recognized::WellFormed(format) = recognized else {
             return Err(Rejection::NotFound(NotFound::Malformed));
         };
-        let digest = KeyDigest::of(key);
+        let digest = KeyDigest::of(plaintext);
         let id = digest.id();
-        let asked_at = keyring.clock.monotonic();
-        let found = if let Some(found) = keyring.cache.find(&id, asked_at) {
-            found
+        let asked_at = shared.clock.monotonic();
+        let lookup = if let Some(lookup) = shared.cache.find(&id, asked_at) {
+            lookup
         } else {
-            let sought = if keyring.cache.knew(&id) {
-                Sought::FoundBefore
+            let priority = if shared.cache.was_found(&id) {
+                LoadPriority::FoundBefore
             } else {
-                Sought::New
+                LoadPriority::New
             };
-            let loaded = keyring
+            let loaded = shared
                 .cache
-                .load(id, &keyring.written(format), sought)
+                .load(id, &shared.format_facts(format), priority)
                 .await;
             loaded.map_err(|failure| self.load_failed(&failure, &id))?
         };
-        let known = self.compare(&digest, found)?;
-        let lifecycle = known.lifecycle(keyring.now(), keyring.warning);
-        check_status(&known, lifecycle)?;
-        let nowhere = keyring
-            .metering
-            .limiting
+        let key = self.compare(&digest, lookup)?;
+        let lifecycle = key.lifecycle(shared.now(), shared.warning);
+        check_status(&key, lifecycle)?;
+        let request_limits = shared
+            .key_services
+            .enforcer
             .rules
             .current()
             .bind_without_request();
-        Ok(Caller::new(known, lifecycle, Carriers::NONE, nowhere, None))
+        Ok(Caller::new(
+            key,
+            lifecycle,
+            Carriers::NONE,
+            request_limits,
+            None,
+        ))
     }
 }

@@ -1,4 +1,4 @@
-//! The logs, which are told before the application's observers.
+//! The logs. They are written before the application's observers are called.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,17 +8,17 @@ use crate::http::carriers::Carriers;
 use crate::http::rejection::{NotFound, Rejection};
 use crate::key::lifecycle::KeyStatus;
 use crate::limit::charge::Charge;
-use crate::util::notice::{Lines, Seldom};
+use crate::util::log_throttle::{LineBudget, LogOncePer};
 use crate::util::timestamp;
 use crate::util::trace::{self, Refusal};
 
 /// Writes decisions to the application's logs.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
-    deprecated: Seldom<HOUR>,
-    reported: Seldom<MINUTE>,
-    refusals: Arc<Lines>,
-    /// Whether the addresses of clients are left out.
+    deprecated: LogOncePer<HOUR>,
+    reported: LogOncePer<MINUTE>,
+    refusals: Arc<LineBudget>,
+    /// Leaves out the addresses of clients.
     hides_addresses: bool,
 }
 
@@ -26,8 +26,8 @@ const MINUTE: u64 = 60;
 const HOUR: u64 = 3600;
 
 impl Log {
-    /// `refusals` is the room for lines, which handlers share.
-    pub(super) fn new(hides_addresses: bool, refusals: Arc<Lines>) -> Self {
+    /// Creates the logs. `refusals` is the budget of log lines, shared with handlers.
+    pub(super) fn new(hides_addresses: bool, refusals: Arc<LineBudget>) -> Self {
         Self {
             refusals,
             hides_addresses,
@@ -35,15 +35,13 @@ impl Log {
         }
     }
 
-    /// Returns whether there is something to write about an admission like this.
-    #[inline]
-    pub(super) fn hears_of_admission(key: Option<KeyFacts<'_>>, carriers: Carriers) -> bool {
+    /// Returns whether an admission with these facts is logged.
+    pub(super) fn logs_admission(key: Option<KeyFacts<'_>>, carriers: Carriers) -> bool {
         trace::traces_admissions()
             || carriers.include_parameters()
             || key.is_some_and(|key| key.status() == KeyStatus::Deprecated)
     }
 
-    #[inline]
     pub(super) fn decided(&self, decision: &Decision<'_>) {
         if decision.verdict.is_some() {
             for charge in decision.report_only_hits() {
@@ -67,24 +65,24 @@ impl Log {
                     }
                 }
             }
-            // An outage has lines of its own.
+            // Outages are logged elsewhere.
             (Ok(()), None) | (Err(Rejection::ServiceUnavailable { .. }), _) => {}
             (Err(rejection), _) => self.refused(rejection, decision),
         }
     }
 
-    /// Tells of a key that would have been denied by what is only reported, at most once a minute.
+    /// Logs a key that an access check which only reports would have denied, at most once a minute.
     #[cold]
     fn report_access(&self, rejection: &Rejection, key: &KeyFacts<'_>, at: SystemTime) {
         if self
             .reported
             .is_due(hash_of(key) ^ rejection.code().len() as u64, at)
         {
-            trace::would_refuse(rejection.code(), &key.id(), key.account());
+            trace::access_would_deny(rejection.code(), &key.id(), key.account());
         }
     }
 
-    /// Tells of a limit that only reports and would have denied a request, at most once a minute.
+    /// Logs a request that a limit which only reports would have denied, at most once a minute.
     #[cold]
     fn report(&self, charge: &Charge<'_>, decision: &Decision<'_>) {
         let name = charge.name();
@@ -94,15 +92,15 @@ impl Log {
         let key = decision.key.as_ref();
         let key_id = key.map(|key| key.id().to_string());
         let account = key.map(KeyFacts::account);
-        trace::would_deny(name.as_str(), key_id.as_deref(), account);
+        trace::limit_would_deny(name.as_str(), key_id.as_deref(), account);
     }
 
-    /// Tells of a refusal.
+    /// Logs a refusal.
     fn refused(&self, rejection: &Rejection, decision: &Decision<'_>) {
         let at = || decision.at();
         trace::refused(&self.refusals, at, || {
             let key = decision.key.as_ref();
-            // A key in the path, where none is looked for, is not to be read in the log.
+            // Do not log a key in the path, which is no place for keys.
             let route = Some(decision.route()).filter(|it| !decision.request.has_key_in(it));
             let client = || decision.client().map(|client| client.to_string());
             Refusal {
@@ -119,12 +117,12 @@ impl Log {
         });
     }
 
-    /// Tells how many refusals were left out, if the minute is over.
+    /// Logs the number of refusals that were left out, if the minute is over.
     pub(super) fn flush(&self, at: SystemTime) {
-        self.refusals.flush(at, trace::refusals_left_out);
+        self.refusals.flush(at, trace::refusals_suppressed);
     }
 
-    /// Tells of a deprecated key that is in use, at most once an hour.
+    /// Logs a deprecated key that is in use, at most once an hour.
     #[cold]
     fn deprecated(&self, key: &KeyFacts<'_>, at: SystemTime) {
         if self.deprecated.is_due(hash_of(key), at) {
@@ -135,13 +133,13 @@ impl Log {
     }
 }
 
-/// A number that few keys share: the head of the id, which is a digest.
+/// Returns a hash of a key: the first bytes of the id, which is a digest.
 fn hash_of(key: &KeyFacts<'_>) -> u64 {
     let id = *key.id().as_bytes();
     u64::from_le_bytes(std::array::from_fn(|at| id[at]))
 }
 
-/// Why a key is not found, which the caller is not told.
+/// Returns the reason why a key is not found, which the caller is not told.
 fn reason(rejection: &Rejection) -> Option<&'static str> {
     match rejection {
         Rejection::NotFound(NotFound::Malformed) => Some("malformed"),
@@ -150,7 +148,7 @@ fn reason(rejection: &Rejection) -> Option<&'static str> {
     }
 }
 
-/// The name of the limit that a request is over.
+/// Returns the name of the limit that denied the request.
 fn limit(rejection: &Rejection) -> Option<&str> {
     match rejection {
         Rejection::RateLimited(exceeded) => Some(&exceeded.name),

@@ -1,4 +1,4 @@
-//! Metrics by the `metrics` facade, for whatever exporter the application installs.
+//! Metrics through the `metrics` facade, for any exporter that the application installs.
 
 use metrics::{counter, describe_counter, describe_histogram, histogram};
 
@@ -11,19 +11,23 @@ const ANSWERS: &str = "api_key_answers_total";
 const STORE: &str = "api_key_store_seconds";
 const LIMITER: &str = "api_key_limiter_seconds";
 
-/// An observer that counts decisions by the [`metrics`](::metrics) facade. Any exporter of that
-/// facade, such as Prometheus, shows them.
+/// An observer that counts decisions with the [`metrics`](::metrics) facade, for any exporter of
+/// the facade, such as Prometheus.
 ///
-/// | metric | labels | what it counts |
-/// |---|---|---|
-/// | `api_key_requests_total` | `outcome` (`admitted`, `denied`), `code` | decisions; `code` is that of the rejection, or `ok` |
-/// | `api_key_lookups_total` | `result` (`hit`, `miss`) | requests whose key was in the cache, or was loaded |
-/// | `api_key_answers_total` | `status` | answers to requests that were admitted with a key, by HTTP status |
-/// | `api_key_report_only_total` | `limit` | requests that a limit would have denied which only reports |
-/// | `api_key_store_seconds` | `result` (`ok`, `error`) | the time that a request waited for its record |
-/// | `api_key_limiter_seconds` | `result` (`ok`, `error`) | the time that a request waited for its limits |
+/// - `api_key_requests_total` counts decisions. Labels: `outcome` (`admitted`, `denied`), and
+///   `code` (that of the rejection, or `ok`).
+/// - `api_key_lookups_total` counts lookups of keys. Label: `result` (`hit` in the cache, `miss` if
+///   the key was loaded).
+/// - `api_key_answers_total` counts responses to requests that were admitted with a key. Label:
+///   `status` (the HTTP status).
+/// - `api_key_report_only_total` counts requests that a report-only limit would have denied. Label:
+///   `limit`.
+/// - `api_key_store_seconds` measures the time that requests waited for their record. Label:
+///   `result` (`ok`, `error`).
+/// - `api_key_limiter_seconds` measures the time that requests waited for a limiter. Label:
+///   `result` (`ok`, `error`).
 ///
-/// No label has an id, an account or an address, so there are few series.
+/// No label contains an id, an account or an address, so the number of series is small.
 ///
 /// ```
 /// use tower_api_key::observe::Metrics;
@@ -36,8 +40,8 @@ const LIMITER: &str = "api_key_limiter_seconds";
 pub struct Metrics(());
 
 impl Metrics {
-    /// Creates the observer, and describes its metrics to the recorder that is installed. Install
-    /// the exporter before.
+    /// Creates the observer, and describes its metrics to the installed recorder. Install the
+    /// exporter first.
     pub fn new() -> Self {
         describe_counter!(REQUESTS, "Decisions about requests, by outcome and code.");
         describe_counter!(LOOKUPS, "Requests whose key was cached, or was loaded.");

@@ -1,6 +1,6 @@
 //! Observers: every decision about a request, announced once.
 //!
-//! [`Observer`] is the port. The logs of this library are written from the same announcements.
+//! [`Observer`] is the port. The logs of this library are based on the same announcements.
 
 mod log;
 #[cfg(feature = "metrics")]
@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{Method, StatusCode};
 
-use crate::cache::KnownKey;
+use crate::cache::CachedKey;
 use crate::http::carriers::Carriers;
 use crate::http::rejection::Rejection;
 use crate::http::request_head::RequestHead;
@@ -25,18 +25,18 @@ use crate::key::record::KeyRecord;
 use crate::limit::charge::Charge;
 use crate::limit::verdict::{BudgetStatus, Verdict};
 use crate::util::clock::Now;
-use crate::util::notice::Lines;
+use crate::util::log_throttle::LineBudget;
 use log::Log;
 #[cfg(feature = "metrics")]
 pub use metrics::Metrics;
 
-/// Watches decisions: for usage, metrics, anomalies.
+/// The port to observers of decisions: for usage, metrics, anomalies.
 ///
-/// An observer is called in the request's own task, so it must neither block nor wait, and a panic
-/// in it unwinds that task. It watches, and never denies.
+/// An observer is called in the request's own task, so it must not block, and a panic in it unwinds
+/// that task. It cannot deny requests.
 ///
-/// [`ApiKeysBuilder::add_observer`](crate::ApiKeysBuilder::add_observer) adds one. Without any, nothing is
-/// derived for them.
+/// Add an observer with [`ApiKeysBuilder::add_observer`](crate::ApiKeysBuilder::add_observer).
+/// Facts that only observers need are not derived if there is none.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -68,15 +68,15 @@ pub trait Observer: Send + Sync + 'static {
         let _ = decision;
     }
 
-    /// Called when a request has waited: for its record, or for a limiter elsewhere. That is before
-    /// the decision is made.
+    /// Called when a request has waited for its record, or for a remote limiter, before the
+    /// decision is made.
     fn waited(&self, wait: &Wait) {
         let _ = wait;
     }
 
-    /// Called once for each request that was admitted with a key, when the status of its answer is
-    /// known. A request whose client goes away first, or whose service fails with an error of its
-    /// own, has no answer.
+    /// Called once for each request that was admitted with a key, when the status of its response
+    /// is known. There is no call if the client disconnects first, or if the service fails with an
+    /// error of its own.
     fn answered(&self, answer: &Answered<'_>) {
         let _ = answer;
     }
@@ -96,19 +96,20 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
     }
 }
 
-/// A wait of a request, as it is told to [observers](Observer::waited).
+/// A wait of a request, as reported to [observers](Observer::waited).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Wait {
-    /// Whom the request waited for.
+    /// The port that the request waited for.
     pub on: WaitFor,
-    /// The time that it took, by the application's clock.
+    /// The duration of the wait, by the application's clock.
     pub time: Duration,
-    /// Whether there was an answer. That there is no such key, or that a limit is used up, is one.
+    /// `true` if there was an answer. A key that does not exist, or a limit that is used up, is an
+    /// answer.
     pub is_ok: bool,
 }
 
-/// Whom a request waits for.
+/// The port that a request waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WaitFor {
@@ -118,20 +119,20 @@ pub enum WaitFor {
     Limiter,
 }
 
-/// How the key of a request was looked up.
+/// The way in which the key of a request was looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum KeyLookup {
-    /// Not at all: there is no key, it is malformed, or too many keys were tried.
+    /// No lookup: there is no key, it is malformed, or the address sent too many unknown keys.
     #[default]
     None,
-    /// In the cache of the process.
+    /// Found in the cache of this process.
     Cached,
-    /// In the store, which was waited for.
+    /// Loaded from the store, after a wait.
     Loaded,
 }
 
-/// A decision about a request, with all that is known when it is made.
+/// A decision about a request, with all facts that are known at that time.
 pub struct Decision<'a> {
     pub(crate) outcome: Result<(), &'a Rejection>,
     pub(crate) key: Option<KeyFacts<'a>>,
@@ -142,16 +143,16 @@ pub struct Decision<'a> {
     pub(crate) reported: &'a [Rejection],
 }
 
-/// Facts of a request that are derived only if somebody asks.
+/// Facts of a request that are derived on demand.
 pub(crate) trait RequestFacts {
     fn head(&self) -> RequestHead<'_>;
     fn now(&self) -> Now;
     fn client(&self) -> Option<IpAddr>;
     fn route(&self) -> &str;
     fn lookup(&self) -> KeyLookup;
-    /// Whether a key of ours stands in a path.
+    /// Returns whether a path contains a key of ours.
     fn has_key_in(&self, path: &str) -> bool;
-    /// The query parameters that carried the key.
+    /// Returns the query parameters that carried the key.
     fn parameters(&self, carriers: Carriers) -> Vec<&str>;
 }
 
@@ -174,7 +175,7 @@ impl<'a> Decision<'a> {
         self.key
     }
 
-    /// Returns the address of the client, as far as it can be trusted.
+    /// Returns the address of the client; `None` if no trusted source tells it.
     pub fn client(&self) -> Option<IpAddr> {
         self.request.client()
     }
@@ -184,38 +185,38 @@ impl<'a> Decision<'a> {
         self.request.head().method
     }
 
-    /// Returns the route of the request, as [`route_by`](crate::ApiKeyLayer::route_by) says, or as
-    /// a framework's router matched it, or else the path.
+    /// Returns the route of the request: from [`route_by`](crate::ApiKeyLayer::route_by), from a
+    /// framework's router, or else the path.
     pub fn route(&self) -> &str {
         self.request.route()
     }
 
-    /// Returns how the key was looked up.
+    /// Returns the way in which the key was looked up.
     pub fn lookup(&self) -> KeyLookup {
         self.request.lookup()
     }
 
-    /// Returns the request without its body, the credential among its headers.
+    /// Returns the request without its body. The credential is still among its headers.
     pub fn request(&self) -> RequestHead<'_> {
         self.request.head()
     }
 
     /// Returns each charge of the request with the state of its budget. Empty if the limiter was
-    /// not asked, or failed. A denied request was charged nothing.
+    /// not asked, or failed. A denied request was not charged.
     pub fn charges(&self) -> impl Iterator<Item = (&'a Charge<'a>, &'a BudgetStatus)> {
-        let standings = self.verdict.map_or(&[][..], Verdict::standings);
-        self.charges.iter().zip(standings)
+        let statuses = self.verdict.map_or(&[][..], Verdict::statuses);
+        self.charges.iter().zip(statuses)
     }
 
-    /// Returns the charges of limits that only report, and that would have denied the request.
+    /// Returns the charges of report-only limits that would have denied the request.
     pub fn report_only_hits(&self) -> impl Iterator<Item = &'a Charge<'a>> {
         let hits = self
             .charges()
-            .filter(|(charge, standing)| charge.is_report_only() && !standing.is_admissible());
+            .filter(|(charge, status)| charge.is_report_only() && !status.is_admissible());
         hits.map(|(charge, _)| charge)
     }
 
-    /// Returns the rejections of a request that was admitted, by scopes and networks that are [only
+    /// Returns the rejections of an admitted request by scopes and networks that are [only
     /// reported](crate::ApiKeyLayer::require_report_only).
     pub const fn report_only_rejections(&self) -> &'a [Rejection] {
         self.reported
@@ -237,7 +238,7 @@ impl fmt::Debug for Decision<'_> {
     }
 }
 
-/// The answer to a request that was admitted with a key.
+/// The response to a request that was admitted with a key.
 pub struct Answered<'a> {
     pub(crate) key: KeyFacts<'a>,
     pub(crate) status: StatusCode,
@@ -250,12 +251,13 @@ impl<'a> Answered<'a> {
         self.key
     }
 
-    /// Returns the HTTP status of the answer. In gRPC, refusals have 200.
+    /// Returns the HTTP status of the response. Refusals in gRPC have 200.
     pub const fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// Returns the rejection that a handler or [`RequireScope`](crate::RequireScope) answered with.
+    /// Returns the rejection that a handler or [`RequireScope`](crate::RequireScope) responded
+    /// with.
     pub const fn rejection(&self) -> Option<&'a Rejection> {
         self.rejection
     }
@@ -271,40 +273,40 @@ impl fmt::Debug for Answered<'_> {
     }
 }
 
-/// A key that a decision is about.
+/// The key of a decision.
 #[derive(Clone, Copy)]
 pub struct KeyFacts<'a> {
-    known: &'a KnownKey,
+    key: &'a CachedKey,
     lifecycle: Lifecycle,
-    /// Which observer is told.
+    /// The index of the observer that is called.
     observer: usize,
 }
 
 impl<'a> KeyFacts<'a> {
-    pub(crate) const fn new(known: &'a KnownKey, lifecycle: Lifecycle) -> Self {
+    pub(crate) const fn new(key: &'a CachedKey, lifecycle: Lifecycle) -> Self {
         Self {
-            known,
+            key,
             lifecycle,
             observer: 0,
         }
     }
 
-    /// Returns the same facts for the observer at an index, which has slots of its own.
+    /// Returns the same facts for the observer at an index, which has its own slots.
     const fn for_observer(mut self, at: usize) -> Self {
         self.observer = at;
         self
     }
 
-    pub(crate) const fn known(&self) -> &'a KnownKey {
-        self.known
+    pub(crate) const fn cached_key(&self) -> &'a CachedKey {
+        self.key
     }
 
     /// Returns the record of the key.
     pub fn record(&self) -> &'a KeyRecord {
-        self.known.record()
+        self.key.record()
     }
 
-    /// Returns the public id of the key: safe in logs.
+    /// Returns the public id of the key, which is safe in logs.
     pub fn id(&self) -> KeyId {
         self.record().id()
     }
@@ -316,7 +318,7 @@ impl<'a> KeyFacts<'a> {
 
     /// Returns the environment of the key.
     pub fn environment(&self) -> &'a Environment {
-        self.known.environment()
+        self.key.environment()
     }
 
     /// Returns the status of the key as of the decision.
@@ -328,19 +330,18 @@ impl<'a> KeyFacts<'a> {
         self.lifecycle
     }
 
-    /// Returns this observer's own value in the cached entry of the key, made when it is first
-    /// asked for.
+    /// Returns this observer's own value in the cache entry of the key, created on first use.
     ///
-    /// So an observer that counts by key needs no map of its own. The value is dropped when the
-    /// entry leaves the cache: when the key is loaded anew, changed or evicted, or is not used any
-    /// more and the [worker](crate::manage::Worker) sweeps, and no request uses the entry any more. An
-    /// observer that wants what was counted adds it up in the value's `Drop`. Keep the value small,
-    /// since [`Cache::memory`](crate::Cache::memory) does not count it.
+    /// An observer that counts by key thus needs no map of its own. The value is dropped when no
+    /// request uses the cache entry any more, and the entry has left the cache: the key was
+    /// reloaded, changed or evicted, or it is idle and the [worker](crate::manage::Worker) swept
+    /// the cache. To collect the final counts, implement `Drop` for the value. Keep the value
+    /// small: [`Cache::memory`](crate::Cache::memory) does not count it.
     ///
     /// # Panics
     /// If this observer has asked for a value of another type before.
     pub fn slot<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> &'a T {
-        self.known.slots().get(self.observer, make)
+        self.key.observer_slots().get(self.observer, make)
     }
 }
 
@@ -354,7 +355,7 @@ impl fmt::Debug for KeyFacts<'_> {
     }
 }
 
-/// The logs, and what the application added.
+/// The logs, and the observers of the application.
 #[derive(Default)]
 pub(crate) struct Observers {
     log: Log,
@@ -365,7 +366,7 @@ impl Observers {
     pub(crate) fn new(
         added: Vec<Arc<dyn Observer>>,
         hides_addresses: bool,
-        refusals: Arc<Lines>,
+        refusals: Arc<LineBudget>,
     ) -> Self {
         Self {
             log: Log::new(hides_addresses, refusals),
@@ -373,44 +374,41 @@ impl Observers {
         }
     }
 
-    /// Returns whether anybody but the logs is told.
-    #[inline]
+    /// Returns whether there are observers beside the logs.
     pub(crate) fn has_observers(&self) -> bool {
         !self.added.is_empty()
     }
 
-    /// Returns how many there are beside the logs.
+    /// Returns the number of observers beside the logs.
     pub(crate) fn count(&self) -> usize {
         self.added.len()
     }
 
-    /// Returns whether anybody is told of an admission like this.
-    #[inline]
-    pub(crate) fn hear_of_admission(&self, key: Option<KeyFacts<'_>>, carriers: Carriers) -> bool {
-        self.has_observers() || Log::hears_of_admission(key, carriers)
+    /// Returns whether an admission with these facts is logged or observed.
+    pub(crate) fn need_admission(&self, key: Option<KeyFacts<'_>>, carriers: Carriers) -> bool {
+        self.has_observers() || Log::logs_admission(key, carriers)
     }
 
-    #[inline]
     pub(crate) fn decided(&self, decision: &Decision<'_>) {
         self.log.decided(decision);
         if self.has_observers() {
-            self.tell(decision);
+            self.announce(decision);
         }
     }
 
-    fn tell(&self, decision: &Decision<'_>) {
+    fn announce(&self, decision: &Decision<'_>) {
         for (at, observer) in self.added.iter().enumerate() {
             let key = decision.key.map(|key| key.for_observer(at));
             observer.decided(&Decision { key, ..*decision });
         }
     }
 
-    /// Tells the log how many refusals were left out, if the minute is over.
+    /// Logs the number of refusals that were left out, if the minute is over.
     pub(crate) fn flush(&self, at: SystemTime) {
         self.log.flush(at);
     }
 
-    /// Tells of a wait that began at an instant.
+    /// Reports a wait that began at `since`.
     pub(crate) fn waited(&self, on: WaitFor, since: Duration, now: Duration, is_ok: bool) {
         let time = now.saturating_sub(since);
         for observer in &self.added {
@@ -418,7 +416,7 @@ impl Observers {
         }
     }
 
-    /// Tells of an answer to a request with this key.
+    /// Reports the response to a request with this key.
     pub(crate) fn answered(
         &self,
         key: KeyFacts<'_>,

@@ -1,4 +1,4 @@
-//! Changes: what a store carries out as one transaction.
+//! Changes: transactions of a store.
 
 use std::time::SystemTime;
 
@@ -9,10 +9,10 @@ use crate::store::event::Event;
 use crate::store::trail::{Action, Origin, TrailRecord};
 use crate::util::timestamp;
 
-/// Writes that belong together, with the trail that they leave and the events that tell of them.
+/// A transaction: writes that belong together, with their audit trail and their events.
 ///
-/// Each write of a record leaves one [`TrailRecord`]: who did it, when and why, and which fields
-/// differ. Instants are kept to the microsecond, in records as in the trail.
+/// Each write of a record adds one [`TrailRecord`]: who changed the key, when and why, and the
+/// fields that differ. Times are stored with microsecond precision, in records and in the trail.
 ///
 /// ```
 /// use std::time::SystemTime;
@@ -38,43 +38,44 @@ pub struct Change {
     id: ChangeId,
     origin: Origin,
     at: SystemTime,
-    steps: Vec<Kept>,
+    steps: Vec<OwnedStep>,
 }
 
-/// A part of a [`Change`], to be carried out by a store.
+/// A step of a [`Change`], to be carried out by a store.
 ///
-/// Later versions of this library have more of them. A store that meets one that it does not know
-/// must refuse the change ([`Refused`](crate::store::StoreErrorKind::Refused)).
+/// Later versions of this library may add steps. A store must refuse a change with a step that it
+/// does not know ([`Refused`](crate::store::StoreErrorKind::Refused)).
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Step<'c> {
-    /// Keeps a record that must not exist yet.
+    /// Inserts a record that must not exist yet.
     Create {
         /// The record.
         record: &'c KeyRecord,
-        /// What the trail says of it.
+        /// The trail record of this write.
         trail: &'c TrailRecord,
     },
-    /// Replaces a record that must exist with the version before.
+    /// Replaces a record that must exist with the preceding version.
     Update {
         /// The new record.
         record: &'c KeyRecord,
-        /// What the trail says of it.
+        /// The trail record of this write.
         trail: &'c TrailRecord,
     },
-    /// Keeps an event.
+    /// Stores an event.
     Event(&'c Event),
 }
 
+/// A [`Step`] that owns its data.
 #[derive(Debug, Clone)]
-enum Kept {
+enum OwnedStep {
     Create(Box<(KeyRecord, TrailRecord)>),
     Update(Box<(KeyRecord, TrailRecord)>),
     Event(Box<Event>),
 }
 
 impl Change {
-    /// Creates a change that does nothing yet, by somebody and at an instant.
+    /// Creates a change without steps.
     pub fn new(origin: impl Into<Origin>, at: SystemTime) -> Self {
         Self {
             id: ChangeId::unique(),
@@ -84,22 +85,22 @@ impl Change {
         }
     }
 
-    /// Adds a record that must not exist yet.
+    /// Adds a step that inserts a record, which must not exist yet.
     ///
     /// # Errors
-    /// If the record, or who is said to make the change, has a text or an instant that
-    /// [not every store can keep](KeyRecord::check).
+    /// If the record or the origin has a text or a time that [not every store can
+    /// keep](KeyRecord::check).
     pub fn create(mut self, action: Action, record: KeyRecord) -> Result<Self, KeyRecordError> {
         let write = self.write(action, None, record)?;
-        self.steps.push(Kept::Create(Box::new(write)));
+        self.steps.push(OwnedStep::Create(Box::new(write)));
         Ok(self)
     }
 
-    /// Replaces a record that must exist as it was seen. The new one gets the version after that of
-    /// the one that was seen.
+    /// Adds a step that replaces a record, which must still exist in the version `seen`. The new
+    /// record gets the next version.
     ///
     /// # Errors
-    /// As [`create`](Self::create), and if the two are not of one key.
+    /// As [`create`](Self::create), and if the two records are not of the same key.
     pub fn update(
         mut self,
         action: Action,
@@ -109,53 +110,54 @@ impl Change {
         if seen.id() != record.id() {
             return Err(KeyRecordError::OfAnotherKey);
         }
-        // A version beyond all that stores keep is refused with the record.
+        // A version that is too high for stores is refused together with the record.
         let record = record.with_version(seen.version().saturating_add(1));
         let write = self.write(action, Some(seen), record)?;
-        self.steps.push(Kept::Update(Box::new(write)));
+        self.steps.push(OwnedStep::Update(Box::new(write)));
         Ok(self)
     }
 
-    /// Adds an event that the store keeps if it carries out the change, and only then.
+    /// Adds an event that the store keeps if, and only if, it carries out the change.
     ///
     /// # Errors
-    /// If the event has a text that not every store can keep, or data that is no JSON object.
+    /// If the event has a text that not every store can keep, or data that is not a JSON object.
     pub fn add_event(mut self, event: Event) -> Result<Self, KeyRecordError> {
         event.check()?;
-        self.steps.push(Kept::Event(Box::new(event)));
+        self.steps.push(OwnedStep::Event(Box::new(event)));
         Ok(self)
     }
 
-    /// Returns the id of the change, which no other change has.
+    /// Returns the unique id of the change.
     ///
-    /// A store that keeps it can tell, when the answer to a commit was lost, whether the change was
-    /// carried out.
+    /// A store that keeps the ids can tell whether a change was carried out when the response to a
+    /// commit was lost.
     pub fn id(&self) -> ChangeId {
         self.id
     }
 
-    /// Returns the instant of the change, by the clock of the process that makes it.
+    /// Returns the time of the change, by the clock of the process that makes it.
     pub fn at(&self) -> SystemTime {
         self.at
     }
 
-    /// Returns who asked for the change.
+    /// Returns the origin of the change.
     pub fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// Returns what is to be carried out, all of it or nothing, in the order in which it was added.
+    /// Returns the steps, in the order in which they were added. A store carries out all of them or
+    /// none.
     pub fn steps(&self) -> impl ExactSizeIterator<Item = Step<'_>> {
         self.steps.iter().map(|step| match step {
-            Kept::Create(write) => Step::Create {
+            OwnedStep::Create(write) => Step::Create {
                 record: &write.0,
                 trail: &write.1,
             },
-            Kept::Update(write) => Step::Update {
+            OwnedStep::Update(write) => Step::Update {
                 record: &write.0,
                 trail: &write.1,
             },
-            Kept::Event(event) => Step::Event(event),
+            OwnedStep::Event(event) => Step::Event(event),
         })
     }
 
@@ -201,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn rounding_neither_lengthens_a_life_nor_shortens_what_contains_a_key() {
+    fn rounding_never_extends_a_key_or_shortens_its_containment() {
         let at = |nanoseconds| UNIX_EPOCH + Duration::from_nanos(nanoseconds);
         let fine = at(5_000_000_999);
         let (down, up) = (at(5_000_000_000), at(5_000_001_000));
@@ -233,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_no_store_keeps_is_refused() {
+    fn an_invalid_event_is_refused() {
         let of = |kind: &str, data: &str| {
             let event = Event::new(kind, UNIX_EPOCH).with_data(data);
             Change::new(Actor::default(), UNIX_EPOCH).add_event(event)

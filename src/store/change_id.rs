@@ -1,4 +1,4 @@
-//! Ids that tell changes apart.
+//! Unique ids of changes.
 
 use std::collections::hash_map::RandomState;
 use std::fmt;
@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct ChangeId([u8; 16]);
 
 impl ChangeId {
-    /// Draws an id that neither this process nor another one draws again.
+    /// Creates an id that no process creates a second time.
     pub(crate) fn unique() -> Self {
-        /// Drawn by the standard library from the operating system's randomness, once.
+        /// A random number per process. The standard library takes it from the operating system.
         static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0_u64));
         static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         static LAST: AtomicU64 = AtomicU64::new(0);
@@ -24,12 +24,12 @@ impl ChangeId {
         Self(id)
     }
 
-    /// Creates an id from the bytes of one, for stores that read their trail.
+    /// Creates an id from its bytes, for stores that read their trail.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// Returns the bytes, to keep.
+    /// Returns the bytes, for stores.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_changes_have_one_id() {
+    fn every_change_has_a_unique_id() {
         let ids: HashSet<_> = (0..10_000).map(|_| ChangeId::unique()).collect();
         assert_eq!(ids.len(), 10_000);
     }

@@ -1,4 +1,4 @@
-//! The object-safe twins of the ports, so that nothing else has a type parameter for a store.
+//! Object-safe versions of the ports, so that no other type is generic over the store.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use super::{
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 
-/// The object-safe twin of [`KeyStore`].
+/// The object-safe version of [`KeyStore`].
 #[async_trait]
 pub(crate) trait DynKeyStore: Send + Sync {
     async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError>;
@@ -25,10 +25,10 @@ pub(crate) trait DynKeyStore: Send + Sync {
 
 #[async_trait]
 impl<S: KeyStore> DynKeyStore for S {
-    /// What was found, if it is what was asked for: nobody's key is judged or changed by the record
-    /// of another.
+    /// Checks that the record has the id that was asked for: no key may be verified or changed by
+    /// the record of another.
     async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        asked_for(id, KeyStore::find(self, id).await?)
+        check_id(id, KeyStore::find(self, id).await?)
     }
 
     async fn find_at_least(
@@ -40,13 +40,13 @@ impl<S: KeyStore> DynKeyStore for S {
             return Ok(None);
         };
         let age = found.age;
-        let record = asked_for(id, Some(found.record))?;
+        let record = check_id(id, Some(found.record))?;
         Ok(record.map(|record| AgedRecord::new(record, age)))
     }
 }
 
-/// What a store found, if it is what was asked for.
-fn asked_for(id: &KeyId, found: Option<KeyRecord>) -> Result<Option<KeyRecord>, StoreError> {
+/// Returns the record, or an error if it has another id.
+fn check_id(id: &KeyId, found: Option<KeyRecord>) -> Result<Option<KeyRecord>, StoreError> {
     if found.as_ref().is_some_and(|record| record.id() != *id) {
         return Err(StoreError::corrupt(
             "it answered with the record of another key",
@@ -55,7 +55,7 @@ fn asked_for(id: &KeyId, found: Option<KeyRecord>) -> Result<Option<KeyRecord>, 
     Ok(found)
 }
 
-/// The object-safe twin of [`ManagedKeyStore`].
+/// The object-safe version of [`ManagedKeyStore`].
 #[async_trait]
 pub(crate) trait DynManagedKeyStore: DynKeyStore {
     async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError>;
@@ -74,7 +74,7 @@ pub(crate) trait DynManagedKeyStore: DynKeyStore {
 #[async_trait]
 impl<S: ManagedKeyStore> DynManagedKeyStore for S {
     async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        asked_for(id, ManagedKeyStore::find_committed(self, id).await?)
+        check_id(id, ManagedKeyStore::find_committed(self, id).await?)
     }
 
     async fn commit(&self, change: &Change) -> Result<(), StoreError> {

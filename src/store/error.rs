@@ -1,10 +1,10 @@
-//! What can go wrong in a store, in kinds that callers match.
+//! Errors of stores, in kinds that callers match.
 
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-/// A store could not do what it was asked to.
+/// An error of a store.
 ///
 /// ```
 /// use tower_api_key::store::{StoreError, StoreErrorKind};
@@ -19,40 +19,41 @@ pub struct StoreError {
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
-/// What went wrong in a store.
+/// The kind of a [`StoreError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StoreErrorKind {
-    /// A record to create was there already.
+    /// A record to create exists already.
     AlreadyExists,
-    /// A record to update was changed by somebody else, or is gone; or a batch of usage is missing.
+    /// A record to update was changed by somebody else, or is gone. For usage: a batch is missing.
     Conflict,
-    /// The store does not do what it was asked to, or does not keep a field of a record.
+    /// The store does not support the operation, or cannot keep a field of a record.
     Refused,
-    /// The key stands where it cannot be changed, such as in a file.
+    /// The key is stored in a place that cannot be changed, such as a file.
     ReadOnly,
-    /// A cursor was made by another store, for another query, or by nobody.
+    /// The cursor is not one of this store for this query.
     InvalidCursor,
     /// The store could not be reached, or did not answer.
     Unavailable,
-    /// The store answered with something that is no record.
+    /// The store returned a malformed record.
     Corrupt,
 }
 
 impl StoreError {
-    /// A record to create was there already.
+    /// Creates an error for a record to create that exists already.
     pub fn already_exists() -> Self {
         Self::without_source(StoreErrorKind::AlreadyExists)
     }
 
-    /// A record to update was changed by somebody else, or is gone.
+    /// Creates an error for a record to update that was changed by somebody else, or is gone.
     pub fn conflict() -> Self {
         Self::without_source(StoreErrorKind::Conflict)
     }
 
-    /// The store does not do what it was asked to, or does not keep a field of a record.
+    /// Creates an error for an operation that the store does not support, or a field of a record
+    /// that it cannot keep.
     ///
-    /// The source says what, and what to do instead.
+    /// The source tells what was refused, and what to do instead.
     pub fn refused(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             kind: StoreErrorKind::Refused,
@@ -60,7 +61,7 @@ impl StoreError {
         }
     }
 
-    /// The key stands where it cannot be changed. The source says where.
+    /// Creates an error for a key in a place that cannot be changed. The source tells the place.
     pub fn read_only(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             kind: StoreErrorKind::ReadOnly,
@@ -68,14 +69,14 @@ impl StoreError {
         }
     }
 
-    /// A cursor was made by another store, for another query, or by nobody.
+    /// Creates an error for a cursor that is not one of this store for this query.
     pub fn invalid_cursor() -> Self {
         Self::without_source(StoreErrorKind::InvalidCursor)
     }
 
-    /// The store could not be reached, or did not answer.
+    /// Creates an error for a store that could not be reached, or did not answer.
     ///
-    /// The source is logged: strip it of connection strings.
+    /// The source is logged: remove connection strings from it.
     pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             kind: StoreErrorKind::Unavailable,
@@ -83,9 +84,9 @@ impl StoreError {
         }
     }
 
-    /// The store answered with something that is no record.
+    /// Creates an error for a malformed record.
     ///
-    /// The source is logged: it must name the column, not its content.
+    /// The source is logged: name the column in it, not the content.
     pub fn corrupt(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             kind: StoreErrorKind::Corrupt,
@@ -93,7 +94,7 @@ impl StoreError {
         }
     }
 
-    /// What went wrong.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
     }

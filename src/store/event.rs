@@ -1,4 +1,4 @@
-//! Events: news of changes for others.
+//! Events: notifications of changes for other systems.
 
 use std::time::SystemTime;
 
@@ -6,26 +6,26 @@ use crate::key::digest::KeyId;
 use crate::key::text::{self, KeyRecordError};
 use crate::store::list::Cursor;
 
-/// News of a change, to be told to others. A store keeps it in the transaction of the
-/// [`Change`](crate::store::Change) that it tells of. It never holds a key.
+/// A notification of a change for other systems. A store keeps it in the transaction of its
+/// [`Change`](crate::store::Change). An event never contains a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Event {
     /// The kind of event, such as `api_key.rotated`: 1 to 64 lower-case ASCII letters, digits, `_`
     /// and `.`.
     pub kind: String,
-    /// The instant of what it tells of.
+    /// The time of the change.
     pub at: SystemTime,
-    /// The key that it is about, if it is about one.
+    /// The key that the event is about, if any.
     pub key: Option<KeyId>,
-    /// The account that it is about, if it is about one.
+    /// The account that the event is about, if any.
     pub account: Option<String>,
-    /// The data of the event: a JSON object of at most 16 KiB, kept to the byte.
+    /// The data of the event: a JSON object of at most 16 KiB, stored byte for byte.
     pub data: String,
 }
 
 impl Event {
-    /// Creates an event that tells nothing but its kind and its instant.
+    /// Creates an event without a key, an account or data.
     pub fn new(kind: impl Into<String>, at: SystemTime) -> Self {
         Self {
             kind: kind.into(),
@@ -57,7 +57,7 @@ impl Event {
         self
     }
 
-    /// Returns about how many bytes it takes.
+    /// Returns the approximate size in bytes.
     pub(crate) fn size(&self) -> usize {
         let account = self.account.as_ref().map_or(0, String::len);
         size_of::<Self>() + self.kind.len() + account + self.data.len()
@@ -76,18 +76,18 @@ impl Event {
     }
 }
 
-/// An event as a store keeps it.
+/// An event as stored, with its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeptEvent {
-    /// The id of the event, which no other event has and which does not change.
+    /// The unique id of the event, which does not change.
     pub id: String,
     /// The event.
     pub event: Event,
 }
 
 impl KeptEvent {
-    /// Creates an event with the id that a store has given it.
+    /// Creates an event with the id that a store assigned.
     pub fn new(id: impl Into<String>, event: Event) -> Self {
         Self {
             id: id.into(),
@@ -96,22 +96,22 @@ impl KeptEvent {
     }
 }
 
-/// A part of an endless list, from a place on.
+/// A page of an unbounded list, such as events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Followed<T> {
     /// The items, in the order of the list.
     pub items: Vec<T>,
-    /// The place to read on from, now or later.
+    /// The cursor to continue with, now or later.
     pub next: Cursor,
-    /// Whether there is no more to read now.
+    /// `true` if there are no more items at present.
     pub is_end: bool,
-    /// Whether items after the place that was asked for are not kept any more.
+    /// `true` if items after the requested position are no longer kept.
     pub gap: bool,
 }
 
 impl<T> Followed<T> {
-    /// Creates a part that is not the end, and has no gap.
+    /// Creates a page that is not the end, and has no gap.
     pub fn new(items: Vec<T>, next: Cursor) -> Self {
         Self {
             items,
@@ -121,7 +121,7 @@ impl<T> Followed<T> {
         }
     }
 
-    /// Sets whether there is no more to read now.
+    /// Sets whether there are no more items at present.
     #[must_use]
     pub fn end(mut self, is_end: bool) -> Self {
         self.is_end = is_end;
@@ -136,14 +136,14 @@ impl<T> Followed<T> {
     }
 }
 
-/// A place to read an endless list from.
+/// A position in an unbounded list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Start {
-    /// The first item that is kept.
+    /// The first item that is still kept.
     Beginning,
-    /// What comes after this moment.
+    /// After the last item at the time of the call.
     Now,
-    /// What comes after a place.
+    /// After the cursor.
     After(Cursor),
 }

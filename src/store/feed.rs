@@ -1,4 +1,4 @@
-//! The port to a feed of changes, by which the processes of a fleet hear of each other's.
+//! The port to a feed of changes, which tells a process about the changes of others.
 
 use std::error::Error;
 use std::fmt;
@@ -11,31 +11,32 @@ use async_trait::async_trait;
 use crate::key::digest::KeyId;
 use crate::store::list::Cursor;
 
-/// Tells which keys were changed, by any process.
+/// A feed of the keys that any process changed.
 ///
-/// [`ApiKeysBuilder::feed`](crate::ApiKeysBuilder::feed) takes one. The
-/// [worker](crate::ApiKeys::worker) asks it, one call at a time, and forgets what it has cached of
-/// the keys that it is told of. So a revocation reaches the other processes of a fleet at once.
-/// Without a feed, or while it fails, [`Cache::max_staleness`](crate::Cache::max_staleness) bounds
-/// how long they may take: a feed makes revocation prompt, and nothing depends on it.
+/// Configure a feed with [`ApiKeysBuilder::feed`](crate::ApiKeysBuilder::feed). The
+/// [worker](crate::ApiKeys::worker) polls the feed, one call at a time, and invalidates the cache
+/// entries of the keys that it names. This way, a revocation reaches the other processes of a fleet
+/// at once. Without a feed, or while it fails,
+/// [`Cache::max_staleness`](crate::Cache::max_staleness) bounds the delay: a feed makes revocations
+/// fast, but correctness does not depend on it.
 ///
-/// With the feature `conformance`, `conformance::change_feed` tests an implementation against what
-/// is promised here.
+/// With the feature `conformance`, `conformance::change_feed` tests an implementation against these
+/// requirements.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a `ChangeFeed`",
     note = "implement `ChangeFeed::changes_since`"
 )]
 pub trait ChangeFeed: Send + Sync + 'static {
-    /// Returns the changes after a cursor, in any order and each at least once.
+    /// Returns the changes after a cursor, in any order, each at least once.
     ///
-    /// Without a cursor, it tells of no change, only of the place from which to go on. Then it
-    /// returns at once. With a cursor and no change to tell, it may wait for one for as long as
-    /// `wait` says. It may also return at once: the caller asks again a moment later.
+    /// Without a cursor, it returns at once, with no changes and the cursor to continue from. With
+    /// a cursor, if there are no changes yet, it may wait for one for at most `wait`, or return at
+    /// once: the caller asks again a moment later.
     ///
-    /// A feed that cannot tell of all changes since the cursor, for it has lost some or does not
-    /// know the cursor, says so by [`Changes::gap`], and goes on from where it is.
+    /// If the feed cannot return all changes since the cursor, because some are lost or the cursor
+    /// is unknown, it returns [`Changes::gap`] and the cursor to continue from.
     ///
-    /// The call may be dropped at any time.
+    /// The future may be dropped at any time.
     fn changes_since(
         &self,
         after: Option<&Cursor>,
@@ -43,20 +44,20 @@ pub trait ChangeFeed: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Changes, FeedError>> + Send;
 }
 
-/// What a [`ChangeFeed`] tells.
+/// A page of a [`ChangeFeed`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Changes {
-    /// The keys that were changed. A feed that has many to tell of tells of some thousand at a time.
+    /// The changed keys. Return at most a few thousand at a time.
     pub keys: Vec<ChangedKey>,
-    /// The place to go on from.
+    /// The cursor to continue from.
     pub next: Cursor,
-    /// Whether there may be changes since the cursor that are not told of.
+    /// `true` if changes since the cursor may be missing.
     pub gap: bool,
 }
 
 impl Changes {
-    /// Creates what there is to tell, without a gap.
+    /// Creates a page without a gap.
     pub fn new(keys: Vec<ChangedKey>, next: Cursor) -> Self {
         Self {
             keys,
@@ -65,7 +66,7 @@ impl Changes {
         }
     }
 
-    /// Creates the answer of a feed that cannot tell of all changes.
+    /// Creates the page of a feed that cannot return all changes since the cursor.
     pub fn gap(next: Cursor) -> Self {
         Self {
             keys: Vec::new(),
@@ -81,23 +82,23 @@ impl Changes {
 pub struct ChangedKey {
     /// The key.
     pub id: KeyId,
-    /// A version that the key has reached.
+    /// A version that the key has reached, or surpassed.
     pub version: u64,
 }
 
 impl ChangedKey {
-    /// Creates the news that a key has reached a version.
+    /// Creates a changed key with a version that it has reached.
     pub const fn new(id: KeyId, version: u64) -> Self {
         Self { id, version }
     }
 }
 
-/// A feed could not be read. The worker tries again.
+/// An error for a feed that could not be read. The worker tries again.
 #[derive(Debug, Clone)]
 pub struct FeedError(Arc<dyn Error + Send + Sync>);
 
 impl FeedError {
-    /// Creates an error. The source is logged: strip it of connection strings.
+    /// Creates an error. The source is logged: remove connection strings from it.
     pub fn new(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(source.into().into())
     }
@@ -125,7 +126,7 @@ impl<F: ChangeFeed> ChangeFeed for Arc<F> {
     }
 }
 
-/// The object-safe twin of [`ChangeFeed`].
+/// The object-safe version of [`ChangeFeed`].
 #[async_trait]
 pub(crate) trait DynChangeFeed: Send + Sync {
     async fn changes_since(

@@ -1,4 +1,4 @@
-//! Lists: which keys, in which order, and page by page.
+//! Lists of keys: filters, order, and keyset pagination.
 
 use std::time::SystemTime;
 
@@ -7,7 +7,7 @@ use crate::key::environment::Environment;
 use crate::key::lifecycle::{KeyStatus, WarningWindow};
 use crate::key::record::KeyRecord;
 
-/// Which keys to list, and in which order.
+/// A query for a list of keys: filters and an order.
 ///
 /// ```
 /// use std::time::SystemTime;
@@ -21,31 +21,31 @@ use crate::key::record::KeyRecord;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct KeyQuery {
-    /// The account that the keys belong to. Default: any.
+    /// Only keys of this account. Default: any.
     pub account: Option<String>,
-    /// The prefix that the keys have. Default: any.
+    /// Only keys with this prefix. Default: any.
     pub prefix: Option<String>,
-    /// The environment that the keys are of. Default: any.
+    /// Only keys of this environment. Default: any.
     pub environment: Option<Environment>,
-    /// The state that the keys are in at an instant. Default: any.
+    /// Only keys in this state at this time. Default: any.
     pub state: Option<(KeyState, SystemTime)>,
     /// The order of the list. Default: the newest first.
     pub order: KeyOrder,
 }
 
-/// The state of a key, as lists tell keys apart. Each key is in one of them.
+/// The state of a key in lists. Each key is in exactly one state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyState {
-    /// It can be used: active or deprecated.
+    /// The key can be used: it is active or deprecated.
     Live,
-    /// It can be used later.
+    /// The key is not active yet.
     NotYetActive,
-    /// It is stopped, and can be resumed.
+    /// The key is suspended, and can be resumed.
     Suspended,
-    /// Its time is over.
+    /// The key has expired.
     Expired,
-    /// It is stopped, and cannot be resumed.
+    /// The key is revoked for good.
     Revoked,
 }
 
@@ -53,19 +53,18 @@ pub enum KeyState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum KeyOrder {
-    /// The keys that were issued last come first: by `created_at`, or else by the instant of the
-    /// change that created them. A key keeps its place, so no page misses a key or
-    /// repeats one while others change.
+    /// Newest keys first: by `created_at`, or else by the time of the change that created them. The
+    /// position of a key is fixed, so no page misses or repeats a key while others change.
     #[default]
     Newest,
-    /// Only keys that have an end, the next to end first. A key whose end is changed meanwhile may
-    /// be seen twice, or not.
+    /// Only keys with an expiry, the next to expire first. A key whose expiry is changed during the
+    /// listing may be missed or repeated.
     EndingSoon,
-    /// The keys that were not used for the longest time come first, those that were never used
-    /// before them. A key that is used meanwhile may be seen twice, or not.
+    /// Keys that were never used first, then those with the oldest last use. A key that is used
+    /// during the listing may be missed or repeated.
     LeastRecentlyUsed,
-    /// Only revoked keys, the last to be revoked first. A key that is revoked meanwhile may not be
-    /// seen.
+    /// Only revoked keys, the most recently revoked first. A key that is revoked during the listing
+    /// may be missed.
     RecentlyRevoked,
 }
 
@@ -96,7 +95,7 @@ impl KeyQuery {
         self
     }
 
-    /// Lists only keys that are in a state at an instant.
+    /// Lists only keys in a state at a time.
     #[must_use]
     pub fn with_state(mut self, state: KeyState, at: SystemTime) -> Self {
         self.state = Some((state, at));
@@ -110,8 +109,8 @@ impl KeyQuery {
         self
     }
 
-    /// Returns 16 hexadecimal digits that a cursor must have in common with a query, for stores:
-    /// they tell of all but the instant of the state, which moves from page to page.
+    /// Returns 16 hexadecimal digits that identify the query, for stores to put into cursors. The
+    /// time of the state is left out, since it changes from page to page.
     pub fn fingerprint(&self) -> String {
         let state = self.state.map(|(state, _)| state.as_str());
         fingerprint(&[
@@ -123,11 +122,10 @@ impl KeyQuery {
         ])
     }
 
-    /// Returns whether a key is in the list: the definition that queries of databases must agree
-    /// with.
+    /// Returns whether a key is in the list. Database queries must agree with this definition.
     ///
-    /// Who acts on all keys of a list, to revoke them, asks this of each: a store of an earlier
-    /// version may not know a filter that was added later.
+    /// Before acting on all keys of a list, for example revoking them, check each key with this
+    /// function: an older store may ignore a filter that was added later.
     pub fn matches(&self, key: &ListedKey) -> bool {
         let key = &key.record;
         let is_of = |wanted: &Option<String>, has: Option<&str>| {
@@ -148,9 +146,9 @@ impl KeyQuery {
     }
 }
 
-/// Returns 16 hexadecimal digits that differ for different texts.
+/// Returns 16 hexadecimal digits of a hash of the texts.
 pub(super) fn fingerprint(texts: &[Option<&str>]) -> String {
-    // The length keeps neighbours apart.
+    // The length separates adjacent texts.
     let write = |text: Option<&str>| match text {
         Some(text) => format!("{} {text} ", text.len()),
         None => "- ".to_owned(),
@@ -185,8 +183,8 @@ impl KeyState {
         }
     }
 
-    /// Returns the state of a key at an instant: its [`status`](crate::key::Lifecycle::status), but for
-    /// whether it is deprecated.
+    /// Returns the state of a key at a time: its [`status`](crate::key::Lifecycle::status), with
+    /// deprecated keys as live.
     pub fn of(key: &KeyRecord, at: SystemTime) -> Self {
         match key.lifecycle(at, WarningWindow::default()).status() {
             KeyStatus::Active | KeyStatus::Deprecated => Self::Live,
@@ -198,20 +196,20 @@ impl KeyState {
     }
 }
 
-/// A key in a list: its record, and when it was used.
+/// A key in a list: its record, and the times of its use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ListedKey {
     /// The record.
     pub record: KeyRecord,
-    /// The first use that the store was told of.
+    /// The first use that the store has recorded.
     pub first_used_at: Option<SystemTime>,
-    /// The last use that the store was told of.
+    /// The last use that the store has recorded.
     pub last_used_at: Option<SystemTime>,
 }
 
 impl ListedKey {
-    /// Creates a key that the store was told no use of.
+    /// Creates a key without recorded uses.
     pub fn new(record: KeyRecord) -> Self {
         Self {
             record,
@@ -220,7 +218,7 @@ impl ListedKey {
         }
     }
 
-    /// Sets the first and the last use.
+    /// Sets the times of the first and the last use.
     #[must_use]
     pub fn with_uses(
         mut self,
@@ -233,7 +231,7 @@ impl ListedKey {
     }
 }
 
-/// Which part of a list to read.
+/// The position and size of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paging {
     after: Option<Cursor>,
@@ -241,11 +239,11 @@ pub struct Paging {
 }
 
 impl Paging {
-    /// The most items that a page has.
+    /// The maximum number of items on a page.
     pub const MOST: u32 = 1_000;
 
-    /// Reads the first page, of at most so many items: 1 to [`MOST`](Self::MOST), or what is
-    /// nearest to that.
+    /// Reads the first page, with at most `limit` items. `limit` is clamped to 1 through
+    /// [`MOST`](Self::MOST).
     pub fn first(limit: u32) -> Self {
         Self {
             after: None,
@@ -260,25 +258,26 @@ impl Paging {
         self
     }
 
-    /// Returns the [`next`](Page::next) of the page before; `None` for the first page.
+    /// Returns the cursor: the [`next`](Page::next) of the previous page, or `None` for the first
+    /// page.
     pub fn cursor(&self) -> Option<&Cursor> {
         self.after.as_ref()
     }
 
-    /// Returns the most items to read, at least 1.
+    /// Returns the maximum number of items to read, at least 1.
     pub fn limit(&self) -> u32 {
         self.limit
     }
 }
 
-/// A part of a list.
+/// A page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Page<T> {
-    /// The items, in the order of the list. There may be fewer than were asked for, or none, and
-    /// more to come: a store looks at only so many records for a page.
+    /// The items, in the order of the list. There may be fewer than requested, or none, even if
+    /// more follow: a store examines only a limited number of records per page.
     pub items: Vec<T>,
-    /// The place to read on from. `None` if the list has ended.
+    /// The cursor of the next page; `None` at the end of the list.
     pub next: Option<Cursor>,
 }
 
@@ -289,15 +288,16 @@ impl<T> Page<T> {
     }
 }
 
-/// A place in a list, a trail or a feed, in the words of the store that made it.
+/// A position in a list, a trail or a feed, in the store's own encoding.
 ///
-/// It may be told to clients: it holds no secret, and a store refuses one that it did not make for
-/// the same query with [`InvalidCursor`](crate::store::StoreErrorKind::InvalidCursor).
+/// A cursor may be given to clients: it contains no secret, and a store refuses a cursor that it
+/// did not create for the same query with
+/// [`InvalidCursor`](crate::store::StoreErrorKind::InvalidCursor).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Cursor(String);
 
 impl Cursor {
-    /// Creates a cursor from the text of one.
+    /// Creates a cursor from its text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }

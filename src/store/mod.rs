@@ -1,10 +1,10 @@
-//! Stores: the types of the ports to records, the trail, events and usage.
+//! Stores: the ports to records, the audit trail, events and usage, and their types.
 //!
 //! - [`KeyStore`] finds records; [`ManagedKeyStore`] also commits a [`Change`], and
 //!   lists keys ([`KeyQuery`]) and the trail ([`TrailQuery`]).
-//! - [`ChangeFeed`] tells which keys other processes changed.
-//! - [`StaticStore`] reads keys from the environment or a file, and [`StoreChain`] asks one store
-//!   after another.
+//! - [`ChangeFeed`] names the keys that other processes changed.
+//! - [`StaticStore`] reads keys from the environment or a file, and [`StoreChain`] asks several
+//!   stores in turn.
 
 mod change;
 mod change_id;
@@ -39,18 +39,18 @@ pub use crate::backend::chain::StoreChain;
 pub use crate::backend::fixed::lines::LineError;
 pub use crate::backend::fixed::store::{StaticKeysError, StaticStore, StaticStoreReader};
 
-/// Finds the record of a key.
+/// The port to the records of keys.
 ///
-/// The answer is waited for as long as [`Cache::store_time_limit`](crate::Cache::store_time_limit)
-/// says; then the look is dropped where it stands, and counts as failed. It is asked for one key at
-/// a time by all who need it, and not again while [`Cache`](crate::Cache) remembers.
+/// A call that takes longer than [`Cache::store_time_limit`](crate::Cache::store_time_limit) is
+/// dropped, and counts as failed. Concurrent requests for the same key share one call (single
+/// flight), and the [`Cache`](crate::Cache) keeps the result.
 ///
 /// The store receives the id, never the key or its digest, so that it cannot build the record from
-/// what was presented. A failure is answered with 503; the safe direction is therefore to fail
-/// whenever it is not certain that a key does not exist.
+/// the presented key. An error is answered with 503. Return an error, not `None`, whenever it is
+/// uncertain that a key does not exist.
 ///
-/// With the feature `conformance`, `conformance::key_store` tests an implementation against what is
-/// promised here.
+/// With the feature `conformance`, `conformance::key_store` tests an implementation against these
+/// requirements.
 ///
 /// ```
 /// use tower_api_key::key::{Alphabet, KeyFormat};
@@ -68,7 +68,7 @@ pub use crate::backend::fixed::store::{StaticKeysError, StaticStore, StaticStore
 ///     }
 /// }
 ///
-/// // How the keys are written: what is written otherwise is refused, and not looked for.
+/// // The format of the keys: text in any other format is refused without a lookup.
 /// let acme = KeyFormat::imported("acme-", Alphabet::HEX, 40..=40, Environment::LIVE)?;
 /// let keys = ApiKeys::read_only(MyTable {}).formats([acme]).build()?;
 /// let layer = keys.layer();
@@ -80,23 +80,24 @@ pub use crate::backend::fixed::store::{StaticKeysError, StaticStore, StaticStore
     note = "or use `MemoryStore`"
 )]
 pub trait KeyStore: Send + Sync + 'static {
-    /// Finds the record of this id, or `None` if there certainly is none. A record of another id
-    /// counts as [`StoreError::corrupt`].
+    /// Finds the record with this id. Returns `None` only if there certainly is no such record. A
+    /// record with another id counts as [`StoreError::corrupt`].
     ///
-    /// A key that was stopped is found, too, and says so: `with_revoked`, `with_suspended`,
-    /// `with_expires_at`. Otherwise it opens the door, or its owner is told that it never was.
+    /// Return keys that were revoked, suspended or expired, too, with `with_revoked`,
+    /// `with_suspended` or `with_expires_at`. If the mark is missing, the key is admitted. If the
+    /// record is missing, its owner is told that the key never existed.
     fn find(
         &self,
         id: &KeyId,
     ) -> impl Future<Output = Result<Option<KeyRecord>, StoreError>> + Send;
 
-    /// Finds a record as [`find`](Self::find) does, for a store that keeps copies, such as a cache
-    /// that a fleet shares: one that is not outdated, with the age of the copy.
+    /// Finds a record as [`find`](Self::find) does, for stores that keep copies, such as a cache
+    /// shared by a fleet: returns a copy that is not outdated, with its age.
     ///
-    /// A copy below the [`Floor`] is known to be outdated, or may be: look further, to where the
-    /// record comes from. The age counts against
-    /// [`Cache::max_staleness`](crate::Cache::max_staleness), so that a copy of a copy does not
-    /// serve twice as long. By default the record that `find` finds is as old as the call.
+    /// A copy below the [`Floor`] is or may be outdated: read the record from its source instead.
+    /// The age counts against [`Cache::max_staleness`](crate::Cache::max_staleness), so that a copy
+    /// of a copy does not serve twice as long. The default calls `find`, and returns the record as
+    /// fresh.
     fn find_at_least(
         &self,
         id: &KeyId,
@@ -107,19 +108,19 @@ pub trait KeyStore: Send + Sync + 'static {
     }
 }
 
-/// What a copy of a record must be at least, not to be outdated.
+/// The lower bound for copies of a record that are not outdated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Floor {
-    /// The version that the key is known to have reached, or 0.
+    /// The version that the key is known to have reached; 0 if unknown.
     pub version: u64,
-    /// The age that a copy may have. A copy that is older may be from before a change that nobody
-    /// has told of.
+    /// The maximum age of a copy. An older copy may be from before a change that this process has
+    /// not been told about.
     pub max_age: Duration,
 }
 
 impl Floor {
-    /// Creates a floor.
+    /// Creates a lower bound.
     pub const fn new(version: u64, max_age: Duration) -> Self {
         Self { version, max_age }
     }
@@ -131,76 +132,77 @@ impl Floor {
 pub struct AgedRecord {
     /// The record.
     pub record: KeyRecord,
-    /// The time since the record was read from where it is certain.
+    /// The time since the record was read from its source.
     pub age: Duration,
 }
 
 impl AgedRecord {
-    /// Creates the answer of a store that keeps no copies: a record that was read just now.
+    /// Creates the result of a store without copies: a record that was read just now.
     pub const fn fresh(record: KeyRecord) -> Self {
         Self::new(record, Duration::ZERO)
     }
 
-    /// Creates a record from a copy of this age.
+    /// Creates a record that was read from a copy of this age.
     pub const fn new(record: KeyRecord, age: Duration) -> Self {
         Self { record, age }
     }
 }
 
-/// A store that keys can be issued into and changed in.
+/// The port to a store in which keys can be issued and changed.
 ///
-/// A record that was committed is found in every field. With the feature `conformance`,
-/// `conformance::managed_key_store` tests an implementation against what is promised here.
+/// Every field of a committed record can be read back. With the feature `conformance`,
+/// `conformance::managed_key_store` tests an implementation against these requirements.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot change keys: it is not a `ManagedKeyStore`",
     note = "implement `ManagedKeyStore::find_committed` and `commit` to issue and revoke keys",
     note = "or use `ApiKeys::read_only`, which only verifies them"
 )]
 pub trait ManagedKeyStore: KeyStore {
-    /// Finds a record as [`find`](KeyStore::find) does, and is certain: every change that was
-    /// committed before the call is found.
+    /// Finds a record as [`find`](KeyStore::find) does, but without lag: every change that was
+    /// committed before the call is visible.
     ///
-    /// Requests go to `find`: where that lags, a key that was just issued is unknown for as long,
-    /// and one that another process revoked is let in. Changes are built on this. Where `find` asks
-    /// a replica, which may lag behind, or a cache, ask the primary here. Otherwise a key that
-    /// seems to be revoked already is not revoked. Where `find` is certain, this is
+    /// Changes are based on this call; requests use `find`. If `find` reads from a cache, or from a
+    /// replica that may lag, read from the primary here. Otherwise, a revocation could be skipped
+    /// because the key seems to be revoked already. If `find` has no lag, call
     /// `self.find(id).await`.
+    ///
+    /// While `find` lags, a key that was just issued is unknown, and a key that another process
+    /// revoked is still admitted.
     fn find_committed(
         &self,
         id: &KeyId,
     ) -> impl Future<Output = Result<Option<KeyRecord>, StoreError>> + Send;
 
-    /// Carries out a change as one transaction: all of its [steps](Change::steps), or nothing.
+    /// Commits a change in one transaction: all of its [steps](Change::steps), or none.
     ///
     /// - A record to create must not exist: [`StoreErrorKind::AlreadyExists`]. The database itself
-    ///   decides that, not a look before the write.
-    /// - A record to update must exist with the version before its own:
-    ///   [`StoreErrorKind::Conflict`].
-    /// - One change names each record once: a second time is an [`AlreadyExists`] or a [`Conflict`].
-    /// - A record with a field that the store does not keep is [`Refused`], never cut: without its
-    ///   networks or its end, a key would open more than its owner was told. A step that the store
-    ///   does not know is refused, too.
-    /// - Trail records and events are kept in the same transaction. A store without a trail or
-    ///   without events leaves them out, and refuses to read them.
-    /// - No change is carried out twice. To commit one again is an error, or `Ok` if the store
-    ///   knows by its [id](Change::id) that it has carried it out.
+    ///   must enforce this, not a read before the write.
+    /// - A record to update must exist in the preceding version: [`StoreErrorKind::Conflict`].
+    /// - Each record occurs once in a change: a second occurrence is an [`AlreadyExists`] or a
+    ///   [`Conflict`].
+    /// - A record with a field that the store cannot keep is [`Refused`], never truncated: without
+    ///   its networks or its expiry, a key would permit more than its owner was told. A step that
+    ///   the store does not know is refused, too.
+    /// - Trail records and events are stored in the same transaction. A store without a trail or
+    ///   without events drops them, and refuses to read them.
+    /// - No change is carried out twice. Committing a change again is an error, or `Ok` if the
+    ///   store recognizes its [id](Change::id).
     ///
-    /// If the store becomes [`Unavailable`](StoreErrorKind::Unavailable) during a commit, the change
-    /// may have been carried out, or may be later; never a part of it.
+    /// If the store becomes [`Unavailable`](StoreErrorKind::Unavailable) during a commit, the
+    /// change may have been carried out, or may be carried out later, but never in part.
     ///
     /// [`AlreadyExists`]: StoreErrorKind::AlreadyExists
     /// [`Conflict`]: StoreErrorKind::Conflict
     /// [`Refused`]: StoreErrorKind::Refused
     fn commit(&self, change: &Change) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Reads a part of the list of keys, which is as certain as
-    /// [`find_committed`](Self::find_committed).
+    /// Reads a page of the list of keys, without lag, as [`find_committed`](Self::find_committed).
     ///
-    /// A page costs the same at any depth. A store that would have to look at many records to fill
-    /// one returns a short page with a [`next`](Page::next). A key is listed from when it is
-    /// committed, in any state.
+    /// Use keyset pagination: the cost of a page must not depend on its depth. A store that would
+    /// have to examine many records to fill a page returns a short page with a
+    /// [`next`](Page::next). Keys in any state are listed as soon as they are committed.
     ///
-    /// By default this is refused. Without it keys are found by id only.
+    /// The default is an error. Without this method, keys are found by id only.
     fn list(
         &self,
         query: &KeyQuery,
@@ -211,12 +213,12 @@ pub trait ManagedKeyStore: KeyStore {
         async move { Err(refused) }
     }
 
-    /// Reads a part of the trail, in the order of the changes and of the steps in each.
+    /// Reads a page of the audit trail, in the order of the changes and of the steps in each.
     ///
-    /// The records of one key come in the order of its versions. To be told of changes as they
-    /// come, read [`events`](Self::events), or follow a [`ChangeFeed`].
+    /// The records of one key are in the order of its versions. To be notified of changes, read
+    /// [`events`](Self::events), or follow a [`ChangeFeed`].
     ///
-    /// By default this is refused. Without it nobody can tell who changed a key.
+    /// The default is an error. Without this method, nobody can tell who changed a key.
     fn trail(
         &self,
         query: &TrailQuery,
@@ -227,12 +229,12 @@ pub trait ManagedKeyStore: KeyStore {
         async move { Err(refused) }
     }
 
-    /// Reads events from a place on, at most `limit` of them.
+    /// Reads at most `limit` events from a position on.
     ///
-    /// Each event is read once, also if several changes are committed at a time, and the events of
-    /// one change come in the order in which they were added. Their ids do not change.
+    /// Each event is read once, even if changes are committed concurrently. The events of one
+    /// change are in the order in which they were added. The ids of events do not change.
     ///
-    /// By default this is refused. Without it nobody is told of changes.
+    /// The default is an error. Without this method, other systems are not notified of changes.
     fn events(
         &self,
         start: &Start,
@@ -243,18 +245,18 @@ pub trait ManagedKeyStore: KeyStore {
         async move { Err(refused) }
     }
 
-    /// Adds usage to what is recorded of keys, all of a batch or nothing.
+    /// Adds a batch to the recorded usage, as a whole or not at all.
     ///
-    /// - A batch that the store has recorded is `Ok`, and is not recorded again. That is one whose
-    ///   number is not above the last of its node.
-    /// - A number that is not the one after the last of its node is a [`Conflict`]: a batch is
-    ///   missing, as after a backup was restored. The node then draws a new id. A node that the
-    ///   store does not know may begin with any number.
-    /// - Nothing but usage changes: no record, no version. The first and last use of a key that
-    ///   does not exist are left out; what was counted of it is kept by its account.
-    /// - The last use of a key never goes back, and the first never forward.
+    /// - The call is idempotent: a batch whose number is not above the last of its node is `Ok`,
+    ///   and is not recorded again.
+    /// - A number that leaves a gap after the last of its node is a [`Conflict`]: a batch is
+    ///   missing, for example after a backup was restored. The node then draws a new id. A node
+    ///   that the store does not know may begin with any number.
+    /// - Only usage changes, no record and no version. The first and last use of a key that does
+    ///   not exist are dropped; its counts are kept with its account.
+    /// - The last use of a key never moves backward, and the first use never forward.
     ///
-    /// By default this is refused. Without it lists do not say when a key was used.
+    /// The default is an error. Without this method, lists do not tell when a key was used.
     ///
     /// [`Conflict`]: StoreErrorKind::Conflict
     fn record_usage(
@@ -267,7 +269,7 @@ pub trait ManagedKeyStore: KeyStore {
     }
 }
 
-/// A shared store is a store.
+/// Delegates to the shared store.
 impl<S: KeyStore> KeyStore for Arc<S> {
     async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
         KeyStore::find(&**self, id).await

@@ -1,4 +1,4 @@
-//! The trail: what was done to keys, by whom, when and why.
+//! The audit trail: who changed keys, how, when and why.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,31 +12,31 @@ use crate::key::text::{self, KeyRecordError};
 use crate::store::change_id::ChangeId;
 use crate::store::list::fingerprint;
 
-/// A record of the trail: one write of one key. There is one for each version of a key.
+/// A record of the audit trail: one write of one key. Each version of a key has one record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TrailRecord {
-    /// What was done.
+    /// The action.
     pub action: Action,
-    /// The key that it was done to.
+    /// The key that was changed.
     pub key: KeyId,
-    /// The version that the key has since.
+    /// The version of the key after the write.
     pub version: u64,
     /// The account that the key belongs to.
     pub account: String,
-    /// The change that it was done in: what was done together has one.
+    /// The change that the write is part of. All writes of one change share it.
     pub change: ChangeId,
-    /// The instant of the change, by the clock of the process that made it.
+    /// The time of the change, by the clock of the process that made it.
     pub at: SystemTime,
-    /// Who asked for it, from where, and why.
+    /// The origin of the change: who asked for it, from where, and why.
     pub origin: Origin,
-    /// The fields that differ. Secrets and values of metadata are not shown.
+    /// The fields that differ. Secrets and values of metadata are left out.
     pub changes: Vec<FieldChange>,
 }
 
 impl TrailRecord {
-    /// Creates a record of a write, for stores that read their trail. It is of the change `0`, by
-    /// nobody who is known, and of no fields, unless these are set.
+    /// Creates a record of a write, for stores that read their trail. By default, the change id is
+    /// `0`, the origin is unknown, and no fields differ.
     pub fn new(
         action: Action,
         key: KeyId,
@@ -58,7 +58,7 @@ impl TrailRecord {
 }
 
 impl TrailRecord {
-    /// Returns about how many bytes it takes.
+    /// Returns the approximate size in bytes.
     pub(crate) fn size(&self) -> usize {
         let origin = &self.origin;
         let texts = [
@@ -76,7 +76,7 @@ impl TrailRecord {
     }
 }
 
-/// Which part of the trail to read, and in which order.
+/// A query for a part of the audit trail, in an order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct TrailQuery {
@@ -84,12 +84,12 @@ pub struct TrailQuery {
     pub key: Option<KeyId>,
     /// The account whose trail to read. Default: any.
     pub account: Option<String>,
-    /// Whether the last change comes first. Default: the first change does.
+    /// `true` for the newest change first. Default: the oldest first.
     pub newest_first: bool,
 }
 
 impl TrailQuery {
-    /// Creates a query for the whole trail, from the first change on.
+    /// Creates a query for the whole trail, the oldest change first.
     pub fn new() -> Self {
         Self::default()
     }
@@ -108,14 +108,14 @@ impl TrailQuery {
         self
     }
 
-    /// Reads the last change first.
+    /// Reads the newest change first.
     #[must_use]
     pub fn newest_first(mut self) -> Self {
         self.newest_first = true;
         self
     }
 
-    /// Returns 16 hexadecimal digits that a cursor must have in common with a query, for stores.
+    /// Returns 16 hexadecimal digits that identify the query, for stores to put into cursors.
     pub fn fingerprint(&self) -> String {
         let key = self.key.map(|key| key.to_string());
         let order = if self.newest_first { "last" } else { "first" };
@@ -130,14 +130,14 @@ impl TrailQuery {
     }
 }
 
-/// What was done to a key, such as `api_key.revoked`. Safe in logs.
+/// The action of a trail record, such as `api_key.revoked`. Safe in logs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Action(Cow<'static, str>);
 
 impl Action {
     /// A key was issued: `api_key.issued`.
     pub const ISSUED: Self = Self::of("api_key.issued");
-    /// A key was taken over from elsewhere: `api_key.imported`.
+    /// A key was imported: `api_key.imported`.
     pub const IMPORTED: Self = Self::of("api_key.imported");
     /// Fields of a key were changed: `api_key.updated`.
     pub const UPDATED: Self = Self::of("api_key.updated");
@@ -147,7 +147,7 @@ impl Action {
     pub const SUSPENDED: Self = Self::of("api_key.suspended");
     /// The suspension of a key was ended: `api_key.resumed`.
     pub const RESUMED: Self = Self::of("api_key.resumed");
-    /// A key was bound by a quota for a time: `api_key.throttled`.
+    /// A key was given a quota for a limited time: `api_key.throttled`.
     pub const THROTTLED: Self = Self::of("api_key.throttled");
     /// A key was revoked: `api_key.revoked`.
     pub const REVOKED: Self = Self::of("api_key.revoked");
@@ -156,8 +156,8 @@ impl Action {
         Self(Cow::Borrowed(name))
     }
 
-    /// Creates an action of the application's own, or one that a store has read: 1 to 64 lower-case
-    /// ASCII letters, digits, `_` and `.`.
+    /// Creates an action of the application's own, or an action that a store has read: 1 to 64
+    /// lower-case ASCII letters, digits, `_` and `.`.
     pub fn new(name: impl Into<String>) -> Result<Self, ActionError> {
         let name = name.into();
         if !text::is_dotted_name(&name) {
@@ -178,20 +178,21 @@ impl fmt::Display for Action {
     }
 }
 
-/// A text that names no action.
+/// An error for a text that is not the name of an action.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} names no action: use 1 to 64 lower-case letters, digits, '_' and '.'")]
 pub struct ActionError(String);
 
-/// Who asked for a change, from where, and why. An [`Actor`] is one.
+/// The origin of a change: who asked for it, from where, and why. An [`Actor`] converts into an
+/// origin.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Origin {
-    /// Who asked for it.
+    /// The actor who asked for the change.
     pub actor: Actor,
     /// The reason.
     pub reason: Option<String>,
-    /// The id of the request that it was asked for with.
+    /// The id of the request for the change.
     pub request_id: Option<String>,
     /// The address that the request came from.
     pub address: Option<IpAddr>,
@@ -200,7 +201,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Creates an origin of which no more is known than who it is.
+    /// Creates an origin with only an actor.
     pub fn new(actor: Actor) -> Self {
         Self {
             actor,
@@ -258,15 +259,15 @@ impl From<Actor> for Origin {
     }
 }
 
-/// Who changes keys.
+/// The actor who changes keys.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub struct Actor {
     /// The kind of actor.
     pub kind: ActorKind,
-    /// The actor's id, such as an address of mail or the id of a key. Empty if it is not known.
+    /// The actor's id, such as an email address or the id of a key. Empty if unknown.
     pub id: String,
-    /// The actor's name, for people who read the trail.
+    /// The actor's name, for human readers of the trail.
     pub name: Option<String>,
 }
 
@@ -274,16 +275,16 @@ pub struct Actor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum ActorKind {
-    /// The application did not say who it was.
+    /// The application did not name the actor.
     #[default]
     Unknown,
     /// A person.
     User,
     /// A program.
     Service,
-    /// The holder of a key, who showed it.
+    /// The holder of a key, who presented the key.
     Key,
-    /// This library, by itself: a rule that the application has set.
+    /// This library itself, by a rule that the application configured.
     System,
 }
 
@@ -312,7 +313,7 @@ impl Actor {
         Self::new(ActorKind::Key, id.to_string())
     }
 
-    /// Sets the name, for people who read the trail.
+    /// Sets the name, for human readers of the trail.
     #[must_use]
     pub fn with_name(mut self, name: impl Into<Option<String>>) -> Self {
         self.name = name.into();
@@ -349,7 +350,7 @@ impl FromStr for ActorKind {
     }
 }
 
-/// A text that names no [`ActorKind`].
+/// An error for a text that is not the name of an [`ActorKind`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no kind of actor: use unknown, user, service, key or system")]
 pub struct ActorKindError(String);

@@ -1,4 +1,4 @@
-//! Usage: counts of what keys were used for, in numbered batches.
+//! Usage: counts of requests by key, in numbered batches.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -10,11 +10,11 @@ use crate::key::environment::Environment;
 use crate::key::text::{self, KeyRecordError};
 use crate::util::timestamp;
 
-/// Usage of keys, to be recorded once.
+/// A batch of usage counts, to be recorded exactly once.
 ///
-/// A process that counts usage is a node, with an id that it draws when it starts. It numbers its
-/// batches from 1 and sends one at a time. If the answer to one is lost, it sends the same batch
-/// again, and a store that has recorded it does not record it twice.
+/// A process that counts usage is a node, with an id that it draws at startup. It numbers its
+/// batches from 1 and sends one at a time. If a response is lost, it sends the same batch again,
+/// and the store does not record the batch twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageBatch {
     node: [u8; 16],
@@ -22,17 +22,17 @@ pub struct UsageBatch {
     usage: Vec<KeyUsage>,
 }
 
-/// Counts of one key in one period, to be added to what is recorded of them.
+/// The counts of one key in one period, to be added to the recorded counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyUsage {
-    /// The key. `None` for usage that is not told apart by key any more.
+    /// The key. `None` for usage that is no longer itemized by key.
     pub key: Option<KeyId>,
-    /// The account that the key belongs to. `None` for usage that is not told apart by account.
+    /// The account that the key belongs to. `None` for usage that is not itemized by account.
     pub account: Option<String>,
-    /// The environment that the key is of.
+    /// The environment of the key.
     pub environment: Option<Environment>,
-    /// The period that was counted in.
+    /// The period of the counts.
     pub period: UsagePeriod,
     /// The first use in the batch.
     pub first_used_at: SystemTime,
@@ -40,13 +40,13 @@ pub struct KeyUsage {
     pub last_used_at: SystemTime,
     /// The address of the last use.
     pub last_address: Option<IpAddr>,
-    /// Requests that were admitted.
+    /// The number of requests that were admitted.
     pub allowed: u64,
-    /// Requests that were denied by a limit.
+    /// The number of requests that a limit denied.
     pub limited: u64,
-    /// Requests that were denied for another reason.
+    /// The number of requests that were denied for another reason.
     pub refused: u64,
-    /// Units that were charged, by their names.
+    /// The units that were charged, by name.
     pub units: BTreeMap<String, u64>,
 }
 
@@ -61,11 +61,11 @@ pub enum UsagePeriod {
 }
 
 impl UsageBatch {
-    /// Creates a batch. Counts of one key in one period are added up.
+    /// Creates a batch. Counts with the same account, key, environment and period are added up.
     ///
     /// # Errors
-    /// If the number is 0 or above 2⁶³ − 1, or if a count, a text or an instant is one that
-    /// not every store can keep.
+    /// If the number is 0 or above 2⁶³ − 1, or if a count, a text or a time is one that not every
+    /// store can keep.
     pub fn new(
         node: [u8; 16],
         number: u64,
@@ -81,10 +81,10 @@ impl UsageBatch {
             let account = counts.account.clone();
             let key = counts.key.map(|key| *key.as_bytes());
             match folded.entry((account, key, environment, counts.period)) {
-                Entry::Vacant(place) => {
-                    place.insert(counts);
+                Entry::Vacant(entry) => {
+                    entry.insert(counts);
                 }
-                Entry::Occupied(mut before) => before.get_mut().add(counts),
+                Entry::Occupied(mut entry) => entry.get_mut().add(counts),
             }
         }
         for counts in folded.values_mut() {
@@ -109,15 +109,15 @@ impl UsageBatch {
         self.number
     }
 
-    /// Returns the counts, of each key and period once, in the order of accounts and keys. A store
-    /// that locks rows in this order waits for no other that does.
+    /// Returns the counts, one for each account, key, environment and period, sorted in this order.
+    /// Stores that lock rows in this order do not deadlock with each other.
     pub fn usage(&self) -> &[KeyUsage] {
         &self.usage
     }
 }
 
 impl KeyUsage {
-    /// Creates the counts of a key that was used once, all zero.
+    /// Creates the counts of a key that was used once. All counts are zero.
     pub fn new(
         key: KeyId,
         account: impl Into<String>,
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_of_one_key_and_period_are_added_up() {
+    fn counts_of_the_same_key_and_period_are_summed() {
         let mut first = counts("a", 20);
         (first.allowed, first.limited) = (2, 1);
         first.units.insert("tokens".to_owned(), 40);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_store_keeps_is_refused() {
+    fn invalid_usage_is_refused() {
         let of = |change: fn(&mut KeyUsage)| {
             let mut usage = counts("a", 1);
             change(&mut usage);

@@ -1,52 +1,54 @@
-//! The grammar of keys as text: `NAME ACCOUNT [SCOPE…] = KEY`, a line for each.
+//! The grammar of keys as text: one line `NAME ACCOUNT [SCOPE…] = KEY` per key.
 
 use std::collections::BTreeSet;
 
 use crate::key::digest::KeyDigest;
 use crate::key::format::KeyFormat;
-use crate::key::formats::{KeyFormats, Place, Recognized};
+use crate::key::formats::{KeyFormats, Position, Recognized};
 use crate::key::record::KeyRecord;
 use crate::key::scope::ScopeSet;
 
-/// The prefix of a digest in place of a key.
+/// The prefix of a digest that stands in place of a key.
 const SHA256: &str = "sha256:";
 
-/// The different characters that nearly every key has which was drawn at random.
+/// The minimum number of different characters after the prefix. Nearly every random key or digest
+/// has more.
 const FEWEST_CHARACTERS: usize = 8;
 
-/// A key, and the line that it stands in.
+/// The record of a key, and the number of its line.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct KeyLine {
     pub(super) number: usize,
     pub(super) record: KeyRecord,
 }
 
-/// A line that is no key. It never shows what stands in it, since that may be a key in the wrong
-/// place.
+/// An error for a line that cannot be read. The error never shows the line, which may contain a key
+/// in the wrong place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LineError {
-    /// It has another form.
+    /// The line has another form.
     #[error("write it as NAME ACCOUNT [SCOPE...] = KEY, or with sha256:HEX in place of the key")]
     Syntax,
-    /// A scope cannot be written so.
+    /// A scope is malformed, or longer than 128 characters.
     #[error(
-        "a scope is not written as RFC 6749 has it; scopes have blanks between them, and no commas"
+        "a scope is not 1 to 128 visible ASCII characters without '\"' and '\\'; separate scopes by \
+         blanks, not by commas"
     )]
     Scope,
-    /// A name, an account or a scope is too long, or holds a NUL.
-    #[error("the name or the account is too long")]
+    /// The name or the account is too long, or contains the character NUL.
+    #[error("the name or the account is too long, or contains the character NUL")]
     Text,
     /// `sha256:` without 64 hexadecimal digits.
     #[error("the digest is not 64 hexadecimal digits")]
     Digest,
-    /// The key is written in none of the formats.
+    /// The key is in none of the formats.
     #[error(
         "the key is written in none of the formats of this store: make one with `openssl rand -hex 32`, or \
          see StaticStore::with_formats"
     )]
     Format,
-    /// The key has fewer than eight different characters.
+    /// The key or the digest has fewer than eight different characters after its prefix.
     #[error("the key can be guessed: make one with `openssl rand -hex 32`")]
     Guessable,
     /// Another line has the same name.
@@ -57,9 +59,9 @@ pub enum LineError {
     SameKey,
 }
 
-/// Reads keys, one in each line, or several with `;` between them. A line that begins with `#` is
-/// none, whatever stands in it. An error comes with the number of its line, from 1.
-pub(super) fn read(text: &str, formats: &KeyFormats) -> Result<Vec<Line>, (usize, LineError)> {
+/// Parses keys, one per line, or several separated by `;`. A line that begins with `#` is a
+/// comment. An error has the number of its line, from 1.
+pub(super) fn read(text: &str, formats: &KeyFormats) -> Result<Vec<KeyLine>, (usize, LineError)> {
     let (mut names, mut ids) = (BTreeSet::new(), BTreeSet::new());
     let mut lines = Vec::new();
     let numbered = text.lines().enumerate();
@@ -73,7 +75,7 @@ pub(super) fn read(text: &str, formats: &KeyFormats) -> Result<Vec<Line>, (usize
         if !ids.insert(*record.id().as_bytes()) {
             return Err((number, LineError::SameKey));
         }
-        lines.push(Line { number, record });
+        lines.push(KeyLine { number, record });
     }
     Ok(lines)
 }
@@ -85,7 +87,7 @@ fn record(line: &str, formats: &KeyFormats) -> Result<KeyRecord, LineError> {
         return Err(LineError::Syntax);
     };
     if words.clone().any(|scope| scope.contains(',')) {
-        return Err(LineError::Scope); // two scopes, in nearly every case
+        return Err(LineError::Scope); // a comma nearly always joins two scopes
     }
     let scopes: Result<ScopeSet, _> = words.map(str::parse).collect();
     let scopes = scopes.map_err(|_| LineError::Scope)?;
@@ -93,14 +95,24 @@ fn record(line: &str, formats: &KeyFormats) -> Result<KeyRecord, LineError> {
     if key.is_empty() || key.contains(char::is_whitespace) {
         return Err(LineError::Syntax);
     }
-    let (digest, prefix) = if let Some(hex) = key.strip_prefix(SHA256) {
-        (KeyDigest::from_hex(hex).ok_or(LineError::Digest)?, None)
+    // A prefix is the same in each key, so its characters do not count.
+    let (digest, prefix, characters) = if let Some(hex) = key.strip_prefix(SHA256) {
+        let digest = KeyDigest::from_hex(hex).ok_or(LineError::Digest)?;
+        (
+            digest,
+            None,
+            different_characters(&hex.to_ascii_lowercase()),
+        )
     } else {
-        let format = written_in(key, formats).ok_or(LineError::Format)?;
-        (KeyDigest::of(key), Some(format.prefix()))
+        let prefix = format_of(key, formats).ok_or(LineError::Format)?.prefix();
+        let secret = key.strip_prefix(prefix).unwrap_or(key);
+        (
+            KeyDigest::of(key),
+            Some(prefix),
+            different_characters(secret),
+        )
     };
-    let characters: BTreeSet<u8> = key.bytes().collect();
-    if characters.len() < FEWEST_CHARACTERS {
+    if characters < FEWEST_CHARACTERS {
         return Err(LineError::Guessable);
     }
     let prefix = prefix.filter(|prefix| !prefix.is_empty());
@@ -112,8 +124,14 @@ fn record(line: &str, formats: &KeyFormats) -> Result<KeyRecord, LineError> {
     Ok(record)
 }
 
-fn written_in<'f>(key: &str, formats: &'f KeyFormats) -> Option<&'f KeyFormat> {
-    match formats.recognize(key.as_bytes(), Place::Own) {
+/// Returns the number of different characters in a text.
+fn different_characters(text: &str) -> usize {
+    text.bytes().collect::<BTreeSet<u8>>().len()
+}
+
+/// Returns the format of a key.
+fn format_of<'f>(key: &str, formats: &'f KeyFormats) -> Option<&'f KeyFormat> {
+    match formats.recognize(key.as_bytes(), Position::Dedicated) {
         Recognized::WellFormed(format) => Some(format),
         Recognized::Malformed | Recognized::Foreign => None,
     }
@@ -137,19 +155,19 @@ mod tests {
         bytes.concat()
     }
 
-    fn read(text: &str) -> Result<Vec<Line>, (usize, LineError)> {
+    fn read(text: &str) -> Result<Vec<KeyLine>, (usize, LineError)> {
         let formats = KeyFormats::new(StaticStore::formats()).unwrap();
         super::read(text, &formats)
     }
 
     #[test]
-    fn a_line_is_a_name_an_account_scopes_and_a_key() {
+    fn a_line_holds_a_name_an_account_scopes_and_a_key() {
         let digest = hex(KeyDigest::of("another"));
         let text = format!(
             "# for operators; off acme = {OTHER}\r\n\n admin acme admin reports:read={KEY}\r\nci  acme = {OTHER} ;old acme = sha256:{digest}"
         );
         let lines = read(&text).unwrap();
-        let told: Vec<_> = lines
+        let parsed: Vec<_> = lines
             .iter()
             .map(|line| {
                 let record = &line.record;
@@ -161,7 +179,7 @@ mod tests {
             })
             .collect();
         assert_eq!(
-            told,
+            parsed,
             [
                 (3, "admin", "admin reports:read".to_owned()),
                 (4, "ci", String::new()),
@@ -174,9 +192,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_line_is_told_by_its_number_and_never_shown() {
+    fn an_invalid_line_is_reported_by_number_without_its_text() {
         let secret = "hunter2hunter2hunter2hunter2";
         let zeros = "0".repeat(64);
+        let seven = "0123456".repeat(10);
+        let [seven, cased] = [&seven[..64], &"0123aAbBcC".repeat(7)[..64]];
         for (line, invalid) in [
             ("admin acme".to_owned(), LineError::Syntax),
             (format!("admin = {KEY}"), LineError::Syntax),
@@ -185,9 +205,18 @@ mod tests {
             (format!("admin acme = {KEY} {OTHER}"), LineError::Syntax),
             (format!("admin acme a\"b = {KEY}"), LineError::Scope),
             (format!("admin acme a,b = {OTHER}"), LineError::Scope),
+            (
+                format!("admin acme {} = {OTHER}", "a".repeat(129)),
+                LineError::Scope,
+            ),
+            (format!("ad\0min acme = {OTHER}"), LineError::Text),
+            (format!("admin ac\0me = {OTHER}"), LineError::Text),
             (format!("admin acme = {secret}"), LineError::Format),
             ("admin acme = sk_live_junk".to_owned(), LineError::Format),
             (format!("admin acme = {zeros}"), LineError::Guessable),
+            (format!("admin acme = sha256:{zeros}"), LineError::Guessable),
+            (format!("admin acme = sha256:{seven}"), LineError::Guessable),
+            (format!("admin acme = sha256:{cased}"), LineError::Guessable),
             ("admin acme = sha256:abc".to_owned(), LineError::Digest),
             (format!("ci acme = {OTHER}"), LineError::SameName),
             (format!("admin acme = {KEY}"), LineError::SameKey),
@@ -200,5 +229,18 @@ mod tests {
             assert_eq!(read(&text).unwrap_err(), (2, invalid), "{line}");
             assert!(!invalid.to_string().contains(secret));
         }
+    }
+
+    #[test]
+    fn a_prefix_does_not_make_a_key_less_guessable() {
+        use crate::key::alphabet::Alphabet;
+        use crate::key::environment::Environment;
+
+        let acme = KeyFormat::imported("acme-", Alphabet::HEX, 40..=40, Environment::LIVE).unwrap();
+        let formats = KeyFormats::new([acme]).unwrap();
+        let line = |digits: &str| format!("admin acme = acme-{}", digits.repeat(5));
+        assert!(super::read(&line("01234567"), &formats).is_ok());
+        let guessable = super::read(&line("01234560"), &formats).unwrap_err();
+        assert_eq!(guessable, (1, LineError::Guessable));
     }
 }

@@ -1,4 +1,4 @@
-//! Keys that an application is given at its start: in an environment variable, or in a file.
+//! Keys that an application gets at startup, from an environment variable or a file.
 
 pub(crate) mod lines;
 pub(crate) mod store;

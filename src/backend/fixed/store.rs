@@ -1,4 +1,4 @@
-//! A store of keys that stand in an environment variable or in a file.
+//! A store of keys from an environment variable or a file.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use zeroize::Zeroizing;
 
-use super::lines::{self, Line, LineError};
+use super::lines::{self, KeyLine, LineError};
 use crate::key::alphabet::Alphabet;
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
@@ -17,16 +17,16 @@ use crate::key::formats::KeyFormats;
 use crate::key::record::KeyRecord;
 use crate::store::{KeyStore, StoreError};
 
-/// A store of keys that an application is given at its start, for the first ten minutes and for
-/// small services: in an environment variable, or in a file.
+/// A read-only store of keys from an environment variable or a file, for a first start and for
+/// small services.
 ///
-/// A line for each key: `NAME ACCOUNT [SCOPE…] = KEY`, or `sha256:HEX` in place of the key. Lines
-/// are separated by line ends, and keys in one line by `;`. Lines that begin with `#` are comments. Keys are written as
-/// [`formats`](Self::formats) says: 64 hexadecimal digits, as `openssl rand -hex 32` makes them, or
-/// as issued by [`ApiKeys`](crate::ApiKeys).
+/// Each key is a line `NAME ACCOUNT [SCOPE…] = KEY`, or has `sha256:HEX` in place of the key.
+/// Several keys in one line are separated by `;`. Lines that begin with `#` are comments. The keys
+/// are in one of the [`formats`](Self::formats): 64 hexadecimal digits, as `openssl rand -hex 32`
+/// prints them, or keys issued by [`ApiKeys`](crate::ApiKeys). All keys have the default plan.
 ///
-/// Danger: who can read the variable or the file has the keys, unless there are only digests in it. A key
-/// has the default plan.
+/// Danger: anybody who can read the variable or the file has the keys, unless it contains only
+/// digests.
 ///
 /// ```
 /// use tower_api_key::store::StaticStore;
@@ -39,8 +39,8 @@ use crate::store::{KeyStore, StoreError};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Beside keys of a database, it stands in a [`StoreChain`](crate::store::StoreChain). The `ApiKeys` must
-/// know both formats, or the static keys are not found:
+/// To combine static keys with those of a database, use a [`StoreChain`](crate::store::StoreChain).
+/// The `ApiKeys` must know the formats of both, or the static keys are not found:
 ///
 /// ```
 /// use tower_api_key::key::KeyFormat;
@@ -57,19 +57,19 @@ use crate::store::{KeyStore, StoreError};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// With those formats, `keys.issue(…)` takes the first: `acme_live`.
+/// With these formats, `keys.issue(…)` uses the first: `acme_live`.
 #[derive(Clone)]
-pub struct StaticStore(Arc<Inner>);
+pub struct StaticStore(Arc<StaticStoreState>);
 
-struct Inner {
-    source: Source,
+struct StaticStoreState {
+    source: KeysSource,
     formats: KeyFormats,
-    lines: RwLock<HashMap<KeyId, Line>>,
+    lines: RwLock<HashMap<KeyId, KeyLine>>,
 }
 
-/// The place where the keys stand.
+/// The source of the keys.
 #[derive(Debug, Clone)]
-enum Source {
+enum KeysSource {
     Text,
     Env(String),
     File(PathBuf),
@@ -91,11 +91,10 @@ impl StaticStore {
         Self::with_formats(Self::formats())?.from_text(text)
     }
 
-    /// Returns the formats of keys that are read unless others are said: `sk_live`, `sk_test`, and
-    /// 64 hexadecimal digits. Set the same ones in
-    /// [`ApiKeysBuilder::formats`](crate::ApiKeysBuilder::formats).
+    /// Returns the default formats: `sk_live`, `sk_test`, and 64 hexadecimal digits. Set the same
+    /// formats in [`ApiKeysBuilder::formats`](crate::ApiKeysBuilder::formats).
     ///
-    /// Keys without a lead are not read from `Authorization: Bearer`, where they could not be told
+    /// Keys without a prefix are not read from `Authorization: Bearer`, where they cannot be told
     /// from users' tokens: send them as `X-API-Key` or `Authorization: ApiKey`.
     #[expect(
         clippy::missing_panics_doc,
@@ -111,7 +110,7 @@ impl StaticStore {
         ]
     }
 
-    /// Begins to read keys that are written in other formats. Keys of less than 112 bits need
+    /// Creates a reader of keys in other formats. Keys of less than 112 bits need
     /// [`KeyFormat::dangerous_guessable`].
     ///
     /// ```
@@ -130,10 +129,10 @@ impl StaticStore {
         Ok(StaticStoreReader(KeyFormats::new(formats)?))
     }
 
-    /// Reads the file again, and returns the ids of the keys that were added, changed or taken out.
-    /// Keys of a text or a variable do not change. After an error, the keys are as before.
+    /// Reads the file again, and returns the ids of the keys that were added, changed or removed.
+    /// Keys from a text or a variable do not change. After an error, the keys are unchanged.
     ///
-    /// Make the cache forget these keys:
+    /// Invalidate the cache entries of the returned keys:
     ///
     /// ```no_run
     /// # use tower_api_key::manage::ReadOnly;
@@ -147,7 +146,7 @@ impl StaticStore {
     /// # }
     /// ```
     pub fn reload(&self) -> Result<Vec<KeyId>, StaticKeysError> {
-        let Source::File(_) = &self.0.source else {
+        let KeysSource::File(_) = &self.0.source else {
             return Ok(Vec::new());
         };
         let after = self.0.source.read(None, &self.0.formats)?;
@@ -156,7 +155,8 @@ impl StaticStore {
         }
         let mut before = self.0.lines.write().unwrap_or_else(PoisonError::into_inner);
         let same = |id: &KeyId| {
-            let record = |lines: &HashMap<KeyId, Line>| lines.get(id).map(|it| it.record.clone());
+            let record =
+                |lines: &HashMap<KeyId, KeyLine>| lines.get(id).map(|it| it.record.clone());
             record(&before) == record(&after)
         };
         let mut changed: Vec<_> = before.keys().chain(after.keys()).copied().collect();
@@ -167,8 +167,8 @@ impl StaticStore {
         Ok(changed)
     }
 
-    /// Returns where a key stands, such as `line 3 of the environment variable API_KEYS`, if it is
-    /// here.
+    /// Returns the place of a key, such as `line 3 of the environment variable API_KEYS`; `None` if
+    /// the key is not in this store.
     pub fn place_of(&self, id: &KeyId) -> Option<String> {
         let lines = self.0.lines.read().unwrap_or_else(PoisonError::into_inner);
         let number = lines.get(id)?.number;
@@ -176,32 +176,32 @@ impl StaticStore {
     }
 }
 
-/// Reads keys in formats of the application's own: see [`StaticStore::with_formats`].
+/// A reader of keys in formats of the application's own: see [`StaticStore::with_formats`].
 #[derive(Debug, Clone)]
 pub struct StaticStoreReader(KeyFormats);
 
 impl StaticStoreReader {
     /// Reads keys from an environment variable.
     pub fn from_env(self, variable: &str) -> Result<StaticStore, StaticKeysError> {
-        self.from(Source::Env(variable.to_owned()), None)
+        self.from(KeysSource::Env(variable.to_owned()), None)
     }
 
     /// Reads keys from a file, which can be [read again](StaticStore::reload).
     pub fn from_file(self, path: impl Into<PathBuf>) -> Result<StaticStore, StaticKeysError> {
-        self.from(Source::File(path.into()), None)
+        self.from(KeysSource::File(path.into()), None)
     }
 
     /// Reads keys from a text.
     pub fn from_text(self, text: &str) -> Result<StaticStore, StaticKeysError> {
-        self.from(Source::Text, Some(text))
+        self.from(KeysSource::Text, Some(text))
     }
 
-    fn from(self, source: Source, text: Option<&str>) -> Result<StaticStore, StaticKeysError> {
+    fn from(self, source: KeysSource, text: Option<&str>) -> Result<StaticStore, StaticKeysError> {
         let lines = source.read(text, &self.0)?;
         if lines.is_empty() {
             return Err(StaticKeysError::NoKeys(source.to_string()));
         }
-        Ok(StaticStore(Arc::new(Inner {
+        Ok(StaticStore(Arc::new(StaticStoreState {
             source,
             formats: self.0,
             lines: RwLock::new(lines),
@@ -209,12 +209,12 @@ impl StaticStoreReader {
     }
 }
 
-impl Source {
+impl KeysSource {
     fn read(
         &self,
         text: Option<&str>,
         formats: &KeyFormats,
-    ) -> Result<HashMap<KeyId, Line>, StaticKeysError> {
+    ) -> Result<HashMap<KeyId, KeyLine>, StaticKeysError> {
         let text = Zeroizing::new(match self {
             Self::Text => text.unwrap_or_default().to_owned(),
             Self::Env(variable) => {
@@ -240,7 +240,7 @@ impl Source {
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for KeysSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text => f.write_str("the text of the store"),
@@ -257,7 +257,7 @@ impl KeyStore for StaticStore {
     }
 }
 
-/// Says where the keys stand.
+/// Displays the source of the keys.
 impl fmt::Display for StaticStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.source.fmt(f)
@@ -274,7 +274,7 @@ impl fmt::Debug for StaticStore {
     }
 }
 
-/// Keys that could not be read.
+/// An error for static keys that could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StaticKeysError {
@@ -290,7 +290,7 @@ pub enum StaticKeysError {
         /// The error of the operating system.
         source: Arc<io::Error>,
     },
-    /// A line is no key.
+    /// A line is malformed.
     #[error("line {line} of {place}: {reason}")]
     #[non_exhaustive]
     Line {
@@ -298,13 +298,13 @@ pub enum StaticKeysError {
         line: usize,
         /// The place of the line: a variable, a file or a text.
         place: String,
-        /// The reason why it is no key.
+        /// The reason.
         reason: LineError,
     },
-    /// There is no key in it: a service that nobody can call is a slip.
+    /// There is no key: a service that nobody can call is a mistake.
     #[error("there is no key in {0}")]
     NoKeys(String),
-    /// The formats do not go together.
+    /// The formats conflict.
     #[error(transparent)]
     Formats(#[from] KeyFormatError),
 }

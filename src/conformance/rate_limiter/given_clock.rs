@@ -1,10 +1,10 @@
-//! Random histories against the oracle.
+//! Random histories, compared with the oracle.
 
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::conformance::promise::Promise;
 use crate::conformance::random::Random;
-use crate::conformance::rate_limiter::bench::{Bench, Stopped, Taken, longest};
+use crate::conformance::rate_limiter::harness::{FixedClock, Harness, TakenCharges, longest};
 use crate::conformance::rate_limiter::oracle::{DAY, Guarantee, Oracle, SECOND, START};
 use crate::limit::charge::{Charge, LimitName, Subject};
 use crate::limit::limiter::RateLimiter;
@@ -17,11 +17,11 @@ const NO_LONGER: Promise = Promise("nobody is told to wait for longer than they 
 const WHOLE: Promise = Promise("a budget is whole when it said that it would be");
 const NO_LOCKOUT: Promise = Promise("nobody is locked out by a step of the clock");
 
-/// Decisions in a history.
+/// The number of decisions in a history.
 const LENGTH: u64 = 300;
-/// By so much a wait may be rounded up.
+/// The amount by which a wait may be rounded up.
 const ROUNDING: Duration = Duration::from_millis(1);
-/// No history goes back into the month before its first.
+/// The earliest time of a history: not before the month in which it starts.
 const EARLIEST: u64 = START - 29 * DAY;
 
 const ACCOUNTS: [&str; 2] = ["acme", "globex"];
@@ -31,7 +31,7 @@ pub(super) async fn run<L: RateLimiter>(make: &mut impl FnMut() -> L, decisions:
     while left > 0 {
         seed += 1;
         let limiter = make();
-        let mut history = History::new(Bench::new(&limiter), seed);
+        let mut history = History::new(Harness::new(&limiter), seed);
         for _ in 0..left.min(LENGTH) {
             history.step().await;
         }
@@ -41,35 +41,35 @@ pub(super) async fn run<L: RateLimiter>(make: &mut impl FnMut() -> L, decisions:
 
 /// A few limits on two accounts, and a clock.
 struct History<'l, L> {
-    bench: Bench<'l, L>,
-    limits: Vec<Limit>,
+    harness: Harness<'l, L>,
+    limits: Vec<TestLimit>,
     seed: u64,
     random: Random,
-    now: Instant,
-    /// Whether the wall clock of this history steps backwards now and then.
+    now: ClockReadings,
+    /// Steps the wall clock of this history backwards now and then.
     steps_back: bool,
     /// The number of the last request.
     taken: u64,
-    kept: Vec<Kept>,
+    admitted: Vec<AdmittedRequest>,
 }
 
-/// A request that was admitted, and may be given back.
-struct Kept {
+/// An admitted request, which may be refunded later.
+struct AdmittedRequest {
     account: usize,
     costs: Vec<u64>,
-    at: Instant,
+    at: ClockReadings,
     verdict: Verdict,
     taken: u64,
 }
 
-/// Both readings, in nanoseconds.
+/// The readings of both clocks, in nanoseconds.
 #[derive(Clone, Copy)]
-struct Instant {
+struct ClockReadings {
     wall: u64,
     monotonic: u64,
 }
 
-impl Instant {
+impl ClockReadings {
     fn later(self, time: u64) -> Self {
         Self {
             wall: self.wall + time,
@@ -77,12 +77,12 @@ impl Instant {
         }
     }
 
-    fn now(self) -> Stopped {
+    fn now(self) -> FixedClock {
         let wall = UNIX_EPOCH + Duration::from_nanos(self.wall);
-        Stopped(wall, Duration::from_nanos(self.monotonic))
+        FixedClock(wall, Duration::from_nanos(self.monotonic))
     }
 
-    /// The reading that a guarantee goes by.
+    /// Returns the reading that a guarantee depends on.
     fn of(self, guarantee: Guarantee) -> u64 {
         match guarantee {
             Guarantee::Window { .. } | Guarantee::Rate { .. } => self.monotonic,
@@ -91,41 +91,41 @@ impl Instant {
     }
 }
 
-struct Limit {
+struct TestLimit {
     name: LimitName,
-    /// One for each account.
+    /// One oracle for each account.
     oracles: [Oracle; 2],
 }
 
 impl<'l, L: RateLimiter> History<'l, L> {
-    fn new(bench: Bench<'l, L>, seed: u64) -> Self {
+    fn new(harness: Harness<'l, L>, seed: u64) -> Self {
         let mut random = Random::seeded(seed);
         let limit = |random: &mut Random| {
             let guarantee = guarantee(random);
-            Limit {
-                name: bench.name(),
+            TestLimit {
+                name: harness.name(),
                 oracles: [Oracle::new(guarantee), Oracle::new(guarantee)],
             }
         };
         let count = 1 + random.below(4);
         Self {
             limits: (0..count).map(|_| limit(&mut random)).collect(),
-            bench,
+            harness,
             seed,
-            now: Instant {
+            now: ClockReadings {
                 wall: START - random.below(60 * SECOND),
                 monotonic: random.below(100 * DAY),
             },
             steps_back: random.coin(),
             random,
             taken: 0,
-            kept: Vec::new(),
+            admitted: Vec::new(),
         }
     }
 
-    /// Some time passes, and somebody asks for something.
+    /// Lets some time pass, and makes a request.
     async fn step(&mut self) {
-        self.let_time_pass();
+        self.pass_time();
         let account = usize::from(self.random.coin());
         let costs = self.costs();
         let verdict = self.ask(account, &costs).await;
@@ -134,7 +134,7 @@ impl<'l, L: RateLimiter> History<'l, L> {
                 self.now = self.now.later(nanoseconds(wait));
                 let verdict = self.ask(account, &costs).await;
                 let seed = self.seed;
-                // A calendar period may last longer than itself, if the clock was set back.
+                // A calendar period may last longer than normal, if the clock was set back.
                 let is_in_time = || {
                     let budgets = self.limits.iter().map(|limit| &limit.oracles[account]);
                     let is_due = |(oracle, cost): (&Oracle, &u64)| {
@@ -151,23 +151,23 @@ impl<'l, L: RateLimiter> History<'l, L> {
             match self.random.below(16) {
                 0..=2 => self.refund(account, &costs, &verdict).await,
                 3 => self.refund_late().await,
-                4 => self.wait_until_whole(account, &verdict).await,
-                5..=8 => self.keep(account, &costs, &verdict),
+                4 => self.wait_until_full(account, &verdict).await,
+                5..=8 => self.remember(account, &costs, &verdict),
                 _ => {}
             }
         }
     }
 
-    /// Asks, and compares the answer with what it may be.
+    /// Makes a request, and compares the verdict with the oracles.
     async fn ask(&mut self, account: usize, costs: &[u64]) -> Verdict {
         let (now, seed) = (self.now, self.seed);
         self.taken += 1;
         self.read(account);
         let charges = charges(&self.limits, account, costs);
         let verdict = if self.random.coin() {
-            self.bench.ask_at(&charges, now.now()).await
+            self.harness.ask_at(&charges, now.now()).await
         } else {
-            self.bench.wait_for(&charges, now.now()).await
+            self.harness.wait_for(&charges, now.now()).await
         };
         let budgets = || self.limits.iter().map(|limit| &limit.oracles[account]);
         if verdict.is_allowed() {
@@ -182,7 +182,7 @@ impl<'l, L: RateLimiter> History<'l, L> {
                 );
             }
         } else {
-            let due = |then: Instant| {
+            let due = |then: ClockReadings| {
                 budgets()
                     .zip(costs)
                     .any(|(it, cost)| *cost > it.at_least(then.of(it.guarantee)))
@@ -199,12 +199,12 @@ impl<'l, L: RateLimiter> History<'l, L> {
                 );
             }
         }
-        for (at, standing) in verdict.standings().iter().enumerate() {
+        for (at, status) in verdict.statuses().iter().enumerate() {
             let oracle = &mut self.limits[at].oracles[account];
             if verdict.is_allowed() {
                 oracle.take(costs[at], self.taken);
             }
-            let (remaining, guarantee) = (standing.remaining(), oracle.guarantee);
+            let (remaining, guarantee) = (status.remaining(), oracle.guarantee);
             let then = now.of(guarantee);
             let (least, most) = (oracle.at_least(then), oracle.at_most(then));
             let says = format_args!(
@@ -212,7 +212,7 @@ impl<'l, L: RateLimiter> History<'l, L> {
             );
             NO_MORE.holds(remaining <= most, says);
             NO_LESS.holds(remaining >= least, says);
-            let wait = standing.wait().unwrap_or_default();
+            let wait = status.wait().unwrap_or_default();
             NO_LOCKOUT.holds(
                 wait <= longest(guarantee.quota()),
                 format_args!("a wait of {wait:?}, seed {seed}: {guarantee:?}"),
@@ -221,28 +221,28 @@ impl<'l, L: RateLimiter> History<'l, L> {
         verdict
     }
 
-    /// Gives back what was just taken, of all budgets or of the first few.
+    /// Refunds the latest request, in all budgets or only in the first.
     async fn refund(&mut self, account: usize, costs: &[u64], verdict: &Verdict) {
         let taken_at = self.now.now();
         self.now = self.now.later(self.random.below(SECOND / 10));
         let some = 1 + usize::from(self.random.coin()) * (self.limits.len() - 1);
         let charges = charges(&self.limits, account, costs);
-        let taken = Taken::new(&charges, taken_at, verdict);
+        let taken = TakenCharges::new(&charges, taken_at, verdict);
         let refunds: Vec<_> = (0..some).map(|at| taken.refund(at, u64::MAX)).collect();
-        self.bench.refund_at(&refunds, self.now.now()).await;
+        self.harness.refund_at(&refunds, self.now.now()).await;
         self.read(account);
         for limit in &mut self.limits[..some] {
             let oracle = &mut limit.oracles[account];
-            // Which period a charge was counted in is not told after a step of the clock.
-            if self.steps_back && oracle.guarantee.is_of_the_calendar() {
-                oracle.give_back_late(self.taken);
+            // After a step of the clock, the period in which a charge was counted is unknown.
+            if self.steps_back && oracle.guarantee.is_calendar() {
+                oracle.refund_late(self.taken);
             } else {
-                oracle.give_back();
+                oracle.refund();
             }
         }
     }
 
-    /// Tells the oracles of an account what time it is.
+    /// Advances the oracles of an account to now.
     fn read(&mut self, account: usize) {
         for limit in &mut self.limits {
             let oracle = &mut limit.oracles[account];
@@ -250,9 +250,9 @@ impl<'l, L: RateLimiter> History<'l, L> {
         }
     }
 
-    /// Keeps what was just taken, to give it back some time.
-    fn keep(&mut self, account: usize, costs: &[u64], verdict: &Verdict) {
-        self.kept.push(Kept {
+    /// Remembers the latest request, to refund it later.
+    fn remember(&mut self, account: usize, costs: &[u64], verdict: &Verdict) {
+        self.admitted.push(AdmittedRequest {
             account,
             costs: costs.to_vec(),
             at: self.now,
@@ -261,43 +261,43 @@ impl<'l, L: RateLimiter> History<'l, L> {
         });
     }
 
-    /// Gives back what was taken some time ago, and may not count any more.
+    /// Refunds an earlier request, whose charges may have expired.
     async fn refund_late(&mut self) {
-        if self.kept.is_empty() {
+        if self.admitted.is_empty() {
             return;
         }
-        let nth = self.random.below(self.kept.len() as u64);
-        let kept = self
-            .kept
+        let nth = self.random.below(self.admitted.len() as u64);
+        let request = self
+            .admitted
             .swap_remove(usize::try_from(nth).unwrap_or_default());
-        let account = kept.account;
-        let charges = charges(&self.limits, account, &kept.costs);
-        let taken = Taken::new(&charges, kept.at.now(), &kept.verdict);
+        let account = request.account;
+        let charges = charges(&self.limits, account, &request.costs);
+        let taken = TakenCharges::new(&charges, request.at.now(), &request.verdict);
         let (mut refunds, mut refunded) = (Vec::new(), Vec::new());
         for (at, limit) in self.limits.iter().enumerate() {
-            // After a step of more than a period, a day may be counted anew that was over already.
-            if !self.steps_back || !limit.oracles[account].guarantee.is_of_the_calendar() {
+            // After a step of more than a period, a day that was over may be counted again.
+            if !self.steps_back || !limit.oracles[account].guarantee.is_calendar() {
                 refunds.push(taken.refund(at, u64::MAX));
                 refunded.push(at);
             }
         }
-        self.bench.refund_at(&refunds, self.now.now()).await;
+        self.harness.refund_at(&refunds, self.now.now()).await;
         self.read(account);
         for at in refunded {
-            self.limits[at].oracles[account].give_back_late(kept.taken);
+            self.limits[at].oracles[account].refund_late(request.taken);
         }
         let nothing = vec![0; self.limits.len()];
         self.ask(account, &nothing).await;
     }
 
-    async fn wait_until_whole(&mut self, account: usize, verdict: &Verdict) {
-        let whole_in = |standing: &crate::limit::verdict::BudgetStatus| standing.whole_in();
-        let longest = verdict.standings().iter().map(whole_in).max();
+    async fn wait_until_full(&mut self, account: usize, verdict: &Verdict) {
+        let full_in = |status: &crate::limit::verdict::BudgetStatus| status.full_in();
+        let longest = verdict.statuses().iter().map(full_in).max();
         self.now = self.now.later(nanoseconds(longest.unwrap_or_default()));
         let nothing = vec![0; self.limits.len()];
         let look = self.ask(account, &nothing).await;
         let seed = self.seed;
-        for (limit, standing) in self.limits.iter().zip(look.standings()) {
+        for (limit, status) in self.limits.iter().zip(look.statuses()) {
             let oracle = &limit.oracles[account];
             let guarantee = oracle.guarantee;
             if self.steps_back
@@ -305,7 +305,7 @@ impl<'l, L: RateLimiter> History<'l, L> {
             {
                 continue; // the clock was set back into a period that has not ended yet
             }
-            let (remaining, all) = (standing.remaining(), guarantee.quota().limit());
+            let (remaining, all) = (status.remaining(), guarantee.quota().limit());
             WHOLE.holds(
                 remaining == all,
                 format_args!("{remaining} of {all} remain, seed {seed}: {guarantee:?}"),
@@ -313,7 +313,7 @@ impl<'l, L: RateLimiter> History<'l, L> {
         }
     }
 
-    fn let_time_pass(&mut self) {
+    fn pass_time(&mut self) {
         let random = &mut self.random;
         let passes = match random.below(40) {
             0..10 => 0,
@@ -344,7 +344,7 @@ impl<'l, L: RateLimiter> History<'l, L> {
 
     fn costs(&mut self) -> Vec<u64> {
         let random = &mut self.random;
-        let cost = |limit: &Limit| match random.below(40) {
+        let cost = |limit: &TestLimit| match random.below(40) {
             0 => limit.oracles[0].guarantee.quota().limit() + random.below(2),
             _ => random.below(5),
         };
@@ -377,8 +377,8 @@ fn guarantee(random: &mut Random) -> Guarantee {
     }
 }
 
-fn charges<'a>(limits: &'a [Limit], account: usize, costs: &[u64]) -> Vec<Charge<'a>> {
-    let charge = |(limit, cost): (&'a Limit, &u64)| {
+fn charges<'a>(limits: &'a [TestLimit], account: usize, costs: &[u64]) -> Vec<Charge<'a>> {
+    let charge = |(limit, cost): (&'a TestLimit, &u64)| {
         let quota = limit.oracles[account].guarantee.quota();
         Charge::new(
             &limit.name,

@@ -1,10 +1,10 @@
-//! What a [`RateLimiter`] promises.
+//! Suites for [`RateLimiter`]s.
 //!
-//! A limiter for one process goes by the clock of its callers, and must pass both suites. One that
-//! serves several machines goes by a clock of its own, so that only the first can be asked of it.
+//! A limiter for one process uses the clock of its callers, and must pass both suites. A limiter
+//! that serves several machines has a clock of its own, so only the first suite applies.
 
-mod bench;
 mod given_clock;
+mod harness;
 mod oracle;
 mod own_clock;
 mod quotas;
@@ -12,55 +12,54 @@ mod races;
 mod steps;
 
 use crate::limit::limiter::RateLimiter;
-use bench::Bench;
+use harness::Harness;
 
-/// What holds on whatever clock, as nothing of a day's budget comes back in the seconds that this
-/// takes.
+/// Tests promises that do not depend on the clock. Its quotas are so slow that nothing comes back
+/// while it runs.
 ///
-/// - A verdict has a standing for each charge, in order; how much remains, when it is whole again
-///   and in what time the charge is admissible agree with each other.
-/// - All charges are taken, or none; a denied request costs nothing; a cost of 0 only looks; a cost
+/// - A verdict has a status for each charge, in order. The remaining units, the time of reset and
+///   the wait of a charge are consistent.
+/// - All charges are taken, or none. A denied request costs nothing. A cost of 0 only reads. A cost
 ///   above the whole quota is never admitted and has no wait.
-/// - Callers at once, in one task and (where [`check_now`](RateLimiter::check_now) answers) on
-///   several threads, are admitted exactly the quota, and charged for all they were admitted for.
-/// - Each subject has a budget of its own under each name, however alike they are written.
-/// - Charges against one budget in a call count together. No charges are allowed, more than 16 are
-///   an error.
-/// - A charge that [only reports](crate::limit::Charge::report_only) denies nothing. It is taken when the
-///   others are, also beyond its quota, and its standing says whether it would have denied the
+/// - Concurrent callers, in one task and (if [`check_now`](RateLimiter::check_now) answers) on
+///   several threads, are admitted for exactly the quota, and charged for all that was admitted.
+/// - Each subject has its own budget under each name, however similar the names and subjects are.
+/// - Charges against one budget in a call count together. An empty list of charges is allowed; more
+///   than 16 charges are an error.
+/// - A [report-only](crate::limit::Charge::report_only) charge denies nothing. It is taken when the
+///   others are, even beyond its quota, and its status tells whether it would have denied the
 ///   request. A peek charges nothing.
-/// - What is given back can be used, and no budget becomes more than whole.
-/// - A quota comes with each call: what was used counts against the new one.
-/// - The greatest and the slowest quotas are kept to the unit.
+/// - Refunded units can be used again, and no budget becomes more than full.
+/// - The quota comes with each call: earlier usage counts against a new quota.
+/// - The highest and the slowest quotas are exact to the unit.
 ///
-/// It leaves some 300 budgets behind. In the last minute of a month of UTC it has no quota of the
-/// calendar that it can look at.
+/// The suite leaves about 300 budgets behind. In the last minute of a UTC month, it tests no
+/// calendar quota.
 ///
 /// # Panics
-/// Where a promise is broken, or the limiter fails.
+/// If a promise is broken, or the limiter fails.
 pub async fn on_its_own_clock<L: RateLimiter>(limiter: &L) {
-    let bench = Bench::new(limiter);
-    own_clock::run(&bench).await;
-    quotas::run(&bench).await;
-    races::run(&bench).await;
+    let harness = Harness::new(limiter);
+    own_clock::run(&harness).await;
+    quotas::run(&harness).await;
+    races::run(&harness).await;
 }
 
-/// What a limiter promises that goes by the [`Now`](crate::clock::Now) that it is given: about so many
-/// random decisions, in histories of 300, against an oracle that knows each shape of quota by what
-/// it guarantees.
+/// Tests a limiter that uses the [`Now`](crate::clock::Now) of its caller. The suite makes about
+/// `decisions` random decisions, in histories of 300, and compares them with an oracle that knows
+/// the guarantees of each kind of quota.
 ///
-/// - No window, no rate and no day or month of UTC admits more than its quota, whatever is charged
-///   and given back; and nobody is denied what is due to them, but for the sixtieth of a window
-///   that a caller may be held back.
-/// - A caller who waits as told is admitted, and is told to wait for a millisecond too long at
-///   most.
-/// - A budget is whole when it said that it would be.
-/// - A step of the wall clock neither fills nor empties a window or a rate. The end of a calendar
-///   period does not move backwards by a step of less than a period, so no quota is granted again
-///   after it. Nobody is told to wait for longer than the period of a quota.
+/// - No window, no rate and no UTC day or month admits more than its quota, whatever is charged and
+///   refunded. Nobody is denied units that are available, except for the sixtieth of a window that
+///   a limiter may hold back.
+/// - A caller that waits as told is admitted, and the wait is at most one millisecond too long.
+/// - A budget is full at the time of its reset.
+/// - A step of the wall clock neither fills nor empties a window or a rate. A step of less than a
+///   period does not move the end of a calendar period backwards, so no quota is granted twice. No
+///   wait is longer than the period of the quota.
 ///
-/// `make` gives the limiter for each history. It may hand out one limiter again and again, such as
-/// an `Arc` of it, if that has room for a budget for each forty decisions.
+/// `make` returns the limiter for each history. It may return the same limiter every time, such as
+/// an `Arc`, if that has room for one budget per forty decisions.
 ///
 /// ```
 /// use tower_api_key::limit::MemoryLimiter;
@@ -73,8 +72,8 @@ pub async fn on_its_own_clock<L: RateLimiter>(limiter: &L) {
 /// ```
 ///
 /// # Panics
-/// Where a promise is broken, or the limiter fails. The message names the seed of the history; the
-/// same number of decisions tells the same histories again.
+/// If a promise is broken, or the limiter fails. The message contains the seed of the history; the
+/// same number of decisions repeats the same histories.
 pub async fn on_a_given_clock<L: RateLimiter>(mut make: impl FnMut() -> L, decisions: u64) {
     steps::run(&mut make).await;
     given_clock::run(&mut make, decisions).await;

@@ -1,5 +1,5 @@
-//! What was admitted under one budget, judged by what its quota guarantees and not by its
-//! arithmetic.
+//! An oracle for one budget. It judges admissions by the guarantees of a quota, not by the
+//! arithmetic of a limiter.
 
 use std::time::Duration;
 
@@ -7,10 +7,11 @@ use crate::key::quota::Quota;
 
 pub(super) const SECOND: u64 = 1_000_000_000;
 pub(super) const DAY: u64 = 86_400 * SECOND;
-/// 2026-01-31T23:59:00Z: a day and a month end a minute later. No history begins before that month.
+/// 2026-01-31T23:59:00Z: one minute later, a day and a month end. No history begins before that
+/// month.
 pub(super) const START: u64 = 1_769_903_940 * SECOND;
 
-/// A shape of quota, by its guarantee; times in nanoseconds.
+/// The guarantee of a kind of quota. Times are in nanoseconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Guarantee {
     /// At most `limit` in any `period`.
@@ -40,7 +41,7 @@ impl Guarantee {
         }
     }
 
-    /// What a unit weighs among the uses: of a rate, the time in which it comes back.
+    /// Returns the weight of a unit: for a rate, the time in which it comes back.
     fn weight(self) -> u64 {
         match self {
             Self::Rate { interval, .. } => interval,
@@ -52,15 +53,15 @@ impl Guarantee {
         self.quota().limit() * self.weight()
     }
 
-    /// A window may hold a caller back for a sixtieth of it, and for what does not divide.
-    fn held_back(self) -> u64 {
+    /// Returns how long a window may count a use too long: a sixtieth of its period, plus rounding.
+    fn slack(self) -> u64 {
         match self {
             Self::Window { period, .. } => period / 60 + 61,
             _ => 0,
         }
     }
 
-    pub(super) fn is_of_the_calendar(self) -> bool {
+    pub(super) fn is_calendar(self) -> bool {
         matches!(self, Self::Day { .. } | Self::Month { .. })
     }
 
@@ -72,7 +73,7 @@ impl Guarantee {
     }
 }
 
-/// Months since January 2026, counted off from the start, which is a minute before February.
+/// Returns the number of months since January 2026. The start is one minute before February.
 fn month_of(now: u64) -> u64 {
     let (mut begins, mut month) = (START + 60 * SECOND, 1);
     while begins <= now {
@@ -89,47 +90,46 @@ fn month_of(now: u64) -> u64 {
     month
 }
 
-/// Two accounts of one budget: what a limiter must at least hold against the caller, and what it
-/// may at most.
+/// A lower and an upper bound of the usage of one budget. A limiter must count at least the lower
+/// bound, and at most the upper bound.
 #[derive(Debug)]
 pub(super) struct Oracle {
     pub(super) guarantee: Guarantee,
     least: Uses,
     most: Uses,
     read_at: u64,
-    /// Of a calendar quota, the period that is counted in.
+    /// The current period of a calendar quota.
     period: u64,
 }
 
 impl Oracle {
     pub(super) fn new(guarantee: Guarantee) -> Self {
-        let uses = |held_back| Uses {
+        let uses = |slack| Uses {
             guarantee,
-            held_back,
+            slack,
             all: Vec::new(),
         };
         Self {
             guarantee,
             least: uses(0),
-            most: uses(guarantee.held_back()),
+            most: uses(guarantee.slack()),
             read_at: 0,
             period: 0,
         }
     }
 
-    /// Brings both accounts to now. By the wall clock, that may be before the last time that they
-    /// were read.
+    /// Advances both bounds to now, which may be before the last reading of the wall clock.
     pub(super) fn read(&mut self, now: u64) {
         self.read_at = now;
         let period = self.guarantee.period_of(now);
         if period > self.period {
             self.period = period;
-            if self.guarantee.is_of_the_calendar() {
-                self.give_all_back();
+            if self.guarantee.is_calendar() {
+                self.reset();
             }
         }
-        // The end of a period does not move backwards, unless the clock was set back by more than
-        // one: then what was used counts against the period of now.
+        // The end of a period does not move backwards, unless the clock was set back by more than a
+        // period. Then earlier usage counts in the period of now.
         if period + 1 < self.period {
             self.period = period;
         }
@@ -138,24 +138,24 @@ impl Oracle {
         }
     }
 
-    /// The most units that may be admitted at an instant not before now.
+    /// Returns the most units that may be admitted at a time, not before now.
     pub(super) fn at_most(&self, then: u64) -> u64 {
         self.room(&self.least, then)
     }
 
-    /// The fewest units that must be admitted at an instant not before now.
+    /// Returns the fewest units that must be admitted at a time, not before now.
     pub(super) fn at_least(&self, then: u64) -> u64 {
         self.room(&self.most, then)
     }
 
     fn room(&self, uses: &Uses, then: u64) -> u64 {
-        if self.guarantee.is_of_the_calendar() && self.guarantee.period_of(then) > self.period {
+        if self.guarantee.is_calendar() && self.guarantee.period_of(then) > self.period {
             return self.guarantee.quota().limit();
         }
         uses.room(then)
     }
 
-    /// Notes a use of the request of a number.
+    /// Records a use by the request with this number.
     pub(super) fn take(&mut self, cost: u64, request: u64) {
         let amount = cost * self.guarantee.weight();
         let at = self.read_at;
@@ -168,12 +168,12 @@ impl Oracle {
         }
     }
 
-    /// Gives back what was taken last.
-    pub(super) fn give_back(&mut self) {
+    /// Refunds the latest use.
+    pub(super) fn refund(&mut self) {
         let last = self.least.all.pop();
         match self.guarantee {
-            // A limiter need not know which units were meant: the oldest may be gone, and the
-            // newest stay.
+            // A limiter need not know which units were meant: it may drop the oldest and keep the
+            // newest.
             Guarantee::Window { .. } => self.most.drop_oldest(last.map_or(0, |last| last.amount)),
             _ => {
                 self.most.all.pop();
@@ -181,24 +181,24 @@ impl Oracle {
         }
     }
 
-    /// Gives back what a request took some time ago. A limiter may say that it does not count any
-    /// more, or give back as much as still does.
-    pub(super) fn give_back_late(&mut self, request: u64) {
+    /// Refunds an earlier request. A limiter may refund nothing if the charge has expired, or only
+    /// the part that still counts.
+    pub(super) fn refund_late(&mut self, request: u64) {
         self.least.all.retain(|it| it.request != request);
     }
 
-    fn give_all_back(&mut self) {
+    fn reset(&mut self) {
         self.least.all.clear();
         self.most.all.clear();
     }
 }
 
-/// Uses of a budget, oldest first.
+/// The uses of a budget, oldest first.
 #[derive(Debug)]
 struct Uses {
     guarantee: Guarantee,
-    /// For how long a use counts beyond its window.
-    held_back: u64,
+    /// The time that a use counts beyond its window.
+    slack: u64,
     all: Vec<Use>,
 }
 
@@ -210,23 +210,24 @@ struct Use {
 }
 
 impl Uses {
-    /// What counts at an instant.
-    fn held(&self, now: u64) -> u64 {
+    /// Returns the usage that counts at a time.
+    fn usage_at(&self, now: u64) -> u64 {
         match self.guarantee {
             Guarantee::Window { .. } => {
                 let recent = self.all.iter().filter(|it| !self.is_over(it, now));
                 recent.map(|it| it.amount).sum()
             }
             Guarantee::Rate { .. } => {
-                // From each use on, whatever was used since beyond what has come back since.
-                let (mut since, mut held) = (0, 0);
+                // The maximum over all uses: the usage since then, minus the units that have come
+                // back since.
+                let (mut since, mut usage) = (0, 0);
                 for it in self.all.iter().rev() {
                     since += it.amount;
-                    held = held.max(u64::saturating_sub(since, now - it.at));
+                    usage = usage.max(u64::saturating_sub(since, now - it.at));
                 }
-                held
+                usage
             }
-            // Those of another period were dropped.
+            // Uses of other periods were dropped.
             Guarantee::Day { .. } | Guarantee::Month { .. } => {
                 self.all.iter().map(|it| it.amount).sum()
             }
@@ -234,11 +235,11 @@ impl Uses {
     }
 
     fn room(&self, now: u64) -> u64 {
-        let left = self.guarantee.capacity().saturating_sub(self.held(now));
+        let left = self.guarantee.capacity().saturating_sub(self.usage_at(now));
         left / self.guarantee.weight()
     }
 
-    /// Drops what no window after now reaches back to.
+    /// Drops uses that no window after now includes.
     fn forget(&mut self, now: u64) {
         if let Guarantee::Window { .. } = self.guarantee {
             let over = self.all.iter().take_while(|it| self.is_over(it, now));
@@ -248,7 +249,7 @@ impl Uses {
 
     fn is_over(&self, it: &Use, now: u64) -> bool {
         match self.guarantee {
-            Guarantee::Window { period, .. } => it.at + period + self.held_back <= now,
+            Guarantee::Window { period, .. } => it.at + period + self.slack <= now,
             _ => false,
         }
     }

@@ -1,13 +1,13 @@
-//! Callers at once: exactly the quota is admitted, and every budget is charged for exactly that.
+//! Concurrent callers: exactly the quota is admitted, and every budget is charged for exactly that.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::conformance::join_all::join_all;
 use crate::conformance::promise::Promise;
 use crate::conformance::random::Random;
-use crate::conformance::rate_limiter::bench::{Bench, Budget, Stopped};
+use crate::conformance::rate_limiter::harness::{FixedClock, Harness, TestBudget};
 use crate::conformance::rate_limiter::own_clock::quotas;
-use crate::conformance::together::together;
 use crate::key::quota::Quota;
 use crate::limit::limiter::RateLimiter;
 use crate::util::clock::{Clock, SystemClock};
@@ -15,33 +15,36 @@ use crate::util::clock::{Clock, SystemClock};
 const EXACTLY: Promise = Promise("callers at once are admitted exactly the quota");
 
 const THREADS: u64 = 4;
-/// What each thread asks for.
+/// The number of requests of each thread.
 const ASKED: usize = 500;
 
-pub(super) async fn run<L: RateLimiter>(bench: &Bench<'_, L>) {
-    for quota in quotas(bench, 20).await {
-        in_one_task(bench, quota).await;
+pub(super) async fn run<L: RateLimiter>(harness: &Harness<'_, L>) {
+    for quota in quotas(harness, 20).await {
+        in_one_task(harness, quota).await;
     }
-    for quota in quotas(bench, 1000).await {
-        on_threads(bench, quota).await;
+    for quota in quotas(harness, 1000).await {
+        on_threads(harness, quota).await;
     }
 }
 
-async fn in_one_task<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
-    let single = bench.budget(quota);
+async fn in_one_task<L: RateLimiter>(harness: &Harness<'_, L>, quota: Quota) {
+    let single = harness.budget(quota);
     let callers = (0..50).map(|_| async {
-        let now = Stopped::now();
-        bench.wait_for(&[single.charge(1)], now).await.is_allowed()
+        let now = FixedClock::now();
+        harness
+            .wait_for(&[single.charge(1)], now)
+            .await
+            .is_allowed()
     });
-    let admitted = together(callers).await;
+    let admitted = join_all(callers).await;
     let admitted = admitted.iter().filter(|allowed| **allowed).count();
     EXACTLY.holds(
         admitted == 20,
         format_args!("{admitted} of 50 are admitted, {quota:?}"),
     );
 
-    // Two budgets, in one order and in the other, at different costs.
-    let (shared, wider) = (bench.budget(quota), bench.budget(Quota::per_day(30)));
+    // Two budgets in both orders, with different costs.
+    let (shared, wider) = (harness.budget(quota), harness.budget(Quota::per_day(30)));
     let callers = (0..50).map(|caller: u64| {
         let (shared, wider) = (&shared, &wider);
         async move {
@@ -50,19 +53,19 @@ async fn in_one_task<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
             if caller.is_multiple_of(2) {
                 charges.reverse();
             }
-            let verdict = bench.wait_for(&charges, Stopped::now()).await;
+            let verdict = harness.wait_for(&charges, FixedClock::now()).await;
             if verdict.is_allowed() { cost } else { 0 }
         }
     });
-    let admitted = together(callers).await.iter().sum();
-    exactly_charged(bench, &shared, &wider, admitted).await;
+    let admitted = join_all(callers).await.iter().sum();
+    exactly_charged(harness, &shared, &wider, admitted).await;
 }
 
-/// Where answers are at hand, they are given on any thread.
-async fn on_threads<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
-    let (shared, wider) = (bench.budget(quota), bench.budget(Quota::per_day(1500)));
+/// Tests several threads, if the limiter answers without waiting.
+async fn on_threads<L: RateLimiter>(harness: &Harness<'_, L>, quota: Quota) {
+    let (shared, wider) = (harness.budget(quota), harness.budget(Quota::per_day(1500)));
     let look = [shared.charge(0)];
-    let at_hand = bench.limiter.check_now(&look, SystemClock.readings());
+    let at_hand = harness.limiter.check_now(&look, SystemClock.readings());
     if at_hand.is_none() {
         return;
     }
@@ -71,7 +74,7 @@ async fn on_threads<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             let (admitted, start, shared, wider) = (&admitted, &start, &shared, &wider);
-            let limiter = bench.limiter;
+            let limiter = harness.limiter;
             scope.spawn(move || {
                 let mut random = Random::seeded(thread);
                 start.wait();
@@ -89,25 +92,26 @@ async fn on_threads<L: RateLimiter>(bench: &Bench<'_, L>, quota: Quota) {
             });
         }
     });
-    exactly_charged(bench, &shared, &wider, admitted.into_inner()).await;
+    exactly_charged(harness, &shared, &wider, admitted.into_inner()).await;
 }
 
-/// All was asked for in threes at most, and more of it than there was.
+/// Checks the budgets after callers that asked for at most three units at a time, and for more
+/// units in total than there were.
 async fn exactly_charged<L: RateLimiter>(
-    bench: &Bench<'_, L>,
-    shared: &Budget,
-    wider: &Budget,
+    harness: &Harness<'_, L>,
+    shared: &TestBudget,
+    wider: &TestBudget,
     admitted: u64,
 ) {
     for budget in [shared, wider] {
-        let remaining = bench.remaining(budget).await;
+        let remaining = harness.remaining(budget).await;
         let quota = budget.quota;
         EXACTLY.holds(
             admitted + remaining == quota.limit(),
             format_args!("{admitted} are admitted and {remaining} remain, {quota:?}"),
         );
     }
-    let remaining = bench.remaining(shared).await;
+    let remaining = harness.remaining(shared).await;
     EXACTLY.holds(
         remaining <= 2,
         format_args!(

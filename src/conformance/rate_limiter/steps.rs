@@ -1,10 +1,10 @@
-//! Steps of the wall clock: they neither fill nor empty a budget, and lock nobody out. Time fills
-//! it.
+//! Steps of the wall clock: they neither fill nor empty a budget, and lock nobody out. Only time
+//! fills a budget.
 
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::conformance::promise::Promise;
-use crate::conformance::rate_limiter::bench::{Bench, Stopped, longest};
+use crate::conformance::rate_limiter::harness::{FixedClock, Harness, longest};
 use crate::key::quota::{Quota, QuotaShape};
 use crate::limit::limiter::RateLimiter;
 
@@ -15,13 +15,13 @@ const FORGETS: Promise = Promise("a budget is whole when its period is over");
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// 2026-01-31T23:59:00Z: a day and a month end a minute later.
+/// 2026-01-31T23:59:00Z: one minute later, a day and a month end.
 const START: u64 = 1_769_903_940;
 
-/// What clocks say some time after the start, of which the wall clock was set by so much.
-fn after(time: Duration, set_back: Duration) -> Stopped {
+/// Returns the readings of both clocks some time after the start, with the wall clock set back.
+fn after(time: Duration, set_back: Duration) -> FixedClock {
     let start = UNIX_EPOCH + Duration::from_secs(START);
-    Stopped(start + time - set_back, DAY + time)
+    FixedClock(start + time - set_back, DAY + time)
 }
 
 const QUOTAS: [Quota; 5] = [
@@ -44,34 +44,34 @@ pub(super) async fn run<L: RateLimiter>(make: &mut impl FnMut() -> L) {
 }
 
 async fn backwards<L: RateLimiter>(limiter: &L, quota: Quota, step: Duration) {
-    let bench = Bench::new(limiter);
-    let budget = bench.budget(quota);
+    let harness = Harness::new(limiter);
+    let budget = harness.budget(quota);
     let start = after(Duration::ZERO, Duration::ZERO);
-    bench.ask_at(&[budget.charge(10)], start).await;
+    harness.ask_at(&[budget.charge(10)], start).await;
     let back = after(Duration::ZERO, step);
-    let denied = bench.ask_at(&[budget.charge(1)], back).await;
+    let denied = harness.ask_at(&[budget.charge(1)], back).await;
     FILLS_NOTHING.holds(
         !denied.is_allowed(),
         format_args!("{step:?} back, one more is admitted, {quota:?}"),
     );
     let wait = denied.retry_after().unwrap_or_default();
-    let whole_in = denied.standings()[0].whole_in();
+    let full_in = denied.statuses()[0].full_in();
     NO_LOCKOUT.holds(
-        wait.max(whole_in) <= longest(quota),
-        format_args!("{step:?} back, one more in {wait:?}, whole in {whole_in:?}, {quota:?}"),
+        wait.max(full_in) <= longest(quota),
+        format_args!("{step:?} back, one more in {wait:?}, full in {full_in:?}, {quota:?}"),
     );
-    if is_of_the_calendar(quota) && step < DAY {
-        // Its period has not ended by the clock, which is what it goes by.
-        let back_again = bench.ask_at(&[budget.charge(1)], start).await;
+    if is_calendar(quota) && step < DAY {
+        // By the clock of the limiter, the period has not ended.
+        let back_again = harness.ask_at(&[budget.charge(1)], start).await;
         FILLS_NOTHING.holds(
             !back_again.is_allowed(),
             format_args!("{step:?} back and forth, one more is admitted, {quota:?}"),
         );
     }
-    if is_of_the_calendar(quota) {
+    if is_calendar(quota) {
         return;
     }
-    let then = bench.ask_at(&[budget.charge(1)], after(wait, step)).await;
+    let then = harness.ask_at(&[budget.charge(1)], after(wait, step)).await;
     WAITS.holds(
         then.is_allowed(),
         format_args!("{step:?} back, it is denied after a wait of {wait:?}, {quota:?}"),
@@ -79,26 +79,26 @@ async fn backwards<L: RateLimiter>(limiter: &L, quota: Quota, step: Duration) {
 }
 
 async fn forwards<L: RateLimiter>(limiter: &L, quota: Quota) {
-    let bench = Bench::new(limiter);
-    let budget = bench.budget(quota);
+    let harness = Harness::new(limiter);
+    let budget = harness.budget(quota);
     let start = after(Duration::ZERO, Duration::ZERO);
-    bench.ask_at(&[budget.charge(10)], start).await;
-    if !is_of_the_calendar(quota) {
-        let set = Stopped(start.0 + 40 * DAY, start.1);
-        let denied = bench.ask_at(&[budget.charge(1)], set).await;
+    harness.ask_at(&[budget.charge(10)], start).await;
+    if !is_calendar(quota) {
+        let set = FixedClock(start.0 + 40 * DAY, start.1);
+        let denied = harness.ask_at(&[budget.charge(1)], set).await;
         FILLS_NOTHING.holds(
             !denied.is_allowed(),
             format_args!("set 40 days forwards, one more is admitted, {quota:?}"),
         );
     }
     let later = after(40 * DAY, Duration::ZERO);
-    let whole = bench.ask_at(&[budget.charge(10)], later).await;
+    let whole = harness.ask_at(&[budget.charge(10)], later).await;
     FORGETS.holds(
         whole.is_allowed(),
         format_args!("denied 40 days later, {quota:?}"),
     );
 }
 
-fn is_of_the_calendar(quota: Quota) -> bool {
+fn is_calendar(quota: Quota) -> bool {
     matches!(quota.shape(), QuotaShape::UtcDay | QuotaShape::UtcMonth)
 }

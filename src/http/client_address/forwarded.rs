@@ -1,7 +1,7 @@
 //! The forwarding headers: `X-Forwarded-For`, and `Forwarded` of RFC 7239.
 //!
-//! Both are lists to which each proxy appends the address that connected to it. Whatever stands to
-//! the left of what a trusted proxy wrote is what the client wishes us to believe.
+//! Both are lists to which each proxy appends the address that connected to it. Entries to the left
+//! of those of a trusted proxy come from the client, and may be made up.
 
 use std::net::{IpAddr, SocketAddr};
 use std::str;
@@ -22,21 +22,22 @@ pub(crate) enum Forwarding {
 
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// No request comes through so many proxies. Further hops are the client's, who may have made up
-/// many.
+/// The largest number of hops that are read. No request passes so many proxies; further hops may be
+/// made up by the client.
 const MOST_HOPS: usize = 64;
 
-/// One hop of a request, by its address if that is told.
+/// One hop of a request: its address, or `None` if the address is not told.
 type Hop = Option<IpAddr>;
 
 impl Forwarding {
-    /// The hops that the header names, the nearest first; `None` is one whose address is not told.
+    /// Returns the hops that the header names, the nearest first. A hop is `None` if its address is
+    /// not told.
     ///
-    /// An empty element of the list is no hop (RFC 9110 §5.6.1.2): `192.0.2.1,` names one.
+    /// An empty element of the list is no hop (RFC 9110 §5.6.1.2): `192.0.2.1,` names one hop.
     ///
-    /// The whole answer is `None` if nobody knows which hop is whose: if a line of `Forwarded`
-    /// cannot be taken apart, or names too many. Of `X-Forwarded-For`, whose commas nothing hides,
-    /// what the client wrote further to the left changes nothing about what its proxies wrote.
+    /// Returns `None` if the hops cannot be attributed: a line of `Forwarded` is malformed, or has
+    /// too many hops. `X-Forwarded-For` has no quoting, so entries that the client wrote further to
+    /// the left cannot change the entries of the proxies.
     pub(crate) fn nearest_first(self, headers: &HeaderMap) -> Option<ArrayVec<Hop, MOST_HOPS>> {
         match self {
             Self::XForwardedFor => {
@@ -66,7 +67,7 @@ fn address(hop: &[u8]) -> Hop {
     str::from_utf8(hop).ok().and_then(node)
 }
 
-/// The hop that one element names; `None` if the element is malformed.
+/// Returns the hop that one element names; `None` if the element is malformed.
 fn element_node(element: &str) -> Option<Hop> {
     let mut address = None;
     let mut seen = false;
@@ -76,7 +77,7 @@ fn element_node(element: &str) -> Option<Hop> {
             continue;
         }
         let (name, value) = pair.split_once('=')?;
-        let value = unquote(value)?; // of every parameter: one that is odd makes all of it odd
+        let value = unquote(value)?; // unquote all: one malformed value makes the element malformed
         if name.eq_ignore_ascii_case("for") {
             if seen {
                 return None; // each parameter at most once
@@ -88,9 +89,10 @@ fn element_node(element: &str) -> Option<Hop> {
     Some(address)
 }
 
-/// An address, with a port or without, IPv6 bare or in brackets. `unknown`, obfuscated names and
-/// everything else is none, also a number with a leading zero (`010.0.0.1` is eight to some) and a
-/// zone (`fe80::1%1`), which means nothing on another host.
+/// Parses an address, with or without a port; IPv6 may be bare or in brackets.
+///
+/// Everything else is `None`: `unknown`, obfuscated names, numbers with a leading zero (some read
+/// `010.0.0.1` as 8.0.0.1), and zones (`fe80::1%1`), which mean nothing on another host.
 fn node(text: &str) -> Hop {
     let text = text.trim_matches([' ', '\t']);
     let bare = text
@@ -109,7 +111,7 @@ fn with_port(text: &str) -> Hop {
     Some(address.ip())
 }
 
-/// Splits where the separator stands outside of quotes. `None` is where that cannot be told: a
+/// Splits a text at separators outside of quotes. An item is `None` if the quoting is malformed: a
 /// quote is not closed, or a backslash stands outside of quotes.
 fn outside_quotes(text: &str, separator: char) -> impl Iterator<Item = Option<&str>> {
     let mut rest = Some(text);
@@ -121,7 +123,7 @@ fn outside_quotes(text: &str, separator: char) -> impl Iterator<Item = Option<&s
                 escaped = false;
             } else if character == '\\' {
                 if !quoted {
-                    return Some(None); // or the quote behind it would open what a proxy meant to close
+                    return Some(None); // an escaped quote could open a string that a proxy closes
                 }
                 escaped = true;
             } else if character == '"' {
@@ -135,7 +137,7 @@ fn outside_quotes(text: &str, separator: char) -> impl Iterator<Item = Option<&s
     })
 }
 
-/// A token, or a quoted string without its quotes and escapes.
+/// Parses a token, or a quoted string, which is returned without its quotes and escapes.
 fn unquote(value: &str) -> Option<String> {
     let Some(rest) = value.strip_prefix('"') else {
         return (!value.contains('"')).then(|| value.to_owned());
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn all_lines_are_one_list() {
+    fn several_header_lines_form_one_list() {
         let x = |lines: &[&str]| hops(Forwarding::XForwardedFor, lines).unwrap();
         assert_eq!(
             x(&["1.1.1.1, 2.2.2.2", "3.3.3.3"]),
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_wrote_hides_nothing_that_a_proxy_wrote() {
+    fn client_input_cannot_hide_the_hop_a_proxy_appended() {
         let mut headers = HeaderMap::new();
         let line = HeaderValue::from_bytes(b"\x80\xff\", 192.0.2.1").unwrap();
         headers.append(X_FORWARDED_FOR, line);
@@ -215,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_of_rfc_7239() {
+    fn the_examples_of_rfc_7239_are_parsed() {
         let f = |line: &str| hops(Forwarding::Forwarded, &[line]);
         assert_eq!(f(r#"for="_gazonk""#), Some(vec![None]));
         assert_eq!(
@@ -238,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn separators_in_quotes_separate_nothing() {
+    fn separators_in_quotes_are_literal() {
         let f = |line: &str| hops(Forwarding::Forwarded, &[line]);
         assert_eq!(f(r#"for="1.1.1.1, for=2.2.2.2""#), Some(vec![None]));
         assert_eq!(
@@ -248,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_cannot_be_taken_apart_tells_nothing() {
+    fn an_unparsable_line_yields_no_hops() {
         let f = |line: &str| hops(Forwarding::Forwarded, &[line]);
         for line in [
             r#"for="1.1.1.1, for=2.2.2.2"#,
@@ -275,7 +277,7 @@ mod tests {
         }
 
         #[test]
-        fn an_empty_element_is_no_hop(
+        fn an_empty_element_is_not_a_hop(
             elements in proptest::collection::vec(0..5usize, 0..12),
             breaks in proptest::collection::vec(any::<bool>(), 12),
         ) {
@@ -307,13 +309,13 @@ mod tests {
         }
 
         #[test]
-        fn a_number_with_a_leading_zero_names_no_hop(
+        fn an_octet_with_a_leading_zero_makes_the_hop_unknown(
             octets: [u8; 4], at in 0..4usize, zeros in 1..4usize, form in 0..5usize,
         ) {
             let spell = |zeros: usize| {
-                let octet = |place| {
-                    let zeros = if place == at { zeros } else { 0 };
-                    format!("{}{}", "0".repeat(zeros), octets[place])
+                let octet = |index| {
+                    let zeros = if index == at { zeros } else { 0 };
+                    format!("{}{}", "0".repeat(zeros), octets[index])
                 };
                 let v4 = [0, 1, 2, 3].map(octet).join(".");
                 let forms = ["{}", "{}:80", "::ffff:{}", "[64:ff9b::{}]", "[::ffff:{}]:80"];
@@ -333,7 +335,7 @@ mod tests {
         }
 
         #[test]
-        fn a_zone_names_no_hop(zone in 0..100u32) {
+        fn an_address_with_a_zone_is_an_unknown_hop(zone in 0..100u32) {
             for form in ["fe80::1%{}", "[fe80::1%{}]", "[fe80::1%{}]:1"] {
                 let hop = form.replace("{}", &zone.to_string());
                 prop_assert_eq!(hops(Forwarding::XForwardedFor, &[&hop]), Some(vec![None]));
@@ -343,7 +345,7 @@ mod tests {
         }
 
         #[test]
-        fn what_a_proxy_appended_is_the_nearest_hop(client in "[a-z0-9=;, .:]{0,40}") {
+        fn the_element_appended_by_a_proxy_is_the_nearest_hop(client in "[a-z0-9=;, .:]{0,40}") {
             let line = format!("{client},for=192.0.2.1");
             if let Some(hops) = hops(Forwarding::Forwarded, &[&line]) {
                 prop_assert_eq!(hops[0], ip("192.0.2.1"));

@@ -1,4 +1,4 @@
-//! The address of the client, as far as it can be trusted.
+//! The address of the client, found through trusted proxies.
 
 mod forwarded;
 
@@ -18,10 +18,11 @@ use crate::key::network::{Network, NetworkError};
 
 /// The address at the other end of the connection, in a request's extensions.
 ///
-/// tonic's `TcpConnectInfo` is found by itself (feature `tonic`); so is axum's
-/// `ConnectInfo<SocketAddr>` (feature `axum`), which axum notes only if it is served with
-/// `app.into_make_service_with_connect_info::<SocketAddr>()`. Any other server inserts this.
-/// Without it, keys with an allow-list are refused, and a warning says so once.
+/// The address that tonic (`TcpConnectInfo`, feature `tonic`) or axum (`ConnectInfo<SocketAddr>`,
+/// feature `axum`) notes is found automatically. axum notes the address only if it is served with
+/// `app.into_make_service_with_connect_info::<SocketAddr>()`. With any other server, insert
+/// `PeerAddr`. Without an address, keys with an allow-list are refused, and a warning is logged
+/// once.
 ///
 /// ```
 /// use tower_api_key::http::PeerAddr;
@@ -33,24 +34,23 @@ use crate::key::network::{Network, NetworkError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerAddr(pub SocketAddr);
 
-/// How the client's address is found: by default, it is the peer's.
+/// The way in which the client's address is found. The default is the address of the peer.
 ///
-/// It decides where keys with an allow-list may be used from, and whom limits by address
-/// ([`Limits::per_ip`]) and [failed attempts] are charged to.
+/// The address decides whether a key with an allow-list may be used, and which client is charged by
+/// limits by address ([`Limits::per_ip`]) and for [failed attempts].
 ///
-/// Behind a proxy the peer is the proxy, and the client's address is in a header that the proxy
-/// appended to. Which part of it the proxy wrote, and which the client made up, only the
-/// application knows: tell it with [`TrustedProxies`]. Saying nothing, or too few, takes a proxy
-/// for the client, so that all clients share its limits; saying too many lets clients choose their
-/// address.
+/// Behind a proxy, the peer is the proxy, and the client's address is in a header to which the
+/// proxy appended it. Only the application knows which entries its proxies wrote: configure them
+/// with [`TrustedProxies`]. With none or too few trusted proxies, a proxy is taken for the client,
+/// and all clients share its limits. With too many, clients can choose their address.
 ///
-/// Where a header tells no address, keys with an allow-list are refused, and the peer is charged: a
-/// client that sends a header of which nothing can be told shares limits with others of its kind.
+/// If a header tells no address, keys with an allow-list are refused, and the peer is charged.
+/// Clients that send such a header share the limits of the peer.
 ///
 /// # Canonical form
 ///
-/// Each address has one form, whichever way it came, so that nobody gets into or out of a list or a
-/// limit by another notation. [`Network`] and limits by address read addresses in the same form.
+/// Each address has one canonical form, so that no other notation gets a client into or out of a
+/// list or a limit. [`Network`] and limits by address use the same form.
 ///
 /// - IPv4 that is mapped into IPv6 (`::ffff:192.0.2.1`) is IPv4.
 /// - An address of the NAT64 prefix (`64:ff9b::/96`, RFC 6052) is the IPv4 client behind it, if
@@ -77,68 +77,70 @@ pub struct PeerAddr(pub SocketAddr);
 /// # Ok::<(), tower_api_key::key::NetworkError>(())
 /// ```
 #[derive(Clone)]
-pub struct ClientAddress(Kind);
+pub struct ClientAddress(AddressSource);
 
 type FindAddress = dyn Fn(RequestHead<'_>) -> Option<IpAddr> + Send + Sync;
 
 #[derive(Clone)]
-enum Kind {
+enum AddressSource {
     Peer,
     Header(Forwarding, TrustedProxies),
     Function(Arc<FindAddress>),
 }
 
 impl ClientAddress {
-    /// The address at the other end of the connection; headers are not looked at.
+    /// Uses the address at the other end of the connection, and ignores headers.
     pub const fn peer() -> Self {
-        Self(Kind::Peer)
+        Self(AddressSource::Peer)
     }
 
-    /// The address that the outermost trusted proxy wrote into `X-Forwarded-For`.
+    /// Uses the address that the outermost trusted proxy wrote into `X-Forwarded-For`.
     pub const fn x_forwarded_for(trusted: TrustedProxies) -> Self {
-        Self(Kind::Header(Forwarding::XForwardedFor, trusted))
+        Self(AddressSource::Header(Forwarding::XForwardedFor, trusted))
     }
 
-    /// The address that the outermost trusted proxy wrote into `Forwarded` (RFC 7239).
+    /// Uses the address that the outermost trusted proxy wrote into `Forwarded` (RFC 7239).
     pub const fn forwarded(trusted: TrustedProxies) -> Self {
-        Self(Kind::Header(Forwarding::Forwarded, trusted))
+        Self(AddressSource::Header(Forwarding::Forwarded, trusted))
     }
 
-    /// The application's own way, such as a header that its platform sets and clients cannot.
+    /// Uses a function of the application, for example for a header that its platform sets and
+    /// clients cannot.
     ///
-    /// `None` means that the address is not known: keys with an allow-list are then refused, and
-    /// limits by address go by the peer's. It may be asked several times about a request, and must
-    /// answer the same.
+    /// If the function returns `None`, the address is not known: keys with an allow-list are
+    /// refused, and limits by address charge the peer. The function may be called several times for
+    /// one request, and must return the same address each time.
     pub fn from_fn(
         find: impl Fn(RequestHead<'_>) -> Option<IpAddr> + Send + Sync + 'static,
     ) -> Self {
-        Self(Kind::Function(Arc::new(find)))
+        Self(AddressSource::Function(Arc::new(find)))
     }
 
-    /// The client's address in [canonical form](Self#canonical-form), or `None` if nothing that can
-    /// be trusted tells it.
+    /// Returns the client's address in [canonical form](Self#canonical-form), or `None` if no
+    /// trusted source tells it.
     pub fn of<'r>(&self, request: impl Into<RequestHead<'r>>) -> Option<IpAddr> {
         let head = request.into();
         let peer = || peer(head.extensions);
         match &self.0 {
-            Kind::Peer => peer(),
-            Kind::Header(header, trusted) => trusted.client(*header, head.headers, peer()),
-            Kind::Function(find) => find(head).map(canonical_address),
+            AddressSource::Peer => peer(),
+            AddressSource::Header(header, trusted) => trusted.client(*header, head.headers, peer()),
+            AddressSource::Function(find) => find(head).map(canonical_address),
         }
     }
 
-    /// Returns whether a forwarding header is not believed: none is, or not one of this peer's.
+    /// Returns whether the request has a forwarding header that is ignored: all are, or the peer is
+    /// not a trusted proxy.
     pub(crate) fn ignores_forwarding(&self, head: RequestHead<'_>) -> bool {
         let headers = head.headers;
         let is_there = headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED);
         is_there
             && match &self.0 {
-                Kind::Peer => true,
-                Kind::Header(_, TrustedProxies(Trust::Networks(networks))) => {
+                AddressSource::Peer => true,
+                AddressSource::Header(_, TrustedProxies(Trust::Networks(networks))) => {
                     let peer = Self::peer().of(head);
                     peer.is_some_and(|peer| !networks.iter().any(|it| it.contains(peer)))
                 }
-                Kind::Header(..) | Kind::Function(_) => false,
+                AddressSource::Header(..) | AddressSource::Function(_) => false,
             }
     }
 }
@@ -152,18 +154,18 @@ impl Default for ClientAddress {
 impl fmt::Debug for ClientAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Kind::Peer => f.write_str("Peer"),
-            Kind::Header(header, trusted) => f
+            AddressSource::Peer => f.write_str("Peer"),
+            AddressSource::Header(header, trusted) => f
                 .debug_tuple("Header")
                 .field(header)
                 .field(trusted)
                 .finish(),
-            Kind::Function(_) => f.write_str("Function"),
+            AddressSource::Function(_) => f.write_str("Function"),
         }
     }
 }
 
-/// The proxies whose word about addresses is taken.
+/// The proxies whose forwarding headers are believed.
 #[derive(Debug, Clone)]
 pub struct TrustedProxies(Trust);
 
@@ -174,25 +176,29 @@ enum Trust {
 }
 
 impl TrustedProxies {
-    /// Trusts a fixed number of proxies, each of which appends the address that it was connected
-    /// from to the header. Counted from the end of the header, the client is the entry of that
-    /// number: with one proxy the last entry, with two the one before the last.
+    /// Trusts a fixed number of proxies, each of which appends to the header the address that it
+    /// was connected from. The client is the entry with this number, counted from the right: with
+    /// one proxy the last entry, with two the second to last.
     ///
     /// | header | `count(1)` | `count(2)` |
     /// |---|---|---|
     /// | `203.0.113.9, 198.51.100.2` | `198.51.100.2` | `203.0.113.9` |
     /// | `203.0.113.9` | `203.0.113.9` | not known |
     ///
-    /// The peer is not looked at, so this also works behind a Unix socket.
+    /// The peer's address is ignored, so `count` also works behind a Unix socket.
     ///
-    /// Danger: a number that is too high lets clients choose their address, since they can write
-    /// the entries before those of the proxies. So does a way to the service around the proxies.
+    /// Danger: if the number is too high, clients can choose their address, since they can write
+    /// the entries before those of the proxies. They can do so as well if the service can be
+    /// reached without passing the proxies.
     pub const fn count(proxies: NonZeroU8) -> Self {
         Self(Trust::Count(proxies))
     }
 
-    /// Any number of proxies in these networks, or at these addresses. A peer outside of them is
-    /// itself the client, and the log says once that its header is not believed; a proxy that sends no header, or that says it does not know, leaves the address unknown.
+    /// Trusts all proxies in these networks, or at these addresses.
+    ///
+    /// A peer outside of the networks is itself the client, and a warning that its header is
+    /// ignored is logged once. If a trusted proxy sends no header, or does not tell an address, the
+    /// client's address is unknown.
     ///
     /// With nginx: `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;`.
     pub fn networks<N: AsRef<str>>(
@@ -202,8 +208,7 @@ impl TrustedProxies {
         networks.collect::<Result<Self, _>>()
     }
 
-    /// A proxy on the same machine, whichever of its addresses it connects from: `127.0.0.0/8` and
-    /// `::1`.
+    /// Trusts a proxy on the same machine: peers in `127.0.0.0/8` and `::1`.
     ///
     /// ```
     /// use tower_api_key::http::{ClientAddress, TrustedProxies};
@@ -236,10 +241,10 @@ impl TrustedProxies {
                 }
                 let hops = header.nearest_first(headers)?;
                 if hops.is_empty() {
-                    return None; // a proxy that does not tell whom it speaks for
+                    return None; // a trusted proxy that names no client
                 }
                 for hop in hops {
-                    client = hop?; // a trusted proxy says that it does not know
+                    client = hop?; // a trusted proxy that does not know its client
                     if !is_trusted(client) {
                         break;
                     }
@@ -250,7 +255,7 @@ impl TrustedProxies {
     }
 }
 
-/// Networks, as of [`TrustedProxies::networks`].
+/// Collects networks, as for [`TrustedProxies::networks`].
 impl FromIterator<Network> for TrustedProxies {
     fn from_iter<I: IntoIterator<Item = Network>>(networks: I) -> Self {
         Self(Trust::Networks(networks.into_iter().collect()))
@@ -258,8 +263,8 @@ impl FromIterator<Network> for TrustedProxies {
 }
 
 fn peer(extensions: &Extensions) -> Option<IpAddr> {
-    let told = extensions.get::<PeerAddr>().map(|peer| peer.0);
-    let address = told.or_else(|| framework::peer(extensions))?;
+    let inserted = extensions.get::<PeerAddr>().map(|peer| peer.0);
+    let address = inserted.or_else(|| framework::peer(extensions))?;
     Some(canonical_address(address.ip()))
 }
 
@@ -290,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn by_default_nobody_but_the_peer_is_believed() {
+    fn forwarding_headers_are_ignored_by_default() {
         let address = ClientAddress::default();
         assert_eq!(
             address.of(&request(Some("192.0.2.1"), &["10.0.0.1"])),
@@ -306,22 +311,22 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_on_this_machine_is_trusted_by_each_of_its_addresses_and_no_other() {
+    fn loopback_trusts_every_loopback_address_and_no_other() {
         let nginx = ClientAddress::x_forwarded_for(TrustedProxies::loopback());
         for peer in ["127.0.0.1", "127.0.0.53", "::1", "::ffff:127.0.0.1"] {
             let request = request(Some(peer), &["203.0.113.9"]);
             assert_eq!(nginx.of(&request), ip("203.0.113.9"), "{peer}");
             assert!(!nginx.ignores_forwarding((&request).into()));
         }
-        let stranger = request(Some("192.0.2.1"), &["203.0.113.9"]);
-        assert_eq!(nginx.of(&stranger), ip("192.0.2.1"));
-        assert!(nginx.ignores_forwarding((&stranger).into()));
+        let untrusted = request(Some("192.0.2.1"), &["203.0.113.9"]);
+        assert_eq!(nginx.of(&untrusted), ip("192.0.2.1"));
+        assert!(nginx.ignores_forwarding((&untrusted).into()));
         let silent = request(Some("192.0.2.1"), &[]);
         assert!(!nginx.ignores_forwarding((&silent).into()));
     }
 
     #[test]
-    fn a_count_of_proxies_is_walked_from_the_right() {
+    fn a_proxy_count_is_taken_from_the_right() {
         let behind = |count| {
             let count = NonZeroU8::new(count).unwrap();
             ClientAddress::x_forwarded_for(TrustedProxies::count(count))
@@ -334,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn trusted_networks_are_walked_until_a_stranger() {
+    fn hops_in_trusted_networks_are_skipped_from_the_right() {
         let networks = TrustedProxies::networks(["10.0.0.0/8", "2001:db8::/32"]).unwrap();
         let address = ClientAddress::x_forwarded_for(networks);
         let of = |peer, lines: &[&str]| address.of(&request(peer, lines));
@@ -366,7 +371,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(500))]
 
         #[test]
-        fn an_address_has_one_form_whichever_way_it_comes(v4: [u8; 4]) {
+        fn an_address_is_canonical_from_every_source(v4: [u8; 4]) {
             let v4 = Ipv4Addr::from(v4);
             let hop = format!("64:ff9b::{v4}");
             let expected = Some(canonical_address(hop.parse().unwrap()));
@@ -385,7 +390,7 @@ mod tests {
         }
 
         #[test]
-        fn empty_elements_count_as_no_proxies(
+        fn empty_elements_do_not_count_as_proxies(
             before in "[ ,\t]{0,6}", between in "[ \t]*,[ ,\t]{0,6}", after in "(,[ ,\t]{0,6})?",
             blank in "[ ,\t]{0,6}", is_one_line: bool,
         ) {
@@ -406,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn an_application_may_know_better() {
+    fn an_application_can_supply_the_client_address() {
         let address = ClientAddress::from_fn(|request| {
             request
                 .headers

@@ -1,4 +1,4 @@
-//! `Authorization: Basic base64(USER:PASSWORD)` (RFC 7617), of which one is a key.
+//! `Authorization: Basic base64(USER:PASSWORD)` (RFC 7617), with a key as the user or the password.
 
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use base64::engine::{DecodePaddingMode, Engine as _};
@@ -12,7 +12,7 @@ const LONGEST_NAME: usize = 64;
 /// The longest encoding that can hold a name, a colon and a key.
 const LONGEST: usize = (LONGEST_NAME + 1 + MAX_KEY_LENGTH).div_ceil(3) * 4;
 
-/// Reads what RFC 7617 does not allow, so that a badly encoded key is known for one.
+/// Accepts encodings that RFC 7617 forbids, so that a badly encoded key is recognized as a key.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -20,7 +20,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// What Basic credentials hold, if they can be decoded at all.
+/// Decoded Basic credentials.
 pub(crate) struct Basic {
     decoded: Zeroizing<Vec<u8>>,
     colon: Option<usize>,
@@ -28,7 +28,8 @@ pub(crate) struct Basic {
 }
 
 impl Basic {
-    /// Decodes at most as much as a key could need.
+    /// Decodes no more than a user name, a colon and a key can need. `None` if nothing can be
+    /// decoded.
     pub(crate) fn decode(encoded: &[u8]) -> Option<Self> {
         let whole = encoded.len() <= LONGEST;
         let head = if whole { encoded } else { &encoded[..LONGEST] };
@@ -47,17 +48,18 @@ impl Basic {
         })
     }
 
-    /// What stands before the first colon, or the beginning of it.
+    /// Returns the text before the first colon, or the beginning of that text.
     pub(crate) fn user_id(&self) -> &[u8] {
         &self.decoded[..self.colon.unwrap_or(self.decoded.len())]
     }
 
-    /// Returns what stands behind the first colon, or the beginning of it; `None` without a colon.
+    /// Returns the text after the first colon, or the beginning of that text; `None` without a
+    /// colon.
     pub(crate) fn password(&self) -> Option<&[u8]> {
         self.colon.map(|colon| &self.decoded[colon + 1..])
     }
 
-    /// Returns whether it is well encoded, and has a colon.
+    /// Returns whether the credentials are well encoded, and have a colon.
     pub(crate) fn is_exact(&self) -> bool {
         self.exact
     }
@@ -69,7 +71,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_vectors_of_the_rfc() {
+    fn the_examples_of_rfc_7617_are_decoded() {
         let aladdin = Basic::decode(b"QWxhZGRpbjpvcGVuIHNlc2FtZQ==").unwrap();
         assert_eq!(aladdin.user_id(), b"Aladdin");
         assert_eq!(aladdin.password(), Some(&b"open sesame"[..]));
@@ -104,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_decoded_only_so_far() {
+    fn overlong_credentials_are_decoded_only_up_to_the_limit() {
         let long = STANDARD.encode("k".repeat(65_536) + ":");
         let basic = Basic::decode(long.as_bytes()).unwrap();
         assert!(basic.user_id().len() <= LONGEST / 4 * 3);
@@ -120,7 +122,7 @@ mod tests {
         }
 
         #[test]
-        fn a_key_with_an_empty_password_comes_back(key in "[!-9;-~]{1,512}") {
+        fn a_key_with_an_empty_password_round_trips(key in "[!-9;-~]{1,512}") {
             let basic = Basic::decode(STANDARD.encode(format!("{key}:")).as_bytes()).unwrap();
             prop_assert!(basic.is_exact());
             prop_assert_eq!(basic.user_id(), key.as_bytes());

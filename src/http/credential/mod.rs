@@ -1,4 +1,4 @@
-//! The one credential of a request: found, and hidden.
+//! Finds the one credential of a request, and hides it from the inner service.
 
 pub(crate) mod basic;
 pub(crate) mod query;
@@ -16,24 +16,24 @@ use crate::http::framework;
 use crate::http::request_head::RequestHead;
 use crate::http::trim;
 use crate::key::format::KeyFormat;
-use crate::key::formats::{KeyFormats, Place, Recognized};
+use crate::key::formats::{KeyFormats, Position, Recognized};
 
-/// The one credential of a request that is meant for us.
+/// The one credential of a request that is an API key of ours.
 pub(crate) struct Credential<'r> {
-    pub(crate) text: Text<'r>,
-    /// Where it stands; in more than one place if each says the same.
+    pub(crate) secret: SecretBytes<'r>,
+    /// The places where the credential stands. The secret is the same in all of them.
     pub(crate) carriers: Carriers,
-    /// The format that it is written in. If there is none, there is no such key.
+    /// The format of the credential. `None` if it is malformed: no such key exists.
     pub(crate) format: Option<&'r KeyFormat>,
 }
 
-/// What a credential says: where it stands in the request, or decoded.
-pub(crate) enum Text<'r> {
+/// The secret of a credential: a slice of the request, or decoded.
+pub(crate) enum SecretBytes<'r> {
     Borrowed(&'r [u8]),
     Decoded(Zeroizing<Vec<u8>>),
 }
 
-impl Text<'_> {
+impl SecretBytes<'_> {
     pub(crate) fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Borrowed(bytes) => bytes,
@@ -41,21 +41,21 @@ impl Text<'_> {
         }
     }
 
-    /// Compares in constant time, as all that may hold a secret.
-    fn is(&self, other: &[u8]) -> bool {
+    /// Compares in constant time.
+    fn equals(&self, other: &[u8]) -> bool {
         self.as_bytes().ct_eq(other).into()
     }
 }
 
-/// The request carries two different keys, or a header or parameter twice that must be single.
+/// The request carries two different keys, or repeats a header or parameter that must be single.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ambiguous;
 
 impl KeySources {
-    /// Finds the one credential that is meant for us, if there is any.
+    /// Finds the one credential that is an API key of ours, if there is any.
     ///
-    /// All places are looked at: two different keys are an error, never a silent pick. The very
-    /// same text in two places is one credential.
+    /// All places are searched. Two different keys are an error; none is picked silently. The same
+    /// text in two places is one credential.
     pub(crate) fn find<'r>(
         &self,
         head: RequestHead<'r>,
@@ -63,19 +63,19 @@ impl KeySources {
     ) -> Result<Option<Credential<'r>>, Ambiguous> {
         let mut found = None;
         let mut unclaimed = None;
-        // Most requests have few headers: to pass by all of them is faster than to look for one.
+        // Most requests have few headers: iterating over all is faster than looking up one by one.
         for (name, line) in head.headers {
             let Some(carrier) = self.carrier(name) else {
                 continue;
             };
-            // Of an Authorization that is not looked at, only what is claimed counts.
-            let is_looked_at = || carrier != Carriers::AUTHORIZATION || !self.schemes.is_empty();
-            if is_repeated(head.headers, name) && is_looked_at() {
+            // An `Authorization` that is no key source counts only if it holds a key.
+            let is_source = || carrier != Carriers::AUTHORIZATION || !self.schemes.is_empty();
+            if is_repeated(head.headers, name) && is_source() {
                 return Err(Ambiguous);
             }
             let line = trim(line.as_bytes());
             let credential = if carrier == Carriers::AUTHORIZATION {
-                let credential = self.in_authorization(line, formats);
+                let credential = self.find_in_authorization(line, formats);
                 if credential.is_none() {
                     unclaimed = Some(line);
                 }
@@ -83,28 +83,32 @@ impl KeySources {
             } else if line.is_empty() {
                 None
             } else {
-                Some(own(Text::Borrowed(line), carrier, formats))
+                Some(dedicated_credential(
+                    SecretBytes::Borrowed(line),
+                    carrier,
+                    formats,
+                ))
             };
-            at_most_one(&mut found, credential)?;
+            merge(&mut found, credential)?;
         }
         for (at, parameter) in self.parameters.iter().enumerate() {
-            let credential = one(query::values(head.uri, parameter))?
+            let credential = at_most_one(query::values(head.uri, parameter))?
                 .filter(|value| !value.is_empty())
-                .map(|value| Text::Decoded(query::decode(value)))
-                .map(|text| own(text, Carriers::parameter(at), formats));
-            at_most_one(&mut found, credential)?;
+                .map(|value| SecretBytes::Decoded(query::decode(value)))
+                .map(|secret| dedicated_credential(secret, Carriers::parameter(at), formats));
+            merge(&mut found, credential)?;
         }
-        // A key without a lead is not told from a user's token, unless it stands elsewhere, too.
+        // A key without a prefix cannot be told from a user's token, unless another place holds it,
+        // too.
         if let (Some(found), Some(line)) = (&mut found, unclaimed)
-            && self.says(line, &found.text)
+            && self.authorization_holds(line, &found.secret)
         {
             found.carriers = found.carriers.and(Carriers::AUTHORIZATION);
         }
         Ok(found)
     }
 
-    /// Returns what a header would carry a credential as, if it is one that carries keys.
-    #[inline]
+    /// Returns the place that a header stands for, if keys are read from the header.
     fn carrier(&self, name: &HeaderName) -> Option<Carriers> {
         if name == AUTHORIZATION {
             return Some(Carriers::AUTHORIZATION);
@@ -113,118 +117,121 @@ impl KeySources {
         header.map(Carriers::header)
     }
 
-    /// Returns whether `Authorization` says a text, under a scheme that is looked at.
-    fn says(&self, line: &[u8], text: &Text<'_>) -> bool {
+    /// Returns whether `Authorization` holds this secret, under a scheme that is a key source.
+    fn authorization_holds(&self, line: &[u8], secret: &SecretBytes<'_>) -> bool {
         match self.split(line) {
-            Some((Sent::Basic, token)) => Basic::decode(token).is_some_and(|basic| {
-                let at = basic.is_exact().then(|| self.basic_places(&basic));
-                at.is_some_and(|places| places.into_iter().flatten().any(|at| text.is(at)))
+            Some((SentScheme::Basic, token)) => Basic::decode(token).is_some_and(|basic| {
+                let parts = basic.is_exact().then(|| self.basic_positions(&basic));
+                parts.is_some_and(|parts| parts.into_iter().flatten().any(|it| secret.equals(it)))
             }),
-            Some((sent, token)) => self.is_looked_at(sent) && text.is(token),
+            Some((scheme, token)) => self.is_source(scheme) && secret.equals(token),
             None => false,
         }
     }
 
-    /// Returns whether a header is there that is made for keys, also if it is empty.
+    /// Returns whether the request has a header that is meant for keys, even an empty one.
     pub(crate) fn have_a_header_in(&self, headers: &HeaderMap) -> bool {
         let mut made_for_keys = self.headers.iter();
         made_for_keys.any(|header| headers.contains_key(&header.name))
     }
 
-    /// Lists the parameters for keys that are in a URL, also those that are empty or repeated.
+    /// Returns the parameters for keys that a URL has, including empty and repeated ones.
     pub(crate) fn parameters_of(&self, uri: &Uri) -> Carriers {
-        let places = self.parameters.iter().enumerate();
-        places
+        let parameters = self.parameters.iter().enumerate();
+        parameters
             .filter(|(_, parameter)| query::values(uri, parameter).next().is_some())
             .map(|(at, _)| Carriers::parameter(at))
             .fold(Carriers::NONE, Carriers::and)
     }
 
-    /// Finds what is ours in `Authorization`, which others use, too.
+    /// Finds a key in `Authorization`, which carries other credentials, too.
     ///
-    /// A key under a scheme that is not looked at, or with a slip around it, is ours and bad: it is
-    /// never to be passed on as somebody else's.
-    fn in_authorization<'r>(
+    /// A key under a scheme that is no key source, or with a typo around it, is malformed, never
+    /// foreign: it is not passed on as somebody else's credential.
+    fn find_in_authorization<'r>(
         &self,
         line: &'r [u8],
         formats: &'r KeyFormats,
     ) -> Option<Credential<'r>> {
         let bad = || Credential {
-            text: Text::Borrowed(line),
+            secret: SecretBytes::Borrowed(line),
             carriers: Carriers::AUTHORIZATION,
             format: None,
         };
-        if let Some((sent, token)) = self.split(line) {
-            let is_looked_at = self.is_looked_at(sent);
-            let found = match sent {
-                Sent::ApiKey | Sent::Own if is_looked_at => {
-                    Some(own(Text::Borrowed(token), Carriers::AUTHORIZATION, formats))
+        if let Some((scheme, token)) = self.split(line) {
+            let is_source = self.is_source(scheme);
+            let found = match scheme {
+                SentScheme::ApiKey | SentScheme::Custom if is_source => Some(dedicated_credential(
+                    SecretBytes::Borrowed(token),
+                    Carriers::AUTHORIZATION,
+                    formats,
+                )),
+                SentScheme::Bearer | SentScheme::ApiKey | SentScheme::Custom => {
+                    authorization_credential(SecretBytes::Borrowed(token), formats)
                 }
-                Sent::Bearer | Sent::ApiKey | Sent::Own => shared(Text::Borrowed(token), formats),
-                Sent::Basic => {
-                    Basic::decode(token).and_then(|basic| self.in_basic(&basic, formats))
+                SentScheme::Basic => {
+                    Basic::decode(token).and_then(|basic| self.find_in_basic(&basic, formats))
                 }
             };
             if found.is_some() {
-                return if is_looked_at { found } else { Some(bad()) };
+                return if is_source { found } else { Some(bad()) };
             }
         }
         (formats.is_claimed_in(line) || formats.is_claimed_encoded_in(line)).then(bad)
     }
 
-    /// Splits `Authorization` into a scheme that keys are sent under, and what stands behind it.
-    #[inline]
-    fn split<'r>(&self, line: &'r [u8]) -> Option<(Sent, &'r [u8])> {
+    /// Splits `Authorization` into a scheme that can carry keys, and the text after it.
+    fn split<'r>(&self, line: &'r [u8]) -> Option<(SentScheme, &'r [u8])> {
         // credentials = auth-scheme 1*SP token68: no tab, and nothing else between the two.
         let end = line.iter().position(|byte| *byte == b' ')?;
-        let (scheme, rest) = line.split_at(end);
+        let (name, rest) = line.split_at(end);
         let token = &rest[rest.iter().take_while(|byte| **byte == b' ').count()..];
-        let sent = match Scheme::from_name(scheme) {
-            Some(Scheme::Bearer) => Sent::Bearer,
-            Some(Scheme::ApiKey) => Sent::ApiKey,
-            Some(Scheme::Basic) => Sent::Basic,
-            _ if self.has_own(scheme) => Sent::Own,
+        let scheme = match Scheme::from_name(name) {
+            Some(Scheme::Bearer) => SentScheme::Bearer,
+            Some(Scheme::ApiKey) => SentScheme::ApiKey,
+            Some(Scheme::Basic) => SentScheme::Basic,
+            _ if self.has_custom_scheme(name) => SentScheme::Custom,
             _ => return None,
         };
-        // White space at the end of a header is none of it, so there is a token.
-        Some((sent, token))
+        // The header was trimmed, so a token follows the spaces.
+        Some((scheme, token))
     }
 
-    #[inline]
-    fn is_looked_at(&self, sent: Sent) -> bool {
-        match sent {
-            Sent::Bearer => self.schemes.contains(&Scheme::Bearer),
-            Sent::ApiKey => self.schemes.contains(&Scheme::ApiKey),
-            Sent::Basic => self.has_basic(),
-            Sent::Own => true,
+    fn is_source(&self, scheme: SentScheme) -> bool {
+        match scheme {
+            SentScheme::Bearer => self.schemes.contains(&Scheme::Bearer),
+            SentScheme::ApiKey => self.schemes.contains(&Scheme::ApiKey),
+            SentScheme::Basic => self.has_basic(),
+            SentScheme::Custom => true,
         }
     }
 
-    /// Finds the key in Basic credentials: alone as the user name, or as the password, as far as
-    /// that is looked at. A key anywhere else in them is ours and bad.
-    fn in_basic<'r>(&self, basic: &Basic, formats: &'r KeyFormats) -> Option<Credential<'r>> {
-        let decoded = |text: &[u8]| Text::Decoded(Zeroizing::new(text.to_vec()));
+    /// Finds the key in Basic credentials: as the user name before an empty password, or as the
+    /// password, depending on the sources. A key anywhere else in them is malformed, never foreign.
+    fn find_in_basic<'r>(&self, basic: &Basic, formats: &'r KeyFormats) -> Option<Credential<'r>> {
+        let decoded = |text: &[u8]| SecretBytes::Decoded(Zeroizing::new(text.to_vec()));
         let all = [Some(basic.user_id()), basic.password()];
         let mut keys = all.into_iter().flatten();
-        // Others that are ours stand in it with a slip, and are found as such.
-        let first = keys.find_map(|text| shared(decoded(text), formats))?;
-        let has_second = keys.any(|text| shared(decoded(text), formats).is_some());
-        let places = self.basic_places(basic);
-        let is_here = |at: &[u8]| first.text.is(at);
-        let is_in_place = places.into_iter().flatten().any(is_here);
-        if basic.is_exact() && !has_second && is_in_place {
+        // A key in any other position is surrounded by a typo, and is found as malformed.
+        let first = keys.find_map(|text| authorization_credential(decoded(text), formats))?;
+        let has_second =
+            keys.any(|text| authorization_credential(decoded(text), formats).is_some());
+        let positions = self.basic_positions(basic);
+        let is_here = |part: &[u8]| first.secret.equals(part);
+        let is_in_position = positions.into_iter().flatten().any(is_here);
+        if basic.is_exact() && !has_second && is_in_position {
             return Some(first);
         }
         Some(Credential {
-            text: Text::Decoded(Zeroizing::default()),
+            secret: SecretBytes::Decoded(Zeroizing::default()),
             carriers: Carriers::AUTHORIZATION,
             format: None,
         })
     }
 
-    /// Returns where a key is looked for in Basic credentials: the user name of an empty password,
-    /// and the password.
-    fn basic_places<'b>(&self, basic: &'b Basic) -> [Option<&'b [u8]>; 2] {
+    /// Returns the positions in Basic credentials where a key is read: the user name if the
+    /// password is empty, and the password.
+    fn basic_positions<'b>(&self, basic: &'b Basic) -> [Option<&'b [u8]>; 2] {
         let is_alone = basic.password().is_some_and(<[u8]>::is_empty);
         let user = self.schemes.contains(&Scheme::Basic) && is_alone;
         let password = self.schemes.contains(&Scheme::BasicPassword) && !is_alone;
@@ -234,7 +241,7 @@ impl KeySources {
         ]
     }
 
-    /// Takes a credential out of the request, so that nothing behind the layer sees it.
+    /// Removes a credential from the request, so that nothing behind the layer sees it.
     pub(crate) fn hide<B>(&self, request: &mut Request<B>, carriers: Carriers) {
         if carriers.include(Carriers::AUTHORIZATION) {
             request.headers_mut().remove(AUTHORIZATION);
@@ -253,8 +260,8 @@ impl KeySources {
                 });
             };
             strip(request.uri_mut());
-            if let Some(kept) = framework::kept_uri(request.extensions_mut()) {
-                strip(kept);
+            if let Some(uri) = framework::original_uri(request.extensions_mut()) {
+                strip(uri);
             }
         }
     }
@@ -274,49 +281,57 @@ impl KeySources {
 
 /// A scheme that a request names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sent {
+enum SentScheme {
     Bearer,
     ApiKey,
     Basic,
-    /// One of the application's own, which is looked at.
-    Own,
+    /// A scheme of the application's own that is a key source.
+    Custom,
 }
 
-/// A credential in a place that is made for our keys: whatever it is, it is ours to judge.
-fn own<'r>(text: Text<'r>, carriers: Carriers, formats: &'r KeyFormats) -> Credential<'r> {
-    let format = match formats.recognize(text.as_bytes(), Place::Own) {
+/// Creates a credential from a place that is meant for our keys: any text there is either a key of
+/// ours or malformed.
+fn dedicated_credential<'r>(
+    secret: SecretBytes<'r>,
+    carriers: Carriers,
+    formats: &'r KeyFormats,
+) -> Credential<'r> {
+    let format = match formats.recognize(secret.as_bytes(), Position::Dedicated) {
         Recognized::WellFormed(format) => Some(format),
         Recognized::Malformed | Recognized::Foreign => None,
     };
     Credential {
-        text,
+        secret,
         carriers,
         format,
     }
 }
 
-/// A credential under a scheme that we share: ours only if it begins as our keys do.
-fn shared<'r>(text: Text<'r>, formats: &'r KeyFormats) -> Option<Credential<'r>> {
-    let format = match formats.recognize(text.as_bytes(), Place::Authorization) {
+/// Creates a credential from `Authorization`, which carries foreign credentials, too: the text is
+/// ours only if it begins as our keys do.
+fn authorization_credential<'r>(
+    secret: SecretBytes<'r>,
+    formats: &'r KeyFormats,
+) -> Option<Credential<'r>> {
+    let format = match formats.recognize(secret.as_bytes(), Position::Authorization) {
         Recognized::WellFormed(format) => Some(format),
         Recognized::Malformed => None,
         Recognized::Foreign => return None,
     };
     Some(Credential {
-        text,
+        secret,
         carriers: Carriers::AUTHORIZATION,
         format,
     })
 }
 
-/// Whether a header that must be single is there more than once.
-#[inline]
+/// Returns whether a header that must be single occurs more than once.
 fn is_repeated(headers: &HeaderMap, name: &HeaderName) -> bool {
-    // Where no name is there twice, this one is not.
+    // If no name occurs twice, this one does not.
     headers.len() != headers.keys_len() && headers.get_all(name).iter().nth(1).is_some()
 }
 
-fn one<T>(values: impl IntoIterator<Item = T>) -> Result<Option<T>, Ambiguous> {
+fn at_most_one<T>(values: impl IntoIterator<Item = T>) -> Result<Option<T>, Ambiguous> {
     let mut values = values.into_iter();
     let first = values.next();
     match values.next() {
@@ -325,9 +340,8 @@ fn one<T>(values: impl IntoIterator<Item = T>) -> Result<Option<T>, Ambiguous> {
     }
 }
 
-/// Notes what was found in one more place.
-#[inline]
-fn at_most_one<'r>(
+/// Merges a credential of one more place into the one found so far.
+fn merge<'r>(
     found: &mut Option<Credential<'r>>,
     another: Option<Credential<'r>>,
 ) -> Result<(), Ambiguous> {
@@ -338,7 +352,7 @@ fn at_most_one<'r>(
         *found = Some(another);
         return Ok(());
     };
-    if !first.text.is(another.text.as_bytes()) {
+    if !first.secret.equals(another.secret.as_bytes()) {
         return Err(Ambiguous);
     }
     first.carriers = first.carriers.and(another.carriers);

@@ -1,4 +1,4 @@
-//! A key in the URL's query: read it, and take it out again.
+//! Reads a key from the URL's query, and removes it.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::key::format::MAX_KEY_LENGTH;
 
-/// The values of a parameter as they are written, one for each time it is there.
+/// Returns the values of a parameter as they are written, one for each occurrence.
 pub(crate) fn values<'q>(uri: &'q Uri, parameter: &str) -> impl Iterator<Item = &'q str> {
     pairs(uri).filter_map(move |pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -17,32 +17,33 @@ pub(crate) fn values<'q>(uri: &'q Uri, parameter: &str) -> impl Iterator<Item = 
     })
 }
 
-/// A value with its percent-encoding undone; what is too long for a key is cut, and so is none.
+/// Decodes percent-encoding. A value that is too long for a key is cut, and is still no key.
 pub(crate) fn decode(value: &str) -> Zeroizing<Vec<u8>> {
     let head = &value.as_bytes()[..value.len().min(3 * (MAX_KEY_LENGTH + 1))];
-    // The whole capacity at once: growing would leave a copy of the secret behind.
+    // Allocate the whole capacity at once: growing would leave a copy of the secret behind.
     let mut decoded = Zeroizing::new(Vec::with_capacity(head.len()));
     decoded.extend(percent_decode(head));
     decoded
 }
 
-/// The URI without a parameter; everything else as it was written. `None` if that is no URI.
+/// Returns the URI without a parameter, and otherwise as it was written. `None` if the rest is no
+/// valid URI.
 pub(crate) fn without(uri: &Uri, parameter: &str) -> Option<Uri> {
-    let mut kept = String::with_capacity(uri.path().len() + uri.query().map_or(0, str::len));
-    kept.push_str(uri.path());
+    let mut stripped = String::with_capacity(uri.path().len() + uri.query().map_or(0, str::len));
+    stripped.push_str(uri.path());
     let mut separator = '?';
     for pair in pairs(uri) {
         let name = pair.split_once('=').map_or(pair, |(name, _)| name);
         if !is_named(name, parameter) {
-            kept.push(separator);
-            kept.push_str(pair);
+            stripped.push(separator);
+            stripped.push_str(pair);
             separator = '&';
         }
     }
-    replace(uri, &kept)
+    replace(uri, &stripped)
 }
 
-/// The URI without its query.
+/// Returns the URI without its query.
 pub(crate) fn without_all(uri: &Uri) -> Uri {
     replace(uri, uri.path()).unwrap_or_default()
 }
@@ -57,8 +58,8 @@ fn pairs(uri: &Uri) -> impl Iterator<Item = &str> {
     uri.query().into_iter().flat_map(|query| query.split('&'))
 }
 
-/// Whether a name, once decoded as forms are, is the parameter's: the inner service would read it
-/// so, too.
+/// Returns whether a name is the parameter's, once decoded like a form. The inner service would
+/// decode the name in the same way.
 fn is_named(written: &str, parameter: &str) -> bool {
     let spaced = if written.contains('+') {
         Cow::Owned(written.replace('+', " "))
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parameter_goes_and_the_rest_stays_as_written() {
+    fn the_parameter_is_removed_and_the_rest_stays_as_written() {
         for (before, after) in [
             ("/v1?api_key=K", "/v1"),
             ("/v1?a=1&api_key=K&b=%20+2", "/v1?a=1&b=%20+2"),
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn every_occurrence_is_seen() {
+    fn every_occurrence_of_the_parameter_is_found() {
         let uri = uri("/?api_key=a&x=api_key&api%5fkey=b&api_key=");
         assert_eq!(values(&uri, "api_key").collect::<Vec<_>>(), ["a", "b", ""]);
         assert_eq!(decode("sk%5Flive").as_slice(), b"sk_live");
@@ -106,7 +107,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_taken_out_is_gone(query in "[a-c&=%0-9+_]{0,40}", name in "[a-c_]{1,2}") {
+        fn a_removed_parameter_has_no_occurrence_left(query in "[a-c&=%0-9+_]{0,40}", name in "[a-c_]{1,2}") {
             let uri = uri(&format!("/path?{query}"));
             let stripped = without(&uri, &name).expect("a part of a URI is a URI");
             prop_assert_eq!(values(&stripped, &name).count(), 0);

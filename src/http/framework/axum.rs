@@ -19,7 +19,7 @@ pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
     if let Some(connection) = extensions.get::<ConnectInfo<SocketAddr>>() {
         return Some(connection.0);
     }
-    // As axum's own extractor does, for tests.
+    // Fall back to the mock address for tests, as axum's own extractor does.
     let mock = extensions.get::<MockConnectInfo<SocketAddr>>();
     mock.map(|mock| mock.0)
 }
@@ -32,7 +32,7 @@ pub(super) fn original_uri(extensions: &mut Extensions) -> Option<&mut Uri> {
     extensions.get_mut::<OriginalUri>().map(|uri| &mut uri.0)
 }
 
-/// The caller; in optional mode, a request without a key is answered 401.
+/// Extracts the caller. In optional mode, a request without a key is answered 401.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -51,7 +51,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     }
 }
 
-/// The caller, or `None` where the optional mode let the request through.
+/// Extracts the caller, or `None` if an optional layer admitted the request without a key.
 impl<S: Sync> OptionalFromRequestParts<S> for Caller {
     type Rejection = Rejection;
 
@@ -64,23 +64,23 @@ impl<S: Sync> OptionalFromRequestParts<S> for Caller {
     }
 }
 
-/// Behind an `ApiKeyLayer`, the layer renders it as it renders its own; elsewhere it is the default
-/// JSON.
+/// Responds with the default JSON. Behind an `ApiKeyLayer`, the layer renders the rejection in its
+/// own format.
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         self.to_response::<Body>()
     }
 }
 
-/// Behind an `ApiKeyLayer`, the layer writes it as it writes its own; elsewhere it is the default
-/// JSON.
+/// Responds with the default JSON. Behind an `ApiKeyLayer`, the layer renders the error in its own
+/// format.
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         self.to_response::<Body>()
     }
 }
 
-/// Keeps the examples of the README true.
+/// Compiles and runs the examples of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;

@@ -1,4 +1,4 @@
-//! What the frameworks around us add: each is met in one file, behind its feature.
+//! Adapters to web frameworks: one file for each, behind its feature.
 
 #[cfg(feature = "axum")]
 mod axum;
@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use http::{Extensions, Uri};
 
-/// The peer's address where a framework's server noted it.
+/// Returns the peer's address if a framework's server noted it.
 #[cfg_attr(
     not(any(feature = "axum", feature = "tonic")),
     expect(unused_variables)
@@ -23,7 +23,7 @@ pub(crate) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
     address
 }
 
-/// The route that a framework's router matched, as it was given to the router.
+/// Returns the route that a framework's router matched, as it was given to the router.
 #[cfg_attr(not(feature = "axum"), expect(unused_variables))]
 pub(crate) fn matched_route(extensions: &Extensions) -> Option<&str> {
     #[cfg(feature = "axum")]
@@ -33,9 +33,9 @@ pub(crate) fn matched_route(extensions: &Extensions) -> Option<&str> {
     route
 }
 
-/// A copy of the request's URI that a framework keeps beside it.
+/// Returns a copy of the request's URI that a framework keeps beside it.
 #[cfg_attr(not(feature = "axum"), expect(unused_variables))]
-pub(crate) fn kept_uri(extensions: &mut Extensions) -> Option<&mut Uri> {
+pub(crate) fn original_uri(extensions: &mut Extensions) -> Option<&mut Uri> {
     #[cfg(feature = "axum")]
     let uri = axum::original_uri(extensions);
     #[cfg(not(feature = "axum"))]

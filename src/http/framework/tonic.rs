@@ -1,4 +1,4 @@
-//! tonic: `Rejection` as a `Status`.
+//! tonic: converts a `Rejection` into a `Status`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

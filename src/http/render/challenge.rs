@@ -8,9 +8,9 @@ use http::{HeaderMap, StatusCode};
 
 use crate::http::credential::source::{KeySources, Scheme, parameter_in_url};
 use crate::http::rejection::Rejection;
-use crate::http::render::content::ErrorContent;
+use crate::http::render::error_content::ErrorContent;
 
-/// The `realm` of the challenges: what the keys are for, such as `api`.
+/// The `realm` of the challenges: a name for the protected API, such as `api`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Realm(String);
 
@@ -33,17 +33,17 @@ impl TryFrom<&str> for Realm {
     }
 }
 
-/// A realm that cannot be quoted as it is.
+/// An error for a realm that would need escapes in a challenge.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} cannot be a realm: use ASCII text without '\"' and '\\'")]
 pub struct RealmError(String);
 
-/// How this API is authenticated to, written once per layer.
+/// The settings of the challenges, one set per layer.
 #[derive(Debug, Clone)]
 pub(crate) struct Challenges {
     pub(crate) realm: Realm,
-    /// Browsers open a dialog for a Basic challenge, so it is sent only where asked for, or where
-    /// nothing else is accepted.
+    /// Always sends the Basic challenge. Browsers open a dialog for it, so by default it is sent
+    /// only if nothing else is accepted.
     pub(crate) basic: bool,
     /// The resource's metadata, as a parameter of Bearer (RFC 9728 §5.1).
     pub(crate) resource_metadata: Option<MetadataUrl>,
@@ -66,16 +66,16 @@ impl TryFrom<&str> for MetadataUrl {
     }
 }
 
-/// A URL that cannot name a resource's metadata.
+/// An error for a URL that cannot name a resource's metadata.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} cannot name a resource's metadata: use an https URL, percent-encoded")]
 pub struct MetadataUrlError(String);
 
 impl Challenges {
-    /// Writes the challenges that a rejection calls for, the best-supported scheme first, each in
-    /// a line of its own.
+    /// Writes the challenges for a rejection, the best-supported scheme first, each in a line of
+    /// its own.
     ///
-    /// No challenge names a scheme that is not accepted: a client would follow it in vain.
+    /// No challenge names a scheme that is not accepted: clients would follow it without success.
     pub(crate) fn write(
         &self,
         headers: &mut HeaderMap,
@@ -83,7 +83,7 @@ impl Challenges {
         sources: &KeySources,
     ) {
         let Some(rejection) = content.rejection() else {
-            return; // it is no refusal
+            return; // an error of the application is no refusal
         };
         let mut add = |challenge: String| {
             // Realm, names, messages and scopes are made of characters that a header may hold.
@@ -92,7 +92,7 @@ impl Challenges {
             }
         };
         if content.status() != StatusCode::UNAUTHORIZED {
-            // Only Bearer can say anything else (RFC 6750 §3.1).
+            // Only Bearer defines challenges for statuses other than 401 (RFC 6750 §3.1).
             if sources.schemes.contains(&Scheme::Bearer)
                 && let Some(parameters) = Self::beyond_401(rejection)
             {
@@ -105,7 +105,7 @@ impl Challenges {
             .iter()
             .filter(|scheme| match scheme {
                 Scheme::Basic => self.asks_for_basic(sources),
-                // Wherever the key stands in it, Basic is one scheme.
+                // Basic is one scheme, with the key in either position.
                 Scheme::BasicPassword => {
                     self.asks_for_basic(sources) && !sources.schemes.contains(&Scheme::Basic)
                 }
@@ -116,16 +116,17 @@ impl Challenges {
             add(self.of_scheme(scheme, rejection));
         }
         if schemes.is_empty() {
-            // A 401 must carry a challenge (RFC 9110 §15.5.2), also if no scheme is to be named.
-            places(sources).for_each(|place| add(self.of_place(&place)));
+            // A 401 must carry a challenge (RFC 9110 §15.5.2), even if no scheme can be named.
+            dedicated_positions(sources).for_each(|position| add(self.for_position(&position)));
         }
     }
 
-    /// Returns whether browsers are to open their dialog: where that was asked for, or there is no
-    /// other way in.
+    /// Returns whether the Basic challenge is sent, for which browsers open a dialog: it is
+    /// configured, or Basic is the only way to send a key.
     fn asks_for_basic(&self, sources: &KeySources) -> bool {
         let is_basic = |scheme: &Scheme| matches!(scheme, Scheme::Basic | Scheme::BasicPassword);
-        let is_only_way = sources.schemes.iter().all(is_basic) && places(sources).next().is_none();
+        let is_only_way =
+            sources.schemes.iter().all(is_basic) && dedicated_positions(sources).next().is_none();
         self.basic || is_only_way
     }
 
@@ -139,7 +140,7 @@ impl Challenges {
                 format!("Basic realm=\"{realm}\", charset=\"UTF-8\"")
             }
             Scheme::ApiKey => format!("ApiKey realm=\"{realm}\""),
-            Scheme::Own(name) => format!("{name} realm=\"{realm}\""),
+            Scheme::Custom(name) => format!("{name} realm=\"{realm}\""),
         }
     }
 
@@ -151,7 +152,7 @@ impl Challenges {
         format!("Bearer realm=\"{realm}\"{parameters}{metadata}")
     }
 
-    /// Returns the parameters of the Bearer challenge in an answer that is no 401.
+    /// Returns the parameters of the Bearer challenge in a response that is not a 401.
     fn beyond_401(rejection: &Rejection) -> Option<String> {
         match rejection {
             Rejection::Ambiguous => Some(error("invalid_request", rejection)),
@@ -166,9 +167,9 @@ impl Challenges {
         }
     }
 
-    fn of_place(&self, (place, name): &(&str, Cow<'_, str>)) -> String {
+    fn for_position(&self, (kind, name): &(&str, Cow<'_, str>)) -> String {
         let realm = &self.realm.0;
-        format!("ApiKey realm=\"{realm}\", in=\"{place}\", name=\"{name}\"")
+        format!("ApiKey realm=\"{realm}\", in=\"{kind}\", name=\"{name}\"")
     }
 }
 
@@ -176,8 +177,8 @@ fn error(code: &str, rejection: &Rejection) -> String {
     format!(", error=\"{code}\", error_description=\"{rejection}\"")
 }
 
-/// Lists the places that are made for keys, by kind and name.
-fn places(sources: &KeySources) -> impl Iterator<Item = (&'static str, Cow<'_, str>)> {
+/// Returns the places that are meant for keys, by kind and name.
+fn dedicated_positions(sources: &KeySources) -> impl Iterator<Item = (&'static str, Cow<'_, str>)> {
     let headers = sources.headers.iter().map(|header| {
         let written = header.written.to_str().unwrap_or(header.name.as_str());
         ("header", written.into())

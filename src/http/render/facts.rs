@@ -3,12 +3,12 @@
 use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use crate::cache::KnownKey;
+use crate::cache::CachedKey;
 use crate::key::lifecycle::Lifecycle;
 
 /// A fact about the caller that a layer passes on to the inner service as a request header.
 ///
-/// [`ApiKeyLayer::pass_on`](crate::ApiKeyLayer::pass_on) chooses which.
+/// [`ApiKeyLayer::pass_on`](crate::ApiKeyLayer::pass_on) selects the facts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CallerFact {
@@ -20,7 +20,7 @@ pub enum CallerFact {
     Account,
     /// `X-Key-Plan`: the plan that the record names, if any.
     Plan,
-    /// `X-Key-Scopes`: the scopes, with spaces between them; empty if there is none.
+    /// `X-Key-Scopes`: the scopes, separated by spaces; empty if there are none.
     Scopes,
     /// `X-Key-Environment`: the environment of the key.
     Environment,
@@ -49,9 +49,9 @@ impl CallerFact {
         }
     }
 
-    fn of(self, key: &KnownKey, lifecycle: &Lifecycle) -> Option<HeaderValue> {
+    fn of(self, key: &CachedKey, lifecycle: &Lifecycle) -> Option<HeaderValue> {
         let record = key.record();
-        // White space at the ends of a header is none of it.
+        // White space at the ends of a header is trimmed, so blanks are encoded, too.
         let encoded = |text: &str| utf8_percent_encode(text, NOT_PLAIN_NOR_BLANK).to_string();
         let encoded = match self {
             Self::Status => return Some(HeaderValue::from_static(lifecycle.status().as_str())),
@@ -66,14 +66,15 @@ impl CallerFact {
     }
 }
 
-/// The characters that are percent-encoded: all but printable ASCII, blanks, and `%` itself.
+/// The characters that are percent-encoded: blanks, `%`, and all but printable ASCII.
 const NOT_PLAIN_NOR_BLANK: &AsciiSet = &CONTROLS.add(b'%').add(b' ');
 
-/// Takes out what a client sent under these names, and writes the facts of its key, if it has one.
+/// Removes the headers of all facts that a client sent, and writes the selected facts of its key,
+/// if it has one.
 pub(crate) fn write(
     headers: &mut HeaderMap,
     facts: &[CallerFact],
-    key: Option<(&KnownKey, &Lifecycle)>,
+    key: Option<(&CachedKey, &Lifecycle)>,
 ) {
     let forged: Vec<HeaderName> = headers
         .keys()
@@ -94,8 +95,8 @@ pub(crate) fn write(
     }
 }
 
-/// Returns whether a header is one of a fact for a service that takes `_` for `-`, as those behind CGI
-/// and its heirs do.
+/// Returns whether a header could be taken for a fact. Services behind CGI and its successors take
+/// `_` for `-`.
 fn is_fact(name: &str) -> bool {
     let is_same = |fact: &CallerFact| {
         let fact = fact.header();
@@ -105,8 +106,8 @@ fn is_fact(name: &str) -> bool {
     CallerFact::ALL.iter().any(is_same)
 }
 
-/// Takes facts out of `Connection`: a proxy behind the layer would take out the headers that stand
-/// there (RFC 9110 §7.6.1).
+/// Removes the names of facts from `Connection`: a proxy behind the layer would drop the headers
+/// that `Connection` names (RFC 9110 §7.6.1).
 fn keep_from_connection(headers: &mut HeaderMap) {
     let names_fact = |line: &HeaderValue| {
         let line = line.to_str().unwrap_or_default();

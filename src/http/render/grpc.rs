@@ -1,4 +1,4 @@
-//! Refusals of gRPC requests: a Trailers-Only answer, whose HTTP status is always 200.
+//! Refusals of gRPC requests: a Trailers-Only response, whose HTTP status is always 200.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -8,19 +8,20 @@ use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Response};
 
 use crate::http::rejection::Rejection;
-use crate::http::render::content::ErrorContent;
+use crate::http::render::error_content::ErrorContent;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// Which requests are refused in gRPC's way: with HTTP status 200 and the refusal in `grpc-status`.
+/// The requests whose refusals are gRPC responses: HTTP status 200, with the refusal in
+/// `grpc-status`.
 ///
-/// Danger: whoever decides by HTTP status, such as a gateway that asks this service whether to let
-/// a request pass (`auth_request`, forward auth), takes such a refusal for a yes. Such gateways ask
-/// with `GET`, which gRPC never uses; where one asks with the request's own method, say
-/// [`Never`](Self::Never).
+/// Danger: a gateway that decides by HTTP status, such as one that asks this service whether to let
+/// a request pass (`auth_request`, forward auth), takes a gRPC refusal for approval. Such gateways
+/// usually ask with `GET`, which gRPC never uses. For a gateway that asks with the request's own
+/// method, use [`Never`](Self::Never).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum GrpcRequests {
@@ -30,7 +31,7 @@ pub enum GrpcRequests {
     Post,
     /// Any method with that content type: a convenience for demonstrations with `curl`.
     AnyMethod,
-    /// None: every refusal has its HTTP status.
+    /// No requests: every refusal has its HTTP status.
     Never,
 }
 
@@ -44,7 +45,7 @@ impl GrpcRequests {
     }
 }
 
-/// Whether a content type is gRPC's. (`application/grpc-web` is another protocol.)
+/// Returns whether the content type is gRPC's. (`application/grpc-web` is another protocol.)
 fn is_grpc(headers: &HeaderMap) -> bool {
     const TYPE: &[u8] = b"application/grpc";
     headers.get(CONTENT_TYPE).is_some_and(|content_type| {
@@ -55,12 +56,12 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Returns whether an answer's status is `RESOURCE_EXHAUSTED`, as far as its headers tell.
+/// Returns whether the `grpc-status` in the headers is `RESOURCE_EXHAUSTED`. Trailers are not read.
 pub(super) fn is_resource_exhausted(headers: &HeaderMap) -> bool {
     headers.get(GRPC_STATUS).is_some_and(|status| status == "8")
 }
 
-/// The answer, without the headers that gRPC and HTTP refusals have in common.
+/// Renders the response, without the headers that gRPC and HTTP refusals have in common.
 pub(crate) fn render(content: &ErrorContent<'_>) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
@@ -75,17 +76,17 @@ pub(crate) fn render(content: &ErrorContent<'_>) -> Response<Bytes> {
     response
 }
 
-/// Computes the milliseconds that a client waits before it tries again, rounded up so that no
+/// Returns the milliseconds that a client has to wait before it tries again, rounded up so that no
 /// client is early.
 ///
-/// A wait that no `i32` can hold is written as a negative number, which forbids a retry: the
-/// longest wait that can be written would end before the real one.
+/// If a wait does not fit into `i32`, the value is negative, which forbids a retry: the largest
+/// `i32` would end before the real wait.
 fn pushback(wait: Duration) -> i32 {
     const DO_NOT_RETRY: i32 = -1;
     i32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(DO_NOT_RETRY)
 }
 
-/// `grpc-message` is UTF-8 with everything outside of visible ASCII, and `%`, percent-encoded.
+/// Encodes `grpc-message`: UTF-8 with `%` and everything outside of visible ASCII percent-encoded.
 fn encode_message(message: &str) -> String {
     let mut encoded = String::with_capacity(message.len());
     for byte in message.bytes() {
@@ -122,16 +123,16 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(1000))]
 
         #[test]
-        fn a_client_is_told_to_wait_long_enough_or_not_to_retry_at_all(wait in any_wait()) {
+        fn the_retry_pushback_covers_the_wait_or_forbids_a_retry(wait in any_wait()) {
             let rejection = Rejection::ServiceUnavailable { retry_after: wait };
             let answer = render(&ErrorContent::of(&rejection));
-            let told = answer.headers()[GRPC_RETRY_PUSHBACK].to_str().unwrap();
-            match u64::try_from(told.parse::<i32>().unwrap()) {
-                Ok(told) => {
-                    let told = Duration::from_millis(told);
-                    prop_assert!(wait <= told && told < wait + Duration::from_millis(1));
+            let pushback = answer.headers()[GRPC_RETRY_PUSHBACK].to_str().unwrap();
+            match u64::try_from(pushback.parse::<i32>().unwrap()) {
+                Ok(milliseconds) => {
+                    let pushback = Duration::from_millis(milliseconds);
+                    prop_assert!(wait <= pushback && pushback < wait + Duration::from_millis(1));
                 }
-                Err(_) => prop_assert!(wait > Duration::from_nanos(LONGEST), "{told}"),
+                Err(_) => prop_assert!(wait > Duration::from_nanos(LONGEST), "{pushback}"),
             }
         }
     }
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn grpc_is_told_by_its_content_type() {
+    fn grpc_is_recognized_by_its_content_type() {
         for (content_type, expected) in [
             ("application/grpc", true),
             ("application/grpc+proto", true),

@@ -1,4 +1,4 @@
-//! What answers say about the key, and how they are kept out of shared caches.
+//! Response headers about the key, and headers that keep responses out of shared caches.
 
 use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, LINK, VARY};
 
@@ -13,7 +13,7 @@ const KEY_EXPIRED_AT: HeaderName = HeaderName::from_static("x-key-expired-at");
 const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
 const SUNSET: HeaderName = HeaderName::from_static("sunset");
 
-/// Which headers tell of a key's life.
+/// The headers that tell the status of a key.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyHeaders {
     pub(crate) status: bool,
@@ -34,7 +34,7 @@ impl Default for KeyHeaders {
 }
 
 impl KeyHeaders {
-    /// Tells of a key whose secret was right. (Of any other, nothing may be told.)
+    /// Writes the headers of a key whose secret was right. Nothing may be told about any other key.
     pub(crate) fn write(&self, headers: &mut HeaderMap, lifecycle: &Lifecycle) {
         if self.status {
             let status = lifecycle.status();
@@ -48,7 +48,7 @@ impl KeyHeaders {
                 headers.insert(name, date);
             }
         }
-        // What the resource itself says of its end goes before what we say of a key's.
+        // Headers about the end of the resource itself take precedence over those about the key.
         if let (true, Some(since)) = (self.deprecation, lifecycle.deprecated_at())
             && !headers.contains_key(DEPRECATION)
             && !headers.contains_key(SUNSET)
@@ -70,7 +70,7 @@ impl KeyHeaders {
     }
 }
 
-/// Checked when this is compiled, for the keys that work.
+/// Returns the header value of a status, checked at compile time for keys that work.
 fn value_of(status: KeyStatus) -> HeaderValue {
     const ACTIVE: HeaderValue = HeaderValue::from_static(KeyStatus::Active.as_str());
     const DEPRECATED: HeaderValue = HeaderValue::from_static(KeyStatus::Deprecated.as_str());
@@ -85,7 +85,7 @@ fn text(text: Option<String>) -> Option<HeaderValue> {
     text.and_then(|text| HeaderValue::try_from(text).ok())
 }
 
-/// A `Link` to a page about deprecation or sunset.
+/// Creates a `Link` to a page about deprecation or sunset.
 pub(crate) fn link(url: &str, relation: &str) -> Result<HeaderValue, LinkError> {
     let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>' | b'"');
     let valid = !url.is_empty() && url.bytes().all(plain);
@@ -93,12 +93,12 @@ pub(crate) fn link(url: &str, relation: &str) -> Result<HeaderValue, LinkError> 
     text(valid.then_some(link)).ok_or_else(|| LinkError(url.to_owned()))
 }
 
-/// A URL that cannot stand in a `Link` header.
+/// An error for a URL that cannot stand in a `Link` header.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} cannot stand in a Link header: percent-encode it")]
 pub struct LinkError(String);
 
-/// Keeps the answer to a key out of shared caches, which by themselves protect only requests with
+/// Keeps the response to a key out of shared caches. By default, they only protect requests with
 /// `Authorization` (RFC 9111 §3.5).
 pub(crate) fn keep_from_caches(
     headers: &mut HeaderMap,
@@ -111,9 +111,9 @@ pub(crate) fn keep_from_caches(
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
     }
     if optional {
-        // With or without a key there are different answers, so each depends on every place. (A
-        // cache that protects requests with `Authorization` may still answer one with what it kept
-        // of a request without.)
+        // Responses with and without a key differ, so they vary on every place. (A cache that
+        // protects requests with `Authorization` may still answer such a request with a response
+        // that it stored for a request without.)
         if !sources.schemes.is_empty() {
             vary(headers, &HeaderValue::from_static("Authorization"));
         }

@@ -1,11 +1,11 @@
-//! What the caller is told: headers about the key, refusals, and the body that carries either.
+//! Rendering: headers about the key and its limits, refusals, and response bodies.
 
-pub(crate) mod body;
 pub(crate) mod challenge;
-pub(crate) mod content;
 mod decimal;
+pub(crate) mod error_content;
+pub(crate) mod error_response;
 pub(crate) mod facts;
 pub(crate) mod grpc;
 pub(crate) mod key_headers;
 pub(crate) mod rate_limit;
-pub(crate) mod rejection;
+pub(crate) mod response_body;

@@ -1,4 +1,4 @@
-//! What callers are told of their limits.
+//! Response headers and rejections about rate limits.
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
@@ -20,7 +20,7 @@ const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 const DRAFT_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const DRAFT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Which headers tell callers of their limits.
+/// The headers that tell callers about their limits.
 ///
 /// ```
 /// use tower_api_key::http::RateLimitHeaders;
@@ -33,25 +33,25 @@ const DRAFT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimitHeaders {
     reset: Option<Reset>,
-    tells: Tells,
+    shown: ShownHeaders,
     draft: bool,
 }
 
-/// Which of the three headers are written.
+/// The `X-RateLimit-*` headers that are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Tells {
+struct ShownHeaders {
     limit: bool,
     remaining: bool,
     reset: bool,
 }
 
-const ALL: Tells = Tells {
+const ALL: ShownHeaders = ShownHeaders {
     limit: true,
     remaining: true,
     reset: true,
 };
 
-/// How `X-RateLimit-Reset` counts.
+/// The meaning of `X-RateLimit-Reset`: seconds since 1970, or seconds from now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reset {
     Epoch,
@@ -59,30 +59,30 @@ enum Reset {
 }
 
 impl RateLimitHeaders {
-    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset` of the tightest limit, the reset in seconds
-    /// since 1970, as GitHub has it: the default.
+    /// Writes `X-RateLimit-Limit`, `-Remaining` and `-Reset` of the tightest limit, with the reset
+    /// in seconds since 1970, as GitHub does. The default.
     pub const fn epoch() -> Self {
         Self {
             reset: Some(Reset::Epoch),
-            tells: ALL,
+            shown: ALL,
             draft: false,
         }
     }
 
-    /// The same with the reset in seconds from now, as Envoy and Kong have it.
+    /// Writes the same headers with the reset in seconds from now, as Envoy and Kong do.
     pub const fn delta() -> Self {
         Self {
             reset: Some(Reset::Delta),
-            tells: ALL,
+            shown: ALL,
             draft: false,
         }
     }
 
-    /// None of these headers.
+    /// Writes none of these headers.
     pub const fn none() -> Self {
         Self {
             reset: None,
-            tells: ALL,
+            shown: ALL,
             draft: false,
         }
     }
@@ -90,26 +90,26 @@ impl RateLimitHeaders {
     /// Leaves out `X-RateLimit-Limit`.
     #[must_use]
     pub const fn without_limit(mut self) -> Self {
-        self.tells.limit = false;
+        self.shown.limit = false;
         self
     }
 
     /// Leaves out `X-RateLimit-Remaining`.
     #[must_use]
     pub const fn without_remaining(mut self) -> Self {
-        self.tells.remaining = false;
+        self.shown.remaining = false;
         self
     }
 
     /// Leaves out `X-RateLimit-Reset`.
     #[must_use]
     pub const fn without_reset(mut self) -> Self {
-        self.tells.reset = false;
+        self.shown.reset = false;
         self
     }
 
-    /// Also `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-11, for all
-    /// limits that bind the request. The draft may still change.
+    /// Also writes `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-11,
+    /// with all limits that apply to the request. The draft may still change.
     #[must_use]
     pub const fn with_draft(mut self) -> Self {
         self.draft = true;
@@ -123,19 +123,18 @@ impl Default for RateLimitHeaders {
     }
 }
 
-/// What a check said, for the headers of the answer.
+/// The result of a limit check, for the response headers.
 #[derive(Debug)]
-pub(crate) struct Notice {
+pub(crate) struct LimitReport {
     limit: u64,
     remaining: u64,
-    /// When the tightest budget is whole again, in seconds as the header counts them.
+    /// The reset of the tightest budget, in seconds as the header counts them.
     reset: u64,
     draft: Option<Box<(String, String)>>,
 }
 
-impl Notice {
-    /// `None` if nothing was limited.
-    #[inline]
+impl LimitReport {
+    /// Returns the result for a caller with a key; `None` if nothing was limited.
     pub(crate) fn of(
         headers: RateLimitHeaders,
         charges: &[Charge<'_>],
@@ -143,47 +142,47 @@ impl Notice {
         now: SystemTime,
     ) -> Option<Self> {
         let tightest = tightest(charges, verdict)?;
-        let standing = verdict.standings().get(tightest)?;
+        let status = verdict.statuses().get(tightest)?;
         let reset = match headers.reset {
             None => 0,
-            Some(Reset::Delta) => seconds_up(standing.whole_in()),
-            Some(Reset::Epoch) => timestamp::unix_seconds_up(now, standing.whole_in_nanoseconds()),
+            Some(Reset::Delta) => seconds_up(status.full_in()),
+            Some(Reset::Epoch) => timestamp::unix_seconds_up(now, status.full_in_nanoseconds()),
         };
         Some(Self {
             limit: charges.get(tightest)?.quota().limit(),
-            remaining: standing.remaining(),
+            remaining: status.remaining(),
             reset,
             draft: headers
                 .draft
-                .then(|| Box::new(draft(charges, verdict.standings()))),
+                .then(|| Box::new(draft(charges, verdict.statuses()))),
         })
     }
 
-    /// Tells a caller without a key: nothing of budgets that everybody shares, or strangers could
-    /// watch what others use.
-    pub(crate) fn of_stranger(
+    /// Returns the result for a caller without a key. Budgets that all clients share are left out,
+    /// or clients without a key could watch the usage of others.
+    pub(crate) fn for_anonymous(
         headers: RateLimitHeaders,
         charges: &[Charge<'_>],
         verdict: &Verdict,
         now: SystemTime,
     ) -> Option<Self> {
-        let all = charges.iter().zip(verdict.standings());
-        let told = all.filter(|(charge, _)| !charge.subject().is_shared_by_all());
-        let told = told.map(|(charge, standing)| (*charge, *standing));
-        let (charges, standings): (SmallVec<[_; 2]>, SmallVec<[_; 2]>) = told.unzip();
-        Self::of(headers, &charges, &Verdict::new(&standings), now)
+        let all = charges.iter().zip(verdict.statuses());
+        let own = all.filter(|(charge, _)| !charge.subject().is_shared_by_all());
+        let own = own.map(|(charge, status)| (*charge, *status));
+        let (charges, statuses): (SmallVec<[_; 2]>, SmallVec<[_; 2]>) = own.unzip();
+        Self::of(headers, &charges, &Verdict::new(&statuses), now)
     }
 
-    pub(crate) fn write(&self, headers: &mut HeaderMap, which: RateLimitHeaders) {
-        if which.reset.is_some() {
-            if which.tells.limit {
-                headers.insert(LIMIT, decimal::common(self.limit));
+    pub(crate) fn write(&self, headers: &mut HeaderMap, settings: RateLimitHeaders) {
+        if settings.reset.is_some() {
+            if settings.shown.limit {
+                headers.insert(LIMIT, decimal::cached(self.limit));
             }
-            if which.tells.remaining {
-                headers.insert(REMAINING, decimal::once(self.remaining));
+            if settings.shown.remaining {
+                headers.insert(REMAINING, decimal::formatted(self.remaining));
             }
-            if which.tells.reset {
-                headers.insert(RESET, decimal::common(self.reset));
+            if settings.shown.reset {
+                headers.insert(RESET, decimal::cached(self.reset));
             }
         }
         if let Some((policy, limit)) = self.draft.as_deref() {
@@ -196,25 +195,24 @@ impl Notice {
     }
 }
 
-/// Returns the index of the charge that the headers without a name tell of: the tightest one. Where
-/// a request that is admitted is counted in several units, only those of requests are compared,
-/// since 60 tokens are not more than 9 requests.
-#[inline]
+/// Returns the index of the tightest charge, which the headers without a name describe. If an
+/// admitted request is charged in several units, only charges in `requests` are compared, since 60
+/// tokens are not more than 9 requests.
 fn tightest(charges: &[Charge<'_>], verdict: &Verdict) -> Option<usize> {
     let of_requests = |charge: &Charge<'_>| charge.unit() == REQUESTS;
     if charges.len() > 1 && verdict.is_allowed() && charges.iter().any(of_requests) {
-        let told = verdict.tightest_of(|at| charges.get(at).is_some_and(of_requests));
-        return told.or_else(|| verdict.tightest());
+        let tightest = verdict.tightest_of(|at| charges.get(at).is_some_and(of_requests));
+        return tightest.or_else(|| verdict.tightest());
     }
     verdict.tightest()
 }
 
-/// Returns whether an inner service refuses a request for a limit of its own. Then what it says
-/// stays, also if that is nothing: our `X-RateLimit-Remaining: 99` over its refusal would send the
-/// client back at once.
+/// Returns whether an inner service refused a request for a limit of its own. The layer then leaves
+/// the headers about limits as they are, even if there are none: an `X-RateLimit-Remaining: 99` of
+/// ours over such a refusal would send the client back at once.
 ///
-/// A refusal is 429, or gRPC's `RESOURCE_EXHAUSTED`; some services refuse with 403 or 503, and say
-/// when to come back.
+/// A refusal is a 429, or gRPC's `RESOURCE_EXHAUSTED`. Some services refuse with 403 or 503 and
+/// tell when to come back.
 pub(crate) fn is_refused_within(status: StatusCode, headers: &HeaderMap, is_grpc: bool) -> bool {
     match status {
         StatusCode::TOO_MANY_REQUESTS => true,
@@ -226,21 +224,21 @@ pub(crate) fn is_refused_within(status: StatusCode, headers: &HeaderMap, is_grpc
     }
 }
 
-/// The rejection that a verdict calls for, unless it allows the request: about what can never pass,
-/// or the denial that lasts longest. A stranger is not told what is left of a budget that everybody
-/// shares.
+/// Returns the rejection for a verdict, or `None` if the verdict allows the request. It is about
+/// the charge that can never pass, or else about the denial that lasts longest. A client without a
+/// key is not told the remaining units of a budget that all clients share.
 #[cold]
 pub(crate) fn rejection(
     charges: &[Charge<'_>],
     verdict: &Verdict,
-    is_stranger: bool,
+    is_anonymous: bool,
     now: SystemTime,
 ) -> Option<Rejection> {
     let tightest = verdict.tightest()?;
-    let (charge, standing) = (charges.get(tightest)?, verdict.standings().get(tightest)?);
+    let (charge, status) = (charges.get(tightest)?, verdict.statuses().get(tightest)?);
     let (name, quota) = (charge.name().to_string(), charge.quota());
     let unit = charge.unit().to_owned();
-    let is_told = !(is_stranger && charge.subject().is_shared_by_all());
+    let is_shown = !(is_anonymous && charge.subject().is_shared_by_all());
     Some(match verdict.retry_after() {
         None => Rejection::CostExceedsQuota {
             name,
@@ -252,30 +250,31 @@ pub(crate) fn rejection(
             name,
             quota,
             unit,
-            remaining: if is_told { standing.remaining() } else { 0 },
+            remaining: if is_shown { status.remaining() } else { 0 },
             reset_at: now.checked_add(retry_after).unwrap_or(now),
             retry_after,
         })),
     })
 }
 
-/// `RateLimit-Policy` and `RateLimit`: lists of structured fields (RFC 9651), an item for each
-/// limit.
+/// Returns the values of `RateLimit-Policy` and `RateLimit`: lists of structured fields (RFC 9651),
+/// one item for each limit.
 ///
-/// Names are checked when the rules are, so they need no escapes.
-fn draft(charges: &[Charge<'_>], standings: &[BudgetStatus]) -> (String, String) {
+/// Names were checked together with the rules, so they need no escapes.
+fn draft(charges: &[Charge<'_>], statuses: &[BudgetStatus]) -> (String, String) {
     let (mut policy, mut limit) = (String::new(), String::new());
-    let told = charges.iter().zip(standings);
-    for (charge, standing) in told.filter(|(charge, _)| !charge.is_report_only()) {
+    let budgets = charges.iter().zip(statuses);
+    for (charge, status) in budgets.filter(|(charge, _)| !charge.is_report_only()) {
         let separator = if policy.is_empty() { "" } else { ", " };
         let (name, quota) = (charge.name(), charge.quota());
         let window = quota.window_seconds().max(1);
-        // In this time no more than what remains can be used: for a denial until it ends, so that
-        // Retry-After is never before it; else until the budget is whole, or, of a rate, could be.
-        let time = match standing.wait() {
+        // Within `t`, no more than `r` can be used. After a denial, `t` ends with the denial, so
+        // that Retry-After is never earlier. Otherwise `t` ends when the budget is full again; for
+        // a rate, or a budget that is full now, `t` is the window.
+        let time = match status.wait() {
             Some(wait) if wait > Duration::ZERO => seconds_up(wait),
-            _ if standing.whole_in().is_zero() || quota.is_rate() => window,
-            _ => seconds_up(standing.whole_in()),
+            _ if status.full_in().is_zero() || quota.is_rate() => window,
+            _ => seconds_up(status.full_in()),
         };
         // Writing to a String cannot fail.
         let _ = write!(
@@ -289,7 +288,7 @@ fn draft(charges: &[Charge<'_>], standings: &[BudgetStatus]) -> (String, String)
         let _ = write!(
             limit,
             "{separator}\"{name}\";r={};t={time}",
-            standing.remaining()
+            status.remaining()
         );
     }
     (policy, limit)

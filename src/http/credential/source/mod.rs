@@ -1,4 +1,4 @@
-//! Where a key may stand in a request: what an application chooses from.
+//! Key sources: the places in a request that an application reads keys from.
 
 mod reserved;
 
@@ -9,7 +9,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::http::carriers::Carriers;
 
-/// One place where a key may stand in a request.
+/// A place in a request that keys are read from.
 ///
 /// ```
 /// use tower_api_key::{ApiKeys, KeySource};
@@ -22,10 +22,10 @@ use crate::http::carriers::Carriers;
 /// # Ok::<(), tower_api_key::http::KeyHeaderError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeySource(Source);
+pub struct KeySource(SourceKind);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Source {
+enum SourceKind {
     Scheme(Scheme),
     Header(KeyHeader),
     Query(Box<str>),
@@ -34,20 +34,21 @@ enum Source {
 impl KeySource {
     /// `Authorization: Bearer KEY` (RFC 6750).
     ///
-    /// A Bearer token that does not begin as one of our keys is somebody else's and left alone, so
-    /// that users' tokens pass beside a key in another place. A key with a slip around it, such as
-    /// `Bearer <KEY>` or `BearerKEY`, is ours and bad (401), never passed on as somebody else's.
+    /// A Bearer token that does not begin as one of our keys is foreign and left alone, so that
+    /// users' tokens can be sent beside a key in another place. A key with a typo around it, such
+    /// as `Bearer <KEY>` or `BearerKEY`, is malformed (401), never foreign.
     pub const fn bearer() -> Self {
-        Self(Source::Scheme(Scheme::Bearer))
+        Self(SourceKind::Scheme(Scheme::Bearer))
     }
 
-    /// `Authorization: ApiKey KEY`: not registered, and widely used.
+    /// `Authorization: ApiKey KEY`, a scheme that is not registered but widely used.
     pub const fn api_key_scheme() -> Self {
-        Self(Source::Scheme(Scheme::ApiKey))
+        Self(SourceKind::Scheme(Scheme::ApiKey))
     }
 
-    /// `Authorization: SCHEME KEY` under a scheme of the application's own, such as `Api-Key`: a
-    /// token of RFC 9110, which is read in any case and challenged with as it is written here.
+    /// `Authorization: SCHEME KEY` under a scheme of the application's own, such as `Api-Key`. The
+    /// name is a token of RFC 9110. Requests may write it in any case; challenges write it as given
+    /// here.
     ///
     /// `Bearer`, `ApiKey` and `Basic` are [`bearer`](Self::bearer),
     /// [`api_key_scheme`](Self::api_key_scheme) and [`basic`](Self::basic). The other schemes of
@@ -59,46 +60,47 @@ impl KeySource {
     /// # Ok::<(), tower_api_key::http::KeySchemeError>(())
     /// ```
     pub fn scheme(name: &str) -> Result<Self, KeySchemeError> {
-        if let Some(known) = Scheme::from_name(name.as_bytes()) {
-            return Ok(Self(Source::Scheme(known)));
+        if let Some(scheme) = Scheme::from_name(name.as_bytes()) {
+            return Ok(Self(SourceKind::Scheme(scheme)));
         }
         let is_token = !name.is_empty() && name.len() <= 64 && name.bytes().all(is_tchar);
         let is_registered = || REGISTERED.iter().any(|it| it.eq_ignore_ascii_case(name));
         if !is_token || is_registered() {
             return Err(KeySchemeError(name.to_owned()));
         }
-        Ok(Self(Source::Scheme(Scheme::Own(name.into()))))
+        Ok(Self(SourceKind::Scheme(Scheme::Custom(name.into()))))
     }
 
-    /// `Authorization: Basic base64(KEY:)` (RFC 7617): the key is the user name, the password is
-    /// empty, as in `curl -u KEY:`.
+    /// `Authorization: Basic base64(KEY:)` (RFC 7617): the key is the user name, and the password
+    /// is empty, as in `curl -u KEY:`.
     pub const fn basic() -> Self {
-        Self(Source::Scheme(Scheme::Basic))
+        Self(SourceKind::Scheme(Scheme::Basic))
     }
 
     /// `Authorization: Basic base64(USER:KEY)` (RFC 7617): the key is the password, as git, pip and
-    /// npm send it. The user name is not looked at: `__token__`, `x-access-token`, or another of up
-    /// to 64 bytes.
+    /// npm send it. The user name is ignored: `__token__`, `x-access-token`, or any other of up to
+    /// 64 bytes.
     ///
-    /// A password that does not begin as one of our keys is somebody else's, and left alone. With
-    /// [`basic`](Self::basic) beside it, the key may stand in either place, but not in both.
+    /// A password that does not begin as one of our keys is foreign and left alone. If
+    /// [`basic`](Self::basic) is a source, too, the key may stand in either position, but not in
+    /// both.
     pub const fn basic_password() -> Self {
-        Self(Source::Scheme(Scheme::BasicPassword))
+        Self(SourceKind::Scheme(Scheme::BasicPassword))
     }
 
     /// `X-API-Key: KEY`.
     pub const fn x_api_key() -> Self {
-        Self(Source::Header(KeyHeader {
+        Self(SourceKind::Header(KeyHeader {
             name: HeaderName::from_static("x-api-key"),
             written: HeaderValue::from_static("X-API-Key"),
         }))
     }
 
-    /// A header of another name. In answers (`Vary`) it is written as it is here.
+    /// A header with another name. Responses (`Vary`) write the name as given here.
     ///
     /// Headers that have a meaning of their own are refused: each name of IANA's registry of HTTP
-    /// fields, such as `Authorization`, `Cookie` and `Content-Length`; the names that proxies and
-    /// frameworks act on, such as `X-Forwarded-For` and `X-HTTP-Method-Override`; and those that
+    /// fields, such as `Authorization`, `Cookie` and `Content-Length`; names that proxies and
+    /// frameworks act on, such as `X-Forwarded-For` and `X-HTTP-Method-Override`; and names that
     /// this library writes, such as `X-Key-Status`.
     pub fn header(name: &str) -> Result<Self, KeyHeaderError> {
         let invalid = || KeyHeaderError(name.to_owned());
@@ -106,7 +108,7 @@ impl KeySource {
         if reserved::is_reserved(parsed.as_str()) {
             return Err(invalid());
         }
-        Ok(Self(Source::Header(KeyHeader {
+        Ok(Self(SourceKind::Header(KeyHeader {
             name: parsed,
             written: HeaderValue::from_str(name).map_err(|_| invalid())?,
         })))
@@ -114,9 +116,10 @@ impl KeySource {
 
     /// A parameter of the URL's query, such as `api_key`.
     ///
-    /// Danger: URLs are kept by proxies, browsers and logs. Each use is warned about, with the id
-    /// of the key. The parameter is taken out of the request before the inner service sees it; with
-    /// axum, turn on this crate's feature `axum`, or its `OriginalUri` keeps the key.
+    /// Danger: proxies, browsers and logs keep URLs. Each admitted request with a key in this
+    /// parameter logs a warning with the id of the key. The parameter is removed from the request
+    /// before the inner service sees it. With axum, turn on this crate's feature `axum`; otherwise
+    /// axum's `OriginalUri` keeps the key.
     ///
     /// # Panics
     /// If the name is empty.
@@ -124,16 +127,16 @@ impl KeySource {
     pub fn dangerous_query(parameter: impl Into<String>) -> Self {
         let parameter = parameter.into();
         assert!(!parameter.is_empty(), "a parameter has a name");
-        Self(Source::Query(parameter.into()))
+        Self(SourceKind::Query(parameter.into()))
     }
 }
 
-/// A name that no key can be read from.
+/// An error for a header name that keys cannot be read from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} cannot carry a key: use a header name that has no meaning of its own")]
 pub struct KeyHeaderError(String);
 
-/// A name that is no scheme which keys can be sent under.
+/// An error for a scheme name that keys cannot be sent under.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} cannot be the scheme of a key: use 1 to 64 letters, digits and characters such as '-' that are \
@@ -142,7 +145,7 @@ pub struct KeyHeaderError(String);
 pub struct KeySchemeError(String);
 
 /// The schemes of IANA's "HTTP Authentication Scheme Registry" (May 2026) that are not ours, and
-/// those that are widely used without a registration.
+/// schemes that are widely used without a registration.
 const REGISTERED: [&str; 16] = [
     "AWS4-HMAC-SHA256",
     "Concealed",
@@ -162,7 +165,7 @@ const REGISTERED: [&str; 16] = [
     "vapid",
 ];
 
-/// A character of a token (RFC 9110 §5.6.2).
+/// Returns whether a byte may occur in a token (RFC 9110 §5.6.2).
 fn is_tchar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
@@ -176,17 +179,16 @@ pub(crate) enum Scheme {
     Basic,
     /// The key is the password.
     BasicPassword,
-    /// The application's own, as it is written.
-    Own(Box<str>),
+    /// The application's own scheme, as it is written.
+    Custom(Box<str>),
 }
 
 impl Scheme {
-    /// Names are in any case.
-    #[inline]
+    /// Returns the scheme with this name, in any case.
     pub(crate) fn from_name(name: &[u8]) -> Option<Self> {
         const CASE: u8 = 0x20;
         if let Ok(&six) = <&[u8; 6]>::try_from(name) {
-            // Of all bytes, only the two of a letter become that letter.
+            // For each letter, only its two cases become that letter under `| CASE`.
             return match &six.map(|byte| byte | CASE) {
                 b"bearer" => Some(Self::Bearer),
                 b"apikey" => Some(Self::ApiKey),
@@ -197,14 +199,14 @@ impl Scheme {
     }
 }
 
-/// A header that is made for keys.
+/// A header that is meant for keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KeyHeader {
     pub(crate) name: HeaderName,
     pub(crate) written: HeaderValue,
 }
 
-/// All places where keys are looked for.
+/// All key sources of a layer.
 #[derive(Debug, Clone)]
 pub(crate) struct KeySources {
     pub(crate) schemes: Vec<Scheme>,
@@ -237,30 +239,34 @@ impl FromIterator<KeySource> for KeySources {
 }
 
 impl KeySources {
-    /// Adds a place, unless it is there already.
+    /// Adds a source, unless it is there already.
     pub(crate) fn add(&mut self, source: KeySource) {
         match source.0 {
-            Source::Scheme(Scheme::Own(name)) if self.has_own(name.as_bytes()) => {}
-            Source::Scheme(scheme) if !self.schemes.contains(&scheme) => self.schemes.push(scheme),
-            Source::Query(name) if !self.parameters.contains(&name) => self.parameters.push(name),
-            // However it is written, it is one header.
-            Source::Header(header) if self.headers.iter().all(|h| h.name != header.name) => {
+            SourceKind::Scheme(Scheme::Custom(name)) if self.has_custom_scheme(name.as_bytes()) => {
+            }
+            SourceKind::Scheme(scheme) if !self.schemes.contains(&scheme) => {
+                self.schemes.push(scheme);
+            }
+            SourceKind::Query(name) if !self.parameters.contains(&name) => {
+                self.parameters.push(name);
+            }
+            // Names that differ only in case are one header.
+            SourceKind::Header(header) if self.headers.iter().all(|h| h.name != header.name) => {
                 self.headers.push(header);
             }
             _ => {}
         }
     }
 
-    /// Returns whether a scheme of the application's own is looked at.
-    #[inline]
-    pub(crate) fn has_own(&self, name: &[u8]) -> bool {
+    /// Returns whether a scheme of the application's own is a source.
+    pub(crate) fn has_custom_scheme(&self, name: &[u8]) -> bool {
         self.schemes.iter().any(|scheme| match scheme {
-            Scheme::Own(own) => own.as_bytes().eq_ignore_ascii_case(name),
+            Scheme::Custom(scheme) => scheme.as_bytes().eq_ignore_ascii_case(name),
             _ => false,
         })
     }
 
-    /// Returns whether Basic is looked at, wherever the key stands in it.
+    /// Returns whether Basic is a source, with the key in either position.
     pub(crate) fn has_basic(&self) -> bool {
         let is_basic = |scheme: &Scheme| matches!(scheme, Scheme::Basic | Scheme::BasicPassword);
         self.schemes.iter().any(is_basic)
@@ -270,7 +276,7 @@ impl KeySources {
         self.schemes.is_empty() && self.headers.is_empty() && self.parameters.is_empty()
     }
 
-    /// Returns all places.
+    /// Returns the places of all sources.
     pub(crate) fn all(&self) -> Carriers {
         let headers = (0..self.headers.len()).map(Carriers::header);
         let parameters = (0..self.parameters.len()).map(Carriers::parameter);
@@ -279,14 +285,14 @@ impl KeySources {
             .fold(Carriers::AUTHORIZATION, Carriers::and)
     }
 
-    /// Lists the places as a client writes them, such as `Authorization: Bearer KEY`.
+    /// Returns the places as a client writes them, such as `Authorization: Bearer KEY`.
     pub(crate) fn written(&self) -> Vec<String> {
         let schemes = self.schemes.iter().map(|scheme| match scheme {
             Scheme::Bearer => "Authorization: Bearer KEY".to_owned(),
             Scheme::ApiKey => "Authorization: ApiKey KEY".to_owned(),
             Scheme::Basic => "Authorization: Basic base64(KEY:)".to_owned(),
             Scheme::BasicPassword => "Authorization: Basic base64(USER:KEY)".to_owned(),
-            Scheme::Own(name) => format!("Authorization: {name} KEY"),
+            Scheme::Custom(name) => format!("Authorization: {name} KEY"),
         });
         let headers = self.headers.iter().map(|header| {
             let written = header.written.to_str().unwrap_or(header.name.as_str());
@@ -297,16 +303,14 @@ impl KeySources {
         schemes.chain(headers).chain(parameters).collect()
     }
 
-    /// Lists the headers, made for keys, that a credential was found in.
-    #[inline]
+    /// Returns the headers meant for keys that a credential was found in.
     pub(crate) fn headers_in(&self, carriers: Carriers) -> impl Iterator<Item = &KeyHeader> {
         let all = self.headers.iter().enumerate();
         all.filter(move |(at, _)| carriers.include(Carriers::header(*at)))
             .map(|(_, header)| header)
     }
 
-    /// Lists the names of the parameters that a credential was found in.
-    #[inline]
+    /// Returns the names of the parameters that a credential was found in.
     pub(crate) fn parameters_in(&self, carriers: Carriers) -> impl Iterator<Item = &str> {
         let all = self.parameters.iter().enumerate();
         all.filter(move |(at, _)| carriers.include(Carriers::parameter(*at)))
@@ -314,7 +318,7 @@ impl KeySources {
     }
 }
 
-/// Writes the name of a parameter as a client does in the URL, which is safe between quotes, too.
+/// Encodes the name of a parameter as in a URL, which is also safe between quotes.
 pub(crate) fn parameter_in_url(name: &str) -> Cow<'_, str> {
     utf8_percent_encode(name, NOT_UNRESERVED).into()
 }

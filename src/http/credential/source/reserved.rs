@@ -1,7 +1,7 @@
-//! The names of headers that have a meaning of their own, so that no key is read from them.
+//! The names of headers that have a meaning of their own, and are refused as key sources.
 //!
-//! To read a key from such a header would refuse requests that carry it for what it means, and take
-//! it out of all others.
+//! A key source with such a name would refuse requests that use the header for its own purpose, and
+//! would remove it from all others.
 
 /// Returns whether a header of this name, in lower case, has a meaning of its own.
 pub(super) fn is_reserved(name: &str) -> bool {
@@ -11,7 +11,7 @@ pub(super) fn is_reserved(name: &str) -> bool {
             .any(|names| names.contains(&name))
 }
 
-/// The families of names, of which new members come up.
+/// Prefixes of families of names that still gain new members.
 #[rustfmt::skip]
 const PREFIXES: &[&str] = &[
     "accept-", "access-control-", "cdn-", "cf-", "connect-", "content-", "cross-origin-", "grpc-",
@@ -92,7 +92,7 @@ const DE_FACTO: &[&str] = &[
     "x-rewrite-url", "x-robots-tag", "x-sendfile", "x-ua-compatible", "x-xsrf-token",
 ];
 
-/// The names that this library writes into answers and requests, beside registered ones.
+/// The names that this library writes into responses and requests, beside registered ones.
 const WRITTEN_HERE: &[&str] = &[
     "x-key-account",
     "x-key-environment",

@@ -1,4 +1,4 @@
-//! The content of an error, in whatever format it is written.
+//! The content of an error, independent of its format.
 
 use std::borrow::Cow;
 
@@ -13,10 +13,10 @@ use crate::key::scope::Scope;
 use crate::limit::charge::REQUESTS;
 use crate::util::timestamp;
 
-/// The content of an error: of a [`Rejection`] of the layer, or of an [`ApiError`] of the
-/// application.
+/// The content of an error: a [`Rejection`] of the layer, or an [`ApiError`] of the application.
 ///
-/// [`ErrorFormat::custom`](crate::http::ErrorFormat::custom) writes it in the application's own way.
+/// [`ErrorFormat::custom`](crate::http::ErrorFormat::custom) renders the content in a format of the
+/// application's own.
 #[derive(Debug, Clone)]
 pub struct ErrorContent<'a> {
     rejection: Option<&'a Rejection>,
@@ -27,7 +27,7 @@ pub struct ErrorContent<'a> {
 }
 
 impl<'a> ErrorContent<'a> {
-    /// Returns the content of a rejection by itself.
+    /// Creates the content of a rejection, without the settings of a layer.
     pub(crate) fn of(rejection: &'a Rejection) -> Self {
         Self {
             rejection: Some(rejection),
@@ -38,7 +38,7 @@ impl<'a> ErrorContent<'a> {
         }
     }
 
-    /// Returns the content of a rejection by a layer that takes keys from these places.
+    /// Creates the content of a rejection by a layer that reads keys from these sources.
     pub(crate) fn of_layer(
         rejection: &'a Rejection,
         sources: &KeySources,
@@ -48,7 +48,7 @@ impl<'a> ErrorContent<'a> {
         match rejection {
             Rejection::Missing => {
                 let accepted = sources.written();
-                // Nobody is told to send a key in a URL, where logs keep it, if there is another way.
+                // Do not suggest the URL, which logs keep, if there is another place.
                 let (urls, places): (Vec<_>, Vec<_>) =
                     accepted.iter().cloned().partition(|it| it.starts_with('?'));
                 let places = in_words(if places.is_empty() { &urls } else { &places });
@@ -63,7 +63,7 @@ impl<'a> ErrorContent<'a> {
         content
     }
 
-    /// Returns the content of an error of the application.
+    /// Creates the content of an error of the application.
     pub(crate) fn of_application(error: &'a ApiError) -> Self {
         Self {
             rejection: None,
@@ -79,7 +79,7 @@ impl<'a> ErrorContent<'a> {
         self.rejection
     }
 
-    /// Returns the HTTP status of the answer.
+    /// Returns the HTTP status of the response.
     pub fn status(&self) -> StatusCode {
         self.status
     }
@@ -89,23 +89,23 @@ impl<'a> ErrorContent<'a> {
         self.code
     }
 
-    /// Returns the message for people, in plain ASCII if it is a rejection's.
+    /// Returns the message for people. The message of a rejection is plain ASCII.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// Returns what a program can act on, beyond the code.
+    /// Returns the details that a program can act on, beyond the code.
     pub fn details(&self) -> &Map<String, Value> {
         &self.details
     }
 
-    /// Returns whole seconds until a retry makes sense, rounded up, at least one.
+    /// Returns the whole seconds until a retry makes sense, rounded up, at least one.
     pub(crate) fn retry_after_seconds(&self) -> Option<u64> {
         let retry_after = self.rejection.and_then(Rejection::retry_after);
         retry_after.map(retry_seconds)
     }
 
-    /// Returns the `grpc-status` of the answer.
+    /// Returns the `grpc-status` of the response.
     pub(crate) fn grpc_status(&self) -> i32 {
         grpc_status(self.status)
     }
@@ -154,7 +154,7 @@ fn details(rejection: &Rejection) -> Map<String, Value> {
     details
 }
 
-/// Returns the unit of the limit that denied a request, unless that is requests.
+/// Returns the unit of the limit that denied a request, unless the unit is `requests`.
 fn unit(rejection: &Rejection) -> Option<&str> {
     let unit = match rejection {
         Rejection::RateLimited(exceeded) => &exceeded.unit,
@@ -164,7 +164,7 @@ fn unit(rejection: &Rejection) -> Option<&str> {
     (unit != REQUESTS).then_some(unit)
 }
 
-/// Writes a list as in a sentence.
+/// Joins a list with commas and "or".
 fn in_words(items: &[String]) -> String {
     match items {
         [] => String::new(),

@@ -1,4 +1,4 @@
-//! The body of an answer: the inner service's, or one of ours.
+//! The body of a response: the inner service's, or one of ours.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,9 +8,9 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// The body of an answer: the inner service's, or a refusal.
+    /// The body of a response: the inner service's, or a refusal.
     ///
-    /// It asks nothing of the inner body but that its data is [`Bytes`].
+    /// The only requirement on the inner body is that its data is [`Bytes`].
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]

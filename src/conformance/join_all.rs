@@ -1,11 +1,11 @@
-//! Concurrency on any runtime: futures of one task that interleave wherever they wait.
+//! Concurrency on any runtime: futures of one task that interleave at their await points.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
 
-/// What the futures bring, in their order; none waits for another to end.
-pub(super) async fn together<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+/// Returns the outputs of the futures, in order. No future waits for another to end.
+pub(super) async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
     let mut running: Vec<Pin<Box<F>>> = futures.into_iter().map(Box::pin).collect();
     let mut outputs: Vec<Option<F::Output>> = running.iter().map(|_| None).collect();
     poll_fn(|context| {

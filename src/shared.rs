@@ -1,12 +1,12 @@
-//! What the request path and the management calls share: how to find a key, recognize it, verify
-//! it, and tell the time.
+//! The state that all clones and layers of an `ApiKeys` share: store, cache, formats, peppers,
+//! limits and clock.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::cache::{KeyCache, Written};
+use crate::cache::{FormatFacts, KeyCache};
 use crate::http::request_head::RequestHead;
 use crate::key::format::KeyFormat;
 use crate::key::formats::KeyFormats;
@@ -15,128 +15,131 @@ use crate::key::lifecycle::WarningWindow;
 use crate::key::record::KeyRecord;
 use crate::key::scope::ScopeSet;
 use crate::key::verifier::PepperRing;
-use crate::limit::metering::Metering;
-use crate::limit::throttle::Throttle;
+use crate::limit::failed_attempts::FailedAttempts;
+use crate::limit::key_services::KeyServices;
 use crate::observe::Observers;
 use crate::store::{DynChangeFeed, DynKeyStore};
 use crate::util::clock::{Clock, Now};
-use crate::util::notice::{Once, Outage};
+use crate::util::log_throttle::{LogOnce, OutageLog};
 use crate::util::timestamp::nanoseconds;
 
-pub(crate) struct Keyring {
+/// The shared state of an `ApiKeys`, for the request path and the management calls.
+pub(crate) struct Shared {
     pub(crate) store: Arc<dyn DynKeyStore>,
     pub(crate) cache: KeyCache,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) formats: KeyFormats,
     pub(crate) peppers: PepperRing,
     pub(crate) warning: WarningWindow,
-    pub(crate) metering: Arc<Metering>,
-    pub(crate) throttle: Option<Throttle>,
-    /// All scopes that publishable keys can hold.
+    pub(crate) key_services: Arc<KeyServices>,
+    pub(crate) throttle: Option<FailedAttempts>,
+    /// The scopes that publishable keys may have.
     pub(crate) publishable: Arc<ScopeSet>,
     /// The application's own subjects of limits, by name.
     pub(crate) subjects: Subjects,
-    pub(crate) notices: Notices,
+    pub(crate) log_throttles: LogThrottles,
     pub(crate) observers: Observers,
-    pub(crate) worker: LastSign,
-    pub(crate) following: Option<Following>,
+    /// The last work of the worker.
+    pub(crate) worker: Heartbeat,
+    pub(crate) feed: Option<FollowedFeed>,
 }
 
-/// Subjects of limits that an application says, by name.
+/// Functions that find the application's own subjects of limits, by name.
 pub(crate) type Subjects = Vec<(Box<str>, Box<FindSubject>)>;
 
 pub(crate) type FindSubject =
     dyn Fn(RequestHead<'_>, Option<&KeyRecord>) -> Option<String> + Send + Sync;
 
-/// A feed that the worker follows.
-pub(crate) struct Following {
+/// The feed of changes that the worker follows.
+pub(crate) struct FollowedFeed {
     pub(crate) feed: Arc<dyn DynChangeFeed>,
-    pub(crate) health: LastSign,
+    /// The last call that the feed answered.
+    pub(crate) heartbeat: Heartbeat,
 }
 
-/// When some background work was done last.
+/// The time of the last background work, shared between the worker and health checks.
 #[derive(Debug, Default)]
-pub(crate) struct LastSign(AtomicU64);
+pub(crate) struct Heartbeat(AtomicU64);
 
-/// The last sign of life of background work.
+/// The last beat of a [`Heartbeat`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Last {
+pub(crate) enum LastBeat {
     Never,
-    /// At this instant, in nanoseconds of the monotonic clock.
-    Tick(u64),
+    /// In nanoseconds of the monotonic clock.
+    At(u64),
     Stopped,
 }
 
-impl LastSign {
+impl Heartbeat {
     const STOPPED: u64 = u64::MAX;
 
-    pub(crate) fn ticked(&self, now: Duration) {
+    pub(crate) fn beat(&self, now: Duration) {
         let at = nanoseconds(now).saturating_add(1).min(Self::STOPPED - 1);
         self.0.store(at, Ordering::Relaxed);
     }
 
-    pub(crate) fn stopped(&self) {
+    pub(crate) fn stop(&self) {
         self.0.store(Self::STOPPED, Ordering::Relaxed);
     }
 
-    pub(crate) fn last(&self) -> Last {
+    pub(crate) fn last(&self) -> LastBeat {
         match self.0.load(Ordering::Relaxed) {
-            0 => Last::Never,
-            Self::STOPPED => Last::Stopped,
-            at => Last::Tick(at - 1),
+            0 => LastBeat::Never,
+            Self::STOPPED => LastBeat::Stopped,
+            at => LastBeat::At(at - 1),
         }
     }
 }
 
-/// What the logs are told now and then, and not at each request.
+/// Throttles for log lines that are not written for each request.
 #[derive(Debug, Default)]
-pub(crate) struct Notices {
-    pub(crate) untrusted_forwarding: Once,
-    pub(crate) no_address_for_allow_list: Once,
-    pub(crate) no_address_for_limits: Once,
-    pub(crate) store: Outage,
-    pub(crate) loads: Outage,
-    pub(crate) limiter: Outage,
+pub(crate) struct LogThrottles {
+    pub(crate) untrusted_forwarding: LogOnce,
+    pub(crate) no_address_for_allow_list: LogOnce,
+    pub(crate) no_address_for_limits: LogOnce,
+    pub(crate) store: OutageLog,
+    pub(crate) loads: OutageLog,
+    pub(crate) limiter: OutageLog,
 }
 
-impl Keyring {
+impl Shared {
     pub(crate) fn now(&self) -> SystemTime {
         self.clock.now()
     }
 
-    /// Returns what the format of a key says of it.
-    pub(crate) fn written(&self, format: &KeyFormat) -> Written {
+    /// Returns the facts that follow from the format of a key.
+    pub(crate) fn format_facts(&self, format: &KeyFormat) -> FormatFacts {
         let is_publishable = format.kind() == KeyKind::Publishable;
-        Written {
+        FormatFacts {
             environment: format.environment().clone(),
             publishable: is_publishable.then(|| Arc::clone(&self.publishable)),
         }
     }
 
-    /// Returns the subject of this name that a request has.
+    /// Returns the subject with this name in a request.
     pub(crate) fn subject(
         &self,
         name: &str,
         request: RequestHead<'_>,
         key: Option<&KeyRecord>,
     ) -> Option<Box<str>> {
-        let (_, subject) = self.subjects.iter().find(|(known, _)| **known == *name)?;
+        let (_, subject) = self.subjects.iter().find(|(other, _)| **other == *name)?;
         subject(request, key).map(String::into)
     }
 
-    /// Both clocks, for what a request is judged by.
+    /// Returns the readings of both clocks, for decisions about a request.
     pub(crate) fn readings(&self) -> Now {
         self.clock.readings()
     }
 }
 
-impl fmt::Debug for Keyring {
+impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keyring")
+        f.debug_struct("Shared")
             .field("formats", &self.formats)
             .field("peppers", &self.peppers)
             .field("warning", &self.warning)
-            .field("metering", &self.metering)
+            .field("key_services", &self.key_services)
             .field("throttle", &self.throttle)
             .finish_non_exhaustive()
     }

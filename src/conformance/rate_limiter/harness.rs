@@ -1,4 +1,4 @@
-//! A limiter under test, asked as the layer asks it, and what each of its answers must be.
+//! The test harness: calls a limiter as the layer does, and checks each verdict for consistency.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -16,25 +16,25 @@ const ANSWERS: Promise = Promise("a live limiter answers");
 pub(super) const NEVER: Promise = Promise("a cost above the whole quota is never admitted");
 pub(super) const TELLS: Promise = Promise("a verdict tells how each budget stands");
 
-/// A limiter, and names of limits that nobody used before.
-pub(super) struct Bench<'l, L> {
+/// A limiter under test, and names of limits that were never used before.
+pub(super) struct Harness<'l, L> {
     pub(super) limiter: &'l L,
     run: u64,
     named: AtomicU64,
 }
 
-/// A clock that stands still: what a limiter reads when it decides.
+/// A clock that stands still at the time of a decision.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stopped(pub(super) SystemTime, pub(super) Duration);
+pub(super) struct FixedClock(pub(super) SystemTime, pub(super) Duration);
 
-impl Stopped {
+impl FixedClock {
     pub(super) fn now() -> Self {
         let now = SystemClock.readings();
         Self(now.wall(), now.monotonic())
     }
 }
 
-impl Clock for Stopped {
+impl Clock for FixedClock {
     fn now(&self) -> SystemTime {
         self.0
     }
@@ -44,54 +44,54 @@ impl Clock for Stopped {
     }
 }
 
-/// A budget that nobody used before.
+/// A budget that was never used before.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(super) struct TestBudget {
     pub(super) name: LimitName,
     pub(super) quota: Quota,
 }
 
-impl Budget {
+impl TestBudget {
     pub(super) fn charge(&self, cost: u64) -> Charge<'_> {
         self.charge_under(self.quota, cost)
     }
 
-    /// A charge that comes with another quota.
+    /// Creates a charge with another quota.
     pub(super) fn charge_under(&self, quota: Quota, cost: u64) -> Charge<'_> {
         Charge::new(&self.name, Subject::Account("acme"), quota, cost)
     }
 }
 
-/// Charges that were taken, and how their budgets stood then.
+/// Charges that were taken, with the status of their budgets at that time.
 #[derive(Debug)]
-pub(super) struct Taken<'a> {
+pub(super) struct TakenCharges<'a> {
     charges: Vec<Charge<'a>>,
-    at: Stopped,
-    standings: Vec<BudgetStatus>,
+    at: FixedClock,
+    statuses: Vec<BudgetStatus>,
 }
 
-impl<'a> Taken<'a> {
-    pub(super) fn new(charges: &[Charge<'a>], at: Stopped, verdict: &Verdict) -> Self {
+impl<'a> TakenCharges<'a> {
+    pub(super) fn new(charges: &[Charge<'a>], at: FixedClock, verdict: &Verdict) -> Self {
         Self {
             charges: charges.to_vec(),
             at,
-            standings: verdict.standings().to_vec(),
+            statuses: verdict.statuses().to_vec(),
         }
     }
 
-    /// Returns the refund of units of one of the charges.
+    /// Returns a refund of units of one of the charges.
     pub(super) fn refund(&self, charge: usize, units: u64) -> Refund<'a> {
         self.refund_as(charge, self.charges[charge], units)
     }
 
-    /// Returns the refund of a charge that was not taken, as if it had been taken in place of one
-    /// that was.
+    /// Returns a refund of a charge that was not taken, with the time and the status of one that
+    /// was.
     pub(super) fn refund_as(&self, taken: usize, charge: Charge<'a>, units: u64) -> Refund<'a> {
-        Refund::new(charge, units, self.at.readings(), &self.standings[taken])
+        Refund::new(charge, units, self.at.readings(), &self.statuses[taken])
     }
 }
 
-impl<'l, L: RateLimiter> Bench<'l, L> {
+impl<'l, L: RateLimiter> Harness<'l, L> {
     pub(super) fn new(limiter: &'l L) -> Self {
         Self {
             limiter,
@@ -105,67 +105,67 @@ impl<'l, L: RateLimiter> Bench<'l, L> {
         LimitName::new(format!("conformance_{:016x}_{count}", self.run))
     }
 
-    pub(super) fn budget(&self, quota: Quota) -> Budget {
-        Budget {
+    pub(super) fn budget(&self, quota: Quota) -> TestBudget {
+        TestBudget {
             name: self.name(),
             quota,
         }
     }
 
-    /// Asks now.
+    /// Checks charges at the current time.
     pub(super) async fn ask(&self, charges: &[Charge<'_>]) -> Verdict {
-        self.ask_at(charges, Stopped::now()).await
+        self.ask_at(charges, FixedClock::now()).await
     }
 
-    /// Asks as the layer does: for an answer at hand, and then for one to wait for.
-    pub(super) async fn ask_at(&self, charges: &[Charge<'_>], at: Stopped) -> Verdict {
+    /// Checks charges as the layer does: first without waiting, and then with a wait.
+    pub(super) async fn ask_at(&self, charges: &[Charge<'_>], at: FixedClock) -> Verdict {
         match self.limiter.check_now(charges, at.readings()) {
-            Some(verdict) => understood(charges, ANSWERS.answer(verdict, "check_now")),
+            Some(verdict) => check_verdict(charges, ANSWERS.answer(verdict, "check_now")),
             None => self.wait_for(charges, at).await,
         }
     }
 
-    /// Asks without looking for an answer at hand.
-    pub(super) async fn wait_for(&self, charges: &[Charge<'_>], at: Stopped) -> Verdict {
+    /// Checks charges with a wait.
+    pub(super) async fn wait_for(&self, charges: &[Charge<'_>], at: FixedClock) -> Verdict {
         let verdict = self.limiter.check(charges, &at).await;
-        understood(charges, ANSWERS.answer(verdict, "check"))
+        check_verdict(charges, ANSWERS.answer(verdict, "check"))
     }
 
-    /// Takes charges that are admissible, now.
-    pub(super) async fn take<'a>(&self, charges: &[Charge<'a>]) -> Taken<'a> {
-        let at = Stopped::now();
+    /// Takes admissible charges at the current time.
+    pub(super) async fn take<'a>(&self, charges: &[Charge<'a>]) -> TakenCharges<'a> {
+        let at = FixedClock::now();
         let verdict = self.ask_at(charges, at).await;
-        Taken::new(charges, at, &verdict)
+        TakenCharges::new(charges, at, &verdict)
     }
 
-    /// Gives back now.
+    /// Refunds at the current time.
     pub(super) async fn refund(&self, refunds: &[Refund<'_>]) {
-        self.refund_at(refunds, Stopped::now()).await;
+        self.refund_at(refunds, FixedClock::now()).await;
     }
 
-    /// Gives back as the layer does: at once, or else by waiting.
-    pub(super) async fn refund_at(&self, refunds: &[Refund<'_>], at: Stopped) {
+    /// Refunds as the layer does: first without waiting, and then with a wait.
+    pub(super) async fn refund_at(&self, refunds: &[Refund<'_>], at: FixedClock) {
         match self.limiter.refund_now(refunds, at.readings()) {
             Some(refunded) => ANSWERS.answer(refunded, "refund_now"),
             None => self.wait_for_refund(refunds, at).await,
         }
     }
 
-    /// Gives back without trying to do it at once.
-    pub(super) async fn wait_for_refund(&self, refunds: &[Refund<'_>], at: Stopped) {
+    /// Refunds with a wait.
+    pub(super) async fn wait_for_refund(&self, refunds: &[Refund<'_>], at: FixedClock) {
         let refunded = self.limiter.refund(refunds, &at).await;
         ANSWERS.answer(refunded, "refund");
     }
 
-    /// How much of a budget is admissible now.
-    pub(super) async fn remaining(&self, budget: &Budget) -> u64 {
+    /// Returns the units of a budget that are admissible now.
+    pub(super) async fn remaining(&self, budget: &TestBudget) -> u64 {
         let verdict = self.ask(&[budget.charge(0)]).await;
-        verdict.standings()[0].remaining()
+        verdict.statuses()[0].remaining()
     }
 }
 
-/// The longest that a quota may make a caller wait: its period; of a calendar quota, and a second
-/// for a wall clock that is read in pieces.
+/// Returns the longest wait under a quota: its period. For a calendar quota, one second is added,
+/// since the wall clock may be read in two steps.
 pub(super) fn longest(quota: Quota) -> Duration {
     match quota.shape() {
         QuotaShape::UtcDay | QuotaShape::UtcMonth => quota.window() + Duration::from_secs(1),
@@ -173,35 +173,35 @@ pub(super) fn longest(quota: Quota) -> Duration {
     }
 }
 
-/// The verdict, if it makes sense of itself.
-fn understood(charges: &[Charge<'_>], verdict: Verdict) -> Verdict {
-    let standings = verdict.standings();
-    let (seen, expected) = (standings.len(), charges.len());
+/// Returns the verdict, or panics if it is inconsistent.
+fn check_verdict(charges: &[Charge<'_>], verdict: Verdict) -> Verdict {
+    let statuses = verdict.statuses();
+    let (seen, expected) = (statuses.len(), charges.len());
     TELLS.holds(
         seen == expected,
-        format_args!("{seen} standings for {expected} charges"),
+        format_args!("{seen} statuses for {expected} charges"),
     );
-    for (charge, standing) in charges.iter().zip(standings) {
+    for (charge, status) in charges.iter().zip(statuses) {
         let (need, quota) = (charge.need(), charge.quota());
-        let tells = |kept: bool, what: &str| {
-            let seen = format_args!("{what}: a need of {need} under {quota:?}: {standing:?}");
+        let tells = |kept: bool, claim: &str| {
+            let seen = format_args!("{claim}: a need of {need} under {quota:?}: {status:?}");
             TELLS.holds(kept, seen);
         };
         tells(
-            standing.remaining() <= quota.limit(),
+            status.remaining() <= quota.limit(),
             "more remains than the quota",
         );
         tells(
-            standing.whole_in().is_zero() == (standing.remaining() == quota.limit()),
+            status.full_in().is_zero() == (status.remaining() == quota.limit()),
             "exactly what is whole needs no time to be",
         );
         let is_same = |other: &&Charge<'_>| {
             other.name() == charge.name() && other.subject() == charge.subject()
         };
         if charges.iter().filter(is_same).count() > 1 {
-            continue; // what they cost together is asked for where that is the matter
+            continue; // several charges against one budget are tested elsewhere
         }
-        let wait = standing.wait();
+        let wait = status.wait();
         NEVER.holds(
             wait.is_none() || need <= quota.limit(),
             format_args!("{need} in {wait:?}, {quota:?}"),
@@ -211,17 +211,17 @@ fn understood(charges: &[Charge<'_>], verdict: Verdict) -> Verdict {
             "what is within the quota is never admissible",
         );
         tells(
-            standing.is_report_only() == charge.is_report_only(),
+            status.is_report_only() == charge.is_report_only(),
             "it is not marked as that of a charge that only reports",
         );
         if !verdict.is_allowed() {
-            // Nothing was taken, so the standings are those before the charges.
+            // Nothing was taken, so the statuses are those before the charges.
             tells(
-                standing.is_admissible() == (need <= standing.remaining()),
+                status.is_admissible() == (need <= status.remaining()),
                 "exactly what is within what remains is admissible",
             );
             tells(
-                wait.is_none_or(|wait| wait <= standing.whole_in()),
+                wait.is_none_or(|wait| wait <= status.full_in()),
                 "the wait is longer than until the budget is whole",
             );
         }

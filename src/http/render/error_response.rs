@@ -1,4 +1,4 @@
-//! How a rejection becomes an answer.
+//! Renders rejections and errors as responses.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -16,7 +16,7 @@ use crate::http::api_error::ApiError;
 use crate::http::credential::source::KeySources;
 use crate::http::rejection::{NotFound, Rejection};
 use crate::http::render::challenge::Challenges;
-use crate::http::render::content::ErrorContent;
+use crate::http::render::error_content::ErrorContent;
 use crate::http::render::grpc;
 use crate::http::request_head::RequestHead;
 
@@ -28,8 +28,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 impl Rejection {
-    /// An answer in JSON, for services without a framework; behind an
-    /// [`ApiKeyLayer`](crate::ApiKeyLayer), it is rendered in the format that the layer is set to.
+    /// Creates a response in JSON, for services without a framework. Behind an
+    /// [`ApiKeyLayer`](crate::ApiKeyLayer), the layer renders the rejection in its own format.
     ///
     /// ```
     /// use tower_api_key::Rejection;
@@ -47,8 +47,8 @@ impl Rejection {
 }
 
 impl ApiError {
-    /// Makes an answer in JSON. Behind an [`ApiKeyLayer`](crate::ApiKeyLayer), it is written in the
-    /// format that the layer is set to.
+    /// Creates a response in JSON. Behind an [`ApiKeyLayer`](crate::ApiKeyLayer), the layer renders
+    /// the error in its own format.
     pub fn to_response<B: From<String>>(&self) -> Response<B> {
         let mut response = json_error(&ErrorContent::of_application(self));
         let unrendered = Unrendered::Error(self.clone());
@@ -57,9 +57,9 @@ impl ApiError {
     }
 }
 
-/// How refusals are written.
+/// The format of refusals.
 ///
-/// gRPC requests are always answered in gRPC's way.
+/// gRPC requests always get gRPC responses.
 #[derive(Clone)]
 pub struct ErrorFormat(Format);
 
@@ -73,17 +73,17 @@ enum Format {
 }
 
 impl ErrorFormat {
-    /// `{"error": {"code": "…", "message": "…", "details": {…}}}`: the default.
+    /// Renders `{"error": {"code": "…", "message": "…", "details": {…}}}`. This is the default.
     pub const fn json() -> Self {
         Self(Format::Json)
     }
 
-    /// Problem details (RFC 9457) without a `type`, with the members `code` and `details`.
+    /// Renders problem details (RFC 9457) without a `type`, with the members `code` and `details`.
     pub const fn problem_details() -> Self {
         Self(Format::Problem { types: None })
     }
 
-    /// Problem details whose `type` is this absolute URL with the code behind it.
+    /// Renders problem details whose `type` is this absolute URL followed by the code.
     ///
     /// ```
     /// use tower_api_key::http::ErrorFormat;
@@ -103,11 +103,11 @@ impl ErrorFormat {
         })
     }
 
-    /// The application's own way, from what an error says and from the request.
+    /// Renders with a function of the application, from the error's content and the request.
     ///
-    /// Whatever it answers, the status is that of the [content](ErrorContent::status), and
-    /// `WWW-Authenticate`, `Retry-After` and `Cache-Control: no-store` are put back where they are
-    /// missing.
+    /// The response always has the status of the [content](ErrorContent::status), and
+    /// `WWW-Authenticate`, `Retry-After` and `Cache-Control: no-store` are added if the function
+    /// leaves them out.
     ///
     /// The request is a copy without `Authorization`, `Proxy-Authorization`, `Cookie`, the headers
     /// and parameters that the layer reads keys from, and other headers that hold a key. If a key
@@ -130,7 +130,7 @@ impl ErrorFormat {
         })))
     }
 
-    /// Returns whether the request is looked at.
+    /// Returns whether the format reads the request.
     pub(crate) fn reads_request(&self) -> bool {
         matches!(self.0, Format::Custom(_))
     }
@@ -162,35 +162,34 @@ impl fmt::Debug for ErrorFormat {
     }
 }
 
-/// The answer that an error calls for, with all that a refusal must carry. `request` is looked at by
-/// the application's own way only.
+/// Renders an error with everything that a refusal must carry. Only a custom format reads
+/// `request`.
 pub(crate) fn render(
     content: &ErrorContent<'_>,
     format: &ErrorFormat,
     challenges: &Challenges,
     sources: &KeySources,
-    manner: Manner,
+    mode: ResponseMode,
     request: &Request<()>,
 ) -> Response<Bytes> {
-    let mut response = if manner.grpc {
+    let mut response = if mode.grpc {
         grpc::render(content)
     } else {
         format.write(content, request)
     };
-    if !manner.grpc && !response.headers().contains_key(WWW_AUTHENTICATE) {
+    if !mode.grpc && !response.headers().contains_key(WWW_AUTHENTICATE) {
         challenges.write(response.headers_mut(), content, sources);
     }
     let mut response = finish(response, content);
-    if manner.head {
-        // Not every server leaves out the body of an answer to HEAD; HTTP/2 makes it an error.
+    if mode.head {
+        // Not every server drops the body of a response to HEAD; with HTTP/2, a body is an error.
         let length = std::mem::take(response.body_mut()).len();
         response.headers_mut().insert(CONTENT_LENGTH, length.into());
     }
     response
 }
 
-/// Answers that are the same each time, kept once they were rendered: those to strangers, of whom
-/// there may be many.
+/// Cached responses that are the same each time: those to strangers, who may send many requests.
 #[derive(Debug, Default)]
 pub(crate) struct Rendered {
     missing: OnceLock<Response<Bytes>>,
@@ -203,40 +202,41 @@ impl Rendered {
         &self,
         rejection: &Rejection,
         format: &ErrorFormat,
-        manner: Manner,
+        mode: ResponseMode,
         render: impl FnOnce() -> Response<Bytes>,
     ) -> Response<Bytes> {
-        let kept = match rejection {
+        let cached = match rejection {
             Rejection::Missing => &self.missing,
             Rejection::NotFound(NotFound::Malformed) => &self.malformed,
             Rejection::NotFound(NotFound::Unknown) => &self.unknown,
             _ => return render(),
         };
-        // What an application renders may differ each time.
-        if manner.grpc || manner.head || format.reads_request() {
+        // A custom format may render differently each time.
+        if mode.grpc || mode.head || format.reads_request() {
             return render();
         }
-        kept.get_or_init(render).clone()
+        cached.get_or_init(render).clone()
     }
 }
 
-/// Other settings may render otherwise.
+/// A clone starts empty, since its settings may change.
 impl Clone for Rendered {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
 
-/// In which way a request is answered.
+/// The mode of a response, which depends on the request.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Manner {
-    /// In gRPC's way.
+pub(crate) struct ResponseMode {
+    /// As a gRPC response.
     pub(crate) grpc: bool,
-    /// Without a body.
+    /// Without a body, for HEAD.
     pub(crate) head: bool,
 }
 
-/// Adds the headers that every refusal has, in whatever format. An error of the application is no refusal.
+/// Adds the headers that every refusal has, in any format. An error of the application is no
+/// refusal.
 fn finish<B>(mut response: Response<B>, content: &ErrorContent<'_>) -> Response<B> {
     let Some(rejection) = content.rejection() else {
         return response;
@@ -250,8 +250,8 @@ fn finish<B>(mut response: Response<B>, content: &ErrorContent<'_>) -> Response<
     response
 }
 
-/// In the extensions of a response that was made of an error behind the layer, for the layer to
-/// write as it writes its own.
+/// Marker in the extensions of a response that was made of an error behind the layer. The layer
+/// renders the error again, in its own format.
 #[derive(Debug, Clone)]
 pub(crate) enum Unrendered {
     Rejection(Rejection),
@@ -267,9 +267,9 @@ impl Unrendered {
     }
 }
 
-/// Headers that the services in between added to a response that is rendered anew.
+/// Adds the headers that services in between added to a response that is rendered again.
 pub(crate) fn keep_headers(rendered: &mut HeaderMap, mut earlier: HeaderMap) {
-    // What describes the body that is replaced, and the challenge of a layer that did not know.
+    // Drop headers that describe the replaced body, and the challenge of an inner response.
     for old in [
         ACCEPT_RANGES,
         CONTENT_ENCODING,
@@ -294,7 +294,7 @@ pub(crate) fn keep_headers(rendered: &mut HeaderMap, mut earlier: HeaderMap) {
     rendered.extend(earlier);
 }
 
-/// The default format, with the status.
+/// Renders the default format, with the status.
 fn json_error(content: &ErrorContent<'_>) -> Response<String> {
     let body = format!(
         r#"{{"error":{{"code":{},"message":{},"details":{}}}}}"#,
@@ -313,8 +313,8 @@ fn problem(content: &ErrorContent<'_>, types: Option<&str>) -> Response<String> 
         Some(Rejection::RateLimited(exceeded)) => Some(exceeded),
         _ => None,
     };
-    // Without a type, the title is the status phrase; with one, it is the type's.
-    let (kind, title) = match (types, exceeded) {
+    // Without a type, the title is the phrase of the status; with a type, it is the type's.
+    let (type_member, title) = match (types, exceeded) {
         (None, Some(_)) => (
             format!(r#""type":"{QUOTA_EXCEEDED}","#),
             "Request cannot be satisfied as assigned quota has been exceeded".to_owned(),
@@ -333,7 +333,7 @@ fn problem(content: &ErrorContent<'_>, types: Option<&str>) -> Response<String> 
         format!(r#","violated-policies":[{name}]"#)
     });
     let body = format!(
-        r#"{{{kind}"title":{},"status":{},"detail":{},"code":{},"details":{}{}}}"#,
+        r#"{{{type_member}"title":{},"status":{},"detail":{},"code":{},"details":{}{}}}"#,
         Value::from(title),
         status.as_u16(),
         Value::from(content.message()),
