@@ -7,8 +7,11 @@
 //! | a cached key, with one limit or two | 0 |
 //! | a cached key, with three limits | 3: more charges, standings and parts of the receipt than are kept in place |
 //! | a bad checksum, no key | 0 |
-//! | a cached key, and a limiter elsewhere that answers at once | 3, of 2.4 KB: the wait, what it is about, the limiter's answer |
-//! | a key that no store has, when it is first looked for | 4, of 1.8 KB: the wait, the load and its flight, the store's answer |
+//! | a cached key, and a limiter elsewhere that answers at once | 3, of 2.7 KB: the wait, what it is about, the limiter's answer |
+//! | a key that no store has, when it is first looked for | 4, of 2.0 KB: the wait, the load and its flight, the store's answer |
+//!
+//! The numbers of allocations hold exactly. Their bytes may grow by 5 %: a field more or less in a
+//! future is no news.
 //!
 //! The bare service puts the same extension into the request and the same headers into the answer,
 //! or answers with a refusal that is as large. Of the three numbers in the headers it writes one
@@ -19,15 +22,14 @@ mod support;
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::future::{IntoFuture, Ready, ready};
+use std::future::{Ready, ready};
 use std::pin::pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
-use support::{is_waiting, today};
+use support::{at_once, is_waiting, strangers, today};
 use tower::{Layer, Service};
 use tower_api_key::clock::{Clock, ManualClock};
 use tower_api_key::limit::{Charge, LimiterError, MemoryLimiter, RateLimiter, Refund, Verdict};
@@ -58,8 +60,8 @@ fn keys(limits: Limits) -> (ApiKeys, IssuedKey) {
         .limits(limits)
         .build()
         .unwrap();
-    let key = keys.issue("acme").into_future().now_or_never().unwrap();
-    (keys, key.unwrap())
+    let key = at_once(keys.issue("acme")).unwrap();
+    (keys, key)
 }
 
 fn bearing(key: &str) -> impl Fn() -> Request<()> {
@@ -73,6 +75,15 @@ fn bearing(key: &str) -> impl Fn() -> Request<()> {
 struct Allocations {
     count: u64,
     bytes: u64,
+}
+
+impl Allocations {
+    fn above(self, bare: Self) -> Self {
+        Self {
+            count: self.count - bare.count,
+            bytes: self.bytes.saturating_sub(bare.bytes),
+        }
+    }
 }
 
 /// What the answers to requests allocate, in order.
@@ -102,12 +113,18 @@ where
 /// What an answer allocates that has been given before.
 fn usual(counts: &[Allocations]) -> Allocations {
     // Now and then a second begins, which is written for all answers that name it.
-    let (usual, most) = (counts[50], counts[99]);
+    let [least, usual, many, most] = [0, 50, 90, 99].map(|at: usize| counts[at].count);
     assert!(
-        counts[0] == usual && counts[90] == usual && most.count <= usual.count + 2,
+        least == usual && many == usual && most <= usual + 2,
         "{counts:?}"
     );
-    usual
+    counts[50]
+}
+
+/// Holds the number of allocations exactly, and their bytes to no more than 5 % above.
+fn hold(above: Allocations, count: u64, bytes: u64) {
+    assert_eq!(above.count, count, "{above:?}");
+    assert!(above.bytes <= bytes + bytes / 20, "{above:?}");
 }
 
 /// What the layer allocates for a request with a cached key, above a bare service.
@@ -126,13 +143,11 @@ fn admitted_above_bare(keys: &ApiKeys, key: &IssuedKey, header: &str) -> Allocat
         let request = Request::builder().header(header, &value);
         request.body(()).unwrap()
     };
-    let answer = layered.call(request()).now_or_never().unwrap(); // it had to be loaded
-    drop(answer);
-    let answer = layered.call(request()).now_or_never().unwrap().unwrap();
+    drop(at_once(layered.call(request()))); // it had to be loaded
+    let answer = at_once(layered.call(request())).unwrap();
     assert_eq!(answer.status(), 200);
-    let caller = keys.verify(key.expose_secret()).now_or_never().unwrap();
     let mut bare = Bare {
-        caller: caller.unwrap(),
+        caller: at_once(keys.verify(key.expose_secret())).unwrap(),
         headers: answer.into_parts().0.headers,
     };
     let [layered, bare] = [
@@ -140,10 +155,7 @@ fn admitted_above_bare(keys: &ApiKeys, key: &IssuedKey, header: &str) -> Allocat
         allocations(&mut bare, request),
     ];
     let [layered, bare] = [usual(&layered), usual(&bare)];
-    Allocations {
-        count: layered.count - bare.count,
-        bytes: layered.bytes - bare.bytes,
-    }
+    layered.above(bare)
 }
 
 /// It puts the same caller into a request and the same headers into the answer, for no reason.
@@ -253,17 +265,16 @@ impl RateLimiter for Elsewhere {
 }
 
 #[test]
-fn a_limiter_elsewhere_allocates_little_beyond_the_answer() {
+fn a_remote_limiter_allocates_little_beyond_the_answer() {
     let keys = ApiKeys::builder(MemoryStore::new())
         .clock(ManualClock::at(today()))
         .limits(Limits::new().per_key(Quota::per_hour(100_000)))
         .limiter(Elsewhere(MemoryLimiter::new()))
         .build()
         .unwrap();
-    let key = keys.issue("acme").into_future().now_or_never().unwrap();
-    let above = admitted_above_bare(&keys, &key.unwrap(), "authorization");
-    assert_eq!(above.count, 3);
-    assert!(above.bytes < 2800, "{above:?}");
+    let key = at_once(keys.issue("acme")).unwrap();
+    let above = admitted_above_bare(&keys, &key, "authorization");
+    hold(above, 3, 2_752);
 }
 
 /// What the layer allocates for a request that it refuses, above a service that does just that.
@@ -273,52 +284,41 @@ fn refused_above_bare(
     of: fn(&[Allocations]) -> Allocations,
 ) -> Allocations {
     let mut layered = keys.layer().layer(Silent);
-    let answer = layered.call(request()).now_or_never().unwrap().unwrap();
+    let answer = at_once(layered.call(request())).unwrap();
     let (parts, body) = answer.into_parts();
     assert_eq!(parts.status, 401);
     let mut refusing = Refusing {
         rejection: parts.extensions.get::<Rejection>().unwrap().clone(),
         headers: parts.headers,
-        body: body.collect().now_or_never().unwrap().unwrap().to_bytes(),
+        body: at_once(body.collect()).unwrap().to_bytes(),
     };
     let [layered, bare] = [
         of(&allocations(&mut layered, request)),
         of(&allocations(&mut refusing, request)),
     ];
-    Allocations {
-        count: layered.count - bare.count,
-        bytes: layered.bytes - bare.bytes,
-    }
+    layered.above(bare)
 }
 
 #[test]
-fn a_bad_checksum_and_no_key_allocate_nothing_beyond_the_answer() {
+fn a_bad_checksum_or_a_missing_key_allocates_nothing_beyond_the_answer() {
     let (keys, key) = keys(Limits::new().per_key(Quota::per_hour(1_000)));
     let good = key.expose_secret();
     let with_bad = bearing(&good[..good.len() - 1]);
     let without = || Request::new(());
     let requests: [&dyn Fn() -> Request<()>; 2] = [&with_bad, &without];
     for request in requests {
-        let above = refused_above_bare(&keys, request, usual);
-        assert_eq!(above, Allocations::default());
+        hold(refused_above_bare(&keys, request, usual), 0, 0);
     }
 }
 
-/// Junk costs little. (glibc tidies its heap for whoever wants more than a kilobyte at once.)
+/// Junk costs little. (glibc tidies its heap for an allocation of more than a kilobyte at once.)
 #[test]
-fn a_key_that_no_store_has_allocates_little_beyond_the_answer() {
+fn an_unknown_key_allocates_little_beyond_the_answer() {
     let (keys, _) = keys(Limits::new().per_key(Quota::per_hour(1_000)));
-    let (others, _) = self::keys(Limits::new());
-    let unknown: Vec<_> = (0..250)
-        .map(|_| others.issue("acme").into_future().now_or_never().unwrap())
-        .collect();
+    let unknown: Vec<_> = strangers().take(250).collect();
     let next = Cell::new(0);
-    let request = || {
-        let key = unknown[next.replace(next.get() + 1)].as_ref().unwrap();
-        bearing(key.expose_secret())()
-    };
+    let request = || bearing(&unknown[next.replace(next.get() + 1)])();
     // Now and then the table that remembers it grows.
     let above = refused_above_bare(&keys, &request, |counts| counts[0]);
-    assert_eq!(above.count, 4);
-    assert!(above.bytes < 2000, "{above:?}");
+    hold(above, 4, 2_024);
 }

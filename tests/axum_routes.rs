@@ -10,17 +10,15 @@ use axum::routing::get;
 use http::Method;
 use proptest::prelude::*;
 use proptest::sample::select;
-use support::{call, today};
+use support::{World, call, to};
 use tower::Layer;
-use tower_api_key::clock::ManualClock;
 use tower_api_key::limit::Endpoint;
 use tower_api_key::{ApiKeys, Limits, MemoryStore, Quota};
 
 const ALL: Quota = Quota::per_hour(1000);
 
 fn keys(limits: Limits) -> ApiKeys {
-    let builder = ApiKeys::builder(MemoryStore::new()).clock(ManualClock::at(today()));
-    builder.limits(limits).build().unwrap()
+    World::with_limits(limits).keys
 }
 
 fn routes() -> Router {
@@ -31,8 +29,7 @@ fn routes() -> Router {
 }
 
 fn request(path: &str, key: &str) -> Request {
-    let request = Request::builder().uri(path).header("x-api-key", key);
-    request.body(Body::empty()).unwrap()
+    to(path, key).map(|()| Body::empty())
 }
 
 /// What a request costs: what is missing of a fresh key's budget after it.
@@ -68,7 +65,7 @@ async fn all_ids_of_a_route_share_its_budget_and_its_cost() {
 }
 
 #[tokio::test]
-async fn the_route_is_what_the_router_was_given_and_else_the_path() {
+async fn the_route_is_the_matched_pattern_or_else_the_path() {
     let limits = Limits::new()
         .per_key(ALL)
         .add_cost(Method::GET, "/v1/reports/{id}", 2)
@@ -139,7 +136,7 @@ async fn the_route_is_what_the_router_was_given_and_else_the_path() {
 }
 
 #[tokio::test]
-async fn the_peer_is_found_in_each_way_in_which_axums_own_extractor_finds_it() {
+async fn the_peer_address_is_found_wherever_axums_extractor_finds_it() {
     use axum::extract::ConnectInfo;
     use axum::extract::connect_info::MockConnectInfo;
     use std::net::SocketAddr;
@@ -182,7 +179,7 @@ proptest! {
     })]
 
     #[test]
-    fn a_route_that_axum_takes_is_an_endpoint(
+    fn every_route_that_axum_accepts_is_a_valid_endpoint(
         pieces in proptest::collection::vec(
             select(vec!["/", "/", "a", "-", ":", "*", "{id}", "{*rest}", "{{", "}}", "%7B"]),
             0..7,

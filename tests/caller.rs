@@ -10,22 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::Full;
-use support::trouble::TroubledLimiter;
-use support::{call, today};
+use support::{Sent, World, call, today, with_key};
 use tower::{Layer, service_fn};
-use tower_api_key::clock::ManualClock;
 use tower_api_key::http::{CallerFact, KeyCarrier};
 use tower_api_key::limit::{Limit, LimitStatus};
-use tower_api_key::{
-    ApiKeyLayer, ApiKeys, Caller, Environment, IssuedKey, KeySource, Limits, MemoryStore, Quota,
-    Scope,
-};
-
-fn build(limits: Limits) -> (ApiKeys, ManualClock) {
-    let clock = ManualClock::at(today());
-    let keys = ApiKeys::builder(MemoryStore::new()).clock(clock.clone());
-    (keys.limits(limits).build().unwrap(), clock)
-}
+use tower_api_key::{ApiKeyLayer, Caller, Environment, IssuedKey, KeySource, Limits, Quota, Scope};
 
 /// What the service behind a layer is given: the headers, and the caller.
 async fn given(layer: &ApiKeyLayer, request: Request<()>) -> (HeaderMap, Option<Caller>) {
@@ -44,10 +33,9 @@ async fn given(layer: &ApiKeyLayer, request: Request<()>) -> (HeaderMap, Option<
 }
 
 #[tokio::test]
-async fn the_caller_tells_where_its_key_stood_and_how_it_begins() {
-    let (keys, _) = build(Limits::new());
-    let key = keys.issue("acme").await.unwrap();
-    let key = key.expose_secret();
+async fn the_caller_names_the_carrier_and_prefix_of_its_key() {
+    let world = World::new();
+    let (keys, key) = (&world.keys, world.secret());
     let layer = keys
         .layer()
         .add_source(KeySource::dangerous_query("api_key"));
@@ -78,7 +66,7 @@ async fn the_caller_tells_where_its_key_stood_and_how_it_begins() {
 }
 
 #[tokio::test]
-async fn the_caller_tells_how_its_limits_stand() {
+async fn the_caller_reports_the_standing_of_its_limits() {
     let limits = || {
         let tokens = Limit::named("tokens", Quota::per_minute(100)).unit("tokens");
         let trial = Limit::named("trial", Quota::per_utc_month(7)).report_only();
@@ -87,14 +75,10 @@ async fn the_caller_tells_how_its_limits_stand() {
             .per_account(tokens)
             .per_key(trial)
     };
-    let clock = ManualClock::at(today());
-    let builder = ApiKeys::builder(MemoryStore::new()).clock(clock.clone());
-    let elsewhere = builder
-        .limits(limits())
-        .limiter(TroubledLimiter::new(&clock));
-    for keys in [build(limits()).0, elsewhere.build().unwrap()] {
-        let key = keys.issue("acme").await.unwrap();
-        let (_, caller) = given(&keys.layer(), support::with_key(key.expose_secret())).await;
+    let near = World::builder().limits(limits());
+    let elsewhere = World::builder().limits(limits()).remote_limiter();
+    for world in [near.build(), elsewhere.build()] {
+        let (_, caller) = given(&world.keys.layer(), with_key(world.secret())).await;
         let caller = caller.unwrap();
         caller.charge("tokens", 40).await.unwrap();
         for _ in 0..2 {
@@ -121,26 +105,22 @@ async fn the_caller_tells_how_its_limits_stand() {
         let told = caller.limits().await.unwrap();
         let reports: Vec<_> = told.iter().map(|it| it.is_report_only).collect();
         assert_eq!(reports, [false, false, true]);
-        assert_eq!(told[0].whole_at, today() + Duration::from_secs(60));
+        assert_eq!(told[0].full_at, today() + Duration::from_secs(60));
     }
-    let (keys, _) = build(Limits::new());
-    let key = keys.issue("acme").await.unwrap();
-    let caller = keys.verify(key.expose_secret()).await.unwrap();
+    let world = World::new();
+    let caller = world.keys.verify(world.secret()).await.unwrap();
     assert_eq!(caller.limits().await.unwrap(), []);
 }
 
 #[tokio::test]
-async fn facts_are_passed_on_and_what_a_client_says_of_itself_is_taken_out() {
-    let (keys, _) = build(Limits::new());
+async fn caller_facts_are_passed_on_and_forged_ones_are_removed() {
+    let keys = World::new().keys;
     let scopes = ["reports:read", "admin"].map(Scope::from_static);
     let issued = keys.issue("Café 100%\n").plan("pro").scopes(scopes);
     let key = issued.environment(Environment::TEST).await.unwrap();
     let layer = keys.layer().dangerous_any_environment().optional();
     let request = |key: Option<&IssuedKey>| {
-        let mut request = key.map_or_else(
-            || Request::new(()),
-            |key| support::with_key(key.expose_secret()),
-        );
+        let mut request = key.map_or_else(|| Request::new(()), Sent::request);
         for fact in CallerFact::ALL {
             // More than one line of it, too.
             let lies = request.headers_mut();

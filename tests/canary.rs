@@ -246,9 +246,9 @@ async fn invariant_2_no_plaintext_key_in_any_log_debug_error_response_or_store()
         .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
 
-    let world = World::new().await;
+    let world = World::with_named_keys();
     heard.debug(&world.keys);
-    heard.debug(&world.store);
+    heard.debug(&world.store.kept);
     let here = AllowedNetworks::only(["192.0.2.0/24"]).unwrap();
     let issue = world
         .keys

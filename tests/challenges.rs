@@ -5,18 +5,11 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
 
-use futures_util::FutureExt;
 use http::{Request, StatusCode};
 use proptest::prelude::*;
-use support::{World, asking, block_on};
+use support::{answer, world};
 use tower_api_key::{ApiKeyLayer, KeySource, Scope};
-
-fn world() -> &'static World {
-    static WORLD: OnceLock<World> = OnceLock::new();
-    WORLD.get_or_init(|| block_on(World::new()))
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Source {
@@ -114,7 +107,7 @@ fn read(line: &str) -> Challenge {
 }
 
 fn refused(layer: &ApiKeyLayer, request: Request<()>) -> (StatusCode, Vec<Challenge>) {
-    let answer = asking(layer, request).now_or_never().unwrap();
+    let answer = answer(layer, request);
     let lines = answer.headers().get_all("www-authenticate").iter();
     let challenges = lines.map(|line| read(line.to_str().unwrap())).collect();
     (answer.status(), challenges)
@@ -139,7 +132,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
     #[test]
-    fn a_401_names_each_accepted_scheme_and_else_each_place(sources in sources(), basic: bool) {
+    fn a_401_names_every_accepted_scheme_or_else_every_place(sources in sources(), basic: bool) {
         let (status, challenges) = refused(&layer(&sources, basic), Request::new(()));
         prop_assert_eq!(status, StatusCode::UNAUTHORIZED);
         // Basic opens a dialog in browsers: only if asked for, or if it is the only way in.
@@ -164,7 +157,7 @@ proptest! {
     }
 
     #[test]
-    fn a_bad_key_is_called_an_invalid_token_only_under_bearer(sources in sources(), basic: bool) {
+    fn a_bad_key_is_an_invalid_token_only_in_the_bearer_challenge(sources in sources(), basic: bool) {
         let request = Request::builder().header("authorization", format!("Bearer {}", world().plaintexts["typo"]));
         let (status, challenges) = refused(&layer(&sources, basic), request.body(()).unwrap());
         prop_assert_eq!(status, StatusCode::UNAUTHORIZED);
@@ -175,7 +168,7 @@ proptest! {
     }
 
     #[test]
-    fn a_400_and_a_403_are_explained_under_bearer_and_only_where_it_is_accepted(sources in sources(), basic: bool) {
+    fn a_400_or_403_has_a_bearer_challenge_only_if_bearer_is_accepted(sources in sources(), basic: bool) {
         let has_bearer = sources.contains(&Source::Bearer);
         let key = &world().plaintexts["active"];
         let mut all = sources.clone();

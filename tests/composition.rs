@@ -17,22 +17,17 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, Full};
-use support::{EchoService, READ, World, call};
-use tokio::sync::Semaphore;
+use support::{EchoService, READ, World, call, text, to};
 use tower::util::BoxCloneService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_api_key::http::ResponseBody;
-use tower_api_key::store::StoreError;
-use tower_api_key::{
-    ApiKeys, Caller, KeyId, KeyRecord, KeySource, KeyStore, Rejection, RequireScope,
-};
+use tower_api_key::{ApiKeys, Caller, KeySource, Rejection, RequireScope};
 use tower_http::cors::CorsLayer;
 use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 
 fn with_key(key: &str) -> Request<Empty<Bytes>> {
-    let request = Request::builder().uri("/v1").header("x-api-key", key);
-    request.body(Empty::new()).unwrap()
+    to("/v1", key).map(|()| Empty::new())
 }
 
 /// The service, once it is ready.
@@ -42,14 +37,6 @@ where
     S::Error: std::fmt::Debug,
 {
     service.ready().await.unwrap()
-}
-
-async fn text<B: Body<Data = Bytes>>(response: Response<B>) -> String
-where
-    B::Error: std::fmt::Debug,
-{
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    String::from_utf8(body.to_vec()).unwrap()
 }
 
 /// Panics if it is called without having been made ready, as tower's contract allows.
@@ -100,8 +87,8 @@ impl<B> Service<Request<B>> for Strict {
 }
 
 #[tokio::test]
-async fn the_inner_service_is_called_ready_or_not_at_all() {
-    let world = World::new().await;
+async fn the_inner_service_is_called_only_when_ready() {
+    let world = World::with_named_keys();
     let inner = Strict::new();
     let calls = Arc::clone(&inner.calls);
     let mut service = world
@@ -132,34 +119,13 @@ async fn the_inner_service_is_called_ready_or_not_at_all() {
     }
 }
 
-/// A store that does not answer before it is told to.
-struct Slow {
-    store: tower_api_key::MemoryStore,
-    gate: Arc<Semaphore>,
-}
-
-impl KeyStore for Slow {
-    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        let _permit = self.gate.acquire().await.map_err(StoreError::unavailable)?;
-        self.store.find(id).await
-    }
-}
-
 #[tokio::test]
 async fn the_inner_service_waits_for_the_decision() {
-    let world = World::new().await;
-    let gate = Arc::new(Semaphore::new(0));
-    let store = Slow {
-        store: world.store.clone(),
-        gate: Arc::clone(&gate),
-    };
+    let world = World::with_named_keys();
+    let gate = world.store.hangs();
     let inner = Strict::new();
     let calls = Arc::clone(&inner.calls);
-    let keys = ApiKeys::read_only(store)
-        .clock(world.clock.clone())
-        .build()
-        .unwrap();
-    let mut service = keys.layer().layer(inner);
+    let mut service = world.keys.layer().layer(inner);
     let request = with_key(&world.fill("{active}"));
     let mut future = Box::pin(readied(&mut service).await.call(request));
     assert!(futures_util::poll!(&mut future).is_pending());
@@ -170,24 +136,19 @@ async fn the_inner_service_waits_for_the_decision() {
     let refused = readied(&mut service).await.call(request).await.unwrap();
     assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
 
-    gate.add_permits(1);
+    gate.open();
     assert_eq!(future.await.unwrap().status(), StatusCode::OK);
     assert_eq!(calls.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
-async fn a_decision_that_is_dropped_reaches_nothing() {
-    let world = World::new().await;
-    let gate = Arc::new(Semaphore::new(0));
-    let store = Slow {
-        store: world.store.clone(),
-        gate: Arc::clone(&gate),
-    };
-    let keys = ApiKeys::read_only(store).build().unwrap();
+async fn dropping_a_pending_decision_frees_the_readied_service() {
+    let world = World::with_named_keys();
+    let _never_opened = world.store.hangs();
     let inner = ServiceBuilder::new()
         .concurrency_limit(1)
         .service(EchoService);
-    let mut service = keys.layer().layer(inner);
+    let mut service = world.keys.layer().layer(inner);
     let request = with_key(&world.fill("{active}"));
     let mut future = Box::pin(readied(&mut service).await.call(request));
     assert!(futures_util::poll!(&mut future).is_pending());
@@ -198,7 +159,7 @@ async fn a_decision_that_is_dropped_reaches_nothing() {
 
 #[tokio::test]
 async fn a_refused_request_frees_the_permit_of_the_readied_service() {
-    let world = World::new().await;
+    let world = World::with_named_keys();
     let inner = ServiceBuilder::new()
         .concurrency_limit(1)
         .service(EchoService);
@@ -217,8 +178,8 @@ async fn a_refused_request_frees_the_permit_of_the_readied_service() {
 }
 
 #[tokio::test]
-async fn it_works_under_and_over_the_layers_that_people_use() {
-    let world = World::new().await;
+async fn the_layer_composes_above_and_below_common_layers() {
+    let world = World::with_named_keys();
     let key = world.fill("{active}");
     let over = ServiceBuilder::new()
         .layer(TraceLayer::new_for_http())
@@ -251,8 +212,8 @@ async fn it_works_under_and_over_the_layers_that_people_use() {
 }
 
 #[tokio::test]
-async fn refusals_carry_the_headers_of_a_cors_layer_outside() {
-    let world = World::new().await;
+async fn refusals_carry_the_headers_of_an_outer_cors_layer() {
+    let world = World::with_named_keys();
     let service = ServiceBuilder::new()
         .layer(CorsLayer::permissive())
         .layer(world.keys.layer())
@@ -267,7 +228,7 @@ async fn refusals_carry_the_headers_of_a_cors_layer_outside() {
 
 #[tokio::test]
 async fn a_stack_can_be_boxed() {
-    let world = World::new().await;
+    let world = World::with_named_keys();
     let service = world.keys.layer().layer(EchoService);
     let service: BoxCloneService<Request<Empty<Bytes>>, _, _> = BoxCloneService::new(service);
     let answer = call(service, with_key(&world.fill("{active}"))).await;
@@ -292,7 +253,7 @@ impl Body for Local {
 
 #[tokio::test]
 async fn bodies_need_be_neither_send_nor_default() {
-    let world = World::new().await;
+    let world = World::with_named_keys();
     let polled = Rc::new(Cell::new(0));
     let mirror = tower::service_fn(async |request: Request<Local>| {
         Ok::<_, Infallible>(Response::new(request.into_body()))
@@ -308,14 +269,14 @@ async fn bodies_need_be_neither_send_nor_default() {
 }
 
 #[test]
-fn the_answers_body_has_a_default_where_the_inner_one_has() {
+fn the_response_body_is_default_if_the_inner_body_is() {
     let body = ResponseBody::<Empty<Bytes>>::default();
     assert!(body.is_end_stream());
 }
 
 #[tokio::test]
-async fn the_same_keys_twice_are_judged_once_and_asked_for_all() {
-    let world = World::new().await;
+async fn nested_layers_of_the_same_keys_judge_once_and_both_apply() {
+    let world = World::with_named_keys();
     let outer = world.keys.layer();
     let service = outer.layer(world.keys.layer().layer(EchoService));
     let answer = call(service, with_key(&world.fill("{expiring}"))).await;
@@ -367,8 +328,8 @@ async fn the_same_keys_twice_are_judged_once_and_asked_for_all() {
 }
 
 #[tokio::test]
-async fn other_keys_do_not_speak_for_these() {
-    let world = World::new().await;
+async fn an_outer_layer_of_other_keys_does_not_authenticate_the_caller() {
+    let world = World::with_named_keys();
     let other = ApiKeys::in_memory();
     let key = other.issue("somebody").await.unwrap();
     let service = other.layer().layer(world.keys.layer().layer(EchoService));
@@ -383,7 +344,7 @@ async fn other_keys_do_not_speak_for_these() {
 }
 
 #[tokio::test]
-async fn without_the_layer_the_answer_names_the_mistake() {
+async fn a_missing_layer_is_a_500_that_names_the_mistake() {
     let service = RequireScope::new(READ).layer(EchoService);
     let answer = call(service, with_key("anything")).await;
     assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
@@ -395,9 +356,9 @@ async fn without_the_layer_the_answer_names_the_mistake() {
 }
 
 #[tokio::test]
-async fn the_reason_is_in_the_extensions_of_the_answer() {
+async fn the_rejection_is_in_the_response_extensions() {
     use tower_api_key::http::NotFound;
-    let world = World::new().await;
+    let world = World::with_named_keys();
     let service = world
         .keys
         .layer()
@@ -417,7 +378,7 @@ async fn the_reason_is_in_the_extensions_of_the_answer() {
 
 #[tokio::test]
 async fn headers_that_inner_layers_add_to_a_refusal_are_kept() {
-    let world = World::new().await;
+    let world = World::with_named_keys();
     let service = ServiceBuilder::new()
         .layer(world.keys.layer())
         .map_response(|mut response: Response<_>| {
@@ -434,8 +395,8 @@ async fn headers_that_inner_layers_add_to_a_refusal_are_kept() {
 }
 
 #[tokio::test]
-async fn what_describes_a_replaced_body_goes_with_it() {
-    let world = World::new().await;
+async fn headers_that_describe_a_replaced_body_are_removed() {
+    let world = World::with_named_keys();
     let service = ServiceBuilder::new()
         .layer(world.keys.layer())
         .map_response(|mut response: Response<_>| {
@@ -470,8 +431,8 @@ async fn what_describes_a_replaced_body_goes_with_it() {
 }
 
 #[tokio::test]
-async fn an_answer_that_a_layer_in_between_made_its_own_is_left_alone() {
-    let world = World::new().await;
+async fn a_refusal_rewritten_by_a_middle_layer_is_left_alone() {
+    let world = World::with_named_keys();
     let service = ServiceBuilder::new()
         .layer(world.keys.layer())
         .map_response(|mut response: Response<_>| {
@@ -485,8 +446,8 @@ async fn an_answer_that_a_layer_in_between_made_its_own_is_left_alone() {
 }
 
 #[tokio::test]
-async fn an_answer_to_head_has_no_body_and_tells_its_length() {
-    let world = World::new().await;
+async fn a_refusal_of_head_has_a_content_length_and_no_body() {
+    let world = World::with_named_keys();
     let layer = world.keys.layer();
     let service = layer.layer(RequireScope::new(support::WRITE).layer(EchoService));
     for key in ["{typo}", "{active}"] {
@@ -502,8 +463,8 @@ async fn an_answer_to_head_has_no_body_and_tells_its_length() {
 }
 
 #[tokio::test]
-async fn what_the_service_says_of_its_own_end_is_left_alone() {
-    let world = World::new().await;
+async fn deprecation_and_cache_headers_of_the_service_are_kept() {
+    let world = World::with_named_keys();
     let service = world
         .keys
         .layer()
@@ -523,8 +484,8 @@ async fn what_the_service_says_of_its_own_end_is_left_alone() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_inner_service_is_its_own() {
-    let world = World::new().await;
+async fn an_error_of_the_inner_service_is_passed_through() {
+    let world = World::with_named_keys();
     let inner = tower::service_fn(async |_: Request<Empty<Bytes>>| {
         Err::<Response<Empty<Bytes>>, _>("broken")
     });
@@ -543,7 +504,7 @@ mod axum {
 
     #[tokio::test]
     async fn the_caller_is_an_extractor_and_a_rejection_a_response() {
-        let world = World::new().await;
+        let world = World::with_named_keys();
         let strict = async |caller: Caller| -> Result<String, Rejection> {
             caller.require(&READ)?;
             Ok(caller.account().to_owned())
@@ -588,8 +549,8 @@ mod axum {
     }
 
     #[tokio::test]
-    async fn a_rejection_of_a_handler_is_written_as_those_of_the_layer() {
-        let world = World::new().await;
+    async fn a_rejection_from_a_handler_is_written_in_the_layers_format() {
+        let world = World::with_named_keys();
         let handler = async |caller: Caller| caller.require(&support::WRITE);
         let layer = world
             .keys

@@ -1,4 +1,4 @@
-//! The conformance suites: what is ours passes them, and whoever breaks a promise is told which.
+//! The conformance suites: our backends pass them, and a broken promise is named.
 //!
 //! `LIMITER_DECISIONS` sets how many decisions the random histories make; 100,000 unless set.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -35,7 +35,7 @@ async fn invariant_6_limits_are_all_or_nothing_and_no_window_admits_more_than_it
 }
 
 #[tokio::test]
-async fn the_limiter_in_memory_keeps_its_promises() {
+async fn the_memory_limiter_passes_the_conformance_suite() {
     let limiter = Arc::new(MemoryLimiter::new());
     conformance::rate_limiter::on_its_own_clock(&limiter).await;
     // A backend that is used before, and shared.
@@ -44,7 +44,7 @@ async fn the_limiter_in_memory_keeps_its_promises() {
 }
 
 #[tokio::test]
-async fn the_store_in_memory_keeps_its_promises() {
+async fn the_memory_store_passes_the_conformance_suite() {
     let store = MemoryStore::new();
     conformance::managed_key_store(&store).await;
     conformance::managed_key_store(&store).await;
@@ -52,7 +52,7 @@ async fn the_store_in_memory_keeps_its_promises() {
     conformance::change_feed(&store, &store).await;
 }
 
-/// As a runtime asks that moves tasks between threads.
+/// A runtime that moves tasks between threads requires this.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suites_can_be_spawned() {
     let limiter = tokio::spawn(async {
@@ -184,7 +184,7 @@ fn take_partially(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> 
 fn charge_denied(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     let verdict = limiter.ask(charges, now)?;
     if let ([charge], false) = (charges, verdict.is_allowed()) {
-        limiter.ask(&[costing(charge, verdict.standings()[0].remaining())], now)?;
+        limiter.ask(&[costing(charge, verdict.statuses()[0].remaining())], now)?;
     }
     Ok(verdict)
 }
@@ -242,7 +242,7 @@ fn answer_seventeen(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -
 
 fn lose_standings(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     let verdict = limiter.ask(charges, now)?;
-    Ok(verdict.standings().iter().take(1).copied().collect())
+    Ok(verdict.statuses().iter().take(1).copied().collect())
 }
 
 fn joined(charge: &Charge<'_>) -> String {
@@ -321,7 +321,7 @@ fn clamp_nothing(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> D
     let later = |time: Duration| if time.is_zero() { time } else { time + behind };
     let latest = Now::new(latest, now.monotonic());
     retold(limiter.ask(charges, latest), |it| {
-        BudgetStatus::new(it.remaining(), later(it.whole_in()), it.wait().map(later))
+        BudgetStatus::new(it.remaining(), later(it.full_in()), it.wait().map(later))
     })
 }
 
@@ -343,7 +343,7 @@ fn wait_in_whole_seconds(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: N
 
 fn wait_for_all_of_it(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> Decided {
     retold(limiter.ask(charges, now), |it| {
-        let longer = |wait: Duration| if wait.is_zero() { wait } else { it.whole_in() };
+        let longer = |wait: Duration| if wait.is_zero() { wait } else { it.full_in() };
         it.with_wait(it.wait().map(longer))
     })
 }
@@ -368,7 +368,7 @@ fn spend_credit(limiter: &FaultyLimiter, charges: &[Charge<'_>], now: Now) -> De
     }
     limiter.count.fetch_sub(cost, Ordering::SeqCst);
     retold(Ok(verdict), |it| {
-        BudgetStatus::new(it.remaining(), it.whole_in(), Some(Duration::ZERO))
+        BudgetStatus::new(it.remaining(), it.full_in(), Some(Duration::ZERO))
     })
 }
 
@@ -376,7 +376,7 @@ fn save_credit(limiter: &FaultyLimiter, refunds: &[Refund<'_>], now: Now) {
     for refund in refunds {
         let charge = refund.charge();
         let look = limiter.ask(&[costing(&charge, 0)], now).unwrap();
-        let used = charge.quota().limit() - look.standings()[0].remaining();
+        let used = charge.quota().limit() - look.statuses()[0].remaining();
         let beyond = refund.units().saturating_sub(used).min(100);
         limiter.count.fetch_add(beyond, Ordering::SeqCst);
     }
@@ -401,11 +401,11 @@ fn refund_whenever(limiter: &FaultyLimiter, refunds: &[Refund<'_>], now: Now) {
 }
 
 fn retold(verdict: Decided, tell: impl FnMut(&BudgetStatus) -> BudgetStatus) -> Decided {
-    verdict.map(|verdict| verdict.standings().iter().map(tell).collect())
+    verdict.map(|verdict| verdict.statuses().iter().map(tell).collect())
 }
 
 #[test]
-fn a_limiter_that_breaks_a_promise_on_its_own_clock_is_told_which() {
+fn a_faulty_limiter_fails_with_the_broken_promise_on_its_own_clock() {
     let refund: GiveBack = FaultyLimiter::refund;
     let (right, no_refund): (Decide, GiveBack) = (FaultyLimiter::ask, |_, _, _| ());
     let faults: [(Decide, GiveBack, &str); 15] = [
@@ -475,7 +475,7 @@ fn a_limiter_that_breaks_a_promise_on_its_own_clock_is_told_which() {
 }
 
 #[test]
-fn a_limiter_that_breaks_a_promise_on_a_given_clock_is_told_which() {
+fn a_faulty_limiter_fails_with_the_broken_promise_on_a_given_clock() {
     let refund: GiveBack = FaultyLimiter::refund;
     let fixed_refund: GiveBack = refund_fixed_windows;
     let right: Decide = FaultyLimiter::ask;
@@ -546,7 +546,7 @@ impl Counter {
     fn standing(charge: &Charge<'_>, used: u64, asked: u64) -> BudgetStatus {
         let quota = charge.quota();
         let remaining = quota.limit().saturating_sub(used);
-        let whole_in = if used == 0 {
+        let full_in = if used == 0 {
             Duration::ZERO
         } else {
             quota.window()
@@ -557,7 +557,7 @@ impl Counter {
             quota.window()
         };
         let wait = (asked <= quota.limit()).then_some(wait);
-        let standing = BudgetStatus::new(remaining, whole_in, wait);
+        let standing = BudgetStatus::new(remaining, full_in, wait);
         if charge.is_report_only() {
             return standing.of_report_only();
         }
@@ -606,7 +606,7 @@ impl RateLimiter for Counter {
         let after = |(it, was): (&Charge<'_>, &BudgetStatus)| {
             Self::standing(it, then(it), 0).with_wait(was.wait())
         };
-        Ok(charges.iter().zip(verdict.standings()).map(after).collect())
+        Ok(charges.iter().zip(verdict.statuses()).map(after).collect())
     }
 
     async fn refund(&self, refunds: &[Refund<'_>], _: &dyn Clock) -> Result<(), LimiterError> {
@@ -620,7 +620,7 @@ impl RateLimiter for Counter {
 }
 
 #[test]
-fn a_limiter_that_looks_and_then_takes_is_found_out() {
+fn a_limiter_with_a_check_then_take_race_is_detected() {
     let counter = |waits| Counter {
         used: Mutex::default(),
         waits,
@@ -770,7 +770,7 @@ impl ManagedKeyStore for FaultyStore {
 }
 
 #[test]
-fn a_store_that_breaks_a_promise_is_told_which() {
+fn a_faulty_store_fails_with_the_broken_promise() {
     use StoreFault as Fault;
     let keeps = Keeps::everything().without_lists().without_trail();
     let keeps = keeps.without_events().without_usage();
@@ -812,7 +812,7 @@ fn a_store_that_breaks_a_promise_is_told_which() {
 }
 
 #[test]
-fn a_record_that_is_not_kept_is_told() {
+fn a_record_missing_from_the_store_is_reported() {
     let record = KeyRecord::imported(tower_api_key::key::KeyDigest::of("key"), "acme");
     let suite = async { conformance::key_store(&MemoryStore::new(), &[record]).await };
     assert_eq!(broken(suite), "a record is found as it is kept");

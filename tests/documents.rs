@@ -48,7 +48,7 @@ fn full() -> KeyRecord {
 }
 
 #[test]
-fn a_record_is_read_as_it_was_written() {
+fn a_record_round_trips_as_a_document() {
     let plain = KeyRecord::imported(KeyDigest::of("x"), "acme");
     let nowhere = plain
         .clone()
@@ -61,7 +61,7 @@ fn a_record_is_read_as_it_was_written() {
 }
 
 #[test]
-fn the_verifier_is_written_on_purpose_only() {
+fn the_verifier_is_serialized_only_if_explicitly_exposed() {
     let record = full();
     let verifier = KeyDigest::from_bytes(*record.verifier().as_bytes()).to_hex();
     for shown in [
@@ -81,7 +81,7 @@ fn the_verifier_is_written_on_purpose_only() {
 }
 
 #[test]
-fn what_is_no_record_is_not_read() {
+fn an_invalid_document_is_refused() {
     let document = serde_json::to_value(full().expose_parts()).unwrap();
     for (pointer, value) in [
         ("/created_at", "yesterday"),
@@ -109,7 +109,7 @@ fn what_is_no_record_is_not_read() {
 }
 
 #[test]
-fn statuses_are_written_as_headers_write_them() {
+fn statuses_are_serialized_as_in_headers() {
     let text = serde_json::to_string(&KeyStatus::NotYetActive).unwrap();
     assert_eq!(text, "\"not_yet_active\"");
     assert_eq!(

@@ -3,10 +3,10 @@
 
 mod support;
 
-use http::{Method, Request, Uri};
+use http::Method;
 use proptest::prelude::*;
 use proptest::sample::select;
-use support::{call, echoing, today};
+use support::{World, answer, at_once, to, today};
 use tower_api_key::clock::ManualClock;
 use tower_api_key::http::RequestHead;
 use tower_api_key::limit::{Endpoint, LimitsError};
@@ -23,19 +23,12 @@ fn build(limits: Limits) -> Result<ApiKeys, LimitsError> {
     })
 }
 
-fn run<F: Future>(future: F) -> F::Output {
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    runtime.enable_time().build().unwrap().block_on(future)
-}
-
 /// The units that a request takes of a fresh key's budget.
-async fn cost(keys: &ApiKeys, layer: &ApiKeyLayer, method: &Method, path: &str) -> u64 {
-    let key = keys.issue("acme").await.unwrap();
-    let request = Request::builder()
-        .method(method)
-        .uri(Uri::try_from(path).unwrap())
-        .header("x-api-key", key.expose_secret());
-    let answer = call(echoing(layer), request.body(()).unwrap()).await;
+fn cost(keys: &ApiKeys, layer: &ApiKeyLayer, method: &Method, path: &str) -> u64 {
+    let key = at_once(keys.issue("acme")).unwrap();
+    let mut request = to(path, &key);
+    request.method_mut().clone_from(method);
+    let answer = answer(layer, request);
     let remaining = answer.headers()["x-ratelimit-remaining"].to_str().unwrap();
     ALL.limit() - remaining.parse::<u64>().unwrap()
 }
@@ -79,10 +72,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
-    fn a_path_that_requests_have_is_accepted_and_charged(path in any_path()) {
+    fn a_valid_request_path_is_accepted_and_charged(path in any_path()) {
         let limits = Limits::new().per_key(ALL).add_cost("POST", &path, 7);
         let keys = build(limits).unwrap();
-        let units = run(cost(&keys, &keys.layer(), &Method::POST, &path));
+        let units = cost(&keys, &keys.layer(), &Method::POST, &path);
         prop_assert_eq!(units, 7, "{}", path);
     }
 
@@ -104,7 +97,7 @@ proptest! {
         let verbatim = Endpoint::verbatim("POST", &path).cost(7);
         let keys = build(Limits::new().per_key(ALL).add_endpoint(verbatim)).unwrap();
         let layer = keys.layer().route_by(move |_| Some(path.clone()));
-        prop_assert_eq!(run(cost(&keys, &layer, &Method::POST, "/")), 7);
+        prop_assert_eq!(cost(&keys, &layer, &Method::POST, "/"), 7);
     }
 
     #[test]
@@ -118,7 +111,7 @@ proptest! {
     }
 
     #[test]
-    fn a_method_is_a_token_in_upper_case(
+    fn an_endpoint_method_must_be_an_upper_case_token(
         method in prop_oneof!["[!-~]{0,8}", "[A-Z-]{1,8}", ".{0,4}", "[a-zA-Z]{3,6}"],
     ) {
         let is_method = Method::from_bytes(method.as_bytes()).is_ok();
@@ -142,7 +135,7 @@ proptest! {
     }
 
     #[test]
-    fn an_endpoint_of_the_same_method_and_path_is_refused(
+    fn a_second_endpoint_for_the_same_method_and_path_is_refused(
         places in proptest::collection::vec((0..3usize, 0..4usize, any::<bool>()), 1..8),
     ) {
         let mut limits = Limits::new();
@@ -194,15 +187,14 @@ proptest! {
         };
         let expected = of(&[named, path]).or(dearest(named)).or(dearest(path));
         let expected = expected.or(of(&[ANY])).unwrap_or(1);
-        let told = run(cost(&keys, &layer, &METHODS[method], PATHS[path]));
+        let told = cost(&keys, &layer, &METHODS[method], PATHS[path]);
         prop_assert_eq!(told, expected);
     }
 }
 
-/// Neither by a method that has none of the limits of a path, nor by what is said of a method by
-/// itself.
-#[tokio::test]
-async fn another_method_is_bound_by_all_limits_of_a_path() {
+/// Neither an endpoint of the path without limits nor one for the method alone lifts them.
+#[test]
+fn an_undeclared_method_is_bound_by_every_limit_of_the_path() {
     let limits = || {
         let post = Endpoint::new(Method::POST, "/v1/reports").per_account(Quota::per_hour(3));
         let delete = Endpoint::new(Method::DELETE, "/v1/reports").cost(2);
@@ -213,20 +205,10 @@ async fn another_method_is_bound_by_all_limits_of_a_path() {
         limits().add_endpoint(Endpoint::any_path(Method::PUT).cost(5)),
     ] {
         for method in [Method::PUT, Method::PATCH, Method::GET] {
-            let keys = ApiKeys::builder(MemoryStore::new())
-                .limits(limits.clone())
-                .build()
-                .unwrap();
-            let key = keys.issue("acme").await.unwrap();
-            let layer = keys.layer();
-            let mut admitted = 0;
-            for _ in 0..10 {
-                let mut request = support::with_key(key.expose_secret());
-                *request.method_mut() = method.clone();
-                *request.uri_mut() = "/v1/reports".parse().unwrap();
-                let answer = call(echoing(&layer), request).await;
-                admitted += u32::from(answer.status() == 200);
-            }
+            let world = World::with_limits(limits.clone());
+            let mut request = to("/v1/reports", world.key());
+            *request.method_mut() = method.clone();
+            let admitted = (0..10).filter(|_| world.ask(&request) == 200).count();
             // Three units, at two each.
             assert_eq!(admitted, 1, "{method}");
         }
@@ -243,7 +225,7 @@ fn units(method: usize, path: usize) -> u64 {
 }
 
 #[test]
-fn the_syntax_of_axum_is_accepted_and_that_of_others_is_not() {
+fn axum_path_syntax_is_accepted_and_other_syntaxes_are_refused() {
     let build = |path: &str| build(Limits::new().add_cost("GET", path, 2)).map(|_| ());
     for path in [
         "/",
@@ -312,38 +294,36 @@ fn the_syntax_of_axum_is_accepted_and_that_of_others_is_not() {
 }
 
 #[test]
-fn limits_by_method_alone_are_named_by_the_method() {
+fn limits_of_a_method_only_endpoint_are_named_after_the_method() {
     let writes = Endpoint::any_path(Method::POST).per_account(Quota::per_hour(2));
     let reports = Endpoint::new(Method::POST, "/reports").per_account(Quota::per_hour(5));
     let keys = build(Limits::new().add_endpoint(writes).add_endpoint(reports)).unwrap();
-    run(async {
-        let key = keys.issue("acme").await.unwrap();
-        let ask = async |method: Method, path: &str| {
-            let request = Request::builder().method(method).uri(path);
-            let request = request.header("x-api-key", key.expose_secret());
-            call(echoing(&keys.layer()), request.body(()).unwrap()).await
-        };
-        for (path, status) in [("/a", 200), ("/b", 200), ("/c", 429), ("/reports", 200)] {
-            let answer = ask(Method::POST, path).await;
-            assert_eq!(answer.status(), status, "{path}");
-            if status == 429 {
-                let rejection = answer.extensions().get::<tower_api_key::Rejection>();
-                let told = rejection.unwrap().to_string();
-                assert!(told.contains("\"POST account_per_hour\""), "{told}");
-            }
+    let key = at_once(keys.issue("acme")).unwrap();
+    let ask = |method, path| {
+        let mut request = to(path, &key);
+        *request.method_mut() = method;
+        answer(&keys.layer(), request)
+    };
+    for (path, status) in [("/a", 200), ("/b", 200), ("/c", 429), ("/reports", 200)] {
+        let answer = ask(Method::POST, path);
+        assert_eq!(answer.status(), status, "{path}");
+        if status == 429 {
+            let rejection = answer.extensions().get::<tower_api_key::Rejection>();
+            let told = rejection.unwrap().to_string();
+            assert!(told.contains("\"POST account_per_hour\""), "{told}");
         }
-        let free = ask(Method::GET, "/a").await;
-        assert_eq!(
-            (free.status(), free.headers().get("x-ratelimit-limit")),
-            (200.try_into().unwrap(), None)
-        );
-    });
+    }
+    let free = ask(Method::GET, "/a");
+    assert_eq!(
+        (free.status(), free.headers().get("x-ratelimit-limit")),
+        (200.try_into().unwrap(), None)
+    );
 }
 
 proptest! {
-    /// Whatever the path has endpoints for, in whatever order, and also by method alone.
+    /// For any endpoints of the path, in any order, and also with one for a method alone.
     #[test]
-    fn another_method_is_no_way_around_an_endpoint(
+    fn an_undeclared_method_is_charged_the_dearest_cost_of_the_path(
         declared in proptest::collection::vec((0..4usize, 0..20u64), 1..4),
         of_method in proptest::option::of((0..6usize, 0..20u64)),
         sent in select(vec!["GET", "HEAD", "POST", "PUT", "PATCH", "post", "FOO", "OPTIONS"]),
@@ -365,13 +345,13 @@ proptest! {
         let dearest = costs.values().copied().max().unwrap();
         let expected = own(sent).or(as_get).unwrap_or(dearest.max(1));
         let method = Method::from_bytes(sent.as_bytes()).unwrap();
-        let taken = run(cost(&keys, &keys.layer(), &method, "/svc/Call"));
+        let taken = cost(&keys, &keys.layer(), &method, "/svc/Call");
         prop_assert_eq!(taken, expected);
     }
 }
 
 #[test]
-fn an_endpoint_of_any_method_is_charged_whatever_the_method() {
+fn an_endpoint_for_any_method_is_charged_for_every_method() {
     let call = Endpoint::any("/svc/Call").cost(7);
     let get = Endpoint::new(Method::GET, "/svc/Call").cost(3);
     let keys = build(
@@ -390,12 +370,12 @@ fn an_endpoint_of_any_method_is_charged_whatever_the_method() {
     ] {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         assert_eq!(
-            run(cost(&keys, &keys.layer(), &method, "/svc/Call")),
+            cost(&keys, &keys.layer(), &method, "/svc/Call"),
             expected,
             "{method}"
         );
         assert_eq!(
-            run(cost(&keys, &keys.layer(), &method, "/svc/Other")),
+            cost(&keys, &keys.layer(), &method, "/svc/Other"),
             1,
             "{method}"
         );

@@ -1,24 +1,22 @@
-//! The whole of it: each way in which a store or a limiter fails, under each policy that an
-//! application can choose, on a clock that stands still unless it is told to move.
+//! Each way in which a store or a limiter fails, under each policy that an application can choose,
+//! on a clock that stands still unless it is told to move.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 
 use std::num::NonZeroU32;
-use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use support::trouble::{Delay, Gate, Judges, Says, TroubledLimiter, TroubledStore};
-use support::{Asking, DAY, asking, is_waiting, today, with_key};
+use support::testkit::{Status, WorldBuilder};
+use support::trouble::{Delay, Gate, Judges, Says};
+use support::{DAY, Sent, World, asking, imported, is_waiting, stranger};
 use tower_api_key::clock::{Clock, ManualClock};
 use tower_api_key::key::{KeyDigest, Verifier};
 use tower_api_key::limit::{
     Charge, LimiterError, LimiterOutage, MemoryLimiter, RateLimiter, Refund, Verdict,
 };
-use tower_api_key::{
-    ApiKeys, Cache, IssuedKey, KeyRecord, Limits, ManagedKeyStore, MemoryStore, Quota,
-};
+use tower_api_key::{Cache, IssuedKey, KeyRecord, Limits, Quota};
 
 /// The default of [`Cache`].
 const MAX_STALENESS: Duration = Duration::from_secs(10);
@@ -26,23 +24,9 @@ const STORE_TIME_LIMIT: Duration = Duration::from_secs(2);
 /// The default of [`LimiterOutage`].
 const LIMITER_TIME_LIMIT: Duration = Duration::from_millis(250);
 
-/// What comes of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Status(u16),
-    /// The store's panic goes up through the request that asked it.
-    Panic,
-}
-
 /// What comes of a request: at once, or exactly when a time limit has passed.
-fn outcome(mut asking: Asking, clock: &ManualClock, time_limit: Duration) -> Outcome {
-    let mut go_on = || {
-        let answer = AssertUnwindSafe(|| asking.as_mut().now_or_never());
-        match std::panic::catch_unwind(answer) {
-            Ok(answer) => answer.map(|answer| Outcome::Status(answer.status().as_u16())),
-            Err(_) => Some(Outcome::Panic),
-        }
-    };
+fn outcome(mut asking: Status, clock: &ManualClock, time_limit: Duration) -> u16 {
+    let mut go_on = || asking.as_mut().now_or_never();
     let instant = Duration::from_nanos(1);
     let mut outcome = go_on();
     if !time_limit.is_zero() {
@@ -55,11 +39,15 @@ fn outcome(mut asking: Asking, clock: &ManualClock, time_limit: Duration) -> Out
     outcome.expect("an answer in time")
 }
 
+/// Limits whose budgets are elsewhere.
+fn limited(limits: Limits) -> WorldBuilder {
+    World::builder().limits(limits).remote_limiter()
+}
+
 #[tokio::test]
-async fn invariant_5_whatever_befalls_a_store_under_each_policy() {
-    use Outcome::{Panic, Status};
-    let good = ApiKeys::in_memory().issue("acme").await.unwrap();
-    let record = good.record().clone();
+async fn invariant_5_every_store_fault_has_its_outcome_under_each_policy() {
+    let good = stranger();
+    let record = imported(&good);
     let wrong = KeyRecord::new(
         record.id(),
         Verifier::sha256(KeyDigest::of("other")),
@@ -71,47 +59,26 @@ async fn invariant_5_whatever_befalls_a_store_under_each_policy() {
     // What a key that is not remembered gets, and what one that is stale gets if stale ones are
     // served; by default, stale keys get what those that are not remembered do.
     let faults = [
-        (
-            "down",
-            Says::Down,
-            Delay::None,
-            at_once,
-            Status(503),
-            Status(200),
-        ),
-        (
-            "corrupt",
-            Says::Corrupt,
-            Delay::None,
-            at_once,
-            Status(503),
-            Status(503),
-        ),
-        (
-            "hung",
-            Says::WhatItKeeps,
-            hangs,
-            STORE_TIME_LIMIT,
-            Status(503),
-            Status(200),
-        ),
+        ("down", Says::Down, Delay::None, at_once, 503, 200),
+        ("corrupt", Says::Corrupt, Delay::None, at_once, 503, 503),
+        ("hung", Says::WhatItKeeps, hangs, STORE_TIME_LIMIT, 503, 200),
         (
             "slow",
             Says::WhatItKeeps,
             much_later,
             STORE_TIME_LIMIT,
-            Status(503),
-            Status(200),
+            503,
+            200,
         ),
         (
             "wrong",
             Says::This(Box::new(Some(wrong))),
             Delay::None,
             at_once,
-            Status(503),
-            Status(503),
+            503,
+            503,
         ),
-        ("panics", Says::Panic, Delay::None, at_once, Panic, Panic),
+        ("panics", Says::Panic, Delay::None, at_once, 503, 503),
     ];
     let policies = [
         (false, Cache::new()),
@@ -122,40 +89,34 @@ async fn invariant_5_whatever_befalls_a_store_under_each_policy() {
             let stale = if *serves_stale { served_stale } else { unseen };
             for (age, expected, after) in [
                 (None, unseen, after),
-                (Some(at_once), Status(200), at_once),
+                (Some(at_once), 200, at_once),
                 (Some(MAX_STALENESS), stale, after),
             ] {
                 let case = format!("{fault}, serves stale: {serves_stale}, age: {age:?}");
-                let clock = ManualClock::at(today());
-                let store = TroubledStore::new(&clock);
-                let create = support::creates(record.clone());
-                store.kept.commit(&create).await.unwrap();
-                let builder = ApiKeys::builder(store.clone()).clock(clock.clone());
-                let keys = builder.cache(cache.clone()).build().unwrap();
-                let layer = keys.layer();
-                let ask = || asking(&layer, with_key(good.expose_secret()));
+                let world = World::with_cache(cache.clone());
+                world.create_elsewhere(record.clone());
                 if let Some(age) = age {
-                    assert_eq!(ask().await.status(), 200, "{case}");
-                    clock.advance(age);
+                    assert_eq!(world.ask(&good), 200, "{case}");
+                    world.clock.advance(age);
                 }
-                store.gets(says.clone(), delay.clone());
+                world.store.gets(says.clone(), delay.clone());
                 for _ in 0..2 {
-                    let outcome = outcome(ask(), &clock, after);
+                    let outcome = outcome(world.asking(&good), &world.clock, after);
                     assert_eq!(outcome, expected, "{case}");
                 }
-                store.gets_well();
+                world.store.gets_well();
                 if fault == "wrong" {
                     // It was an answer, and stands for as long as one does.
-                    keys.invalidate(&record.id());
+                    world.keys.invalidate(&record.id());
                 }
-                assert_eq!(ask().await.status(), 200, "{case}: when it is over");
+                assert_eq!(world.ask(&good), 200, "{case}: when it is over");
             }
         }
     }
 }
 
 #[tokio::test]
-async fn invariant_5_whatever_befalls_a_limiter_under_each_policy() {
+async fn invariant_5_every_limiter_fault_has_its_outcome_under_each_policy() {
     let [at_once, in_time] = [Duration::ZERO, LIMITER_TIME_LIMIT];
     let faults = [
         ("down", Judges::Fails, Delay::None, at_once),
@@ -191,29 +152,19 @@ async fn invariant_5_whatever_befalls_a_limiter_under_each_policy() {
     for (fault, judges, delay, after) in faults {
         for (policy, expected) in &policies {
             let case = format!("{fault}, {policy:?}");
-            let clock = ManualClock::at(today());
-            let limiter = TroubledLimiter::new(&clock);
-            let keys = ApiKeys::builder(MemoryStore::new())
-                .clock(clock.clone())
-                .limits(Limits::new().per_key(Quota::per_hour(10)))
-                .limiter(limiter.clone())
-                .limiter_outage(policy.clone())
-                .build()
-                .unwrap();
-            let key = keys.issue("acme").await.unwrap();
-            let layer = keys.layer();
-            let ask = || asking(&layer, with_key(key.expose_secret()));
-            assert_eq!(ask().await.status(), 200, "{case}");
-            limiter.gets(judges, delay.clone());
+            let world = limited(Limits::new().per_key(Quota::per_hour(10)));
+            let world = world.limiter_outage(policy.clone()).build();
+            assert_eq!(world.asking(world.key()).await, 200, "{case}");
+            world.limiter.gets(judges, delay.clone());
             for expected in expected {
-                let mut request = ask();
+                let mut request = world.asking(world.key());
                 // A limiter that is elsewhere is waited for.
                 assert!(is_waiting(&mut request), "{case}");
-                let outcome = outcome(request, &clock, after);
-                assert_eq!(outcome, Outcome::Status(*expected), "{case}");
+                let outcome = outcome(request, &world.clock, after);
+                assert_eq!(outcome, *expected, "{case}");
             }
-            limiter.gets_well();
-            let answer = ask().await;
+            world.limiter.gets_well();
+            let answer = asking(&world.keys.layer(), world.key().request()).await;
             assert_eq!(answer.status(), 200, "{case}: when it is over");
             assert_eq!(answer.headers()["x-ratelimit-limit"], "10", "{case}");
         }
@@ -221,34 +172,25 @@ async fn invariant_5_whatever_befalls_a_limiter_under_each_policy() {
 }
 
 #[tokio::test]
-async fn the_time_limits_are_what_they_are_set_to() {
-    let clock = ManualClock::at(today());
-    let (store, limiter) = (TroubledStore::new(&clock), TroubledLimiter::new(&clock));
+async fn the_configured_time_limits_apply() {
     let [for_store, for_limiter] = [Duration::from_millis(30), Duration::from_secs(40)];
-    let keys = ApiKeys::builder(store.clone())
-        .clock(clock.clone())
+    let world = limited(Limits::new().global(Quota::per_minute(10)))
         .cache(Cache::none().store_time_limit(for_store))
-        .limits(Limits::new().global(Quota::per_minute(10)))
-        .limiter(limiter.clone())
         .limiter_outage(LimiterOutage::refuse().time_limit(for_limiter))
-        .build()
-        .unwrap();
-    let key = keys.issue("acme").await.unwrap();
-    let layer = keys.layer();
-    let ask = || asking(&layer, with_key(key.expose_secret()));
-    let _never_opened = store.hangs();
-    let unavailable = Outcome::Status(503);
-    assert_eq!(outcome(ask(), &clock, for_store), unavailable);
-    store.gets_well();
-    let _never_opened = limiter.hangs();
-    let mut request = ask();
+        .build();
+    let _never_opened = world.store.hangs();
+    let request = world.asking(world.key());
+    assert_eq!(outcome(request, &world.clock, for_store), 503);
+    world.store.gets_well();
+    let _never_opened = world.limiter.hangs();
+    let mut request = world.asking(world.key());
     assert!(is_waiting(&mut request));
-    assert_eq!(outcome(request, &clock, for_limiter), unavailable);
+    assert_eq!(outcome(request, &world.clock, for_limiter), 503);
 }
 
-/// A share of a rate is a rate of a share, and a share of one is one.
+/// A share of a rate has a share of its burst and of its speed, and a share is one unit at least.
 #[tokio::test]
-async fn in_an_outage_each_quota_is_shared() {
+async fn in_an_outage_each_quota_is_divided_among_the_nodes() {
     let four = NonZeroU32::new(4).unwrap();
     for (quota, share, wait) in [
         (Quota::per_hour(40), 10, 3600),
@@ -258,22 +200,13 @@ async fn in_an_outage_each_quota_is_shared() {
         (Quota::per_hour(8).smooth(), 2, 4 * 450),
         (Quota::per_hour(3600).smooth().burst(12), 3, 4),
     ] {
-        let clock = ManualClock::at(today());
-        let limiter = TroubledLimiter::new(&clock);
-        limiter.fails();
-        let keys = ApiKeys::builder(MemoryStore::new())
-            .clock(clock.clone())
-            .limits(Limits::new().per_account(quota))
-            .limiter(limiter)
-            .limiter_outage(LimiterOutage::local_share(four))
-            .build()
-            .unwrap();
-        let [one, other] = [
-            keys.issue("one").await.unwrap(),
-            keys.issue("other").await.unwrap(),
-        ];
-        let layer = keys.layer();
-        let ask = async |key: &IssuedKey| asking(&layer, with_key(key.expose_secret())).await;
+        let world = limited(Limits::new().per_account(quota));
+        let outage = LimiterOutage::local_share(four);
+        let world = world.limiter_outage(outage).build();
+        world.limiter.fails();
+        let [one, other] = ["one", "other"].map(|account| world.issue_to(account, ""));
+        let layer = world.keys.layer();
+        let ask = async |key: &IssuedKey| asking(&layer, key.request()).await;
         for left in (0..share).rev() {
             let answer = ask(&one).await;
             assert_eq!(answer.status(), 200, "{quota:?}");
@@ -291,53 +224,42 @@ async fn in_an_outage_each_quota_is_shared() {
         // Who waits as told is admitted.
         let told = &denied.headers()["retry-after"];
         assert_eq!(told, &wait.to_string(), "{quota:?}");
-        clock.advance(Duration::from_secs(wait));
+        world.clock.advance(Duration::from_secs(wait));
         assert_eq!(ask(&one).await.status(), 200, "{quota:?}");
     }
 }
 
 /// Requests that began in many seconds, and are all answered in one.
-async fn answered_at_once(keys: &ApiKeys, clock: &ManualClock, gate: &Gate) -> usize {
-    let key = keys.issue("acme").await.unwrap();
-    let layer = keys.layer();
-    assert!(keys.verify(key.expose_secret()).await.is_ok());
+async fn answered_at_once(world: &World, gate: &Gate) -> usize {
+    assert!(world.keys.verify(world.secret()).await.is_ok());
     let mut waiting = Vec::new();
     for _ in 0..20 {
         for _ in 0..6 {
-            let mut asking = asking(&layer, with_key(key.expose_secret()));
+            let mut asking = world.asking(world.key());
             assert!(is_waiting(&mut asking));
             waiting.push(asking);
         }
-        clock.advance(Duration::from_secs(1));
+        world.clock.advance(Duration::from_secs(1));
     }
     gate.open();
-    let answers = futures_util::future::join_all(waiting).await;
-    answers
-        .iter()
-        .filter(|answer| answer.status() == 200)
-        .count()
+    let statuses = futures_util::future::join_all(waiting).await;
+    statuses.iter().filter(|status| **status == 200).count()
 }
 
 #[tokio::test]
-async fn an_outage_admits_by_the_time_of_the_answer_and_not_of_the_question() {
+async fn in_an_outage_requests_are_admitted_by_the_time_of_the_answer() {
     for quota in [
         Quota::per_second(5),
         Quota::per_second(5).smooth(),
         Quota::per_minute(5),
     ] {
-        let clock = ManualClock::at(today());
-        let limiter = TroubledLimiter::new(&clock);
-        let gate = Gate::default();
-        limiter.gets(Judges::Fails, Delay::Until(gate.clone()));
+        let world = limited(Limits::new().per_account(Quota::per_hour(1_000)));
         let outage = LimiterOutage::admit(quota).time_limit(Duration::from_secs(60));
-        let keys = ApiKeys::builder(MemoryStore::new())
-            .clock(clock.clone())
-            .limits(Limits::new().per_account(Quota::per_hour(1_000)))
-            .limiter(limiter)
-            .limiter_outage(outage)
-            .build()
-            .unwrap();
-        assert_eq!(answered_at_once(&keys, &clock, &gate).await, 5, "{quota:?}");
+        let world = world.limiter_outage(outage).build();
+        let gate = Gate::default();
+        let until = Delay::Until(gate.clone());
+        world.limiter.gets(Judges::Fails, until);
+        assert_eq!(answered_at_once(&world, &gate).await, 5, "{quota:?}");
     }
 }
 
@@ -360,21 +282,19 @@ impl RateLimiter for Late {
 }
 
 #[tokio::test]
-async fn a_limiter_that_decides_late_decides_by_the_time_that_it_is_then() {
+async fn a_late_limiter_decides_by_the_time_of_its_decision() {
     for quota in [
         Quota::per_second(5),
         Quota::per_second(5).smooth(),
         Quota::per_minute(5),
     ] {
-        let clock = ManualClock::at(today());
         let gate = Gate::default();
-        let keys = ApiKeys::builder(MemoryStore::new())
-            .clock(clock.clone())
+        let late = Late(MemoryLimiter::new(), gate.clone());
+        let world = World::builder()
             .limits(Limits::new().per_account(quota))
-            .limiter(Late(MemoryLimiter::new(), gate.clone()))
             .limiter_outage(LimiterOutage::refuse().time_limit(Duration::from_secs(60)))
-            .build()
-            .unwrap();
-        assert_eq!(answered_at_once(&keys, &clock, &gate).await, 5, "{quota:?}");
+            .set(|keys| keys.limiter(late))
+            .build();
+        assert_eq!(answered_at_once(&world, &gate).await, 5, "{quota:?}");
     }
 }

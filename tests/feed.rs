@@ -9,14 +9,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use support::{DAY, is_waiting, today};
+use support::trouble::TroubledStore;
+use support::{DAY, create_in, imported, is_waiting, revoke_in, stranger, today};
 use tower_api_key::clock::ManualClock;
-use tower_api_key::key::Revocation;
 use tower_api_key::manage::{Worker, WorkerHealth};
-use tower_api_key::store::{ChangeFeed, ChangedKey, Changes, Cursor, FeedError, StoreError};
-use tower_api_key::{
-    ApiKeys, Cache, IssuedKey, KeyId, KeyRecord, KeyStore, ManagedKeyStore, MemoryStore,
-};
+use tower_api_key::store::{ChangeFeed, ChangedKey, Changes, Cursor, FeedError};
+use tower_api_key::{ApiKeys, Cache, IssuedKey, KeyId, ManagedKeyStore, MemoryStore};
 
 /// One process of several, with its worker. What is cached would serve for a day.
 struct Node {
@@ -55,7 +53,7 @@ impl Node {
 }
 
 #[tokio::test]
-async fn a_revocation_by_another_process_is_known_with_the_next_look_at_the_feed() {
+async fn a_revocation_elsewhere_applies_after_the_next_poll_of_the_feed() {
     let clock = ManualClock::at(today());
     let store = MemoryStore::new();
     let mut here = Node::new(store.clone(), store.clone(), &clock);
@@ -73,105 +71,62 @@ async fn a_revocation_by_another_process_is_known_with_the_next_look_at_the_feed
 
 /// A key that was not found is forgotten, too.
 #[tokio::test]
-async fn a_key_that_is_issued_elsewhere_is_known_with_the_next_look_at_the_feed() {
+async fn a_key_issued_elsewhere_is_accepted_after_the_next_poll_of_the_feed() {
     let clock = ManualClock::at(today());
     let store = MemoryStore::new();
     let keys = ApiKeys::builder(store.clone())
         .feed(store.clone())
-        .cache(Cache::new().misses_for(DAY))
+        .cache(Cache::new().negative_ttl(DAY))
         .clock(clock.clone())
         .build()
         .unwrap();
     let mut worker = Box::pin(keys.worker().into_future());
     assert!(is_waiting(&mut worker));
-    let generated = ApiKeys::in_memory().issue("acme").await.unwrap();
-    let text = generated.expose_secret();
-    assert!(keys.verify(text).await.is_err());
-    store
-        .commit(&support::creates(generated.record().clone()))
-        .await
-        .unwrap();
-    assert!(keys.verify(text).await.is_err());
+    let key = stranger();
+    assert!(keys.verify(&key).await.is_err());
+    create_in(&store, imported(&key));
+    assert!(keys.verify(&key).await.is_err());
     clock.advance(Duration::from_millis(500));
     assert!(is_waiting(&mut worker));
-    assert!(keys.verify(text).await.is_ok());
-}
-
-/// A store that counts what is asked of it, and may lag behind.
-#[derive(Clone, Default)]
-struct Replica {
-    primary: MemoryStore,
-    /// What is answered in place of the primary.
-    outdated: Arc<Mutex<Option<KeyRecord>>>,
-    asked: Arc<Mutex<u32>>,
-}
-
-impl KeyStore for Replica {
-    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        *self.asked.lock().unwrap() += 1;
-        let outdated = self.outdated.lock().unwrap().clone();
-        match outdated.filter(|record| record.id() == *id) {
-            Some(outdated) => Ok(Some(outdated)),
-            None => self.primary.find(id).await,
-        }
-    }
-}
-
-impl ManagedKeyStore for Replica {
-    async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        self.primary.find(id).await
-    }
-
-    async fn commit(&self, change: &tower_api_key::store::Change) -> Result<(), StoreError> {
-        self.primary.commit(change).await
-    }
+    assert!(keys.verify(&key).await.is_ok());
 }
 
 #[tokio::test]
-async fn what_a_lagging_replica_says_of_a_key_that_was_changed_elsewhere_is_not_believed() {
+async fn an_outdated_record_from_a_lagging_replica_is_not_accepted() {
     let clock = ManualClock::at(today());
-    let store = Replica::default();
-    let mut here = Node::new(store.clone(), store.primary.clone(), &clock);
+    let store = TroubledStore::new(&clock);
+    let mut here = Node::new(store.clone(), store.kept.clone(), &clock);
     let key = here.keys.issue("acme").await.unwrap();
     assert!(here.lets_in(&key).await);
-    let revoked = key
-        .record()
-        .clone()
-        .with_revoked(Revocation::new(today()))
-        .with_version(2);
-    *store.outdated.lock().unwrap() = Some(key.record().clone());
-    store
-        .primary
-        .commit(&support::updates(revoked))
-        .await
-        .unwrap();
+    store.says(key.record().clone()); // a replica that lags behind
+    revoke_in(&store.kept, key.id());
     clock.advance(Duration::from_millis(500));
     here.work();
     // It is not known what the key may do now, and it is known that it was changed.
     let refused = here.keys.verify(key.expose_secret()).await.unwrap_err();
     assert_eq!(refused.code(), "service_unavailable");
-    *store.outdated.lock().unwrap() = None;
+    store.gets_well();
     let refused = here.keys.verify(key.expose_secret()).await.unwrap_err();
     assert_eq!(refused.code(), "api_key_revoked");
 }
 
-/// The feed tells of them as of any others.
+/// The feed reports them like any others.
 #[tokio::test]
-async fn changes_of_this_process_make_nobody_load_a_key_anew() {
+async fn changes_by_this_process_do_not_cause_a_reload() {
     let clock = ManualClock::at(today());
-    let store = Replica::default();
-    let mut here = Node::new(store.clone(), store.primary.clone(), &clock);
+    let store = TroubledStore::new(&clock);
+    let mut here = Node::new(store.clone(), store.kept.clone(), &clock);
     let key = here.keys.issue("acme").await.unwrap();
     here.keys.suspend(key.id()).await.unwrap();
     here.keys.resume(key.id()).await.unwrap();
     assert!(here.lets_in(&key).await);
-    let asked = *store.asked.lock().unwrap();
+    store.asked();
     for _ in 0..4 {
         clock.advance(Duration::from_millis(500));
         here.work();
         assert!(here.lets_in(&key).await);
     }
-    assert_eq!(*store.asked.lock().unwrap(), asked);
+    assert_eq!(store.asked(), 0);
 }
 
 /// A feed that answers as it is told to.
@@ -237,18 +192,13 @@ fn told(keys: &[(KeyId, u64)], next: &str) -> Answer {
 async fn revoked_elsewhere(store: &MemoryStore, here: &Node) -> IssuedKey {
     let key = here.keys.issue("acme").await.unwrap();
     assert!(here.lets_in(&key).await);
-    let revoked = key
-        .record()
-        .clone()
-        .with_revoked(Revocation::new(today()))
-        .with_version(2);
-    store.commit(&support::updates(revoked)).await.unwrap();
+    revoke_in(store, key.id());
     assert!(here.lets_in(&key).await);
     key
 }
 
 #[tokio::test]
-async fn a_gap_and_the_first_answer_empty_the_cache() {
+async fn a_gap_in_the_feed_and_its_first_answer_clear_the_cache() {
     let clock = ManualClock::at(today());
     let (store, feed) = (MemoryStore::new(), Scripted::default());
     feed.will(Answer::Hangs);
@@ -278,7 +228,7 @@ async fn a_gap_and_the_first_answer_empty_the_cache() {
 
 /// However it fails, it is asked again from where it was, no later than after a second and a half.
 #[tokio::test]
-async fn a_feed_that_fails_or_hangs_is_asked_again_and_misses_nothing() {
+async fn a_failing_or_hanging_feed_is_retried_without_missing_changes() {
     let clock = ManualClock::at(today());
     let (store, feed) = (MemoryStore::new(), Scripted::default());
     feed.will(told(&[], "1"));
@@ -311,7 +261,7 @@ async fn a_feed_that_fails_or_hangs_is_asked_again_and_misses_nothing() {
 
 /// A feed that has something to tell each time does not keep the thread.
 #[tokio::test]
-async fn a_feed_that_never_waits_lets_others_run() {
+async fn a_feed_that_never_waits_does_not_starve_other_tasks() {
     let clock = ManualClock::at(today());
     let (store, feed) = (MemoryStore::new(), Scripted::default());
     let id = KeyId::from_bytes([7; 16]);
@@ -326,7 +276,7 @@ async fn a_feed_that_never_waits_lets_others_run() {
 }
 
 #[tokio::test]
-async fn without_a_feed_there_is_no_state_of_one_and_a_stopped_worker_says_so() {
+async fn feed_health_is_absent_without_a_feed_and_stopped_with_the_worker() {
     assert_eq!(ApiKeys::in_memory().health().feed, None);
     let store = MemoryStore::new();
     let keys = ApiKeys::builder(store.clone()).feed(store).build().unwrap();

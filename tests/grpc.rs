@@ -52,8 +52,8 @@ fn text<'m>(metadata: &'m MetadataMap, name: &str) -> Option<&'m str> {
 }
 
 #[tokio::test]
-async fn good_keys_reach_the_service_and_bad_ones_are_told_why() {
-    let world = World::new().await;
+async fn a_good_key_reaches_the_service_and_a_bad_one_gets_a_grpc_status() {
+    let world = World::with_named_keys();
     let channel = serve(world.keys.layer(), None).await;
     let bearer = |name| vec![("authorization", world.fill(&format!("Bearer {{{name}}}")))];
 
@@ -128,8 +128,8 @@ async fn good_keys_reach_the_service_and_bad_ones_are_told_why() {
 }
 
 #[tokio::test]
-async fn an_outage_is_unavailable_and_says_when_to_come_back() {
-    let world = World::new().await;
+async fn an_outage_is_unavailable_with_a_retry_pushback() {
+    let world = World::with_named_keys();
     let channel = serve(ApiKeys::read_only(Down).build().unwrap().layer(), None).await;
     let key = [("authorization", world.fill("Bearer {active}"))];
     let refused = check(&channel, &key).await.unwrap_err();
@@ -141,8 +141,8 @@ async fn an_outage_is_unavailable_and_says_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn a_scope_that_is_asked_for_behind_the_layer_is_refused_in_grpc_too() {
-    let world = World::new().await;
+async fn a_scope_missing_behind_the_layer_is_permission_denied() {
+    let world = World::with_named_keys();
     let channel = serve(world.keys.layer(), Some(support::WRITE)).await;
     let key = |name: &str| [("authorization", world.fill(&format!("Bearer {{{name}}}")))];
     assert!(check(&channel, &key("admin")).await.is_ok());
@@ -157,8 +157,8 @@ async fn a_scope_that_is_asked_for_behind_the_layer_is_refused_in_grpc_too() {
 /// The peer's address comes from tonic's server by itself.
 #[cfg(feature = "tonic")]
 #[tokio::test]
-async fn an_allow_list_sees_the_peer_of_tonics_server() {
-    let world = World::new().await;
+async fn an_allow_list_sees_the_peer_address_from_tonic() {
+    let world = World::with_named_keys();
     let channel = serve(world.keys.layer(), None).await;
     let key = |name: &str| [("authorization", world.fill(&format!("Bearer {{{name}}}")))];
     assert!(check(&channel, &key("here")).await.is_ok());
@@ -168,7 +168,7 @@ async fn an_allow_list_sees_the_peer_of_tonics_server() {
 
 #[cfg(feature = "tonic")]
 #[test]
-fn a_rejection_is_a_status_in_a_handler() {
+fn a_rejection_converts_to_a_tonic_status() {
     use tower_api_key::Rejection;
     for (rejection, code) in [
         (Rejection::Ambiguous, Code::InvalidArgument),

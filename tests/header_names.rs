@@ -129,7 +129,7 @@ fn in_some_case(name: &str, flips: &[bool]) -> String {
 }
 
 #[test]
-fn a_header_that_has_a_meaning_of_its_own_is_refused_by_name() {
+fn a_header_with_another_meaning_is_refused_by_name() {
     for name in with_a_meaning() {
         let error = KeySource::header(name).unwrap_err();
         assert!(error.to_string().contains(name), "{error}");
@@ -137,14 +137,14 @@ fn a_header_that_has_a_meaning_of_its_own_is_refused_by_name() {
 }
 
 #[test]
-fn the_names_that_services_use_for_keys_are_taken() {
+fn header_names_that_services_use_for_keys_are_accepted() {
     for name in IN_USE {
         assert!(KeySource::header(name).is_ok(), "{name}");
     }
 }
 
 #[test]
-fn no_name_of_the_http_crate_is_left_out() {
+fn header_constants_of_the_http_crate_are_refused() {
     use http::header;
     for name in [
         header::CONTENT_LENGTH,
@@ -164,7 +164,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
     #[test]
-    fn no_case_of_a_name_with_a_meaning_is_taken(
+    fn a_header_with_another_meaning_is_refused_in_any_letter_case(
         name in proptest::sample::select(with_a_meaning()),
         flips in proptest::collection::vec(any::<bool>(), 1..12),
     ) {
@@ -172,7 +172,7 @@ proptest! {
     }
 
     #[test]
-    fn every_case_of_a_name_in_use_is_taken(
+    fn a_header_name_used_for_keys_is_accepted_in_any_letter_case(
         name in proptest::sample::select(IN_USE),
         flips in proptest::collection::vec(any::<bool>(), 1..12),
     ) {
@@ -180,7 +180,7 @@ proptest! {
     }
 
     #[test]
-    fn a_family_of_names_is_refused_with_members_that_do_not_exist_yet(
+    fn every_header_with_a_reserved_prefix_is_refused(
         family in proptest::sample::select(vec![
             "Access-Control-", "Content-", "If-", "Proxy-", "Sec-", "X-Forwarded-", "X-RateLimit-",
         ]),

@@ -1,5 +1,5 @@
-//! What a client can send: nothing of it panics, waits, or costs memory without bound, and no key
-//! is accepted that is not, byte for byte, the issued one.
+//! Nothing that a client can send panics, waits, or costs memory without bound, and no key is
+//! accepted that is not, byte for byte, the issued one.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
@@ -9,21 +9,18 @@ use std::sync::OnceLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use futures_util::FutureExt;
-use http::{HeaderValue, Method, Request, Response, Uri};
-use http_body_util::Full;
+use http::{HeaderValue, Method, Request, Uri};
 use proptest::prelude::*;
-use support::{Echoing, World, block_on, echoing, percent_encoded};
+use support::{Answered, Echoing, World, at_once, echoing, percent_encoded};
 use tower::ServiceExt;
-use tower_api_key::http::{ClientAddress, ResponseBody, TrustedProxies};
+use tower_api_key::http::{ClientAddress, TrustedProxies};
 use tower_api_key::{ApiKeyLayer, KeySource, Rejection};
 
 /// A layer with every source on, and one good key.
 fn gate() -> &'static (Echoing, String) {
     static GATE: OnceLock<(Echoing, String)> = OnceLock::new();
     GATE.get_or_init(|| {
-        let world = block_on(World::new());
+        let world = World::with_named_keys();
         let layer = every_source(world.keys.layer());
         (echoing(&layer), world.plaintexts["active"].clone())
     })
@@ -41,10 +38,9 @@ fn every_source(layer: ApiKeyLayer) -> ApiKeyLayer {
 }
 
 /// The answer, which must be there at once: the store in memory never waits.
-fn answer(request: Request<()>) -> Response<ResponseBody<Full<Bytes>>> {
+fn answer(request: Request<()>) -> Answered {
     let service = gate().0.clone();
-    let answer = service.oneshot(request).now_or_never();
-    answer.expect("waits for nothing").unwrap()
+    at_once(service.oneshot(request)).unwrap()
 }
 
 fn is_accepted(request: Request<()>) -> bool {
@@ -80,14 +76,14 @@ fn is_ever_accepted(text: &[u8]) -> bool {
 }
 
 #[test]
-fn the_key_itself_is_accepted_in_every_way() {
+fn the_key_itself_is_accepted_from_every_source() {
     let ways = every_way(gate().1.as_bytes());
     assert_eq!(ways.len(), 6);
     assert!(ways.into_iter().all(is_accepted));
 }
 
 #[test]
-fn what_only_resembles_the_key_is_not_accepted() {
+fn an_imitation_of_the_key_is_refused() {
     let key = &gate().1;
     let (prefix, secret) = key.split_at("sk_live_".len());
     let percent = percent_encoded(key.as_bytes());
@@ -142,7 +138,7 @@ fn what_only_resembles_the_key_is_not_accepted() {
 }
 
 #[test]
-fn every_single_bit_counts() {
+fn a_key_with_a_single_flipped_bit_is_refused() {
     let key = gate().1.as_bytes();
     for at in 0..key.len() {
         for bit in 0..8 {
@@ -154,7 +150,7 @@ fn every_single_bit_counts() {
 }
 
 #[test]
-fn only_spaces_and_tabs_around_a_header_are_none_of_it() {
+fn whitespace_around_a_key_is_ignored_in_headers_only() {
     let key = &gate().1;
     for around in [" ", "\t", " \t ", "     "] {
         for name in ["x-api-key", "x-acme-api-key"] {
@@ -324,7 +320,7 @@ proptest! {
     }
 
     #[test]
-    fn one_good_key_and_nothing_else_is_accepted(
+    fn a_good_key_is_accepted_beside_unrelated_headers(
         way in 0..6usize, unrelated in "[a-z]{1,8}", value in "[a-z=;,/]{0,20}",
     ) {
         let mut request = every_way(gate().1.as_bytes()).swap_remove(way);
@@ -344,7 +340,7 @@ proptest! {
     }
 
     #[test]
-    fn any_forwarding_header_gives_an_address_or_none(
+    fn any_forwarding_header_yields_a_canonical_address_or_none(
         lines in proptest::collection::vec("[ -~]{0,60}", 0..4), count in 1..4u8,
     ) {
         let proxies = || TrustedProxies::count(count.try_into().unwrap());
@@ -390,7 +386,7 @@ fn invariant_8_nothing_a_client_sends_allocates_without_bound() {
 }
 
 #[test]
-fn many_credentials_are_refused_at_the_second() {
+fn many_credentials_are_refused_in_bounded_memory() {
     let key = &gate().1;
     let mut request = Request::builder();
     for _ in 0..10_000 {

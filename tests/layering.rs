@@ -1,4 +1,4 @@
-//! Holds the house to its plan: what may import what. It reads the `use` lines of `src`.
+//! Checks which module may import which. It reads the `use` lines of `src`.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The layers from the top: a module imports from its own layer or a lower one. Those in one layer
 /// do not know each other's insides, and no two of them import each other.
-const ORDER: &str = "lib, guide, api_keys > middleware, manage > keyring > observe > http > cache > limit, store \
+const ORDER: &str = "lib, guide, api_keys > middleware, manage > shared > observe > http > cache > limit, store \
                      > document, key > util";
 
 /// The lowest layer that knows of HTTP, and the only one that knows of tower.
@@ -120,7 +120,7 @@ fn imports_point_downwards() {
 }
 
 #[test]
-fn there_are_no_circles() {
+fn there_are_no_import_cycles() {
     let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for file in files() {
         let imported = imports.entry(file.module.clone()).or_default();
@@ -129,9 +129,9 @@ fn there_are_no_circles() {
     hold_to_have_no_circle("src", imports);
 }
 
-/// Of the files in a folder, each with the folder of its name.
+/// Among the files of a folder, each taken together with the folder of its name.
 #[test]
-fn there_are_no_circles_inside_a_folder() {
+fn there_are_no_import_cycles_inside_a_folder() {
     let mut folders: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
     for file in files() {
         let mut parts = file.path.iter().map(|part| part.to_str().unwrap());
@@ -191,7 +191,7 @@ fn hold_to_have_no_circle(place: &str, mut imports: BTreeMap<String, BTreeSet<St
 }
 
 #[test]
-fn only_the_edge_knows_of_http_and_of_tower() {
+fn only_the_edge_depends_on_http_and_tower() {
     for file in files() {
         let (layer, code, path) = (layer_of(&file.module), file.code(), file.path.display());
         let (http, tower) = (layer_of(HTTP), layer_of(TOWER));
@@ -213,7 +213,7 @@ fn only_the_edge_knows_of_http_and_of_tower() {
 }
 
 #[test]
-fn the_path_and_the_management_calls_do_not_know_each_other() {
+fn middleware_and_management_do_not_import_each_other() {
     for file in files() {
         let other = match file.module.as_str() {
             "middleware" => "manage",
@@ -225,7 +225,7 @@ fn the_path_and_the_management_calls_do_not_know_each_other() {
 }
 
 #[test]
-fn a_feature_has_its_switch_in_one_place() {
+fn each_feature_is_gated_in_one_place() {
     for (feature, place) in [
         ("axum", "http/framework/mod.rs"),
         ("tonic", "http/framework/mod.rs"),

@@ -1,47 +1,28 @@
-//! Whom limits count, and how callers are told: what each rule of that reaches.
+//! The subjects that limits count, and what callers are told: the reach of each rule.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
-use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
-use support::{call, echoing, today, with_key};
+use support::{
+    Sent, World, answer, call, from, imported, json, sorted_headers, to, today, with_key,
+};
 use tower::{Layer, Service};
-use tower_api_key::clock::ManualClock;
-use tower_api_key::http::{ClientAddress, PeerAddr, RateLimitHeaders, TrustedProxies};
-use tower_api_key::key::{KeyDigest, KeyFormat};
+use tower_api_key::http::{ClientAddress, RateLimitHeaders, TrustedProxies};
+use tower_api_key::key::KeyFormat;
 use tower_api_key::limit::{Endpoint, Limit, Plan};
-use tower_api_key::{ApiKeys, Environment, KeyRecord, Limits, ManagedKeyStore, MemoryStore, Quota};
+use tower_api_key::{Environment, Limits, Quota};
 
-struct World {
-    keys: ApiKeys,
-    store: MemoryStore,
-}
-
-impl World {
-    fn new(limits: Limits) -> Self {
-        let store = MemoryStore::new();
-        let builder = ApiKeys::builder(store.clone()).clock(ManualClock::at(today()));
-        let keys = builder.limits(limits).build().unwrap();
-        Self { keys, store }
-    }
-
-    async fn key(&self, account: &str, plan: &str) -> String {
-        let key = self.keys.issue(account).plan(plan).await.unwrap();
-        key.expose_secret().to_owned()
-    }
-}
-
-/// Of every shape and length, and whatever is left when a request is denied.
+/// For quotas of every shape and length, and with any number of units left at the denial.
 #[tokio::test]
-async fn a_429_tells_limit_remaining_policy_and_window_in_one_format() {
+async fn a_429_states_limit_remaining_policy_and_window() {
     let second = Quota::per_second(7);
     let tens = Quota::per(7, Duration::from_secs(10)).unwrap();
     let odd = Quota::per(7, Duration::from_millis(90_500)).unwrap();
@@ -62,24 +43,21 @@ async fn a_429_tells_limit_remaining_policy_and_window_in_one_format() {
                 .per_key(Limit::named("mine", quota))
                 .add_cost(Method::PUT, "/v1/facts", used)
                 .add_cost(Method::POST, "/v1/facts", cost);
-            let world = World::new(limits);
-            let key = world.key("acme", "").await;
+            let world = World::with_limits(limits);
+            let key = world.secret();
             let layer = world.keys.layer();
-            let ask = async |method| {
-                let mut request = with_key(&key);
+            let ask = |method| {
+                let mut request = to("/v1/facts", key);
                 *request.method_mut() = method;
-                *request.uri_mut() = "/v1/facts".parse().unwrap();
-                let answer = call(echoing(&layer), request).await;
-                let (status, headers) = (answer.status(), answer.headers().clone());
-                let body = answer.into_body().collect().await.unwrap().to_bytes();
-                (status.as_u16(), headers, body)
+                answer(&layer, request)
             };
-            assert_eq!(ask(Method::PUT).await.0, 200);
-            let (status, headers, body) = ask(Method::POST).await;
-            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-            let retry_after = headers["retry-after"].to_str().unwrap();
+            assert_eq!(ask(Method::PUT).status(), 200);
+            let denied = ask(Method::POST);
+            let status = denied.status();
+            let retry_after = denied.headers()["retry-after"].to_str().unwrap();
             let retry_after: u64 = retry_after.parse().unwrap();
             let reset_at = httpdate::fmt_http_date(today() + Duration::from_secs(retry_after));
+            let body = json(denied).await;
             let details = &body["error"]["details"];
             let told = details["reset_at"].as_str().unwrap();
             assert_eq!(rfc3339(&reset_at), told, "{quota:?}");
@@ -92,7 +70,7 @@ async fn a_429_tells_limit_remaining_policy_and_window_in_one_format() {
                 "window": window,
                 "window_seconds": seconds,
             });
-            assert_eq!((status, details), (429, &expected), "{quota:?}");
+            assert_eq!((status.as_u16(), details), (429, &expected), "{quota:?}");
             assert!(retry_after <= seconds.max(1), "{quota:?}: {retry_after}");
         }
     }
@@ -109,7 +87,7 @@ fn rfc3339(date: &str) -> String {
     format!("{}-{month:02}-{}T{}Z", words[3], words[1], words[4])
 }
 
-/// In each way in which a rule counts by account.
+/// For each kind of rule that counts by account.
 #[tokio::test]
 async fn test_keys_do_not_draw_on_live_budgets_unless_a_rule_says_so() {
     let apart = || Limit::from(Quota::per_minute(3));
@@ -130,7 +108,7 @@ async fn test_keys_do_not_draw_on_live_budgets_unless_a_rule_says_so() {
         (in_plan(across()), [3, 0, 0]),
         (endpoint(across()), [3, 0, 0]),
     ] {
-        let world = World::new(limits);
+        let world = World::with_limits(limits);
         let layer = world.keys.layer().dangerous_any_environment();
         let mut admitted = Vec::new();
         for environment in [
@@ -145,14 +123,11 @@ async fn test_keys_do_not_draw_on_live_budgets_unless_a_rule_says_so() {
             };
             let key = KeyFormat::new(&format!("sk_{format}"), environment.clone()).unwrap();
             let key = key.generate().unwrap();
-            let record = KeyRecord::imported(KeyDigest::of(key.expose_secret()), "acme");
-            let record = record.with_environment(environment);
-            commit(&world, record).await;
+            let record = imported(key.expose_secret());
+            world.create_elsewhere(record.with_environment(environment));
             let mut count = 0;
             for _ in 0..5 {
-                let mut request = with_key(key.expose_secret());
-                *request.uri_mut() = "/v1/facts".parse().unwrap();
-                let answer = call(echoing(&layer), request).await;
+                let answer = answer(&layer, to("/v1/facts", key.expose_secret()));
                 count += u32::from(answer.status() == 200);
             }
             admitted.push(count);
@@ -161,14 +136,9 @@ async fn test_keys_do_not_draw_on_live_budgets_unless_a_rule_says_so() {
     }
 }
 
-async fn commit(world: &World, record: KeyRecord) {
-    let change = support::creates(record);
-    world.store.commit(&change).await.unwrap();
-}
-
-/// For whatever reason the address is not known, with a key and without.
+/// For every reason why an address is unknown, with a key and without.
 #[tokio::test]
-async fn callers_without_an_address_share_one_budget_of_each_limit_by_address() {
+async fn callers_without_an_address_share_one_budget_per_address_limit() {
     let limits = Limits::new()
         .per_ip(Quota::per_minute(4))
         .per_ip(Limit::named("slow", Quota::per_hour(6)));
@@ -178,73 +148,64 @@ async fn callers_without_an_address_share_one_budget_of_each_limit_by_address() 
         behind,
         ClientAddress::from_fn(|_| None),
     ] {
-        let world = World::new(limits.clone());
+        let world = World::with_limits(limits.clone());
         let layer = world.keys.layer().optional().client_address(source);
-        let keys = [world.key("acme", "").await, world.key("globex", "").await];
+        let keys = ["acme", "globex"].map(|account| world.issue_to(account, ""));
         let mut statuses = Vec::new();
         for at in 0..12 {
             let mut request = match at % 3 {
                 0 => Request::new(()),
-                at => with_key(&keys[at - 1]),
+                at => keys[at - 1].request(),
             };
             let forwarded = "203.0.113.9".parse().unwrap();
             request.headers_mut().insert("x-forwarded-for", forwarded);
-            let answer = call(echoing(&layer), request).await;
+            let answer = answer(&layer, request);
             statuses.push(answer.status().as_u16());
         }
         let admitted = statuses.iter().filter(|status| **status == 200).count();
         assert_eq!(admitted, 4, "{statuses:?}");
         // Those who have an address do not suffer.
-        let mut known = with_key(&keys[0]);
-        let peer = PeerAddr(SocketAddr::from(([192, 0, 2, 1], 80)));
-        known.extensions_mut().insert(peer);
-        assert_eq!(call(echoing(&layer), known).await.status(), 200);
+        let known = from("192.0.2.1", &keys[0]);
+        assert_eq!(answer(&layer, known).status(), 200);
     }
 }
 
-/// A limit of everybody is nobody's to replace.
+/// A limit that counts everybody is not replaced by the record of one key.
 #[tokio::test]
-async fn a_quota_of_a_record_is_about_its_key_and_account_and_not_about_others() {
+async fn a_records_own_quota_does_not_replace_a_global_or_address_limit() {
     let quota = Quota::per_hour(4);
     for limits in [
         Limits::new().global(Limit::named("all", quota)),
         Limits::new().per_ip(Limit::named("all", quota)),
     ] {
-        let world = World::new(limits);
+        let world = World::with_limits(limits);
         let own = world
             .keys
             .issue("acme")
             .add_limit("all", Quota::per_hour(1000))
             .await
             .unwrap();
-        let own = own.expose_secret().to_owned();
-        let other = world.key("globex", "").await;
-        let layer = world.keys.layer();
+        let other = world.issue_to("globex", "");
         let mut admitted = 0;
         for key in [&own, &other].into_iter().cycle().take(12) {
-            let mut request = with_key(key);
-            let peer = PeerAddr(SocketAddr::from(([192, 0, 2, 1], 80)));
-            request.extensions_mut().insert(peer);
-            admitted += u32::from(call(echoing(&layer), request).await.status() == 200);
+            admitted += u32::from(world.ask(&from("192.0.2.1", key)) == 200);
         }
         assert_eq!(admitted, 4);
     }
 }
 
-/// Its owner has used nothing, so it is not told `remaining` beside a refusal for what others used.
+/// The caller has used nothing, and is not told `remaining` beside a refusal for what others used.
 #[tokio::test]
-async fn a_stranger_who_is_refused_for_others_is_not_told_of_a_budget_of_its_own() {
+async fn a_caller_denied_by_a_global_limit_is_not_told_its_own_budget() {
     let limits = Limits::new()
         .global(Quota::per_hour(2))
         .per_ip(Quota::per_hour(3));
-    let world = World::new(limits);
+    let world = World::with_limits(limits);
     let headers = RateLimitHeaders::epoch().with_draft();
     let layer = world.keys.layer().optional().rate_limit_headers(headers);
     for host in 0..3u8 {
-        let mut request = Request::new(());
-        let peer = PeerAddr(SocketAddr::from(([192, 0, 2, host], 80)));
-        request.extensions_mut().insert(peer);
-        let answer = call(echoing(&layer), request).await;
+        let request = from(&format!("192.0.2.{host}"), &Request::new(()));
+        let answer = answer(&layer, request);
         let is_told = answer.headers().contains_key("x-ratelimit-remaining");
         let is_refused = host == 2;
         assert_eq!(answer.status(), if is_refused { 429 } else { 200 });
@@ -254,9 +215,9 @@ async fn a_stranger_who_is_refused_for_others_is_not_told_of_a_budget_of_its_own
     }
 }
 
-/// A stranger could watch so what others use.
+/// Otherwise, a stranger could watch what others use.
 #[tokio::test]
-async fn a_caller_without_a_key_is_told_nothing_of_what_others_used() {
+async fn an_anonymous_caller_is_not_told_the_usage_of_others() {
     let everybodys: [fn(Limits) -> Limits; 3] = [
         |limits| limits.global(Quota::per_minute(50)),
         |limits| limits.global(Limit::named("all", Quota::per_second(1).smooth().burst(50))),
@@ -275,21 +236,18 @@ async fn a_caller_without_a_key_is_told_nothing_of_what_others_used() {
             let limits = per_address.into_iter().fold(limits, Limits::per_ip);
             let mut told = Vec::new();
             for used in [0, 1, 20] {
-                let world = World::new(limits.clone());
+                let world = World::with_limits(limits.clone());
                 let headers = RateLimitHeaders::epoch().with_draft();
                 let layer = world.keys.layer().optional().rate_limit_headers(headers);
-                let ask = async |mut request: Request<()>, host: u8| {
-                    *request.uri_mut() = "/v1/facts".parse().unwrap();
-                    let peer = PeerAddr(SocketAddr::from(([192, 0, 2, host], 80)));
-                    request.extensions_mut().insert(peer);
-                    let answer = call(echoing(&layer), request).await;
-                    let (parts, body) = answer.into_parts();
+                let ask = async |request: Request<()>, host: u8| {
+                    let request = from(&format!("192.0.2.{host}"), &to("/v1/facts", &request));
+                    let (parts, body) = answer(&layer, request).into_parts();
                     let body = body.collect().await.unwrap().to_bytes();
                     (parts.status, parts.headers, body)
                 };
-                let key = world.key("acme", "").await;
+                let key = world.secret();
                 for host in 0..used {
-                    ask(with_key(&key), host).await;
+                    ask(with_key(key), host).await;
                 }
                 let first = ask(Request::new(()), 99).await;
                 assert_eq!(first.0, 200);
@@ -306,19 +264,16 @@ async fn a_caller_without_a_key_is_told_nothing_of_what_others_used() {
         .global(Quota::per_minute(10))
         .add_cost(Method::GET, "/v1/dear", 10);
     for used in 1..10 {
-        let world = World::new(limits.clone());
-        let key = world.key("acme", "").await;
+        let world = World::with_limits(limits.clone());
+        let key = world.secret();
         let layer = world.keys.layer().optional();
         for _ in 0..used {
-            call(echoing(&layer), with_key(&key)).await;
+            answer(&layer, with_key(key));
         }
-        let mut request = Request::new(());
-        *request.uri_mut() = "/v1/dear".parse().unwrap();
-        let answer = call(echoing(&layer), request).await;
+        let answer = answer(&layer, to("/v1/dear", &Request::new(())));
         assert_eq!(answer.status(), 429);
         assert!(!answer.headers().contains_key("x-ratelimit-remaining"));
-        let body = answer.into_body().collect().await.unwrap().to_bytes();
-        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let body = json(answer).await;
         assert_eq!(body["error"]["details"]["remaining"], 0);
     }
 }
@@ -346,10 +301,10 @@ impl<B> Service<Request<B>> for Inner {
 }
 
 #[tokio::test]
-async fn what_an_inner_limiter_says_of_its_refusal_stays_and_on_other_answers_ours_is_told() {
+async fn headers_of_an_inner_limiter_are_kept_only_on_its_own_refusals() {
     let quota = Quota::per_minute(100_000);
-    let world = World::new(Limits::new().per_key(quota));
-    let key = world.key("acme", "").await;
+    let world = World::with_limits(Limits::new().per_key(quota));
+    let key = world.secret();
     let headers = RateLimitHeaders::epoch().with_draft();
     let layer = world.keys.layer().rate_limit_headers(headers);
     let theirs = [
@@ -362,7 +317,7 @@ async fn what_an_inner_limiter_says_of_its_refusal_stays_and_on_other_answers_ou
         ("ratelimit-limit", "5"),
     ];
     let ask = async |inner: Inner, is_grpc: bool| {
-        let mut request = with_key(&key);
+        let mut request = with_key(key);
         if is_grpc {
             *request.method_mut() = Method::POST;
             let grpc = "application/grpc".parse().unwrap();
@@ -387,12 +342,12 @@ async fn what_an_inner_limiter_says_of_its_refusal_stays_and_on_other_answers_ou
             .map(|at| theirs[at])
             .collect();
         let answer = ask(Inner(429, said.clone()), false).await;
-        assert_eq!(all(&answer), sorted(&said), "429");
+        assert_eq!(all(&answer), sorted_headers(&said), "429");
         let mut grpc = said.clone();
         grpc.push(("grpc-status", "8"));
         assert_eq!(
             all(&ask(Inner(200, grpc), true).await),
-            sorted(&said),
+            sorted_headers(&said),
             "grpc"
         );
         let has = |name| said.iter().any(|(said, _)| *said == name);
@@ -400,7 +355,7 @@ async fn what_an_inner_limiter_says_of_its_refusal_stays_and_on_other_answers_ou
             let answer = ask(Inner(status, said.clone()), false).await;
             let is_theirs = has("retry-after") || has("x-ratelimit-remaining");
             assert_eq!(
-                all(&answer) == sorted(&said),
+                all(&answer) == sorted_headers(&said),
                 is_theirs,
                 "{status} {said:?}"
             );
@@ -418,11 +373,4 @@ async fn what_an_inner_limiter_says_of_its_refusal_stays_and_on_other_answers_ou
     // A refusal that says nothing of its limit: ours would be taken for it.
     let answer = ask(Inner(429, Vec::new()), false).await;
     assert_eq!(all(&answer), []);
-}
-
-fn sorted(said: &[(&str, &str)]) -> Vec<(String, String)> {
-    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-    let mut sorted: Vec<_> = said.iter().map(owned).collect();
-    sorted.sort();
-    sorted
 }

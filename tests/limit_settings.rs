@@ -4,28 +4,17 @@
 
 mod support;
 
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use http::{Method, Request};
-use support::{call, creates, echoing, today};
-use tower_api_key::clock::ManualClock;
-use tower_api_key::http::{ClientAddress, PeerAddr, RateLimitHeaders, TrustedProxies};
-use tower_api_key::key::{KeyDigest, KeyFormat, Throttling};
+use support::{World, call, echoing, from, imported, left, stranger, to, today, with_key};
+use tower_api_key::http::{ClientAddress, RateLimitHeaders, TrustedProxies};
+use tower_api_key::key::Throttling;
 use tower_api_key::limit::{Endpoint, Limit, LimitName, LimitsError, Plan, QuotaError};
 use tower_api_key::manage::IssueError;
-use tower_api_key::{
-    ApiKeyLayer, ApiKeys, BuildError, Environment, IssuedKey, KeyRecord, Limits, ManagedKeyStore,
-    MemoryStore, Quota,
-};
+use tower_api_key::{ApiKeyLayer, ApiKeys, BuildError, IssuedKey, Limits, MemoryStore, Quota};
 
 const PER_MINUTE: Quota = Quota::per_minute(3);
-
-fn build(limits: Limits) -> (ApiKeys, ManualClock) {
-    let clock = ManualClock::at(today());
-    let keys = ApiKeys::builder(MemoryStore::new()).clock(clock.clone());
-    (keys.limits(limits).build().unwrap(), clock)
-}
 
 fn layer(keys: &ApiKeys) -> ApiKeyLayer {
     let headers = RateLimitHeaders::none().with_draft();
@@ -33,9 +22,7 @@ fn layer(keys: &ApiKeys) -> ApiKeyLayer {
 }
 
 fn request(key: &IssuedKey) -> Request<()> {
-    let peer = PeerAddr(SocketAddr::from(([192, 0, 2, 1], 80)));
-    let request = Request::builder().header("x-api-key", key.expose_secret());
-    request.extension(peer).body(()).unwrap()
+    from("192.0.2.1", key)
 }
 
 /// The status of an answer, and what is left of each limit.
@@ -43,34 +30,25 @@ async fn ask(layer: &ApiKeyLayer, request: Request<()>) -> (u16, Vec<u64>) {
     let answer = call(echoing(layer), request).await;
     let told = answer.headers().get("ratelimit");
     let told = told.map_or("", |told| told.to_str().unwrap());
-    let left = told.split(", ").filter_map(|item| {
-        let left = item.split(";r=").nth(1)?.split(';').next()?;
-        Some(left.parse().unwrap())
-    });
-    (answer.status().as_u16(), left.collect())
+    (answer.status().as_u16(), left(told))
 }
 
 #[tokio::test]
-async fn a_limit_counts_by_the_applications_own_subject() {
+async fn a_limit_can_count_by_a_custom_subject() {
     #[derive(Clone)]
     struct Tenant(&'static str);
-    let keys = ApiKeys::builder(MemoryStore::new())
-        .clock(ManualClock::at(today()))
-        .limits(
-            Limits::new()
-                .per("tenant", PER_MINUTE)
-                .per("plan", PER_MINUTE),
-        )
-        .add_subject("plan", |_, _| unreachable!("another function has its name"))
-        .add_subject("tenant", |request, _| {
-            request
-                .extensions
-                .get::<Tenant>()
-                .map(|tenant| tenant.0.to_owned())
-        })
-        .add_subject("plan", |_, key| key?.plan().map(str::to_owned))
-        .build()
-        .unwrap();
+    let limits = Limits::new()
+        .per("tenant", PER_MINUTE)
+        .per("plan", PER_MINUTE);
+    let set = World::builder().limits(limits).set(|keys| {
+        keys.add_subject("plan", |_, _| unreachable!("another function has its name"))
+            .add_subject("tenant", |request, _| {
+                let tenant = request.extensions.get::<Tenant>();
+                tenant.map(|tenant| tenant.0.to_owned())
+            })
+            .add_subject("plan", |_, key| key?.plan().map(str::to_owned))
+    });
+    let keys = set.build().keys;
     let (free, pro, none) = (
         keys.issue("acme").plan("free").await.unwrap(),
         keys.issue("acme").plan("pro").await.unwrap(),
@@ -105,24 +83,21 @@ async fn a_limit_counts_by_the_applications_own_subject() {
 }
 
 #[tokio::test]
-async fn networks_and_methods_can_be_exempt_and_an_unknown_address_is_not() {
+async fn networks_and_methods_can_be_exempt_but_not_unknown_addresses() {
     let limits = Limits::new().per_key(PER_MINUTE);
     let limits = limits.exempt_networks(["10.0.0.0/8"]).unwrap();
-    let (keys, _) = build(limits.dangerous_exempt_methods([Method::OPTIONS]));
-    let key = keys.issue("acme").await.unwrap();
+    let world = World::with_limits(limits.dangerous_exempt_methods([Method::OPTIONS]));
     let proxies = TrustedProxies::networks(["10.0.0.0/8"]).unwrap();
-    let layer = layer(&keys).client_address(ClientAddress::x_forwarded_for(proxies));
-    let from = |peer: [u8; 4], forwarded: Option<&str>| {
-        let mut request = request(&key);
-        let peer = PeerAddr(SocketAddr::from((IpAddr::from(peer), 80)));
-        request.extensions_mut().insert(peer);
+    let layer = layer(&world.keys).client_address(ClientAddress::x_forwarded_for(proxies));
+    let from = |peer, forwarded: Option<&str>| {
+        let mut request = from(peer, world.key());
         if let Some(forwarded) = forwarded {
             let headers = request.headers_mut();
             headers.insert("x-forwarded-for", forwarded.parse().unwrap());
         }
         request
     };
-    let inside = [10, 0, 0, 1];
+    let inside = "10.0.0.1";
     assert_eq!(
         ask(&layer, from(inside, Some("10.1.2.3"))).await,
         (200, vec![])
@@ -136,61 +111,48 @@ async fn networks_and_methods_can_be_exempt_and_an_unknown_address_is_not() {
         ask(&layer, from(inside, Some("unknown"))).await,
         (200, vec![1])
     );
-    let mut options = from([192, 0, 2, 9], None);
+    let mut options = from("192.0.2.9", None);
     *options.method_mut() = Method::OPTIONS;
     assert_eq!(ask(&layer, options).await, (200, vec![]));
-    assert_eq!(
-        ask(&layer, from([192, 0, 2, 9], None)).await,
-        (200, vec![0])
-    );
+    assert_eq!(ask(&layer, from("192.0.2.9", None)).await, (200, vec![0]));
     assert!(Limits::new().exempt_networks(["10.0.0.0/33"]).is_err());
 }
 
 #[tokio::test]
-async fn an_endpoint_limits_addresses_where_nothing_else_does() {
+async fn an_endpoint_can_limit_addresses_by_itself() {
     let search = Endpoint::new(Method::GET, "/search");
     let search = search.per_ip(Limit::from(Quota::per_minute(1)).anonymous());
-    let (keys, _) = build(Limits::new().add_endpoint(search));
-    let layer = layer(&keys).optional();
-    let from = |peer: [u8; 4], path: &str| {
-        let peer = PeerAddr(SocketAddr::from((IpAddr::from(peer), 80)));
-        let request = Request::builder().uri(path).extension(peer);
-        request.body(()).unwrap()
-    };
+    let world = World::with_limits(Limits::new().add_endpoint(search));
+    let layer = layer(&world.keys).optional();
+    let from = |peer, path| from(peer, &to(path, &Request::new(())));
     for status in [200, 429] {
         assert_eq!(
-            ask(&layer, from([192, 0, 2, 1], "/search")).await,
+            ask(&layer, from("192.0.2.1", "/search")).await,
             (status, vec![0])
         );
     }
-    assert_eq!(ask(&layer, from([192, 0, 2, 2], "/search")).await.0, 200);
-    assert_eq!(ask(&layer, from([192, 0, 2, 1], "/")).await, (200, vec![]));
-    let key = keys.issue("acme").await.unwrap();
-    let mut with_key = request(&key);
-    *with_key.uri_mut() = "/search".parse().unwrap();
+    assert_eq!(ask(&layer, from("192.0.2.2", "/search")).await.0, 200);
+    assert_eq!(ask(&layer, from("192.0.2.1", "/")).await, (200, vec![]));
+    let with_key = to("/search", &request(world.key()));
     assert_eq!(ask(&layer, with_key).await, (200, vec![]));
 }
 
 #[tokio::test]
-async fn an_exemption_is_none_from_a_throttle() {
-    let store = MemoryStore::new();
+async fn an_exemption_does_not_lift_a_throttle() {
     let limits = Limits::new().dangerous_exempt_methods([Method::GET]);
-    let builder = ApiKeys::builder(store.clone()).clock(ManualClock::at(today()));
-    let keys = builder.limits(limits).build().unwrap();
-    let format = KeyFormat::new("sk_live", Environment::LIVE).unwrap();
-    let secret = format.generate().unwrap();
+    let world = World::with_limits(limits);
+    let key = stranger();
     let until = today() + Duration::from_secs(3600);
     let throttling = Throttling::new(Quota::per_hour(1), until);
-    let record = KeyRecord::imported(KeyDigest::of(secret.expose_secret()), "acme");
-    let record = record.with_throttled(throttling);
-    store.commit(&creates(record)).await.unwrap();
-    let request = || support::with_key(secret.expose_secret());
-    assert_eq!(ask(&layer(&keys), request()).await, (200, vec![0]));
-    assert_eq!(ask(&layer(&keys), request()).await, (429, vec![0]));
+    world.create_elsewhere(imported(&key).with_throttled(throttling));
+    for status in [200, 429] {
+        let answered = ask(&layer(&world.keys), with_key(&key)).await;
+        assert_eq!(answered, (status, vec![0]));
+    }
 }
 
 #[tokio::test]
-async fn limits_that_are_replaced_keep_what_was_used() {
+async fn replacing_limits_keeps_the_units_used() {
     let limits = |most, hourly: Option<Quota>| {
         let limits = Limits::new().per_key(Quota::per_minute(most));
         match hourly {
@@ -198,10 +160,10 @@ async fn limits_that_are_replaced_keep_what_was_used() {
             None => limits,
         }
     };
-    let (keys, clock) = build(limits(3, None));
-    let key = keys.issue("acme").await.unwrap();
-    let layer = layer(&keys);
-    let ask = async || ask(&layer, request(&key)).await;
+    let world = World::with_limits(limits(3, None));
+    let keys = &world.keys;
+    let layer = layer(keys);
+    let ask = async || ask(&layer, request(world.key())).await;
     assert_eq!(ask().await, (200, vec![2]));
     // Raised, another one added, and lowered below what was used: the layer need not be made anew.
     keys.set_limits(limits(10, None)).unwrap();
@@ -226,13 +188,13 @@ async fn limits_that_are_replaced_keep_what_was_used() {
         refused,
         Err(LimitsError::UnknownSubject("tenant".to_owned()))
     );
-    clock.advance(Duration::from_secs(61));
+    world.clock.advance(Duration::from_secs(61));
     assert_eq!(ask().await, (200, vec![3, 2]));
 }
 
-/// A cached key remembers the place of its plan, which is another one then.
+/// A cached key remembers the place of its plan, which changes with the plans.
 #[tokio::test]
-async fn a_cached_key_has_its_plan_also_when_plans_are_replaced() {
+async fn a_cached_key_keeps_its_plan_when_plans_are_replaced() {
     let plans = |names: &[(&str, u64)]| {
         let plan = |limits: Limits, (name, most): &(&str, u64)| {
             let limit = Limit::named("per_plan", Quota::per_minute(*most));
@@ -240,7 +202,7 @@ async fn a_cached_key_has_its_plan_also_when_plans_are_replaced() {
         };
         names.iter().fold(Limits::new(), plan).default_plan("free")
     };
-    let (keys, _) = build(plans(&[("free", 10), ("pro", 100)]));
+    let keys = World::with_limits(plans(&[("free", 10), ("pro", 100)])).keys;
     let (free, pro) = (
         keys.issue("acme").await.unwrap(),
         keys.issue("acme").plan("pro").await.unwrap(),
@@ -263,12 +225,12 @@ async fn a_cached_key_has_its_plan_also_when_plans_are_replaced() {
 
 /// A request is given back what it was charged by the limits that it began with.
 #[tokio::test]
-async fn a_request_under_way_is_given_back_its_charges_when_limits_are_replaced() {
+async fn a_refund_uses_the_limits_that_the_request_began_with() {
     let endpoint = |path: &str| Endpoint::new(Method::GET, path).cost(4);
     let limits = Limits::new()
         .per_key(Quota::per_minute(10))
         .add_endpoint(endpoint("/"));
-    let (keys, _) = build(limits);
+    let keys = World::with_limits(limits).keys;
     let key = keys.issue("acme").await.unwrap();
     let layer = layer(&keys);
     let kept = std::sync::Arc::new(std::sync::Mutex::new(None));
@@ -292,14 +254,14 @@ async fn a_request_under_way_is_given_back_its_charges_when_limits_are_replaced(
 }
 
 #[tokio::test]
-async fn a_typo_in_a_plan_or_in_the_name_of_a_limit_is_an_error() {
+async fn a_typo_in_a_plan_or_limit_name_is_an_error() {
     let plan = Plan::new("pro").per_account(PER_MINUTE);
     let endpoint = Endpoint::new(Method::GET, "/").per_key(PER_MINUTE);
     let limits = Limits::new()
         .add_plan(plan)
         .default_plan("pro")
         .add_endpoint(endpoint);
-    let (keys, _) = build(limits);
+    let keys = World::with_limits(limits).keys;
     let refused = keys.issue("acme").plan("pr0").await.unwrap_err();
     assert!(
         matches!(&refused, IssueError::UnknownPlan(plan) if plan == "pr0"),
@@ -324,7 +286,7 @@ async fn a_typo_in_a_plan_or_in_the_name_of_a_limit_is_an_error() {
         .add_limit("GET / key_per_minute", PER_MINUTE);
     assert!(issued.await.is_ok());
     // Keys are issued elsewhere than where they are limited, too.
-    let (elsewhere, _) = build(Limits::new());
+    let elsewhere = World::new().keys;
     let issued = elsewhere
         .issue("acme")
         .plan("pr0")
@@ -336,7 +298,7 @@ async fn a_typo_in_a_plan_or_in_the_name_of_a_limit_is_an_error() {
 type Twins = (fn(u64) -> Quota, fn(u64) -> Result<Quota, QuotaError>);
 
 #[test]
-fn limits_are_built_from_a_configuration() {
+fn limits_can_be_built_from_a_configuration() {
     let configured = [
         ("burst", "50/s smooth burst 100"),
         ("daily", "10_000/utc_day"),
@@ -378,7 +340,7 @@ fn limits_are_built_from_a_configuration() {
 
 /// Another method of the path is bound by all of them together.
 #[test]
-fn limits_of_one_path_that_cannot_bind_together_are_refused() {
+fn limits_of_a_path_that_cannot_apply_together_are_refused() {
     let refused = |limits: Limits| {
         let built = ApiKeys::builder(MemoryStore::new()).limits(limits).build();
         built.err().map(|error| error.to_string())
@@ -407,7 +369,7 @@ fn limits_of_one_path_that_cannot_bind_together_are_refused() {
 }
 
 #[test]
-fn a_limit_by_a_subject_that_nobody_says_is_refused() {
+fn a_limit_by_an_undefined_subject_is_refused() {
     let builder = ApiKeys::builder(MemoryStore::new());
     let builder = builder.limits(Limits::new().per("tenant", PER_MINUTE));
     let refused = builder.add_subject("tenants", |_, _| None).build().err();

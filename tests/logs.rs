@@ -4,15 +4,13 @@
 mod support;
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Request;
-use support::trouble::{TroubledLimiter, TroubledStore};
-use support::{call, echoing, is_waiting, today};
-use tower_api_key::clock::ManualClock;
-use tower_api_key::http::{ClientAddress, PeerAddr, TrustedProxies};
+use support::testkit::WorldBuilder;
+use support::{World, call, echoing, from, is_waiting, stranger, to, with_key};
+use tower_api_key::http::{ClientAddress, TrustedProxies};
 use tower_api_key::limit::{Limit, Plan};
 use tower_api_key::{
     ApiKeys, ApiKeysBuilder, Caller, Limits, MemoryStore, Quota, RequireScope, Scope,
@@ -73,66 +71,44 @@ impl Subscriber for Heard {
     }
 }
 
-struct World {
-    keys: ApiKeys,
-    clock: ManualClock,
-    store: TroubledStore,
-    limiter: TroubledLimiter,
+/// Budgets are elsewhere.
+fn limited(limits: Limits) -> WorldBuilder {
+    World::builder().limits(limits).remote_limiter()
 }
 
-impl World {
-    fn new(limits: Limits, set: impl FnOnce(ApiKeysBuilder) -> ApiKeysBuilder) -> Self {
-        let clock = ManualClock::at(today());
-        let (store, limiter) = (TroubledStore::new(&clock), TroubledLimiter::new(&clock));
-        let builder = ApiKeys::builder(store.clone()).clock(clock.clone());
-        let builder = builder.limits(limits).limiter(limiter.clone());
-        let keys = set(builder).build().unwrap();
-        Self {
-            keys,
-            clock,
-            store,
-            limiter,
-        }
-    }
-
-    /// Sends a request through a proxy, and returns the status.
-    async fn ask(&self, key: Option<&str>) -> u16 {
-        let proxies = TrustedProxies::networks(["10.0.0.0/8"]).unwrap();
-        let layer = self.keys.layer();
-        let layer = layer.client_address(ClientAddress::x_forwarded_for(proxies));
-        let mut request = Request::builder()
-            .uri("/v1/facts")
-            .header("x-forwarded-for", "192.0.2.9")
-            .extension(PeerAddr(SocketAddr::from(([10, 0, 0, 1], 80))));
-        if let Some(key) = key {
-            request = request.header("x-api-key", key);
-        }
-        let request = request.body(()).unwrap();
-        call(echoing(&layer), request).await.status().as_u16()
-    }
+/// Sends a request through a proxy, and returns the status.
+async fn ask(world: &World, key: Option<&str>) -> u16 {
+    let proxies = TrustedProxies::networks(["10.0.0.0/8"]).unwrap();
+    let layer = world.keys.layer();
+    let layer = layer.client_address(ClientAddress::x_forwarded_for(proxies));
+    let request = key.map_or_else(|| Request::new(()), with_key);
+    let mut request = from("10.0.0.1", &to("/v1/facts", &request));
+    let forwarded = "192.0.2.9".parse().unwrap();
+    request.headers_mut().insert("x-forwarded-for", forwarded);
+    call(echoing(&layer), request).await.status().as_u16()
 }
 
 #[tokio::test]
-async fn a_refusal_is_one_line_that_says_what_it_is() {
+async fn a_refusal_is_logged_on_one_line_with_its_reason() {
     let heard = Heard::at(Level::INFO);
     let _guard = tracing::subscriber::set_default(heard.clone());
     let plan = Plan::new("free").per_key(Limit::named("burst", Quota::per_minute(1)));
     let limits = || Limits::new().add_plan(plan.clone()).default_plan("free");
-    let world = World::new(limits(), |builder| builder);
+    let world = limited(limits()).build();
     let key = world.keys.issue("acme").plan("free").await.unwrap();
     let id = key.id();
     let request = "client=\"192.0.2.9\" method=\"GET\" route=\"/v1/facts\"";
-    assert_eq!(world.ask(Some(key.expose_secret())).await, 200);
+    assert_eq!(ask(&world, Some(key.expose_secret())).await, 200);
     assert_eq!(heard.take(), [""; 0]);
-    assert_eq!(world.ask(Some(key.expose_secret())).await, 429);
+    assert_eq!(ask(&world, Some(key.expose_secret())).await, 429);
     let line = format!(
         "INFO request refused code=\"rate_limit_exceeded\" {request} key_id=\"{id}\" account=\"acme\" plan=\"free\" limit=\"burst\""
     );
     assert_eq!(heard.take(), [line]);
-    assert_eq!(world.ask(None).await, 401);
+    assert_eq!(ask(&world, None).await, 401);
     let line = format!("INFO request refused code=\"missing_api_key\" {request}");
     assert_eq!(heard.take(), [line]);
-    assert_eq!(world.ask(Some("sk_live_junk")).await, 401);
+    assert_eq!(ask(&world, Some("sk_live_junk")).await, 401);
     let line =
         format!("INFO request refused code=\"api_key_not_found\" reason=\"malformed\" {request}");
     assert_eq!(heard.take(), [line]);
@@ -148,7 +124,7 @@ async fn a_refusal_is_one_line_that_says_what_it_is() {
     let inner = tower::Layer::layer(&scoped, support::EchoService);
     let stack = tower::Layer::layer(&world.keys.layer().optional(), inner);
     world.clock.advance(Duration::from_secs(60));
-    let request = support::with_key(key.expose_secret());
+    let request = with_key(key.expose_secret());
     assert_eq!(call(stack, request).await.status(), 403);
     assert_eq!(heard.take().len(), 1);
 
@@ -160,22 +136,21 @@ async fn a_refusal_is_one_line_that_says_what_it_is() {
     let line = "INFO request refused code=\"missing_api_key\" method=\"GET\" route=\"[a path with an API key in it]\"";
     assert_eq!(heard.take(), [line]);
 
-    let world = World::new(limits(), ApiKeysBuilder::log_without_addresses);
-    assert_eq!(world.ask(None).await, 401);
+    let world = limited(limits()).set(ApiKeysBuilder::log_without_addresses);
+    let world = world.build();
+    assert_eq!(ask(&world, None).await, 401);
     let line = "INFO request refused code=\"missing_api_key\" method=\"GET\" route=\"/v1/facts\"";
     assert_eq!(heard.take(), [line]);
 }
 
 #[tokio::test]
-async fn guesses_are_seen_twenty_a_minute_and_then_counted() {
+async fn twenty_guesses_a_minute_are_logged_and_the_rest_counted() {
     let heard = Heard::at(Level::INFO);
     let _guard = tracing::subscriber::set_default(heard.clone());
-    let world = World::new(Limits::new(), |builder| builder);
-    let others = ApiKeys::in_memory();
+    let world = limited(Limits::new()).build();
     for round in 0..3 {
         for _ in 0..30 {
-            let guess = others.issue("eve").await.unwrap();
-            assert_eq!(world.ask(Some(guess.expose_secret())).await, 401);
+            assert_eq!(ask(&world, Some(&stranger())).await, 401);
         }
         let mut lines = heard.take();
         if round > 0 {
@@ -200,7 +175,7 @@ async fn guesses_are_seen_twenty_a_minute_and_then_counted() {
     let all = Heard::at(Level::DEBUG);
     let _guard = tracing::subscriber::set_default(all.clone());
     for _ in 0..30 {
-        assert_eq!(world.ask(None).await, 401);
+        assert_eq!(ask(&world, None).await, 401);
     }
     let lines = all.take();
     let loud = lines.iter().filter(|line| line.starts_with("INFO")).count();
@@ -208,19 +183,16 @@ async fn guesses_are_seen_twenty_a_minute_and_then_counted() {
 }
 
 #[tokio::test]
-async fn an_outage_is_a_line_a_second_with_a_count_and_one_when_it_is_over() {
+async fn an_outage_is_logged_once_a_second_and_once_when_it_ends() {
     let heard = Heard::at(Level::INFO);
     let _guard = tracing::subscriber::set_default(heard.clone());
-    let world = World::new(Limits::new().per_key(Quota::per_hour(1_000)), |builder| {
-        builder
-    });
-    let key = world.keys.issue("acme").await.unwrap();
-    let key = key.expose_secret();
-    assert_eq!(world.ask(Some(key)).await, 200);
+    let world = limited(Limits::new().per_key(Quota::per_hour(1_000))).build();
+    let key = world.secret();
+    assert_eq!(ask(&world, Some(key)).await, 200);
     let fails = async || {
         for _ in 0..3 {
             for _ in 0..10 {
-                assert_eq!(world.ask(Some(key)).await, 503);
+                assert_eq!(ask(&world, Some(key)).await, 503);
             }
             world.clock.advance(Duration::from_secs(1));
         }
@@ -241,7 +213,7 @@ async fn an_outage_is_a_line_a_second_with_a_count_and_one_when_it_is_over() {
     world.limiter.fails();
     assert_eq!(fails().await, expected("the rate limiter"));
     world.limiter.gets_well();
-    assert_eq!(world.ask(Some(key)).await, 200);
+    assert_eq!(ask(&world, Some(key)).await, 200);
     assert_eq!(
         heard.take(),
         ["INFO the rate limiter works again failures=9"]
@@ -252,13 +224,13 @@ async fn an_outage_is_a_line_a_second_with_a_count_and_one_when_it_is_over() {
     assert_eq!(fails().await, expected("the key store"));
     world.store.gets_well();
     for _ in 0..2 {
-        assert_eq!(world.ask(Some(key)).await, 200);
+        assert_eq!(ask(&world, Some(key)).await, 200);
     }
     assert_eq!(heard.take(), ["INFO the key store works again failures=9"]);
 }
 
 #[tokio::test]
-async fn what_is_easily_got_wrong_is_said_once() {
+async fn a_likely_misconfiguration_is_logged_once() {
     let heard = Heard::at(Level::INFO);
     let _guard = tracing::subscriber::set_default(heard.clone());
     let store = MemoryStore::new();
@@ -287,7 +259,7 @@ async fn what_is_easily_got_wrong_is_said_once() {
     let trial = Limit::named("trial", Quota::per_hour(1)).report_only();
     keys.set_limits(Limits::new().per_key(trial)).unwrap();
     for _ in 0..5 {
-        let request = support::with_key(issued[0].expose_secret());
+        let request = with_key(issued[0].expose_secret());
         assert_eq!(call(echoing(&keys.layer()), request).await.status(), 200);
     }
     let line = format!(

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use http::{Request, StatusCode};
-use support::{DAY, EchoService, READ, WRITE, call, today};
-use tower::Layer;
+use http::StatusCode;
+use support::{DAY, READ, WRITE, answer, today, with_key};
 use tower_api_key::clock::ManualClock;
 use tower_api_key::key::{
     AllowedNetworks, Alphabet, KeyDigest, KeyFormat, KeyRecordError, PepperRing,
@@ -28,17 +27,12 @@ fn keys_in(store: &MemoryStore) -> ApiKeys {
     builder.build().unwrap()
 }
 
-async fn status<A>(keys: &ApiKeys<A>, key: &str) -> StatusCode {
-    let service = keys.layer().layer(EchoService);
-    let request = Request::builder()
-        .header("x-api-key", key)
-        .body(())
-        .unwrap();
-    call(service, request).await.status()
+fn status<A>(keys: &ApiKeys<A>, key: &str) -> StatusCode {
+    answer(&keys.layer(), with_key(key)).status()
 }
 
 #[tokio::test]
-async fn what_was_asked_for_is_what_is_kept() {
+async fn an_issued_key_is_stored_as_requested() {
     let store = MemoryStore::new();
     let keys = keys_in(&store);
     let networks = AllowedNetworks::only(["192.0.2.0/24"]).unwrap();
@@ -47,8 +41,7 @@ async fn what_was_asked_for_is_what_is_kept() {
         .organization("Acme Inc.")
         .name("nightly export")
         .environment(Environment::TEST)
-        .scopes([READ])
-        .scopes([WRITE])
+        .scopes([READ, WRITE])
         .networks(networks.clone())
         .plan("pro")
         .add_metadata("region", "eu")
@@ -79,7 +72,7 @@ async fn what_was_asked_for_is_what_is_kept() {
 }
 
 #[tokio::test]
-async fn no_two_keys_are_alike() {
+async fn every_issued_key_is_unique() {
     let store = MemoryStore::new();
     let keys = keys_in(&store);
     let clone = keys.clone(); // a cloned generator made every key the same, elsewhere
@@ -93,7 +86,7 @@ async fn no_two_keys_are_alike() {
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_is_not_issued() {
+async fn a_key_with_invalid_settings_is_not_issued() {
     let keys = keys_in(&MemoryStore::new());
     for nobody in ["", " "] {
         let error = keys.issue(nobody).await.unwrap_err();
@@ -147,7 +140,7 @@ async fn the_format_is_chosen_by_environment_or_by_prefix() {
     assert!(key.expose_secret().starts_with("sk_live_"));
     let key = keys.issue("acme").prefix("pk_live").await.unwrap();
     assert_eq!(key.expose_secret().len(), "pk_live_".len() + 22 + 6);
-    assert_eq!(status(&keys, key.expose_secret()).await, StatusCode::OK);
+    assert_eq!(status(&keys, key.expose_secret()), StatusCode::OK);
     let key = keys.issue("acme").prefix("sk_test").await.unwrap();
     assert_eq!(key.record().environment(), Some(&Environment::TEST));
     assert_eq!(key.expose_secret().len(), "sk_test_".len() + 43);
@@ -162,7 +155,7 @@ async fn the_format_is_chosen_by_environment_or_by_prefix() {
 }
 
 #[tokio::test]
-async fn changes_are_safe_to_repeat_and_count_versions() {
+async fn changes_are_idempotent_and_increment_the_version() {
     let store = MemoryStore::new();
     let keys = keys_in(&store);
     let key = keys.issue("acme").await.unwrap();
@@ -266,7 +259,7 @@ impl ManagedKeyStore for Contended {
 }
 
 #[tokio::test]
-async fn a_change_keeps_what_a_faster_one_wrote() {
+async fn a_change_is_retried_on_a_conflict_and_keeps_the_other_write() {
     for (rivals, succeeds) in [(3, true), (15, true), (16, false)] {
         let store = Arc::new(Contended {
             store: MemoryStore::new(),
@@ -292,7 +285,7 @@ async fn a_change_keeps_what_a_faster_one_wrote() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_revocations_at_once_one_is_the_first() {
+async fn concurrent_revocations_record_a_single_revocation() {
     let store = MemoryStore::new();
     let keys = keys_in(&store);
     let id = keys.issue("acme").await.unwrap().id();
@@ -310,7 +303,7 @@ async fn of_many_revocations_at_once_one_is_the_first() {
 }
 
 #[tokio::test]
-async fn peppers_are_rotated_without_the_keys() {
+async fn peppers_can_be_rotated_without_the_plaintext_keys() {
     let store = MemoryStore::new();
     let ring = |current, pepper: u8| PepperRing::new(current, &[pepper; 32]).unwrap();
     let build = |ring| {
@@ -323,14 +316,14 @@ async fn peppers_are_rotated_without_the_keys() {
 
     // Retired, it is still accepted; without it, the record cannot be judged.
     let rotated = ring("new", 2).add_retired("old", &[1; 32]).unwrap();
-    assert_eq!(status(&build(rotated.clone()), text).await, StatusCode::OK);
+    assert_eq!(status(&build(rotated.clone()), text), StatusCode::OK);
     assert_eq!(
-        status(&build(ring("new", 2)), text).await,
+        status(&build(ring("new", 2)), text),
         StatusCode::SERVICE_UNAVAILABLE
     );
     // A pepper of the same name and another content is a mistake of ours, not of every caller.
     assert_eq!(
-        status(&build(ring("old", 9)), text).await,
+        status(&build(ring("old", 9)), text),
         StatusCode::SERVICE_UNAVAILABLE
     );
 
@@ -342,12 +335,12 @@ async fn peppers_are_rotated_without_the_keys() {
         .with_verifier(rotated.verifier(&digest));
     let rehash = support::updates(rehashed.with_version(2));
     store.commit(&rehash).await.unwrap();
-    assert_eq!(status(&build(ring("new", 2)), text).await, StatusCode::OK);
+    assert_eq!(status(&build(ring("new", 2)), text), StatusCode::OK);
 }
 
-/// Who forgets to say so does not open a live door with a test key.
+/// Forgetting to set it does not open a live layer to a test key.
 #[tokio::test]
-async fn a_record_without_an_environment_has_that_of_its_format() {
+async fn a_record_without_an_environment_takes_that_of_its_format() {
     let format = KeyFormat::new("acme_test", Environment::TEST).unwrap();
     let key = format.generate().unwrap();
     let record = KeyRecord::imported(KeyDigest::of(key.expose_secret()), "acme");
@@ -356,21 +349,18 @@ async fn a_record_without_an_environment_has_that_of_its_format() {
         .formats([format.clone()])
         .build()
         .unwrap();
-    assert_eq!(
-        status(&keys, key.expose_secret()).await,
-        StatusCode::FORBIDDEN
-    );
+    assert_eq!(status(&keys, key.expose_secret()), StatusCode::FORBIDDEN);
     let caller = keys.verify(key.expose_secret()).await.unwrap();
     assert_eq!(caller.environment(), &Environment::TEST);
     // The record's own goes before.
     let live = record.with_environment(Environment::LIVE);
     let store: MemoryStore = [live].into_iter().collect();
     let keys = ApiKeys::builder(store).formats([format]).build().unwrap();
-    assert_eq!(status(&keys, key.expose_secret()).await, StatusCode::OK);
+    assert_eq!(status(&keys, key.expose_secret()), StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_key_can_be_proved_without_a_request() {
+async fn a_key_can_be_verified_without_a_request() {
     let store = MemoryStore::new();
     let keys = keys_in(&store);
     let key = keys.issue("acme").await.unwrap();
@@ -398,7 +388,7 @@ async fn a_key_can_be_proved_without_a_request() {
 }
 
 #[tokio::test]
-async fn a_table_of_existing_hashes_works_as_it_is() {
+async fn existing_sha256_hashes_can_be_imported_unchanged() {
     let store = MemoryStore::new();
     let old = "acme-3f8a1c0b9d2e4f5a6b7c8d9e0f1a2b3c";
     let sha256 = KeyDigest::of(old).to_hex();
@@ -417,19 +407,19 @@ async fn a_table_of_existing_hashes_works_as_it_is() {
         .formats(formats())
         .build()
         .unwrap();
-    assert_eq!(status(&keys, old).await, StatusCode::OK);
+    assert_eq!(status(&keys, old), StatusCode::OK);
     let read_only = ApiKeys::read_only(store)
         .formats(formats())
         .build()
         .unwrap();
-    assert_eq!(status(&read_only, old).await, StatusCode::OK);
+    assert_eq!(status(&read_only, old), StatusCode::OK);
     assert_eq!(
-        status(&read_only, &old.to_uppercase()).await,
+        status(&read_only, &old.to_uppercase()),
         StatusCode::UNAUTHORIZED
     );
     // Beside it, keys of the new format are issued.
     let key = keys.issue("acme").await.unwrap();
-    assert_eq!(status(&keys, key.expose_secret()).await, StatusCode::OK);
+    assert_eq!(status(&keys, key.expose_secret()), StatusCode::OK);
 }
 
 /// Finds one record, whatever it is asked for.
@@ -453,7 +443,7 @@ impl ManagedKeyStore for OneForAll {
 }
 
 #[tokio::test]
-async fn no_key_is_changed_in_the_place_of_another() {
+async fn a_change_never_applies_to_another_keys_record() {
     let [meant, other] = ["meant", "other"].map(KeyDigest::of);
     let commits = Arc::new(AtomicUsize::new(0));
     let store = OneForAll(KeyRecord::imported(other, "acme"), Arc::clone(&commits));
@@ -467,7 +457,7 @@ async fn no_key_is_changed_in_the_place_of_another() {
 }
 
 #[tokio::test]
-async fn what_no_store_could_keep_is_refused_before_it_is_committed() {
+async fn an_unstorable_record_is_refused_before_the_commit() {
     let keys = ApiKeys::in_memory();
     let nul = keys.issue("acme").name("a\0b").await.unwrap_err();
     assert!(
@@ -519,7 +509,7 @@ async fn what_no_store_could_keep_is_refused_before_it_is_committed() {
 }
 
 #[tokio::test]
-async fn a_dated_suspension_ends_at_its_date_and_can_be_given_another() {
+async fn a_dated_suspension_ends_at_its_date_and_can_be_extended() {
     let clock = ManualClock::at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
     let builder = ApiKeys::builder(MemoryStore::new()).clock(clock.clone());
     let keys = builder.build().unwrap();
@@ -561,7 +551,7 @@ async fn trail(keys: &ApiKeys, query: &TrailQuery) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn each_change_of_a_key_leaves_a_record_of_the_trail_and_what_changes_nothing_none() {
+async fn each_change_of_a_key_adds_one_trail_record_and_a_repeat_adds_none() {
     let store = MemoryStore::new();
     let keys = keys_in(&store);
     let billing = Actor::service("billing");
@@ -611,7 +601,7 @@ async fn each_change_of_a_key_leaves_a_record_of_the_trail_and_what_changes_noth
 }
 
 #[tokio::test]
-async fn a_trail_that_cannot_be_kept_is_refused_and_nothing_is_changed() {
+async fn a_change_with_an_invalid_trail_record_is_refused_as_a_whole() {
     let store = MemoryStore::new();
     let keys = keys_in(&store);
     let key = keys.issue("acme").await.unwrap();
@@ -626,7 +616,7 @@ async fn a_trail_that_cannot_be_kept_is_refused_and_nothing_is_changed() {
         refused,
         IssueError::Invalid(KeyRecordError::Nul("the actor"))
     ));
-    assert_eq!(status(&keys, key.expose_secret()).await, StatusCode::OK);
+    assert_eq!(status(&keys, key.expose_secret()), StatusCode::OK);
     let all = keys
         .list(&KeyQuery::new(), &Paging::first(10))
         .await
@@ -636,7 +626,7 @@ async fn a_trail_that_cannot_be_kept_is_refused_and_nothing_is_changed() {
 
 /// However often a key is changed: the latest changes stay, and memory does not grow.
 #[tokio::test]
-async fn the_trail_in_memory_keeps_the_latest_changes() {
+async fn the_memory_trail_keeps_the_latest_changes() {
     let store = MemoryStore::new();
     let keys = keys_in(&store);
     let key = keys.issue("acme").await.unwrap();

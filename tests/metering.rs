@@ -5,32 +5,22 @@
 mod support;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Method, Request, Response};
 use http_body_util::Full;
-use support::trouble::{Delay, Gate, Judges, TroubledLimiter, TroubledStore};
-use support::{is_waiting, today};
+use support::trouble::{Delay, Gate, Judges};
+use support::{Answered, Asking, World, from, is_waiting, to};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_api_key::clock::ManualClock;
-use tower_api_key::http::{PeerAddr, RateLimitHeaders, ResponseBody};
-use tower_api_key::key::Revocation;
-use tower_api_key::limit::{
-    ChargeError, Endpoint, Limit, LimiterOutage, MemoryLimiter, Plan, REQUESTS,
-};
-use tower_api_key::{
-    ApiKeys, Caller, IssuedKey, KeyRecord, KeyStore, Limits, ManagedKeyStore, Quota,
-};
+use tower_api_key::http::RateLimitHeaders;
+use tower_api_key::limit::{ChargeError, Endpoint, Limit, LimiterOutage, Plan, REQUESTS};
+use tower_api_key::{Caller, Limits, Quota};
 
 const REPORT: (Method, &str) = (Method::POST, "/report");
 /// It costs nothing, to see how budgets stand.
 const LOOK: (Method, &str) = (Method::GET, "/look");
-
-type Answer = Response<ResponseBody<Full<Bytes>>>;
-type Asking = std::pin::Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// What a handler does about its charges.
 #[derive(Clone, Copy)]
@@ -57,98 +47,49 @@ async fn work(request: Request<()>) -> Result<Response<Full<Bytes>>, Infallible>
     Ok(response)
 }
 
-struct World {
-    keys: ApiKeys,
-    clock: ManualClock,
-    store: TroubledStore,
-    limiter: TroubledLimiter,
-    key: IssuedKey,
+/// Budgets at hand.
+fn near(limits: Limits) -> World {
+    World::with_limits(limits)
 }
 
-impl World {
-    /// Budgets at hand.
-    async fn near(limits: Limits) -> Self {
-        Self::new(limits, false, LimiterOutage::refuse()).await
-    }
+/// Budgets that are waited for each time.
+fn far(limits: Limits) -> World {
+    World::builder().limits(limits).remote_limiter().build()
+}
 
-    /// Budgets that are waited for each time.
-    async fn far(limits: Limits) -> Self {
-        Self::new(limits, true, LimiterOutage::refuse()).await
-    }
+fn asking(world: &World, (method, path): (Method, &str), does: Does) -> Asking {
+    let headers = RateLimitHeaders::none().with_draft();
+    let layer = world.keys.layer().rate_limit_headers(headers);
+    let mut request = from("192.0.2.1", &to(path, world.key()));
+    *request.method_mut() = method;
+    request.extensions_mut().insert(does);
+    let answer = layer.layer(service_fn(work)).oneshot(request);
+    Box::pin(answer.map(Result::unwrap))
+}
 
-    async fn new(limits: Limits, far: bool, outage: LimiterOutage) -> Self {
-        let clock = ManualClock::at(today());
-        let (store, limiter) = (TroubledStore::new(&clock), TroubledLimiter::new(&clock));
-        let builder = ApiKeys::builder(store.clone())
-            .clock(clock.clone())
-            .limits(limits)
-            .limiter_outage(outage);
-        let builder = if far {
-            builder.limiter(limiter.clone())
-        } else {
-            builder.limiter(MemoryLimiter::new())
-        };
-        let keys = builder.build().unwrap();
-        let key = keys.issue("acme").await.unwrap();
-        Self {
-            keys,
-            clock,
-            store,
-            limiter,
-            key,
-        }
+async fn ask(world: &World, endpoint: (Method, &str), does: Does) -> u16 {
+    let answer = asking(world, endpoint, does).await;
+    if let Some(Done(done)) = answer.extensions().get() {
+        assert!(done.is_ok());
     }
+    answer.status().as_u16()
+}
 
-    fn asking(&self, (method, path): (Method, &str), does: Does) -> Asking {
-        let headers = RateLimitHeaders::none().with_draft();
-        let layer = self.keys.layer().rate_limit_headers(headers);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("x-api-key", self.key.expose_secret())
-            .extension(PeerAddr(SocketAddr::from(([192, 0, 2, 1], 80))))
-            .extension(does);
-        let request = request.body(()).unwrap();
-        let answer = layer.layer(service_fn(work)).oneshot(request);
-        Box::pin(answer.map(Result::unwrap))
-    }
+/// The caller of a request that is let in.
+async fn caller(world: &World, endpoint: (Method, &str)) -> Caller {
+    let answer = asking(world, endpoint, Does::Nothing).await;
+    assert_eq!(answer.status(), 200);
+    answer.extensions().get::<Caller>().unwrap().clone()
+}
 
-    async fn ask(&self, endpoint: (Method, &str), does: Does) -> u16 {
-        let answer = self.asking(endpoint, does).await;
-        if let Some(Done(done)) = answer.extensions().get() {
-            assert!(done.is_ok());
-        }
-        answer.status().as_u16()
-    }
-
-    /// The caller of a request that is let in.
-    async fn caller(&self, endpoint: (Method, &str)) -> Caller {
-        let answer = self.asking(endpoint, Does::Nothing).await;
-        assert_eq!(answer.status(), 200);
-        answer.extensions().get::<Caller>().unwrap().clone()
-    }
-
-    /// What is left of each budget that binds a request to any endpoint.
-    async fn left(&self) -> Vec<u64> {
-        left(&self.asking(LOOK, Does::Nothing).await)
-    }
-
-    async fn change_elsewhere(&self, change: impl FnOnce(KeyRecord) -> KeyRecord) {
-        let record = self.store.kept.find(&self.key.id()).await.unwrap().unwrap();
-        let version = record.version() + 1;
-        let change = support::updates(change(record).with_version(version));
-        self.store.kept.commit(&change).await.unwrap();
-    }
+/// What is left of each budget that binds a request to any endpoint.
+async fn left_of(world: &World) -> Vec<u64> {
+    left(&asking(world, LOOK, Does::Nothing).await)
 }
 
 /// What the answer says to be left of each budget.
-fn left(answer: &Answer) -> Vec<u64> {
-    let told = answer.headers()["ratelimit"].to_str().unwrap();
-    let left = |limit: &str| {
-        let left = limit.split(';').find_map(|part| part.strip_prefix("r="));
-        left.unwrap().parse().unwrap()
-    };
-    told.split(", ").map(left).collect()
+fn left(answer: &Answered) -> Vec<u64> {
+    support::left(answer.headers()["ratelimit"].to_str().unwrap())
 }
 
 fn limits() -> Limits {
@@ -160,34 +101,33 @@ fn limits() -> Limits {
 }
 
 #[tokio::test]
-async fn a_refund_gives_back_what_the_request_cost_and_not_more() {
-    for world in [World::near(limits()).await, World::far(limits()).await] {
-        assert_eq!(world.ask(REPORT, Does::Nothing).await, 200);
-        assert_eq!(world.left().await, [6, 16]);
+async fn a_refund_returns_at_most_the_cost_of_the_request() {
+    for world in [near(limits()), far(limits())] {
+        assert_eq!(ask(&world, REPORT, Does::Nothing).await, 200);
+        assert_eq!(left_of(&world).await, [6, 16]);
         for (units, left) in [(3, [5, 15]), (0, [1, 11])] {
-            assert_eq!(world.ask(REPORT, Does::Refund(units)).await, 200);
-            assert_eq!(world.left().await, left, "{units} of 4");
+            assert_eq!(ask(&world, REPORT, Does::Refund(units)).await, 200);
+            assert_eq!(left_of(&world).await, left, "{units} of 4");
         }
         world.clock.advance(Duration::from_secs(61));
         for units in [4, 5, u64::MAX] {
-            assert_eq!(world.ask(REPORT, Does::Refund(units)).await, 200);
-            assert_eq!(world.left().await, [10, 11], "{units} of 4");
+            assert_eq!(ask(&world, REPORT, Does::Refund(units)).await, 200);
+            assert_eq!(left_of(&world).await, [10, 11], "{units} of 4");
         }
         // What cost nothing gives nothing back.
-        let before = world.left().await;
-        assert_eq!(world.ask(LOOK, Does::Refund(4)).await, 200);
-        assert_eq!(world.left().await, before);
+        let before = left_of(&world).await;
+        assert_eq!(ask(&world, LOOK, Does::Refund(4)).await, 200);
+        assert_eq!(left_of(&world).await, before);
     }
 }
 
-/// Three a second: each request is refunded once, however many clones of its caller ask for it.
+/// Each request is refunded once, however many clones of its caller ask for it.
 #[tokio::test]
-async fn clones_of_a_caller_give_back_together_what_one_of_them_may() {
-    for far in [false, true] {
-        let world = World::new(limits(), far, LimiterOutage::refuse()).await;
+async fn clones_of_a_caller_share_a_single_refund() {
+    for world in [near(limits()), far(limits())] {
         for asked in [[4, 4, 4], [1, 1, 1], [3, 0, 3], [0, u64::MAX, 1]] {
-            let caller = world.caller(REPORT).await;
-            let before = world.left().await;
+            let caller = caller(&world, REPORT).await;
+            let before = left_of(&world).await;
             let clones = [caller.clone(), caller.clone(), caller];
             // Also where they do so at once.
             let refunds = clones
@@ -202,7 +142,7 @@ async fn clones_of_a_caller_give_back_together_what_one_of_them_may() {
                 .fold(0u64, |sum, it| sum.saturating_add(*it))
                 .min(4);
             let after: Vec<_> = before.iter().map(|left| left + back).collect();
-            assert_eq!(world.left().await, after, "{asked:?}");
+            assert_eq!(left_of(&world).await, after, "{asked:?}");
             world.clock.advance(Duration::from_secs(3661));
         }
     }
@@ -210,26 +150,25 @@ async fn clones_of_a_caller_give_back_together_what_one_of_them_may() {
 
 /// Work that failed is given back late, all at once, so that far more than the quota would be done.
 #[tokio::test]
-async fn refunds_that_were_saved_up_admit_no_more_than_the_quota() {
+async fn saved_up_refunds_do_not_admit_more_than_the_quota() {
     for quota in [Quota::per_second(3), Quota::per_second(3).smooth()] {
-        for far in [false, true] {
-            let limits = Limits::new().per_key(quota);
-            let world = World::new(limits, far, LimiterOutage::refuse()).await;
+        let limits = || Limits::new().per_key(quota);
+        for world in [near(limits()), far(limits())] {
             let mut saved = Vec::new();
             for _ in 0..9 {
                 for _ in 0..3 {
-                    saved.push(world.caller((Method::GET, "/page")).await);
+                    saved.push(caller(&world, (Method::GET, "/page")).await);
                 }
                 world.clock.advance(Duration::from_millis(1_100));
             }
             let mut done = 0;
             while let Some(caller) = saved.pop() {
-                while world.ask((Method::GET, "/page"), Does::Nothing).await == 200 {
+                while ask(&world, (Method::GET, "/page"), Does::Nothing).await == 200 {
                     done += 1;
                 }
                 caller.refund(REQUESTS, 1).await.unwrap();
             }
-            while world.ask((Method::GET, "/page"), Does::Nothing).await == 200 {
+            while ask(&world, (Method::GET, "/page"), Does::Nothing).await == 200 {
                 done += 1;
             }
             assert_eq!(done, 3, "{quota:?}");
@@ -237,16 +176,16 @@ async fn refunds_that_were_saved_up_admit_no_more_than_the_quota() {
     }
 }
 
-/// Whether the limiter gave back before it failed is not known.
+/// The limiter may have given them back before it failed.
 #[tokio::test]
-async fn what_was_asked_back_of_a_limiter_that_failed_is_not_asked_back_again() {
-    let world = World::far(limits()).await;
-    let caller = world.caller(REPORT).await;
+async fn units_of_a_failed_refund_are_not_refunded_again() {
+    let world = far(limits());
+    let caller = caller(&world, REPORT).await;
     world.limiter.fails();
     assert!(caller.refund(REQUESTS, 3).await.is_err());
     world.limiter.gets_well();
     caller.clone().refund(REQUESTS, u64::MAX).await.unwrap();
-    assert_eq!(world.left().await, [7, 17]);
+    assert_eq!(left_of(&world).await, [7, 17]);
 }
 
 #[tokio::test]
@@ -262,56 +201,53 @@ async fn a_refund_reaches_every_limit_that_bound_the_request() {
             .global(Quota::per_utc_month(13))
             .add_endpoint(report)
     };
-    for world in [World::near(limits()).await, World::far(limits()).await] {
-        let first = left(&world.asking(REPORT, Does::Refund(2)).await);
+    for world in [near(limits()), far(limits())] {
+        let first = left(&asking(&world, REPORT, Does::Refund(2)).await);
         assert_eq!(first, [9, 10, 11, 8, 18]);
-        let second = left(&world.asking(REPORT, Does::Charge(3)).await);
+        let second = left(&asking(&world, REPORT, Does::Charge(3)).await);
         assert_eq!(second, first);
-        let third = left(&world.asking(REPORT, Does::Nothing).await);
+        let third = left(&asking(&world, REPORT, Does::Nothing).await);
         assert_eq!(third, [4, 5, 6, 3, 13]);
     }
 }
 
 #[tokio::test]
-async fn a_charge_takes_what_is_left_at_most_and_the_next_request_is_refused() {
-    for world in [World::near(limits()).await, World::far(limits()).await] {
+async fn a_charge_takes_at_most_what_is_left_and_denies_the_next_request() {
+    for world in [near(limits()), far(limits())] {
         let page = || (Method::GET, "/page");
-        assert_eq!(world.ask(page(), Does::Charge(0)).await, 200);
-        assert_eq!(world.left().await, [9, 19]);
-        assert_eq!(world.ask(page(), Does::Charge(3)).await, 200);
-        assert_eq!(world.left().await, [5, 15]);
+        assert_eq!(ask(&world, page(), Does::Charge(0)).await, 200);
+        assert_eq!(left_of(&world).await, [9, 19]);
+        assert_eq!(ask(&world, page(), Does::Charge(3)).await, 200);
+        assert_eq!(left_of(&world).await, [5, 15]);
         // More than the key has left, and less than the account.
-        assert_eq!(world.ask(page(), Does::Charge(6)).await, 200);
-        assert_eq!(world.left().await, [0, 8]);
-        assert_eq!(world.ask(page(), Does::Nothing).await, 429);
+        assert_eq!(ask(&world, page(), Does::Charge(6)).await, 200);
+        assert_eq!(left_of(&world).await, [0, 8]);
+        assert_eq!(ask(&world, page(), Does::Nothing).await, 429);
         assert_eq!(
-            world.ask(LOOK, Does::Nothing).await,
+            ask(&world, LOOK, Does::Nothing).await,
             200,
             "it takes nothing"
         );
         // Nothing is left to take, which is no failure, and what is taken comes back in time.
-        assert_eq!(world.ask(LOOK, Does::Charge(1)).await, 200);
-        assert_eq!(world.left().await, [0, 7]);
+        assert_eq!(ask(&world, LOOK, Does::Charge(1)).await, 200);
+        assert_eq!(left_of(&world).await, [0, 7]);
         world.clock.advance(Duration::from_secs(61));
         // More than there ever is.
-        assert_eq!(world.ask(page(), Does::Charge(u64::MAX)).await, 200);
-        assert_eq!(world.left().await, [0, 0]);
+        assert_eq!(ask(&world, page(), Does::Charge(u64::MAX)).await, 200);
+        assert_eq!(left_of(&world).await, [0, 0]);
         world.clock.advance(Duration::from_secs(3661));
-        assert_eq!(world.left().await, [10, 20]);
+        assert_eq!(left_of(&world).await, [10, 20]);
     }
 }
 
 #[tokio::test]
-async fn without_limits_there_is_nothing_to_give_back_or_to_charge() {
-    for world in [
-        World::near(Limits::new()).await,
-        World::far(Limits::new()).await,
-    ] {
+async fn without_limits_charges_and_refunds_do_nothing() {
+    for world in [near(Limits::new()), far(Limits::new())] {
         world.limiter.fails(); // nobody asks it
         for does in [Does::Refund(1), Does::Charge(1)] {
-            assert_eq!(world.ask(REPORT, does).await, 200);
+            assert_eq!(ask(&world, REPORT, does).await, 200);
         }
-        let caller = world.keys.verify(world.key.expose_secret()).await.unwrap();
+        let caller = world.keys.verify(world.secret()).await.unwrap();
         caller.refund(REQUESTS, 1).await.unwrap();
         caller.charge(REQUESTS, 1).await.unwrap();
     }
@@ -319,44 +255,44 @@ async fn without_limits_there_is_nothing_to_give_back_or_to_charge() {
 
 /// A job that is not a request was charged nothing, but may be charged.
 #[tokio::test]
-async fn a_caller_without_a_request_has_nothing_to_give_back() {
-    for world in [World::near(limits()).await, World::far(limits()).await] {
-        assert_eq!(world.ask(REPORT, Does::Nothing).await, 200);
-        let caller = world.keys.verify(world.key.expose_secret()).await.unwrap();
-        assert_eq!(world.left().await, [6, 16]);
+async fn a_caller_without_a_request_has_nothing_to_refund() {
+    for world in [near(limits()), far(limits())] {
+        assert_eq!(ask(&world, REPORT, Does::Nothing).await, 200);
+        let caller = world.keys.verify(world.secret()).await.unwrap();
+        assert_eq!(left_of(&world).await, [6, 16]);
         caller.refund(REQUESTS, 4).await.unwrap();
-        assert_eq!(world.left().await, [6, 16]);
+        assert_eq!(left_of(&world).await, [6, 16]);
         caller.charge(REQUESTS, 2).await.unwrap();
-        assert_eq!(world.left().await, [4, 14]);
+        assert_eq!(left_of(&world).await, [4, 14]);
     }
 }
 
-/// What is no request comes from no address.
+/// A job is not a request, and comes from no address.
 #[tokio::test]
-async fn a_job_is_not_charged_to_clients_without_an_address() {
+async fn a_job_is_not_charged_to_the_budget_of_unknown_addresses() {
     let limits = Limits::new()
         .per_ip(Quota::per_minute(10))
         .per_key(Quota::per_minute(10));
-    let world = World::near(limits).await;
-    let caller = world.keys.verify(world.key.expose_secret()).await.unwrap();
+    let world = near(limits);
+    let caller = world.keys.verify(world.secret()).await.unwrap();
     caller.charge(REQUESTS, 4).await.unwrap();
-    let mut request = Request::get("/look").header("x-api-key", world.key.expose_secret());
-    request = request.extension(Does::Nothing);
+    let mut request = to(LOOK.1, world.key());
+    request.extensions_mut().insert(Does::Nothing);
     let layer = world
         .keys
         .layer()
         .rate_limit_headers(RateLimitHeaders::none().with_draft());
     let service = layer.layer(service_fn(work));
-    let answer = service.oneshot(request.body(()).unwrap()).await.unwrap();
+    let answer = service.oneshot(request).await.unwrap();
     assert_eq!(left(&answer), [9, 5]);
 }
 
 #[tokio::test]
-async fn a_limiter_that_fails_is_told_to_the_handler_in_time() {
-    let world = World::far(limits()).await;
+async fn a_limiter_failure_is_reported_to_the_handler_in_time() {
+    let world = far(limits());
     for does in [Does::Refund(1), Does::Charge(1)] {
         for judges in [Judges::Fails, Judges::Rightly] {
-            let mut request = world.asking(REPORT, does);
+            let mut request = asking(&world, REPORT, does);
             // The check is asked for before the trouble, the rest after it began.
             let check = world.limiter.hangs();
             assert!(is_waiting(&mut request));
@@ -383,21 +319,21 @@ async fn a_limiter_that_fails_is_told_to_the_handler_in_time() {
 // While a request waits for its limits.
 
 #[tokio::test]
-async fn invariant_4_a_key_that_is_stopped_while_its_request_waits_for_a_limiter_is_not_let_in() {
+async fn invariant_4_a_key_stopped_during_the_limiter_wait_is_refused() {
     for (stop, status) in [
         ("revoke", 401),
         ("suspend", 403),
         ("elsewhere", 401),
         ("delete", 401),
     ] {
-        let world = World::far(limits()).await;
-        assert_eq!(world.ask(REPORT, Does::Nothing).await, 200);
+        let mut world = far(limits());
+        assert_eq!(ask(&world, REPORT, Does::Nothing).await, 200);
         let gate = world.limiter.hangs();
         // One waits for its key first; the other has it at hand.
-        let id = world.key.id();
+        let id = world.key().id();
         world.keys.invalidate(&id);
         let load = world.store.hangs();
-        let mut requests = [LOOK, REPORT].map(|endpoint| world.asking(endpoint, Does::Nothing));
+        let mut requests = [LOOK, REPORT].map(|endpoint| asking(&world, endpoint, Does::Nothing));
         assert!(is_waiting(&mut requests[0]));
         world.store.gets_well();
         load.open();
@@ -408,8 +344,7 @@ async fn invariant_4_a_key_that_is_stopped_while_its_request_waits_for_a_limiter
             "revoke" => drop(world.keys.revoke(id).await.unwrap()),
             "suspend" => drop(world.keys.suspend(id).await.unwrap()),
             "elsewhere" => {
-                let revoke = |key: KeyRecord| key.with_revoked(Revocation::new(today()));
-                world.change_elsewhere(revoke).await;
+                world.revoke_elsewhere(id);
                 world.keys.invalidate(&id);
             }
             _ => {
@@ -427,22 +362,18 @@ async fn invariant_4_a_key_that_is_stopped_while_its_request_waits_for_a_limiter
         // And it has cost nothing.
         world.store.gets_well();
         world.keys.invalidate_all();
-        let other = world.keys.issue("acme").await.unwrap();
-        let world = World {
-            key: other,
-            ..world
-        };
-        assert_eq!(world.left().await[1], 16, "{stop}");
+        world.use_key(world.issue());
+        assert_eq!(left_of(&world).await[1], 16, "{stop}");
     }
 }
 
 #[tokio::test]
-async fn a_key_that_ends_while_its_request_waits_for_a_limiter_is_not_let_in() {
-    let mut world = World::far(limits()).await;
+async fn a_key_that_expires_during_the_limiter_wait_is_refused() {
+    let mut world = far(limits());
     let moment = Duration::from_millis(100);
-    world.key = world.keys.issue("acme").expires_in(moment).await.unwrap();
+    world.use_key(world.keys.issue("acme").expires_in(moment).await.unwrap());
     let gate = world.limiter.hangs();
-    let mut request = world.asking(REPORT, Does::Nothing);
+    let mut request = asking(&world, REPORT, Does::Nothing);
     assert!(is_waiting(&mut request));
     world.clock.advance(moment);
     world.limiter.gets_well();
@@ -450,27 +381,27 @@ async fn a_key_that_ends_while_its_request_waits_for_a_limiter_is_not_let_in() {
     let answer = request.await;
     assert_eq!(answer.status(), 401);
     assert_eq!(answer.headers()["x-key-status"], "expired");
-    world.key = world.keys.issue("acme").await.unwrap();
-    assert_eq!(world.left().await[1], 20, "it has cost nothing");
+    world.use_key(world.keys.issue("acme").await.unwrap());
+    assert_eq!(left_of(&world).await[1], 20, "it has cost nothing");
 }
 
 #[tokio::test]
-async fn a_key_that_is_merely_changed_while_its_request_waits_for_a_limiter_is_let_in() {
-    let world = World::far(limits()).await;
+async fn a_key_merely_changed_during_the_limiter_wait_is_admitted() {
+    let world = far(limits());
     let gate = world.limiter.hangs();
-    let mut request = world.asking(REPORT, Does::Nothing);
+    let mut request = asking(&world, REPORT, Does::Nothing);
     assert!(is_waiting(&mut request));
-    world.change_elsewhere(|key| key.with_name("renamed")).await;
-    world.keys.invalidate(&world.key.id());
+    world.change_elsewhere(world.key().id(), |key| key.with_name("renamed"));
+    world.keys.invalidate(&world.key().id());
     world.limiter.gets_well();
     gate.open();
     assert_eq!(request.await.status(), 200);
-    assert_eq!(world.left().await, [6, 16], "it was charged once");
+    assert_eq!(left_of(&world).await, [6, 16], "it was charged once");
 }
 
-/// The plan is another one once the request was charged: what it gives back is not that plan's.
+/// The plan changes after the charge, and the refund does not go to a budget of the new plan.
 #[tokio::test]
-async fn a_refund_goes_to_no_budget_that_the_request_did_not_draw_on() {
+async fn a_refund_goes_only_to_budgets_that_the_request_was_charged_to() {
     let plan =
         |name: &str, limit| Plan::new(name).per_account(Limit::named(format!("of_{name}"), limit));
     let limits = Limits::new()
@@ -479,43 +410,43 @@ async fn a_refund_goes_to_no_budget_that_the_request_did_not_draw_on() {
         .default_plan("free")
         .add_cost(REPORT.0, REPORT.1, 4)
         .add_cost(LOOK.0, LOOK.1, 0);
-    let mut world = World::far(limits).await;
+    let mut world = far(limits);
     let (free, pro) = (
         world.keys.issue("acme").plan("free").await.unwrap(),
         world.keys.issue("acme").plan("pro").await.unwrap(),
     );
-    world.key = pro;
-    assert_eq!(world.ask(REPORT, Does::Nothing).await, 200);
-    assert_eq!(world.left().await, [16]);
-    world.key = free;
+    world.use_key(pro);
+    assert_eq!(ask(&world, REPORT, Does::Nothing).await, 200);
+    assert_eq!(left_of(&world).await, [16]);
+    world.use_key(free);
     let gate = world.limiter.hangs();
-    let mut request = world.asking(REPORT, Does::Refund(4));
+    let mut request = asking(&world, REPORT, Does::Refund(4));
     assert!(is_waiting(&mut request));
-    world.change_elsewhere(|key| key.with_plan("pro")).await;
-    world.keys.invalidate(&world.key.id());
+    world.change_elsewhere(world.key().id(), |key| key.with_plan("pro"));
+    world.keys.invalidate(&world.key().id());
     world.limiter.gets_well();
     gate.open();
     assert_eq!(request.await.status(), 200);
-    assert_eq!(world.left().await, [16]);
+    assert_eq!(left_of(&world).await, [16]);
 }
 
 #[tokio::test]
-async fn a_key_that_cannot_be_looked_at_again_is_503_and_costs_nothing() {
-    let world = World::far(limits()).await;
+async fn a_key_that_cannot_be_rechecked_is_a_503_and_costs_nothing() {
+    let world = far(limits());
     let gate = world.limiter.hangs();
-    let mut request = world.asking(REPORT, Does::Nothing);
+    let mut request = asking(&world, REPORT, Does::Nothing);
     assert!(is_waiting(&mut request));
-    world.keys.invalidate(&world.key.id());
+    world.keys.invalidate(&world.key().id());
     world.store.fails();
     world.limiter.gets_well();
     gate.open();
     assert_eq!(request.await.status(), 503);
     world.store.gets_well();
-    assert_eq!(world.left().await, [10, 20]);
+    assert_eq!(left_of(&world).await, [10, 20]);
 }
 
 #[tokio::test]
-async fn what_the_limiter_did_not_take_is_not_given_back_to_it() {
+async fn units_that_the_limiter_did_not_take_are_not_refunded_to_it() {
     let outages = [
         LimiterOutage::admit(Quota::per_minute(10)),
         LimiterOutage::local_share(2.try_into().unwrap()),
@@ -523,15 +454,16 @@ async fn what_the_limiter_did_not_take_is_not_given_back_to_it() {
     for (outage, meanwhile) in outages.iter().flat_map(|outage| {
         ["nothing", "changed", "revoked"].map(|meanwhile| (outage.clone(), meanwhile))
     }) {
-        let world = World::new(limits(), true, outage).await;
-        assert_eq!(world.ask(REPORT, Does::Nothing).await, 200);
+        let world = World::builder().limits(limits()).remote_limiter();
+        let mut world = world.limiter_outage(outage).build();
+        assert_eq!(ask(&world, REPORT, Does::Nothing).await, 200);
         // A request comes while the limiter fails, and is done when it works again.
-        let mut request = world.asking(REPORT, Does::Refund(4));
+        let mut request = asking(&world, REPORT, Does::Refund(4));
         let gate = Gate::default();
         let until = Delay::Until(gate.clone());
         world.limiter.gets(Judges::Fails, until);
         assert!(is_waiting(&mut request));
-        let id = world.key.id();
+        let id = world.key().id();
         let status = match meanwhile {
             "revoked" => {
                 world.keys.revoke(id).await.unwrap();
@@ -546,11 +478,7 @@ async fn what_the_limiter_did_not_take_is_not_given_back_to_it() {
         world.limiter.gets_well();
         gate.open();
         assert_eq!(request.await.status(), status);
-        let other = world.keys.issue("acme").await.unwrap();
-        let world = World {
-            key: other,
-            ..world
-        };
-        assert_eq!(world.left().await[1], 16, "{meanwhile}");
+        world.use_key(world.issue());
+        assert_eq!(left_of(&world).await[1], 16, "{meanwhile}");
     }
 }

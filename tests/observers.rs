@@ -5,7 +5,6 @@
 mod support;
 
 use std::future::IntoFuture;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,17 +12,15 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use support::trouble::{TroubledLimiter, TroubledStore};
-use support::{call, echoing, today, with_key};
+use support::testkit::WorldBuilder;
+use support::{Sent, World, call, echoing, from, to, today, with_key};
 use tower::util::MapResponseLayer;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_api_key::clock::ManualClock;
-use tower_api_key::http::{PeerAddr, RequestHead};
+use tower_api_key::http::RequestHead;
 use tower_api_key::key::AllowedNetworks;
-use tower_api_key::limit::MemoryLimiter;
 use tower_api_key::manage::WorkerHealth;
 use tower_api_key::observe::{Answered, Decision, Observer};
-use tower_api_key::{ApiKeys, Caller, IssuedKey, Limits, Quota, Rejection, RequireScope, Scope};
+use tower_api_key::{ApiKeyLayer, Caller, Limits, Quota, Rejection, RequireScope, Scope};
 
 /// What it was told, as text.
 #[derive(Clone, Default)]
@@ -66,58 +63,37 @@ impl Observer for Told {
     }
 }
 
-struct World {
-    keys: ApiKeys,
-    store: TroubledStore,
-    told: Told,
-    key: IssuedKey,
+/// A world, and what an observer is told of it.
+fn told_of(world: WorldBuilder) -> (World, Told) {
+    let told = Told::default();
+    (world.observer(told.clone()).build(), told)
 }
 
-impl World {
-    async fn new(far: bool, limits: Limits) -> Self {
-        let clock = ManualClock::at(today());
-        let store = TroubledStore::new(&clock);
-        let told = Told::default();
-        let builder = ApiKeys::builder(store.clone())
-            .clock(clock.clone())
-            .limits(limits);
-        let builder = builder.add_observer(told.clone());
-        let builder = if far {
-            builder.limiter(TroubledLimiter::new(&clock))
-        } else {
-            builder.limiter(MemoryLimiter::new())
-        };
-        let keys = builder.build().unwrap();
-        let key = keys.issue("acme").await.unwrap();
-        Self {
-            keys,
-            store,
-            told,
-            key,
-        }
-    }
+/// With budgets at hand, and with budgets that are waited for.
+fn near_and_far(limits: &Limits) -> [WorldBuilder; 2] {
+    let limited = || World::builder().limits(limits.clone());
+    [limited(), limited().remote_limiter()]
+}
 
-    fn request(key: Option<&str>) -> Request<()> {
-        let mut request = key.map_or_else(|| Request::new(()), with_key);
-        *request.uri_mut() = "/v1/facts".parse().unwrap();
-        let peer = PeerAddr(SocketAddr::from(([192, 0, 2, 1], 80)));
-        request.extensions_mut().insert(peer);
-        request
-    }
+fn request(sent: &(impl Sent + ?Sized)) -> Request<()> {
+    from("192.0.2.1", &to("/v1/facts", sent))
+}
+
+fn without_key() -> Request<()> {
+    request(&Request::new(()))
 }
 
 #[tokio::test]
 async fn each_decision_is_announced_once_and_each_answer_to_a_key_once() {
-    for far in [false, true] {
-        let limits = Limits::new().per_key(Quota::per_minute(2));
-        let world = World::new(far, limits).await;
-        let good = world.key.expose_secret();
+    for world in near_and_far(&Limits::new().per_key(Quota::per_minute(2))) {
+        let (world, told) = told_of(world);
+        let good = world.key();
         let strict = world.keys.layer();
         let optional = world.keys.layer().optional();
-        let other = format!("{good}x");
-        let ask = async |layer: &tower_api_key::ApiKeyLayer, key: Option<&str>| {
-            call(echoing(layer), World::request(key)).await;
-            world.told.take()
+        let other = format!("{}x", world.secret());
+        let ask = async |layer: &ApiKeyLayer, request: Request<()>| {
+            call(echoing(layer), request).await;
+            told.take()
         };
         let admitted =
             |left| format!("admitted acme 192.0.2.1 GET /v1/facts [\"1 requests of {left} left\"]");
@@ -125,36 +101,36 @@ async fn each_decision_is_announced_once_and_each_answer_to_a_key_once() {
         // The first is loaded from the store, the second is cached.
         for left in [1, 0] {
             assert_eq!(
-                ask(&strict, Some(good)).await,
+                ask(&strict, request(good)).await,
                 [admitted(left), answered.clone()]
             );
         }
-        let limited = ask(&strict, Some(good)).await;
+        let limited = ask(&strict, request(good)).await;
         assert_eq!(
             limited,
             ["rate_limit_exceeded acme 192.0.2.1 GET /v1/facts [\"1 requests of 0 left\"]"]
         );
-        let missing = ask(&strict, None).await;
+        let missing = ask(&strict, without_key()).await;
         assert_eq!(
             missing,
             ["missing_api_key nobody 192.0.2.1 GET /v1/facts []"]
         );
-        let malformed = ask(&strict, Some(&other)).await;
+        let malformed = ask(&strict, request(&other)).await;
         assert_eq!(
             malformed,
             ["api_key_not_found nobody 192.0.2.1 GET /v1/facts []"]
         );
-        let nobody = ask(&optional, None).await;
+        let nobody = ask(&optional, without_key()).await;
         assert_eq!(nobody, ["admitted nobody 192.0.2.1 GET /v1/facts []"]);
-        world.keys.suspend(world.key.id()).await.unwrap();
-        let suspended = ask(&strict, Some(good)).await;
+        world.keys.suspend(world.key().id()).await.unwrap();
+        let suspended = ask(&strict, request(good)).await;
         assert_eq!(
             suspended,
             ["api_key_suspended acme 192.0.2.1 GET /v1/facts []"]
         );
-        world.keys.invalidate(&world.key.id());
+        world.keys.invalidate(&world.key().id());
         world.store.fails();
-        let down = ask(&strict, Some(good)).await;
+        let down = ask(&strict, request(good)).await;
         assert_eq!(
             down,
             ["service_unavailable nobody 192.0.2.1 GET /v1/facts []"]
@@ -162,10 +138,10 @@ async fn each_decision_is_announced_once_and_each_answer_to_a_key_once() {
     }
 }
 
-/// What a handler refuses was admitted, and is told of its answer.
+/// A request that a handler refuses was admitted; its refusal is reported with its answer.
 #[tokio::test]
-async fn what_a_handler_refuses_is_told_with_the_answer() {
-    let world = World::new(false, Limits::new()).await;
+async fn a_refusal_by_a_handler_is_reported_with_the_answer() {
+    let (world, told) = told_of(World::builder());
     let scoped = RequireScope::new(Scope::from_static("reports:read"));
     let inner = service_fn(async |request: Request<()>| {
         assert!(request.extensions().get::<Caller>().is_some());
@@ -176,10 +152,10 @@ async fn what_a_handler_refuses_is_told_with_the_answer() {
         .keys
         .layer()
         .layer(world.keys.layer().layer(scoped.layer(inner)));
-    let request = World::request(Some(world.key.expose_secret()));
+    let request = request(world.key());
     let answer = stack.oneshot(request).await.unwrap();
     assert_eq!(answer.status(), StatusCode::FORBIDDEN);
-    let told = world.told.take();
+    let told = told.take();
     assert_eq!(
         told,
         [
@@ -191,7 +167,7 @@ async fn what_a_handler_refuses_is_told_with_the_answer() {
 
 /// In gRPC a refusal has 200, and a layer in between may make another answer of it.
 #[tokio::test]
-async fn the_status_that_is_told_is_that_of_the_answer() {
+async fn the_reported_status_is_that_of_the_answer() {
     for (grpc, softened, expected) in [
         (
             false,
@@ -205,7 +181,7 @@ async fn the_status_that_is_told_is_that_of_the_answer() {
         ),
         (false, true, "answered acme 404 Not Found None"),
     ] {
-        let world = World::new(false, Limits::new()).await;
+        let (world, told) = told_of(World::builder());
         let scoped = RequireScope::new(Scope::from_static("reports:read"));
         let inner = scoped.layer(support::EchoService);
         let soften = MapResponseLayer::new(move |mut answer: Response<_>| {
@@ -215,14 +191,14 @@ async fn the_status_that_is_told_is_that_of_the_answer() {
             answer
         });
         let inner = soften.layer(inner);
-        let mut request = World::request(Some(world.key.expose_secret()));
+        let mut request = request(world.key());
         if grpc {
             *request.method_mut() = Method::POST;
             let grpc = http::HeaderValue::from_static("application/grpc");
             request.headers_mut().insert("content-type", grpc);
         }
         let answer = world.keys.layer().layer(inner).oneshot(request).await;
-        let told = world.told.take();
+        let told = told.take();
         assert_eq!(told[1..], [expected]);
         let status = format!(" {} ", answer.unwrap().status());
         assert!(expected.contains(&status), "{status}");
@@ -230,27 +206,27 @@ async fn the_status_that_is_told_is_that_of_the_answer() {
 }
 
 #[tokio::test]
-async fn a_request_that_passes_two_layers_of_the_same_keys_is_charged_and_announced_once() {
-    let limits = Limits::new().global(Quota::per_minute(5));
-    let world = World::new(false, limits).await;
+async fn two_layers_of_the_same_keys_charge_and_announce_a_request_once() {
+    let limited = || World::builder().limits(Limits::new().global(Quota::per_minute(5)));
+    let (world, told) = told_of(limited());
     let optional = world.keys.layer().optional();
     let stack = optional.layer(echoing(&optional));
     for left in [4, 3] {
-        call(stack.clone(), World::request(None)).await;
+        call(stack.clone(), without_key()).await;
         let charged = format!("[\"1 requests of {left} left\"]");
-        let told = format!("admitted nobody 192.0.2.1 GET /v1/facts {charged}");
-        assert_eq!(world.told.take(), [told]);
+        let expected = format!("admitted nobody 192.0.2.1 GET /v1/facts {charged}");
+        assert_eq!(told.take(), [expected]);
     }
     // Other keys charge and announce for themselves.
-    let other = World::new(false, Limits::new().global(Quota::per_minute(5))).await;
+    let (other, told_of_other) = told_of(limited());
     let stack = optional.layer(echoing(&other.keys.layer().optional()));
-    call(stack, World::request(None)).await;
-    assert_eq!([&world, &other].map(|it| it.told.take().len()), [1, 1]);
+    call(stack, without_key()).await;
+    assert_eq!([&told, &told_of_other].map(|it| it.take().len()), [1, 1]);
 }
 
 /// Scopes and networks that are only reported deny nothing, and are told.
 #[tokio::test]
-async fn what_is_only_reported_is_told_and_denies_nothing() {
+async fn report_only_requirements_are_reported_and_deny_nothing() {
     #[derive(Clone, Default)]
     struct Reported(Arc<Mutex<Vec<&'static str>>>);
     impl Observer for Reported {
@@ -260,17 +236,9 @@ async fn what_is_only_reported_is_told_and_denies_nothing() {
             self.0.lock().unwrap().extend(codes.map(Rejection::code));
         }
     }
-    let clock = ManualClock::at(today());
     let reported = Reported::default();
-    for far in [false, true] {
-        let builder = ApiKeys::builder(TroubledStore::new(&clock)).clock(clock.clone());
-        let builder = builder.limits(Limits::new().per_key(Quota::per_minute(9)));
-        let builder = if far {
-            builder.limiter(TroubledLimiter::new(&clock))
-        } else {
-            builder
-        };
-        let keys = builder.add_observer(reported.clone()).build().unwrap();
+    for world in near_and_far(&Limits::new().per_key(Quota::per_minute(9))) {
+        let keys = world.observer(reported.clone()).build().keys;
         let elsewhere = AllowedNetworks::only(["198.51.100.0/24"]).unwrap();
         let read = Scope::from_static("reports:read");
         let outside = keys.issue("acme").networks(elsewhere).await.unwrap();
@@ -281,8 +249,7 @@ async fn what_is_only_reported_is_told_and_denies_nothing() {
             .dangerous_report_networks();
         let expected: [&[&str]; 2] = [&["ip_not_allowed", "insufficient_scope"], &[]];
         for (key, expected) in [&outside, &inside].into_iter().zip(expected) {
-            let request = World::request(Some(key.expose_secret()));
-            assert_eq!(call(echoing(&layer), request).await.status(), 200);
+            assert_eq!(call(echoing(&layer), request(key)).await.status(), 200);
             assert_eq!(*std::mem::take(&mut *reported.0.lock().unwrap()), *expected);
         }
     }
@@ -324,13 +291,10 @@ impl Observer for Ids {
 }
 
 #[tokio::test]
-async fn what_observers_keep_of_a_key_leaves_with_its_entry() {
+async fn observer_state_of_a_key_is_dropped_with_its_cache_entry() {
     let counting = Counting::default();
-    let store = TroubledStore::new(&ManualClock::at(today()));
-    let builder = ApiKeys::builder(store)
-        .add_observer(Ids)
-        .add_observer(counting.clone());
-    let keys = builder.build().unwrap();
+    let observed = World::builder().observer(Ids).observer(counting.clone());
+    let keys = observed.build().keys;
     let issued = [
         keys.issue("acme").await.unwrap(),
         keys.issue("globex").await.unwrap(),
@@ -352,21 +316,11 @@ async fn what_observers_keep_of_a_key_leaves_with_its_entry() {
 
 /// Nobody uses the key any more, and nothing pushes it out of the cache.
 #[tokio::test]
-async fn the_worker_lets_go_of_what_is_kept_of_idle_keys_and_of_all_when_it_is_stopped() {
-    let clock = ManualClock::at(today());
+async fn the_worker_drops_observer_state_of_idle_keys_and_all_when_stopped() {
     let counting = Counting::default();
-    let builder = ApiKeys::builder(TroubledStore::new(&clock)).clock(clock.clone());
-    let keys = builder.add_observer(counting.clone()).build().unwrap();
-    let (idle, busy) = (
-        keys.issue("acme").await.unwrap(),
-        keys.issue("globex").await.unwrap(),
-    );
-    let layer = keys.layer();
-    let ask = async |key: &IssuedKey| {
-        call(echoing(&layer), with_key(key.expose_secret()))
-            .await
-            .status()
-    };
+    let world = World::builder().observer(counting.clone()).build();
+    let (keys, clock) = (&world.keys, &world.clock);
+    let [idle, busy] = [world.issue(), world.issue()];
     let total = || counting.total.load(Ordering::SeqCst);
     let health = || keys.health().worker;
     assert_eq!(health(), WorkerHealth::NotStarted);
@@ -374,11 +328,11 @@ async fn the_worker_lets_go_of_what_is_kept_of_idle_keys_and_of_all_when_it_is_s
     let mut worker = Box::pin(keys.worker().until(stop.map(|_| ())));
     assert!(support::is_waiting(&mut worker));
     for _ in 0..3 {
-        ask(&idle).await;
+        world.ask(&idle);
     }
     // It sweeps each ten seconds; what may still serve keeps its value.
     for second in 1..=20 {
-        assert_eq!(ask(&busy).await, 200);
+        assert_eq!(world.ask(&busy), 200);
         clock.advance(Duration::from_secs(1));
         assert!(support::is_waiting(&mut worker));
         let idle_is_over = second >= 10;
@@ -391,7 +345,7 @@ async fn the_worker_lets_go_of_what_is_kept_of_idle_keys_and_of_all_when_it_is_s
     }
     // That the key was found is still known: it needs no attempt, and is loaded when it is used
     // again.
-    assert_eq!(ask(&idle).await, 200);
+    assert_eq!(world.ask(&idle), 200);
     stopped.abort();
     assert!(!support::is_waiting(&mut worker));
     assert_eq!(total(), 3 + 20 + 1);
@@ -406,7 +360,7 @@ async fn the_worker_lets_go_of_what_is_kept_of_idle_keys_and_of_all_when_it_is_s
 
 /// The credential is still there when a decision is announced, and not in what is printed of it.
 #[tokio::test]
-async fn a_decision_shows_no_key() {
+async fn debug_output_of_a_decision_does_not_show_the_key() {
     struct Shown(Mutex<Vec<String>>);
     impl Observer for Shown {
         fn decided(&self, decision: &Decision<'_>) {
@@ -420,17 +374,13 @@ async fn a_decision_shows_no_key() {
         }
     }
     let shown = Arc::new(Shown(Mutex::default()));
-    let store = TroubledStore::new(&ManualClock::at(today()));
-    let keys = ApiKeys::builder(store)
-        .add_observer(Arc::clone(&shown))
-        .build()
-        .unwrap();
-    let key = keys.issue("acme").await.unwrap();
-    call(echoing(&keys.layer()), with_key(key.expose_secret())).await;
-    call(echoing(&keys.layer()), with_key(&key.expose_secret()[..40])).await;
+    let world = World::builder().observer(Arc::clone(&shown)).build();
+    let key = world.secret();
+    world.ask(key);
+    world.ask(&key[..40]);
     let shown = shown.0.lock().unwrap().join("\n");
     assert!(
-        shown.contains("acme") && !shown.contains(&key.expose_secret()[..24]),
+        shown.contains("acme") && !shown.contains(&key[..24]),
         "{shown}"
     );
 }

@@ -1,5 +1,5 @@
-//! Trouble of ours is never taken for a fault of the caller's, and never for a yes; and what needs
-//! no store asks none.
+//! A fault on our side is never taken for a fault of the caller, and never admits a request; and a
+//! request that needs no store asks none.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
@@ -7,16 +7,12 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
-use support::{EchoService, World, call};
+use http::StatusCode;
+use support::{World, answer, serve, text, with_key};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tower::Layer;
-use tower_api_key::http::ResponseBody;
 use tower_api_key::key::{KeyDigest, PepperRing, Verifier};
 use tower_api_key::store::StoreError;
-use tower_api_key::{ApiKeyLayer, ApiKeys, KeyId, KeyRecord, KeyStore, MemoryStore};
+use tower_api_key::{ApiKeys, KeyId, KeyRecord, KeyStore, MemoryStore};
 
 type Answer = dyn Fn(&KeyId) -> Result<Option<KeyRecord>, StoreError> + Send + Sync;
 
@@ -49,17 +45,9 @@ impl KeyStore for Scripted {
     }
 }
 
-async fn answer(layer: &ApiKeyLayer, key: &str) -> Response<ResponseBody<Full<Bytes>>> {
-    let request = Request::builder()
-        .header("x-api-key", key)
-        .body(())
-        .unwrap();
-    call(layer.layer(EchoService), request).await
-}
-
 #[tokio::test]
-async fn invariant_5_trouble_of_ours_is_503_never_401_and_never_a_silent_yes() {
-    let world = World::new().await;
+async fn invariant_5_a_server_side_fault_is_a_503_and_never_a_401_or_a_200() {
+    let world = World::with_named_keys();
     let key = world.plaintexts["active"].clone();
     let digest = KeyDigest::of(&key);
     let peppered = move |pepper: &str| {
@@ -107,18 +95,15 @@ async fn invariant_5_trouble_of_ours_is_503_never_401_and_never_a_silent_yes() {
             keys.layer().optional(),
             keys.layer().dangerous_allow_preflight(),
         ] {
-            let answer = answer(&layer, &key).await;
+            let answer = answer(&layer, with_key(&key));
             assert_eq!(
                 answer.status(),
                 StatusCode::SERVICE_UNAVAILABLE,
                 "{trouble}"
             );
             assert_eq!(answer.headers()["retry-after"], "5", "{trouble}");
-            let body = answer.into_body().collect().await.unwrap().to_bytes();
-            assert!(
-                !String::from_utf8_lossy(&body).contains("pepper"),
-                "{trouble} is told"
-            );
+            let body = text(answer).await;
+            assert!(!body.contains("pepper"), "{trouble} is told");
         }
     }
 }
@@ -126,7 +111,7 @@ async fn invariant_5_trouble_of_ours_is_503_never_401_and_never_a_silent_yes() {
 #[tokio::test]
 async fn retry_after_is_rounded_up_and_never_zero() {
     use std::time::Duration;
-    let world = World::new().await;
+    let world = World::with_named_keys();
     let key = &world.plaintexts["active"];
     let down = ApiKeys::read_only(support::Down).build().unwrap();
     for (after, told) in [
@@ -136,60 +121,60 @@ async fn retry_after_is_rounded_up_and_never_zero() {
         (Duration::from_secs(30), "30"),
         (Duration::MAX, "18446744073709551615"),
     ] {
-        let answer = answer(&down.layer().outage_retry_after(after), key).await;
+        let answer = answer(&down.layer().outage_retry_after(after), with_key(key));
         assert_eq!(answer.headers()["retry-after"], told);
     }
 }
 
 #[tokio::test]
-async fn what_is_not_written_as_a_key_reaches_no_store() {
-    let world = World::new().await;
+async fn a_malformed_key_is_not_looked_up_in_the_store() {
+    let world = World::with_named_keys();
     let store = Scripted::new(|_| Ok(None));
     let layer = ApiKeys::read_only(store.clone()).build().unwrap().layer();
     for name in ["typo", "truncated", "junk", "jwt"] {
-        let answer = answer(&layer, &world.plaintexts[name]).await;
+        let answer = answer(&layer, with_key(&world.plaintexts[name]));
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(store.asked(), 0, "{name}");
     }
-    answer(&layer, &world.plaintexts["unknown"]).await;
+    answer(&layer, with_key(&world.plaintexts["unknown"]));
     assert_eq!(store.asked(), 1);
 }
 
 #[tokio::test]
-async fn a_store_that_answers_with_another_keys_record_opens_nothing() {
-    let world = World::new().await;
+async fn a_record_of_another_key_from_the_store_is_a_503() {
+    let world = World::with_named_keys();
     let [active, admin] = ["active", "admin"].map(|name| world.plaintexts[name].clone());
     let id = KeyDigest::of(&active).id();
     let other = KeyDigest::of(&admin);
-    let answer_of = async |wrong: KeyRecord| {
+    let answer_of = |wrong: KeyRecord| {
         let store = Scripted::new(move |_| Ok(Some(wrong.clone())));
         let layer = ApiKeys::read_only(store).build().unwrap().layer();
-        answer(&layer, &active).await
+        answer(&layer, with_key(&active))
     };
     for wrong in [
         KeyRecord::imported(other, "acme"),
         KeyRecord::new(other.id(), Verifier::sha256(KeyDigest::of(&active)), "acme"),
     ] {
-        let answer = answer_of(wrong).await;
+        let answer = answer_of(wrong);
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     }
     // The right id and another secret: the caller holds 128 bits of the key, so the fault is ours.
     let changed = KeyRecord::new(id, Verifier::sha256(other), "acme");
-    let answer = answer_of(changed).await;
+    let answer = answer_of(changed);
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
 }
 
 /// Unknown and malformed keys: to the byte, the same answer on the wire.
 #[tokio::test]
 async fn the_caller_cannot_tell_why_a_key_is_not_found() {
-    let world = World::new().await;
+    let world = World::with_named_keys();
     let empty = ApiKeys::builder(MemoryStore::new())
         .build()
         .unwrap()
         .layer();
     let mut answers = Vec::new();
     for name in ["unknown", "typo", "truncated"] {
-        let address = support::serve_hyper(empty.layer(EchoService)).await;
+        let address = serve(empty.clone()).await;
         let key = &world.plaintexts[name];
         let request = format!(
             "GET / HTTP/1.1\r\nhost: localhost\r\nx-api-key: {key}\r\nconnection: close\r\n\r\n"

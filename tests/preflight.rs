@@ -3,25 +3,14 @@
 
 mod support;
 
-use std::future::IntoFuture;
-use std::net::SocketAddr;
-use std::sync::OnceLock;
-
-use futures_util::FutureExt;
 use http::{Method, Request, StatusCode};
-use http_body_util::BodyExt;
 use proptest::prelude::*;
 use proptest::sample::select;
-use support::{EchoService, World, asking, block_on, call, percent_encoded, today};
+use support::{
+    EchoService, World, at_once, call, from, percent_encoded, status_and_text, with_key, world,
+};
 use tower::Layer;
-use tower_api_key::clock::ManualClock;
-use tower_api_key::http::PeerAddr;
-use tower_api_key::{ApiKeyLayer, ApiKeys, IssuedKey, KeySource, Limits, MemoryStore, Quota};
-
-fn world() -> &'static World {
-    static WORLD: OnceLock<World> = OnceLock::new();
-    WORLD.get_or_init(|| block_on(World::new()))
-}
+use tower_api_key::{ApiKeyLayer, ApiKeys, IssuedKey, KeySource, Limits, Quota};
 
 fn with_the_query(layer: ApiKeyLayer) -> ApiKeyLayer {
     layer
@@ -31,24 +20,12 @@ fn with_the_query(layer: ApiKeyLayer) -> ApiKeyLayer {
 }
 
 fn preflight(query: &str) -> Request<()> {
-    let peer: SocketAddr = "192.0.2.7:1234".parse().unwrap();
-    Request::builder()
+    let request = Request::builder()
         .method(Method::OPTIONS)
         .uri(format!("/v1?{query}"))
         .header("origin", "https://app.example")
-        .header("access-control-request-method", "POST")
-        .extension(PeerAddr(peer))
-        .body(())
-        .unwrap()
-}
-
-/// The status of the answer, and what the inner service saw.
-fn asked(layer: &ApiKeyLayer, request: Request<()>) -> (StatusCode, String) {
-    let answer = asking(layer, request).now_or_never().unwrap();
-    let status = answer.status();
-    let body = answer.into_body().collect().now_or_never().unwrap();
-    let body = body.unwrap().to_bytes().to_vec();
-    (status, String::from_utf8(body).unwrap())
+        .header("access-control-request-method", "POST");
+    from("192.0.2.7", &request.body(()).unwrap())
 }
 
 /// What stands in a parameter for keys: any key of the world, or any other text.
@@ -70,19 +47,19 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
     #[test]
-    fn a_preflight_passes_as_nobody_and_without_the_key_whatever_is_in_its_url(
+    fn a_preflight_passes_anonymously_with_any_key_in_its_url_removed(
         parameters in proptest::collection::vec(parameter(), 0..4), optional: bool,
     ) {
         let layer = with_the_query(world().keys.layer());
         let layer = if optional { layer.optional() } else { layer };
         let query = [&["a=1".to_owned()], &parameters[..], &["b=%20+2".to_owned()]].concat();
-        let (status, seen) = asked(&layer, preflight(&query.join("&")));
+        let (status, seen) = status_and_text(&layer, preflight(&query.join("&")));
         prop_assert_eq!(status, StatusCode::OK);
         prop_assert_eq!(seen, "nobody /v1?a=1&b=%20+2");
     }
 
     #[test]
-    fn what_no_browser_sends_with_a_preflight_makes_it_a_request_like_any_other(
+    fn an_options_request_with_credentials_is_not_a_preflight(
         name in select(vec!["x-api-key", "cookie", "authorization"]), value in value(), optional: bool,
     ) {
         let layer = with_the_query(world().keys.layer());
@@ -91,43 +68,39 @@ proptest! {
         let value = http::HeaderValue::from_bytes(value.as_bytes());
         prop_assume!(value.is_ok());
         request.headers_mut().insert(name, value.unwrap());
-        let (status, _) = asked(&layer, request);
+        let (status, _) = status_and_text(&layer, request);
         prop_assert!(!status.is_success(), "{}", status);
     }
 }
 
 /// A key, and a layer with these limits.
 fn limited(limits: Limits) -> (IssuedKey, ApiKeyLayer) {
-    let keys = ApiKeys::builder(MemoryStore::new())
-        .clock(ManualClock::at(today()))
-        .limits(limits)
-        .failed_attempts(Quota::per_hour(2))
-        .build()
-        .unwrap();
-    let key = keys.issue("acme").into_future().now_or_never().unwrap();
-    (key.unwrap(), with_the_query(keys.layer()))
+    let world = World::builder().limits(limits);
+    let world = world.set(|keys| keys.failed_attempts(Quota::per_hour(2)));
+    let world = world.build();
+    (world.issue(), with_the_query(world.keys.layer()))
 }
 
 #[test]
-fn a_preflight_is_charged_to_its_address_and_to_everybody_and_to_no_key() {
+fn a_preflight_is_charged_to_address_and_global_limits_but_no_key() {
     const TWO: Quota = Quota::per_hour(2);
     let (key, layer) = limited(Limits::new().per_key(TWO).per_account(TWO));
     let query = format!("api_key={}", key.expose_secret());
     for _ in 0..10 {
-        assert_eq!(asked(&layer, preflight(&query)).0, StatusCode::OK);
+        assert_eq!(status_and_text(&layer, preflight(&query)).0, StatusCode::OK);
     }
-    let request = || {
-        let request = Request::builder().header("x-api-key", key.expose_secret());
-        request.body(()).unwrap()
-    };
-    assert_eq!(asked(&layer, request()).0, StatusCode::OK);
-    assert_eq!(asked(&layer, request()).0, StatusCode::OK);
-    assert_eq!(asked(&layer, request()).0, StatusCode::TOO_MANY_REQUESTS);
+    let request = || with_key(key.expose_secret());
+    assert_eq!(status_and_text(&layer, request()).0, StatusCode::OK);
+    assert_eq!(status_and_text(&layer, request()).0, StatusCode::OK);
+    assert_eq!(
+        status_and_text(&layer, request()).0,
+        StatusCode::TOO_MANY_REQUESTS
+    );
 
     for limits in [Limits::new().per_ip(TWO), Limits::new().global(TWO)] {
         let (key, layer) = limited(limits);
         let query = format!("api_key={}", key.expose_secret());
-        let status = || asked(&layer, preflight(&query)).0;
+        let status = || status_and_text(&layer, preflight(&query)).0;
         assert_eq!(status(), StatusCode::OK);
         assert_eq!(status(), StatusCode::OK);
         assert_eq!(status(), StatusCode::TOO_MANY_REQUESTS);
@@ -135,19 +108,19 @@ fn a_preflight_is_charged_to_its_address_and_to_everybody_and_to_no_key() {
 }
 
 #[test]
-fn a_preflight_is_no_failed_attempt() {
+fn a_preflight_is_not_a_failed_attempt() {
     let (_, layer) = limited(Limits::new());
     let unknown = world().plaintexts["unknown"].as_str();
     for _ in 0..10 {
         let query = format!("key={unknown}");
-        assert_eq!(asked(&layer, preflight(&query)).0, StatusCode::OK);
+        assert_eq!(status_and_text(&layer, preflight(&query)).0, StatusCode::OK);
     }
 }
 
 #[test]
-fn a_preflight_keeps_its_url_where_credentials_are_kept() {
+fn a_preflight_keeps_its_url_if_credentials_are_kept() {
     let layer = with_the_query(world().keys.layer()).dangerous_keep_credential();
-    let (status, seen) = asked(&layer, preflight("key=x"));
+    let (status, seen) = status_and_text(&layer, preflight("key=x"));
     assert_eq!(
         (status, seen.as_str()),
         (StatusCode::OK, "nobody /v1?key=x")
@@ -156,9 +129,9 @@ fn a_preflight_keeps_its_url_where_credentials_are_kept() {
 
 /// With each header that announces a body or a call, in any case and with any value.
 #[test]
-fn what_announces_a_body_or_a_call_is_no_preflight() {
+fn a_request_that_announces_a_body_or_a_call_is_not_a_preflight() {
     let layer = with_the_query(world().keys.layer());
-    assert_eq!(asked(&layer, preflight("")).0, 200);
+    assert_eq!(status_and_text(&layer, preflight("")).0, 200);
     for (name, value) in [
         ("content-type", "application/grpc"),
         ("content-type", "text/plain"),
@@ -171,29 +144,24 @@ fn what_announces_a_body_or_a_call_is_no_preflight() {
     ] {
         let mut request = preflight("");
         request.headers_mut().insert(name, value.parse().unwrap());
-        let (status, seen) = asked(&layer, request);
+        let (status, seen) = status_and_text(&layer, request);
         assert_eq!(status, 401, "{name}: {seen}");
     }
 }
 
 /// The outer layer takes the key out, so that the inner one sees none.
 #[test]
-fn a_request_that_an_outer_layer_of_other_keys_let_through_is_no_preflight() {
+fn a_request_admitted_by_a_layer_of_other_keys_is_not_a_preflight() {
     let outer = ApiKeys::in_memory();
-    let key = outer
-        .issue("outer")
-        .into_future()
-        .now_or_never()
-        .unwrap()
-        .unwrap();
+    let key = at_once(outer.issue("outer")).unwrap();
     let inner = ApiKeys::in_memory().layer().dangerous_allow_preflight();
     let service = outer.layer().layer(inner.layer(EchoService));
     let mut request = preflight("");
     let value = key.expose_secret().parse().unwrap();
     request.headers_mut().insert("x-api-key", value);
-    let answer = call(service.clone(), request).now_or_never().unwrap();
+    let answer = at_once(call(service.clone(), request));
     assert_eq!(answer.status(), 401);
     // Without a key of the outer layer, that layer refuses.
-    let answer = call(service, preflight("")).now_or_never().unwrap();
+    let answer = at_once(call(service, preflight("")));
     assert_eq!(answer.status(), 401);
 }

@@ -7,14 +7,13 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::Response;
 use proptest::prelude::*;
 use sfv::{BareItem, List, ListEntry, Parser};
-use support::{DAY, block_on, call, echoing, today};
-use tower_api_key::clock::ManualClock;
+use support::{DAY, World, answer, to};
 use tower_api_key::http::RateLimitHeaders;
 use tower_api_key::limit::{Endpoint, Limit};
-use tower_api_key::{ApiKeys, Limits, MemoryStore, Quota};
+use tower_api_key::{Limits, Quota};
 
 /// The greatest integer of RFC 9651, and the greatest quota.
 const MOST: u64 = 999_999_999_999_999;
@@ -81,72 +80,51 @@ fn told<B>(answer: &Response<B>) -> Vec<Told> {
     both.collect()
 }
 
-/// A world in which all these limits bind each request; `/cost/N` costs N.
-struct World {
-    keys: ApiKeys,
-    clock: ManualClock,
-    key: String,
-    limits: Vec<(String, Quota)>,
+/// All these limits bind each request; `/cost/N` costs N.
+fn limited(limits: &[(String, Quota)], costs: &[u64]) -> World {
+    let rule = |rules: Limits, (name, quota): &(String, Quota)| {
+        rules.per_account(Limit::named(name, *quota))
+    };
+    let rules = limits.iter().fold(Limits::new(), rule);
+    let costs: BTreeSet<_> = costs.iter().copied().collect();
+    let rules = costs.into_iter().fold(rules, |rules, cost| {
+        rules.add_endpoint(Endpoint::new("GET", format!("/cost/{cost}")).cost(cost))
+    });
+    World::with_limits(rules)
 }
 
-impl World {
-    async fn new(limits: Vec<(String, Quota)>, costs: &[u64]) -> Self {
-        let clock = ManualClock::at(today());
-        let rule = |rules: Limits, (name, quota): &(String, Quota)| {
-            rules.per_account(Limit::named(name, *quota))
-        };
-        let rules = limits.iter().fold(Limits::new(), rule);
-        let costs: BTreeSet<_> = costs.iter().copied().collect();
-        let rules = costs.into_iter().fold(rules, |rules, cost| {
-            rules.add_endpoint(Endpoint::new("GET", format!("/cost/{cost}")).cost(cost))
-        });
-        let builder = ApiKeys::builder(MemoryStore::new()).clock(clock.clone());
-        let keys = builder.limits(rules).build().unwrap();
-        let key = keys.issue("acme").await.unwrap();
-        Self {
-            key: key.expose_secret().to_owned(),
-            keys,
-            clock,
-            limits,
-        }
-    }
+/// What a request of this cost is told; the status is as expected.
+fn ask(
+    world: &World,
+    limits: &[(String, Quota)],
+    cost: u64,
+    status: u16,
+) -> (Vec<Told>, Option<u64>) {
+    let headers = RateLimitHeaders::delta().with_draft();
+    let layer = world.keys.layer().rate_limit_headers(headers);
+    let answer = answer(&layer, to(&format!("/cost/{cost}"), world.key()));
+    assert_eq!(answer.status(), status, "a cost of {cost}: {limits:?}");
+    let retry_after = answer.headers().get("retry-after");
+    let retry_after = retry_after.map(|value| value.to_str().unwrap().parse().unwrap());
+    let told = told(&answer);
+    hold(&told, limits);
+    (told, retry_after)
+}
 
-    /// What a request of this cost is told; the status is as expected.
-    async fn ask(&self, cost: u64, status: u16) -> (Vec<Told>, Option<u64>) {
-        let headers = RateLimitHeaders::delta().with_draft();
-        let layer = self.keys.layer().rate_limit_headers(headers);
-        let request = Request::builder()
-            .uri(format!("/cost/{cost}"))
-            .header("x-api-key", &self.key);
-        let answer = call(echoing(&layer), request.body(()).unwrap()).await;
+/// What holds of every answer.
+fn hold(told: &[Told], limits: &[(String, Quota)]) {
+    assert_eq!(told.len(), limits.len());
+    for (told, (name, quota)) in told.iter().zip(limits) {
+        let window = told_window(*quota);
         assert_eq!(
-            answer.status(),
-            status,
-            "a cost of {cost}: {:?}",
-            self.limits
+            (&told.name, told.quota, told.window),
+            (name, quota.limit(), window)
         );
-        let retry_after = answer.headers().get("retry-after");
-        let retry_after = retry_after.map(|value| value.to_str().unwrap().parse().unwrap());
-        let told = told(&answer);
-        self.hold(&told);
-        (told, retry_after)
-    }
-
-    /// What holds of every answer.
-    fn hold(&self, told: &[Told]) {
-        assert_eq!(told.len(), self.limits.len());
-        for (told, (name, quota)) in told.iter().zip(&self.limits) {
-            let window = told_window(*quota);
-            assert_eq!(
-                (&told.name, told.quota, told.window),
-                (name, quota.limit(), window)
-            );
-            assert!(told.remaining <= told.quota, "{told:?}");
-            assert!(
-                (1..=seconds_up(quota.window())).contains(&told.time),
-                "{told:?}"
-            );
-        }
+        assert!(told.remaining <= told.quota, "{told:?}");
+        assert!(
+            (1..=seconds_up(quota.window())).contains(&told.time),
+            "{told:?}"
+        );
     }
 }
 
@@ -206,62 +184,62 @@ fn told_window(quota: Quota) -> u64 {
 }
 
 #[test]
-fn each_quota_is_told_from_whole_to_nothing() {
+fn each_quota_is_reported_from_full_to_empty() {
     for quota in quotas() {
-        block_on(whole_to_nothing(quota));
+        whole_to_nothing(quota);
     }
 }
 
-async fn whole_to_nothing(quota: Quota) {
+fn whole_to_nothing(quota: Quota) {
     let limit = quota.limit();
     let costs = [0, 1, limit - 1, limit, limit + 1];
-    let world = World::new(vec![("limit".to_owned(), quota)], &costs).await;
+    let limits = [("limit".to_owned(), quota)];
+    let world = limited(&limits, &costs);
+    let ask = |cost, status| ask(&world, &limits, cost, status);
     let window = told_window(quota);
 
-    let (idle, _) = world.ask(0, 200).await;
+    let (idle, _) = ask(0, 200);
     assert_eq!((idle[0].remaining, idle[0].time), (limit, window));
-    let (never, retry_after) = world.ask(limit + 1, 403).await;
+    let (never, retry_after) = ask(limit + 1, 403);
     assert_eq!((&never, retry_after), (&idle, None));
-    let (one, _) = world.ask(1, 200).await;
+    let (one, _) = ask(1, 200);
     assert_eq!(one[0].remaining, limit - 1);
-    let (nothing, _) = world.ask(limit - 1, 200).await;
+    let (nothing, _) = ask(limit - 1, 200);
     assert_eq!(nothing[0].remaining, 0);
-    let (denied, retry_after) = world.ask(limit, 429).await;
+    let (denied, retry_after) = ask(limit, 429);
     assert_eq!(denied[0].remaining, 0);
     // Who waits until the time is over is not too early, and not denied.
     assert_eq!(retry_after, Some(denied[0].time));
     world.clock.advance(Duration::from_secs(denied[0].time));
-    let (whole, _) = world.ask(limit, 200).await;
+    let (whole, _) = ask(limit, 200);
     assert_eq!(whole[0].remaining, 0);
 }
 
 #[test]
-fn sixteen_limits_are_told_at_once() {
-    block_on(async {
-        let limits: Vec<_> = names().into_iter().zip(quotas()).collect();
-        assert_eq!(limits.len(), 16);
-        let world = World::new(limits, &[0, 1]).await;
-        let remaining =
-            |told: &[Told]| -> Vec<u64> { told.iter().map(|it| it.remaining).collect() };
-        let all: Vec<u64> = quotas().iter().map(Quota::limit).collect();
-        let less: Vec<u64> = all.iter().map(|limit| limit - 1).collect();
-        let (idle, _) = world.ask(0, 200).await;
-        assert_eq!(remaining(&idle), all);
-        let (one, _) = world.ask(1, 200).await;
-        assert_eq!(remaining(&one), less);
-        let (denied, retry_after) = world.ask(1, 429).await;
-        assert_eq!(remaining(&denied), less);
-        // What is used up ends no later than what the caller is told to wait for.
-        let used_up = denied.iter().filter(|told| told.remaining == 0);
-        let longest = used_up.map(|told| told.time).max();
-        assert_eq!(retry_after, longest);
-    });
+fn sixteen_limits_are_reported_at_once() {
+    let limits: Vec<_> = names().into_iter().zip(quotas()).collect();
+    assert_eq!(limits.len(), 16);
+    let world = limited(&limits, &[0, 1]);
+    let ask = |cost, status| ask(&world, &limits, cost, status);
+    let remaining = |told: &[Told]| -> Vec<u64> { told.iter().map(|it| it.remaining).collect() };
+    let all: Vec<u64> = quotas().iter().map(Quota::limit).collect();
+    let less: Vec<u64> = all.iter().map(|limit| limit - 1).collect();
+    let (idle, _) = ask(0, 200);
+    assert_eq!(remaining(&idle), all);
+    let (one, _) = ask(1, 200);
+    assert_eq!(remaining(&one), less);
+    let (denied, retry_after) = ask(1, 429);
+    assert_eq!(remaining(&denied), less);
+    // What is used up ends no later than what the caller is told to wait for.
+    let used_up = denied.iter().filter(|told| told.remaining == 0);
+    let longest = used_up.map(|told| told.time).max();
+    assert_eq!(retry_after, longest);
 }
 
 proptest! {
     /// Any quota, any time of the day, and a few requests.
     #[test]
-    fn any_quota_is_told(
+    fn any_quota_is_reported_correctly(
         limit in prop_oneof![1..100u64, 1..=MOST],
         period in prop_oneof![1_000_000_000..100_000_000_000u64, 1_000_000_000..=34_560_000_000_000_000u64],
         smooth: bool,
@@ -273,14 +251,14 @@ proptest! {
             quota = quota.smooth();
         }
         let used = used % (limit + 1);
-        block_on(async {
-            let world = World::new(vec![("limit".to_owned(), quota)], &[0, used]).await;
-            world.clock.advance(Duration::from_nanos(later));
-            let (told, _) = world.ask(used, 200).await;
-            assert_eq!(told[0].remaining, limit - used);
-            world.clock.advance(Duration::from_nanos(later % period));
-            let (told, _) = world.ask(0, 200).await;
-            assert!(told[0].remaining >= limit - used);
-        });
+        let limits = [("limit".to_owned(), quota)];
+        let world = limited(&limits, &[0, used]);
+        let ask = |cost| ask(&world, &limits, cost, 200);
+        world.clock.advance(Duration::from_nanos(later));
+        let (told, _) = ask(used);
+        assert_eq!(told[0].remaining, limit - used);
+        world.clock.advance(Duration::from_nanos(later % period));
+        let (told, _) = ask(0);
+        assert!(told[0].remaining >= limit - used);
     }
 }

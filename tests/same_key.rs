@@ -4,28 +4,16 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::sync::OnceLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::FutureExt;
 use http::{HeaderName, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
-use support::{World, asking, block_on, percent_encoded};
-use tower_api_key::http::ResponseBody;
-use tower_api_key::key::{Alphabet, KeyDigest, KeyFormat};
-use tower_api_key::{
-    ApiKeyLayer, ApiKeys, Environment, KeyRecord, KeySource, ManagedKeyStore, MemoryStore,
-};
-
-type Answer = Response<ResponseBody<Full<bytes::Bytes>>>;
-
-fn world() -> &'static World {
-    static WORLD: OnceLock<World> = OnceLock::new();
-    WORLD.get_or_init(|| block_on(World::new()))
-}
+use support::{Answered, answer, at_once, create_in, imported, percent_encoded, text, world};
+use tower_api_key::key::{Alphabet, KeyFormat};
+use tower_api_key::{ApiKeyLayer, ApiKeys, Environment, KeySource, MemoryStore};
 
 /// A place that a key is sent in; of the first three, one request has at most one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,21 +92,11 @@ fn everywhere(layer: ApiKeyLayer) -> ApiKeyLayer {
     layer.sources(PLACES.map(Place::source))
 }
 
-fn answer(layer: &ApiKeyLayer, request: Request<()>) -> Answer {
-    asking(layer, request).now_or_never().unwrap()
+fn body(answer: Answered) -> String {
+    at_once(text(answer))
 }
 
-fn body(answer: Answer) -> String {
-    let body = answer
-        .into_body()
-        .collect()
-        .now_or_never()
-        .unwrap()
-        .unwrap();
-    String::from_utf8(body.to_bytes().to_vec()).unwrap()
-}
-
-fn vary(answer: &Answer) -> BTreeSet<String> {
+fn vary(answer: &Answered) -> BTreeSet<String> {
     let lines = answer.headers().get_all("vary").iter();
     lines
         .map(|line| line.to_str().unwrap().to_owned())
@@ -129,7 +107,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
     #[test]
-    fn the_same_key_in_several_places_is_one_and_is_hidden_in_every_one(places in several()) {
+    fn the_same_key_in_several_places_counts_once_and_is_removed_from_all(places in several()) {
         let key = world().plaintexts["active"].as_str();
         let sent: Vec<_> = places.iter().map(|place| (*place, key)).collect();
         let answer = answer(&everywhere(world().keys.layer()), request(&sent));
@@ -155,7 +133,7 @@ proptest! {
     }
 
     #[test]
-    fn one_different_key_among_them_is_ambiguous(
+    fn a_different_key_in_another_place_is_ambiguous(
         places in several(), different in any::<Index>(), at in any::<Index>(), byte in b'0'..=b'9',
     ) {
         let key = world().plaintexts["active"].as_str();
@@ -171,7 +149,7 @@ proptest! {
     }
 
     #[test]
-    fn a_line_or_a_parameter_that_is_repeated_is_ambiguous(
+    fn a_repeated_header_line_or_parameter_is_ambiguous(
         places in several(), repeated in any::<Index>(),
     ) {
         let key = world().plaintexts["active"].as_str();
@@ -182,7 +160,7 @@ proptest! {
     }
 
     #[test]
-    fn each_of_many_headers_is_hidden(count in 1..90usize, sent in subsequence((0..90usize).collect::<Vec<_>>(), 1..90)) {
+    fn the_key_is_removed_from_each_of_many_headers(count in 1..90usize, sent in subsequence((0..90usize).collect::<Vec<_>>(), 1..90)) {
         let name = |at: usize| format!("x-key-{at}");
         let sources = (0..count).map(|at| KeySource::header(&name(at)).unwrap());
         let layer = world().keys.layer().sources(sources);
@@ -206,13 +184,12 @@ fn layer_names(layer: &ApiKeyLayer, request: Request<()>) -> Vec<HeaderName> {
         response.extensions_mut().insert(names);
         Ok::<_, std::convert::Infallible>(response)
     });
-    let answer = layer.layer(inner).oneshot(request).now_or_never();
-    let mut answer = answer.unwrap().unwrap();
+    let mut answer = at_once(layer.layer(inner).oneshot(request)).unwrap();
     answer.extensions_mut().remove().unwrap()
 }
 
 #[test]
-fn a_key_that_authorization_alone_cannot_tell_from_a_token_is_hidden_there_too() {
+fn a_bare_key_is_removed_from_authorization_if_sent_elsewhere_too() {
     let hex = KeyFormat::imported("", Alphabet::HEX, 32..=32, Environment::LIVE).unwrap();
     let store = MemoryStore::new();
     let keys = ApiKeys::builder(store.clone())
@@ -220,9 +197,7 @@ fn a_key_that_authorization_alone_cannot_tell_from_a_token_is_hidden_there_too()
         .build()
         .unwrap();
     let key = "0123456789abcdef0123456789abcdef";
-    let record = KeyRecord::imported(KeyDigest::of(key), "acme");
-    let change = support::creates(record);
-    store.commit(&change).now_or_never().unwrap().unwrap();
+    create_in(&store, imported(key));
     let layer = everywhere(keys.layer());
     for place in [Place::Bearer, Place::Basic] {
         let sent = [(place, key), (Place::Header("x-api-key"), key)];

@@ -1,5 +1,5 @@
 //! Keys that are sent with a slip of the pen around them, and the tokens of others that resemble
-//! them: the first are ours and bad, in every mode, and the second are none of ours.
+//! them: the first are claimed and refused, in every mode, and the second are foreign.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
@@ -8,19 +8,12 @@ use std::sync::OnceLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
-use futures_util::FutureExt;
 use http::{HeaderValue, Request, StatusCode};
-use http_body_util::BodyExt;
 use proptest::prelude::*;
 use proptest::sample::select;
-use support::{World, asking, block_on};
+use support::{answer, status_and_text, world};
 use tower_api_key::key::{Alphabet, KeyFormat};
 use tower_api_key::{ApiKeyLayer, ApiKeys, Environment, KeySource, MemoryStore};
-
-fn world() -> &'static World {
-    static WORLD: OnceLock<World> = OnceLock::new();
-    WORLD.get_or_init(|| block_on(World::new()))
-}
 
 fn key() -> &'static str {
     &world().plaintexts["active"]
@@ -53,13 +46,7 @@ fn asked(layer: &ApiKeyLayer, authorization: &[u8]) -> (StatusCode, String) {
         "authorization",
         HeaderValue::from_bytes(authorization).unwrap(),
     );
-    let answer = asking(layer, request.body(()).unwrap())
-        .now_or_never()
-        .unwrap();
-    let status = answer.status();
-    let body = answer.into_body().collect().now_or_never().unwrap();
-    let body = body.unwrap().to_bytes().to_vec();
-    (status, String::from_utf8(body).unwrap())
+    status_and_text(layer, request.body(()).unwrap())
 }
 
 /// Holds a text to be ours and bad in strict and optional mode, wherever keys are read from.
@@ -222,7 +209,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2048))]
 
     #[test]
-    fn a_key_with_a_slip_around_it_is_ours_and_bad(
+    fn a_key_wrapped_in_stray_characters_is_claimed_and_refused(
         scheme in scheme(), wrappers in proptest::collection::vec(wrapper(), 0..4),
     ) {
         let wrapped = wrappers.iter().fold(key().to_owned(), |inner, (open, close)| {
@@ -234,13 +221,13 @@ proptest! {
     }
 
     #[test]
-    fn a_key_behind_a_glued_scheme_or_blank_is_ours_and_bad(glue in glue(), before in scheme()) {
+    fn a_key_glued_to_a_scheme_or_blank_is_claimed_and_refused(glue in glue(), before in scheme()) {
         hold_to_be_bad(format!("{glue}{}", key()).as_bytes())?;
         hold_to_be_bad(format!("{before}{glue}{}", key()).as_bytes())?;
     }
 
     #[test]
-    fn a_key_behind_bytes_that_are_no_token_is_ours_and_bad(
+    fn a_key_behind_non_token_bytes_is_claimed_and_refused(
         bytes in proptest::collection::vec(prop_oneof![0x80..=0xffu8, Just(b'<'), Just(b'\t')], 1..20),
         more in "[ -~]{0,20}",
     ) {
@@ -250,14 +237,14 @@ proptest! {
     }
 
     #[test]
-    fn most_of_a_key_is_as_bad_as_a_whole_one(length in 16..49usize, wrapper in wrapper()) {
+    fn a_truncated_key_is_claimed_and_refused_like_a_whole_one(length in 16..49usize, wrapper in wrapper()) {
         let cut = &key()[.."sk_live_".len() + length];
         let (open, close) = wrapper;
         hold_to_be_bad(format!("Token <{open}{cut}{close}>").as_bytes())?;
     }
 
     #[test]
-    fn a_key_in_basic_credentials_that_are_no_key_is_ours_and_bad(
+    fn a_key_inside_other_basic_credentials_is_claimed_and_refused(
         user in "[a-z@.]{0,12}", separator in select(vec![":", ": ", ":\u{200b}", " ", "::"]), more in "[a-z:]{0,9}",
     ) {
         let text = format!("{user}{separator}{}{more}", key());
@@ -336,7 +323,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2048))]
 
     #[test]
-    fn a_key_in_basic_credentials_with_a_slip_is_ours_and_bad(
+    fn a_key_in_badly_encoded_basic_credentials_is_claimed_and_refused(
         scheme in select(vec![
             "Basic ", "basic\t", "BASIC: ", "Basic", "Basic:", "Basic Basic ", "Authorization: Basic ",
             "Bearer Basic ", "\"Basic ", "Basic=", "\u{feff}Basic ", "Basic%20", "Basic\u{feff}",
@@ -347,7 +334,7 @@ proptest! {
     }
 
     #[test]
-    fn a_key_that_is_encoded_is_ours_and_bad_under_any_scheme(
+    fn a_base64_encoded_key_is_claimed_and_refused_under_any_scheme(
         before in scheme(), alphabet in select(vec![STANDARD, URL_SAFE, URL_SAFE_NO_PAD]), twice: bool,
         end in select(vec!["", ":", "\n", "x"]),
     ) {
@@ -463,14 +450,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2048))]
 
     #[test]
-    fn what_others_send_is_never_ours(authorization in foreign()) {
+    fn foreign_credentials_are_never_claimed(authorization in foreign()) {
         for (_, layer) in layers() {
             hold_to_be_foreign(layer, &authorization)?;
         }
     }
 
     #[test]
-    fn what_others_send_is_never_a_key_without_a_lead(
+    fn foreign_credentials_are_never_claimed_as_keys_without_a_lead(
         authorization in foreign().prop_filter("a token of one part may be a key", |line| {
             line.contains('"') || line.contains(", ") || line.matches('.').count() == 2
         }),
@@ -482,7 +469,7 @@ proptest! {
 }
 
 #[test]
-fn a_bearer_token_that_begins_as_our_keys_do_is_ours_however_short() {
+fn a_bearer_token_with_our_prefix_is_claimed_however_short() {
     for (name, layer) in layers() {
         for token in [
             "sk_live_",
@@ -501,7 +488,7 @@ fn a_bearer_token_that_begins_as_our_keys_do_is_ours_however_short() {
 }
 
 #[test]
-fn a_token_beside_a_key_is_passed_on_and_a_slip_beside_a_key_is_a_second_one() {
+fn a_malformed_key_beside_a_key_is_ambiguous_and_a_token_is_not() {
     let (_, layer) = &layers()[0];
     let asked = |authorization: String| {
         let request = Request::builder().header("x-api-key", key());
@@ -509,7 +496,7 @@ fn a_token_beside_a_key_is_passed_on_and_a_slip_beside_a_key_is_a_second_one() {
             .header("authorization", authorization)
             .body(())
             .unwrap();
-        asking(layer, request).now_or_never().unwrap().status()
+        answer(layer, request).status()
     };
     assert_eq!(asked(world().fill("Bearer {jwt}")), StatusCode::OK);
     assert_eq!(
@@ -519,7 +506,7 @@ fn a_token_beside_a_key_is_passed_on_and_a_slip_beside_a_key_is_a_second_one() {
 }
 
 #[test]
-fn two_lines_of_an_authorization_that_is_not_looked_at_are_others_unless_a_key_is_there() {
+fn two_lines_of_an_unread_authorization_pass_unless_they_hold_a_key() {
     let (_, layer) = layers()
         .iter()
         .find(|(name, _)| *name == "only a header")
@@ -528,7 +515,7 @@ fn two_lines_of_an_authorization_that_is_not_looked_at_are_others_unless_a_key_i
         let request = Request::builder().header("x-api-key", key());
         let request = request.header("authorization", "Negotiate abc");
         let request = request.header("authorization", second).body(()).unwrap();
-        asking(layer, request).now_or_never().unwrap().status()
+        answer(layer, request).status()
     };
     assert_eq!(asked(world().fill("Bearer {jwt}")), StatusCode::OK);
     assert_eq!(

@@ -24,10 +24,10 @@ async fn status(layer: &ApiKeyLayer, name: &str, value: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn a_key_from_a_text_opens_the_door() {
+async fn a_key_from_a_text_is_accepted() {
     let text = format!(
         "admin acme admin = {KEY}; old acme = sha256:{}",
-        "ab".repeat(32)
+        "01234567".repeat(8)
     );
     let refused = StaticStore::from_text(&text).err();
     assert!(refused.is_none(), "{refused:?}");
@@ -87,7 +87,7 @@ fn a_key_from_the_environment_is_read() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_read_again_tells_what_changed() {
+async fn reloading_a_file_reports_the_changed_keys() {
     let directory = std::env::temp_dir().join(format!("static-keys-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let path = directory.join("keys");
@@ -144,7 +144,7 @@ fn told(error: &StoreError) -> (StoreErrorKind, String) {
 }
 
 #[tokio::test]
-async fn stores_in_a_chain_hold_all_their_keys_and_one_that_fails_is_no_no() {
+async fn a_chain_finds_keys_of_every_store_and_an_outage_is_not_a_miss() {
     let clock = ManualClock::at(today());
     let managed = TroubledStore::new(&clock);
     let fixed = StaticStore::from_text(&format!("admin acme = {KEY}")).unwrap();
@@ -196,7 +196,7 @@ async fn stores_in_a_chain_hold_all_their_keys_and_one_that_fails_is_no_no() {
 
 #[cfg(feature = "conformance")]
 #[tokio::test]
-async fn a_chain_keeps_the_promises_of_its_first_store() {
+async fn a_chain_passes_the_conformance_suite_of_its_first_store() {
     let fixed = StaticStore::from_text(&format!("admin acme = {KEY}")).unwrap();
     let chain = StoreChain::new(tower_api_key::MemoryStore::new(), fixed, "the environment");
     tower_api_key::conformance::managed_key_store(&chain).await;

@@ -1,5 +1,5 @@
-//! The conformance suites of lists, trails, events, usage and feeds: who breaks a promise is told
-//! which, and who keeps less and says so passes.
+//! The conformance suites of lists, trails, events, usage and feeds: a broken promise is named, and
+//! a store that declares what it does not keep passes.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
@@ -254,7 +254,7 @@ fn broken(suite: impl Future<Output = ()>) -> String {
 }
 
 #[test]
-fn a_store_that_breaks_a_promise_about_lists_is_told_which() {
+fn a_store_with_faulty_lists_fails_with_the_broken_promise() {
     for (fault, promise) in [
         (
             Fault::ListsOldestFirst,
@@ -297,7 +297,7 @@ fn a_store_that_breaks_a_promise_about_lists_is_told_which() {
 }
 
 #[test]
-fn a_store_that_breaks_a_promise_about_its_trail_is_told_which() {
+fn a_store_with_a_faulty_trail_fails_with_the_broken_promise() {
     for (fault, promise) in [
         (
             Fault::LosesTrail,
@@ -339,7 +339,7 @@ fn a_store_that_breaks_a_promise_about_its_trail_is_told_which() {
 }
 
 #[test]
-fn a_store_that_breaks_a_promise_about_usage_is_told_which() {
+fn a_store_with_faulty_usage_fails_with_the_broken_promise() {
     for (fault, promise) in [
         (Fault::CountsTwice, "a batch of usage is recorded once"),
         (
@@ -358,7 +358,7 @@ fn a_store_that_breaks_a_promise_about_usage_is_told_which() {
 }
 
 #[test]
-fn a_feed_that_breaks_a_promise_is_told_which() {
+fn a_faulty_feed_fails_with_the_broken_promise() {
     for (fault, promise) in [
         (
             Fault::LosesChanges,
@@ -424,7 +424,7 @@ impl ManagedKeyStore for Small {
 }
 
 #[test]
-fn a_store_that_keeps_less_and_says_so_passes() {
+fn a_store_that_declares_what_it_does_not_keep_passes() {
     let fields = [
         Field::Pepper,
         Field::Prefix,
@@ -449,7 +449,7 @@ fn a_store_that_keeps_less_and_says_so_passes() {
     let keeps = fields.into_iter().fold(keeps, Keeps::without);
     let store = Small(MemoryStore::new());
     block_on(conformance::managed_key_store_keeping(&store, &keeps));
-    // Whoever keeps less than is said is told, and so is whoever keeps it in part.
+    // A store that keeps less than it declares fails, and so does one that keeps a field in part.
     let suite = conformance::managed_key_store(&store);
     assert_eq!(broken(suite), "a live store answers");
     let store = Twisted::new(Fault::CutsPlans);
@@ -461,9 +461,9 @@ fn a_store_that_keeps_less_and_says_so_passes() {
     );
 }
 
-/// What a store does not implement, it refuses.
+/// A store refuses the calls that it does not implement.
 #[test]
-fn a_store_without_lists_says_so() {
+fn an_unimplemented_call_of_a_store_is_refused() {
     let store = Small(MemoryStore::new());
     let paging = Paging::first(10);
     let list = block_on(store.list(&KeyQuery::new(), &paging)).unwrap_err();

@@ -13,9 +13,8 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use support::{Answer, send, serve_hyper, today};
+use support::{Answer, World, send, serve_hyper};
 use tower::{Layer, service_fn};
-use tower_api_key::clock::ManualClock;
 use tower_api_key::http::RateLimitHeaders;
 use tower_api_key::limit::{ChargeError, Endpoint, Limit, LimitsError, REQUESTS};
 use tower_api_key::observe::{Decision, Observer};
@@ -58,28 +57,24 @@ impl Observer for Hits {
     }
 }
 
-struct World {
-    clock: ManualClock,
+/// A world whose answers come over a socket.
+struct Served {
+    world: World,
     address: SocketAddr,
-    key: String,
     hits: Hits,
 }
 
-impl World {
+impl Served {
     async fn new(limits: Limits) -> Self {
-        let clock = ManualClock::at(today());
         let hits = Hits::default();
-        let builder = ApiKeys::builder(MemoryStore::new()).clock(clock.clone());
-        let builder = builder.limits(limits).add_observer(hits.clone());
-        let keys = builder.build().unwrap();
-        let key = keys.issue("acme").await.unwrap();
+        let world = World::builder().limits(limits).observer(hits.clone());
+        let world = world.build();
         let headers = RateLimitHeaders::epoch().with_draft();
-        let layer = keys.layer().optional().rate_limit_headers(headers);
+        let layer = world.keys.layer().optional().rate_limit_headers(headers);
         let address = serve_hyper(layer.layer(service_fn(work))).await;
         Self {
-            clock,
+            world,
             address,
-            key: key.expose_secret().to_owned(),
             hits,
         }
     }
@@ -88,7 +83,7 @@ impl World {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header("x-api-key", &self.key);
+            .header("x-api-key", self.world.secret());
         if let Some(work) = work {
             request = request.header(WORK, work);
         }
@@ -105,16 +100,9 @@ impl World {
     }
 }
 
-fn header<'a>(answer: &'a Answer, name: &str) -> &'a str {
-    let found = answer.headers.iter().find(|(header, _)| header == name);
-    found.map_or("", |(_, value)| value)
-}
-
 /// What is left of each limit, by the draft's fields.
 fn left(answer: &Answer) -> Vec<u64> {
-    let told = header(answer, "ratelimit").split(", ");
-    let told = told.filter_map(|item| item.split(";r=").nth(1)?.split(';').next());
-    told.map(|left| left.parse().unwrap()).collect()
+    support::left(answer.header("ratelimit").unwrap_or_default())
 }
 
 fn tokens(quota: Quota) -> Limit {
@@ -129,41 +117,41 @@ fn both() -> Limits {
 }
 
 #[tokio::test]
-async fn tokens_are_charged_after_the_work_and_deny_the_next_request_when_none_is_left() {
-    let world = World::new(both()).await;
+async fn tokens_charged_after_the_work_deny_the_next_request_when_used_up() {
+    let served = Served::new(both()).await;
     for remaining in [[9, 100], [8, 60], [7, 20]] {
-        let answer = world.get(Some("charge tokens 40")).await;
+        let answer = served.get(Some("charge tokens 40")).await;
         assert_eq!((answer.status, left(&answer)), (200, remaining.to_vec()));
         // The headers without names tell of requests.
-        assert_eq!(header(&answer, "x-ratelimit-limit"), "10");
+        assert_eq!(answer.header("x-ratelimit-limit"), Some("10"));
         let remaining = remaining[0].to_string();
-        assert_eq!(header(&answer, "x-ratelimit-remaining"), remaining);
+        assert_eq!(answer.header("x-ratelimit-remaining"), Some(&*remaining));
         let policy = "\"key_per_minute\";q=10;w=60, \"tokens\";q=100;w=60;qu=\"tokens\"";
-        assert_eq!(header(&answer, "ratelimit-policy"), policy);
+        assert_eq!(answer.header("ratelimit-policy"), Some(policy));
     }
     // The third took the 20 that were left. Denied requests cost no requests.
     for _ in 0..2 {
-        let denied = world.get(None).await;
+        let denied = served.get(None).await;
         assert_eq!((denied.status, left(&denied)), (429, vec![7, 0]));
-        assert_eq!(header(&denied, "x-ratelimit-limit"), "100");
-        assert_eq!(header(&denied, "retry-after"), "60");
-        let body: serde_json::Value = serde_json::from_str(&denied.body).unwrap();
+        assert_eq!(denied.header("x-ratelimit-limit"), Some("100"));
+        assert_eq!(denied.header("retry-after"), Some("60"));
+        let body = denied.json();
         let details = &body["error"]["details"];
         assert_eq!(
             (&details["policy"], &details["unit"]),
             (&TOKENS.into(), &TOKENS.into())
         );
     }
-    world.clock.advance(Duration::from_secs(60));
-    let answer = world.get(None).await;
+    served.world.clock.advance(Duration::from_secs(60));
+    let answer = served.get(None).await;
     assert_eq!((answer.status, left(&answer)), (200, vec![9, 100]));
 }
 
 #[tokio::test]
-async fn each_unit_is_given_back_by_itself() {
+async fn each_unit_is_refunded_separately() {
     let charged = Endpoint::new(Method::POST, "/v1/answers").cost_in(TOKENS, 30);
-    let world = World::new(both().add_endpoint(charged)).await;
-    let post = async |work| world.ask(Method::POST, "/v1/answers", work).await;
+    let served = Served::new(both().add_endpoint(charged)).await;
+    let post = async |work| served.ask(Method::POST, "/v1/answers", work).await;
     assert_eq!(left(&post(Some("refund tokens 20")).await), [9, 70]);
     assert_eq!(left(&post(Some("refund requests 5")).await), [8, 60]);
     assert_eq!(left(&post(Some("refund tokens 1000")).await), [8, 30]);
@@ -174,29 +162,29 @@ async fn each_unit_is_given_back_by_itself() {
 }
 
 #[tokio::test]
-async fn a_unit_that_no_limit_counts_is_an_error_that_names_it() {
-    let world = World::new(both()).await;
+async fn an_unknown_unit_is_an_error_that_names_it() {
+    let served = Served::new(both()).await;
     for work in ["charge token 1", "refund token 1"] {
-        let answer = world.get(Some(work)).await;
+        let answer = served.get(Some(work)).await;
         assert_eq!(answer.body, "no limit counts \"token\": see Limit::unit");
     }
     // Requests are a unit, also where nothing limits them.
-    let world = World::new(Limits::new().per_key(tokens(Quota::per_minute(100)))).await;
+    let served = Served::new(Limits::new().per_key(tokens(Quota::per_minute(100)))).await;
     for work in ["charge requests 1", "refund requests 1"] {
-        assert_eq!(world.get(Some(work)).await.body, "done");
+        assert_eq!(served.get(Some(work)).await.body, "done");
     }
 }
 
 #[tokio::test]
-async fn costs_are_stated_by_unit_and_what_is_free_passes_when_nothing_is_left() {
+async fn costs_are_set_per_unit_and_free_requests_pass_an_empty_budget() {
     let at = |path: &str| Endpoint::new(Method::GET, path);
     let limits = both()
         .add_endpoint(at("/v1/answers").cost_in(TOKENS, 100))
         .add_endpoint(at("/free").cost(0))
         .add_endpoint(at("/no-tokens").cost_in(TOKENS, 0))
         .add_endpoint(at("/too-much").cost_in(TOKENS, 101));
-    let world = World::new(limits).await;
-    let get = async |path| world.ask(Method::GET, path, None).await;
+    let served = Served::new(limits).await;
+    let get = async |path| served.ask(Method::GET, path, None).await;
     assert_eq!(left(&get("/elsewhere").await), [9, 100]);
     let never = get("/too-much").await;
     assert_eq!((never.status, left(&never)), (403, vec![9, 100]));
@@ -214,59 +202,62 @@ async fn costs_are_stated_by_unit_and_what_is_free_passes_when_nothing_is_left()
     }
     // Another method of the path is never cheaper.
     assert_eq!(
-        world.ask(Method::PUT, "/v1/answers", None).await.status,
+        served.ask(Method::PUT, "/v1/answers", None).await.status,
         429
     );
-    assert_eq!(world.ask(Method::PUT, "/no-tokens", None).await.status, 429);
+    assert_eq!(
+        served.ask(Method::PUT, "/no-tokens", None).await.status,
+        429
+    );
 }
 
 #[tokio::test]
-async fn a_limit_that_only_reports_is_counted_and_callers_are_told_nothing_of_it() {
+async fn a_report_only_limit_is_counted_but_hidden_from_callers() {
     let trial = Limit::named("trial", Quota::per_minute(2)).report_only();
     let limits = Limits::new().per_key(Quota::per_minute(4)).per_key(trial);
-    let world = World::new(limits).await;
+    let served = Served::new(limits).await;
     for (remaining, hits) in [(3, 0), (2, 0), (1, 1), (0, 2)] {
-        let answer = world.get(None).await;
+        let answer = served.get(None).await;
         assert_eq!((answer.status, left(&answer)), (200, vec![remaining]));
-        let policy = header(&answer, "ratelimit-policy");
-        assert_eq!(policy, "\"key_per_minute\";q=4;w=60");
-        assert_eq!(*world.hits.0.lock().unwrap(), vec!["trial"; hits]);
+        let policy = answer.header("ratelimit-policy");
+        assert_eq!(policy, Some("\"key_per_minute\";q=4;w=60"));
+        assert_eq!(*served.hits.0.lock().unwrap(), vec!["trial"; hits]);
     }
     // What is denied for another limit is not counted, and would not have passed.
-    let denied = world.get(None).await;
+    let denied = served.get(None).await;
     assert_eq!((denied.status, left(&denied)), (429, vec![0]));
     // Alone, it is as if there were none.
     let trial = Limit::from(Quota::per_minute(1)).report_only();
-    let world = World::new(Limits::new().per_key(trial)).await;
+    let served = Served::new(Limits::new().per_key(trial)).await;
     for hits in 0..3 {
-        let answer = world.get(None).await;
+        let answer = served.get(None).await;
         assert_eq!((answer.status, left(&answer)), (200, vec![]));
-        assert_eq!(header(&answer, "x-ratelimit-limit"), "");
-        assert_eq!(world.hits.0.lock().unwrap().len(), hits);
+        assert_eq!(answer.header("x-ratelimit-limit"), None);
+        assert_eq!(served.hits.0.lock().unwrap().len(), hits);
     }
 }
 
 #[tokio::test]
-async fn a_limit_for_anonymous_callers_binds_no_key() {
+async fn an_anonymous_limit_does_not_apply_to_keys() {
     let limits = Limits::new()
         .per_ip(Limit::from(Quota::per_minute(2)).anonymous())
         .per_key(Quota::per_minute(3));
-    let world = World::new(limits).await;
+    let served = Served::new(limits).await;
     let policy = "\"anonymous_ip_per_minute\";q=2;w=60";
     for remaining in [1, 0] {
-        let answer = world.as_nobody().await;
+        let answer = served.as_nobody().await;
         assert_eq!((answer.status, left(&answer)), (200, vec![remaining]));
-        assert_eq!(header(&answer, "ratelimit-policy"), policy);
+        assert_eq!(answer.header("ratelimit-policy"), Some(policy));
     }
     for (remaining, status) in [(2, 200), (1, 200), (0, 200), (0, 429)] {
-        let answer = world.get(None).await;
+        let answer = served.get(None).await;
         assert_eq!((answer.status, left(&answer)), (status, vec![remaining]));
-        assert_eq!(world.as_nobody().await.status, 429);
+        assert_eq!(served.as_nobody().await.status, 429);
     }
 }
 
 #[test]
-fn units_that_cannot_be_kept_are_refused() {
+fn invalid_units_are_refused() {
     let build = |limits: Limits| {
         let built = ApiKeys::builder(MemoryStore::new()).limits(limits).build();
         built.err().map(|error| error.to_string())
