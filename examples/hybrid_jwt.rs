@@ -21,7 +21,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // What an identity provider does: a short-lived token for a person.
     let secret = *b"the identity provider's own secret";
-    let expiry = SystemTime::now() + Duration::from_mins(15);
+    let expiry = SystemTime::now() + Duration::from_secs(15 * 60);
     let claims = json!({
         "sub": "alice",
         "exp": expiry.duration_since(SystemTime::UNIX_EPOCH)?.as_secs(),

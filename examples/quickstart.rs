@@ -97,7 +97,7 @@ async fn write_report(Extension(caller): Extension<Caller>) -> Json<Value> {
 /// Prints a key of each kind, and returns those to try: an active one, one that may write, and one
 /// with a small quota.
 async fn issue_one_of_each(keys: &ApiKeys, store: &MemoryStore) -> Result<[String; 3], Error> {
-    let day = Duration::from_hours(24);
+    let day = Duration::from_secs(86_400);
     let active = keys
         .issue("acme")
         .organization("Acme Inc.")
