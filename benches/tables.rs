@@ -1,7 +1,8 @@
 //! A lookup in the hash table of the library beside other tables, single-threaded, in nanoseconds.
 //!
-//! `cargo bench --bench tables`; `TABLES_ROUNDS` sets the rounds, 11 unless set. Rounds of all cases
-//! are interleaved, and the figures are medians: `ratio NAME VALUE` is ours over the other one.
+//! `cargo bench --bench tables`; `TABLES_ROUNDS` sets the rounds, 11 unless set. Rounds of all
+//! cases are interleaved, and the figures are medians: `ratio NAME VALUE` is ours over the other
+//! one.
 //!
 //! Each table maps 64-bit hashes to an `Arc`, as the index of cached keys does. Those without locks
 //! of their own are in 64 stripes under mutexes, and hash with the identity, since keys are hashes.

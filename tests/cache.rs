@@ -456,7 +456,8 @@ async fn a_copy_of_a_copy_serves_no_longer_than_one() {
         let keys = builder.build().unwrap();
         for second in 0..10 {
             assert!(keys.verify(key.expose_secret()).await.is_ok());
-            // A copy that may not serve any more is looked past, and the record itself serves for ten.
+            // A copy that may not serve any more is looked past, and the record itself serves for
+            // ten.
             let each = if age > 10 { 10 } else { (10 - age).max(1) };
             let expected = second / each + 1;
             assert_eq!(

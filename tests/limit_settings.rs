@@ -1,5 +1,5 @@
-//! Limits that an application states in ways of its own: by its own subjects, with exemptions, from a
-//! configuration, and replaced at run time.
+//! Limits that an application states in ways of its own: by its own subjects, with exemptions, from
+//! a configuration, and replaced at run time.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;

@@ -1,4 +1,5 @@
-//! What operators read: one line for each refusal, as many as they can read, and outages as a whole.
+//! What operators read: one line for each refusal, as many as they can read, and outages as a
+//! whole.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;

@@ -1,5 +1,5 @@
-//! Limits in several units, limits that only report, and limits of requests without a key, over real
-//! sockets.
+//! Limits in several units, limits that only report, and limits of requests without a key, over
+//! real sockets.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;

@@ -166,7 +166,8 @@ impl ApiKeys {
     ///     .iter()
     ///     .map(|record| format!("{} by {}", record.action, record.origin.actor))
     ///     .collect();
-    /// assert_eq!(told, ["api_key.issued by service billing", "api_key.revoked by user ops@example.com"]);
+    /// let issued = "api_key.issued by service billing";
+    /// assert_eq!(told, [issued, "api_key.revoked by user ops@example.com"]);
     /// # Ok(())
     /// # }
     /// ```
@@ -220,9 +221,9 @@ impl<A> ApiKeys<A> {
     /// Replaces the limits of all layers of these keys at run time.
     ///
     /// A budget belongs to the name of its limit, the kind of its quota and, for a window, the
-    /// length of the window. If a limit stays, or its quota is raised or lowered without a change of
-    /// these, its usage is kept; a window of another length starts with a full budget. Requests in
-    /// progress are charged and refunded under the limits that they began with.
+    /// length of the window. If a limit stays, or its quota is raised or lowered without a change
+    /// of these, its usage is kept; a window of another length starts with a full budget. Requests
+    /// in progress are charged and refunded under the limits that they began with.
     ///
     /// Use this for changes of the configuration only. Former limits stay in memory, a few
     /// kilobytes each, and there can be at most 65,535 versions. Setting equal limits has no

@@ -256,7 +256,7 @@ impl CachedKey {
         &self.verifier
     }
 
-    /// The status of the key at an instant.
+    /// Returns the status of the key at an instant.
     #[inline]
     pub(crate) fn lifecycle(&self, now: SystemTime, warning: WarningWindow) -> Lifecycle {
         if self.is_unrestricted {
@@ -265,14 +265,14 @@ impl CachedKey {
         self.cold().record.lifecycle(now, warning)
     }
 
-    /// Where it may be used from, if not from anywhere.
+    /// Returns the networks that the key may be used from, if it is restricted to some.
     #[inline]
     pub(crate) fn networks(&self) -> Option<&AllowedNetworks> {
         let networks = (!self.is_unrestricted).then(|| self.cold().record.networks());
         networks.filter(|networks| networks.list().is_some())
     }
 
-    /// Returns the kind of the key, as the format that it is written in says.
+    /// Returns the kind of the key, which its format tells.
     #[inline]
     pub(crate) fn kind(&self) -> KeyKind {
         if self.is_unrestricted || self.cold().format.publishable.is_none() {
@@ -281,7 +281,7 @@ impl CachedKey {
         KeyKind::Publishable
     }
 
-    /// Returns the web origins that it may be used from, if it is bound to some.
+    /// Returns the web origins that the key may be used from, if it is restricted to some.
     #[inline]
     pub(crate) fn origins(&self) -> Option<&AllowedOrigins> {
         let is_bound = self.kind() == KeyKind::Publishable;
@@ -289,7 +289,7 @@ impl CachedKey {
         origins.filter(|origins| origins.list().is_some())
     }
 
-    /// Whether it is of one of these environments; `live` is known at a glance.
+    /// Returns whether the key belongs to one of these environments.
     #[inline]
     pub(crate) fn is_of(&self, environments: &[Environment]) -> bool {
         let is_it = |accepted: &Environment| {
@@ -298,7 +298,7 @@ impl CachedKey {
         environments.iter().any(is_it)
     }
 
-    /// What the limits must know of the key, whose id this is.
+    /// Returns the facts that limits need about the key. `id` is its id.
     #[inline]
     pub(crate) fn charged_key(&self, id: KeyId) -> ChargedKey<'_> {
         let record = &self.cold().record;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// The cache of keys in this process, and its behaviour while the store is in trouble.
 ///
-/// Expiry, suspension and revocation are checked at every request, also for cached keys. A change by
-/// this process applies at once. A change elsewhere applies after
+/// Expiry, suspension and revocation are checked at every request, also for cached keys. A change
+/// by this process applies at once. A change elsewhere applies after
 /// [`max_staleness`](Self::max_staleness) at the latest.
 ///
 /// ```
@@ -41,8 +41,8 @@ impl Cache {
         }
     }
 
-    /// Creates a cache that keeps nothing: each request asks the store. Concurrent requests with the
-    /// same key share one lookup.
+    /// Creates a cache that keeps nothing: each request asks the store. Concurrent requests with
+    /// the same key share one lookup.
     pub fn none() -> Self {
         Self::new()
             .max_staleness(Duration::ZERO)
@@ -52,8 +52,8 @@ impl Cache {
     /// Sets the memory for keys, in bytes. Default: 64 MiB, which holds at least 100,000 plain keys
     /// (about 600 bytes each).
     ///
-    /// When the memory is full, the keys that are used least are evicted, and loaded again when they
-    /// are used. Keys that do not exist have memory of their own.
+    /// When the memory is full, the keys that are used least are evicted, and loaded again when
+    /// they are used. Keys that do not exist have memory of their own.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = bytes;
         self
@@ -110,12 +110,12 @@ impl Cache {
     /// was revoked elsewhere. Bound their lookups with [`max_loads`](Self::max_loads) and
     /// [`failed_attempts`](crate::ApiKeysBuilder::failed_attempts).
     ///
-    /// A store is unavailable if it cannot be reached or does not answer in time. If it answers with
-    /// an invalid record, or if too many lookups are running, which clients can cause, the answer is
-    /// 503.
+    /// A store is unavailable if it cannot be reached or does not answer in time. If it answers
+    /// with an invalid record, or if too many lookups are running, which clients can cause, the
+    /// answer is 503.
     ///
-    /// A change that was begun ends this for its key, even if the change fails, and for one in 1,024
-    /// of the other keys.
+    /// A change that was begun ends this for its key, even if the change fails, and for one in
+    /// 1,024 of the other keys.
     ///
     /// Each request first waits for its lookup to fail: while the store hangs, for the
     /// [`store_time_limit`](Self::store_time_limit).

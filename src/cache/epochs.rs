@@ -1,9 +1,10 @@
 //! Striped epochs: they tell which loaded answers are out of date.
 //!
 //! Each key belongs to a stripe, by a few bits of its id, and each stripe counts the changes of its
-//! keys. A change is written to the store, then the epoch of its stripe is advanced, then the change
-//! returns. A load notes the epoch before it begins, and its answer is current while the stripe
-//! stays in that epoch. An answer that raced a change is therefore out of date wherever it is kept.
+//! keys. A change is written to the store, then the epoch of its stripe is advanced, then the
+//! change returns. A load notes the epoch before it begins, and its answer is current while the
+//! stripe stays in that epoch. An answer that raced a change is therefore out of date wherever it
+//! is kept.
 
 use crate::util::sync::{AtomicU32, Ordering};
 

@@ -1,13 +1,13 @@
 //! The map of cached keys: striped hash tables, with eviction by frequency of use.
 //!
-//! A hit locks one stripe, clones an `Arc`, and counts the use in the key itself. Everything else is
-//! paid by loads, which wait for the store anyway.
+//! A hit locks one stripe, clones an `Arc`, and counts the use in the key itself. Everything else
+//! is paid by loads, which wait for the store anyway.
 //!
 //! # Eviction
 //!
 //! When the memory is full, a newly loaded key is compared with a sample of cached keys. The one
-//! with the fewest uses makes room if it has fewer than the new key has loads; otherwise the new key
-//! is not cached. Uses and loads are halved as more loads come in. This is sampled LFU with the
+//! with the fewest uses makes room if it has fewer than the new key has loads; otherwise the new
+//! key is not cached. Uses and loads are halved as more loads come in. This is sampled LFU with the
 //! admission rule of TinyLFU: one scan over many keys takes few hits from keys in use, and a
 //! working set that moves is followed.
 //!
@@ -17,10 +17,10 @@
 //!
 //! # The index
 //!
-//! The index is `hashbrown`. A lookup takes 26 ns at 10,000 keys and 155 ns at a million; in a cuckoo
-//! table of this crate 30 and 185, in papaya 25 and 165, in dashmap 22 and 139, in moka 311 and 1,565
-//! (`benches/tables`). dashmap, a striped `hashbrown` as well, has no hand that goes around it, which
-//! eviction needs.
+//! The index is `hashbrown`. A lookup takes 26 ns at 10,000 keys and 155 ns at a million; in a
+//! cuckoo table of this crate 30 and 185, in papaya 25 and 165, in dashmap 22 and 139, in moka 311
+//! and 1,565 (`benches/tables`). dashmap, a striped `hashbrown` as well, has no hand that goes
+//! around it, which eviction needs.
 //!
 //! # Absent keys
 //!
@@ -84,7 +84,7 @@ pub(super) struct KeyMap {
     /// The stripe that the next key is evicted from.
     hand: AtomicUsize,
     pool: Arc<EntryPool>,
-    /// How long a key is remembered to be absent, in nanoseconds.
+    /// The time for which the absence of a key is cached, in nanoseconds.
     negative_ttl: u64,
 }
 

@@ -3,8 +3,8 @@
 //! [`coherent`] puts [`epochs`] and [`single_flight`] before a map, and knows nothing of keys, so
 //! that `tests/model` can try the three out in the orders that threads can come in. [`key_map`] is
 //! the map, with the eviction policy ([`frequency_sketch`]); [`cached_key`] is its entry, with the
-//! values of observers ([`observer_slots`]), from an [`entry_pool`]; and [`recent_writes`] keeps a lagging replica from
-//! undoing a change.
+//! values of observers ([`observer_slots`]), from an [`entry_pool`]; and [`recent_writes`] keeps a
+//! lagging replica from undoing a change.
 
 mod cached_key;
 pub(crate) mod coherent;
@@ -104,7 +104,7 @@ pub(crate) struct KeyCache {
     entries: CoherentCache<KeyId, Lookup, StoreError, KeyMap>,
     loader: Arc<KeyLoader>,
     config: Cache,
-    /// How long an entry may serve, in nanoseconds.
+    /// The time for which an entry may serve, in nanoseconds.
     max_staleness: u64,
     negative_ttl: u64,
 }
@@ -207,7 +207,8 @@ impl KeyCache {
         Err(error.into())
     }
 
-    /// Returns the bounds of loads of a priority: a quarter is kept for keys that were found before.
+    /// Returns the bounds of loads of a priority: a quarter is kept for keys that were found
+    /// before.
     fn room(&self, priority: LoadPriority) -> Room {
         let most = u32::try_from(self.config.max_loads).unwrap_or(u32::MAX - 1);
         let for_new = most - most / 4;
@@ -319,8 +320,8 @@ impl KeyCache {
 }
 
 impl KeyLoader {
-    /// Returns a loaded key, or the record that was written here meanwhile: a load that began before
-    /// a revocation must not serve after it.
+    /// Returns a loaded key, or the record that was written here meanwhile: a load that began
+    /// before a revocation must not serve after it.
     fn newest_of(&self, loaded: Lookup) -> Result<Lookup, StoreError> {
         let Lookup::Hit(key) = &loaded else {
             return Ok(loaded);

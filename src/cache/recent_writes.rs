@@ -44,8 +44,8 @@ impl Write {
         }
     }
 
-    /// Returns the weight in bytes. It is such that no more than [`MAX_WRITES`] fit in, and that one
-    /// record fits in however large it is.
+    /// Returns the weight in bytes. It is such that no more than [`MAX_WRITES`] fit in, and that
+    /// one record fits in however large it is.
     fn weight(&self) -> u32 {
         let bytes = match self {
             Self::Here(record) => size_of::<KeyRecord>() + record.heap(),
@@ -103,8 +103,8 @@ impl RecentWrites {
         self.0.get(id).map_or(0, |write| write.version())
     }
 
-    /// Judges a load that found no key. That is an error if another process is known to have written
-    /// the key.
+    /// Judges a load that found no key. That is an error if another process is known to have
+    /// written the key.
     pub(super) fn nothing(&self, id: &KeyId) -> Result<(), StoreError> {
         match self.0.get(id) {
             Some(Write::Elsewhere(version)) => Err(StoreError::unavailable(format!(

@@ -91,9 +91,9 @@
 //!
 //! # Not sufficient if a stolen secret must be useless
 //!
-//! Whoever reads a bearer secret in a proxy, a log or a crash dump can use the secret. If a stolen
-//! copy must be useless, bind the credential to a private key that never leaves the machine: with
-//! mTLS, also for OAuth tokens (RFC 8705), or with DPoP (RFC 9449). An allow-list of networks
+//! Anybody who reads a bearer secret in a proxy, a log or a crash dump can use the secret. If a
+//! stolen copy must be useless, bind the credential to a private key that never leaves the machine:
+//! with mTLS, also for OAuth tokens (RFC 8705), or with DPoP (RFC 9449). An allow-list of networks
 //! reduces the risk for API keys.
 //!
 //! # Good uses

@@ -19,7 +19,10 @@ use serde_json::{Map, Value};
 ///     .add_detail("report", "r-17");
 /// let response: http::Response<String> = error.to_response();
 /// assert_eq!(response.status(), 404);
-/// let body = r#"{"error":{"code":"report_not_found","message":"There is no such report.","details":{"report":"r-17"}}}"#;
+/// let body = concat!(
+///     r#"{"error":{"code":"report_not_found","message":"There is no such report.","#,
+///     r#""details":{"report":"r-17"}}}"#,
+/// );
 /// assert_eq!(response.body(), body);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use crate::key::quota::Quota;
 use crate::limit::charge::Charge;
-use crate::limit::compiled_rules::{ChargedKey, RequestLimits};
+use crate::limit::compiled_rules::{ChargedKey, Charges, RequestLimits};
 use crate::limit::enforcer::{self, Enforcer};
 use crate::limit::limiter::LimiterError;
 use crate::limit::refund::Receipt;
@@ -37,17 +37,23 @@ impl KeyServices {
         units: u64,
     ) -> Result<(), LimiterError> {
         let enforcer = &self.enforcer;
-        let charges =
-            enforcer
-                .rules
-                .of(request_limits)
-                .charges(Some(key), request_limits, self.clock.now());
+        let charges = self.charges(key, request_limits);
         // The receipt is reduced even if the limiter fails: the limiter may have refunded.
         let refunds = receipt.refunds(&charges, unit, units);
         if refunds.is_empty() {
             return Ok(());
         }
         enforcer.refund(&*self.clock, &refunds).await
+    }
+
+    /// Returns the charges of a request, under the rules that it began with.
+    fn charges<'a>(
+        &'a self,
+        key: ChargedKey<'a>,
+        request_limits: &'a RequestLimits,
+    ) -> Charges<'a> {
+        let rules = self.enforcer.rules.of(request_limits);
+        rules.charges(Some(key), request_limits, self.clock.now())
     }
 
     /// Returns the status of each limit that applies to a request.
@@ -57,11 +63,7 @@ impl KeyServices {
         request_limits: &RequestLimits,
     ) -> Result<Vec<LimitStatus>, LimiterError> {
         let enforcer = &self.enforcer;
-        let charges =
-            enforcer
-                .rules
-                .of(request_limits)
-                .charges(Some(key), request_limits, self.clock.now());
+        let charges = self.charges(key, request_limits);
         if charges.is_empty() {
             return Ok(Vec::new());
         }
@@ -89,11 +91,7 @@ impl KeyServices {
         units: u64,
     ) -> Result<(), LimiterError> {
         let enforcer = &self.enforcer;
-        let charges =
-            enforcer
-                .rules
-                .of(request_limits)
-                .charges(Some(key), request_limits, self.clock.now());
+        let charges = self.charges(key, request_limits);
         for charge in charges.into_iter().filter(|it| it.unit() == unit) {
             // After a failure, the limiter is not asked again.
             enforcer.take(&*self.clock, charge.with_cost(units)).await?;

@@ -259,7 +259,9 @@ impl ApiKeyLayer {
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, Scope};
-    /// let layer = ApiKeys::in_memory().layer().require_report_only(Scope::from_static("reports:read"));
+    /// const READ: Scope = Scope::from_static("reports:read");
+    ///
+    /// let layer = ApiKeys::in_memory().layer().require_report_only(READ);
     /// ```
     pub fn require_report_only(mut self, scopes: impl Into<RequiredScopes>) -> Self {
         self.config().reports.scopes.push(scopes.into());

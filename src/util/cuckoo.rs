@@ -7,9 +7,9 @@
 //! Keys are hashes, spread evenly over all bits. If somebody can choose keys that collide, those
 //! find no slot, and nothing else comes of it.
 //!
-//! `hashbrown`, the plain alternative, looks up in 0.85 of the time (`benches/tables`), and the index
-//! of cached keys is one. It cannot stay within a bound without a list beside it that says what to
-//! evict, and so needs more memory for each budget. Here a budget of 24 bytes takes 32.
+//! `hashbrown`, the plain alternative, looks up in 0.85 of the time (`benches/tables`), and the
+//! index of cached keys is one. It cannot stay within a bound without a list beside it that says
+//! what to evict, and so needs more memory for each budget. Here a budget of 24 bytes takes 32.
 
 use std::mem;
 
@@ -199,8 +199,8 @@ impl<V: Default> CuckooTable<V> {
         slot
     }
 
-    /// Frees one of these slots: its entry moves to the other pair of its buckets, to a free slot or
-    /// in the place of an evictable entry, if need be after another entry there has moved.
+    /// Frees one of these slots: its entry moves to the other pair of its buckets, to a free slot
+    /// or in the place of an evictable entry, if need be after another entry there has moved.
     fn displace(
         &mut self,
         slots: &Slots,
@@ -263,8 +263,8 @@ impl<V: Default> CuckooTable<V> {
         &mut self.buckets[slot / SLOTS].0[slot % SLOTS]
     }
 
-    /// Returns the values in a bucket, whose index is taken modulo the number of buckets: for a hand
-    /// that goes around the table.
+    /// Returns the values in a bucket, whose index is taken modulo the number of buckets: for a
+    /// hand that goes around the table.
     pub(crate) fn bucket_mut(&mut self, index: usize) -> impl Iterator<Item = &mut V> {
         let buckets = self.buckets.len().max(1);
         let bucket = self.buckets.get_mut(index % buckets);
