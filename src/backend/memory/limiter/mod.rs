@@ -305,20 +305,18 @@ impl LockedBudgets<'_> {
         let mut has_moved = false;
         let mut network_keys = ArrayVec::new();
         for (key, charge) in keys.iter().zip(charges) {
-            let in_shard = |location: &BudgetLocation| match location {
-                BudgetLocation::Shard(_, slot) => Some(*slot),
-                BudgetLocation::Network(_) => None,
-            };
-            let found: ArrayVec<ShardSlot, MAX_CHARGES> =
-                self.locations.iter().filter_map(in_shard).collect();
             let shard = shard_of(*key);
             let locked = self.shard(shard);
             locked.tidy(charge, now);
-            let slot = locked.find(*key, charge).unwrap_or_else(|| {
+            let slot = if let Some(slot) = locked.find(*key, charge) {
+                slot
+            } else {
+                let found = self.slots_in_shards();
+                let locked = self.shard(shard);
                 let (slot, moved) = locked.insert(*key, charge, now, keys, &found);
                 has_moved |= moved.0;
                 slot
-            });
+            };
             let mut location = BudgetLocation::Shard(shard, slot);
             if let (ShardSlot::None, Subject::Address(address)) = (slot, charge.subject())
                 && let Some((slot, moved)) =
@@ -330,6 +328,15 @@ impl LockedBudgets<'_> {
             self.locations.push(location);
         }
         HasMoved(has_moved)
+    }
+
+    /// Returns the slots of the budgets that were found in shards.
+    fn slots_in_shards(&self) -> ArrayVec<ShardSlot, MAX_CHARGES> {
+        let slot = |location: &BudgetLocation| match location {
+            BudgetLocation::Shard(_, slot) => Some(*slot),
+            BudgetLocation::Network(_) => None,
+        };
+        self.locations.iter().filter_map(slot).collect()
     }
 
     /// Finds or inserts the budget of a network around an address.
