@@ -166,11 +166,12 @@ impl KeyMap {
         if !is_cached && !self.make_room(weight, uses, &may_serve) {
             return;
         }
-        let replaced = self.stripes.of(id.stripe_hash()).insert(id, key);
+        // Counted before the key is there: another thread may remove it at once, and the count must
+        // not wrap around below zero.
         self.used.fetch_add(weight, Ordering::Relaxed);
+        let replaced = self.stripes.of(id.stripe_hash()).insert(id, key);
         if let Some(replaced) = replaced {
-            self.used.fetch_sub(replaced.weight(), Ordering::Relaxed);
-            self.pool.recycle(replaced);
+            self.release(replaced);
         }
         if is_cached {
             self.make_room(0, u8::MAX, &may_serve); // the newer record may be larger
@@ -178,17 +179,19 @@ impl KeyMap {
     }
 
     fn put_absent(&self, id: &KeyId, meta: EntryMeta) {
-        if let Some(removed) = self.remove(id) {
-            self.pool.recycle(removed);
-        }
         let mut stripe = self.stripes.of(id.stripe_hash());
+        let removed = stripe.remove(id);
         stripe.put_absent(id, meta, self.negative_ttl);
+        drop(stripe);
+        if let Some(removed) = removed {
+            self.release(removed);
+        }
     }
 
-    fn remove(&self, id: &KeyId) -> Option<Arc<CachedKey>> {
-        let removed = self.stripes.of(id.stripe_hash()).remove(id)?;
-        self.used.fetch_sub(removed.weight(), Ordering::Relaxed);
-        Some(removed)
+    /// Frees the memory of a key that has left the map. Called outside of all locks.
+    fn release(&self, key: Arc<CachedKey>) {
+        self.used.fetch_sub(key.weight(), Ordering::Relaxed);
+        self.pool.recycle(key);
     }
 
     /// Evicts keys until there is room for another one with so many uses. Returns whether there is.
@@ -207,10 +210,7 @@ impl KeyMap {
             let at = self.hand.fetch_add(1, Ordering::Relaxed) % Striped::<Stripe>::COUNT;
             let eviction = self.stripes.at(at).evict(uses, may_serve);
             match eviction {
-                Eviction::Evicted(key) => {
-                    self.used.fetch_sub(key.weight(), Ordering::Relaxed);
-                    self.pool.recycle(key);
-                }
+                Eviction::Evicted(key) => self.release(key),
                 Eviction::Outranked => return false,
                 Eviction::Empty if empty == Striped::<Stripe>::COUNT => return false,
                 Eviction::Empty => empty += 1,
