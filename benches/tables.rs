@@ -108,7 +108,7 @@ type Table = (&'static str, Box<dyn Fn(u64) -> Option<Value>>);
 
 fn tables(keys: &[u64]) -> Vec<Table> {
     let value = |key: u64| Arc::new(key);
-    let ours = Striped::new(CuckooTable::<(Option<Value>, [u64; 2])>::default);
+    let ours = Striped::new(CuckooTable::<Option<Value>, 4>::default);
     let std = Striped::new(HashMap::<u64, Value, Hash>::default);
     let papaya = papaya::HashMap::<u64, Value, Hash>::default();
     let dashmap = dashmap::DashMap::<u64, Value, Hash>::default();
@@ -118,7 +118,7 @@ fn tables(keys: &[u64]) -> Vec<Table> {
     for key in keys {
         let inserted = ours
             .of(stripe(*key))
-            .insert(*key, (Some(value(*key)), [0; 2]), |_, _| false);
+            .insert(*key, Some(value(*key)), |_, _| false);
         assert!(inserted.is_some());
         std.of(stripe(*key)).insert(*key, value(*key));
         papaya.pin().insert(*key, value(*key));
@@ -130,7 +130,7 @@ fn tables(keys: &[u64]) -> Vec<Table> {
             "cuckoo",
             Box::new(move |key| {
                 let table = ours.of(stripe(key));
-                table.get(table.find(key)?)?.0.clone()
+                table.get(table.find(key)?)?.clone()
             }),
         ),
         (

@@ -17,15 +17,13 @@
 //!
 //! # The index
 //!
-//! The index is `hashbrown`. A lookup takes 26 ns at 10,000 keys and 155 ns at a million; in a
-//! cuckoo table of this crate 30 and 185, in papaya 25 and 165, in dashmap 22 and 139, in moka 311
-//! and 1,565 (`benches/tables`). dashmap, a striped `hashbrown` as well, has no hand that goes
-//! around it, which eviction needs.
-//!
-//! This is not the last word. A lookup in `hashbrown` reads two cache lines, and one in a cuckoo
-//! table reads one. In a loop over lookups the first line stays in the processor's caches; in
-//! requests over a million keys it does not, and `full_1m` takes 2.04 times the floor, where it
-//! took 1.70 with a cuckoo table of four slots to a bucket.
+//! The index is a cuckoo table of four slots to a bucket. A lookup takes 30 ns at 10,000 keys and 185
+//! ns at a million; in `hashbrown` 26 and 155, in papaya 25 and 165, in dashmap 22 and 139, in moka
+//! 311 and 1,565 (`benches/tables`). Those figures are of a loop over lookups, in which the control
+//! bytes of `hashbrown` stay in the processor's caches. In whole requests over a million keys they
+//! do not, and a lookup waits for memory twice: with `hashbrown`, `full_1m` took 2.32, 2.61 and 2.19
+//! µs in three alternating runs, and with this table 2.19, 2.03 and 2.04 (1.5 to 1.6 times the
+//! floor).
 //!
 //! # Absent keys
 //!
@@ -35,8 +33,6 @@
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-use hashbrown::{HashTable, hash_table};
 
 use super::Lookup;
 use super::cached_key::CachedKey;
@@ -54,17 +50,17 @@ const PLAIN_KEY: u64 = 512;
 /// Cached keys that are compared for an eviction. Fewer find worse ones; 16 gain nothing.
 const SAMPLE: usize = 8;
 
-/// The most slots that are searched for a sample: a table may be nearly empty.
-const SAMPLED_SLOTS: usize = 64;
+/// The most buckets that are searched for a sample: a table may be nearly empty.
+const SAMPLED_BUCKETS: usize = 16;
 
-/// The counted lookups after which a slot is aged. Two of three slots hold a key, so the uses of a
-/// key are halved after about twenty times as many counted lookups as there are keys. With half of
-/// that, the hit ratio of scans in a cache for half of the keys is lower by 0.01; with twice of it,
-/// that of Zipf 0.8 in a cache for a tenth.
-const LOOKUPS_PER_AGED_SLOT: usize = 13;
+/// The counted lookups after which a bucket is aged. A bucket holds two to three keys, so the uses
+/// of a key are halved after about twenty times as many counted lookups as there are keys. With half
+/// of that, the hit ratio of scans in a cache for half of the keys is lower by 0.01; with twice of
+/// it, that of Zipf 0.8 in a cache for a tenth.
+const LOOKUPS_PER_AGED_BUCKET: usize = 52;
 
-/// The most slots that one load ages.
-const MAX_AGED_SLOTS: usize = 256;
+/// The most buckets that one load ages.
+const MAX_AGED_BUCKETS: usize = 64;
 
 /// The samples without a use in between that halve what a key is worth. Without this rule, the hit
 /// ratio of a working set that moves in a cache for 10 % of the keys is lower by 0.14.
@@ -77,8 +73,8 @@ const LEAST_IDLE_WORTH: u8 = 2;
 /// The most absent keys that are remembered, in all stripes.
 const MAX_ABSENT: usize = 4_096;
 
-/// The slots that are looked through under one lock while nothing waits for the result.
-const SLOTS_AT_ONCE: usize = 256;
+/// The buckets that are looked through under one lock while nothing waits for the result.
+const BUCKETS_AT_ONCE: usize = 64;
 
 /// All cached keys of a process.
 pub(super) struct KeyMap {
@@ -95,22 +91,17 @@ pub(super) struct KeyMap {
 
 /// The keys whose ids fall to one lock.
 struct Stripe {
-    keys: HashTable<MapEntry>,
-    absent: CuckooTable<Absent>,
+    /// Keys by the first half of their ids.
+    keys: CuckooTable<Option<Arc<CachedKey>>, 4>,
+    absent: CuckooTable<Absent, 2>,
     /// The loads of keys, cached or not.
     loads: FrequencySketch,
-    /// The slot of `keys` that the next sample begins with.
+    /// The bucket of `keys` that the next sample begins with.
     hand: usize,
     /// Lookups that were counted and for which no key has been aged yet.
     lookups: usize,
-    /// The slot of `keys` that is aged next.
+    /// The bucket of `keys` that is aged next.
     aged: usize,
-}
-
-/// A cached key, and the first half of its id: the hash of the table.
-struct MapEntry {
-    half: u64,
-    key: Arc<CachedKey>,
 }
 
 /// A key that does not exist.
@@ -138,7 +129,7 @@ impl KeyMap {
         let keys = usize::try_from(capacity / PLAIN_KEY).unwrap_or(usize::MAX) / stripes;
         Self {
             stripes: Striped::new(|| Stripe {
-                keys: HashTable::new(),
+                keys: CuckooTable::default(),
                 absent: CuckooTable::new(MAX_ABSENT / stripes),
                 loads: FrequencySketch::new(keys),
                 hand: 0,
@@ -169,9 +160,9 @@ impl KeyMap {
         // Counted before the key is there: another thread may remove it at once, and the count must
         // not wrap around below zero.
         self.used.fetch_add(weight, Ordering::Relaxed);
-        let replaced = self.stripes.of(id.stripe_hash()).insert(id, key);
-        if let Some(replaced) = replaced {
-            self.release(replaced);
+        let left = self.stripes.of(id.stripe_hash()).insert(id, key);
+        if let Some(left) = left {
+            self.release(left);
         }
         if is_cached {
             self.make_room(0, u8::MAX, &may_serve); // the newer record may be larger
@@ -223,24 +214,23 @@ impl KeyMap {
     /// are dropped outside of all locks, since that runs code of the application.
     pub(super) fn drop_observer_values(&self, is_meant: impl Fn(EntryMeta) -> bool) {
         for stripe in 0..Striped::<Stripe>::COUNT {
-            for begin in (0..).step_by(SLOTS_AT_ONCE) {
+            for begin in (0..).step_by(BUCKETS_AT_ONCE) {
                 let mut released = Vec::new();
                 let mut locked = self.stripes.at(stripe);
-                let slots = locked.keys.num_buckets();
-                for slot in begin..slots.min(begin + SLOTS_AT_ONCE) {
-                    if let Some(MapEntry { key, .. }) = locked.keys.get_bucket_mut(slot)
-                        && key.observer_slots().are_used()
-                        && is_meant(key.meta())
-                    {
-                        let copy = self.pool.allocate(key.without_slots());
-                        released.push(mem::replace(key, copy));
+                let buckets = locked.keys.buckets();
+                for bucket in begin..buckets.min(begin + BUCKETS_AT_ONCE) {
+                    for key in locked.keys.bucket_mut(bucket).flatten() {
+                        if key.observer_slots().are_used() && is_meant(key.meta()) {
+                            let copy = self.pool.allocate(key.without_slots());
+                            released.push(mem::replace(key, copy));
+                        }
                     }
                 }
                 drop(locked);
                 for key in released {
                     self.pool.recycle(key);
                 }
-                if begin + SLOTS_AT_ONCE >= slots {
+                if begin + BUCKETS_AT_ONCE >= buckets {
                     break;
                 }
             }
@@ -283,9 +273,9 @@ impl Map<KeyId, Lookup> for KeyMap {
 impl Stripe {
     #[inline]
     fn find(&self, id: &KeyId) -> Option<&Arc<CachedKey>> {
-        let half = id.half();
-        let entry = self.keys.find(half, |it| it.half == half && it.key.is(id));
-        entry.map(|entry| &entry.key)
+        let slot = self.keys.find(id.half())?;
+        let key = self.keys.get(slot)?.as_ref();
+        key.filter(|key| key.is(id))
     }
 
     /// Counts a load of a key. Returns whether the key is cached, and its uses.
@@ -298,28 +288,22 @@ impl Stripe {
         }
     }
 
-    /// Inserts a key, and returns its older record.
+    /// Inserts a key, and returns the one that is not in the table for it: its older record; another
+    /// key, if two ever have the same first half of their ids; or the new key itself, if its buckets
+    /// are full, which takes ids that somebody has chosen to collide. Such a key is loaded for each
+    /// request.
     fn insert(&mut self, id: &KeyId, key: Arc<CachedKey>) -> Option<Arc<CachedKey>> {
-        let half = id.half();
-        let is_key = |it: &MapEntry| it.half == half && it.key.is(id);
-        match self.keys.entry(half, is_key, |it| it.half) {
-            hash_table::Entry::Occupied(mut entry) => {
-                Some(mem::replace(&mut entry.get_mut().key, key))
-            }
-            hash_table::Entry::Vacant(entry) => {
-                entry.insert(MapEntry { half, key });
-                None
-            }
+        let slot = self.keys.find_or_insert(id.half(), |_, _| false);
+        match slot.and_then(|slot| self.keys.get_mut(slot)) {
+            Some(entry) => entry.replace(key),
+            None => Some(key),
         }
     }
 
     fn remove(&mut self, id: &KeyId) -> Option<Arc<CachedKey>> {
-        let half = id.half();
-        let entry = self
-            .keys
-            .find_entry(half, |it| it.half == half && it.key.is(id));
-        let (entry, _) = entry.ok()?.remove();
-        Some(entry.key)
+        self.find(id)?;
+        let slot = self.keys.find(id.half())?;
+        self.keys.remove(slot)
     }
 
     /// Evicts the key of a sample that is worth least, unless it is worth as much as a newly loaded
@@ -328,19 +312,18 @@ impl Stripe {
         // A worth of `None`, for a key that may not serve, is less than any number.
         let mut least: Option<(Option<u8>, KeyId)> = None;
         let mut sampled = 0;
-        for _ in 0..SAMPLED_SLOTS.min(self.keys.num_buckets()) {
-            self.hand = (self.hand + 1) % self.keys.num_buckets();
-            let Some(MapEntry { key, .. }) = self.keys.get_bucket(self.hand) else {
-                continue;
-            };
-            let id = key.record().id();
-            let idle_samples = key.count_sample();
-            let worth = may_serve(&id, key.meta()).then(|| worth(key.uses(), idle_samples));
-            if least.is_none_or(|(least, _)| worth < least) {
-                least = Some((worth, id));
+        for _ in 0..SAMPLED_BUCKETS {
+            self.hand = self.hand.wrapping_add(1);
+            for key in self.keys.bucket(self.hand).flatten() {
+                sampled += 1;
+                let id = key.record().id();
+                let idle_samples = key.count_sample();
+                let worth = may_serve(&id, key.meta()).then(|| worth(key.uses(), idle_samples));
+                if least.is_none_or(|(least, _)| worth < least) {
+                    least = Some((worth, id));
+                }
             }
-            sampled += 1;
-            if sampled == SAMPLE {
+            if sampled >= SAMPLE {
                 break;
             }
         }
@@ -357,12 +340,12 @@ impl Stripe {
     /// Halves the uses of the next few keys, for the lookups since the last load.
     fn age(&mut self) {
         self.lookups += 1;
-        let slots = self.lookups / LOOKUPS_PER_AGED_SLOT;
-        self.lookups %= LOOKUPS_PER_AGED_SLOT;
-        for _ in 0..slots.min(MAX_AGED_SLOTS).min(self.keys.num_buckets()) {
-            self.aged = (self.aged + 1) % self.keys.num_buckets();
-            if let Some(entry) = self.keys.get_bucket(self.aged) {
-                entry.key.age();
+        let buckets = self.lookups / LOOKUPS_PER_AGED_BUCKET;
+        self.lookups %= LOOKUPS_PER_AGED_BUCKET;
+        for _ in 0..buckets.min(MAX_AGED_BUCKETS) {
+            self.aged = self.aged.wrapping_add(1);
+            for key in self.keys.bucket(self.aged).flatten() {
+                key.age();
             }
         }
     }

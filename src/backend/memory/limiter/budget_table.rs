@@ -28,7 +28,7 @@ const TIDIED: usize = 4;
 /// The same number while less than a quarter is free.
 const TIDIED_IN_NEED: usize = 64;
 
-type Budgets = CuckooTable<BudgetState>;
+type Budgets = CuckooTable<BudgetState, 2>;
 
 impl BudgetTable {
     /// Creates a table that uses at most about this number of bytes.
