@@ -6,4 +6,28 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+as_root() {
+    if [ "$(id -u)" != 0 ] && command -v sudo >/dev/null; then sudo "$@"; else "$@"; fi
+}
+
+# PostgreSQL, from Debian's packages. Each test starts servers of its own, so the package shall not
+# start one on port 5432.
+install_postgres() {
+    local settings=/etc/postgresql-common/createcluster.conf
+    if [ ! -e $settings ]; then
+        as_root mkdir -p /etc/postgresql-common &&
+            echo 'create_main_cluster = false' | as_root tee $settings >/dev/null || return
+    fi
+    as_root apt-get update &&
+        as_root env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y --no-install-recommends postgresql
+}
+
+if ! command -v postgres /usr/lib/postgresql/*/bin/postgres >/dev/null; then
+    install_postgres || {
+        echo "PostgreSQL cannot be installed with apt-get: put its programs into PATH" >&2
+        exit 1
+    }
+fi
+
 cargo test --workspace --all-features --locked "$@"

@@ -46,7 +46,13 @@ struct Packages {
 
 impl Packages {
     fn read() -> Self {
-        let metadata = cargo(&["metadata", "--format-version", "1", "--locked"]);
+        let metadata = cargo(&[
+            "metadata",
+            "--format-version",
+            "1",
+            "--all-features",
+            "--locked",
+        ]);
         let metadata: Value = serde_json::from_str(&metadata).unwrap();
         let packages = metadata["packages"].as_array().unwrap();
         let is_ours = |package: &&Value| package["name"] == env!("CARGO_PKG_NAME");

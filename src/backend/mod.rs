@@ -3,3 +3,5 @@
 pub(crate) mod chain;
 pub(crate) mod fixed;
 pub(crate) mod memory;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) mod sql;

@@ -6,6 +6,7 @@
 //! - [`StaticStore`] reads keys from the environment or a file, and [`StoreChain`] asks several
 //!   stores in turn.
 
+mod audit_key;
 mod change;
 mod change_id;
 mod dynamic;
@@ -15,6 +16,7 @@ mod feed;
 mod list;
 mod trail;
 mod usage;
+mod verified_trail;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use std::time::Duration;
 
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
+pub use audit_key::{AuditKey, AuditKeyError};
 pub use change::{Change, Step};
 pub use change_id::ChangeId;
 pub(crate) use dynamic::{DynKeyStore, DynManagedKeyStore};
@@ -34,10 +37,24 @@ pub use trail::{
     Action, ActionError, Actor, ActorKind, ActorKindError, Origin, TrailQuery, TrailRecord,
 };
 pub use usage::{KeyUsage, UsageBatch, UsagePeriod};
+pub use verified_trail::{BrokenTrail, TrailFault, TrailReport};
 
 pub use crate::backend::chain::StoreChain;
 pub use crate::backend::fixed::lines::LineError;
 pub use crate::backend::fixed::store::{StaticKeysError, StaticStore, StaticStoreReader};
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use crate::backend::sql::PostgresStore;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "sqlite", feature = "postgres"))))]
+pub use crate::backend::sql::{Migration, TableNameError};
+#[cfg(feature = "sqlite")]
+#[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
+pub use crate::backend::sql::{OpenError, SqliteStore};
+/// The driver of [`PostgresStore`] and [`SqliteStore`].
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[doc(no_inline)]
+pub use sqlx;
 
 /// The port to the records of keys.
 ///

@@ -1,0 +1,99 @@
+//! The chain of the trail: hashes that an edit of the trail or of a key breaks.
+//!
+//! Each record of the trail is hashed with the hash of the record before it, and with the state
+//! that the key had afterwards. Keys are chained one by one, so that changes of different keys do
+//! not wait for each other; an update of a key compares its version, so that its chain cannot fork.
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+
+use super::cell::Cell;
+use crate::key::digest::KeyId;
+use crate::store::AuditKey;
+
+/// A hash of the chain.
+pub(super) type Link = [u8; 32];
+
+/// The hash of the chain: HMAC-SHA-256 under the audit key, or SHA-256 without one.
+enum Hasher {
+    Keyed(Box<Hmac<Sha256>>),
+    Plain(Sha256),
+}
+
+impl Hasher {
+    fn new(key: Option<&AuditKey>, what: &str) -> Self {
+        let mut hasher = match key {
+            None => Self::Plain(Sha256::new()),
+            Some(key) => Self::Keyed(Box::new(
+                Hmac::new_from_slice(key.expose_bytes()).expect("HMAC takes keys of any length"),
+            )),
+        };
+        hasher.add(what.as_bytes());
+        hasher
+    }
+
+    /// Adds bytes with their length, which separates them from the next ones.
+    fn add(&mut self, bytes: &[u8]) {
+        let length = (bytes.len() as u64).to_be_bytes();
+        for part in [&length[..], bytes] {
+            match self {
+                Self::Keyed(hmac) => hmac.update(part),
+                Self::Plain(sha256) => sha256.update(part),
+            }
+        }
+    }
+
+    fn add_cells<'c>(&mut self, cells: impl Iterator<Item = (&'c str, &'c Cell)>) {
+        for (column, cell) in cells.filter(|(_, cell)| !cell.is_null()) {
+            self.add(column.as_bytes());
+            match cell {
+                Cell::Integer(number) => self.add(&number.unwrap_or_default().to_be_bytes()),
+                Cell::Text(text) => self.add(text.as_deref().unwrap_or_default().as_bytes()),
+                Cell::Bytes(bytes) => self.add(bytes.as_deref().unwrap_or_default()),
+            }
+        }
+    }
+
+    fn finish(self) -> Link {
+        match self {
+            Self::Keyed(hmac) => hmac.finalize().into_bytes().into(),
+            Self::Plain(sha256) => sha256.finalize().into(),
+        }
+    }
+}
+
+/// Hashes the state of a key: its columns and their cells.
+pub(super) fn state(key: Option<&AuditKey>, columns: &[&str], cells: &[Cell]) -> Link {
+    let mut hasher = Hasher::new(key, "state");
+    hasher.add_cells(columns.iter().copied().zip(cells));
+    hasher.finish()
+}
+
+/// Hashes a record of the trail, with the hash of the one before it.
+pub(super) fn link(
+    key: Option<&AuditKey>,
+    previous: Option<&Link>,
+    columns: &[&str],
+    cells: &[Cell],
+) -> Link {
+    let mut hasher = Hasher::new(key, "trail");
+    hasher.add(previous.map_or(&[], |link| &link[..]));
+    hasher.add_cells(columns.iter().copied().zip(cells));
+    hasher.finish()
+}
+
+/// Seals what a purge leaves of a trail: the last version and hash that were dropped.
+pub(super) fn seal(
+    key: Option<&AuditKey>,
+    id: KeyId,
+    version: u64,
+    digest: &Link,
+    at: i64,
+) -> Link {
+    let mut hasher = Hasher::new(key, "stub");
+    hasher.add(id.as_bytes());
+    hasher.add(&version.to_be_bytes());
+    hasher.add(digest);
+    hasher.add(&at.to_be_bytes());
+    hasher.finish()
+}

@@ -1,0 +1,338 @@
+//! Commits: a change as one transaction.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use super::cell::{Cell, Row};
+use super::chain::{self, Link};
+use super::record_row;
+use super::session::{Driver, Query, Session, SqlError};
+use super::store::{Access, SqlStore};
+use super::trail_row;
+use crate::key::digest::KeyId;
+use crate::key::record::KeyRecord;
+use crate::store::{Change, Event, Step, StoreError, TrailRecord};
+
+/// The attempts at a change that the database asks to run again, or whose connection is lost.
+const ATTEMPTS: u32 = 4;
+
+/// The pause before the second attempt, doubled for each further one.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The record and the trail record of a write.
+#[derive(Clone, Copy)]
+struct Write<'c> {
+    record: &'c KeyRecord,
+    trail: &'c TrailRecord,
+}
+
+/// The steps of a change by their kind, in the order in which they were added.
+#[derive(Default)]
+struct Steps<'c> {
+    creates: Vec<Write<'c>>,
+    updates: Vec<Write<'c>>,
+    /// All writes.
+    writes: Vec<Write<'c>>,
+    events: Vec<(usize, &'c Event)>,
+}
+
+impl<D: Driver> SqlStore<D> {
+    /// Commits a change. The transaction is finished even if the caller goes away: a commit that
+    /// has begun is carried out or not, and the pool gets its connection back.
+    pub(super) async fn commit(&self, change: &Change) -> Result<(), StoreError> {
+        let (store, change) = (self.clone(), change.clone());
+        let task = tokio::spawn(async move { store.within(store.attempts(&change)).await });
+        task.await
+            .unwrap_or_else(|error| Err(StoreError::unavailable(error)))
+    }
+
+    /// Tries again if the connection was lost. If the first attempt was carried out after all, the
+    /// next one waits for its locks, then finds the records changed, and by the id of the change
+    /// that it did that itself.
+    async fn attempts(&self, change: &Change) -> Result<(), SqlError> {
+        let mut attempt = 1;
+        loop {
+            match self.attempt(change).await {
+                Err(SqlError::Again(_) | SqlError::Lost(_)) if attempt < ATTEMPTS => {
+                    tokio::time::sleep(PAUSE * (1 << attempt)).await;
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn attempt(&self, change: &Change) -> Result<(), SqlError> {
+        let steps = Steps::of(change)?;
+        let mut session = self.session(Access::Write).await?;
+        session.run(D::DIALECT.begin).await?;
+        match self.write(&mut session, change, &steps).await {
+            Ok(()) => {
+                session.run("COMMIT").await?;
+                session.finish();
+                Ok(())
+            }
+            Err(SqlError::Store(error)) => {
+                let was_committed = self.is_committed(&mut session, change).await?;
+                session.run("ROLLBACK").await?;
+                session.finish();
+                if was_committed {
+                    Ok(())
+                } else {
+                    Err(error.into())
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn write(
+        &self,
+        session: &mut D::Session,
+        change: &Change,
+        steps: &Steps<'_>,
+    ) -> Result<(), SqlError> {
+        self.create(session, change, &steps.creates).await?;
+        let heads = self.update(session, &steps.updates).await?;
+        self.add_trail(session, &steps.writes, &heads).await?;
+        self.add_events(session, change, &steps.events).await
+    }
+
+    async fn create(
+        &self,
+        session: &mut D::Session,
+        change: &Change,
+        creates: &[Write<'_>],
+    ) -> Result<(), SqlError> {
+        let columns = record_row::COLUMNS.join(", ");
+        let keys = format!(
+            "INSERT INTO {{keys}} ({columns}, listed_at, head) VALUES {{values}} \
+             ON CONFLICT (id) DO NOTHING"
+        );
+        let keys = self.sql(&keys);
+        let uses = self.sql(
+            "INSERT INTO {uses} (key_id, account) VALUES {values} ON CONFLICT (key_id) DO NOTHING",
+        );
+        // Sorted, so that rivals with the same keys in another order do not wait for each other.
+        let mut sorted = creates.to_vec();
+        sorted.sort_by_key(|write| *write.record.id().as_bytes());
+        let per_statement = D::DIALECT.most_parameters / (record_row::COLUMNS.len() + 2);
+        for creates in sorted.chunks(per_statement) {
+            let rows = creates.iter().map(|write| {
+                let mut cells = record_row::cells(write.record);
+                let head = self.head(None, write, &cells);
+                let listed_at = write.record.created_at().unwrap_or(change.at());
+                cells.extend([Cell::instant(listed_at), Cell::bytes(head)]);
+                cells
+            });
+            let written = session.execute(Query::of_rows(&keys, rows)).await?;
+            if written != creates.len() as u64 {
+                return Err(StoreError::already_exists().into());
+            }
+            let rows = creates.iter().map(|write| {
+                let account = write.record.account();
+                vec![Cell::id(write.record.id()), Cell::text(account)]
+            });
+            session.execute(Query::of_rows(&uses, rows)).await?;
+        }
+        Ok(())
+    }
+
+    /// Updates records, and returns the head of each one's chain before that.
+    async fn update(
+        &self,
+        session: &mut D::Session,
+        updates: &[Write<'_>],
+    ) -> Result<BTreeMap<[u8; 16], Option<Link>>, SqlError> {
+        let mut sorted = updates.to_vec();
+        sorted.sort_by_key(|write| *write.record.id().as_bytes());
+        let mut heads = BTreeMap::new();
+        for updates in sorted.chunks(D::DIALECT.most_parameters.min(500)) {
+            let ids = updates
+                .iter()
+                .map(|write| vec![Cell::id(write.record.id())]);
+            let lock = self.sql(
+                "SELECT id, version, head FROM {keys} WHERE id IN ({values}) \
+                 ORDER BY id {for_update}",
+            );
+            let mut seen = BTreeMap::new();
+            for mut row in session.fetch(Query::of_rows(&lock, ids)).await? {
+                let id: [u8; 16] = row.bytes("id")?;
+                seen.insert(id, (row.count("version")?, row.optional_bytes("head")?));
+            }
+            for write in updates {
+                let id = *write.record.id().as_bytes();
+                let Some((version, head)) = seen.get(&id) else {
+                    return Err(StoreError::conflict().into());
+                };
+                if write.record.version() - 1 != *version {
+                    return Err(StoreError::conflict().into());
+                }
+                self.replace(session, write, head.as_ref()).await?;
+                heads.insert(id, *head);
+            }
+        }
+        Ok(heads)
+    }
+
+    async fn replace(
+        &self,
+        session: &mut D::Session,
+        write: &Write<'_>,
+        head: Option<&Link>,
+    ) -> Result<(), SqlError> {
+        let mut cells = record_row::cells(write.record);
+        let head = self.head(head, write, &cells);
+        cells.push(Cell::bytes(head));
+        let columns = record_row::COLUMNS.iter().chain(&["head"]);
+        let set: Vec<String> = columns
+            .zip(1..)
+            .skip(1) // the id
+            .map(|(column, at)| format!("{column} = ${at}"))
+            .collect();
+        let version = cells.len() + 1;
+        cells.push(Cell::count(write.record.version() - 1));
+        let statement = format!(
+            "UPDATE {{keys}} SET {} WHERE id = $1 AND version = ${version}",
+            set.join(", ")
+        );
+        let written = session
+            .execute(Query::new(self.sql(&statement), cells))
+            .await?;
+        if written != 1 {
+            return Err(StoreError::conflict().into());
+        }
+        Ok(())
+    }
+
+    /// Returns the hash of a write: the new head of the chain of its key.
+    fn head(&self, before: Option<&Link>, write: &Write<'_>, record: &[Cell]) -> Link {
+        let key = self.audit_key.as_ref();
+        let (columns, cells) = hashed(write.trail, chain::state(key, &record_row::COLUMNS, record));
+        chain::link(key, before, &columns, &cells)
+    }
+
+    async fn add_trail(
+        &self,
+        session: &mut D::Session,
+        writes: &[Write<'_>],
+        heads: &BTreeMap<[u8; 16], Option<Link>>,
+    ) -> Result<(), SqlError> {
+        let key = self.audit_key.as_ref();
+        let columns = trail_row::COLUMNS.join(", ");
+        let insert = self.sql(&format!(
+            "INSERT INTO {{trail}} ({columns}, state, previous, digest) VALUES {{values}}"
+        ));
+        let per_statement = D::DIALECT.most_parameters / (trail_row::COLUMNS.len() + 3);
+        for writes in writes.chunks(per_statement) {
+            let rows = writes.iter().map(|write| {
+                let record = record_row::cells(write.record);
+                let state = chain::state(key, &record_row::COLUMNS, &record);
+                let previous = heads.get(write.record.id().as_bytes()).copied().flatten();
+                let (columns, mut cells) = hashed(write.trail, state);
+                let digest = chain::link(key, previous.as_ref(), &columns, &cells);
+                cells.extend([Cell::optional_bytes(previous), Cell::bytes(digest)]);
+                cells
+            });
+            session.execute(Query::of_rows(&insert, rows)).await?;
+        }
+        Ok(())
+    }
+
+    async fn add_events(
+        &self,
+        session: &mut D::Session,
+        change: &Change,
+        events: &[(usize, &Event)],
+    ) -> Result<(), SqlError> {
+        const COLUMNS: usize = 6;
+        let insert = self.sql(
+            "INSERT INTO {events} (id, kind, at, key_id, account, data) VALUES {values} \
+             ON CONFLICT (id) DO NOTHING",
+        );
+        for events in events.chunks(D::DIALECT.most_parameters / COLUMNS) {
+            let rows = events.iter().map(|(at, event)| {
+                vec![
+                    Cell::text(event_id(change, *at)),
+                    Cell::text(event.kind.as_str()),
+                    Cell::instant(event.at),
+                    Cell::optional_id(event.key),
+                    Cell::optional_text(event.account.as_deref()),
+                    Cell::text(event.data.as_str()),
+                ]
+            });
+            let written = session.execute(Query::of_rows(&insert, rows)).await?;
+            if written != events.len() as u64 {
+                return Err(StoreError::already_exists().into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether a change was carried out before.
+    async fn is_committed(
+        &self,
+        session: &mut D::Session,
+        change: &Change,
+    ) -> Result<bool, SqlError> {
+        let (statement, cell) = match Steps::of(change)?.events.first() {
+            Some((at, _)) => (
+                "SELECT seq FROM {events} WHERE id = $1",
+                Cell::text(event_id(change, *at)),
+            ),
+            None => (
+                "SELECT seq FROM {trail} WHERE change = $1 LIMIT 1",
+                Cell::bytes(*change.id().as_bytes()),
+            ),
+        };
+        let rows: Vec<Row> = session
+            .fetch(Query::new(self.sql(statement), [cell]))
+            .await?;
+        Ok(!rows.is_empty())
+    }
+}
+
+impl<'c> Steps<'c> {
+    /// Sorts the steps of a change by their kind. A record that is written twice is an error.
+    fn of(change: &'c Change) -> Result<Self, StoreError> {
+        let mut steps = Self::default();
+        let mut written: HashSet<KeyId> = HashSet::new();
+        for (at, step) in change.steps().enumerate() {
+            match step {
+                Step::Create { record, trail } => {
+                    if !written.insert(record.id()) {
+                        return Err(StoreError::already_exists());
+                    }
+                    steps.creates.push(Write { record, trail });
+                    steps.writes.push(Write { record, trail });
+                }
+                Step::Update { record, trail } => {
+                    if !written.insert(record.id()) {
+                        return Err(StoreError::conflict());
+                    }
+                    steps.updates.push(Write { record, trail });
+                    steps.writes.push(Write { record, trail });
+                }
+                Step::Event(event) => steps.events.push((at, event)),
+            }
+        }
+        Ok(steps)
+    }
+}
+
+/// Returns what the chain hashes of a record of the trail: its columns, and the state of the key.
+pub(super) fn hashed(
+    trail: &TrailRecord,
+    state: Link,
+) -> ([&'static str; trail_row::COLUMNS.len() + 1], Vec<Cell>) {
+    let mut columns = ["state"; trail_row::COLUMNS.len() + 1];
+    columns[..trail_row::COLUMNS.len()].copy_from_slice(&trail_row::COLUMNS);
+    let mut cells = trail_row::cells(trail);
+    cells.push(Cell::bytes(state));
+    (columns, cells)
+}
+
+/// The id of an event: of its change, and of its place in that.
+fn event_id(change: &Change, at: usize) -> String {
+    format!("msg_{}_{at}", change.id())
+}

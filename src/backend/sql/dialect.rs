@@ -1,0 +1,36 @@
+//! The differences between the SQL of the databases.
+
+/// The words of one database, where it needs others than the rest.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Dialect {
+    /// The types of columns.
+    pub(super) bytes: &'static str,
+    pub(super) integer: &'static str,
+    pub(super) text: &'static str,
+    /// The type of a column that numbers its rows.
+    pub(super) serial: &'static str,
+    /// The options of a table, and of one whose rows are updated often.
+    pub(super) strict: &'static str,
+    pub(super) updated: &'static str,
+    /// The column of the transaction that wrote a row, where numbers alone do not tell the order of
+    /// commits.
+    pub(super) transaction: &'static str,
+    /// Begins a transaction that writes, and one that reads a single state.
+    pub(super) begin: &'static str,
+    pub(super) begin_snapshot: &'static str,
+    /// Locks the rows of a query until the end of the transaction.
+    pub(super) for_update: &'static str,
+    /// Takes the lock of the migrator, in its transaction.
+    pub(super) lock_migrations: &'static str,
+    /// Finds the schema with a name, if it is missing and can be created.
+    pub(super) has_schemas: bool,
+    /// The number of parameters of a statement.
+    pub(super) most_parameters: usize,
+}
+
+impl Dialect {
+    /// Returns whether rows are followed by the snapshots of transactions, not by their numbers.
+    pub(super) const fn has_snapshots(&self) -> bool {
+        !self.transaction.is_empty()
+    }
+}

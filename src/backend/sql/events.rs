@@ -1,0 +1,117 @@
+//! Events, and the feed of changes.
+
+use std::time::Duration;
+
+use super::cell::Row;
+use super::follow::Position;
+use super::session::{Driver, Query, SqlError};
+use super::store::SqlStore;
+use crate::store::{
+    ChangedKey, Changes, Cursor, Event, FeedError, Followed, KeptEvent, Start, StoreError,
+};
+
+/// The changes that the feed returns at a time.
+const MOST_CHANGES: usize = 2_000;
+
+/// The pause between two looks at the trail while the feed waits for a change.
+const POLL: Duration = Duration::from_millis(100);
+
+impl<D: Driver> SqlStore<D> {
+    pub(super) async fn events(
+        &self,
+        start: &Start,
+        limit: u32,
+    ) -> Result<Followed<KeptEvent>, StoreError> {
+        let after = match start {
+            Start::Beginning => Self::beginning(),
+            Start::Now => self.within(self.end("events")).await?,
+            Start::After(cursor) => Position::decode(cursor, D::DIALECT.has_snapshots())?,
+        };
+        let limit = limit.max(1) as usize;
+        let columns = "id, kind, at, key_id, account, data";
+        let found = self
+            .within(self.follow("events", columns, &after, limit))
+            .await?;
+        let events = found.rows.into_iter().map(|mut row| event(&mut row));
+        let events = events.collect::<Result<_, _>>()?;
+        Ok(Followed::new(events, found.next.encode()).end(found.is_end))
+    }
+
+    /// Returns the changes after a cursor. Without a change, it looks again until the wait is over.
+    pub(super) async fn changes_since(
+        &self,
+        after: Option<&Cursor>,
+        wait: Duration,
+    ) -> Result<Changes, FeedError> {
+        let Some(after) = after else {
+            let end = self
+                .within(self.end("trail"))
+                .await
+                .map_err(FeedError::new)?;
+            return Ok(Changes::new(Vec::new(), end.encode()));
+        };
+        let begun = tokio::time::Instant::now();
+        loop {
+            let changes = self
+                .within(self.changes(after))
+                .await
+                .map_err(FeedError::new)?;
+            let waited = begun.elapsed();
+            if !changes.keys.is_empty() || changes.gap || waited >= wait {
+                return Ok(changes);
+            }
+            tokio::time::sleep(POLL.min(wait.saturating_sub(waited))).await;
+        }
+    }
+
+    async fn changes(&self, after: &Cursor) -> Result<Changes, SqlError> {
+        let Ok(after) = Position::decode(after, D::DIALECT.has_snapshots()) else {
+            return Ok(Changes::gap(self.end("trail").await?.encode()));
+        };
+        if self.is_lost(&after).await? {
+            return Ok(Changes::gap(self.end("trail").await?.encode()));
+        }
+        let found = self
+            .follow("trail", "key_id, version", &after, MOST_CHANGES)
+            .await?;
+        let keys = found.rows.into_iter().map(|mut row| {
+            let (id, version) = (row.id("key_id")?, row.count("version")?);
+            Ok(ChangedKey::new(id, version))
+        });
+        let keys = keys.collect::<Result<_, StoreError>>()?;
+        Ok(Changes::new(keys, found.next.encode()))
+    }
+
+    /// Returns whether rows of the trail after a position may have been purged, or the position is
+    /// of another database: of one that was restored from a backup, for example.
+    async fn is_lost(&self, after: &Position) -> Result<bool, SqlError> {
+        let purged = "SELECT COALESCE((SELECT number FROM {marks} WHERE name = 'trail'), 0)";
+        let (seen, last) = match after {
+            Position::Number(number) => (*number, "(SELECT COALESCE(max(seq), 0) FROM {trail})"),
+            Position::Snapshot(seen) | Position::Part(seen, ..) => {
+                // All transactions before the first number of a snapshot are complete in it.
+                let least = seen.split(':').next().and_then(|it| it.parse::<i64>().ok());
+                let now = "CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint)";
+                (least.map_or(0, |least| least - 1), now)
+            }
+        };
+        let rows = self
+            .fetch(Query::new(self.sql(&format!("{purged}, {last}")), []))
+            .await?;
+        let Some(mut row) = rows.into_iter().next() else {
+            return Ok(true);
+        };
+        let (purged, last) = (row.integer("number")?, row.integer("seq")?);
+        Ok(seen < purged || seen > last.max(purged))
+    }
+}
+
+fn event(row: &mut Row) -> Result<KeptEvent, StoreError> {
+    let id = row.text("id")?;
+    let kind = row.text("kind")?;
+    let event = Event::new(kind, row.instant("at")?)
+        .with_key(row.optional_id("key_id")?)
+        .with_account(row.optional_text("account")?)
+        .with_data(row.text("data")?);
+    Ok(KeptEvent::new(id, event))
+}

@@ -1,0 +1,191 @@
+//! Rows in the order of their commits: the feed of changes, and events.
+//!
+//! In SQLite one transaction writes at a time, so the numbers of rows are in the order of commits.
+//! In `PostgreSQL` they are not: a reader that has seen number 7 would never see number 6, which
+//! was committed later. There, a position is a snapshot: the rows that come next are those that the
+//! snapshot does not see. Snapshots of one server only grow, so each row is read once.
+
+use super::cell::{Cell, Row};
+use super::session::{Driver, Query, SqlError};
+use super::store::SqlStore;
+use crate::store::{Cursor, StoreError};
+
+/// A position among the rows of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Position {
+    /// After the row with this number.
+    Number(i64),
+    /// After the rows that a snapshot sees.
+    Snapshot(String),
+    /// Within a part: among the rows that the second snapshot sees and the first does not, after the
+    /// row with this number.
+    Part(String, String, i64),
+}
+
+/// Rows after a position.
+pub(super) struct FollowedRows {
+    pub(super) rows: Vec<Row>,
+    pub(super) next: Position,
+    /// There are no more rows at present.
+    pub(super) is_end: bool,
+}
+
+impl Position {
+    pub(super) fn encode(&self) -> Cursor {
+        Cursor::new(match self {
+            Self::Number(number) => format!("f1-{number}"),
+            Self::Snapshot(seen) => format!("s1-{seen}"),
+            Self::Part(seen, until, number) => format!("p1-{seen}-{until}-{number}"),
+        })
+    }
+
+    /// Decodes a cursor, for a database with or without snapshots.
+    pub(super) fn decode(cursor: &Cursor, has_snapshots: bool) -> Result<Self, StoreError> {
+        let decoded = Self::parse(cursor.as_str());
+        let fits = |it: &Self| matches!(it, Self::Number(_)) != has_snapshots;
+        decoded.filter(fits).ok_or_else(StoreError::invalid_cursor)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        if let Some(number) = text.strip_prefix("f1-") {
+            let number = number.parse().ok()?;
+            return (number >= 0).then_some(Self::Number(number));
+        }
+        if let Some(seen) = text.strip_prefix("s1-") {
+            return is_snapshot(seen).then(|| Self::Snapshot(seen.to_owned()));
+        }
+        let mut parts = text.strip_prefix("p1-")?.split('-');
+        let (seen, until) = (parts.next()?, parts.next()?);
+        let number = parts.next()?.parse().ok()?;
+        let is_part = is_snapshot(seen) && is_snapshot(until) && parts.next().is_none();
+        is_part.then(|| Self::Part(seen.to_owned(), until.to_owned(), number))
+    }
+}
+
+/// Returns whether a text has the form of a snapshot: `10:20:10,14,15`. Another text would be an
+/// error of the database, not of the cursor.
+fn is_snapshot(text: &str) -> bool {
+    let mut parts = text.split(':');
+    let number = |text: &str| text.parse::<u64>().ok().filter(|number| *number > 0);
+    let (Some(least), Some(next)) = (parts.next().and_then(number), parts.next().and_then(number))
+    else {
+        return false;
+    };
+    let mut open = parts
+        .next()
+        .unwrap_or_default()
+        .split(',')
+        .filter(|it| !it.is_empty());
+    let mut before = 0;
+    let is_sorted = open.all(|it| {
+        number(it).is_some_and(|it| {
+            let is_next = it >= least && it < next && it > before;
+            before = it;
+            is_next
+        })
+    });
+    least <= next && is_sorted && parts.next().is_none()
+}
+
+impl<D: Driver> SqlStore<D> {
+    /// Returns the position before all rows.
+    pub(super) fn beginning() -> Position {
+        if D::DIALECT.has_snapshots() {
+            return Position::Snapshot("1:1:".to_owned());
+        }
+        Position::Number(0)
+    }
+
+    /// Returns the position after all rows of a table.
+    pub(super) async fn end(&self, table: &str) -> Result<Position, SqlError> {
+        if D::DIALECT.has_snapshots() {
+            let now = "SELECT CAST(pg_current_snapshot() AS text)";
+            let rows = self.fetch(Query::new(now, [])).await?;
+            let row = rows.into_iter().next();
+            let seen = row.map(|mut row| row.text("pg_current_snapshot"));
+            return Ok(Position::Snapshot(seen.transpose()?.unwrap_or_default()));
+        }
+        let last = format!("SELECT COALESCE(max(seq), 0) FROM {{{table}}}");
+        let rows = self.fetch(Query::new(self.sql(&last), [])).await?;
+        let row = rows.into_iter().next();
+        let last = row.map(|mut row| row.integer("seq")).transpose()?;
+        Ok(Position::Number(last.unwrap_or(0)))
+    }
+
+    /// Reads at most `limit` rows of a table after a position, in the order of the database.
+    pub(super) async fn follow(
+        &self,
+        table: &str,
+        columns: &str,
+        after: &Position,
+        limit: usize,
+    ) -> Result<FollowedRows, SqlError> {
+        let most = limit + 1;
+        let query = match after {
+            Position::Number(number) => Query::new(
+                self.sql(&format!(
+                    "SELECT '', seq, {columns} FROM {{{table}}} WHERE seq > $1 \
+                     ORDER BY seq LIMIT {most}"
+                )),
+                [Cell::integer(*number)],
+            ),
+            Position::Snapshot(seen) => Query::new(
+                self.sql(&format!(
+                    "SELECT CAST(pg_current_snapshot() AS text), t.seq, {columns} \
+                     FROM (SELECT CAST($1 AS pg_snapshot) AS seen) AS o \
+                     LEFT JOIN {{{table}}} AS t ON t.xid >= pg_snapshot_xmin(o.seen) \
+                     AND NOT pg_visible_in_snapshot(t.xid, o.seen) \
+                     ORDER BY t.seq LIMIT {most}"
+                )),
+                [Cell::text(seen.as_str())],
+            ),
+            Position::Part(seen, until, number) => Query::new(
+                self.sql(&format!(
+                    "SELECT CAST(o.until AS text), t.seq, {columns} \
+                     FROM (SELECT CAST($1 AS pg_snapshot) AS seen, \
+                     CAST($2 AS pg_snapshot) AS until) AS o \
+                     LEFT JOIN {{{table}}} AS t ON t.xid >= pg_snapshot_xmin(o.seen) \
+                     AND NOT pg_visible_in_snapshot(t.xid, o.seen) \
+                     AND pg_visible_in_snapshot(t.xid, o.until) AND t.seq > $3 \
+                     ORDER BY t.seq LIMIT {most}"
+                )),
+                [
+                    Cell::text(seen.as_str()),
+                    Cell::text(until.as_str()),
+                    Cell::integer(*number),
+                ],
+            ),
+        };
+        let mut rows = self.fetch(query).await?;
+        let is_end = rows.len() < most;
+        rows.truncate(limit);
+        let mut until = String::new();
+        let mut last = None;
+        let mut found = Vec::new();
+        for mut row in rows {
+            until = row.text("pg_current_snapshot")?;
+            if let Some(number) = row.optional_integer("seq")? {
+                last = Some(number);
+                found.push(row);
+            }
+        }
+        let next = match (after, last) {
+            (Position::Number(number), last) => Position::Number(last.unwrap_or(*number)),
+            (_, Some(last)) if !is_end => match after {
+                Position::Part(seen, ..) | Position::Snapshot(seen) => {
+                    Position::Part(seen.clone(), until, last)
+                }
+                Position::Number(_) => Position::Number(last),
+            },
+            // Nothing is left of the part.
+            _ => Position::Snapshot(until),
+        };
+        // After a part there may be rows that the second snapshot does not see.
+        let is_end = is_end && !matches!(after, Position::Part(..));
+        Ok(FollowedRows {
+            rows: found,
+            next,
+            is_end,
+        })
+    }
+}

@@ -1,0 +1,241 @@
+//! Lists of keys.
+//!
+//! A page is read from an index in the order of the list, from the position of the cursor on. The
+//! scan is bounded: filters look at the rows of the scan only. So a page costs the same at any
+//! depth and under any filter, and may be short, or empty, before the end of the list.
+//!
+//! Comparisons of rows (`(a, b) < ($1, $2)`) and one statement for each order are what the planners
+//! of both databases serve from an index alone. `OR`, optional conditions on the indexed columns
+//! and `OFFSET` from the beginning each read the whole list up to the page.
+
+use std::time::SystemTime;
+
+use super::cell::{Cell, microseconds};
+use super::record_row;
+use super::session::{Driver, Query};
+use super::store::SqlStore;
+use crate::key::digest::KeyId;
+use crate::key::environment::Environment;
+use crate::store::{Cursor, KeyOrder, KeyQuery, KeyState, ListedKey, Page, Paging, StoreError};
+
+/// The most rows that are looked at for one page.
+const MOST_SCANNED: usize = 2_000;
+
+/// The way in which an order reads its index.
+struct Scan {
+    /// The table with the index, and its columns.
+    table: &'static str,
+    position: &'static str,
+    id: &'static str,
+    /// The order is from the greatest position to the least.
+    is_descending: bool,
+    /// The condition of a partial index.
+    condition: &'static str,
+}
+
+impl Scan {
+    const fn of(order: KeyOrder) -> Self {
+        let (table, id) = match order {
+            KeyOrder::LeastRecentlyUsed => ("uses", "key_id"),
+            _ => ("keys", "id"),
+        };
+        let (position, is_descending, condition) = match order {
+            KeyOrder::Newest => ("listed_at", true, ""),
+            KeyOrder::EndingSoon => ("expires_at", false, " AND expires_at IS NOT NULL"),
+            KeyOrder::LeastRecentlyUsed => ("last_used", false, ""),
+            KeyOrder::RecentlyRevoked => ("revoked_at", true, " AND revoked_at IS NOT NULL"),
+        };
+        Self {
+            table,
+            position,
+            id,
+            is_descending,
+            condition,
+        }
+    }
+
+    /// Returns the beginning of the list: a position before all others.
+    const fn beginning(&self) -> (i64, [u8; 16]) {
+        if self.is_descending {
+            (i64::MAX, [0xff; 16])
+        } else {
+            (-1, [0; 16])
+        }
+    }
+
+    /// Returns the scan, from the position in `$2` and `$3` on, with the account in `$1`.
+    fn select(&self, columns: &str, has_account: bool) -> String {
+        let Self {
+            table,
+            position,
+            id,
+            condition,
+            ..
+        } = self;
+        let (than, reaches, direction) = if self.is_descending {
+            ("<", ">=", "DESC")
+        } else {
+            (">", "<=", "ASC")
+        };
+        if has_account {
+            // In this form only the index by account serves it, in its order. With `account = $1`, the
+            // planner may read the whole account and sort it.
+            return format!(
+                "SELECT {columns} FROM {{{table}}} \
+                 WHERE account {reaches} $1 AND (account, {position}, {id}) {than} ($1, $2, $3){condition} \
+                 ORDER BY account {direction}, {position} {direction}, {id} {direction}"
+            );
+        }
+        // `$1` is null, and is named so that it has a type.
+        format!(
+            "SELECT {columns} FROM {{{table}}} \
+             WHERE $1 IS NULL AND ({position}, {id}) {than} ($2, $3){condition} \
+             ORDER BY {position} {direction}, {id} {direction}"
+        )
+    }
+}
+
+impl<D: Driver> SqlStore<D> {
+    pub(super) async fn list(
+        &self,
+        query: &KeyQuery,
+        paging: &Paging,
+    ) -> Result<Page<ListedKey>, StoreError> {
+        let scan = Scan::of(query.order);
+        let fingerprint = query.fingerprint();
+        let (position, id) = match paging.cursor() {
+            None => scan.beginning(),
+            Some(cursor) => decode(&fingerprint, cursor)?,
+        };
+        let limit = paging.limit() as usize;
+        let (state, at) = match query.state {
+            None => (None, SystemTime::UNIX_EPOCH),
+            Some((state, at)) => (Some(number(state)), at),
+        };
+        let statement = self.statement(&scan, query.account.is_some(), limit);
+        let parameters = [
+            Cell::optional_text(query.account.as_deref()),
+            Cell::integer(position),
+            Cell::bytes(id),
+            Cell::optional_text(query.prefix.as_deref()),
+            Cell::optional_text(query.environment.as_ref().map(Environment::as_str)),
+            Cell::Integer(state),
+            // The state of a key does not change within a microsecond of the store.
+            Cell::integer(microseconds(at)),
+        ];
+        let rows = self
+            .within(self.fetch(Query::new(statement, parameters)))
+            .await?;
+        let mut items = Vec::new();
+        let mut last = None;
+        let mut scanned_to = None;
+        let mut has_more = false;
+        for mut row in rows {
+            let end = row.optional_integer("the end of the scan")?;
+            let end_id = row.optional_id("the end of the scan")?;
+            scanned_to = end.zip(end_id);
+            let Some(position) = row.optional_integer(scan.position)? else {
+                break; // no key: the row tells the end of the scan only
+            };
+            if items.len() == limit {
+                has_more = true;
+                break;
+            }
+            let first_used = row.optional_instant("first_used")?;
+            let last_used = row.optional_instant("last_used")?;
+            let record = record_row::record(&mut row)?;
+            last = Some((position, record.id()));
+            let last_used = last_used.filter(|at| *at > SystemTime::UNIX_EPOCH);
+            items.push(ListedKey::new(record).with_uses(first_used, last_used));
+        }
+        let next = if has_more { last } else { scanned_to };
+        Ok(Page::new(
+            items,
+            next.map(|next| encode(&fingerprint, next)),
+        ))
+    }
+
+    /// Returns the statement of a page.
+    ///
+    /// Each row has the last position of the scan, or null if the scan reached the end of the list,
+    /// and a key, or nulls if the page has no keys. Both are read in one statement, and so from one
+    /// state of the table.
+    fn statement(&self, scan: &Scan, has_account: bool, limit: usize) -> String {
+        let Scan { position, id, .. } = scan;
+        let columns = record_row::COLUMNS.join(", ");
+        let direction = if scan.is_descending { "DESC" } else { "ASC" };
+        let ends = scan.select(&format!("{position}, {id}"), has_account);
+        let most = MOST_SCANNED - 1;
+        // One more key than the page holds tells whether there is a next one.
+        let limit = limit + 1;
+        let place = format!("{position} AS place");
+        let keys = if scan.table == "keys" {
+            let scanned = scan.select(&format!("{place}, {columns}"), has_account);
+            format!(
+                "SELECT place, {columns} FROM ({scanned} LIMIT {MOST_SCANNED}) AS k \
+                 WHERE {FILTER} ORDER BY place {direction}, k.id {direction} LIMIT {limit}"
+            )
+        } else {
+            let scanned = scan.select(&format!("{place}, {id}"), has_account);
+            // Each key is looked up by itself. In a join, the planner of PostgreSQL may apply the
+            // filter first, to the whole table.
+            format!(
+                "SELECT place, {columns} FROM (\
+                   SELECT place, {id} FROM ({scanned} LIMIT {MOST_SCANNED}) AS s \
+                   WHERE (SELECT 1 FROM {{keys}} AS k WHERE k.id = s.{id} AND {FILTER}) = 1 \
+                   ORDER BY place {direction}, {id} {direction} LIMIT {limit}\
+                 ) AS s JOIN {{keys}} AS k ON k.id = s.{id}"
+            )
+        };
+        let page = record_row::COLUMNS
+            .map(|column| format!("page.{column}"))
+            .join(", ");
+        let used = "FROM {uses} AS u WHERE u.key_id = page.id";
+        self.sql(&format!(
+            "SELECT ends.{position}, ends.{id}, page.place, \
+             (SELECT u.first_used {used}), (SELECT u.last_used {used}), {page} \
+             FROM (SELECT 1 AS one) AS one \
+             LEFT JOIN ({ends} LIMIT 1 OFFSET {most}) AS ends ON 1 = 1 \
+             LEFT JOIN ({keys}) AS page ON 1 = 1 \
+             ORDER BY page.place {direction}, page.id {direction}"
+        ))
+    }
+}
+
+/// The keys `k` that a query asks for, by prefix, environment and state. The states are those of
+/// [`KeyState::of`], by their [`number`].
+const FILTER: &str = "($4 IS NULL OR k.prefix = $4) \
+    AND ($5 IS NULL OR k.environment = $5) \
+    AND ($6 IS NULL OR $6 = CASE \
+      WHEN k.revoked_at IS NOT NULL THEN 4 \
+      WHEN k.expires_at <= $7 THEN 3 \
+      WHEN k.suspended_at IS NOT NULL \
+        AND (k.suspended_until IS NULL OR k.suspended_until > $7) THEN 2 \
+      WHEN k.not_before > $7 THEN 1 \
+      ELSE 0 END)";
+
+/// The number of a state in [`FILTER`].
+const fn number(state: KeyState) -> i64 {
+    match state {
+        KeyState::Live => 0,
+        KeyState::NotYetActive => 1,
+        KeyState::Suspended => 2,
+        KeyState::Expired => 3,
+        KeyState::Revoked => 4,
+    }
+}
+
+fn encode(list: &str, (position, id): (i64, KeyId)) -> Cursor {
+    Cursor::new(format!("k1-{list}-{position}-{id}"))
+}
+
+fn decode(list: &str, cursor: &Cursor) -> Result<(i64, [u8; 16]), StoreError> {
+    let position = || {
+        let text = cursor.as_str().strip_prefix("k1-")?;
+        let text = text.strip_prefix(list)?.strip_prefix('-')?;
+        let (position, id) = text.rsplit_once('-')?;
+        let id: KeyId = id.parse().ok()?;
+        Some((position.parse().ok()?, *id.as_bytes()))
+    };
+    position().ok_or_else(StoreError::invalid_cursor)
+}

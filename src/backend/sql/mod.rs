@@ -1,0 +1,32 @@
+//! Stores in SQL databases: what SQLite and `PostgreSQL` have in common, and their drivers.
+//!
+//! The statements are written once, for both. A [`Dialect`](dialect::Dialect) has the few words in
+//! which the databases differ, and a [`Driver`](session::Driver) hands out connections.
+
+mod cell;
+mod chain;
+mod commit;
+mod dialect;
+mod events;
+mod follow;
+mod lists;
+mod migrations;
+mod names;
+mod ports;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod record_row;
+mod session;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod store;
+mod trail;
+mod trail_row;
+mod usage;
+
+pub use migrations::Migration;
+pub use names::TableNameError;
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresStore;
+#[cfg(feature = "sqlite")]
+pub use sqlite::{OpenError, SqliteStore};

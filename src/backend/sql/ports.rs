@@ -1,0 +1,127 @@
+//! The public methods and the ports of a store, by delegation to [`SqlStore`].
+//!
+//! [`SqlStore`]: super::store::SqlStore
+
+/// Implements what the stores of all databases have in common for a struct around a
+/// [`SqlStore`](super::store::SqlStore).
+macro_rules! ports {
+    ($name:ident) => {
+        impl $name {
+            /// Sets the key under which the audit trail is chained. Default: none.
+            ///
+            /// Without one, [`verify_trail`](Self::verify_trail) finds accidents, but no edit by
+            /// somebody who knows this library. All processes must use the same key. If it is set,
+            /// changed or lost later, all records from before that count as edited.
+            #[must_use]
+            pub fn audit_key(mut self, key: AuditKey) -> Self {
+                self.0.audit_key = Some(key);
+                self
+            }
+
+            /// Sets the time limit of each call. Default: 5 s.
+            ///
+            /// A call that takes longer fails with
+            /// [`Unavailable`](crate::store::StoreErrorKind::Unavailable), and its connection is
+            /// closed. For requests, [`Cache::store_time_limit`](crate::Cache::store_time_limit)
+            /// is a bound as well.
+            #[must_use]
+            pub fn time_limit(mut self, limit: Duration) -> Self {
+                self.0.time_limit = limit;
+                self
+            }
+
+            /// Creates the tables, or updates those of an older version of this library.
+            ///
+            /// It is safe to call this at each start, in several processes at once. All missing
+            /// [migrations](Self::migrations) are carried out in one transaction.
+            pub async fn migrate(&self) -> Result<(), StoreError> {
+                self.0.migrate().await
+            }
+
+            /// Returns the SQL of all migrations, for those who carry them out by themselves: where
+            /// the program's role may not create tables, for example.
+            pub fn migrations(&self) -> Vec<Migration> {
+                self.0.migrations()
+            }
+
+            /// Checks the audit trail of all keys: that no record was edited, deleted, exchanged or
+            /// cut off, and that each key is as its last record left it.
+            ///
+            /// Only the deletion of a key together with its whole trail cannot be found. Changes
+            /// may be committed meanwhile. The time is in proportion to the number of keys; the
+            /// [time limit](Self::time_limit) applies to batches of 200 keys.
+            ///
+            /// Somebody who knows the [audit key](Self::audit_key), or may replace it, can edit the
+            /// trail without a trace.
+            pub async fn verify_trail(&self) -> Result<TrailReport, StoreError> {
+                self.0.verify_trail().await
+            }
+
+            /// Deletes the records of the audit trail from before a time, and returns their number.
+            /// The last record of each key is kept.
+            ///
+            /// Of each trail that is cut, a stub stays that is sealed under the
+            /// [audit key](Self::audit_key), so that [`verify_trail`](Self::verify_trail) can tell a
+            /// purge from a deletion.
+            pub async fn purge_trail(&self, before: SystemTime) -> Result<u64, StoreError> {
+                self.0.purge_trail(before).await
+            }
+        }
+
+        impl KeyStore for $name {
+            async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+                self.0.find(id).await
+            }
+        }
+
+        impl ManagedKeyStore for $name {
+            async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+                self.0.find(id).await
+            }
+
+            async fn commit(&self, change: &Change) -> Result<(), StoreError> {
+                self.0.commit(change).await
+            }
+
+            async fn list(
+                &self,
+                query: &KeyQuery,
+                paging: &Paging,
+            ) -> Result<Page<ListedKey>, StoreError> {
+                self.0.list(query, paging).await
+            }
+
+            async fn trail(
+                &self,
+                query: &TrailQuery,
+                paging: &Paging,
+            ) -> Result<Page<TrailRecord>, StoreError> {
+                self.0.trail(query, paging).await
+            }
+
+            async fn events(
+                &self,
+                start: &Start,
+                limit: u32,
+            ) -> Result<Followed<KeptEvent>, StoreError> {
+                self.0.events(start, limit).await
+            }
+
+            async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
+                self.0.record_usage(batch).await
+            }
+        }
+
+        impl ChangeFeed for $name {
+            async fn changes_since(
+                &self,
+                after: Option<&Cursor>,
+                wait: Duration,
+            ) -> Result<Changes, FeedError> {
+                self.0.changes_since(after, wait).await
+            }
+        }
+    };
+}
+
+pub(super) use ports;

@@ -1,0 +1,142 @@
+//! The store in `PostgreSQL`.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use sqlx::postgres::{PgPool, PgRow, Postgres};
+use sqlx::{Column, Row as _, TypeInfo, ValueRef};
+use tokio::sync::Semaphore;
+
+use super::cell::{Cell, Row};
+use super::dialect::Dialect;
+use super::migrations::Migration;
+use super::names::{Names, TableNameError};
+use super::ports::ports;
+use super::session::{Driver, Query, SqlError, session};
+use super::store::SqlStore;
+use crate::key::digest::KeyId;
+use crate::key::record::KeyRecord;
+use crate::store::{
+    AuditKey, Change, ChangeFeed, Changes, Cursor, FeedError, Followed, KeptEvent, KeyQuery,
+    KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, StoreError, TrailQuery, TrailRecord,
+    TrailReport, UsageBatch,
+};
+
+/// A store in `PostgreSQL` 13 or newer, over the application's own pool. Feature `postgres`.
+///
+/// The store is also the [feed](ChangeFeed) of its changes, with which a change by one process
+/// reaches the others within a second. Reads of this store use at most half of the connections of
+/// the pool at once, so that the application's own queries are not starved.
+///
+/// The methods need the runtime of `tokio`. For TLS to the server, the application enables a feature
+/// of `sqlx` of its choice.
+///
+/// ```no_run
+/// use tower_api_key::ApiKeys;
+/// use tower_api_key::store::PostgresStore;
+/// # use tower_api_key::store::sqlx;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = sqlx::PgPool::connect("postgres://localhost/app").await?;
+/// let store = PostgresStore::new(pool);
+/// store.migrate().await?;
+/// let keys = ApiKeys::builder(store.clone()).feed(store).build()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct PostgresStore(SqlStore<PostgresDriver>);
+
+impl PostgresStore {
+    /// The schema of the tables, unless [`schema`](Self::schema) sets another one.
+    pub const SCHEMA: &str = "tower_api_key";
+
+    /// Creates a store over a pool, in a schema of its own. Nothing is read or written yet.
+    pub fn new(pool: PgPool) -> Self {
+        let most = pool.options().get_max_connections() / 2;
+        let reads = Semaphore::new(most.max(1) as usize);
+        let driver = PostgresDriver {
+            pool,
+            reads: Arc::new(reads),
+        };
+        Self(SqlStore::new(driver, Names::new(Self::SCHEMA, "")))
+    }
+
+    /// Sets the schema of the tables. Default: `tower_api_key`. [`migrate`](Self::migrate) creates
+    /// the schema if it is missing.
+    pub fn schema(self, schema: &str) -> Result<Self, TableNameError> {
+        let names = self.0.names.clone().with_schema(schema)?;
+        Ok(Self(self.0.with_names(names)))
+    }
+
+    /// Sets a prefix of the tables, for a schema that has others, too. Default: none.
+    pub fn table_prefix(self, prefix: &str) -> Result<Self, TableNameError> {
+        let names = self.0.names.clone().with_prefix(prefix)?;
+        Ok(Self(self.0.with_names(names)))
+    }
+}
+
+ports!(PostgresStore);
+
+/// The driver of `PostgreSQL`.
+#[derive(Debug, Clone)]
+struct PostgresDriver {
+    pool: PgPool,
+    /// The reads that may wait for the pool, or use it, at once.
+    reads: Arc<Semaphore>,
+}
+
+impl Driver for PostgresDriver {
+    type Session = PostgresSession;
+
+    const DIALECT: Dialect = Dialect {
+        bytes: "bytea",
+        integer: "bigint",
+        // Bytes are compared. By the rules of a language, `acme` could own the keys of `ACME`.
+        text: "text COLLATE \"C\"",
+        serial: "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+        strict: "",
+        updated: " WITH (fillfactor = 80)",
+        transaction: "xid xid8 NOT NULL DEFAULT pg_current_xact_id(),",
+        // Whatever the defaults of the database are: a serializable transaction fails where this one
+        // finds that nothing was updated, and a commit that is not synchronous may be lost.
+        begin: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+                SET LOCAL synchronous_commit = on; \
+                SET LOCAL idle_in_transaction_session_timeout = '10s'",
+        begin_snapshot: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+                SET LOCAL idle_in_transaction_session_timeout = '10s'",
+        for_update: "FOR UPDATE",
+        lock_migrations: "SELECT pg_advisory_xact_lock(1952541489, hashtext('{names}'))",
+        has_schemas: true,
+        most_parameters: 16_000,
+    };
+
+    async fn reader(&self) -> Result<PostgresSession, SqlError> {
+        let permit = Arc::clone(&self.reads).acquire_owned().await.ok();
+        Ok(PostgresSession::new(self.pool.acquire().await?, permit))
+    }
+
+    async fn writer(&self) -> Result<PostgresSession, SqlError> {
+        Ok(PostgresSession::new(self.pool.acquire().await?, None))
+    }
+}
+
+session!(PostgresSession, Postgres, str::to_owned, read);
+
+/// Reads the cells of a row.
+fn read(row: &PgRow) -> Result<Row, sqlx::Error> {
+    let cells = row.columns().iter().map(|column| {
+        let at = column.ordinal();
+        if row.try_get_raw(at)?.is_null() {
+            return Ok(Cell::Integer(None));
+        }
+        Ok(match column.type_info().name() {
+            "INT8" => Cell::Integer(row.try_get_unchecked(at)?),
+            "INT4" => Cell::Integer(Some(i64::from(row.try_get_unchecked::<i32, _>(at)?))),
+            "BYTEA" => Cell::Bytes(row.try_get_unchecked(at)?),
+            _ => Cell::Text(row.try_get_unchecked(at)?),
+        })
+    });
+    Ok(Row::new(cells.collect::<Result<_, sqlx::Error>>()?))
+}

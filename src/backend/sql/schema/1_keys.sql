@@ -1,0 +1,130 @@
+CREATE TABLE {keys} (
+  id {bytes} NOT NULL PRIMARY KEY,
+  verifier {bytes} NOT NULL,
+  pepper {text},
+  version {integer} NOT NULL,
+  account {text} NOT NULL,
+  organization {text},
+  environment {text},
+  prefix {text},
+  name {text},
+  plan {text},
+  scopes {text} NOT NULL DEFAULT '',
+  networks {text},
+  origins {text},
+  limits {text} NOT NULL DEFAULT '{}',
+  metadata {text} NOT NULL DEFAULT '{}',
+  budget {bytes},
+  lineage {bytes},
+  created_at {integer},
+  not_before {integer},
+  expires_at {integer},
+  suspended_at {integer},
+  suspended_until {integer},
+  suspended_reason {text},
+  throttled_quota {text},
+  throttled_until {integer},
+  throttled_reason {text},
+  revoked_at {integer},
+  revoked_reason {text},
+  rotated_from {bytes},
+  rotated_to {bytes},
+  rotated_at {integer},
+  listed_at {integer} NOT NULL,
+  head {bytes},
+  CHECK (length(id) = 16 AND length(verifier) = 32 AND version > 0),
+  CHECK ((rotated_to IS NULL) = (rotated_at IS NULL)),
+  CHECK ((throttled_quota IS NULL) = (throttled_until IS NULL))
+){strict};
+CREATE INDEX "{prefix}keys_by_account" ON {keys} (account, listed_at, id);
+CREATE INDEX "{prefix}keys_by_age" ON {keys} (listed_at, id);
+CREATE INDEX "{prefix}keys_ending" ON {keys} (expires_at, id) WHERE expires_at IS NOT NULL;
+CREATE INDEX "{prefix}keys_ending_by_account" ON {keys} (account, expires_at, id) WHERE expires_at IS NOT NULL;
+CREATE INDEX "{prefix}keys_revoked" ON {keys} (revoked_at, id) WHERE revoked_at IS NOT NULL;
+CREATE INDEX "{prefix}keys_revoked_by_account" ON {keys} (account, revoked_at, id) WHERE revoked_at IS NOT NULL;
+
+CREATE TABLE {uses} (
+  key_id {bytes} NOT NULL PRIMARY KEY,
+  account {text} NOT NULL,
+  first_used {integer},
+  last_used {integer} NOT NULL DEFAULT 0,
+  last_address {text}
+){updated};
+CREATE INDEX "{prefix}uses_by_last" ON {uses} (last_used, key_id);
+CREATE INDEX "{prefix}uses_by_account" ON {uses} (account, last_used, key_id);
+
+CREATE TABLE {usage} (
+  account {text} NOT NULL,
+  hours {integer} NOT NULL,
+  begins {integer} NOT NULL,
+  key_id {bytes} NOT NULL,
+  environment {text} NOT NULL,
+  unit {text} NOT NULL,
+  allowed {integer} NOT NULL,
+  limited {integer} NOT NULL,
+  refused {integer} NOT NULL,
+  units {integer} NOT NULL,
+  PRIMARY KEY (account, hours, begins, key_id, environment, unit)
+){updated};
+CREATE INDEX "{prefix}usage_by_key" ON {usage} (key_id, hours, begins);
+CREATE INDEX "{prefix}usage_by_time" ON {usage} (hours, begins);
+
+CREATE TABLE {flushes} (
+  node {bytes} NOT NULL PRIMARY KEY,
+  number {integer} NOT NULL,
+  at {integer} NOT NULL
+){updated};
+
+CREATE TABLE {trail} (
+  seq {serial},
+  change {bytes} NOT NULL,
+  at {integer} NOT NULL,
+  action {text} NOT NULL,
+  key_id {bytes} NOT NULL,
+  version {integer} NOT NULL,
+  account {text} NOT NULL,
+  actor_kind {text} NOT NULL,
+  actor_id {text} NOT NULL,
+  actor_name {text},
+  reason {text},
+  request_id {text},
+  address {text},
+  agent {text},
+  diff {text} NOT NULL,
+  state {bytes} NOT NULL,
+  previous {bytes},
+  digest {bytes} NOT NULL,
+  {transaction}
+  UNIQUE (key_id, version)
+){strict};
+CREATE INDEX "{prefix}trail_by_account" ON {trail} (account, seq);
+CREATE INDEX "{prefix}trail_by_key" ON {trail} (key_id, seq);
+CREATE INDEX "{prefix}trail_by_change" ON {trail} (change);
+{trail_by_transaction}
+
+CREATE TABLE {stubs} (
+  key_id {bytes} NOT NULL PRIMARY KEY,
+  version {integer} NOT NULL,
+  digest {bytes} NOT NULL,
+  at {integer} NOT NULL,
+  seal {bytes} NOT NULL
+){strict};
+
+CREATE TABLE {events} (
+  seq {serial},
+  id {text} NOT NULL UNIQUE,
+  kind {text} NOT NULL,
+  at {integer} NOT NULL,
+  key_id {bytes},
+  account {text},
+  data {text} NOT NULL,
+  {transaction}
+  CHECK (seq > 0)
+){strict};
+CREATE INDEX "{prefix}events_by_age" ON {events} (at);
+{events_by_transaction}
+
+CREATE TABLE {marks} (
+  name {text} NOT NULL PRIMARY KEY,
+  number {integer} NOT NULL
+){strict};

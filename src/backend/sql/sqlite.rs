@@ -1,0 +1,248 @@
+//! The store in a file, in SQLite.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use sqlx::sqlite::{
+    Sqlite, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
+};
+use sqlx::{Column, ConnectOptions, Connection, Row as _, TypeInfo, ValueRef};
+
+use super::cell::{Cell, Row};
+use super::dialect::Dialect;
+use super::migrations::Migration;
+use super::names::{Names, TableNameError};
+use super::ports::ports;
+use super::session::{Driver, Query, SqlError, session};
+use super::store::SqlStore;
+use crate::key::digest::KeyId;
+use crate::key::record::KeyRecord;
+use crate::store::{
+    AuditKey, Change, ChangeFeed, Changes, Cursor, FeedError, Followed, KeptEvent, KeyQuery,
+    KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, StoreError, TrailQuery, TrailRecord,
+    TrailReport, UsageBatch,
+};
+
+/// The time for which a connection waits for a lock of another one.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The attempts to open a file that other processes open for the first time, too.
+const ATTEMPTS: u32 = 40;
+
+/// The connections that read. One more writes.
+const READERS: u32 = 4;
+
+/// A store in a file, in SQLite. Feature `sqlite`.
+///
+/// Several processes of one machine can use the same file. The store is also the [feed](ChangeFeed)
+/// of its changes, with which a change by one process reaches the others within a second. Clones
+/// share their connections.
+///
+/// The file is in WAL mode, and each commit is on disk when it is acknowledged. SQLite keeps two
+/// more files beside it (`-wal`, `-shm`). Do not put them on a network file system, and copy them
+/// only with SQLite's own backup: see the [guide](crate::guide).
+///
+/// The methods need the runtime of `tokio`.
+///
+/// ```
+/// use tower_api_key::ApiKeys;
+/// use tower_api_key::store::SqliteStore;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = std::env::temp_dir().join(format!("tower-api-key-{}", std::process::id()));
+/// # std::fs::create_dir_all(&folder)?;
+/// # let path = folder.join("keys.db");
+/// let store = SqliteStore::open(path).await?;
+/// store.migrate().await?;
+/// let keys = ApiKeys::builder(store.clone()).feed(store).build()?;
+/// let key = keys.issue("acme").await?;
+/// # drop(keys);
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct SqliteStore(SqlStore<SqliteDriver>);
+
+/// An error for a file that could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The path names a database in memory, of which each connection would have its own.
+    #[error(
+        "a database in memory cannot be shared by connections: name a file, or use MemoryStore"
+    )]
+    InMemory,
+    /// The file could not be created or read.
+    #[error("{path:?} cannot be opened")]
+    File {
+        /// The path.
+        path: PathBuf,
+        /// The error of the operating system.
+        #[source]
+        source: io::Error,
+    },
+    /// SQLite could not open the file.
+    #[error("{path:?} cannot be opened as a database")]
+    Database {
+        /// The path.
+        path: PathBuf,
+        /// The error of the driver.
+        #[source]
+        source: sqlx::Error,
+    },
+}
+
+impl SqliteStore {
+    /// The prefix of the tables, unless [`table_prefix`](Self::table_prefix) sets another one.
+    pub const TABLE_PREFIX: &str = "api_key_";
+
+    /// Opens a file, or creates it, readable by its owner only.
+    ///
+    /// The file may also have tables of the application. Call [`migrate`](Self::migrate) to create
+    /// those of this store.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let path = path.as_ref();
+        if path.as_os_str().is_empty() || path == Path::new(":memory:") {
+            return Err(OpenError::InMemory);
+        }
+        create(path).map_err(|source| OpenError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+        let options = options(path);
+        let error = |source| OpenError::Database {
+            path: path.to_owned(),
+            source,
+        };
+        convert(&options).await.map_err(error)?;
+        let writer = SqlitePoolOptions::new().max_connections(1);
+        let writer = writer.connect_with(options.clone()).await.map_err(error)?;
+        let readers = SqlitePoolOptions::new().max_connections(READERS);
+        let readers = readers.connect_lazy_with(options.read_only(true));
+        let names = Names::new("", Self::TABLE_PREFIX);
+        Ok(Self(SqlStore::new(SqliteDriver { writer, readers }, names)))
+    }
+
+    /// Sets the prefix of the tables. Default: `api_key_`. Two prefixes are two stores.
+    pub fn table_prefix(self, prefix: &str) -> Result<Self, TableNameError> {
+        let names = self.0.names.clone().with_prefix(prefix)?;
+        Ok(Self(self.0.with_names(names)))
+    }
+
+    /// Closes all connections, after what is in progress. Clones can no longer be used.
+    pub async fn close(&self) {
+        self.0.driver.readers.close().await;
+        self.0.driver.writer.close().await;
+    }
+}
+
+ports!(SqliteStore);
+
+/// Creates the file with the permissions of a secret, which SQLite gives to the files beside it.
+fn create(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .busy_timeout(BUSY_TIMEOUT)
+        // In WAL mode, NORMAL may lose acknowledged commits if the power fails.
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("journal_size_limit", "67108864")
+        .optimize_on_close(true, None)
+}
+
+/// Sets the journal mode of the file, once.
+///
+/// SQLite does not wait for other connections here, whatever its busy timeout. So this reads the
+/// mode, and sets it again and again until it is set by somebody.
+async fn convert(options: &SqliteConnectOptions) -> Result<(), sqlx::Error> {
+    let mut attempt = 1;
+    loop {
+        let wal = options.clone().journal_mode(SqliteJournalMode::Wal);
+        let error = match wal.connect().await {
+            Ok(connection) => return connection.close().await,
+            Err(error) => error,
+        };
+        if attempt == ATTEMPTS || error.as_database_error().is_none() {
+            return Err(error);
+        }
+        let pause = Duration::from_millis(u64::from(attempt.min(10)) * 5);
+        tokio::time::sleep(pause).await;
+        attempt += 1;
+    }
+}
+
+/// The driver of SQLite: one connection that writes, and a few that read.
+#[derive(Debug, Clone)]
+struct SqliteDriver {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl Driver for SqliteDriver {
+    type Session = SqliteSession;
+
+    const DIALECT: Dialect = Dialect {
+        bytes: "BLOB",
+        integer: "INTEGER",
+        text: "TEXT",
+        serial: "INTEGER PRIMARY KEY AUTOINCREMENT",
+        strict: " STRICT",
+        updated: " STRICT, WITHOUT ROWID",
+        transaction: "",
+        // Not deferred: a transaction that reads first fails at its first write if another one has
+        // written meanwhile.
+        begin: "BEGIN IMMEDIATE",
+        begin_snapshot: "BEGIN",
+        for_update: "",
+        lock_migrations: "",
+        has_schemas: false,
+        // SQLite allows 32,766, but the driver asks for each one's name, which SQLite looks up in a
+        // list: the time is in the square of the number.
+        most_parameters: 2_000,
+    };
+
+    async fn reader(&self) -> Result<SqliteSession, SqlError> {
+        Ok(SqliteSession::new(self.readers.acquire().await?, None))
+    }
+
+    async fn writer(&self) -> Result<SqliteSession, SqlError> {
+        Ok(SqliteSession::new(self.writer.acquire().await?, None))
+    }
+}
+
+session!(SqliteSession, Sqlite, numbered, read);
+
+/// Writes parameters as SQLite's numbered ones. It would look up `$1` by its name.
+fn numbered(sql: &str) -> String {
+    sql.replace('$', "?")
+}
+
+/// Reads the cells of a row.
+fn read(row: &SqliteRow) -> Result<Row, sqlx::Error> {
+    let cells = row.columns().iter().map(|column| {
+        let at = column.ordinal();
+        let value = row.try_get_raw(at)?;
+        if value.is_null() {
+            return Ok(Cell::Integer(None));
+        }
+        let kind = value.type_info();
+        Ok(match kind.name() {
+            "INTEGER" => Cell::Integer(row.try_get_unchecked(at)?),
+            "BLOB" => Cell::Bytes(row.try_get_unchecked(at)?),
+            _ => Cell::Text(row.try_get_unchecked(at)?),
+        })
+    });
+    Ok(Row::new(cells.collect::<Result<_, sqlx::Error>>()?))
+}

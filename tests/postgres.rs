@@ -1,0 +1,537 @@
+//! The store in PostgreSQL: conformance on a real server, and what bit others.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[allow(dead_code, unreachable_pub, reason = "each suite uses its part")]
+#[path = "support/postgres.rs"]
+mod server;
+#[path = "support/sql_suite.rs"]
+mod sql_suite;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use server::Postgres;
+use sql_suite::Database;
+use tower_api_key::key::KeyDigest;
+use tower_api_key::store::sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use tower_api_key::store::sqlx::{self, Connection, PgConnection, Row};
+use tower_api_key::store::{
+    Action, Actor, AuditKey, Change, ChangeFeed, Event, KeyOrder, KeyQuery, KeyState, Paging,
+    PostgresStore, Start, StoreError, StoreErrorKind, TrailReport,
+};
+use tower_api_key::{ApiKeys, KeyId, KeyRecord, KeyStore, ManagedKeyStore, conformance};
+
+/// The server that the tests share, each with a database of its own. The last test stops it.
+fn shared() -> Arc<Postgres> {
+    static SERVER: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
+    let mut server = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+    server.upgrade().unwrap_or_else(|| {
+        let started = Arc::new(Postgres::start_fast());
+        *server = Arc::downgrade(&started);
+        started
+    })
+}
+
+struct Pg {
+    store: PostgresStore,
+    pool: PgPool,
+    url: String,
+    server: Arc<Postgres>,
+}
+
+impl Pg {
+    async fn new() -> Self {
+        Self::with_pool(5).await
+    }
+
+    async fn with_pool(connections: u32) -> Self {
+        let server = shared();
+        let url = server.create_database();
+        let pool = PgPoolOptions::new().max_connections(connections);
+        let pool = pool.connect(&url).await.unwrap();
+        let store = PostgresStore::new(pool.clone());
+        store.migrate().await.unwrap();
+        Self {
+            store,
+            pool,
+            url,
+            server,
+        }
+    }
+
+    /// The sessions of other connections that are in a transaction and do nothing.
+    fn idle_in_transaction(&self) -> String {
+        let query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                     AND state LIKE 'idle in transaction%'";
+        self.server.sql(&self.url, query)
+    }
+}
+
+impl Database for Pg {
+    type Store = PostgresStore;
+
+    fn store(&self) -> &PostgresStore {
+        &self.store
+    }
+
+    fn with_audit_key(store: PostgresStore, key: AuditKey) -> PostgresStore {
+        store.audit_key(key)
+    }
+
+    async fn verify(store: &PostgresStore) -> Result<TrailReport, StoreError> {
+        store.verify_trail().await
+    }
+
+    async fn purge(store: &PostgresStore, before: SystemTime) -> Result<u64, StoreError> {
+        store.purge_trail(before).await
+    }
+
+    async fn sql(&self, statement: &str) -> Option<String> {
+        let statement = statement.replace('{', "tower_api_key.").replace('}', "");
+        let mut connection = PgConnection::connect(&self.url).await.unwrap();
+        let row = sqlx::query(sqlx::AssertSqlSafe(statement));
+        let row = row.fetch_optional(&mut connection).await.unwrap()?;
+        match row.try_get::<Option<String>, _>(0) {
+            Ok(text) => text,
+            Err(_) => row
+                .try_get::<Option<i64>, _>(0)
+                .unwrap()
+                .map(|it| it.to_string()),
+        }
+    }
+
+    fn bytes(bytes: &[u8]) -> String {
+        let digits = sql_suite::hexadecimal(bytes);
+        format!("'\\x{digits}'::bytea")
+    }
+}
+
+fn record(name: &str) -> KeyRecord {
+    KeyRecord::imported(KeyDigest::of(name), "acme").with_name(name)
+}
+
+fn create(name: &str) -> Change {
+    let change = Change::new(Actor::default(), SystemTime::now());
+    change.create(Action::ISSUED, record(name)).unwrap()
+}
+
+#[tokio::test]
+async fn the_postgres_store_passes_the_conformance_suites() {
+    let pg = Pg::new().await;
+    conformance::managed_key_store(&pg.store).await;
+    conformance::change_feed(&pg.store, &pg.store).await;
+    // As another process sees it.
+    let other = PostgresStore::new(PgPool::connect(&pg.url).await.unwrap());
+    conformance::managed_key_store(&other).await;
+    conformance::change_feed(&other, &pg.store).await;
+}
+
+#[tokio::test]
+async fn a_pool_of_one_is_enough() {
+    let pg = Pg::with_pool(1).await;
+    conformance::managed_key_store(&pg.store).await;
+    conformance::change_feed(&pg.store, &pg.store).await;
+    assert!(pg.store.verify_trail().await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn invariant_12_edits_of_the_trail_and_of_keys_are_found() {
+    sql_suite::edits_are_found(Pg::new).await;
+    sql_suite::exchanged_records_are_found(Pg::new().await).await;
+}
+
+#[tokio::test]
+async fn a_purge_leaves_a_sealed_stub() {
+    sql_suite::a_purge_leaves_a_sealed_stub(Pg::new().await).await;
+}
+
+#[tokio::test]
+async fn a_change_that_is_committed_again_is_recognized() {
+    sql_suite::a_change_that_is_committed_again_is_recognized(Pg::new().await).await;
+}
+
+#[tokio::test]
+async fn invariant_10_usage_changes_nothing_but_usage() {
+    sql_suite::usage_changes_nothing_but_usage(Pg::new().await).await;
+}
+
+#[tokio::test]
+async fn many_keys_are_imported_in_one_change() {
+    sql_suite::many_keys_are_imported_in_one_change(Pg::new().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rivals_do_not_lock_each_other_out() {
+    sql_suite::rivals_do_not_lock_each_other_out(Pg::new().await, 200).await;
+}
+
+#[tokio::test]
+async fn a_change_is_known_elsewhere_within_a_second() {
+    let pg = Pg::new().await;
+    let open = async || PostgresStore::new(PgPool::connect(&pg.url).await.unwrap());
+    sql_suite::a_change_is_known_elsewhere_within_a_second::<Pg>(&open).await;
+}
+
+/// Neither the feed nor the events miss a change that is committed after a later one.
+#[tokio::test]
+async fn changes_that_overlap_are_neither_missed_nor_repeated() {
+    let pg = Pg::new().await;
+    let begin = pg
+        .store
+        .changes_since(None, Duration::ZERO)
+        .await
+        .unwrap()
+        .next;
+    let end = pg.store.events(&Start::Now, 1).await.unwrap().next;
+    // A transaction that takes its numbers early, and commits late.
+    let mut slow = PgConnection::connect(&pg.url).await.unwrap();
+    let id = Pg::bytes(record("slow").id().as_bytes());
+    for statement in [
+        "BEGIN",
+        &format!(
+            "INSERT INTO tower_api_key.trail (change, at, action, key_id, version, account, \
+             actor_kind, actor_id, diff, state, digest) VALUES \
+             ({id}, 0, 'api_key.issued', {id}, 1, 'acme', 'unknown', '', '[]', '', '')"
+        ),
+        "INSERT INTO tower_api_key.events (id, kind, at, data) VALUES ('slow', 'slow', 0, '{}')",
+    ] {
+        let statement = sqlx::raw_sql(sqlx::AssertSqlSafe(statement.to_owned()));
+        statement.execute(&mut slow).await.unwrap();
+    }
+    let fast = create("fast")
+        .add_event(Event::new("fast", SystemTime::now()))
+        .unwrap();
+    pg.store.commit(&fast).await.unwrap();
+    let first = pg
+        .store
+        .changes_since(Some(&begin), Duration::ZERO)
+        .await
+        .unwrap();
+    assert_eq!(first.keys.len(), 1);
+    let first_events = pg.store.events(&Start::After(end), 10).await.unwrap();
+    assert_eq!(first_events.items.len(), 1);
+    sqlx::raw_sql("COMMIT").execute(&mut slow).await.unwrap();
+    let second = pg
+        .store
+        .changes_since(Some(&first.next), Duration::ZERO)
+        .await
+        .unwrap();
+    assert_eq!(second.keys.len(), 1);
+    assert_eq!(second.keys[0].id, record("slow").id());
+    let second_events = pg
+        .store
+        .events(&Start::After(first_events.next), 10)
+        .await
+        .unwrap();
+    assert_eq!(second_events.items.len(), 1);
+    assert_eq!(second_events.items[0].id, "slow");
+    let third = pg
+        .store
+        .changes_since(Some(&second.next), Duration::ZERO)
+        .await
+        .unwrap();
+    assert!(third.keys.is_empty() && !third.gap);
+}
+
+/// A long list is read in parts, while writers go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_are_read_once_in_parts_while_writers_go_on() {
+    const WRITERS: u64 = 6;
+    const CHANGES: u64 = 40;
+    let pg = Pg::with_pool(8).await;
+    let writers = (0..WRITERS).map(|writer| {
+        let store = pg.store.clone();
+        tokio::spawn(async move {
+            for number in 0..CHANGES {
+                let event = Event::new(format!("w{writer}.n{number}"), SystemTime::now());
+                let change = Change::new(Actor::default(), SystemTime::now());
+                store
+                    .commit(&change.add_event(event).unwrap())
+                    .await
+                    .unwrap();
+            }
+        })
+    });
+    let writers: Vec<_> = writers.collect();
+    let mut start = Start::Beginning;
+    let mut seen = Vec::new();
+    loop {
+        let is_over = writers.iter().all(tokio::task::JoinHandle::is_finished);
+        let read = pg.store.events(&start, 7).await.unwrap();
+        seen.extend(read.items.into_iter().map(|event| event.event.kind));
+        start = Start::After(read.next);
+        if is_over && read.is_end {
+            break;
+        }
+    }
+    let all = seen.len();
+    seen.sort();
+    seen.dedup();
+    assert_eq!(
+        (all as u64, seen.len() as u64),
+        (WRITERS * CHANGES, WRITERS * CHANGES)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_processes_migrate_at_once() {
+    let server = shared();
+    let url = server.create_database();
+    let tasks = (0..10).map(|_| {
+        let url = url.clone();
+        tokio::spawn(async move {
+            let pool = PgPoolOptions::new()
+                .max_connections(1)
+                .connect(&url)
+                .await
+                .unwrap();
+            PostgresStore::new(pool).migrate().await.unwrap();
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let count = server.sql(&url, "SELECT count(*) FROM tower_api_key.migrations");
+    assert_eq!(count, "1");
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_create_schemas_uses_one_that_exists() {
+    let pg = Pg::new().await;
+    let role = format!("role_{}", pg.url.rsplit('/').next().unwrap());
+    for sql in [
+        format!("CREATE ROLE {role} LOGIN"),
+        format!("CREATE SCHEMA theirs AUTHORIZATION {role}"),
+        "CREATE TABLE theirs.keys (id int)".to_owned(), // of the application
+    ] {
+        pg.server.sql(&pg.url, &sql);
+    }
+    let options: PgConnectOptions = pg.url.parse().unwrap();
+    let pool = PgPool::connect_with(options.username(&role)).await.unwrap();
+    let store = PostgresStore::new(pool.clone()).schema("theirs").unwrap();
+    let store = store.table_prefix("ak_").unwrap();
+    store.migrate().await.unwrap();
+    store.migrate().await.unwrap();
+    conformance::managed_key_store(&store).await;
+    let refused = PostgresStore::new(pool).schema("another").unwrap();
+    assert!(refused.migrate().await.is_err());
+    for no in ["", "A", "a b", "1a", "a\"b", &"a".repeat(41)] {
+        assert!(pg.store.clone().schema(no).is_err(), "{no}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_without_tables_says_what_to_do() {
+    let server = shared();
+    let url = server.create_database();
+    let store = PostgresStore::new(PgPool::connect(&url).await.unwrap());
+    let error = store.find(&KeyId::from_bytes([1; 16])).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Refused);
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("migrate()"), "{source}");
+    // By hand.
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    for migration in store.migrations() {
+        let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(migration.sql));
+        sql.execute(&mut connection).await.unwrap();
+    }
+    conformance::managed_key_store(&store).await;
+}
+
+/// The defaults of the database do not matter.
+#[tokio::test]
+async fn a_serializable_database_that_commits_later_is_used_as_any() {
+    let pg = Pg::new().await;
+    let database = pg.url.rsplit('/').next().unwrap();
+    for setting in [
+        "default_transaction_isolation = 'serializable'",
+        "synchronous_commit = off",
+        "standard_conforming_strings = on",
+    ] {
+        pg.server
+            .sql(&pg.url, &format!("ALTER DATABASE {database} SET {setting}"));
+    }
+    let store = PostgresStore::new(PgPool::connect(&pg.url).await.unwrap());
+    conformance::managed_key_store(&store).await;
+}
+
+/// sqlx 0.9.0 by itself hands out connections inside of an open transaction after this.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_dropped_leaves_the_pool_whole() {
+    let pg = Pg::with_pool(3).await;
+    let keys = ApiKeys::builder(pg.store.clone()).build().unwrap();
+    let key = keys.issue("acme").await.unwrap();
+    for number in 0..300_u64 {
+        let limit = Duration::from_micros(number * 8);
+        let id = key.id();
+        let _ = tokio::time::timeout(limit, pg.store.find(&id)).await;
+        let query = KeyQuery::new().with_state(KeyState::Live, SystemTime::now());
+        let _ = tokio::time::timeout(limit, pg.store.list(&query, &Paging::first(10))).await;
+        let _ = tokio::time::timeout(limit, keys.issue("acme").into_future()).await;
+        let _ = tokio::time::timeout(limit, pg.store.changes_since(None, Duration::ZERO)).await;
+        let _ = tokio::time::timeout(limit, pg.store.verify_trail()).await;
+    }
+    let begun = Instant::now();
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let connection = tokio::time::timeout(Duration::from_secs(1), pg.pool.acquire()).await;
+        held.push(
+            connection
+                .expect("the pool is whole within a second")
+                .unwrap(),
+        );
+    }
+    drop(held);
+    assert!(begun.elapsed() < Duration::from_secs(3));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(pg.idle_in_transaction(), "0");
+    assert!(pg.store.verify_trail().await.unwrap().is_ok());
+}
+
+/// A server that hangs, below a pool that is shared with the application.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_is_waited_for_no_longer_than_the_time_limit() {
+    let server = Arc::new(Postgres::start_fast());
+    let url = server.create_database();
+    let pool = PgPoolOptions::new()
+        .max_connections(5)
+        .connect(&url)
+        .await
+        .unwrap();
+    let store = PostgresStore::new(pool.clone());
+    store.migrate().await.unwrap();
+    store.commit(&create("before")).await.unwrap();
+    let store = store.time_limit(Duration::from_millis(300));
+    server.pause();
+    let begun = Instant::now();
+    let calls = (0..20).map(|number| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let id = record("before").id();
+            let find = store.find(&id).await.map(drop);
+            let commit = store.commit(&create(&format!("during {number}"))).await;
+            [find, commit].map(|it| it.unwrap_err().kind())
+        })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        assert_eq!(call.await.unwrap(), [StoreErrorKind::Unavailable; 2]);
+    }
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    server.resume();
+    let begun = Instant::now();
+    while store.find(&record("before").id()).await.is_err() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "it does not recover"
+        );
+    }
+    println!("recovered after {:?}", begun.elapsed());
+    let id = record("before").id();
+    assert!(store.find(&id).await.unwrap().is_some());
+    assert!(
+        store
+            .clone()
+            .time_limit(Duration::from_secs(5))
+            .verify_trail()
+            .await
+            .unwrap()
+            .is_ok()
+    );
+}
+
+/// The server counts the rows that are read through each index. A page reads about as many rows as
+/// its scan may look at, through the index of its order, at any depth and under any filter, and the
+/// whole table never.
+#[tokio::test]
+async fn a_page_reads_no_more_rows_than_its_scan_may() {
+    const MOST_SCANNED: i64 = 2_000;
+    let pg = Pg::with_pool(1).await;
+    let fill = "INSERT INTO tower_api_key.keys \
+                (id, verifier, version, account, listed_at, expires_at, revoked_at) \
+                SELECT decode(md5(n::text), 'hex'), sha256(n::text::bytea), 1, \
+                CASE n % 4 WHEN 0 THEN 'other' ELSE 'whale' END, n, n + 1000, n \
+                FROM generate_series(1, 100000) AS n; \
+                INSERT INTO tower_api_key.uses (key_id, account) \
+                SELECT id, account FROM tower_api_key.keys";
+    pg.server.sql(&pg.url, fill);
+    pg.server.sql(&pg.url, "ANALYZE");
+    // Plans for any parameters, as a pool has them after a while.
+    let options: PgConnectOptions = pg.url.parse().unwrap();
+    let options = options.options([("plan_cache_mode", "force_generic_plan")]);
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect_with(options)
+        .await
+        .unwrap();
+    let store = PostgresStore::new(pool.clone());
+    let counts = async || {
+        sqlx::query("SELECT pg_stat_force_next_flush()")
+            .execute(&pool)
+            .await
+            .unwrap();
+        let through = "SELECT indexrelname || ' ' || idx_tup_read FROM pg_stat_user_indexes \
+                       UNION ALL SELECT relname || '_whole ' || seq_tup_read \
+                       FROM pg_stat_user_tables";
+        let rows = pg.server.sql(&pg.url, through);
+        let rows = rows.lines().filter_map(|line| {
+            let (name, rows) = line.split_once(' ')?;
+            Some((name.to_owned(), rows.parse::<i64>().ok()?))
+        });
+        rows.collect::<BTreeMap<_, _>>()
+    };
+    for (order, account, index) in [
+        (KeyOrder::Newest, None, "keys_by_age"),
+        (KeyOrder::Newest, Some("whale"), "keys_by_account"),
+        (KeyOrder::EndingSoon, None, "keys_ending"),
+        (
+            KeyOrder::EndingSoon,
+            Some("whale"),
+            "keys_ending_by_account",
+        ),
+        (KeyOrder::LeastRecentlyUsed, None, "uses_by_last"),
+        (
+            KeyOrder::LeastRecentlyUsed,
+            Some("whale"),
+            "uses_by_account",
+        ),
+        (KeyOrder::RecentlyRevoked, None, "keys_revoked"),
+        (
+            KeyOrder::RecentlyRevoked,
+            Some("whale"),
+            "keys_revoked_by_account",
+        ),
+    ] {
+        let query = KeyQuery::new()
+            .with_order(order)
+            .with_account(account.map(str::to_owned));
+        // A filter that no key passes, and a page in the depth of the list.
+        let filtered = query.clone().with_state(KeyState::Live, SystemTime::now());
+        let mut deep = Paging::first(1_000);
+        for _ in 0..30 {
+            let next = store.list(&query, &deep).await.unwrap().next;
+            deep = deep.after(next);
+        }
+        let first = Paging::first(50);
+        for (query, paging) in [(&query, &first), (&filtered, &first), (&query, &deep)] {
+            let before = counts().await;
+            store.list(query, paging).await.unwrap();
+            let after = counts().await;
+            let read = |name: &str| after[name] - before[name];
+            assert!(
+                (1..=2 * MOST_SCANNED + 100).contains(&read(index)),
+                "{index}: {}",
+                read(index)
+            );
+            for name in before.keys().filter(|name| name.ends_with("_whole")) {
+                assert!(read(name) <= 10, "{query:?} {name}: {}", read(name));
+            }
+            let others = before
+                .keys()
+                .filter(|name| *name != index && !name.ends_with("_pkey"));
+            let others: i64 = others.map(|name| read(name)).sum();
+            assert!(others <= 10, "{query:?}: {others}");
+        }
+    }
+}
