@@ -284,8 +284,10 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
-    /// Sets the feed of changes by other processes. Default: none; a key that is revoked elsewhere
-    /// is then admitted until its cache entry is too old: see [`Cache::max_staleness`].
+    /// Sets the feed of changes by other processes. Default: the
+    /// [feed of the store](crate::KeyStore::feed), if it has one. Without a feed, a key that is
+    /// revoked elsewhere is admitted until its cache entry is too old: see
+    /// [`Cache::max_staleness`].
     ///
     /// The [worker](ApiKeys::worker) follows the feed: without a worker, a feed has no effect.
     /// [`Health`](crate::manage::Health) reports the state of the feed.
@@ -394,6 +396,7 @@ impl<A> ApiKeysBuilder<A> {
             let limiter = MemoryLimiter::with_memory(THROTTLE_MEMORY);
             FailedAttempts::new(quota, Arc::new(limiter))
         });
+        let feed = self.feed.or_else(|| self.store.feed().map(|feed| feed.0));
         let clock = self.clock;
         let key_services = Arc::new(KeyServices {
             enforcer,
@@ -420,7 +423,7 @@ impl<A> ApiKeysBuilder<A> {
             log_throttles: LogThrottles::default(),
             observers,
             worker: Heartbeat::default(),
-            feed: self.feed.map(|feed| FollowedFeed {
+            feed: feed.map(|feed| FollowedFeed {
                 feed,
                 heartbeat: Heartbeat::default(),
             }),

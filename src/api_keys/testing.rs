@@ -105,8 +105,8 @@ use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::manage::issue::IssueKey;
 use crate::store::{
-    Change, Followed, KeptEvent, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging,
-    Start, StoreError, TrailQuery, TrailRecord, UsageBatch,
+    BoxedFeed, Change, Followed, KeptEvent, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page,
+    Paging, Start, StoreError, TrailQuery, TrailRecord, UsageBatch,
 };
 
 /// Creates a caller with this account, for tests of handlers. Configure its key as with
@@ -231,6 +231,10 @@ impl<S: KeyStore> KeyStore for TroubledStore<S> {
         let found = self.inner.store.find(id).await?;
         self.state().found.insert(*id, found.clone());
         Ok(found)
+    }
+
+    fn feed(&self) -> Option<BoxedFeed> {
+        self.inner.store.feed()
     }
 }
 

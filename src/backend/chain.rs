@@ -3,8 +3,8 @@
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::store::{
-    AgedRecord, Change, Floor, Followed, KeptEvent, KeyQuery, KeyStore, ListedKey, ManagedKeyStore,
-    Page, Paging, Start, Step, StoreError, TrailQuery, TrailRecord, UsageBatch,
+    AgedRecord, BoxedFeed, Change, Floor, Followed, KeptEvent, KeyQuery, KeyStore, ListedKey,
+    ManagedKeyStore, Page, Paging, Start, Step, StoreError, TrailQuery, TrailRecord, UsageBatch,
 };
 
 /// A writable store, followed by a read-only store such as a
@@ -16,8 +16,8 @@ use crate::store::{
 /// stores is an error, since the stores could disagree about it.
 ///
 /// Changing a key of the second store is an error that names this store
-/// ([`StoreErrorKind::ReadOnly`](crate::store::StoreErrorKind::ReadOnly)). Lists, the trail, events
-/// and usage are those of the first store.
+/// ([`StoreErrorKind::ReadOnly`](crate::store::StoreErrorKind::ReadOnly)). Lists, the trail, events,
+/// usage and the feed are those of the first store.
 ///
 /// ```
 /// use tower_api_key::store::{StaticStore, StoreChain};
@@ -77,6 +77,10 @@ impl<M: KeyStore, R: KeyStore> KeyStore for StoreChain<M, R> {
             (Some(_), Some(_)) => Err(self.duplicate_error()),
             (first, second) => Ok(first.or(second)),
         }
+    }
+
+    fn feed(&self) -> Option<BoxedFeed> {
+        self.managed.feed()
     }
 }
 

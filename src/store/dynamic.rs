@@ -5,8 +5,8 @@ use std::fmt;
 use async_trait::async_trait;
 
 use super::{
-    AgedRecord, Change, Floor, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging,
-    StoreError, TrailQuery, TrailRecord,
+    AgedRecord, BoxedFeed, Change, Floor, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page,
+    Paging, StoreError, TrailQuery, TrailRecord,
 };
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
@@ -21,6 +21,8 @@ pub(crate) trait DynKeyStore: Send + Sync {
         id: &KeyId,
         floor: &Floor,
     ) -> Result<Option<AgedRecord>, StoreError>;
+
+    fn feed(&self) -> Option<BoxedFeed>;
 }
 
 #[async_trait]
@@ -42,6 +44,10 @@ impl<S: KeyStore> DynKeyStore for S {
         let age = found.age;
         let record = check_id(id, Some(found.record))?;
         Ok(record.map(|record| AgedRecord::new(record, age)))
+    }
+
+    fn feed(&self) -> Option<BoxedFeed> {
+        KeyStore::feed(self)
     }
 }
 

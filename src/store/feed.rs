@@ -13,7 +13,8 @@ use crate::store::list::Cursor;
 
 /// A feed of the keys that any process changed.
 ///
-/// Configure a feed with [`ApiKeysBuilder::feed`](crate::ApiKeysBuilder::feed). The
+/// A store may [have a feed](crate::KeyStore::feed) of its own, as those in SQL databases do; another
+/// one is configured with [`ApiKeysBuilder::feed`](crate::ApiKeysBuilder::feed). The
 /// [worker](crate::ApiKeys::worker) polls the feed, one call at a time, and invalidates the cache
 /// entries of the keys that it names. This way, a revocation reaches the other processes of a fleet
 /// at once. Without a feed, or while it fails,
@@ -123,6 +124,23 @@ impl<F: ChangeFeed> ChangeFeed for Arc<F> {
         wait: Duration,
     ) -> Result<Changes, FeedError> {
         ChangeFeed::changes_since(&**self, after, wait).await
+    }
+}
+
+/// A [`ChangeFeed`] of any type: [`KeyStore::feed`](crate::KeyStore::feed).
+#[derive(Clone)]
+pub struct BoxedFeed(pub(crate) Arc<dyn DynChangeFeed>);
+
+impl BoxedFeed {
+    /// Boxes a feed.
+    pub fn new(feed: impl ChangeFeed) -> Self {
+        Self(Arc::new(feed))
+    }
+}
+
+impl fmt::Debug for BoxedFeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BoxedFeed")
     }
 }
 

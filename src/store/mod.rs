@@ -31,7 +31,7 @@ pub(crate) use dynamic::{DynKeyStore, DynManagedKeyStore};
 pub use error::{StoreError, StoreErrorKind};
 pub use event::{Event, Followed, KeptEvent, Start};
 pub(crate) use feed::DynChangeFeed;
-pub use feed::{ChangeFeed, ChangedKey, Changes, FeedError};
+pub use feed::{BoxedFeed, ChangeFeed, ChangedKey, Changes, FeedError};
 pub use list::{Cursor, KeyOrder, KeyQuery, KeyState, ListedKey, Page, Paging};
 pub use trail::{
     Action, ActionError, Actor, ActorKind, ActorKindError, Origin, TrailQuery, TrailRecord,
@@ -122,6 +122,13 @@ pub trait KeyStore: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<AgedRecord>, StoreError>> + Send {
         let _ = floor;
         async move { Ok(self.find(id).await?.map(AgedRecord::fresh)) }
+    }
+
+    /// Returns the feed of the changes in this store, if it has one. The
+    /// [worker](crate::ApiKeys::worker) follows it, unless
+    /// [`ApiKeysBuilder::feed`](crate::ApiKeysBuilder::feed) sets another one. Default: none.
+    fn feed(&self) -> Option<BoxedFeed> {
+        None
     }
 }
 
@@ -298,6 +305,10 @@ impl<S: KeyStore> KeyStore for Arc<S> {
         floor: &Floor,
     ) -> Result<Option<AgedRecord>, StoreError> {
         KeyStore::find_at_least(&**self, id, floor).await
+    }
+
+    fn feed(&self) -> Option<BoxedFeed> {
+        KeyStore::feed(&**self)
     }
 }
 

@@ -342,7 +342,7 @@ pub async fn a_change_is_known_elsewhere_within_a_second<D: Database>(
     here: &impl AsyncFn() -> D::Store,
 ) {
     let start = async |store: D::Store| {
-        let keys = ApiKeys::builder(store.clone()).feed(store).build().unwrap();
+        let keys = ApiKeys::builder(store).build().unwrap();
         (keys.clone(), tokio::spawn(keys.worker().into_future()))
     };
     let (one, one_worker) = start(here().await).await;

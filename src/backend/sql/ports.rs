@@ -72,6 +72,10 @@ macro_rules! ports {
             async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
                 self.0.find(id).await
             }
+
+            fn feed(&self) -> Option<BoxedFeed> {
+                Some(BoxedFeed::new(self.clone()))
+            }
         }
 
         impl ManagedKeyStore for $name {

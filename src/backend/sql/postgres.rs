@@ -17,14 +17,14 @@ use super::store::SqlStore;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::store::{
-    AuditKey, Change, ChangeFeed, Changes, Cursor, FeedError, Followed, KeptEvent, KeyQuery,
-    KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, StoreError, TrailQuery, TrailRecord,
-    TrailReport, UsageBatch,
+    AuditKey, BoxedFeed, Change, ChangeFeed, Changes, Cursor, FeedError, Followed, KeptEvent,
+    KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, StoreError, TrailQuery,
+    TrailRecord, TrailReport, UsageBatch,
 };
 
 /// A store in `PostgreSQL` 13 or newer, over the application's own pool. Feature `postgres`.
 ///
-/// The store is also the [feed](ChangeFeed) of its changes, with which a change by one process
+/// The store has a [feed](ChangeFeed) of its changes, with which a change by one process
 /// reaches the others within a second. Reads of this store use at most half of the connections of
 /// the pool at once, so that the application's own queries are not starved.
 ///
@@ -41,7 +41,7 @@ use crate::store::{
 /// let pool = sqlx::PgPool::connect("postgres://localhost/app").await?;
 /// let store = PostgresStore::new(pool);
 /// store.migrate().await?;
-/// let keys = ApiKeys::builder(store.clone()).feed(store).build()?;
+/// let keys = ApiKeys::builder(store).build()?;
 /// # Ok(())
 /// # }
 /// ```

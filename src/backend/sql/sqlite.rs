@@ -21,9 +21,9 @@ use super::store::SqlStore;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::store::{
-    AuditKey, Change, ChangeFeed, Changes, Cursor, FeedError, Followed, KeptEvent, KeyQuery,
-    KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, StoreError, TrailQuery, TrailRecord,
-    TrailReport, UsageBatch,
+    AuditKey, BoxedFeed, Change, ChangeFeed, Changes, Cursor, FeedError, Followed, KeptEvent,
+    KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, StoreError, TrailQuery,
+    TrailRecord, TrailReport, UsageBatch,
 };
 
 /// The time for which a connection waits for a lock of another one.
@@ -37,7 +37,7 @@ const READERS: u32 = 4;
 
 /// A store in a file, in SQLite. Feature `sqlite`.
 ///
-/// Several processes of one machine can use the same file. The store is also the [feed](ChangeFeed)
+/// Several processes of one machine can use the same file. The store has a [feed](ChangeFeed)
 /// of its changes, with which a change by one process reaches the others within a second. Clones
 /// share their connections.
 ///
@@ -58,7 +58,7 @@ const READERS: u32 = 4;
 /// # let path = folder.join("keys.db");
 /// let store = SqliteStore::open(path).await?;
 /// store.migrate().await?;
-/// let keys = ApiKeys::builder(store.clone()).feed(store).build()?;
+/// let keys = ApiKeys::builder(store).build()?;
 /// let key = keys.issue("acme").await?;
 /// # drop(keys);
 /// # std::fs::remove_dir_all(&folder)?;
