@@ -18,7 +18,8 @@ use crate::key::verifier::PepperRing;
 use crate::limit::failed_attempts::FailedAttempts;
 use crate::limit::key_services::KeyServices;
 use crate::observe::Observers;
-use crate::store::{DynChangeFeed, DynKeyStore};
+use crate::observe::last_uses::LastUses;
+use crate::store::{DynChangeFeed, DynKeyStore, DynManagedKeyStore};
 use crate::util::clock::{Clock, Now};
 use crate::util::log_throttle::{LogOnce, OutageLog};
 use crate::util::timestamp::nanoseconds;
@@ -42,6 +43,9 @@ pub(crate) struct Shared {
     /// The last work of the worker.
     pub(crate) worker: Heartbeat,
     pub(crate) feed: Option<FollowedFeed>,
+    pub(crate) last_uses: LastUses,
+    /// The store that uses are recorded in. `None` if the store is only read.
+    pub(crate) usage_store: Option<Arc<dyn DynManagedKeyStore>>,
 }
 
 /// Functions that find the application's own subjects of limits, by name.

@@ -22,9 +22,10 @@ use crate::limit::limits::Limits;
 use crate::limit::outage::{LimiterOutage, OutageLimiter};
 use crate::limit::rule::LimitsError;
 use crate::limit::rule_editions::RuleEditions;
+use crate::observe::last_uses::LastUses;
 use crate::observe::{Observer, Observers};
 use crate::shared::{FollowedFeed, Heartbeat, LogThrottles, Shared, Subjects};
-use crate::store::{ChangeFeed, DynChangeFeed, DynKeyStore};
+use crate::store::{ChangeFeed, DynChangeFeed, DynKeyStore, DynManagedKeyStore};
 use crate::util::clock::{Clock, SystemClock};
 use crate::util::log_throttle::LineBudget;
 
@@ -46,6 +47,7 @@ pub struct ApiKeysBuilder<A = Managed> {
     observers: Vec<Arc<dyn Observer>>,
     hides_addresses: bool,
     feed: Option<Arc<dyn DynChangeFeed>>,
+    usage_store: Option<Arc<dyn DynManagedKeyStore>>,
     cache: Cache,
 }
 
@@ -67,8 +69,15 @@ impl<A> ApiKeysBuilder<A> {
             observers: Vec::new(),
             hides_addresses: false,
             feed: None,
+            usage_store: None,
             cache: Cache::default(),
         }
+    }
+
+    /// Sets the store that uses of keys are recorded in.
+    pub(super) fn usage_store(mut self, store: Arc<dyn DynManagedKeyStore>) -> Self {
+        self.usage_store = Some(store);
+        self
     }
 
     /// Sets the formats of keys. Default: `sk_live` for the environment `live` and `sk_test` for
@@ -427,6 +436,8 @@ impl<A> ApiKeysBuilder<A> {
                 feed,
                 heartbeat: Heartbeat::default(),
             }),
+            last_uses: LastUses::new(hides_addresses),
+            usage_store: self.usage_store,
         };
         ApiKeys {
             shared: Arc::new(shared),

@@ -2,6 +2,7 @@
 
 mod builder;
 mod follow;
+mod record_uses;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod worker;
@@ -84,7 +85,7 @@ impl ApiKeys {
     /// Creates a builder with a store in which keys can be issued and changed.
     pub fn builder(store: impl ManagedKeyStore) -> ApiKeysBuilder {
         let store = Arc::new(store);
-        ApiKeysBuilder::new(store.clone(), Managed(store))
+        ApiKeysBuilder::new(store.clone(), Managed(store.clone())).usage_store(store)
     }
 
     /// Issues a key to an account when the returned future is awaited.

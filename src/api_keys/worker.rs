@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::follow::follow;
+use super::record_uses::UseRecorder;
 use crate::manage::BoxFuture;
 use crate::shared::{Heartbeat, LastBeat, Shared};
 use crate::util::timestamp::nanoseconds;
@@ -20,6 +21,7 @@ use crate::util::timestamp::nanoseconds;
 /// more do no harm.
 ///
 /// Without a worker, all decisions stay correct, but:
+/// - the first and last uses of keys are not recorded, and lists do not tell them;
 /// - values that [observers](crate::observe::Observer) keep for a key that is no longer used stay
 ///   until the cache evicts its entry;
 /// - changes by other processes take effect only when cache entries are too old, not when the
@@ -60,17 +62,31 @@ impl Worker {
                 None => pending().await,
             }
         });
-        let mut stop = pin!(stop);
-        poll_fn(|cx| {
-            if stop.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
-            }
-            // Neither future completes.
-            let _: Poll<Infallible> = sweeping.as_mut().poll(cx);
-            let _: Poll<Infallible> = following.as_mut().poll(cx);
-            Poll::Pending
-        })
-        .await;
+        let store = shared.usage_store.as_ref();
+        let mut recorder = store.map(|store| UseRecorder::new(shared, store));
+        {
+            let mut recording = pin!(async {
+                match &mut recorder {
+                    Some(recorder) => recorder.run().await,
+                    None => pending().await,
+                }
+            });
+            let mut stop = pin!(stop);
+            poll_fn(|cx| {
+                if stop.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                // None of these completes.
+                let _: Poll<Infallible> = sweeping.as_mut().poll(cx);
+                let _: Poll<Infallible> = following.as_mut().poll(cx);
+                let _: Poll<Infallible> = recording.as_mut().poll(cx);
+                Poll::Pending
+            })
+            .await;
+        }
+        if let Some(recorder) = &mut recorder {
+            recorder.finish().await;
+        }
         shared.cache.drop_all_observer_values();
         shared.worker.stop();
         if let Some(feed) = &shared.feed {

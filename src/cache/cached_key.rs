@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::time::SystemTime;
 
 use super::coherent::EntryMeta;
@@ -33,18 +33,38 @@ pub(crate) struct CachedKey {
     /// When the load began, in nanoseconds of the monotonic clock.
     since: u64,
     plan: PlanIndex,
-    /// The environment is `live`, as that of nearly all keys.
-    is_live: bool,
-    /// The record has no dates and no restrictions, and the key is a secret one.
-    is_unrestricted: bool,
-    /// The id is the beginning of the verifier.
-    is_digest: bool,
+    traits: Traits,
     /// Uses lately in the lower half, and samples of the eviction policy since the last use in the
     /// upper half. See [`KeyMap`](super::key_map::KeyMap).
     usage: AtomicU8,
+    /// The minute in which a use was noted last: see
+    /// [`LastUses`](crate::observe::last_uses::LastUses).
+    noted_in: AtomicU16,
     verifier: Verifier,
     /// `None` in an allocation that waits for a key.
     cold: Option<Box<Cold>>,
+}
+
+/// The facts about a key that are true or false, in one byte.
+#[derive(Debug, Clone, Copy, Default)]
+struct Traits(u8);
+
+impl Traits {
+    /// The environment is `live`, as that of nearly all keys.
+    const LIVE: u8 = 1;
+    /// The record has no dates and no restrictions, and the key is a secret one.
+    const UNRESTRICTED: u8 = 2;
+    /// The id is the beginning of the verifier.
+    const DIGEST: u8 = 4;
+
+    const fn with(self, facts: u8, is_so: bool) -> Self {
+        Self(if is_so { self.0 | facts } else { self.0 })
+    }
+
+    #[inline]
+    const fn have(self, facts: u8) -> bool {
+        self.0 & facts != 0
+    }
 }
 
 /// The rest of a cached key, which few requests read.
@@ -109,10 +129,15 @@ impl CachedKey {
             epoch,
             since,
             plan,
-            is_live: environment == Environment::LIVE,
-            is_unrestricted: record.is_unrestricted() && format.publishable.is_none(),
-            is_digest,
+            traits: Traits::default()
+                .with(Traits::LIVE, environment == Environment::LIVE)
+                .with(
+                    Traits::UNRESTRICTED,
+                    record.is_unrestricted() && format.publishable.is_none(),
+                )
+                .with(Traits::DIGEST, is_digest),
             usage: AtomicU8::new(0),
+            noted_in: AtomicU16::new(0),
             verifier: record.verifier().clone(),
             cold: None,
         };
@@ -135,10 +160,9 @@ impl CachedKey {
             epoch: Epoch::default(),
             since: 0,
             plan: PlanIndex::default(),
-            is_live: false,
-            is_unrestricted: false,
-            is_digest: false,
+            traits: Traits::default(),
             usage: AtomicU8::new(0),
+            noted_in: AtomicU16::new(0),
             verifier: Verifier::sha256(KeyDigest::from_bytes([0; 32])),
             cold: None,
         }
@@ -166,6 +190,16 @@ impl CachedKey {
         let key = self.with_record(self.cold().record.clone());
         key.set_uses(self.uses());
         key
+    }
+
+    /// Returns whether a use was noted in this minute.
+    #[inline]
+    pub(crate) fn is_noted_in(&self, minute: u16) -> bool {
+        self.noted_in.load(Ordering::Relaxed) == minute
+    }
+
+    pub(crate) fn set_noted_in(&self, minute: u16) {
+        self.noted_in.store(minute, Ordering::Relaxed);
     }
 
     #[inline]
@@ -245,7 +279,7 @@ impl CachedKey {
     /// Returns whether this is the entry of a key.
     #[inline]
     pub(super) fn is(&self, id: &KeyId) -> bool {
-        if self.is_digest {
+        if self.traits.have(Traits::DIGEST) {
             return self.verifier.as_bytes().starts_with(id.as_bytes());
         }
         self.cold().record.id() == *id
@@ -259,7 +293,7 @@ impl CachedKey {
     /// Returns the status of the key at an instant.
     #[inline]
     pub(crate) fn lifecycle(&self, now: SystemTime, warning: WarningWindow) -> Lifecycle {
-        if self.is_unrestricted {
+        if self.traits.have(Traits::UNRESTRICTED) {
             return Lifecycle::ACTIVE; // at any time
         }
         self.cold().record.lifecycle(now, warning)
@@ -268,14 +302,15 @@ impl CachedKey {
     /// Returns the networks that the key may be used from, if it is restricted to some.
     #[inline]
     pub(crate) fn networks(&self) -> Option<&AllowedNetworks> {
-        let networks = (!self.is_unrestricted).then(|| self.cold().record.networks());
+        let networks =
+            (!self.traits.have(Traits::UNRESTRICTED)).then(|| self.cold().record.networks());
         networks.filter(|networks| networks.list().is_some())
     }
 
     /// Returns the kind of the key, which its format tells.
     #[inline]
     pub(crate) fn kind(&self) -> KeyKind {
-        if self.is_unrestricted || self.cold().format.publishable.is_none() {
+        if self.traits.have(Traits::UNRESTRICTED) || self.cold().format.publishable.is_none() {
             return KeyKind::Secret;
         }
         KeyKind::Publishable
@@ -293,7 +328,8 @@ impl CachedKey {
     #[inline]
     pub(crate) fn is_of(&self, environments: &[Environment]) -> bool {
         let is_it = |accepted: &Environment| {
-            (self.is_live && *accepted == Environment::LIVE) || accepted == self.environment()
+            (self.traits.have(Traits::LIVE) && *accepted == Environment::LIVE)
+                || accepted == self.environment()
         };
         environments.iter().any(is_it)
     }
@@ -306,12 +342,12 @@ impl CachedKey {
             record,
             environment: self.environment(),
             plan: self.plan,
-            budget: if self.is_unrestricted {
+            budget: if self.traits.have(Traits::UNRESTRICTED) {
                 id
             } else {
                 record.budget()
             },
-            has_limits: !self.is_unrestricted,
+            has_limits: !self.traits.have(Traits::UNRESTRICTED),
         }
     }
 

@@ -96,6 +96,11 @@ impl Gate {
         charges: &[Charge<'_>],
         verdict: Option<&Verdict>,
     ) {
+        if let Some(key) = key {
+            let now = context.now().wall();
+            let last_uses = &self.shared.last_uses;
+            last_uses.note(key.cached_key(), now, || context.client());
+        }
         let observers = &self.shared.observers;
         let reported = match key {
             Some(key) if self.config.reports.are_on() => self.reported(context, key.cached_key()),

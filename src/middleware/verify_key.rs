@@ -39,6 +39,7 @@ impl Gate {
         let key = self.compare(&digest, lookup)?;
         let lifecycle = key.lifecycle(shared.now(), shared.warning);
         check_status(&key, lifecycle)?;
+        shared.last_uses.note(&key, shared.now(), || None);
         let request_limits = shared
             .key_services
             .enforcer

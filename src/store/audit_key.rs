@@ -38,8 +38,8 @@ impl AuditKey {
         Ok(Self(Arc::new(Zeroizing::new(bytes.to_vec()))))
     }
 
-    #[cfg(any(feature = "sqlite", feature = "postgres"))]
-    pub(crate) fn expose_bytes(&self) -> &[u8] {
+    /// Returns the bytes, for stores.
+    pub fn expose_secret(&self) -> &[u8] {
         &self.0
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::{
     AgedRecord, BoxedFeed, Change, Floor, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page,
-    Paging, StoreError, TrailQuery, TrailRecord,
+    Paging, StoreError, TrailQuery, TrailRecord, UsageBatch,
 };
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
@@ -75,6 +75,8 @@ pub(crate) trait DynManagedKeyStore: DynKeyStore {
         query: &TrailQuery,
         paging: &Paging,
     ) -> Result<Page<TrailRecord>, StoreError>;
+
+    async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError>;
 }
 
 #[async_trait]
@@ -97,6 +99,10 @@ impl<S: ManagedKeyStore> DynManagedKeyStore for S {
         paging: &Paging,
     ) -> Result<Page<TrailRecord>, StoreError> {
         ManagedKeyStore::trail(self, query, paging).await
+    }
+
+    async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
+        ManagedKeyStore::record_usage(self, batch).await
     }
 }
 

@@ -173,6 +173,16 @@ pub(crate) fn feed_failed(error: &(dyn Error + 'static)) {
     );
 }
 
+/// Logs uses of keys that could not be recorded. They are kept and recorded later.
+pub(crate) fn uses_not_recorded(error: &(dyn Error + 'static)) {
+    let causes = Causes(error);
+    warn!(
+        target: TARGET,
+        error = %causes,
+        "the last uses of keys could not be recorded; it is tried again"
+    );
+}
+
 /// Logs a gap in the feed.
 pub(crate) fn feed_gap() {
     warn!(

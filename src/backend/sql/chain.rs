@@ -25,7 +25,7 @@ impl Hasher {
         let mut hasher = match key {
             None => Self::Plain(Sha256::new()),
             Some(key) => Self::Keyed(Box::new(
-                Hmac::new_from_slice(key.expose_bytes()).expect("HMAC takes keys of any length"),
+                Hmac::new_from_slice(key.expose_secret()).expect("HMAC takes keys of any length"),
             )),
         };
         hasher.add(what.as_bytes());

@@ -1,5 +1,7 @@
 //! The differences between the SQL of the databases.
 
+use std::time::Duration;
+
 /// The words of one database, where it needs others than the rest.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Dialect {
@@ -24,6 +26,8 @@ pub(super) struct Dialect {
     pub(super) lock_migrations: &'static str,
     /// Finds the schema with a name, if it is missing and can be created.
     pub(super) has_schemas: bool,
+    /// The pause between two looks at the trail while the feed waits for a change.
+    pub(super) poll: Duration,
     /// The number of parameters of a statement.
     pub(super) most_parameters: usize,
 }

@@ -13,9 +13,6 @@ use crate::store::{
 /// The changes that the feed returns at a time.
 const MOST_CHANGES: usize = 2_000;
 
-/// The pause between two looks at the trail while the feed waits for a change.
-const POLL: Duration = Duration::from_millis(100);
-
 impl<D: Driver> SqlStore<D> {
     pub(super) async fn events(
         &self,
@@ -60,7 +57,7 @@ impl<D: Driver> SqlStore<D> {
             if !changes.keys.is_empty() || changes.gap || waited >= wait {
                 return Ok(changes);
             }
-            tokio::time::sleep(POLL.min(wait.saturating_sub(waited))).await;
+            tokio::time::sleep(D::DIALECT.poll.min(wait.saturating_sub(waited))).await;
         }
     }
 

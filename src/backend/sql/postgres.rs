@@ -109,6 +109,7 @@ impl Driver for PostgresDriver {
         for_update: "FOR UPDATE",
         lock_migrations: "SELECT pg_advisory_xact_lock(1952541489, hashtext('{names}'))",
         has_schemas: true,
+        poll: Duration::from_millis(250),
         most_parameters: 16_000,
     };
 
