@@ -11,9 +11,9 @@ use http::StatusCode;
 use support::{DAY, READ, WRITE, answer, today, with_key};
 use tower_api_key::clock::ManualClock;
 use tower_api_key::key::{
-    AllowedNetworks, Alphabet, KeyDigest, KeyFormat, KeyRecordError, PepperRing,
+    AllowedNetworks, Alphabet, KeyDigest, KeyFormat, KeyRecordError, PepperRing, Verifier,
 };
-use tower_api_key::manage::{ChangeError, IssueError};
+use tower_api_key::manage::{ChangeError, ImportError, IssueError};
 use tower_api_key::store::{
     Action, Actor, Change, KeyQuery, Origin, Paging, Step, StoreError, StoreErrorKind, TrailQuery,
 };
@@ -646,4 +646,56 @@ async fn the_memory_trail_keeps_the_latest_changes() {
         paging = paging.after(next);
     }
     assert_eq!(versions, (202..=10_201).collect::<Vec<u64>>());
+}
+
+/// An import can be repeated, and takes the peppers of the ring.
+#[tokio::test]
+async fn an_import_is_repeated_without_harm() {
+    let store = MemoryStore::new();
+    let ring = PepperRing::new("2026", &[7; 32]).unwrap();
+    let keys = ApiKeys::builder(store.clone())
+        .peppers(ring)
+        .build()
+        .unwrap();
+    let plaintexts: Vec<String> = support::strangers().take(1_200).collect();
+    let records = |from: usize, to: usize| {
+        let records = plaintexts[from..to].iter();
+        let records = records.map(|it| KeyRecord::imported(KeyDigest::of(it), "acme"));
+        records.collect::<Vec<_>>()
+    };
+    assert!(
+        keys.verify(&plaintexts[7]).await.is_err(),
+        "its absence is cached"
+    );
+    let imported = keys
+        .import(records(0, 700))
+        .by(Actor::user("ops"))
+        .await
+        .unwrap();
+    assert_eq!((imported.created, imported.existing), (700, 0));
+    let twice = [records(0, 1_200), records(1_190, 1_200)].concat();
+    let imported = keys.import(twice).await.unwrap();
+    assert_eq!((imported.created, imported.existing), (500, 710));
+    for plaintext in [&plaintexts[7], &plaintexts[1_199]] {
+        assert_eq!(keys.verify(plaintext).await.unwrap().account(), "acme");
+    }
+    // Of a key that is changed, nothing is undone.
+    let id = KeyDigest::of(&plaintexts[7]).id();
+    keys.revoke(id).await.unwrap();
+    keys.import(records(0, 10)).await.unwrap();
+    assert!(keys.verify(&plaintexts[7]).await.is_err());
+    let trail = TrailQuery::new().with_key(id);
+    let trail = keys.trail(&trail, &Paging::first(10)).await.unwrap().items;
+    assert_eq!(trail[0].action, Action::IMPORTED);
+    // A verifier that no key has is refused, as is a value that cannot be kept.
+    let id = KeyId::from_bytes([9; 16]);
+    let stray = KeyRecord::new(id, Verifier::sha256(KeyDigest::of("key")), "acme");
+    let error = keys.import([stray]).await.unwrap_err();
+    assert!(
+        matches!(error, ImportError::NotItsDigest(it) if it == id),
+        "{error}"
+    );
+    let long = KeyRecord::imported(KeyDigest::of("key"), "a".repeat(256));
+    let error = keys.import([long]).await.unwrap_err();
+    assert!(matches!(error, ImportError::Invalid { .. }), "{error}");
 }

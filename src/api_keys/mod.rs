@@ -23,6 +23,7 @@ use crate::limit::limits::Limits;
 use crate::limit::rule::LimitsError;
 use crate::manage::Manager;
 use crate::manage::change::{ResumeKey, RevokeKey, SuspendKey};
+use crate::manage::import::ImportKeys;
 use crate::manage::issue::IssueKey;
 use crate::middleware::config::Config;
 use crate::middleware::gate::Gate;
@@ -91,6 +92,19 @@ impl ApiKeys {
     /// Issues a key to an account when the returned future is awaited.
     pub fn issue(&self, account: impl Into<String>) -> IssueKey {
         IssueKey::new(self.manager(), account.into())
+    }
+
+    /// Imports keys that were issued elsewhere, of which the SHA-256 is known, when the returned
+    /// future is awaited.
+    ///
+    /// The keys must be in one of the [formats](ApiKeysBuilder::formats), such as
+    /// [`KeyFormat::imported`](crate::key::KeyFormat::imported).
+    pub fn import<I>(&self, records: I) -> ImportKeys
+    where
+        I: IntoIterator<Item = KeyRecord>,
+        I::IntoIter: Send + 'static,
+    {
+        ImportKeys::new(self.manager(), records.into_iter())
     }
 
     /// Revokes a key when the returned future is awaited. This cannot be undone.

@@ -1,11 +1,13 @@
-//! Management: issuing and changing keys, and the background worker.
+//! Management: issuing, importing and changing keys, and the background worker.
 //!
 //! [`ApiKeys`](crate::ApiKeys) starts these calls; each is a future with setters.
 
 pub(crate) mod change;
+pub(crate) mod import;
 pub(crate) mod issue;
 
 pub use change::{ChangeError, ResumeKey, RevokeKey, SuspendKey};
+pub use import::{ImportError, ImportKeys, Imported};
 pub use issue::{IssueError, IssueKey};
 
 pub use crate::api_keys::{Health, Managed, ReadOnly, Worker, WorkerHealth};

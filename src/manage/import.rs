@@ -1,0 +1,206 @@
+//! Import of keys that were issued elsewhere.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::future::IntoFuture;
+
+use crate::key::digest::{KeyDigest, KeyId};
+use crate::key::record::KeyRecord;
+use crate::key::text::KeyRecordError;
+use crate::manage::{BoxFuture, Manager, OnDrop};
+use crate::store::{Action, Change, Origin, StoreError, StoreErrorKind};
+
+/// The keys of one commit.
+const AT_ONCE: usize = 500;
+
+/// The number of attempts at a commit, in case somebody else imports the same keys meanwhile.
+const ATTEMPTS: usize = 4;
+
+/// An import of keys, carried out when awaited: [`ApiKeys::import`](crate::ApiKeys::import).
+///
+/// Returns the number of keys that were imported, and of those that existed already. Existing keys
+/// are left as they are, so an import can be repeated: after an error, or while keys are still
+/// issued elsewhere.
+///
+/// Keys are committed 500 at a time, each batch as a whole or not at all. If a
+/// [`PepperRing`](crate::key::PepperRing) is set, a verifier without a pepper gets the current one.
+///
+/// ```
+/// # use tower_api_key::key::KeyDigest;
+/// # use tower_api_key::store::Actor;
+/// # use tower_api_key::{ApiKeys, KeyRecord};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let keys = ApiKeys::in_memory();
+/// # let rows = vec![("ab".repeat(32), "acme")];
+/// let records = rows.into_iter().map(|(sha256, account)| {
+///     let digest = KeyDigest::from_hex(&sha256).expect("64 hex digits");
+///     KeyRecord::imported(digest, account)
+/// });
+/// let imported = keys.import(records).by(Actor::user("ops@example.com")).await?;
+/// println!("{} imported, {} were there", imported.created, imported.existing);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "nothing is imported until this is awaited"]
+pub struct ImportKeys {
+    manager: Manager,
+    origin: Origin,
+    records: Box<dyn Iterator<Item = KeyRecord> + Send>,
+}
+
+/// The result of an import.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Imported {
+    /// The keys that were imported.
+    pub created: u64,
+    /// The keys that existed already, or came twice.
+    pub existing: u64,
+}
+
+/// An error for an import that was not completed. The keys before the faulty one, or before the
+/// outage, may have been imported.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImportError {
+    /// A record has a value that not every store can keep.
+    #[error("the key {id} cannot be imported")]
+    Invalid {
+        /// The key.
+        id: KeyId,
+        /// The reason.
+        #[source]
+        source: KeyRecordError,
+    },
+    /// The verifier has no pepper, and is not the digest of the key with this id: no request would
+    /// ever match.
+    #[error("the verifier of the key {0} is not its digest: see KeyRecord::imported")]
+    NotItsDigest(KeyId),
+    /// The store failed. Repeat the import.
+    #[error("the keys could not be imported")]
+    Store(#[from] StoreError),
+}
+
+impl ImportKeys {
+    pub(crate) fn new(
+        manager: Manager,
+        records: impl Iterator<Item = KeyRecord> + Send + 'static,
+    ) -> Self {
+        Self {
+            manager,
+            origin: Origin::default(),
+            records: Box::new(records),
+        }
+    }
+
+    /// Sets the origin of the change, for the audit trail. Default: unknown.
+    pub fn by(mut self, origin: impl Into<Origin>) -> Self {
+        self.origin = origin.into();
+        self
+    }
+
+    async fn import(mut self) -> Result<Imported, ImportError> {
+        let mut imported = Imported::default();
+        loop {
+            let mut batch = Vec::new();
+            let mut ids = HashSet::new();
+            for record in self.records.by_ref().take(AT_ONCE) {
+                if ids.insert(record.id()) {
+                    batch.push(self.manager.prepare(record)?);
+                } else {
+                    imported.existing += 1;
+                }
+            }
+            if batch.is_empty() {
+                return Ok(imported);
+            }
+            let created = self.manager.import(&self.origin, &batch).await?;
+            imported.created += created;
+            imported.existing += batch.len() as u64 - created;
+        }
+    }
+}
+
+impl Manager {
+    /// Gives a record the current pepper.
+    fn prepare(&self, record: KeyRecord) -> Result<KeyRecord, ImportError> {
+        let verifier = record.verifier();
+        if verifier.pepper().is_some() {
+            return Ok(record);
+        }
+        let digest = KeyDigest::from_bytes(*verifier.as_bytes());
+        if digest.id() != record.id() {
+            return Err(ImportError::NotItsDigest(record.id()));
+        }
+        Ok(record.with_verifier(self.shared.peppers.verifier(&digest)))
+    }
+
+    /// Commits those records that do not exist, and returns their number.
+    async fn import(&self, origin: &Origin, records: &[KeyRecord]) -> Result<u64, ImportError> {
+        let mut missing = records.to_vec();
+        let mut attempt = 1;
+        loop {
+            if missing.is_empty() {
+                return Ok(0);
+            }
+            let change = change(origin, self.shared.now(), &missing)?;
+            let cache = &self.shared.cache;
+            // Even if the commit fails or is cancelled: the store may have written.
+            let forget = OnDrop(|| {
+                for record in change.records() {
+                    cache.outdate_absence(&record.id());
+                }
+            });
+            let committed = self.store.commit(&change).await;
+            drop(forget);
+            match committed {
+                Ok(()) => return Ok(missing.len() as u64),
+                Err(error) if error.kind() != StoreErrorKind::AlreadyExists => {
+                    return Err(error.into());
+                }
+                Err(error) if attempt == ATTEMPTS => return Err(error.into()),
+                Err(_) => attempt += 1,
+            }
+            let mut others = Vec::new();
+            for record in &missing {
+                if self.store.find_committed(&record.id()).await?.is_none() {
+                    others.push(record.clone());
+                }
+            }
+            missing = others;
+        }
+    }
+}
+
+fn change(
+    origin: &Origin,
+    now: std::time::SystemTime,
+    records: &[KeyRecord],
+) -> Result<Change, ImportError> {
+    let mut change = Change::new(origin.clone(), now);
+    for record in records {
+        let id = record.id();
+        let created = change.create(Action::IMPORTED, record.clone());
+        change = created.map_err(|source| ImportError::Invalid { id, source })?;
+    }
+    Ok(change)
+}
+
+impl IntoFuture for ImportKeys {
+    type Output = Result<Imported, ImportError>;
+    type IntoFuture = BoxFuture<Result<Imported, ImportError>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.import())
+    }
+}
+
+impl fmt::Debug for ImportKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImportKeys")
+            .field("manager", &self.manager)
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
+    }
+}
