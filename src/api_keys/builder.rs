@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{ApiKeys, Managed};
 use crate::backend::memory::limiter::MemoryLimiter;
+use crate::cache::adoption::{Adopter, Adoption};
 use crate::cache::{Cache, KeyCache};
 use crate::http::request_head::RequestHead;
 use crate::key::format::{KeyFormat, KeyFormatError};
@@ -48,6 +49,7 @@ pub struct ApiKeysBuilder<A = Managed> {
     hides_addresses: bool,
     feed: Option<Arc<dyn DynChangeFeed>>,
     usage_store: Option<Arc<dyn DynManagedKeyStore>>,
+    pub(super) adopted: Vec<(KeyFormat, Arc<Adopter>)>,
     cache: Cache,
 }
 
@@ -70,6 +72,7 @@ impl<A> ApiKeysBuilder<A> {
             hides_addresses: false,
             feed: None,
             usage_store: None,
+            adopted: Vec::new(),
             cache: Cache::default(),
         }
     }
@@ -376,9 +379,14 @@ impl<A> ApiKeysBuilder<A> {
 
     /// Builds the [`ApiKeys`], or returns an error if the settings cannot work.
     pub fn build(mut self) -> Result<ApiKeys<A>, BuildError> {
-        let formats = match self.formats.take() {
-            Some(formats) => KeyFormats::new(formats)?,
-            None => KeyFormats::default(),
+        let formats = match (self.formats.take(), &self.adopted[..]) {
+            (None, []) => KeyFormats::default(),
+            (formats, adopted) => {
+                let formats =
+                    formats.unwrap_or_else(|| KeyFormats::default().iter().cloned().collect());
+                let adopted = adopted.iter().map(|(format, _)| format.clone());
+                KeyFormats::new(formats.into_iter().chain(adopted))?
+            }
         };
         self.limits.validate(&subject_names(&self.subjects))?;
         Ok(self.assemble(formats))
@@ -405,6 +413,15 @@ impl<A> ApiKeysBuilder<A> {
             let limiter = MemoryLimiter::with_memory(THROTTLE_MEMORY);
             FailedAttempts::new(quota, Arc::new(limiter))
         });
+        let adopters = self.adopted.into_iter().filter_map(|(adopted, adopter)| {
+            let index = formats.iter().position(|format| *format == adopted)?;
+            Some((index, adopter))
+        });
+        let adoption = Adoption::new(
+            adopters.collect(),
+            self.usage_store.clone(),
+            self.peppers.clone(),
+        );
         let feed = self.feed.or_else(|| self.store.feed().map(|feed| feed.0));
         let clock = self.clock;
         let key_services = Arc::new(KeyServices {
@@ -418,6 +435,7 @@ impl<A> ApiKeysBuilder<A> {
                 Arc::clone(&self.store),
                 Arc::clone(&clock),
                 Arc::clone(&key_services),
+                adoption,
                 self.cache,
             ),
             store: self.store,

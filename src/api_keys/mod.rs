@@ -1,5 +1,6 @@
 //! The composition root: the handle that an application holds.
 
+mod adopt;
 mod builder;
 mod follow;
 mod record_uses;

@@ -6,6 +6,7 @@
 //! values of observers ([`observer_slots`]), from an [`entry_pool`]; and [`recent_writes`] keeps a
 //! lagging replica from undoing a change.
 
+pub(crate) mod adoption;
 mod cached_key;
 pub(crate) mod coherent;
 mod config;
@@ -25,10 +26,11 @@ use std::time::Duration;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::limit::key_services::KeyServices;
-use crate::store::{DynKeyStore, Floor, StoreError, StoreErrorKind};
+use crate::store::{AgedRecord, DynKeyStore, Floor, StoreError, StoreErrorKind};
 use crate::util::clock::{Clock, within};
 use crate::util::timestamp::nanoseconds;
 use crate::util::trace;
+use adoption::{AdoptableKey, Adoption};
 pub(crate) use cached_key::{CachedKey, FormatFacts};
 use coherent::{Answer, CoherentCache, EntryMeta, LoadError};
 pub use config::Cache;
@@ -120,6 +122,7 @@ struct KeyLoader {
     recent: RecentWrites,
     pool: Arc<EntryPool>,
     key_services: Arc<KeyServices>,
+    adoption: Adoption,
 }
 
 impl KeyCache {
@@ -127,6 +130,7 @@ impl KeyCache {
         store: Arc<dyn DynKeyStore>,
         clock: Arc<dyn Clock>,
         key_services: Arc<KeyServices>,
+        adoption: Adoption,
         config: Cache,
     ) -> Self {
         let negative_ttl = nanoseconds(config.negative_ttl);
@@ -146,6 +150,7 @@ impl KeyCache {
                 recent: RecentWrites::new(),
                 pool,
                 key_services,
+                adoption,
             }),
             max_staleness: nanoseconds(config.max_staleness),
             negative_ttl,
@@ -170,19 +175,26 @@ impl KeyCache {
         self.entries.is_current(id, epoch)
     }
 
-    /// Loads a key from the store, once for all concurrent requests.
+    /// Returns a key with its format, if the application verifies keys of that by itself.
+    pub(crate) fn adoptable(&self, format_index: usize, key: &[u8]) -> Option<AdoptableKey> {
+        self.loader.adoption.adoptable(format_index, key)
+    }
+
+    /// Loads a key from the store, once for all concurrent requests. The application is asked for an
+    /// adoptable key that the store does not know.
     pub(crate) async fn load(
         &self,
         id: KeyId,
         format: &FormatFacts,
         priority: LoadPriority,
+        adoptable: Option<AdoptableKey>,
     ) -> Result<Lookup, LoadFailure> {
         let room = self.room(priority);
         let now = instant(self.loader.clock.monotonic());
         let is_fresh = |meta| self.is_fresh(meta, now);
         let ask = |epoch| {
             let loader = Arc::clone(&self.loader);
-            loader.ask(id, format.clone(), epoch, now)
+            loader.ask(id, format.clone(), epoch, now, adoptable.clone())
         };
         let error = match self
             .entries
@@ -346,6 +358,7 @@ impl KeyLoader {
         format: FormatFacts,
         epoch: Epoch,
         since: u64,
+        adoptable: Option<AdoptableKey>,
     ) -> Result<Lookup, StoreError> {
         let limit = self.time_limit;
         let version = self.recent.version_of(&id);
@@ -354,6 +367,13 @@ impl KeyLoader {
         let found = within(&*self.clock, limit, found).await;
         let found = found
             .unwrap_or_else(|| Err(StoreError::unavailable(format!("no answer in {limit:?}"))))?;
+        let found = match (found, adoptable) {
+            (None, Some(key)) => {
+                let adopted = self.adoption.adopt(key, &*self.clock).await?;
+                adopted.map(AgedRecord::fresh)
+            }
+            (found, _) => found,
+        };
         let Some(found) = found else {
             return self.recent.nothing(&id).map(|()| Lookup::Absent);
         };

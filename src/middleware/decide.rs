@@ -92,7 +92,7 @@ impl Gate {
             // 4. Look it up. The clocks are read only here, so that junk costs no reading.
             let now = context.now().monotonic();
             let Some(lookup) = shared.cache.find(&presented.id(), now) else {
-                return self.look_up(&context, presented);
+                return self.look_up(&context, presented, credential.secret.as_bytes());
             };
             context.looked_up(KeyLookup::Cached);
             // A cached miss counts as a failed attempt, too.
@@ -241,7 +241,7 @@ impl Gate {
 
     /// Makes the request wait for the store, unless its address sent too many keys that do not
     /// exist.
-    fn look_up(&self, context: &Context<'_>, presented: PresentedKey) -> Outcome {
+    fn look_up(&self, context: &Context<'_>, presented: PresentedKey, secret: &[u8]) -> Outcome {
         let (priority, attempt) = if self.shared.cache.was_found(&presented.id()) {
             // A key that was found before is not a guess.
             (LoadPriority::FoundBefore, None)
@@ -251,9 +251,11 @@ impl Gate {
                 Err(rejection) => return self.deny(context, rejection, None, presented.carriers),
             }
         };
+        let adoptable = self.shared.cache.adoptable(presented.format_index, secret);
         Outcome::Pending(Pending::Load(PendingLoad {
             presented,
             priority,
+            adoptable,
             attempt,
         }))
     }

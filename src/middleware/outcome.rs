@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::cache::adoption::AdoptableKey;
 use crate::cache::{CachedKey, LoadPriority};
 use crate::http::carriers::Carriers;
 use crate::http::rejection::Rejection;
@@ -73,6 +74,9 @@ pub(super) struct VerifiedKey {
 pub(super) struct PendingLoad {
     pub(super) presented: PresentedKey,
     pub(super) priority: LoadPriority,
+    /// The key itself, if the application may verify it: see
+    /// [`dangerous_adopt`](crate::ApiKeysBuilder::dangerous_adopt).
+    pub(super) adoptable: Option<AdoptableKey>,
     /// A failed attempt, counted in advance. A load that finds the key, or fails, takes it back.
     pub(super) attempt: Option<Attempt>,
 }

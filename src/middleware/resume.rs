@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::Request;
 
+use crate::cache::adoption::AdoptableKey;
 use crate::cache::{CachedKey, LoadFailure, LoadPriority, Lookup};
 use crate::http::carriers::Carriers;
 use crate::http::rejection::Rejection;
@@ -55,10 +56,11 @@ impl Gate {
             let PendingLoad {
                 mut presented,
                 priority,
+                adoptable,
                 attempt,
             } = pending;
             presented.lookup = KeyLookup::Loaded;
-            let outcome = match self.load(&presented, priority, attempt).await {
+            let outcome = match self.load(&presented, priority, adoptable, attempt).await {
                 Ok(lookup) => self.decide(&mut request, Some((presented, lookup))),
                 Err(rejection) => {
                     let context = self.context(&request);
@@ -123,7 +125,8 @@ impl Gate {
         let again = if self.shared.cache.is_current(&id, key.epoch()) {
             Ok(Arc::clone(&key))
         } else {
-            let lookup = self.load(&presented, LoadPriority::FoundBefore, None).await;
+            let load = self.load(&presented, LoadPriority::FoundBefore, None, None);
+            let lookup = load.await;
             lookup.and_then(|lookup| self.compare(&presented.digest, lookup))
         };
         let denied = {
@@ -207,14 +210,14 @@ impl Gate {
         &self,
         presented: &PresentedKey,
         priority: LoadPriority,
+        adoptable: Option<AdoptableKey>,
         attempt: Option<Attempt>,
     ) -> Result<Lookup, Rejection> {
-        let facts = self
-            .shared
-            .format_facts(self.shared.formats.at(presented.format_index));
+        let (id, cache) = (presented.id(), &self.shared.cache);
+        let format = self.shared.formats.at(presented.format_index);
+        let facts = self.shared.format_facts(format);
         let asked_at = self.shared.clock.monotonic();
-        let loaded = self.shared.cache.load(presented.id(), &facts, priority);
-        let loaded = loaded.await;
+        let loaded = cache.load(id, &facts, priority, adoptable).await;
         self.report_wait(WaitFor::Store, asked_at, loaded.is_ok());
         if let (Some(throttle), Some(attempt)) = (&self.shared.throttle, attempt)
             && !matches!(&loaded, Ok(Lookup::Absent))

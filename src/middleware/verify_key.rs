@@ -30,10 +30,10 @@ impl Gate {
             } else {
                 LoadPriority::New
             };
-            let loaded = shared
-                .cache
-                .load(id, &shared.format_facts(format), priority)
-                .await;
+            let facts = shared.format_facts(format);
+            let format_index = shared.formats.index_of(format);
+            let adoptable = shared.cache.adoptable(format_index, plaintext.as_bytes());
+            let loaded = shared.cache.load(id, &facts, priority, adoptable).await;
             loaded.map_err(|failure| self.load_failed(&failure, &id))?
         };
         let key = self.compare(&digest, lookup)?;
