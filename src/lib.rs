@@ -39,7 +39,8 @@
 //! - [`Caller`] is what a handler gets, [`RequireScope`] guards a route, and [`Rejection`] says why
 //!   a request was denied.
 //! - [`Limits`] and [`Quota`] bound how much a caller may use.
-//! - [`KeyStore`] is the port to a table of your own; [`MemoryStore`] keeps keys in memory.
+//! - [`KeyStore`] is the port to a table of your own; [`MemoryStore`] keeps keys in memory. The
+//!   stores in SQLite and PostgreSQL are in [`store`]: see the chapter [`guide::stores`].
 //!
 //! Everything else is in the module of its subject:
 //!
@@ -47,9 +48,9 @@
 //! |---|---|
 //! | [`key`] | formats, digests, peppers, scopes, networks, the status of a key |
 //! | [`limit`] | limits, plans, endpoints, the port to a rate limiter |
-//! | [`store`] | what the ports to keys, the trail and events speak in; keys from a file |
+//! | [`store`] | stores in SQLite, PostgreSQL and files; the ports to stores and feeds |
 //! | [`http`] | client addresses, error formats, headers, the service and its futures |
-//! | [`manage`] | issuing, revoking and suspending keys, the worker |
+//! | [`manage`] | issuing, importing, revoking and suspending keys, the worker |
 //! | [`observe`] | the port to observers, metrics |
 //! | [`clock`] | the port to time, and a clock for tests |
 //! | `testing`, `conformance` | for tests of an application, and of a port's implementation |
@@ -76,6 +77,10 @@
 //!   allow-lists, matched routes for [`Endpoint`](limit::Endpoint)s, and `OriginalUri` without a
 //!   key from the query.
 //! - `tonic`: [`Rejection`] into `tonic::Status`, and the peer's address.
+//! - `sqlite`: `store::SqliteStore`, keys in a file. SQLite is compiled in. Needs the runtime of
+//!   tokio, and Rust 1.94.
+//! - `postgres`: `store::PostgresStore`, keys in PostgreSQL over the application's own pool. Needs
+//!   the runtime of tokio, and Rust 1.94. Enables no TLS feature of `sqlx`.
 //! - `serde`: [`KeyRecord`] as a document, without its verifier unless `KeyRecord::expose_parts`
 //!   adds it.
 //! - `metrics`: an observer that counts decisions and waits by the `metrics` facade.

@@ -8,13 +8,17 @@ mod server;
 mod sql_suite;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use server::Postgres;
 use sql_suite::Database;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
 use tower_api_key::key::KeyDigest;
-use tower_api_key::store::sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use tower_api_key::store::sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
 use tower_api_key::store::sqlx::{self, Connection, PgConnection, Row};
 use tower_api_key::store::{
     Action, Actor, AuditKey, Change, ChangeFeed, Event, KeyOrder, KeyQuery, KeyState, Paging,
@@ -154,6 +158,21 @@ async fn a_change_that_is_committed_again_is_recognized() {
 #[tokio::test]
 async fn invariant_10_usage_changes_nothing_but_usage() {
     sql_suite::usage_changes_nothing_but_usage(Pg::new().await).await;
+}
+
+#[tokio::test]
+async fn texts_that_cannot_be_stored_are_in_no_list() {
+    sql_suite::texts_that_cannot_be_stored_are_in_no_list(Pg::new().await).await;
+}
+
+#[tokio::test]
+async fn a_version_that_the_trail_has_already_is_an_error() {
+    sql_suite::a_version_that_the_trail_has_already_is_an_error(Pg::new().await).await;
+}
+
+#[tokio::test]
+async fn calls_dropped_at_every_await_leave_the_store_whole() {
+    sql_suite::calls_dropped_at_every_await_leave_the_store_whole(Pg::new().await).await;
 }
 
 #[tokio::test]
@@ -439,6 +458,103 @@ async fn a_server_that_hangs_is_waited_for_no_longer_than_the_time_limit() {
             .unwrap()
             .is_ok()
     );
+}
+
+/// A network that swallows packets: connections stay open, and nothing comes through.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_swallows_packets_costs_no_connection_for_long() {
+    let pg = Pg::new().await;
+    pg.store.commit(&create("before")).await.unwrap();
+    let options: PgConnectOptions = pg.url.parse().unwrap();
+    let network = Network::to(pg.server.port()).await;
+    let pool = PgPoolOptions::new()
+        .max_connections(3)
+        .connect_with(options.port(network.port).ssl_mode(PgSslMode::Disable))
+        .await
+        .unwrap();
+    let store = PostgresStore::new(pool.clone()).time_limit(Duration::from_millis(300));
+    for round in 0..3 {
+        let id = record("before").id();
+        assert!(store.find(&id).await.unwrap().is_some());
+        network.swallows.store(true, Ordering::SeqCst);
+        let calls = (0..12).map(|number| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let begun = Instant::now();
+                let name = format!("during {round} {number}");
+                let kind = if number % 2 == 0 {
+                    store.find(&id).await.unwrap_err().kind()
+                } else {
+                    store.commit(&create(&name)).await.unwrap_err().kind()
+                };
+                assert_eq!(kind, StoreErrorKind::Unavailable);
+                assert!(
+                    begun.elapsed() < Duration::from_secs(2),
+                    "{:?}",
+                    begun.elapsed()
+                );
+            })
+        });
+        for call in calls.collect::<Vec<_>>() {
+            call.await.unwrap();
+        }
+        network.swallows.store(false, Ordering::SeqCst);
+        let begun = Instant::now();
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            held.push(pool.acquire().await.unwrap());
+        }
+        let took = begun.elapsed();
+        println!("the pool was whole after {took:?}");
+        assert!(took < Duration::from_secs(2), "{took:?}");
+    }
+}
+
+/// A proxy between a pool and its server. While it swallows, connections that are open then are
+/// lost for good, without being closed.
+struct Network {
+    port: u16,
+    swallows: Arc<AtomicBool>,
+}
+
+impl Network {
+    async fn to(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let swallows = Arc::new(AtomicBool::new(false));
+        let state = Arc::clone(&swallows);
+        tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                let state = Arc::clone(&state);
+                tokio::spawn(async move {
+                    let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+                    let (client, server) = (client.into_split(), server.into_split());
+                    let there = carry(client.0, server.1, Arc::clone(&state));
+                    let back = carry(server.0, client.1, state);
+                    tokio::join!(there, back);
+                });
+            }
+        });
+        Self { port, swallows }
+    }
+}
+
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallows: Arc<AtomicBool>) {
+    let mut is_lost = false;
+    let mut buffer = vec![0; 16_384];
+    loop {
+        let Ok(read) = from.read(&mut buffer).await else {
+            return;
+        };
+        is_lost |= swallows.load(Ordering::SeqCst);
+        if is_lost && read > 0 {
+            continue;
+        }
+        if read == 0 || to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// The server counts the rows that are read through each index. A page reads about as many rows as

@@ -122,6 +122,21 @@ async fn invariant_10_usage_changes_nothing_but_usage() {
 }
 
 #[tokio::test]
+async fn texts_that_cannot_be_stored_are_in_no_list() {
+    sql_suite::texts_that_cannot_be_stored_are_in_no_list(Sqlite::new().await).await;
+}
+
+#[tokio::test]
+async fn a_version_that_the_trail_has_already_is_an_error() {
+    sql_suite::a_version_that_the_trail_has_already_is_an_error(Sqlite::new().await).await;
+}
+
+#[tokio::test]
+async fn calls_dropped_at_every_await_leave_the_store_whole() {
+    sql_suite::calls_dropped_at_every_await_leave_the_store_whole(Sqlite::new().await).await;
+}
+
+#[tokio::test]
 async fn many_keys_are_imported_in_one_change() {
     sql_suite::many_keys_are_imported_in_one_change(Sqlite::new().await).await;
 }

@@ -198,6 +198,7 @@
 //! Read the chapters in this order, or begin with the one that you need:
 //!
 //! - [`sources`]: choose where keys are read, together with OAuth tokens, and in browsers.
+//! - [`stores`]: keep keys in SQLite or PostgreSQL, with migrations, an audit trail and backups.
 //! - [`own_table`]: verify keys that are already in a table of yours.
 //! - [`limits`]: limit the use by key, account, address, plan and endpoint.
 //! - [`proxies`]: find the client's address behind a proxy, for allow-lists and limits.
@@ -208,8 +209,9 @@
 //! - [`key_holders`]: advice for those who hold your keys.
 //!
 //! The program above keeps its keys in memory, so they are lost when the program ends. To keep
-//! keys, implement a store over your database, as the chapter [`own_table`] shows, or read a few
-//! keys from an environment variable or a file with [`StaticStore`].
+//! keys, use a store in SQLite or PostgreSQL, as the chapter [`stores`] shows. The chapter
+//! [`own_table`] shows how to verify keys of a table of yours. A few keys can be read from an
+//! environment variable or a file with [`StaticStore`].
 //!
 //! [`ApiKeyLayer`]: crate::ApiKeyLayer
 //! [`ApiKeys`]: crate::ApiKeys
@@ -227,5 +229,6 @@ pub mod operating;
 pub mod own_table;
 pub mod proxies;
 pub mod sources;
+pub mod stores;
 pub mod testing;
 pub mod wrong_tool;

@@ -49,8 +49,10 @@
 //! [`ApiKeys::worker`] is one future for all background work; the library itself spawns no task.
 //! Without the worker, all decisions are correct, but less prompt:
 //!
-//! - The worker follows the [feed](crate::ApiKeysBuilder::feed) of changes. Without the worker, a
-//!   feed has no effect, and changes by other processes are known after [`Cache::max_staleness`].
+//! - The worker follows the [feed](crate::KeyStore::feed) of changes, which the stores in SQLite
+//!   and PostgreSQL have. Without the worker, a feed has no effect, and changes by other processes
+//!   are known after [`Cache::max_staleness`].
+//! - The worker records the first and last uses of keys. Without the worker, no use is recorded.
 //! - The worker drops the values that observers keep for keys that are no longer used, and for all
 //!   keys when the worker is stopped. Therefore stop the worker after the last request, and wait
 //!   for it.
@@ -82,6 +84,8 @@
 //! | `WARN` | `a peer that is no trusted proxy sends …` | see the chapter [`proxies`] |
 //! | `WARN` | `too many keys are being looked up at a time; …` | check for junk, or a slow store |
 //! | `WARN` | `the feed of changes failed; …` | fix the feed |
+//! | `WARN` | `the feed of changes cannot tell …` each second | see [`stores`], section Restore |
+//! | `WARN` | `the last uses of keys could not be recorded; …` | fix the store |
 //! | `WARN` | `keys name a plan that there is not; …` | add the plan |
 //! | `INFO` | `request refused`, up to 20 a minute, then a `WARN` | none |
 //! | `DEBUG` | `request refused`, beyond 20 a minute | none |
@@ -145,6 +149,7 @@
 //! - Requests with other keys get 503 with `Retry-After`: at once if the store fails, and after 2
 //!   seconds if the store hangs ([`Cache::store_time_limit`]).
 //! - Keys can be neither issued nor revoked.
+//! - The uses of keys are noted in memory, and recorded after the outage.
 //!
 //! Two settings trade security for availability. With a longer `max_staleness`, a key that another
 //! process revoked is admitted for longer. With [`Cache::dangerous_serve_stale`], stale keys are
@@ -206,17 +211,21 @@
 //! | failed attempts by address | reset |
 //! | limits of [`ApiKeys::set_limits`] | those of the builder |
 //! | recent changes of keys | lost, so a lagging replica is trusted |
+//! | uses of keys of the last second | recorded if the worker is stopped, and lost after a crash |
 //!
 //! After a restart, each key in use causes a lookup. At most 768 lookups of keys that the process
 //! has not found before run at a time (three quarters of [`Cache::max_loads`]), and requests with
 //! other keys get 503 until a lookup ends. Restart the processes of a fleet one after another.
 //!
+//! The chapter [`stores`] describes migrations, backups, and the restart after a restore.
+//!
 //! # Configuration changes
 //!
 //! - Limits: call [`ApiKeys::set_limits`] in each process. Used units stay used.
 //! - Keys in a file: call `StaticStore::reload`, and [`ApiKeys::invalidate`] for each returned id.
-//! - Plan, scopes and expiry of a key: change the record in the store, with the next higher
-//!   [version], and call [`ApiKeys::invalidate`].
+//! - Plan, scopes and expiry of a key: commit a [`Change`] to the store, and call
+//!   [`ApiKeys::invalidate`]. In a table of yours, give the row the next higher [version]. In a
+//!   store of this library, an edited row is a fault of its audit trail.
 //!
 //! Formats, sources, peppers and error formats require a restart. Keep old formats and retired
 //! peppers in the configuration for as long as their keys are in use.
@@ -242,7 +251,9 @@
 //! [`Observer`]: crate::observe::Observer
 //! [`RequireScope`]: crate::RequireScope
 //! [`WorkerHealth::Late`]: crate::manage::WorkerHealth::Late
+//! [`Change`]: crate::store::Change
 //! [`limits`]: crate::guide::limits
+//! [`stores`]: crate::guide::stores
 //! [version]: crate::KeyRecord::version
 //! [`log_without_addresses`]: crate::ApiKeysBuilder::log_without_addresses
 //! [`proxies`]: crate::guide::proxies

@@ -2,7 +2,8 @@
 //!
 //! A service that has issued keys before has a table with a hash of each key. If the hash is the
 //! SHA-256 of the whole key, no migration is needed and no key is issued again: implement
-//! [`KeyStore`], which has one required method.
+//! [`KeyStore`], which has one required method. To move the keys into SQLite or PostgreSQL instead,
+//! see the chapter [`stores`](crate::guide::stores).
 //!
 //! # Can the table be used?
 //!
@@ -11,11 +12,14 @@
 //! | SHA-256 of the key, as bytes or lower-case hex, under a unique ordered index | as it is |
 //! | SHA-256 in another encoding | add a column or an index with the bytes |
 //! | the keys themselves, in plain text | add a column with their SHA-256, then drop the keys |
-//! | bcrypt, argon2, or a salted hash | no: issue new keys |
+//! | bcrypt, argon2, or a salted hash | no: adopt the keys, or issue new ones |
 //!
 //! The library looks up a key by its [`KeyId`], the first 16 bytes of its SHA-256, and the id
 //! cannot be computed from a salted hash. A fast hash is enough for a key, unlike for a password,
 //! since a random key of 112 bits or more cannot be guessed.
+//!
+//! [`ApiKeysBuilder::dangerous_adopt`] verifies each key once by its slow hash, and keeps its
+//! SHA-256 in a store of this library.
 //!
 //! # One method
 //!
@@ -150,7 +154,7 @@
 //! [`ApiKeys::read_only`] creates an `ApiKeys<ReadOnly>`. Layers, [`ApiKeys::verify`] and
 //! [`ApiKeys::find`] work as with any store. Calls that change keys, such as `issue` and `revoke`,
 //! do not compile: your service manages its keys itself. To manage keys with the library, implement
-//! [`ManagedKeyStore`] as well.
+//! [`ManagedKeyStore`] as well, or import the keys into one of its [stores](crate::guide::stores).
 //!
 //! A [`StoreChain`] combines a table with keys of a file or an environment variable
 //! ([`StaticStore`]).
@@ -222,6 +226,7 @@
 //! The suite panics with `broken promise: …` at the first violation. For a [`ManagedKeyStore`], use
 //! `conformance::managed_key_store`, and for a [`ChangeFeed`], `conformance::change_feed`.
 //!
+//! [`ApiKeysBuilder::dangerous_adopt`]: crate::ApiKeysBuilder::dangerous_adopt
 //! [`ApiKeys::find`]: crate::ApiKeys::find
 //! [`ApiKeys::invalidate`]: crate::ApiKeys::invalidate
 //! [`ApiKeys::read_only`]: crate::ApiKeys::read_only

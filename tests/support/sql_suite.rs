@@ -309,6 +309,93 @@ pub async fn many_keys_are_imported_in_one_change<D: Database>(database: D) {
     assert_eq!(store.find(&new).await.unwrap(), None);
 }
 
+/// Texts that no record can have are in no list, and are no outage.
+pub async fn texts_that_cannot_be_stored_are_in_no_list<D: Database>(database: D) {
+    let store = database.store();
+    history(store, "key", 1).await;
+    for text in [
+        "\0",
+        "acme\0",
+        "\u{fffd}",
+        "'; DROP TABLE keys; --",
+        &"a".repeat(70_000),
+    ] {
+        let text = text.to_owned();
+        let of_account = KeyQuery::new().with_account(text.clone());
+        let of_prefix = KeyQuery::new().with_prefix(text.clone());
+        for query in [of_account, of_prefix] {
+            let page = store.list(&query, &Paging::first(10)).await.unwrap();
+            assert!(page.items.is_empty() && page.next.is_none());
+        }
+        let trail = TrailQuery::new().with_account(text);
+        assert!(
+            store
+                .trail(&trail, &Paging::first(10))
+                .await
+                .unwrap()
+                .items
+                .is_empty()
+        );
+    }
+}
+
+/// A table of keys that was edited, or restored without the trail.
+pub async fn a_version_that_the_trail_has_already_is_an_error<D: Database>(database: D) {
+    let store = database.store();
+    let key = history(store, "key", 3).await;
+    let id = D::bytes(&hex(key.id()));
+    database
+        .sql(&format!("UPDATE {{keys}} SET version = 2 WHERE id = {id}"))
+        .await;
+    let seen = store.find(&key.id()).await.unwrap().unwrap();
+    let update = change(9).update(Action::UPDATED, &seen, seen.clone().with_plan("pro"));
+    let error = store.commit(&update.unwrap()).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Corrupt);
+    assert_eq!(store.find(&key.id()).await.unwrap(), Some(seen));
+}
+
+/// Calls that are dropped after so many polls, each at another await.
+pub async fn calls_dropped_at_every_await_leave_the_store_whole<D: Database>(database: D) {
+    let store = database.store();
+    let key = history(store, "key", 2).await;
+    let id = key.id();
+    let query = KeyQuery::new();
+    for polls in 0..30 {
+        let create = change(1)
+            .create(Action::ISSUED, record(&format!("new {polls}")))
+            .unwrap();
+        let number = KeyUsage::new(id, "acme", UsagePeriod::Day(1), at(1));
+        let batch = UsageBatch::new([polls; 16], 1, [number]).unwrap();
+        drop_after(polls, store.find(&id)).await;
+        drop_after(polls, store.list(&query, &Paging::first(5))).await;
+        drop_after(polls, store.trail(&TrailQuery::new(), &Paging::first(5))).await;
+        drop_after(polls, store.events(&Start::Beginning, 5)).await;
+        drop_after(polls, store.changes_since(None, Duration::ZERO)).await;
+        drop_after(polls, store.record_usage(&batch)).await;
+        drop_after(polls, store.commit(&create)).await;
+        drop_after(polls, D::verify(store)).await;
+        drop_after(polls, D::purge(store, at(0))).await;
+    }
+    for number in 0..5 {
+        history(store, &format!("later {number}"), 2).await;
+    }
+    assert!(D::verify(store).await.unwrap().is_ok());
+}
+
+/// Polls a future so often at most, then drops it.
+async fn drop_after(polls: u8, future: impl Future) {
+    let mut future = std::pin::pin!(future);
+    let mut left = polls;
+    std::future::poll_fn(|cx| {
+        if left == 0 || future.as_mut().poll(cx).is_ready() {
+            return std::task::Poll::Ready(());
+        }
+        left -= 1;
+        std::task::Poll::Pending
+    })
+    .await;
+}
+
 /// Two changes of the same keys, in another order, do not wait for each other in a circle.
 pub async fn rivals_do_not_lock_each_other_out<D: Database>(database: D, rounds: u64) {
     let store = database.store();

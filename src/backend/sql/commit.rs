@@ -73,7 +73,9 @@ impl<D: Driver> SqlStore<D> {
                 Ok(())
             }
             Err(SqlError::Store(error)) => {
-                let was_committed = self.is_committed(&mut session, change).await?;
+                // The transaction may have failed, so that nothing can be read in it.
+                let was_committed = self.is_committed(&mut session, change).await;
+                let was_committed = was_committed.unwrap_or(false);
                 session.run("ROLLBACK").await?;
                 session.finish();
                 if was_committed {

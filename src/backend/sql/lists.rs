@@ -101,6 +101,14 @@ impl<D: Driver> SqlStore<D> {
         query: &KeyQuery,
         paging: &Paging,
     ) -> Result<Page<ListedKey>, StoreError> {
+        let filters = [&query.account, &query.prefix];
+        if filters
+            .into_iter()
+            .flatten()
+            .any(|text| text.contains('\0'))
+        {
+            return Ok(Page::new(Vec::new(), None)); // no record has such a text
+        }
         let scan = Scan::of(query.order);
         let fingerprint = query.fingerprint();
         let (position, id) = match paging.cursor() {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::time::Duration;
 
 use super::cell::{Cell, Row};
 use super::dialect::Dialect;
@@ -41,6 +42,12 @@ pub(super) trait Session: Send {
     /// Returns the connection to its pool. No transaction may be open.
     fn finish(self);
 }
+
+/// The time in which a connection is given back to its pool, or closed.
+///
+/// sqlx asks the server for a sign of life then, and by itself would wait for the answer for ever: a
+/// network that begins to swallow packets at that moment would cost the pool a connection for good.
+pub(super) const RETURN_LIMIT: Duration = Duration::from_millis(500);
 
 /// A statement with its parameters: `$1`, `$2` and so on.
 #[derive(Debug)]
@@ -133,8 +140,11 @@ impl From<sqlx::Error> for SqlError {
         };
         let code = database.code().unwrap_or_default();
         match &*code {
-            // Serialization failure and deadlock of PostgreSQL; SQLITE_BUSY and its snapshot form.
-            "40001" | "40P01" | "5" | "517" => Self::Again(error),
+            // Serialization failure and deadlock of PostgreSQL; SQLITE_BUSY in all its forms.
+            "40001" | "40P01" | "5" | "261" | "517" | "773" => Self::Again(error),
+            // The trail has a record of the same version: the table of keys was edited, or restored
+            // without that of the trail.
+            "23505" | "2067" => Self::Store(StoreError::corrupt(error)),
             // Undefined table, schema and column.
             "42P01" | "3F000" | "42703" => Self::NoTable(error),
             "1" if database.message().starts_with("no such ") => Self::NoTable(error),
@@ -201,7 +211,10 @@ macro_rules! session {
             }
 
             fn finish(mut self) {
-                drop(self.connection.take());
+                if let Some(mut connection) = self.connection.take() {
+                    let returned = connection.return_to_pool();
+                    tokio::spawn(tokio::time::timeout(RETURN_LIMIT, returned));
+                }
             }
         }
 

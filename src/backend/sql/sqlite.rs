@@ -16,7 +16,7 @@ use super::dialect::Dialect;
 use super::migrations::Migration;
 use super::names::{Names, TableNameError};
 use super::ports::ports;
-use super::session::{Driver, Query, SqlError, session};
+use super::session::{Driver, Query, RETURN_LIMIT, SqlError, session};
 use super::store::SqlStore;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;

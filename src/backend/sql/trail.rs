@@ -26,6 +26,13 @@ impl<D: Driver> SqlStore<D> {
         query: &TrailQuery,
         paging: &Paging,
     ) -> Result<Page<TrailRecord>, StoreError> {
+        if query
+            .account
+            .as_ref()
+            .is_some_and(|account| account.contains('\0'))
+        {
+            return Ok(Page::new(Vec::new(), None)); // no record has such an account
+        }
         let fingerprint = query.fingerprint();
         let start = if query.newest_first { i64::MAX } else { 0 };
         let after = match paging.cursor() {
