@@ -2,6 +2,13 @@
 //!
 //! `cargo run --example quickstart` prints a key of each kind, and `curl` commands to try them.
 //! The port comes from `PORT` (3000 by default, 0 for any), the log level from `RUST_LOG`.
+//!
+//! `KEYS_DB=FILE cargo run --features sqlite --example quickstart` keeps the keys in a file: later
+//! starts issue none. The example `keys` manages them meanwhile.
+
+#[cfg(feature = "sqlite")]
+#[path = "support/audit_key.rs"]
+mod audit_key;
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -12,13 +19,17 @@ use axum::{Extension, Json, Router, middleware};
 use serde_json::{Value, json};
 use tower_api_key::clock::ManualClock;
 use tower_api_key::http::{GrpcRequests, PeerAddr};
+use tower_api_key::store::{KeyQuery, Paging};
 use tower_api_key::{
-    ApiKeys, Caller, Environment, KeySource, Limits, MemoryStore, Quota, RequireScope, Scope,
+    ApiKeys, Caller, Environment, KeySource, Limits, ManagedKeyStore, MemoryStore, Quota,
+    RequireScope, Scope,
 };
 use tracing_subscriber::EnvFilter;
 
 const REPORTS_READ: Scope = Scope::from_static("reports:read");
 const REPORTS_WRITE: Scope = Scope::from_static("reports:write");
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 type Error = Box<dyn std::error::Error>;
 
@@ -29,20 +40,59 @@ async fn main() -> Result<(), Error> {
         .with_writer(std::io::stderr)
         .init();
 
-    let store = MemoryStore::new();
+    let file = std::env::var_os("KEYS_DB").filter(|file| !file.is_empty());
+    let [keys, last_year] = match file {
+        None => keys_of(MemoryStore::new())?,
+        #[cfg(feature = "sqlite")]
+        Some(file) => keys_of(open(file.as_ref()).await?)?,
+        #[cfg(not(feature = "sqlite"))]
+        Some(_) => return Err("KEYS_DB names a file of SQLite: add `--features sqlite`".into()),
+    };
+    // Before there is anything to print.
+    let listener = listen().await?;
+    let address = format!("http://{}", listener.local_addr()?);
+    if print_earlier_keys(&keys).await? {
+        println!("listening on {address}");
+        println!("\nput keys that were printed before in place of ACTIVE, ADMIN and LIMITED");
+        print_help(&address, "ACTIVE", "ADMIN", "LIMITED");
+    } else {
+        let [active, admin, limited] = issue_one_of_each(&keys, &last_year).await?;
+        println!("listening on {address}");
+        print_help(&address, &active, &admin, &limited);
+    }
+
+    // Follows what other processes change in the file, and records when keys are used.
+    let worker = tokio::spawn(keys.worker().until(ctrl_c()));
+    let app = app(&keys).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, app)
+        .with_graceful_shutdown(ctrl_c())
+        .await?;
+    worker.await?; // what is left is recorded
+    Ok(())
+}
+
+/// Returns the keys of a store: as of now, and as of a year ago, to issue keys that are old.
+fn keys_of(store: impl ManagedKeyStore + Clone) -> Result<[ApiKeys; 2], Error> {
     let keys = ApiKeys::builder(store.clone())
         .limits(Limits::new().per_key(Quota::per_minute(600)))
         .failed_attempts(Quota::per_minute(300))
         .build()?;
-    // Before there is anything to print.
-    let listener = listen().await?;
-    let address = format!("http://{}", listener.local_addr()?);
-    let [active, admin, limited] = issue_one_of_each(&keys, &store).await?;
-    println!("listening on {address}");
-    print_help(&address, &active, &admin, &limited);
-    let app = app(&keys).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, app).await?;
-    Ok(())
+    let last_year = ManualClock::at(SystemTime::now() - 355 * DAY);
+    let last_year = ApiKeys::builder(store).clock(last_year).build()?;
+    Ok([keys, last_year])
+}
+
+/// Opens a store in a file. Other processes may use it at the same time.
+#[cfg(feature = "sqlite")]
+async fn open(file: &std::path::Path) -> Result<tower_api_key::store::SqliteStore, Error> {
+    let store = tower_api_key::store::SqliteStore::open(file).await?;
+    store.migrate().await?; // creates the tables, if they are not there yet
+    let audit_key = audit_key::audit_key(&store, file).await?;
+    Ok(store.audit_key(audit_key)) // what is edited behind the library's back is found
+}
+
+async fn ctrl_c() {
+    let _ = tokio::signal::ctrl_c().await;
 }
 
 fn app(keys: &ApiKeys) -> Router {
@@ -94,10 +144,27 @@ async fn write_report(Extension(caller): Extension<Caller>) -> Json<Value> {
     Json(json!({ "written_for": caller.account() }))
 }
 
+/// Prints the keys that are in the store already, by their ids, and returns whether there are any.
+async fn print_earlier_keys(keys: &ApiKeys) -> Result<bool, Error> {
+    let mut paging = Paging::first(100);
+    let mut is_any = false;
+    loop {
+        let page = keys.list(&KeyQuery::new(), &paging).await?;
+        for key in page.items {
+            let (key, status) = (&key.record, keys.lifecycle(&key.record).status());
+            println!("{}  {:<12}{status}", key.id(), key.account());
+            is_any = true;
+        }
+        let Some(next) = page.next else {
+            return Ok(is_any);
+        };
+        paging = paging.after(next);
+    }
+}
+
 /// Prints a key of each kind, and returns those to try: an active one, one that may write, and one
 /// with a small quota.
-async fn issue_one_of_each(keys: &ApiKeys, store: &MemoryStore) -> Result<[String; 3], Error> {
-    let day = Duration::from_secs(86_400);
+async fn issue_one_of_each(keys: &ApiKeys, last_year: &ApiKeys) -> Result<[String; 3], Error> {
     let active = keys
         .issue("acme")
         .organization("Acme Inc.")
@@ -109,15 +176,12 @@ async fn issue_one_of_each(keys: &ApiKeys, store: &MemoryStore) -> Result<[Strin
         .scopes([REPORTS_READ, REPORTS_WRITE])
         .await?;
 
-    // Keys that were issued last year: the same store, seen by a clock that stands back then.
-    let last_year = ManualClock::at(SystemTime::now() - 355 * day);
-    let back_then = ApiKeys::builder(store.clone()).clock(last_year).build()?;
-    let expiring = back_then
+    let expiring = last_year
         .issue("globex")
         .scopes([REPORTS_READ])
-        .expires_in(365 * day) // ten days from now
+        .expires_in(365 * DAY) // ten days from now
         .await?;
-    let expired = back_then.issue("initech").expires_in(90 * day).await?;
+    let expired = last_year.issue("initech").expires_in(90 * DAY).await?;
 
     let revoked = keys.issue("hooli").await?;
     keys.revoke(revoked.id())

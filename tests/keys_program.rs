@@ -1,0 +1,577 @@
+//! The examples `keys` and `quickstart` as programs that share a file, each in a process of its
+//! own.
+//!
+//! `cargo test` builds the examples, too. With `--test keys_program`, build them before:
+//! `cargo build --examples --features sqlite`.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tower_api_key::store::sqlx::{self, Connection, SqliteConnection};
+
+/// The longest wait for a process to know of a change.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn program(name: &str) -> Command {
+    let test = std::env::current_exe().unwrap(); // target/debug/deps/keys_program-…
+    let built = test.parent().and_then(Path::parent).unwrap();
+    let program = built.join("examples").join(name);
+    let is_built = program.is_file();
+    assert!(
+        is_built,
+        "build {name} with cargo build --examples --features sqlite"
+    );
+    let mut command = Command::new(program);
+    // What the programs read, and must not come from whoever runs the tests.
+    for name in ["KEYS_DB", "KEYS_AUDIT_KEY", "RUST_LOG", "LOGNAME"] {
+        command.env_remove(name);
+    }
+    command.env("USER", "tester").stdin(Stdio::null());
+    command
+}
+
+/// A folder that is removed in the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tower-api-key-program-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("keys.db")
+    }
+
+    fn audit_key_file(&self) -> PathBuf {
+        self.0.join("keys.db.audit-key")
+    }
+
+    /// Runs `keys` on the file.
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = program("keys");
+        command.arg("--db").arg(self.file()).args(arguments);
+        command.output().unwrap()
+    }
+
+    /// Runs `keys`, which succeeds, and returns what it prints.
+    fn text(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        assert!(output.stderr.is_empty(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let text = self.text(&[arguments, &["--json"]].concat());
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Runs `keys`, which fails, and returns the line that it prints.
+    fn error(&self, arguments: &[&str], status: i32) -> String {
+        failed(&self.run(arguments), status)
+    }
+
+    /// Changes the file behind the library's back.
+    fn sql(&self, statement: &'static str) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let file = self.file();
+            let mut connection = SqliteConnection::connect(file.to_str().unwrap())
+                .await
+                .unwrap();
+            let done = sqlx::query(statement).execute(&mut connection).await;
+            assert_eq!(done.unwrap().rows_affected(), 1, "{statement}");
+            connection.close().await.unwrap();
+        });
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn failed(output: &Output, status: i32) -> String {
+    assert_eq!(output.status.code(), Some(status), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    let error = String::from_utf8(output.stderr.clone()).unwrap();
+    let is_one_line = error.ends_with('\n') && error.lines().count() == 1;
+    assert!(is_one_line, "{error}");
+    error
+}
+
+/// A running quickstart, which is killed in the end.
+struct Quickstart {
+    process: Child,
+    /// What it printed before its address.
+    keys: Vec<String>,
+    address: String,
+    rest: Lines<BufReader<ChildStdout>>,
+}
+
+impl Quickstart {
+    fn start(file: Option<&Path>) -> Self {
+        let mut command = program("quickstart");
+        if let Some(file) = file {
+            command.env("KEYS_DB", file);
+        }
+        command.env("PORT", "0").stderr(Stdio::null());
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let output = process.stdout.take().unwrap();
+        let mut started = Self {
+            process,
+            keys: Vec::new(),
+            address: String::new(),
+            rest: BufReader::new(output).lines(),
+        };
+        for line in started.rest.by_ref() {
+            let line = line.unwrap();
+            if let Some(address) = line.strip_prefix("listening on http://") {
+                address.clone_into(&mut started.address);
+                break;
+            }
+            started.keys.push(line);
+        }
+        assert!(!started.address.is_empty(), "it prints its address");
+        started
+    }
+
+    /// The key that was printed with a name.
+    fn key(&self, name: &str) -> String {
+        let mut lines = self.keys.iter().map(|line| line.split_whitespace());
+        let mut line = lines
+            .find(|line| line.clone().next() == Some(name))
+            .unwrap();
+        line.nth(1).unwrap().to_owned()
+    }
+
+    /// The status of the answer to a request with a key.
+    fn ask(&self, key: &str) -> u16 {
+        let mut connection = TcpStream::connect(&self.address).unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        let address = &self.address;
+        let request = format!(
+            "GET /v1/whoami HTTP/1.1\r\nhost: {address}\r\nx-api-key: {key}\r\n\
+             connection: close\r\n\r\n"
+        );
+        connection.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        let status = answer.split(' ').nth(1).unwrap();
+        status.parse().unwrap()
+    }
+
+    /// Stops it as Ctrl-C does.
+    fn interrupt(mut self) {
+        let id = self.process.id().to_string();
+        let mut kill = Command::new("kill");
+        assert!(kill.args(["-INT", &id]).status().unwrap().success());
+        until("the service to stop", || {
+            self.process.try_wait().unwrap().is_some()
+        });
+        assert!(self.process.wait().unwrap().success());
+    }
+}
+
+impl Drop for Quickstart {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Waits until something holds, and prints for how long.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "too long a wait for {what}");
+        sleep(Duration::from_millis(25)); // 300 refusals in a minute are throttled
+    }
+    println!("waited {:?} for {what}", start.elapsed());
+}
+
+fn is_time(value: &Value) -> bool {
+    let text = value.as_str().unwrap_or_default();
+    let digits = text.replace(|digit: char| digit.is_ascii_digit(), "0");
+    digits == "0000-00-00T00:00:00Z"
+}
+
+/// The names of an object's fields.
+fn names(value: &Value) -> Vec<&str> {
+    value
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect()
+}
+
+#[test]
+fn a_service_follows_what_the_program_changes_and_survives_restarts() {
+    let folder = Folder::new();
+    let service = Quickstart::start(Some(&folder.file()));
+    assert_eq!(service.keys.len(), 8, "{:?}", service.keys);
+    let [active, revoked, suspended] = ["active", "revoked", "suspended"].map(|it| service.key(it));
+    assert_eq!(service.ask(&active), 200);
+    assert_ne!(service.ask(&revoked), 200);
+    assert_ne!(service.ask(&suspended), 200);
+
+    let issued = folder.json(&["issue", "acme", "--scope", "reports:read"]);
+    let key = issued["key"].as_str().unwrap();
+    let id = issued["key_id"].as_str().unwrap();
+    until("an issued key", || service.ask(key) == 200);
+    folder.text(&["suspend", id]);
+    until("a suspension", || service.ask(key) != 200);
+    folder.text(&["resume", id]);
+    until("its end", || service.ask(key) == 200);
+    until("a recorded use", || {
+        is_time(&folder.json(&["show", id])["last_used_at"])
+    });
+    folder.text(&["revoke", id, "--reason", "leaked"]);
+    until("a revocation", || service.ask(key) != 200);
+
+    drop(service); // killed
+    for _ in 0..2 {
+        let again = Quickstart::start(Some(&folder.file()));
+        let listed = folder.json(&["list"]);
+        let listed = listed.as_array().unwrap();
+        assert_eq!(listed.len(), 9);
+        let told = listed.iter().map(|key| {
+            let told = ["key_id", "account", "status"].map(|name| key[name].as_str().unwrap());
+            told.join(" ")
+        });
+        let lines = again.keys.iter();
+        let lines = lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        assert!(lines.eq(told), "{:?}", again.keys);
+        assert_eq!(again.ask(&active), 200);
+        assert_ne!(again.ask(&revoked), 200);
+        assert_ne!(again.ask(key), 200);
+        again.interrupt();
+    }
+    assert_eq!(folder.json(&["verify-trail"]), json!({ "ok": true }));
+}
+
+#[test]
+fn without_a_file_each_start_issues_keys() {
+    let [first, second] = [(); 2].map(|()| Quickstart::start(None));
+    for service in [&first, &second] {
+        assert_eq!(service.keys.len(), 8);
+        assert_eq!(service.ask(&service.key("active")), 200);
+    }
+    assert_eq!(second.ask(&first.key("active")), 401);
+    first.interrupt();
+}
+
+#[test]
+fn json_has_the_fields_that_scripts_rely_on() {
+    let folder = Folder::new();
+    let arguments = [
+        "issue",
+        "acme",
+        "--scope",
+        "reports:read",
+        "--scope=reports:write",
+        "--plan",
+        "pro",
+        "--environment",
+        "test",
+        "--expires-in",
+        "90",
+        "--name",
+        "nightly export",
+        "--actor",
+        "ops@example.com",
+    ];
+    let issued = folder.json(&arguments);
+    assert_eq!(names(&issued), ["account", "expires_at", "key", "key_id"]);
+    assert_eq!(issued["account"], "acme");
+    assert!(is_time(&issued["expires_at"]));
+    let key = issued["key"].as_str().unwrap();
+    assert!(key.starts_with("sk_test_"), "{key}");
+    let id = issued["key_id"].as_str().unwrap();
+    let forever = folder.json(&["issue", "globex"]);
+    assert_eq!(forever["expires_at"], Value::Null);
+
+    let list = folder.json(&["list", "--account", "acme"]);
+    assert_eq!(list.as_array().unwrap().len(), 1);
+    let listed = &list[0];
+    let wanted = [
+        ("key_id", json!(id)),
+        ("account", json!("acme")),
+        ("status", json!("active")),
+        ("prefix", json!("sk_test")),
+        ("scopes", json!(["reports:read", "reports:write"])),
+        ("expires_at", issued["expires_at"].clone()),
+        ("last_used_at", Value::Null),
+        ("plan", json!("pro")),
+        ("name", json!("nightly export")),
+        ("environment", json!("test")),
+    ];
+    for (name, value) in wanted {
+        assert_eq!(listed.get(name), Some(&value), "{name}");
+    }
+    assert!(is_time(&listed["created_at"]));
+    assert_eq!(folder.json(&["show", id]), *listed);
+
+    for (command, status) in [("suspend", "suspended"), ("resume", "active")] {
+        let changed = folder.json(&[command, id]);
+        let wanted = json!({ "key_id": id, "account": "acme", "status": status });
+        assert_eq!(changed, wanted);
+        let found = folder.json(&["list", "--status", status]);
+        assert!(
+            found
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|it| it["key_id"] == id)
+        );
+    }
+    let revoked = folder.json(&["revoke", id, "--reason", "leaked"]);
+    assert_eq!(revoked["status"], "revoked");
+    assert_eq!(folder.json(&["show", id])["revoked"]["reason"], "leaked");
+    for (status, count) in [
+        ("revoked", 1),
+        ("live", 1),
+        ("active", 1),
+        ("deprecated", 0),
+        ("expired", 0),
+        ("suspended", 0),
+        ("not_yet_active", 0),
+    ] {
+        let found = folder.json(&["list", "--status", status]);
+        assert_eq!(found.as_array().unwrap().len(), count, "{status}");
+    }
+
+    let trail = folder.json(&["trail", id]);
+    let told: Vec<_> = trail.as_array().unwrap().iter().collect();
+    let fields = ["action", "actor", "at", "diff", "reason", "seq", "version"];
+    let actions = ["issued", "suspended", "resumed", "revoked"];
+    assert_eq!(told.len(), actions.len());
+    for (number, (record, action)) in (1..).zip(told.into_iter().zip(actions)) {
+        assert_eq!(names(record), fields);
+        assert_eq!(record["seq"], number);
+        assert_eq!(record["version"], number);
+        assert_eq!(record["action"], format!("api_key.{action}"));
+        assert!(is_time(&record["at"]));
+        let is_issue = number == 1;
+        let actor = if is_issue {
+            "ops@example.com"
+        } else {
+            "tester"
+        };
+        assert_eq!(record["actor"], actor);
+        let fields = record["diff"].as_array().unwrap();
+        let is_change = |it| names(it) == ["after", "before", "field"];
+        assert!(!fields.is_empty() && fields.iter().all(is_change));
+    }
+    assert_eq!(trail[0]["reason"], Value::Null);
+    assert_eq!(trail[3]["reason"], "leaked");
+}
+
+#[test]
+fn people_read_columns_and_see_a_key_once() {
+    let folder = Folder::new();
+    let issued = folder.text(&["issue", "acme", "--name", "two\nlines\u{1b}[31m"]);
+    let key = issued.lines().next().unwrap();
+    assert!(
+        key.starts_with("sk_live_") && !key.contains(' '),
+        "{issued}"
+    );
+    assert!(issued.contains("only time"), "{issued}");
+    let id = issued.split_whitespace().nth(3).unwrap();
+
+    let secret = key.rsplit('_').next().unwrap();
+    let mut printed = String::new();
+    for command in ["suspend", "resume", "show", "trail", "revoke", "list"] {
+        let arguments: &[&str] = if command == "list" {
+            &[command]
+        } else {
+            &[command, id]
+        };
+        printed += &folder.text(arguments);
+        printed += &folder.json(arguments).to_string();
+    }
+    printed += &folder.text(&["verify-trail"]);
+    assert!(
+        printed.contains(id) && printed.contains("tester"),
+        "{printed}"
+    );
+    assert!(printed.contains("ok: 1 keys, 4 records"), "{printed}");
+    assert!(printed.contains("two lines [31m"), "{printed}");
+    assert!(!printed.contains(secret), "the key is in what is printed");
+    let verifier = ["verifier: - -> (hidden)", "\"verifier\""];
+    assert!(
+        verifier.iter().all(|it| printed.contains(it)),
+        "the trail names it, without a value"
+    );
+
+    // A key in the wrong place is not repeated.
+    for arguments in [
+        &["show", key][..],
+        &["list", key],
+        &[key],
+        &["issue", "acme", key],
+    ] {
+        let output = folder.run(arguments);
+        assert!(!output.status.success());
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(!error.contains(secret), "{error}");
+    }
+
+    let list = folder.text(&["list"]);
+    let lines: Vec<_> = list.lines().collect();
+    assert_eq!(lines[0].find("ACCOUNT"), lines[1].find("acme"));
+    assert_eq!(lines[0].find("STATUS"), lines[1].find("revoked"));
+}
+
+#[test]
+fn invariant_12_an_edit_of_the_file_is_found() {
+    let folder = Folder::new();
+    let issued = folder.json(&["issue", "acme"]);
+    folder.text(&["verify-trail"]);
+    folder.sql("UPDATE api_key_keys SET account = 'globex'");
+    for arguments in [&["verify-trail", "--json"][..], &["--json", "verify-trail"]] {
+        let output = folder.run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(names(&told), ["broken", "ok"]);
+        assert_eq!(told["ok"], false);
+        let wanted = json!([{ "key_id": issued["key_id"], "version": 1, "fault": "key_edited" }]);
+        assert_eq!(told["broken"], wanted);
+    }
+    let output = folder.run(&["verify-trail"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .contains("edited behind the trail")
+    );
+}
+
+#[test]
+fn the_audit_key_stays_the_same() {
+    let folder = Folder::new();
+    folder.text(&["issue", "acme"]);
+    let file = folder.audit_key_file();
+    let digits = fs::read_to_string(&file).unwrap();
+    assert_eq!(digits.trim_end().len(), 64);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    let with_key = |digits: &str| {
+        let mut command = program("keys");
+        command.env("KEYS_AUDIT_KEY", digits).arg("verify-trail");
+        command.env("KEYS_DB", folder.file()).output().unwrap()
+    };
+    assert!(with_key(digits.trim_end()).status.success());
+    assert_eq!(with_key(&"0".repeat(64)).status.code(), Some(1));
+    let long = "0".repeat(65);
+    for malformed in ["", "00", "+", &"x".repeat(64), &"é".repeat(32), &long] {
+        assert!(failed(&with_key(malformed), 1).contains("64 hex digits"));
+    }
+
+    // Another key would break the trail, so none is made for a trail that has one.
+    fs::remove_file(&file).unwrap();
+    let error = folder.error(&["issue", "acme"], 1);
+    assert!(error.contains("KEYS_AUDIT_KEY"), "{error}");
+    assert!(!file.exists());
+    fs::write(&file, "short").unwrap();
+    assert!(folder.error(&["list"], 1).contains("64 hex digits"));
+    fs::write(&file, digits).unwrap();
+    folder.text(&["verify-trail"]);
+    assert_eq!(folder.json(&["list"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn programs_that_create_a_file_at_once_agree_on_its_audit_key() {
+    let folder = Folder::new();
+    let started = (0..6).map(|number| {
+        let mut command = program("keys");
+        command.arg("--db").arg(folder.file());
+        let account = format!("account-{number}");
+        command.args(["issue", &account]).stdout(Stdio::null());
+        command.spawn().unwrap()
+    });
+    for mut process in started.collect::<Vec<_>>() {
+        assert!(process.wait().unwrap().success());
+    }
+    folder.text(&["verify-trail"]);
+    assert_eq!(folder.json(&["list"]).as_array().unwrap().len(), 6);
+    let files = fs::read_dir(&folder.0)
+        .unwrap()
+        .map(|it| it.unwrap().file_name());
+    let drafts = files.filter(|name| name.to_str().unwrap().contains("draft"));
+    assert_eq!(drafts.count(), 0);
+}
+
+#[test]
+fn errors_are_one_line_and_tell_wrong_usage_apart() {
+    let folder = Folder::new();
+    let nobody = "0".repeat(32);
+    for arguments in [
+        &["show", &nobody][..],
+        &["suspend", &nobody],
+        &["resume", &nobody],
+        &["revoke", &nobody],
+        &["trail", &nobody, "--json"],
+        &["show", "nobody"],
+        &["issue", ""],
+        &["issue", "acme", "--environment", "staging"],
+        &["issue", "acme", "--expires-in", "0"],
+        &["issue", "acme", "--expires-in", "18446744073709551615"],
+        &["issue", &"a".repeat(256)],
+        &["issue", "acme", "--actor", &"a".repeat(256)],
+    ] {
+        folder.error(arguments, 1);
+    }
+    for arguments in [
+        &[][..],
+        &["destroy"],
+        &["show"],
+        &["show", &nobody, &nobody],
+        &["list", "acme"],
+        &["list", "--reason", "none"],
+        &["list", "--status", "fine"],
+        &["list", "--account"],
+        &["list", "--account", "--json"],
+        &["list", "--account", "a", "--account", "b"],
+        &["--unknown", "list"],
+        &["issue", "acme", "--expires-in", "soon"],
+        &["issue", "acme", "--expires-in", "-1"],
+        &["issue", "acme", "--scope", "two words"],
+        &["issue", "acme", "--environment", "UPPER"],
+    ] {
+        let error = folder.error(arguments, 2);
+        assert!(error.contains("--help"), "{error}");
+    }
+    assert!(failed(&program("keys").arg("list").output().unwrap(), 2).contains("KEYS_DB"));
+    let mut nowhere = program("keys");
+    nowhere.args(["--db", "/nonexistent/folder/keys.db", "list"]);
+    let error = failed(&nowhere.output().unwrap(), 1);
+    assert!(error.contains("/nonexistent/folder/keys.db"), "{error}");
+    let help = program("keys").arg("--help").output().unwrap();
+    assert!(help.status.success());
+    assert!(
+        String::from_utf8(help.stdout)
+            .unwrap()
+            .starts_with("usage: keys")
+    );
+    assert_eq!(folder.json(&["list"]), json!([]));
+}
