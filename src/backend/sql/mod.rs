@@ -23,6 +23,7 @@ mod store;
 mod trail;
 mod trail_row;
 mod usage;
+mod verify;
 
 pub use migrations::Migration;
 pub use names::TableNameError;

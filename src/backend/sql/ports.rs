@@ -47,9 +47,13 @@ macro_rules! ports {
             /// Checks the audit trail of all keys: that no record was edited, deleted, exchanged or
             /// cut off, and that each key is as its last record left it.
             ///
-            /// Only the deletion of a key together with its whole trail cannot be found. Changes
-            /// may be committed meanwhile. The time is in proportion to the number of keys; the
-            /// [time limit](Self::time_limit) applies to batches of 200 keys.
+            /// Two things cannot be found in the database alone: a key that was deleted together
+            /// with its whole trail, and a key that was put back to an earlier version together
+            /// with its trail, as a restored backup does. Keep the number of keys and records of
+            /// the last report, and the application's own log of changes, elsewhere.
+            ///
+            /// Changes may be committed meanwhile. The time is in proportion to the size of the
+            /// trail; the [time limit](Self::time_limit) applies to batches of 200 keys.
             ///
             /// Somebody who knows the [audit key](Self::audit_key), or may replace it, can edit the
             /// trail without a trace.

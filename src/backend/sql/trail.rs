@@ -1,24 +1,17 @@
-//! The audit trail: pages, and the check of its chains.
+//! The audit trail: pages, and purges.
 
 use std::time::SystemTime;
 
-use super::cell::{Cell, Row, microseconds};
+use super::cell::{Cell, microseconds};
 use super::chain::{self, Link};
-use super::commit::hashed;
-use super::record_row;
 use super::session::{Driver, Query, Session, SqlError};
 use super::store::{Access, SqlStore};
 use super::trail_row;
 use crate::key::digest::KeyId;
-use crate::store::{
-    BrokenTrail, Cursor, Page, Paging, StoreError, TrailFault, TrailQuery, TrailRecord, TrailReport,
-};
+use crate::store::{Cursor, Page, Paging, StoreError, TrailQuery, TrailRecord};
 
-/// The keys whose trails are checked, or purged, at a time.
+/// The keys whose trails are purged at a time.
 const KEYS_AT_ONCE: usize = 200;
-
-/// The records of a key that are read at a time.
-const RECORDS_AT_ONCE: usize = 500;
 
 impl<D: Driver> SqlStore<D> {
     pub(super) async fn trail(
@@ -81,157 +74,6 @@ impl<D: Driver> SqlStore<D> {
         let next = last.filter(|_| has_more);
         let next = next.map(|number| Cursor::new(format!("t1-{fingerprint}-{number}")));
         Ok(Page::new(items, next))
-    }
-
-    /// Checks the chains of all keys, each batch of keys in a snapshot of its own.
-    pub(super) async fn verify_trail(&self) -> Result<TrailReport, StoreError> {
-        let mut report = TrailReport::default();
-        let mut after = Vec::new();
-        loop {
-            let batch = self.within(self.verify_batch(&after, &mut report)).await?;
-            let Some(last) = batch else {
-                return Ok(report);
-            };
-            after = last.as_bytes().to_vec();
-        }
-    }
-
-    /// Checks the next keys after an id, and returns the last one.
-    async fn verify_batch(
-        &self,
-        after: &[u8],
-        report: &mut TrailReport,
-    ) -> Result<Option<KeyId>, SqlError> {
-        let mut session = self.session(Access::Read).await?;
-        session.run(D::DIALECT.begin_snapshot).await?;
-        // With the keys of which only the trail is left.
-        let ids = self.sql(&format!(
-            "SELECT id FROM (SELECT * FROM \
-             (SELECT id FROM {{keys}} WHERE id > $1 ORDER BY id LIMIT {KEYS_AT_ONCE}) AS k \
-             UNION SELECT * FROM (SELECT DISTINCT key_id FROM {{trail}} WHERE key_id > $1 \
-             ORDER BY key_id LIMIT {KEYS_AT_ONCE}) AS t) AS both_ \
-             ORDER BY id LIMIT {KEYS_AT_ONCE}"
-        ));
-        let rows = session.fetch(Query::new(ids, [Cell::bytes(after)])).await?;
-        let mut last = None;
-        for mut row in rows {
-            let id = row.id("id")?;
-            let faults = self.verify_key(&mut session, id, report).await?;
-            report.keys += 1;
-            report.add(
-                faults
-                    .into_iter()
-                    .map(|(version, fault)| BrokenTrail::new(id, version, fault)),
-            );
-            last = Some(id);
-        }
-        session.run("COMMIT").await?;
-        session.finish();
-        Ok(last)
-    }
-
-    async fn verify_key(
-        &self,
-        session: &mut D::Session,
-        id: KeyId,
-        report: &mut TrailReport,
-    ) -> Result<Vec<(u64, TrailFault)>, SqlError> {
-        let mut faults = Vec::new();
-        let (mut version, mut previous) = match self.stub(session, id).await? {
-            Ok(Some((version, digest))) => (Some(version), Some(digest)),
-            Ok(None) => (None, None),
-            Err(version) => {
-                faults.push((version, TrailFault::Edited));
-                return Ok(faults);
-            }
-        };
-        let columns = trail_row::COLUMNS.join(", ");
-        let statement = self.sql(&format!(
-            "SELECT {columns}, state, previous, digest FROM {{trail}} \
-             WHERE key_id = $1 AND version > $2 ORDER BY version LIMIT {RECORDS_AT_ONCE}"
-        ));
-        let mut state = None;
-        loop {
-            let after = [Cell::id(id), Cell::count(version.unwrap_or(0))];
-            let rows = session.fetch(Query::new(&*statement, after)).await?;
-            let is_end = rows.len() < RECORDS_AT_ONCE;
-            for mut row in rows {
-                report.records += 1;
-                let Ok(entry) = Entry::read(&mut row) else {
-                    faults.push((version.unwrap_or(0) + 1, TrailFault::Edited));
-                    return Ok(faults);
-                };
-                let at = entry.record.version;
-                let is_next = version.is_none_or(|before| at == before + 1);
-                if !is_next || entry.previous != previous {
-                    faults.push((at, TrailFault::Missing));
-                }
-                let (columns, cells) = hashed(&entry.record, entry.state);
-                let key = self.audit_key.as_ref();
-                if chain::link(key, entry.previous.as_ref(), &columns, &cells) != entry.digest {
-                    faults.push((at, TrailFault::Edited));
-                }
-                (version, previous, state) = (Some(at), Some(entry.digest), Some(entry.state));
-            }
-            if is_end {
-                break;
-            }
-        }
-        let head = self.state_of(session, id).await?;
-        let last = version.unwrap_or(0);
-        match head {
-            None => faults.push((last, TrailFault::KeyDeleted)),
-            Some(Err(_)) => faults.push((last, TrailFault::KeyEdited)),
-            Some(Ok(key)) => {
-                if version != Some(key.version) || key.last != previous {
-                    faults.push((key.version, TrailFault::Missing));
-                } else if state.is_some_and(|state| state != key.state) {
-                    faults.push((key.version, TrailFault::KeyEdited));
-                }
-            }
-        }
-        Ok(faults)
-    }
-
-    /// Reads the stub that a purge left of a trail. Its version is the error if the seal is broken.
-    async fn stub(
-        &self,
-        session: &mut D::Session,
-        id: KeyId,
-    ) -> Result<Result<Option<(u64, Link)>, u64>, SqlError> {
-        let statement = self.sql("SELECT version, digest, at, seal FROM {stubs} WHERE key_id = $1");
-        let rows = session.fetch(Query::new(statement, [Cell::id(id)])).await?;
-        let Some(mut row) = rows.into_iter().next() else {
-            return Ok(Ok(None));
-        };
-        let (version, digest) = (row.count("version")?, row.bytes("digest")?);
-        let (at, seal): (_, Link) = (row.integer("at")?, row.bytes("seal")?);
-        if chain::seal(self.audit_key.as_ref(), id, version, &digest, at) != seal {
-            return Ok(Err(version));
-        }
-        Ok(Ok(Some((version, digest))))
-    }
-
-    /// Reads the state of a key, hashed as the trail hashes it.
-    async fn state_of(
-        &self,
-        session: &mut D::Session,
-        id: KeyId,
-    ) -> Result<Option<Result<KeyState, StoreError>>, SqlError> {
-        let columns = record_row::COLUMNS.join(", ");
-        let statement = format!("SELECT {columns}, head FROM {{keys}} WHERE id = $1");
-        let query = Query::new(self.sql(&statement), [Cell::id(id)]);
-        let rows = session.fetch(query).await?;
-        let key = self.audit_key.as_ref();
-        Ok(rows.into_iter().next().map(|mut row| {
-            let record = record_row::record(&mut row)?;
-            let cells = record_row::cells(&record);
-            Ok(KeyState {
-                version: record.version(),
-                last: row.optional_bytes("head")?,
-                state: chain::state(key, &record_row::COLUMNS, &cells),
-            })
-        }))
     }
 
     /// Deletes the records of the trail from before a time, except for the last one of each key.
@@ -340,33 +182,6 @@ impl<D: Driver> SqlStore<D> {
             .await?;
         Ok(())
     }
-}
-
-/// A row of the trail, with its hashes.
-struct Entry {
-    record: TrailRecord,
-    state: Link,
-    previous: Option<Link>,
-    digest: Link,
-}
-
-impl Entry {
-    fn read(row: &mut Row) -> Result<Self, StoreError> {
-        Ok(Self {
-            record: trail_row::record(row)?,
-            state: row.bytes("state")?,
-            previous: row.optional_bytes("previous")?,
-            digest: row.bytes("digest")?,
-        })
-    }
-}
-
-/// A key as it is.
-struct KeyState {
-    version: u64,
-    /// The last hash of its chain.
-    last: Option<Link>,
-    state: Link,
 }
 
 fn decode(list: &str, cursor: &Cursor) -> Result<i64, StoreError> {

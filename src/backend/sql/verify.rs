@@ -1,0 +1,278 @@
+//! The check of the audit trail: the chain of each key, from its beginning to the key as it is.
+
+use std::collections::BTreeMap;
+
+use super::cell::{Cell, Row};
+use super::chain::{self, Link};
+use super::commit::hashed;
+use super::record_row;
+use super::session::{Driver, Query, Session, SqlError};
+use super::store::{Access, SqlStore};
+use super::trail_row;
+use crate::key::digest::KeyId;
+use crate::store::{AuditKey, BrokenTrail, StoreError, TrailFault, TrailRecord, TrailReport};
+
+/// The keys that are checked at a time, in one snapshot.
+const KEYS_AT_ONCE: usize = 200;
+
+/// The records that are read at a time.
+const RECORDS_AT_ONCE: usize = 1_000;
+
+/// The check of one key's chain, fed with its records in the order of versions.
+struct ChainCheck {
+    /// The version and the hash of the last record, or of the stub.
+    last: Option<(u64, Link)>,
+    /// The state of the key after the last record.
+    state: Option<Link>,
+    faults: Vec<(u64, TrailFault)>,
+    /// The rest cannot be checked.
+    is_over: bool,
+}
+
+/// A row of the trail, with its hashes.
+struct Entry {
+    record: TrailRecord,
+    state: Link,
+    previous: Option<Link>,
+    digest: Link,
+}
+
+/// What a purge left of a trail.
+struct Stub {
+    version: u64,
+    digest: Link,
+    is_sealed: bool,
+}
+
+/// A key as it is.
+struct KeyState {
+    version: u64,
+    /// The last hash of its chain.
+    last: Option<Link>,
+    state: Link,
+}
+
+impl ChainCheck {
+    fn new(stub: Option<&Stub>) -> Self {
+        let mut check = Self {
+            last: stub.map(|stub| (stub.version, stub.digest)),
+            state: None,
+            faults: Vec::new(),
+            is_over: false,
+        };
+        if let Some(stub) = stub.filter(|stub| !stub.is_sealed) {
+            check.faults.push((stub.version, TrailFault::Edited));
+            check.is_over = true;
+        }
+        check
+    }
+
+    /// Checks the next record. `None` is one that cannot be read.
+    fn add(&mut self, entry: Option<Entry>, key: Option<&AuditKey>) {
+        if self.is_over {
+            return;
+        }
+        let Some(entry) = entry else {
+            let version = self.last.map_or(0, |(version, _)| version);
+            self.faults.push((version + 1, TrailFault::Edited));
+            self.is_over = true;
+            return;
+        };
+        let version = entry.record.version;
+        let is_next = self.last.is_none_or(|(before, _)| version == before + 1);
+        if !is_next || entry.previous != self.last.map(|(_, digest)| digest) {
+            self.faults.push((version, TrailFault::Missing));
+        }
+        let (columns, cells) = hashed(&entry.record, entry.state);
+        if chain::link(key, entry.previous.as_ref(), &columns, &cells) != entry.digest {
+            self.faults.push((version, TrailFault::Edited));
+        }
+        self.last = Some((version, entry.digest));
+        self.state = Some(entry.state);
+    }
+
+    /// Compares the key with the end of its chain. `Some(None)` is a key that cannot be read.
+    fn finish(mut self, key: Option<Option<&KeyState>>) -> Vec<(u64, TrailFault)> {
+        if self.is_over {
+            return self.faults;
+        }
+        let version = self.last.map_or(0, |(version, _)| version);
+        let digest = self.last.map(|(_, digest)| digest);
+        match key {
+            None => self.faults.push((version, TrailFault::KeyDeleted)),
+            Some(None) => self.faults.push((version, TrailFault::KeyEdited)),
+            Some(Some(key)) => {
+                if version != key.version || digest != key.last {
+                    self.faults.push((key.version, TrailFault::Missing));
+                } else if self.state.is_some_and(|state| state != key.state) {
+                    self.faults.push((key.version, TrailFault::KeyEdited));
+                }
+            }
+        }
+        self.faults
+    }
+}
+
+impl<D: Driver> SqlStore<D> {
+    /// Checks the chains of all keys, each batch of keys in a snapshot of its own.
+    pub(super) async fn verify_trail(&self) -> Result<TrailReport, StoreError> {
+        let mut report = TrailReport::default();
+        let mut after = Vec::new();
+        loop {
+            let batch = self.within(self.verify_batch(&after, &mut report)).await?;
+            let Some(last) = batch else {
+                return Ok(report);
+            };
+            after = last.as_bytes().to_vec();
+        }
+    }
+
+    /// Checks the next keys after an id, and returns the last one.
+    async fn verify_batch(
+        &self,
+        after: &[u8],
+        report: &mut TrailReport,
+    ) -> Result<Option<KeyId>, SqlError> {
+        let mut session = self.session(Access::Read).await?;
+        session.run(D::DIALECT.begin_snapshot).await?;
+        let ids = self.ids(&mut session, after).await?;
+        let last = ids.last().copied();
+        if let Some(last) = last {
+            let range = [Cell::bytes(after), Cell::id(last)];
+            let stubs = self.stubs(&mut session, range.clone()).await?;
+            let keys = self.states(&mut session, range).await?;
+            let checks = ids
+                .iter()
+                .map(|id| (*id.as_bytes(), ChainCheck::new(stubs.get(id.as_bytes()))));
+            let mut checks: BTreeMap<[u8; 16], ChainCheck> = checks.collect();
+            report.records += self.walk(&mut session, after, last, &mut checks).await?;
+            report.keys += ids.len() as u64;
+            for (id, check) in checks {
+                let key = keys.get(&id).map(Option::as_ref);
+                let faults = check.finish(key).into_iter();
+                let id = KeyId::from_bytes(id);
+                report.add(faults.map(|(version, fault)| BrokenTrail::new(id, version, fault)));
+            }
+        }
+        session.run("COMMIT").await?;
+        session.finish();
+        Ok(last)
+    }
+
+    /// Reads the next ids, also those of which only the trail is left.
+    async fn ids(&self, session: &mut D::Session, after: &[u8]) -> Result<Vec<KeyId>, SqlError> {
+        let ids = self.sql(&format!(
+            "SELECT id FROM (SELECT * FROM \
+             (SELECT id FROM {{keys}} WHERE id > $1 ORDER BY id LIMIT {KEYS_AT_ONCE}) AS k \
+             UNION SELECT * FROM (SELECT DISTINCT key_id FROM {{trail}} WHERE key_id > $1 \
+             ORDER BY key_id LIMIT {KEYS_AT_ONCE}) AS t) AS ids \
+             ORDER BY id LIMIT {KEYS_AT_ONCE}"
+        ));
+        let rows = session.fetch(Query::new(ids, [Cell::bytes(after)])).await?;
+        let ids = rows.into_iter().map(|mut row| row.id("id"));
+        Ok(ids.collect::<Result<_, _>>()?)
+    }
+
+    async fn stubs(
+        &self,
+        session: &mut D::Session,
+        range: [Cell; 2],
+    ) -> Result<BTreeMap<[u8; 16], Stub>, SqlError> {
+        let statement = self.sql(
+            "SELECT key_id, version, digest, at, seal FROM {stubs} \
+             WHERE key_id > $1 AND key_id <= $2",
+        );
+        let mut stubs = BTreeMap::new();
+        for mut row in session.fetch(Query::new(statement, range)).await? {
+            let (id, version) = (row.id("key_id")?, row.count("version")?);
+            let (digest, at) = (row.bytes("digest")?, row.integer("at")?);
+            let seal: Link = row.bytes("seal")?;
+            let key = self.audit_key.as_ref();
+            let stub = Stub {
+                version,
+                digest,
+                is_sealed: chain::seal(key, id, version, &digest, at) == seal,
+            };
+            stubs.insert(*id.as_bytes(), stub);
+        }
+        Ok(stubs)
+    }
+
+    /// Reads the states of keys, hashed as the trail hashes them. A key that cannot be read is
+    /// `None`.
+    async fn states(
+        &self,
+        session: &mut D::Session,
+        range: [Cell; 2],
+    ) -> Result<BTreeMap<[u8; 16], Option<KeyState>>, SqlError> {
+        let columns = record_row::COLUMNS.join(", ");
+        let statement = self.sql(&format!(
+            "SELECT id, head, {columns} FROM {{keys}} WHERE id > $1 AND id <= $2"
+        ));
+        let mut states = BTreeMap::new();
+        for mut row in session.fetch(Query::new(statement, range)).await? {
+            let id: [u8; 16] = row.bytes("id")?;
+            states.insert(id, self.state(&mut row).ok());
+        }
+        Ok(states)
+    }
+
+    fn state(&self, row: &mut Row) -> Result<KeyState, StoreError> {
+        let last = row.optional_bytes("head")?;
+        let record = record_row::record(row)?;
+        let cells = record_row::cells(&record);
+        let key = self.audit_key.as_ref();
+        Ok(KeyState {
+            version: record.version(),
+            last,
+            state: chain::state(key, &record_row::COLUMNS, &cells),
+        })
+    }
+
+    /// Reads the trails of the keys in a range, and adds each record to the check of its key.
+    async fn walk(
+        &self,
+        session: &mut D::Session,
+        after: &[u8],
+        last: KeyId,
+        checks: &mut BTreeMap<[u8; 16], ChainCheck>,
+    ) -> Result<u64, SqlError> {
+        let columns = trail_row::COLUMNS.join(", ");
+        let statement = self.sql(&format!(
+            "SELECT key_id, version, {columns}, state, previous, digest FROM {{trail}} \
+             WHERE (key_id, version) > ($1, $2) AND key_id <= $3 \
+             ORDER BY key_id, version LIMIT {RECORDS_AT_ONCE}"
+        ));
+        let mut records = 0;
+        // After all versions of the key before.
+        let mut position = (after.to_vec(), i64::MAX);
+        loop {
+            let (id, version) = position.clone();
+            let cells = [Cell::bytes(id), Cell::integer(version), Cell::id(last)];
+            let rows = session.fetch(Query::new(&*statement, cells)).await?;
+            let is_end = rows.len() < RECORDS_AT_ONCE;
+            for mut row in rows {
+                records += 1;
+                let id: [u8; 16] = row.bytes("key_id")?;
+                position = (id.to_vec(), row.integer("version")?);
+                if let Some(check) = checks.get_mut(&id) {
+                    check.add(Entry::read(&mut row).ok(), self.audit_key.as_ref());
+                }
+            }
+            if is_end {
+                return Ok(records);
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn read(row: &mut Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            record: trail_row::record(row)?,
+            state: row.bytes("state")?,
+            previous: row.optional_bytes("previous")?,
+            digest: row.bytes("digest")?,
+        })
+    }
+}
