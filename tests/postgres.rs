@@ -161,6 +161,11 @@ async fn invariant_10_usage_changes_nothing_but_usage() {
 }
 
 #[tokio::test]
+async fn a_view_shows_keys_to_people() {
+    sql_suite::a_view_shows_keys_to_people(Pg::new().await).await;
+}
+
+#[tokio::test]
 async fn texts_that_cannot_be_stored_are_in_no_list() {
     sql_suite::texts_that_cannot_be_stored_are_in_no_list(Pg::new().await).await;
 }

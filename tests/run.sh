@@ -1,6 +1,11 @@
 #!/usr/bin/env bash
 # Runs every test, with all features. They need Rust and a C compiler.
 #
+#   bash tests/run.sh           what must pass with each change
+#   bash tests/run.sh --full    and the long proofs: 10,000 changes through 100 crashes of each kind,
+#                               and a store of a million keys
+#   bash tests/run.sh NAME      only tests whose name has NAME
+#
 # A backend is tested against its real server. What it needs is installed here, before the tests:
 # a server that cannot be had is a failure, never a silent skip.
 set -euo pipefail
@@ -30,4 +35,9 @@ if ! command -v postgres /usr/lib/postgresql/*/bin/postgres >/dev/null; then
     }
 fi
 
+if [ "${1:-}" = --full ]; then
+    shift
+    export CRASH_ROUNDS=100 CRASH_CHANGES=100
+    cargo bench --locked --all-features --bench stores
+fi
 cargo test --workspace --all-features --locked "$@"

@@ -309,6 +309,25 @@ pub async fn many_keys_are_imported_in_one_change<D: Database>(database: D) {
     assert_eq!(store.find(&new).await.unwrap(), None);
 }
 
+/// A view shows the table to people.
+pub async fn a_view_shows_keys_to_people<D: Database>(database: D) {
+    let store = database.store();
+    let key = record("key").with_expires_at(at(5));
+    let create = change(0).create(Action::ISSUED, key.clone()).unwrap();
+    store.commit(&create).await.unwrap();
+    let of_key = format!("FROM {{keys_readable}} WHERE key_id = '{}'", key.id());
+    let name = database.sql(&format!("SELECT name {of_key}")).await;
+    assert_eq!(name.as_deref(), Some("key"));
+    let expires = database
+        .sql(&format!("SELECT CAST(expires_at AS text) {of_key}"))
+        .await;
+    assert!(expires.unwrap().starts_with("2023-11-14"));
+    let used = database
+        .sql(&format!("SELECT CAST(last_used_at AS text) {of_key}"))
+        .await;
+    assert_eq!(used, None);
+}
+
 /// Texts that no record can have are in no list, and are no outage.
 pub async fn texts_that_cannot_be_stored_are_in_no_list<D: Database>(database: D) {
     let store = database.store();

@@ -11,6 +11,9 @@ pub(super) struct Dialect {
     pub(super) text: &'static str,
     /// The type of a column that numbers its rows.
     pub(super) serial: &'static str,
+    /// The begin and the end of a call that shows bytes or a time to people.
+    pub(super) hex: [&'static str; 2],
+    pub(super) time: [&'static str; 2],
     /// The options of a table, and of one whose rows are updated often.
     pub(super) strict: &'static str,
     pub(super) updated: &'static str,

@@ -77,6 +77,7 @@ impl Names {
         };
         for table in [
             "keys",
+            "keys_readable",
             "uses",
             "usage",
             "flushes",
@@ -94,6 +95,10 @@ impl Names {
             ("integer", dialect.integer),
             ("text", dialect.text),
             ("serial", dialect.serial),
+            ("hex(", dialect.hex[0]),
+            (")hex", dialect.hex[1]),
+            ("time(", dialect.time[0]),
+            (")time", dialect.time[1]),
             ("strict", dialect.strict),
             ("updated", dialect.updated),
             ("transaction", dialect.transaction),

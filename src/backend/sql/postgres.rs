@@ -96,6 +96,8 @@ impl Driver for PostgresDriver {
         // Bytes are compared. By the rules of a language, `acme` could own the keys of `ACME`.
         text: "text COLLATE \"C\"",
         serial: "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+        hex: ["encode(", ", 'hex')"],
+        time: ["to_timestamp((", ") / 1e6)"],
         strict: "",
         updated: " WITH (fillfactor = 80)",
         transaction: "xid xid8 NOT NULL DEFAULT pg_current_xact_id(),",

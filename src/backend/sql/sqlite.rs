@@ -198,6 +198,8 @@ impl Driver for SqliteDriver {
         integer: "INTEGER",
         text: "TEXT",
         serial: "INTEGER PRIMARY KEY AUTOINCREMENT",
+        hex: ["lower(hex(", "))"],
+        time: ["strftime('%Y-%m-%dT%H:%M:%fZ', (", ") / 1e6, 'unixepoch')"],
         strict: " STRICT",
         updated: " STRICT, WITHOUT ROWID",
         transaction: "",

@@ -128,3 +128,19 @@ CREATE TABLE {marks} (
   name {text} NOT NULL PRIMARY KEY,
   number {integer} NOT NULL
 ){strict};
+
+-- For people: ids in hexadecimal digits, and times that can be read.
+CREATE VIEW {keys_readable} AS SELECT
+  {hex(}k.id{)hex} AS key_id, k.account, k.organization, k.environment, k.prefix, k.name, k.plan,
+  k.scopes, k.networks, k.version, k.suspended_reason, k.revoked_reason,
+  {time(}k.created_at{)time} AS created_at,
+  {time(}k.not_before{)time} AS not_before,
+  {time(}k.expires_at{)time} AS expires_at,
+  {time(}k.suspended_at{)time} AS suspended_at,
+  {time(}k.suspended_until{)time} AS suspended_until,
+  {time(}k.throttled_until{)time} AS throttled_until,
+  {time(}k.revoked_at{)time} AS revoked_at,
+  {time(}k.rotated_at{)time} AS rotated_at,
+  {time(}u.first_used{)time} AS first_used_at,
+  {time(}NULLIF(u.last_used, 0){)time} AS last_used_at
+FROM {keys} AS k LEFT JOIN {uses} AS u ON u.key_id = k.id;
