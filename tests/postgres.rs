@@ -21,8 +21,8 @@ use tower_api_key::key::KeyDigest;
 use tower_api_key::store::sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
 use tower_api_key::store::sqlx::{self, Connection, PgConnection, Row};
 use tower_api_key::store::{
-    Action, Actor, AuditKey, Change, ChangeFeed, Event, KeyOrder, KeyQuery, KeyState, Paging,
-    PostgresStore, Start, StoreError, StoreErrorKind, TrailReport,
+    Action, Actor, AuditKey, Change, ChangeFeed, Cursor, Event, KeyOrder, KeyQuery, KeyState,
+    Paging, PostgresStore, Start, StoreError, StoreErrorKind, TrailReport,
 };
 use tower_api_key::{ApiKeys, KeyId, KeyRecord, KeyStore, ManagedKeyStore, conformance};
 
@@ -256,6 +256,78 @@ async fn changes_that_overlap_are_neither_missed_nor_repeated() {
         .await
         .unwrap();
     assert!(third.keys.is_empty() && !third.gap);
+}
+
+/// A dump that was restored into another server: the numbers of its transactions mean nothing there.
+#[tokio::test]
+async fn tables_restored_from_another_server_are_adapted() {
+    let pg = Pg::new().await;
+    let event = Event::new("acme.test", SystemTime::now());
+    pg.store
+        .commit(&create("key").add_event(event).unwrap())
+        .await
+        .unwrap();
+    let cursor = pg.store.events(&Start::Beginning, 10).await.unwrap().next;
+    pg.sql("UPDATE {trail} SET xid = '9000000000000'").await;
+    pg.sql("UPDATE {events} SET xid = '9000000000000'").await;
+    pg.sql("UPDATE {marks} SET number = 7 WHERE name = 'server'")
+        .await;
+    let restored = PostgresStore::new(pg.pool.clone());
+    let error = restored.find(&record("key").id()).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Refused);
+    restored.migrate().await.unwrap();
+    assert!(restored.find(&record("key").id()).await.unwrap().is_some());
+    // Each event is read once again, and each change is no news.
+    let begin = restored.changes_since(None, Duration::ZERO).await.unwrap();
+    let changes = restored
+        .changes_since(Some(&begin.next), Duration::ZERO)
+        .await
+        .unwrap();
+    assert!(changes.keys.is_empty() && !changes.gap);
+    let events = restored.events(&Start::Beginning, 10).await.unwrap();
+    assert_eq!(events.items.len(), 1);
+    let later = restored
+        .events(&Start::After(events.next), 10)
+        .await
+        .unwrap();
+    assert!(later.items.is_empty() && later.is_end);
+    // A cursor of the other server is refused.
+    let mut parts: Vec<&str> = cursor.as_str().split('-').collect();
+    parts[1] = "7";
+    let foreign = Cursor::new(parts.join("-"));
+    let error = restored
+        .events(&Start::After(foreign.clone()), 10)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::InvalidCursor);
+    assert!(
+        restored
+            .changes_since(Some(&foreign), Duration::ZERO)
+            .await
+            .unwrap()
+            .gap
+    );
+}
+
+/// A role with the rights to rows only, as a service should have.
+#[tokio::test]
+async fn a_role_without_rights_to_create_migrates_nothing_and_works() {
+    let pg = Pg::new().await;
+    let role = format!("service_{}", pg.url.rsplit('/').next().unwrap());
+    for sql in [
+        format!("CREATE ROLE {role} LOGIN"),
+        format!("GRANT USAGE ON SCHEMA tower_api_key TO {role}"),
+        format!("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA tower_api_key TO {role}"),
+    ] {
+        pg.server.sql(&pg.url, &sql);
+    }
+    let options: PgConnectOptions = pg.url.parse().unwrap();
+    let pool = PgPool::connect_with(options.username(&role)).await.unwrap();
+    let store = PostgresStore::new(pool);
+    store.migrate().await.unwrap();
+    conformance::managed_key_store(&store).await;
+    let error = store.purge_trail(SystemTime::now()).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Refused);
 }
 
 /// A long list is read in parts, while writers go on.

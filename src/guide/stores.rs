@@ -19,7 +19,7 @@
 //!   all, and are on disk when the call returns.
 //! - A change by one process reaches the other processes within a second.
 //! - Each change has a record in the audit trail, and an edit of the trail can be found.
-//! - The store keeps the SHA-256 of each key, and never the key.
+//! - The database contains a hash of each key, and never the key.
 //!
 //! # SQLite
 //!
@@ -121,8 +121,8 @@
 //!   default-features = false
 //!   features = ["tls-rustls-ring-native-roots"]
 //!   ```
-//! - `sqlx` uses prepared statements. Behind `pgbouncer`, use session mode, or transaction mode with
-//!   version 1.21 or newer and `max_prepared_statements` above 0.
+//! - `sqlx` uses prepared statements. Behind `pgbouncer`, use session mode, or transaction mode
+//!   with version 1.21 or newer and `max_prepared_statements` above 0.
 //!
 //! # Import existing keys
 //!
@@ -203,9 +203,9 @@
 //! For a rolling deployment, run the migrations first, and then replace the processes:
 //!
 //! - After an additive migration, older processes continue to work.
-//! - After a breaking migration, the store of an older process refuses all calls once it is
-//!   restarted. A process that already runs is not checked again, so stop the older processes
-//!   before a breaking migration. `Migration::is_breaking` tells which migrations are breaking.
+//! - After a breaking migration, the store of an older process that starts refuses all calls. A
+//!   process that already runs is not checked again, so stop the older processes before a breaking
+//!   migration. `Migration::is_breaking` tells which migrations are breaking.
 //!
 //! ## Without the right to create tables
 //!
@@ -222,8 +222,8 @@
 //! ```
 //!
 //! Run the migrations whose number is not in the table `migrations` yet, in order. Each migration
-//! adds its own number. The service then does not call `migrate`, which needs the right to create
-//! tables even if there is nothing to do, and its role needs the following rights:
+//! adds its own number. If the service still calls `migrate`, it finds nothing to do. Its role needs the
+//! following rights:
 //!
 //! ```sql
 //! GRANT USAGE ON SCHEMA tower_api_key TO service;
@@ -233,8 +233,8 @@
 //! GRANT INSERT ON tower_api_key.trail, tower_api_key.events TO service;
 //! ```
 //!
-//! A process that only verifies keys ([`ApiKeys::read_only`]) needs `USAGE` and `SELECT`, and
-//! records no uses.
+//! Run these statements again after a migration that adds tables. A process that only verifies keys
+//! ([`ApiKeys::read_only`]) needs `USAGE` and `SELECT`, and records no uses.
 //!
 //! # The audit trail
 //!
@@ -255,9 +255,6 @@
 //! # async fn check(
 //! #     store: tower_api_key::store::SqliteStore,
 //! # ) -> Result<(), tower_api_key::store::StoreError> {
-//! use std::time::Duration;
-//!
-//! let store = store.time_limit(Duration::from_secs(60)); // for 200 keys at a time
 //! let report = store.verify_trail().await?;
 //! for broken in &report.broken {
 //!     eprintln!("{broken}"); // raise an alert
@@ -290,7 +287,8 @@
 //!
 //! The owner of a table can grant itself all rights again, so the role of the service must not be
 //! the owner. SQLite has no roles: whoever can write the file can delete records. To find
-//! deletions, export new records of the trail to another system, and compare.
+//! deletions, export new records of the trail to another system, and compare. The numbers of keys
+//! and records in a report never fall without a purge.
 //!
 //! `purge_trail` deletes old records, except for the last one of each key. A sealed stub takes the
 //! place of the deleted records, so the check can tell a purge from a deletion. Purge with the same
@@ -317,6 +315,13 @@
 //! A page continues after the last key of the page before, so each page costs the same. For one
 //! page, the store reads at most 2,000 rows. A page under a filter can therefore be short or empty
 //! before the end: read on until [`Page::next`] is `None`.
+//!
+//! For people, the view `keys_readable` shows ids in hexadecimal digits and times as text:
+//!
+//! ```sql
+//! SELECT * FROM tower_api_key.keys_readable WHERE account = 'globex'; -- PostgreSQL
+//! SELECT * FROM api_key_keys_readable WHERE account = 'globex'; -- SQLite
+//! ```
 //!
 //! # Several processes
 //!
@@ -366,19 +371,15 @@
 //! 1. Stop all processes.
 //! 2. Restore all tables together. For SQLite, first delete the files with the suffixes `-wal` and
 //!    `-shm`.
-//! 3. If a dump of PostgreSQL was restored into another server, run the statements below. Each row
-//!    has the number of its transaction, which means nothing in another server. Without the
-//!    statements, workers load all keys again and again, and readers of events get the same events
-//!    again.
+//! 3. Call `migrate`. If a dump of PostgreSQL was restored into another server, this adapts the
+//!    tables: each row has the number of its transaction, which means nothing in another server.
+//!    Until then, calls are refused.
 //! 4. Revoke again the keys that were revoked after the backup, before any process serves requests.
 //!    Only an export of the trail in another system tells which ones.
 //! 5. Start the processes.
 //!
-//! ```sql
-//! UPDATE tower_api_key.trail SET xid = DEFAULT;
-//! UPDATE tower_api_key.events SET xid = DEFAULT;
-//! DELETE FROM tower_api_key.marks;
-//! ```
+//! After a restore into another server, a reader of events begins with `Start::Beginning` or
+//! `Start::Now`: a cursor of the other server is refused.
 //!
 //! A failover to an asynchronous standby has the same effect for the changes that were not yet
 //! replicated. Continuous archiving or a synchronous standby keeps the gap small.
@@ -395,9 +396,9 @@
 //! - A call that takes too long fails with [`Unavailable`], and its connection is closed.
 //! - A commit that has begun is finished, even if the caller goes away. If the connection is lost
 //!   during a commit, the store tries again, and recognizes a change that was carried out already.
-//! - A change that failed with [`Unavailable`] may have been carried out. To revoke and to suspend
-//!   can be repeated. After a failed `issue`, list the keys of the account, and revoke the one that
-//!   nobody has received.
+//! - A change that failed with [`Unavailable`] may have been carried out. A revocation or a
+//!   suspension can be repeated. After a failed `issue`, list the keys of the account, and revoke
+//!   the one that nobody has received.
 //! - In SQLite, each process has one connection that writes and up to 4 that read. All writes to
 //!   the file, by all processes, come one after another.
 //! - In PostgreSQL, reads of the store use at most half of the connections of the pool, so that

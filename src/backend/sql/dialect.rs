@@ -27,7 +27,7 @@ pub(super) struct Dialect {
     pub(super) for_update: &'static str,
     /// Takes the lock of the migrator, in its transaction.
     pub(super) lock_migrations: &'static str,
-    /// Finds the schema with a name, if it is missing and can be created.
+    /// Tables are in schemas, and roles need rights for them.
     pub(super) has_schemas: bool,
     /// The pause between two looks at the trail while the feed waits for a change.
     pub(super) poll: Duration,

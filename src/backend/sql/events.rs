@@ -19,10 +19,11 @@ impl<D: Driver> SqlStore<D> {
         start: &Start,
         limit: u32,
     ) -> Result<Followed<KeptEvent>, StoreError> {
+        let server = self.within(self.server()).await?;
         let after = match start {
             Start::Beginning => Self::beginning(),
             Start::Now => self.within(self.end("events")).await?,
-            Start::After(cursor) => Position::decode(cursor, D::DIALECT.has_snapshots())?,
+            Start::After(cursor) => Position::decode(cursor, server, D::DIALECT.has_snapshots())?,
         };
         let limit = limit.max(1) as usize;
         let columns = "id, kind, at, key_id, account, data";
@@ -31,7 +32,7 @@ impl<D: Driver> SqlStore<D> {
             .await?;
         let events = found.rows.into_iter().map(|mut row| event(&mut row));
         let events = events.collect::<Result<_, _>>()?;
-        Ok(Followed::new(events, found.next.encode()).end(found.is_end))
+        Ok(Followed::new(events, found.next.encode(server)).end(found.is_end))
     }
 
     /// Returns the changes after a cursor. Without a change, it looks again until the wait is over.
@@ -45,7 +46,8 @@ impl<D: Driver> SqlStore<D> {
                 .within(self.end("trail"))
                 .await
                 .map_err(FeedError::new)?;
-            return Ok(Changes::new(Vec::new(), end.encode()));
+            let server = self.within(self.server()).await.map_err(FeedError::new)?;
+            return Ok(Changes::new(Vec::new(), end.encode(server)));
         };
         let begun = tokio::time::Instant::now();
         loop {
@@ -62,11 +64,12 @@ impl<D: Driver> SqlStore<D> {
     }
 
     async fn changes(&self, after: &Cursor) -> Result<Changes, SqlError> {
-        let Ok(after) = Position::decode(after, D::DIALECT.has_snapshots()) else {
-            return Ok(Changes::gap(self.end("trail").await?.encode()));
+        let server = self.server().await?;
+        let Ok(after) = Position::decode(after, server, D::DIALECT.has_snapshots()) else {
+            return Ok(Changes::gap(self.end("trail").await?.encode(server)));
         };
         if self.is_lost(&after).await? {
-            return Ok(Changes::gap(self.end("trail").await?.encode()));
+            return Ok(Changes::gap(self.end("trail").await?.encode(server)));
         }
         let found = self
             .follow("trail", "key_id, version", &after, MOST_CHANGES)
@@ -76,7 +79,7 @@ impl<D: Driver> SqlStore<D> {
             Ok(ChangedKey::new(id, version))
         });
         let keys = keys.collect::<Result<_, StoreError>>()?;
-        Ok(Changes::new(keys, found.next.encode()))
+        Ok(Changes::new(keys, found.next.encode(server)))
     }
 
     /// Returns whether rows of the trail after a position may have been purged, or the position is

@@ -31,34 +31,49 @@ pub(super) struct FollowedRows {
 }
 
 impl Position {
-    pub(super) fn encode(&self) -> Cursor {
+    /// Encodes a cursor. A snapshot means nothing in another server, so the cursor has the identifier
+    /// of its own.
+    pub(super) fn encode(&self, server: i64) -> Cursor {
         Cursor::new(match self {
             Self::Number(number) => format!("f1-{number}"),
-            Self::Snapshot(seen) => format!("s1-{seen}"),
-            Self::Part(seen, until, number) => format!("p1-{seen}-{until}-{number}"),
+            Self::Snapshot(seen) => format!("s1-{server:x}-{seen}"),
+            Self::Part(seen, until, number) => {
+                format!("p1-{server:x}-{seen}-{until}-{number}")
+            }
         })
     }
 
-    /// Decodes a cursor, for a database with or without snapshots.
-    pub(super) fn decode(cursor: &Cursor, has_snapshots: bool) -> Result<Self, StoreError> {
-        let decoded = Self::parse(cursor.as_str());
+    /// Decodes a cursor of a server, with or without snapshots.
+    pub(super) fn decode(
+        cursor: &Cursor,
+        server: i64,
+        has_snapshots: bool,
+    ) -> Result<Self, StoreError> {
+        let decoded = Self::parse(cursor.as_str(), server);
         let fits = |it: &Self| matches!(it, Self::Number(_)) != has_snapshots;
         decoded.filter(fits).ok_or_else(StoreError::invalid_cursor)
     }
 
-    fn parse(text: &str) -> Option<Self> {
-        if let Some(number) = text.strip_prefix("f1-") {
-            let number = number.parse().ok()?;
-            return (number >= 0).then_some(Self::Number(number));
+    fn parse(text: &str, server: i64) -> Option<Self> {
+        let mut parts = text.split('-');
+        let kind = parts.next()?;
+        if kind == "f1" {
+            let number = parts.next()?.parse().ok().filter(|number| *number >= 0)?;
+            return parts.next().is_none().then_some(Self::Number(number));
         }
-        if let Some(seen) = text.strip_prefix("s1-") {
-            return is_snapshot(seen).then(|| Self::Snapshot(seen.to_owned()));
+        if parts.next()? != format!("{server:x}") {
+            return None;
         }
-        let mut parts = text.strip_prefix("p1-")?.split('-');
-        let (seen, until) = (parts.next()?, parts.next()?);
-        let number = parts.next()?.parse().ok()?;
-        let is_part = is_snapshot(seen) && is_snapshot(until) && parts.next().is_none();
-        is_part.then(|| Self::Part(seen.to_owned(), until.to_owned(), number))
+        let seen = parts.next().filter(|seen| is_snapshot(seen))?.to_owned();
+        let position = match kind {
+            "s1" => Self::Snapshot(seen),
+            "p1" => {
+                let until = parts.next().filter(|until| is_snapshot(until))?.to_owned();
+                Self::Part(seen, until, parts.next()?.parse().ok()?)
+            }
+            _ => return None,
+        };
+        parts.next().is_none().then_some(position)
     }
 }
 

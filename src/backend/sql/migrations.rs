@@ -84,7 +84,9 @@ pub(super) async fn migrate<D: Driver>(
 ) -> Result<(), SqlError> {
     session.run(&lock(names, &D::DIALECT)).await?;
     create_schema::<D>(session, names).await?;
-    session.run(&names.fill(TABLE, &D::DIALECT)).await?;
+    if !has_table::<D>(session, names).await? {
+        session.run(&names.fill(TABLE, &D::DIALECT)).await?;
+    }
     let done = current(session, names).await?;
     for (template, number) in TEMPLATES.iter().zip(1..) {
         if number <= done.number {
@@ -105,12 +107,63 @@ pub(super) async fn migrate<D: Driver>(
         );
         session.execute(row).await?;
     }
-    Ok(())
+    adapt::<D>(session, names).await
+}
+
+/// Adapts tables that were restored from another server: the transactions of their rows mean nothing
+/// here.
+async fn adapt<D: Driver>(session: &mut D::Session, names: &Names) -> Result<(), SqlError> {
+    let Servers { ours, theirs } = servers::<D>(session, names).await?;
+    if theirs == Some(ours) {
+        return Ok(());
+    }
+    let adapted = "UPDATE {trail} SET xid = DEFAULT; UPDATE {events} SET xid = DEFAULT; \
+                   DELETE FROM {marks}; {mark_server}";
+    session.run(&names.fill(adapted, &D::DIALECT)).await
+}
+
+/// The identifiers of a server, and of that which the tables were made in.
+struct Servers {
+    ours: i64,
+    theirs: Option<i64>,
+}
+
+async fn servers<D: Driver>(session: &mut D::Session, names: &Names) -> Result<Servers, SqlError> {
+    let mut servers = Servers {
+        ours: 0,
+        theirs: Some(0),
+    };
+    if D::DIALECT.has_snapshots() {
+        let query = "SELECT system_identifier, \
+                     (SELECT number FROM {marks} WHERE name = 'server') FROM pg_control_system()";
+        let query = Query::new(names.fill(query, &D::DIALECT), []);
+        if let Some(mut row) = session.fetch(query).await?.into_iter().next() {
+            servers.ours = row.integer("system_identifier")?;
+            servers.theirs = row.optional_integer("number")?;
+        }
+    }
+    Ok(servers)
+}
+
+/// Returns whether there is a table of migrations. In `PostgreSQL`, `CREATE TABLE IF NOT EXISTS` is
+/// refused to a role that may not create tables, even if the table exists.
+async fn has_table<D: Driver>(session: &mut D::Session, names: &Names) -> Result<bool, SqlError> {
+    if !D::DIALECT.has_schemas {
+        return Ok(false);
+    }
+    let find = "SELECT CAST(CAST(to_regclass($1) AS oid) AS bigint)";
+    let query = Query::new(find, [Cell::text(names.table("migrations"))]);
+    let found = session.fetch(query).await?.into_iter().next();
+    let found = found.map(|mut row| row.optional_integer("to_regclass"));
+    Ok(found.transpose()?.flatten().is_some())
 }
 
 /// Checks that the tables are those of this version of the library, or newer ones that it can work
-/// with.
-pub(super) async fn check<S: Session>(session: &mut S, names: &Names) -> Result<(), SqlError> {
+/// with. Returns the identifier of the server.
+pub(super) async fn check<D: Driver>(
+    session: &mut D::Session,
+    names: &Names,
+) -> Result<i64, SqlError> {
     let ours = i64::try_from(TEMPLATES.len()).unwrap_or(i64::MAX);
     let theirs = current(session, names).await?;
     if theirs.number < ours {
@@ -128,7 +181,12 @@ pub(super) async fn check<S: Session>(session: &mut S, names: &Names) -> Result<
         );
         return Err(StoreError::refused(error).into());
     }
-    Ok(())
+    let Servers { ours, theirs } = servers::<D>(session, names).await?;
+    if theirs != Some(ours) {
+        let error = "the tables were restored from another server: call migrate() to adapt them";
+        return Err(StoreError::refused(error).into());
+    }
+    Ok(ours)
 }
 
 /// The migrations that were carried out.

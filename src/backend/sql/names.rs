@@ -65,6 +65,16 @@ impl Names {
     /// Replaces the names in braces in a statement: tables, types and options.
     pub(super) fn fill(&self, sql: &str, dialect: &Dialect) -> String {
         let mut filled = sql.to_owned();
+        // Numbers of transactions mean nothing in another server.
+        let mark_server = if dialect.has_snapshots() {
+            let marks = self.table("marks");
+            format!(
+                "INSERT INTO {marks} (name, number) \
+                 SELECT 'server', system_identifier FROM pg_control_system();"
+            )
+        } else {
+            String::new()
+        };
         let by_transaction = |table: &str| {
             if !dialect.has_snapshots() {
                 return String::new();
@@ -105,6 +115,7 @@ impl Names {
             ("trail_by_transaction", &by_transaction("trail")),
             ("events_by_transaction", &by_transaction("events")),
             ("for_update", dialect.for_update),
+            ("mark_server", &mark_server),
         ] {
             filled = filled.replace(&format!("{{{name}}}"), text);
         }

@@ -145,6 +145,8 @@ impl From<sqlx::Error> for SqlError {
             // The trail has a record of the same version: the table of keys was edited, or restored
             // without that of the trail.
             "23505" | "2067" => Self::Store(StoreError::corrupt(error)),
+            // The role lacks a right.
+            "42501" => Self::Store(StoreError::refused(error)),
             // Undefined table, schema and column.
             "42P01" | "3F000" | "42703" => Self::NoTable(error),
             "1" if database.message().starts_with("no such ") => Self::NoTable(error),

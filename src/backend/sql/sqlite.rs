@@ -43,7 +43,7 @@ const READERS: u32 = 4;
 ///
 /// The file is in WAL mode, and each commit is on disk when it is acknowledged. SQLite keeps two
 /// more files beside it (`-wal`, `-shm`). Do not put them on a network file system, and copy them
-/// only with SQLite's own backup: see the [guide](crate::guide).
+/// only with SQLite's own backup: see the [guide](crate::guide::stores).
 ///
 /// The methods need the runtime of `tokio`.
 ///

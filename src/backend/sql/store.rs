@@ -2,8 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::cell::{Cell, Row};
@@ -25,8 +24,8 @@ pub(super) struct SqlStore<D> {
     pub(super) time_limit: Duration,
     /// The statement that finds a record.
     find: Arc<str>,
-    /// The tables were found to be of the right version.
-    is_checked: Arc<AtomicBool>,
+    /// The identifier of the server. Set once the tables were found to be of the right version.
+    server: Arc<OnceLock<i64>>,
 }
 
 /// Whether a session reads or writes.
@@ -44,7 +43,7 @@ impl<D: Driver> SqlStore<D> {
             names,
             audit_key: None,
             time_limit: Duration::from_secs(5),
-            is_checked: Arc::default(),
+            server: Arc::default(),
         }
     }
 
@@ -52,7 +51,7 @@ impl<D: Driver> SqlStore<D> {
         Self {
             find: find_statement(&names).into(),
             names,
-            is_checked: Arc::default(),
+            server: Arc::default(),
             ..self
         }
     }
@@ -79,11 +78,19 @@ impl<D: Driver> SqlStore<D> {
             Access::Read => self.driver.reader().await?,
             Access::Write => self.driver.writer().await?,
         };
-        if !self.is_checked.load(Ordering::Relaxed) {
-            migrations::check(&mut session, &self.names).await?;
-            self.is_checked.store(true, Ordering::Relaxed);
+        if self.server.get().is_none() {
+            let server = migrations::check::<D>(&mut session, &self.names).await?;
+            let _ = self.server.set(server); // by another call at the same time
         }
         Ok(session)
+    }
+
+    /// Returns the identifier of the server, which the cursors of its snapshots contain.
+    pub(super) async fn server(&self) -> Result<i64, SqlError> {
+        if self.server.get().is_none() {
+            self.session(Access::Read).await?.finish();
+        }
+        Ok(self.server.get().copied().unwrap_or_default())
     }
 
     /// Runs one statement, and returns its rows.

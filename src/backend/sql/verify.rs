@@ -44,7 +44,14 @@ struct Stub {
     is_sealed: bool,
 }
 
-/// A key as it is.
+/// A key as it is in its table.
+enum StoredKey {
+    Read(KeyState),
+    /// A column cannot be read.
+    Corrupt,
+}
+
+/// The state of a key.
 struct KeyState {
     version: u64,
     /// The last hash of its chain.
@@ -91,8 +98,8 @@ impl ChainCheck {
         self.state = Some(entry.state);
     }
 
-    /// Compares the key with the end of its chain. `Some(None)` is a key that cannot be read.
-    fn finish(mut self, key: Option<Option<&KeyState>>) -> Vec<(u64, TrailFault)> {
+    /// Compares the key, if there is one, with the end of its chain.
+    fn finish(mut self, key: Option<&StoredKey>) -> Vec<(u64, TrailFault)> {
         if self.is_over {
             return self.faults;
         }
@@ -100,8 +107,8 @@ impl ChainCheck {
         let digest = self.last.map(|(_, digest)| digest);
         match key {
             None => self.faults.push((version, TrailFault::KeyDeleted)),
-            Some(None) => self.faults.push((version, TrailFault::KeyEdited)),
-            Some(Some(key)) => {
+            Some(StoredKey::Corrupt) => self.faults.push((version, TrailFault::KeyEdited)),
+            Some(StoredKey::Read(key)) => {
                 if version != key.version || digest != key.last {
                     self.faults.push((key.version, TrailFault::Missing));
                 } else if self.state.is_some_and(|state| state != key.state) {
@@ -148,8 +155,7 @@ impl<D: Driver> SqlStore<D> {
             report.records += self.walk(&mut session, after, last, &mut checks).await?;
             report.keys += ids.len() as u64;
             for (id, check) in checks {
-                let key = keys.get(&id).map(Option::as_ref);
-                let faults = check.finish(key).into_iter();
+                let faults = check.finish(keys.get(&id)).into_iter();
                 let id = KeyId::from_bytes(id);
                 report.add(faults.map(|(version, fault)| BrokenTrail::new(id, version, fault)));
             }
@@ -198,13 +204,12 @@ impl<D: Driver> SqlStore<D> {
         Ok(stubs)
     }
 
-    /// Reads the states of keys, hashed as the trail hashes them. A key that cannot be read is
-    /// `None`.
+    /// Reads the states of keys, hashed as the trail hashes them.
     async fn states(
         &self,
         session: &mut D::Session,
         range: [Cell; 2],
-    ) -> Result<BTreeMap<[u8; 16], Option<KeyState>>, SqlError> {
+    ) -> Result<BTreeMap<[u8; 16], StoredKey>, SqlError> {
         let columns = record_row::COLUMNS.join(", ");
         let statement = self.sql(&format!(
             "SELECT id, head, {columns} FROM {{keys}} WHERE id > $1 AND id <= $2"
@@ -212,7 +217,8 @@ impl<D: Driver> SqlStore<D> {
         let mut states = BTreeMap::new();
         for mut row in session.fetch(Query::new(statement, range)).await? {
             let id: [u8; 16] = row.bytes("id")?;
-            states.insert(id, self.state(&mut row).ok());
+            let state = self.state(&mut row);
+            states.insert(id, state.map_or(StoredKey::Corrupt, StoredKey::Read));
         }
         Ok(states)
     }

@@ -128,6 +128,7 @@ CREATE TABLE {marks} (
   name {text} NOT NULL PRIMARY KEY,
   number {integer} NOT NULL
 ){strict};
+{mark_server}
 
 -- For people: ids in hexadecimal digits, and times that can be read.
 CREATE VIEW {keys_readable} AS SELECT
