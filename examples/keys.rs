@@ -365,13 +365,8 @@ impl Database {
     }
 
     async fn show(&self, id: KeyId) -> Result<Output, Failure> {
-        let record = self.keys.find(&id).await?;
-        let record = record.ok_or(ChangeError::NotFound(id))?;
-        // Only lists tell when a key was used.
-        let query = KeyQuery::new().with_account(record.account().to_owned());
-        let mut listed = self.read_list(&query).await?.into_iter();
-        let key = listed.find(|key| key.record.id() == id);
-        let facts = self.facts(&key.unwrap_or_else(|| ListedKey::new(record)));
+        let key = self.keys.find_listed(&id).await?;
+        let facts = self.facts(&key.ok_or(ChangeError::NotFound(id))?);
         let rows = facts.iter().map(|(name, value)| {
             let text = match value {
                 Value::Null => String::new(),

@@ -40,6 +40,7 @@ enum Fault {
     NumbersEventsAnew,
     ReadsMoreEvents,
     CountsTwice,
+    HidesUses,
     SkipsBatches,
     UsesChangeRecords,
     CutsPlans,
@@ -91,6 +92,18 @@ impl ManagedKeyStore for Twisted {
             self.store.commit(&support::creates(cut(record))).await?;
         }
         Ok(())
+    }
+
+    async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
+        let found = self.store.find_listed(id).await?;
+        let hides = self.is(Fault::HidesUses);
+        Ok(found.map(|key| {
+            if hides {
+                ListedKey::new(key.record)
+            } else {
+                key
+            }
+        }))
     }
 
     async fn list(&self, query: &KeyQuery, paging: &Paging) -> Result<Page<ListedKey>, StoreError> {
@@ -347,6 +360,10 @@ fn a_store_with_faulty_usage_fails_with_the_broken_promise() {
             "a batch that follows none of its node is a conflict",
         ),
         (Fault::UsesChangeRecords, "usage changes nothing but usage"),
+        (
+            Fault::HidesUses,
+            "a key is found with its uses as it is listed",
+        ),
     ] {
         let store = Twisted::new(fault);
         assert_eq!(

@@ -163,6 +163,12 @@ impl ApiKeys {
         self.access.0.list(query, paging).await
     }
 
+    /// Finds a key with the times of its first and last use, as [`list`](Self::list) returns it, if
+    /// there is one.
+    pub async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
+        self.access.0.find_listed(id).await
+    }
+
     /// Reads a page of the audit trail: who changed keys, how, when and why.
     ///
     /// ```

@@ -254,6 +254,11 @@ impl<S: ManagedKeyStore> ManagedKeyStore for TroubledStore<S> {
         self.inner.store.list(query, paging).await
     }
 
+    async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
+        self.pass().await?;
+        self.inner.store.find_listed(id).await
+    }
+
     async fn trail(
         &self,
         query: &TrailQuery,

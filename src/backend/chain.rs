@@ -111,6 +111,14 @@ impl<M: ManagedKeyStore, R: KeyStore> ManagedKeyStore for StoreChain<M, R> {
         self.managed.list(query, paging).await
     }
 
+    async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
+        let first = self.managed.find_listed(id).await?;
+        match (first, self.read_only.find(id).await?) {
+            (Some(_), Some(_)) => Err(self.duplicate_error()),
+            (first, second) => Ok(first.or(second.map(ListedKey::new))),
+        }
+    }
+
     async fn trail(
         &self,
         query: &TrailQuery,

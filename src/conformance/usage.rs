@@ -21,6 +21,7 @@ const IN_ORDER: Promise = Promise("a batch that follows none of its node is a co
 const MONOTONIC: Promise = Promise("the last use never goes back, and the first never forward");
 const USAGE_ONLY: Promise = Promise("usage changes nothing but usage");
 const UNKNOWN: Promise = Promise("usage of a key that does not exist is left out");
+const BY_ID: Promise = Promise("a key is found with its uses as it is listed");
 const ORDERED: Promise = Promise("keys that were never used are listed before the least used");
 
 pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
@@ -145,6 +146,12 @@ impl<S: ManagedKeyStore> UsageSuite<'_, S> {
         let listed = lists::read(self.store, &self.query(), 10).await;
         let listed: Vec<ListedKey> = ANSWERS.answer(listed, "list");
         let listed = listed.iter().find(|listed| listed.record.id() == key);
+        let found = self.store.find_listed(&key).await;
+        let found = ANSWERS.answer(found, "find_listed");
+        BY_ID.holds(
+            found.as_ref() == listed,
+            format_args!("{found:?} instead of {listed:?}"),
+        );
         let (first, last) = listed.map_or((None, None), |it| (it.first_used_at, it.last_used_at));
         let (expected_first, expected_last) = expected.unzip();
         promise.holds(

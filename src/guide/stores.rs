@@ -222,8 +222,8 @@
 //! ```
 //!
 //! Run the migrations whose number is not in the table `migrations` yet, in order. Each migration
-//! adds its own number. If the service still calls `migrate`, it finds nothing to do. Its role needs the
-//! following rights:
+//! adds its own number. If the service still calls `migrate`, it finds nothing to do. Its role
+//! needs the following rights:
 //!
 //! ```sql
 //! GRANT USAGE ON SCHEMA tower_api_key TO service;

@@ -70,6 +70,8 @@ pub(crate) trait DynManagedKeyStore: DynKeyStore {
 
     async fn list(&self, query: &KeyQuery, paging: &Paging) -> Result<Page<ListedKey>, StoreError>;
 
+    async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError>;
+
     async fn trail(
         &self,
         query: &TrailQuery,
@@ -91,6 +93,10 @@ impl<S: ManagedKeyStore> DynManagedKeyStore for S {
 
     async fn list(&self, query: &KeyQuery, paging: &Paging) -> Result<Page<ListedKey>, StoreError> {
         ManagedKeyStore::list(self, query, paging).await
+    }
+
+    async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
+        ManagedKeyStore::find_listed(self, id).await
     }
 
     async fn trail(

@@ -237,6 +237,16 @@ pub trait ManagedKeyStore: KeyStore {
         async move { Err(refused) }
     }
 
+    /// Finds a key with the times of its use, without lag, as [`list`](Self::list) returns it.
+    ///
+    /// The default is [`find_committed`](Self::find_committed), without times.
+    fn find_listed(
+        &self,
+        id: &KeyId,
+    ) -> impl Future<Output = Result<Option<ListedKey>, StoreError>> + Send {
+        async move { Ok(self.find_committed(id).await?.map(ListedKey::new)) }
+    }
+
     /// Reads a page of the audit trail, in the order of the changes and of the steps in each.
     ///
     /// The records of one key are in the order of its versions. To be notified of changes, read
@@ -323,6 +333,10 @@ impl<S: ManagedKeyStore> ManagedKeyStore for Arc<S> {
 
     async fn list(&self, query: &KeyQuery, paging: &Paging) -> Result<Page<ListedKey>, StoreError> {
         ManagedKeyStore::list(&**self, query, paging).await
+    }
+
+    async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
+        ManagedKeyStore::find_listed(&**self, id).await
     }
 
     async fn trail(

@@ -47,6 +47,10 @@ impl RecordTable {
         self.keys.get(id).map(|stored| &stored.listed.record)
     }
 
+    pub(super) fn get_listed(&self, id: &KeyId) -> Option<&ListedKey> {
+        self.keys.get(id).map(|stored| &stored.listed)
+    }
+
     /// Stores a record at a time. It replaces an older record of the same key.
     pub(super) fn put(&mut self, record: KeyRecord, at: SystemTime) {
         let id = record.id();

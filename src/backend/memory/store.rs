@@ -189,6 +189,10 @@ impl ManagedKeyStore for MemoryStore {
         Ok(Page::new(items, next))
     }
 
+    async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
+        Ok(self.read().records.get_listed(id).cloned())
+    }
+
     async fn trail(
         &self,
         query: &TrailQuery,

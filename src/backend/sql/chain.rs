@@ -97,3 +97,84 @@ pub(super) fn seal(
     hasher.add(&at.to_be_bytes());
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn cell() -> impl Strategy<Value = Cell> {
+        prop_oneof![
+            any::<Option<i64>>().prop_map(Cell::Integer),
+            any::<Option<String>>().prop_map(Cell::Text),
+            any::<Option<Vec<u8>>>().prop_map(Cell::Bytes),
+        ]
+    }
+
+    proptest! {
+        /// No two rows have the same hash, unless they differ in nulls only.
+        #[test]
+        fn rows_that_differ_have_other_hashes(
+            one in prop::collection::vec(cell(), 3),
+            other in prop::collection::vec(cell(), 3),
+        ) {
+            let columns = ["a", "b", "ab"];
+            let hash = |cells: &[Cell]| state(None, &columns, cells);
+            let is_same = one.iter().zip(&other).all(|(one, other)| {
+                one == other || (one.is_null() && other.is_null())
+            });
+            prop_assert_eq!(hash(&one) == hash(&other), is_same || bytes(&one) == bytes(&other));
+        }
+    }
+
+    /// What is hashed of the cells, apart from the types.
+    fn bytes(cells: &[Cell]) -> Vec<Option<Vec<u8>>> {
+        let bytes = |cell: &Cell| match cell {
+            Cell::Integer(number) => number.map(|number| number.to_be_bytes().to_vec()),
+            Cell::Text(text) => text.clone().map(String::into_bytes),
+            Cell::Bytes(bytes) => bytes.clone(),
+        };
+        cells.iter().map(bytes).collect()
+    }
+
+    #[test]
+    fn texts_that_are_moved_between_columns_change_the_hash() {
+        let hash = |columns: &[&str], cells: &[&str]| {
+            let cells: Vec<Cell> = cells.iter().map(|text| Cell::text(*text)).collect();
+            link(None, None, columns, &cells)
+        };
+        assert_ne!(
+            hash(&["a", "b"], &["xy", ""]),
+            hash(&["a", "b"], &["x", "y"])
+        );
+        assert_ne!(
+            hash(&["a", "b"], &["x", "y"]),
+            hash(&["b", "a"], &["x", "y"])
+        );
+        assert_ne!(hash(&["ab"], &["x"]), hash(&["a"], &["bx"]));
+    }
+
+    #[test]
+    fn each_kind_of_hash_depends_on_the_key() {
+        let keys = [
+            None,
+            Some(AuditKey::new(&[1; 32]).unwrap()),
+            Some(AuditKey::new(&[2; 32]).unwrap()),
+        ];
+        let id = KeyId::from_bytes([7; 16]);
+        let mut hashes = Vec::new();
+        for key in &keys {
+            let key = key.as_ref();
+            let cells = [Cell::text("x")];
+            hashes.push(state(key, &["a"], &cells));
+            hashes.push(link(key, None, &["a"], &cells));
+            hashes.push(link(key, Some(&[0; 32]), &["a"], &cells));
+            hashes.push(seal(key, id, 1, &[0; 32], 1));
+            hashes.push(seal(key, id, 2, &[0; 32], 1));
+        }
+        let all = hashes.len();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), all);
+    }
+}

@@ -204,3 +204,75 @@ impl<D: Driver> SqlStore<D> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn snapshot() -> impl Strategy<Value = String> {
+        (
+            1..1_000u64,
+            0..50u64,
+            prop::collection::btree_set(0..50u64, 0..4),
+        )
+            .prop_map(|(least, more, open)| {
+                let open = open.into_iter().filter(|it| *it < more);
+                let open: Vec<String> = open.map(|it| (least + it).to_string()).collect();
+                format!("{least}:{}:{}", least + more, open.join(","))
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn a_cursor_is_read_back_by_its_own_server_only(
+            seen in snapshot(),
+            until in snapshot(),
+            number in 0..i64::MAX,
+            server: i64,
+            other: i64,
+        ) {
+            let part = Position::Part(seen.clone(), until, number);
+            for position in [Position::Snapshot(seen), part] {
+                let cursor = position.encode(server);
+                let decoded = Position::decode(&cursor, server, true).unwrap();
+                prop_assert_eq!(&decoded, &position);
+                prop_assert!(Position::decode(&cursor, server, false).is_err());
+                let foreign = Position::decode(&cursor, other, true);
+                prop_assert_eq!(foreign.is_ok(), server == other);
+            }
+            let cursor = Position::Number(number).encode(0);
+            prop_assert_eq!(Position::decode(&cursor, 0, false).unwrap(), Position::Number(number));
+            prop_assert!(Position::decode(&cursor, 0, true).is_err());
+        }
+
+        /// Any text is a cursor or an error, and what is sent to the database has its form.
+        #[test]
+        fn any_text_is_decoded_or_refused(text in "[fsp]?1?-?[0-9a-f:,-]{0,40}") {
+            for has_snapshots in [false, true] {
+                let decoded = Position::decode(&Cursor::new(text.as_str()), 7, has_snapshots);
+                if let Ok(Position::Snapshot(seen)) = decoded {
+                    prop_assert!(is_snapshot(&seen));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_form_of_a_snapshot_is_checked() {
+        for yes in [
+            "1:1:",
+            "10:20:",
+            "10:20:10,14,19",
+            "18446744073709551615:18446744073709551615:",
+        ] {
+            assert!(is_snapshot(yes), "{yes}");
+        }
+        for no in [
+            "", "1", "0:1:", "2:1:", "1:5:5", "1:9:3,3", "1:9:4,3", "1:1::", "a:b:", "-1:1:",
+            "1:1:x",
+        ] {
+            assert!(!is_snapshot(no), "{no}");
+        }
+    }
+}

@@ -10,7 +10,7 @@
 
 use std::time::SystemTime;
 
-use super::cell::{Cell, microseconds};
+use super::cell::{Cell, Row, microseconds};
 use super::record_row;
 use super::session::{Driver, Query};
 use super::store::SqlStore;
@@ -149,18 +149,28 @@ impl<D: Driver> SqlStore<D> {
                 has_more = true;
                 break;
             }
-            let first_used = row.optional_instant("first_used")?;
-            let last_used = row.optional_instant("last_used")?;
-            let record = record_row::record(&mut row)?;
-            last = Some((position, record.id()));
-            let last_used = last_used.filter(|at| *at > SystemTime::UNIX_EPOCH);
-            items.push(ListedKey::new(record).with_uses(first_used, last_used));
+            let key = listed(&mut row)?;
+            last = Some((position, key.record.id()));
+            items.push(key);
         }
         let next = if has_more { last } else { scanned_to };
         Ok(Page::new(
             items,
             next.map(|next| encode(&fingerprint, next)),
         ))
+    }
+
+    pub(super) async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
+        let columns = record_row::COLUMNS.map(|column| format!("k.{column}"));
+        let statement = self.sql(&format!(
+            "SELECT u.first_used, u.last_used, {} FROM {{keys}} AS k \
+             LEFT JOIN {{uses}} AS u ON u.key_id = k.id WHERE k.id = $1",
+            columns.join(", ")
+        ));
+        let query = Query::new(statement, [Cell::id(*id)]);
+        let rows = self.within(self.fetch(query)).await?;
+        let row = rows.into_iter().next();
+        row.map(|mut row| listed(&mut row)).transpose()
     }
 
     /// Returns the statement of a page.
@@ -208,6 +218,16 @@ impl<D: Driver> SqlStore<D> {
              ORDER BY page.place {direction}, page.id {direction}"
         ))
     }
+}
+
+/// Reads a key with the times of its use from a row.
+fn listed(row: &mut Row) -> Result<ListedKey, StoreError> {
+    let first_used = row.optional_instant("first_used")?;
+    let last_used = row.optional_instant("last_used")?;
+    let record = record_row::record(row)?;
+    // The index of last uses has 0 for a key that was never used.
+    let last_used = last_used.filter(|at| *at > SystemTime::UNIX_EPOCH);
+    Ok(ListedKey::new(record).with_uses(first_used, last_used))
 }
 
 /// The keys `k` that a query asks for, by prefix, environment and state. The states are those of

@@ -99,6 +99,10 @@ macro_rules! ports {
                 self.0.list(query, paging).await
             }
 
+            async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
+                self.0.find_listed(id).await
+            }
+
             async fn trail(
                 &self,
                 query: &TrailQuery,

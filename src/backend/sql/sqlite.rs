@@ -250,3 +250,55 @@ fn read(row: &SqliteRow) -> Result<Row, sqlx::Error> {
     });
     Ok(Row::new(cells.collect::<Result<_, sqlx::Error>>()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::sql::session::Session;
+
+    /// Each connection has the settings that a commit needs to be on disk.
+    #[tokio::test]
+    async fn every_connection_has_the_settings() {
+        let name = format!("tower-api-key-settings-{}.db", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let store = SqliteStore::open(&path).await.unwrap();
+        let driver = &store.0.driver;
+        let mut sessions = vec![driver.writer().await.unwrap()];
+        for _ in 0..READERS {
+            sessions.push(driver.reader().await.unwrap());
+        }
+        for (at, mut session) in sessions.into_iter().enumerate() {
+            for (pragma, value) in [
+                ("synchronous", 2),
+                ("busy_timeout", 5_000),
+                ("query_only", 0),
+            ] {
+                let query = Query::new(format!("PRAGMA {pragma}"), []);
+                let mut row = session
+                    .fetch(query)
+                    .await
+                    .unwrap()
+                    .into_iter()
+                    .next()
+                    .unwrap();
+                assert_eq!(row.integer("pragma").unwrap(), value, "{pragma} of {at}");
+            }
+            let query = Query::new("PRAGMA journal_mode", []);
+            let mut row = session
+                .fetch(query)
+                .await
+                .unwrap()
+                .into_iter()
+                .next()
+                .unwrap();
+            assert_eq!(row.text("pragma").unwrap(), "wal");
+            // A reader cannot write.
+            let write = session.run("CREATE TABLE t (a)").await;
+            assert_eq!(write.is_ok(), at == 0);
+        }
+        store.close().await;
+        for end in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{end}", path.display()));
+        }
+    }
+}
