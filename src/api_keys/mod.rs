@@ -164,7 +164,7 @@ impl ApiKeys {
     }
 
     /// Finds a key with the times of its first and last use, as [`list`](Self::list) returns it, if
-    /// there is one.
+    /// there is one. A store that records no usage refuses this.
     pub async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
         self.access.0.find_listed(id).await
     }

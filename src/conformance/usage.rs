@@ -32,10 +32,17 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
         let batch = batch.expect("the suite's usage can be kept");
         let refused = store.record_usage(&batch).await;
         let refused = refused.map_err(|error| error.kind());
-        return REFUSED.holds(
+        REFUSED.holds(
             refused == Err(StoreErrorKind::Refused),
             format_args!("{refused:?}"),
         );
+        let listed = store.find_listed(&digests.id()).await;
+        let listed = listed.map_err(|error| error.kind());
+        REFUSED.holds(
+            listed == Err(StoreErrorKind::Refused),
+            format_args!("{listed:?}"),
+        );
+        return;
     }
     let suite = UsageSuite {
         store,

@@ -239,12 +239,15 @@ pub trait ManagedKeyStore: KeyStore {
 
     /// Finds a key with the times of its use, without lag, as [`list`](Self::list) returns it.
     ///
-    /// The default is [`find_committed`](Self::find_committed), without times.
+    /// The default is an error. A store that records no usage must not claim that a key was never
+    /// used: the key might be retired for that.
     fn find_listed(
         &self,
         id: &KeyId,
     ) -> impl Future<Output = Result<Option<ListedKey>, StoreError>> + Send {
-        async move { Ok(self.find_committed(id).await?.map(ListedKey::new)) }
+        let _ = id;
+        let refused = StoreError::refused("this store does not tell when keys were used");
+        async move { Err(refused) }
     }
 
     /// Reads a page of the audit trail, in the order of the changes and of the steps in each.
