@@ -10,8 +10,9 @@ use std::time::Instant;
 use argon2::Argon2;
 use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
 use tower_api_key::key::{Alphabet, KeyDigest, KeyFormat};
+use tower_api_key::manage::KeyToAdopt;
 use tower_api_key::store::StoreError;
-use tower_api_key::{ApiKeys, Environment, KeyRecord, MemoryStore, PlaintextKey, Quota};
+use tower_api_key::{ApiKeys, Environment, KeyRecord, MemoryStore, Quota};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -27,11 +28,12 @@ struct OldTable(Arc<HashMap<String, OldKey>>);
 
 impl OldTable {
     /// Returns the account of a key, after what takes long.
-    async fn verify(&self, key: PlaintextKey) -> Result<Option<String>, StoreError> {
+    async fn verify(&self, key: KeyToAdopt) -> Result<Option<String>, StoreError> {
         let public = key.expose_secret().get(5..13).unwrap_or_default();
         let Some(row) = self.0.get(public).cloned() else {
             return Ok(None); // no hash for a key that cannot exist
         };
+        // With the key, whose turn ends with the hash.
         let work = tokio::task::spawn_blocking(move || {
             let hash = PasswordHash::new(&row.argon2).ok()?;
             let secret = key.expose_secret().as_bytes();

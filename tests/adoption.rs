@@ -12,9 +12,10 @@ use support::trouble::TroubledStore;
 use support::{answer, from, is_waiting, today, with_key};
 use tower_api_key::clock::ManualClock;
 use tower_api_key::key::{Alphabet, KeyDigest, KeyFormat, PepperRing};
+use tower_api_key::manage::KeyToAdopt;
 use tower_api_key::store::{Action, Paging, StoreError, TrailQuery};
 use tower_api_key::{
-    ApiKeys, ApiKeysBuilder, Environment, KeyRecord, KeyStore, MemoryStore, PlaintextKey, Quota,
+    ApiKeys, ApiKeysBuilder, Environment, KeyRecord, KeyStore, MemoryStore, Quota,
 };
 
 const KEY: &str = "acme-0123456789abcdef0123456789abcdef01234567";
@@ -28,7 +29,7 @@ fn format() -> KeyFormat {
 fn adopting(builder: ApiKeysBuilder) -> (ApiKeys, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
-    let adopt = move |key: PlaintextKey| {
+    let adopt = move |key: KeyToAdopt| {
         let count = Arc::clone(&count);
         async move {
             count.fetch_add(1, Ordering::Relaxed);
@@ -118,13 +119,13 @@ async fn guesses_are_throttled_before_the_application_is_asked() {
 
 #[tokio::test]
 async fn an_application_that_fails_or_hangs_is_an_outage() {
-    let fails = |_: PlaintextKey| async { Err(StoreError::unavailable("told to fail")) };
+    let fails = |_: KeyToAdopt| async { Err(StoreError::unavailable("told to fail")) };
     let builder = ApiKeys::builder(MemoryStore::new()).dangerous_adopt(format(), fails);
     let rejection = builder.build().unwrap().verify(KEY).await.unwrap_err();
     assert_eq!(rejection.code(), "service_unavailable");
 
     let clock = ManualClock::at(today());
-    let hangs = |_: PlaintextKey| std::future::pending();
+    let hangs = |_: KeyToAdopt| std::future::pending();
     let builder = ApiKeys::builder(MemoryStore::new()).clock(clock.clone());
     let keys = builder.dangerous_adopt(format(), hangs).build().unwrap();
     let guesses: Vec<String> = (0..20)
@@ -142,7 +143,7 @@ async fn an_application_that_fails_or_hangs_is_an_outage() {
     assert!(is_waiting(&mut verifying));
 
     let wrong =
-        |_: PlaintextKey| async { Ok(Some(KeyRecord::imported(KeyDigest::of("another"), "acme"))) };
+        |_: KeyToAdopt| async { Ok(Some(KeyRecord::imported(KeyDigest::of("another"), "acme"))) };
     let builder = ApiKeys::builder(MemoryStore::new()).dangerous_adopt(format(), wrong);
     let rejection = builder.build().unwrap().verify(KEY).await.unwrap_err();
     assert_eq!(rejection.code(), "service_unavailable");
@@ -159,4 +160,29 @@ async fn a_key_is_not_adopted_while_the_store_fails() {
         "service_unavailable"
     );
     assert_eq!(asked.load(Ordering::Relaxed), 0);
+}
+
+/// A request that goes away frees its turn when what it computes has ended, and not before.
+#[tokio::test]
+async fn a_turn_lasts_as_long_as_the_key_is_held() {
+    let held = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let keep = Arc::clone(&held);
+    let adopt = move |key: KeyToAdopt| {
+        keep.lock().unwrap().push(key); // as a thread that computes does
+        std::future::pending()
+    };
+    let builder = ApiKeys::builder(MemoryStore::new()).dangerous_adopt(format(), adopt);
+    let keys = builder.build().unwrap();
+    let processors = std::thread::available_parallelism().unwrap().get();
+    for number in 0..3 * processors {
+        let guess = format!("acme-{number:040x}");
+        let mut verifying = Box::pin(keys.verify(&guess));
+        assert!(is_waiting(&mut verifying));
+        drop(verifying);
+    }
+    assert_eq!(held.lock().unwrap().len(), processors);
+    held.lock().unwrap().clear();
+    let mut verifying = Box::pin(keys.verify(KEY));
+    assert!(is_waiting(&mut verifying));
+    assert_eq!(held.lock().unwrap().len(), 1);
 }

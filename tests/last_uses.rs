@@ -240,9 +240,9 @@ async fn invariant_7_the_uses_that_are_not_recorded_are_bounded() {
     assert_eq!(recorded(&store), MOST + 2_000);
 }
 
-/// A store that records no usage is asked once.
+/// A store that records no usage is asked again each minute, since it may just be set up.
 #[tokio::test]
-async fn a_store_that_records_no_usage_is_asked_once() {
+async fn a_store_that_records_no_usage_is_asked_once_a_minute() {
     #[derive(Clone, Default)]
     struct Plain(MemoryStore, Arc<AtomicU64>);
 
@@ -270,9 +270,10 @@ async fn a_store_that_records_no_usage_is_asked_once() {
     let store = Plain::default();
     let mut process = Process::new(store.clone());
     let key = process.keys.issue("acme").await.unwrap();
-    for _ in 0..3 {
+    for second in 0..150 {
         process.keys.verify(key.expose_secret()).await.unwrap();
-        process.pass(60 * SECOND);
+        process.pass(SECOND);
+        assert!(store.1.load(Ordering::Relaxed) <= 1 + second / 60);
     }
-    assert_eq!(store.1.load(Ordering::Relaxed), 1);
+    assert!(store.1.load(Ordering::Relaxed) >= 2);
 }

@@ -161,6 +161,22 @@ async fn invariant_10_usage_changes_nothing_but_usage() {
 }
 
 #[tokio::test]
+async fn invariant_12_an_edit_is_not_covered_by_the_next_change() {
+    sql_suite::an_edit_is_not_covered_by_the_next_change(Pg::new).await;
+    sql_suite::a_key_is_not_put_back_to_its_stub(Pg::new().await).await;
+}
+
+#[tokio::test]
+async fn purges_at_once_do_no_harm() {
+    sql_suite::purges_at_once_do_no_harm(Pg::new().await).await;
+}
+
+#[tokio::test]
+async fn a_key_that_moves_is_listed_with_its_account() {
+    sql_suite::a_key_that_moves_is_listed_with_its_account(Pg::new().await).await;
+}
+
+#[tokio::test]
 async fn a_view_shows_keys_to_people() {
     sql_suite::a_view_shows_keys_to_people(Pg::new().await).await;
 }
@@ -646,8 +662,8 @@ async fn a_page_reads_no_more_rows_than_its_scan_may() {
     const MOST_SCANNED: i64 = 2_000;
     let pg = Pg::with_pool(1).await;
     let fill = "INSERT INTO tower_api_key.keys \
-                (id, verifier, version, account, listed_at, expires_at, revoked_at) \
-                SELECT decode(md5(n::text), 'hex'), sha256(n::text::bytea), 1, \
+                (id, verifier, head, version, account, listed_at, expires_at, revoked_at) \
+                SELECT decode(md5(n::text), 'hex'), sha256(n::text::bytea), sha256(n::text::bytea), 1, \
                 CASE n % 4 WHEN 0 THEN 'other' ELSE 'whale' END, n, n + 1000, n \
                 FROM generate_series(1, 100000) AS n; \
                 INSERT INTO tower_api_key.uses (key_id, account) \

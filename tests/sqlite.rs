@@ -122,6 +122,22 @@ async fn invariant_10_usage_changes_nothing_but_usage() {
 }
 
 #[tokio::test]
+async fn invariant_12_an_edit_is_not_covered_by_the_next_change() {
+    sql_suite::an_edit_is_not_covered_by_the_next_change(Sqlite::new).await;
+    sql_suite::a_key_is_not_put_back_to_its_stub(Sqlite::new().await).await;
+}
+
+#[tokio::test]
+async fn purges_at_once_do_no_harm() {
+    sql_suite::purges_at_once_do_no_harm(Sqlite::new().await).await;
+}
+
+#[tokio::test]
+async fn a_key_that_moves_is_listed_with_its_account() {
+    sql_suite::a_key_that_moves_is_listed_with_its_account(Sqlite::new().await).await;
+}
+
+#[tokio::test]
 async fn a_view_shows_keys_to_people() {
     sql_suite::a_view_shows_keys_to_people(Sqlite::new().await).await;
 }
@@ -236,7 +252,12 @@ async fn the_migrations_can_be_carried_out_by_hand() {
 
 #[tokio::test]
 async fn a_database_in_memory_is_refused_and_a_file_is_private() {
-    for path in ["", ":memory:"] {
+    for path in [
+        "",
+        ":memory:",
+        "file:m?mode=memory&cache=shared",
+        "file:keys.db",
+    ] {
         let error = SqliteStore::open(path).await.unwrap_err();
         assert!(matches!(error, OpenError::InMemory), "{error}");
     }

@@ -4,9 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use super::ApiKeysBuilder;
-use crate::cache::adoption::Adopter;
+use crate::cache::adoption::{Adopter, KeyToAdopt};
 use crate::key::format::KeyFormat;
-use crate::key::plaintext::PlaintextKey;
 use crate::key::record::KeyRecord;
 use crate::store::StoreError;
 
@@ -28,21 +27,22 @@ impl ApiKeysBuilder {
     ///
     /// Danger: `adopt` sees plaintext keys, and anybody can make it compute. Hash in
     /// `tokio::task::spawn_blocking`, since a slow hash would keep other requests of the same thread
-    /// waiting. A key must have at least 112 bits of entropy, since its SHA-256 is in the table from
+    /// waiting, and move the [`KeyToAdopt`] there: its turn ends when it is dropped. A key must have at least 112 bits of entropy, since its SHA-256 is in the table from
     /// then on: never adopt passwords.
     ///
     /// ```
     /// use tower_api_key::key::{Alphabet, KeyDigest, KeyFormat};
-    /// use tower_api_key::{ApiKeys, Environment, KeyRecord, MemoryStore, PlaintextKey};
+    /// use tower_api_key::manage::KeyToAdopt;
+    /// use tower_api_key::{ApiKeys, Environment, KeyRecord, MemoryStore};
     /// # use tower_api_key::Quota;
-    /// # async fn verified(_: &PlaintextKey) -> Option<String> { None }
+    /// # async fn verified(_: KeyToAdopt) -> Option<String> { None }
     ///
     /// let old = KeyFormat::imported("acme-", Alphabet::HEX, 40..=40, Environment::LIVE)?;
     /// let keys = ApiKeys::builder(MemoryStore::new())
     ///     .failed_attempts(Quota::per_minute(30))
-    ///     .dangerous_adopt(old, |key: PlaintextKey| async move {
-    ///         let account = verified(&key).await; // by the old table
+    ///     .dangerous_adopt(old, |key: KeyToAdopt| async move {
     ///         let digest = KeyDigest::of(key.expose_secret());
+    ///         let account = verified(key).await; // by the old table
     ///         Ok(account.map(|account| KeyRecord::imported(digest, account)))
     ///     })
     ///     .build()?;
@@ -50,7 +50,7 @@ impl ApiKeysBuilder {
     /// ```
     pub fn dangerous_adopt<F, Fut>(mut self, format: KeyFormat, adopt: F) -> Self
     where
-        F: Fn(PlaintextKey) -> Fut + Send + Sync + 'static,
+        F: Fn(KeyToAdopt) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Option<KeyRecord>, StoreError>> + Send + 'static,
     {
         let adopter: Arc<Adopter> = Arc::new(move |key| Box::pin(adopt(key)));

@@ -18,6 +18,9 @@ const EVERY: Duration = Duration::from_secs(1);
 /// The longest pause after batches that could not be recorded. The pause is doubled for each.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// The pause after a store has refused a batch. Nothing is noted meanwhile.
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+
 /// The time limit of a call.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 
@@ -63,7 +66,7 @@ impl<'s> UseRecorder<'s> {
         self.is_on = is_on;
     }
 
-    /// Records forever. A store that records no usage ends it: nothing is noted any more.
+    /// Records forever.
     pub(super) async fn run(&mut self) -> Infallible {
         self.turn(true);
         let mut pause = EVERY;
@@ -72,8 +75,13 @@ impl<'s> UseRecorder<'s> {
             pause = match self.record().await {
                 Ok(()) => EVERY,
                 Err(error) if error.kind() == StoreErrorKind::Refused => {
+                    // The store records no usage; or its tables are not there yet.
+                    trace::uses_refused(&error);
+                    self.unconfirmed = None;
                     self.turn(false);
-                    std::future::pending().await
+                    self.shared.clock.sleep(REFUSED_PAUSE).await;
+                    self.turn(true);
+                    EVERY
                 }
                 Err(error) => {
                     trace::uses_not_recorded(&error);

@@ -25,7 +25,31 @@ const TIME_LIMIT: Duration = Duration::from_secs(5);
 const MOST_WAITING: usize = 256;
 
 /// A function of the application that verifies a key, and returns its record.
-pub(crate) type Adopter = dyn Fn(PlaintextKey) -> AdoptFuture + Send + Sync;
+pub(crate) type Adopter = dyn Fn(KeyToAdopt) -> AdoptFuture + Send + Sync;
+
+/// A presented key that the application may verify:
+/// [`dangerous_adopt`](crate::ApiKeysBuilder::dangerous_adopt).
+///
+/// There are as many at once as processors. Move it into the task that computes the slow hash, and
+/// drop it when that is done: the next key waits for it.
+pub struct KeyToAdopt {
+    plaintext: PlaintextKey,
+    _turn: Turn,
+}
+
+impl KeyToAdopt {
+    /// Returns the presented key. Do not log it, and do not store it.
+    pub fn expose_secret(&self) -> &str {
+        self.plaintext.expose_secret()
+    }
+}
+
+/// Redacts the key.
+impl fmt::Debug for KeyToAdopt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyToAdopt([REDACTED])")
+    }
+}
 
 pub(crate) type AdoptFuture =
     Pin<Box<dyn Future<Output = Result<Option<KeyRecord>, StoreError>> + Send>>;
@@ -41,10 +65,9 @@ pub(crate) struct Adoption {
 }
 
 /// A key that may be adopted.
-#[derive(Clone)]
 pub(crate) struct AdoptableKey {
     format_index: usize,
-    plaintext: Arc<PlaintextKey>,
+    plaintext: PlaintextKey,
 }
 
 impl Adoption {
@@ -62,22 +85,22 @@ impl Adoption {
     }
 
     /// Returns a key with its format, if keys of that are adopted.
-    pub(crate) fn adoptable(&self, format_index: usize, key: &[u8]) -> Option<AdoptableKey> {
+    pub(crate) fn adoptable(&self, format_index: usize, key: &[u8]) -> Option<Arc<AdoptableKey>> {
         let is_adopted = self
             .adopters
             .iter()
             .any(|(index, _)| *index == format_index);
         let plaintext = str::from_utf8(key).ok().filter(|_| is_adopted)?;
-        Some(AdoptableKey {
+        Some(Arc::new(AdoptableKey {
             format_index,
-            plaintext: Arc::new(plaintext.to_owned().into()),
-        })
+            plaintext: plaintext.to_owned().into(),
+        }))
     }
 
     /// Asks the application for a key that the store does not know, and commits its record.
     pub(crate) async fn adopt(
         &self,
-        key: AdoptableKey,
+        key: Arc<AdoptableKey>,
         clock: &dyn Clock,
     ) -> Result<Option<KeyRecord>, StoreError> {
         let late = || StoreError::unavailable(format!("no answer in {TIME_LIMIT:?}"));
@@ -87,24 +110,26 @@ impl Adoption {
 
     async fn take_turn(
         &self,
-        key: AdoptableKey,
+        key: Arc<AdoptableKey>,
         clock: &dyn Clock,
     ) -> Result<Option<KeyRecord>, StoreError> {
         let AdoptableKey {
             format_index,
             plaintext,
-        } = key;
+        } = &*key;
         let adopter = self
             .adopters
             .iter()
-            .find(|(index, _)| *index == format_index);
+            .find(|(index, _)| index == format_index);
         let (Some((_, adopter)), Some(store)) = (adopter, &self.store) else {
             return Ok(None);
         };
         let digest = KeyDigest::of(plaintext.expose_secret());
-        let _turn = self.turns.take().await?;
-        let plaintext = plaintext.expose_secret().to_owned();
-        let Some(record) = adopter(plaintext.into()).await? else {
+        let key = KeyToAdopt {
+            _turn: self.turns.take().await?,
+            plaintext: plaintext.expose_secret().to_owned().into(),
+        };
+        let Some(record) = adopter(key).await? else {
             return Ok(None);
         };
         if record.id() != digest.id() {

@@ -30,6 +30,7 @@ use crate::store::{AgedRecord, DynKeyStore, Floor, StoreError, StoreErrorKind};
 use crate::util::clock::{Clock, within};
 use crate::util::timestamp::nanoseconds;
 use crate::util::trace;
+pub use adoption::KeyToAdopt;
 use adoption::{AdoptableKey, Adoption};
 pub(crate) use cached_key::{CachedKey, FormatFacts};
 use coherent::{Answer, CoherentCache, EntryMeta, LoadError};
@@ -176,7 +177,7 @@ impl KeyCache {
     }
 
     /// Returns a key with its format, if the application verifies keys of that by itself.
-    pub(crate) fn adoptable(&self, format_index: usize, key: &[u8]) -> Option<AdoptableKey> {
+    pub(crate) fn adoptable(&self, format_index: usize, key: &[u8]) -> Option<Arc<AdoptableKey>> {
         self.loader.adoption.adoptable(format_index, key)
     }
 
@@ -187,7 +188,7 @@ impl KeyCache {
         id: KeyId,
         format: &FormatFacts,
         priority: LoadPriority,
-        adoptable: Option<AdoptableKey>,
+        adoptable: Option<Arc<AdoptableKey>>,
     ) -> Result<Lookup, LoadFailure> {
         let room = self.room(priority);
         let now = instant(self.loader.clock.monotonic());
@@ -351,28 +352,42 @@ impl KeyLoader {
         self.max_staleness.min(Duration::from_nanos(since_emptied))
     }
 
-    /// Asks the store for a key, within the time limit.
+    /// Finds a key in the store, within the time limit.
+    async fn find(&self, id: &KeyId) -> Result<Option<AgedRecord>, StoreError> {
+        let limit = self.time_limit;
+        let version = self.recent.version_of(id);
+        let floor = Floor::new(version, self.max_age());
+        let found = self.store.find_at_least(id, &floor);
+        let found = within(&*self.clock, limit, found).await;
+        found.unwrap_or_else(|| Err(StoreError::unavailable(format!("no answer in {limit:?}"))))
+    }
+
+    /// Finds a key in the store, or else asks the application for it.
+    async fn find_or_adopt(
+        &self,
+        id: &KeyId,
+        key: Arc<AdoptableKey>,
+    ) -> Result<Option<AgedRecord>, StoreError> {
+        if let Some(found) = self.find(id).await? {
+            return Ok(Some(found));
+        }
+        let adopted = self.adoption.adopt(key, &*self.clock).await?;
+        Ok(adopted.map(AgedRecord::fresh))
+    }
+
+    /// Loads a key from the store.
     async fn ask(
         self: Arc<Self>,
         id: KeyId,
         format: FormatFacts,
         epoch: Epoch,
         since: u64,
-        adoptable: Option<AdoptableKey>,
+        adoptable: Option<Arc<AdoptableKey>>,
     ) -> Result<Lookup, StoreError> {
-        let limit = self.time_limit;
-        let version = self.recent.version_of(&id);
-        let floor = Floor::new(version, self.max_age());
-        let found = self.store.find_at_least(&id, &floor);
-        let found = within(&*self.clock, limit, found).await;
-        let found = found
-            .unwrap_or_else(|| Err(StoreError::unavailable(format!("no answer in {limit:?}"))))?;
-        let found = match (found, adoptable) {
-            (None, Some(key)) => {
-                let adopted = self.adoption.adopt(key, &*self.clock).await?;
-                adopted.map(AgedRecord::fresh)
-            }
-            (found, _) => found,
+        let found = match adoptable {
+            None => self.find(&id).await?,
+            // Boxed, so that it takes no room in the load of any other key.
+            Some(key) => Box::pin(self.find_or_adopt(&id, key)).await?,
         };
         let Some(found) = found else {
             return self.recent.nothing(&id).map(|()| Lookup::Absent);

@@ -69,6 +69,9 @@ pub enum KeyRecordError {
     /// actor, request id), 16 KiB for others, and 64 KiB for all metadata together.
     #[error("{0} is too long: use at most {1} bytes")]
     TooLong(&'static str, usize),
+    /// A text is empty that must not be.
+    #[error("{0} is empty")]
+    Empty(&'static str),
     /// A time is before 1970 or after the year 9999.
     #[error("{0} is not in the years 1970 to 9999")]
     Instant(&'static str),

@@ -76,7 +76,7 @@ pub(super) struct PendingLoad {
     pub(super) priority: LoadPriority,
     /// The key itself, if the application may verify it: see
     /// [`dangerous_adopt`](crate::ApiKeysBuilder::dangerous_adopt).
-    pub(super) adoptable: Option<AdoptableKey>,
+    pub(super) adoptable: Option<Arc<AdoptableKey>>,
     /// A failed attempt, counted in advance. A load that finds the key, or fails, takes it back.
     pub(super) attempt: Option<Attempt>,
 }

@@ -210,7 +210,7 @@ impl Gate {
         &self,
         presented: &PresentedKey,
         priority: LoadPriority,
-        adoptable: Option<AdoptableKey>,
+        adoptable: Option<Arc<AdoptableKey>>,
         attempt: Option<Attempt>,
     ) -> Result<Lookup, Rejection> {
         let (id, cache) = (presented.id(), &self.shared.cache);

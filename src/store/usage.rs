@@ -158,6 +158,9 @@ impl KeyUsage {
     fn check(&self) -> Result<(), KeyRecordError> {
         text::check_indexed("the account", self.account.as_deref().unwrap_or_default())?;
         for unit in self.units.keys() {
+            if unit.is_empty() {
+                return Err(KeyRecordError::Empty("the name of a unit"));
+            }
             text::check_indexed("the name of a unit", unit)?;
         }
         let counts = [self.allowed, self.limited, self.refused];
@@ -221,6 +224,7 @@ mod tests {
         assert!(of(|usage| usage.account = Some("\0".to_owned())).is_err());
         assert!(of(|usage| usage.allowed = u64::MAX).is_err());
         assert!(of(|usage| usage.units = [("u".repeat(256), 1)].into()).is_err());
+        assert!(of(|usage| usage.units = [(String::new(), 1)].into()).is_err());
         assert!(of(|usage| usage.units = [("u".to_owned(), u64::MAX)].into()).is_err());
         for number in [0, 1 << 63, u64::MAX] {
             assert!(UsageBatch::new([1; 16], number, []).is_err());

@@ -183,6 +183,12 @@ pub(crate) fn uses_not_recorded(error: &(dyn Error + 'static)) {
     );
 }
 
+/// Logs that a store records no uses. It is asked again each minute.
+pub(crate) fn uses_refused(error: &(dyn Error + 'static)) {
+    let causes = Causes(error);
+    debug!(target: TARGET, error = %causes, "the store does not record the last uses of keys");
+}
+
 /// Logs a gap in the feed.
 pub(crate) fn feed_gap() {
     warn!(

@@ -138,6 +138,99 @@ pub async fn edits_are_found<D: Database>(make: impl AsyncFn() -> D) {
     }
 }
 
+/// An edit stays visible after the next honest change, which does not vouch for it, and the key can
+/// still be changed.
+pub async fn an_edit_is_not_covered_by_the_next_change<D: Database>(make: impl AsyncFn() -> D) {
+    for edit in [
+        "UPDATE {keys} SET scopes = 'admin' WHERE id = $key",
+        "UPDATE {keys} SET revoked_at = NULL, account = 'mallory' WHERE id = $key",
+        "UPDATE {keys} SET head = $key WHERE id = $key",
+        "UPDATE {trail} SET digest = $key WHERE key_id = $key AND version = 3",
+        "UPDATE {trail} SET reason = 'x' WHERE key_id = $key AND version = 2",
+        "DELETE FROM {trail} WHERE key_id = $key AND version = 3",
+        "DELETE FROM {trail} WHERE key_id = $key",
+    ] {
+        let database = make().await;
+        let key = AuditKey::new(&[7; 32]).unwrap();
+        let store = D::with_audit_key(database.store().clone(), key);
+        let key = history(&store, "key", 3).await;
+        let id = D::bytes(&hex(key.id()));
+        database.sql(&edit.replace("$key", &id)).await;
+        for second in [10, 11] {
+            let seen = store.find(&key.id()).await.unwrap().unwrap();
+            let revoked = seen
+                .clone()
+                .with_name("next")
+                .with_revoked(Revocation::new(at(second)));
+            let update = change(second)
+                .update(Action::REVOKED, &seen, revoked)
+                .unwrap();
+            store.commit(&update).await.unwrap();
+            assert!(!D::verify(&store).await.unwrap().is_ok(), "{edit}");
+        }
+        // Nor does a purge, nor a deletion of all but the end.
+        D::purge(&store, at(1_000)).await.unwrap();
+        assert!(!D::verify(&store).await.unwrap().is_ok(), "{edit}");
+        database
+            .sql(&format!(
+                "DELETE FROM {{trail}} WHERE key_id = {id} AND version < 4"
+            ))
+            .await;
+        assert!(!D::verify(&store).await.unwrap().is_ok(), "{edit}");
+    }
+}
+
+/// What a purge left cannot be taken for the end of a trail.
+pub async fn a_key_is_not_put_back_to_its_stub<D: Database>(database: D) {
+    let key = AuditKey::new(&[7; 32]).unwrap();
+    let store = D::with_audit_key(database.store().clone(), key);
+    let key = history(&store, "key", 4).await;
+    D::purge(&store, at(1_000)).await.unwrap();
+    assert!(D::verify(&store).await.unwrap().is_ok());
+    let id = D::bytes(&hex(key.id()));
+    for statement in [
+        "DELETE FROM {trail} WHERE key_id = $key",
+        "UPDATE {keys} SET scopes = 'admin', version = 3, \
+         head = (SELECT digest FROM {stubs} WHERE key_id = $key) WHERE id = $key",
+    ] {
+        database.sql(&statement.replace("$key", &id)).await;
+    }
+    assert!(!D::verify(&store).await.unwrap().is_ok());
+}
+
+/// Two purges at once, of different times.
+pub async fn purges_at_once_do_no_harm<D: Database>(database: D) {
+    let store = database.store();
+    for name in ["a", "b", "c"] {
+        history(store, name, 9).await;
+    }
+    for round in 0..5 {
+        let purges = [
+            D::purge(store, at(2 + round)),
+            D::purge(store, at(4 + round)),
+        ];
+        for purged in futures_util::future::join_all(purges).await {
+            purged.unwrap();
+        }
+        assert!(D::verify(store).await.unwrap().is_ok());
+    }
+}
+
+/// A key that moves to another account is listed there.
+pub async fn a_key_that_moves_is_listed_with_its_account<D: Database>(database: D) {
+    let store = database.store();
+    let key = history(store, "key", 1).await;
+    let moved = KeyRecord::new(key.id(), key.verifier().clone(), "globex");
+    let update = change(1).update(Action::UPDATED, &key, moved).unwrap();
+    store.commit(&update).await.unwrap();
+    for (account, keys) in [("acme", 0), ("globex", 1)] {
+        let query = KeyQuery::new().with_account(account.to_owned());
+        let query = query.with_order(KeyOrder::LeastRecentlyUsed);
+        let page = store.list(&query, &Paging::first(10)).await.unwrap();
+        assert_eq!(page.items.len(), keys, "{account}");
+    }
+}
+
 /// Records of the trail that are exchanged, by somebody who exchanges their versions as well.
 pub async fn exchanged_records_are_found<D: Database>(database: D) {
     let store = D::with_audit_key(database.store().clone(), AuditKey::new(&[7; 32]).unwrap());

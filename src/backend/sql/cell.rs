@@ -81,6 +81,11 @@ impl Row {
         Self(cells.into_iter())
     }
 
+    /// Reads so many cells as they are.
+    pub(super) fn take(&mut self, count: usize) -> Vec<Cell> {
+        self.0.by_ref().take(count).collect()
+    }
+
     pub(super) fn optional_integer(
         &mut self,
         column: &'static str,

@@ -14,6 +14,10 @@ use crate::store::AuditKey;
 /// A hash of the chain.
 pub(super) type Link = [u8; 32];
 
+/// The predecessor of a record whose key was edited behind the trail. No record has this hash, so
+/// the chain stays broken for all to see, while the key can be changed, and revoked.
+pub(super) const BROKEN: Link = [0xff; 32];
+
 /// The hash of the chain: HMAC-SHA-256 under the audit key, or SHA-256 without one.
 enum Hasher {
     Keyed(Box<Hmac<Sha256>>),

@@ -140,51 +140,88 @@ impl<D: Driver> SqlStore<D> {
         Ok(())
     }
 
-    /// Updates records, and returns the head of each one's chain before that.
+    /// Updates records, and returns the last hash of each one's chain before that.
     async fn update(
         &self,
         session: &mut D::Session,
         updates: &[Write<'_>],
-    ) -> Result<BTreeMap<[u8; 16], Option<Link>>, SqlError> {
+    ) -> Result<BTreeMap<[u8; 16], Link>, SqlError> {
         let mut sorted = updates.to_vec();
         sorted.sort_by_key(|write| *write.record.id().as_bytes());
+        let columns = record_row::COLUMNS
+            .map(|column| format!("k.{column}"))
+            .join(", ");
+        let for_update = match D::DIALECT.for_update {
+            "" => String::new(),
+            lock => format!("{lock} OF k"),
+        };
+        let lock = self.sql(&format!(
+            "SELECT k.id, k.version, k.account, k.head, t.state, t.digest, {columns} \
+             FROM {{keys}} AS k \
+             LEFT JOIN {{trail}} AS t ON t.key_id = k.id AND t.version = k.version \
+             WHERE k.id IN ({{values}}) ORDER BY k.id {for_update}"
+        ));
         let mut heads = BTreeMap::new();
-        for updates in sorted.chunks(D::DIALECT.most_parameters.min(500)) {
+        for updates in sorted.chunks(500) {
             let ids = updates
                 .iter()
                 .map(|write| vec![Cell::id(write.record.id())]);
-            let lock = self.sql(
-                "SELECT id, version, head FROM {keys} WHERE id IN ({values}) \
-                 ORDER BY id {for_update}",
-            );
             let mut seen = BTreeMap::new();
             for mut row in session.fetch(Query::of_rows(&lock, ids)).await? {
                 let id: [u8; 16] = row.bytes("id")?;
-                seen.insert(id, (row.count("version")?, row.optional_bytes("head")?));
+                let (version, account) = (row.count("version")?, row.text("account")?);
+                seen.insert(id, (version, account, self.last_link(&mut row)));
             }
             for write in updates {
                 let id = *write.record.id().as_bytes();
-                let Some((version, head)) = seen.get(&id) else {
+                let Some((version, account, last)) = seen.get(&id) else {
                     return Err(StoreError::conflict().into());
                 };
                 if write.record.version() - 1 != *version {
                     return Err(StoreError::conflict().into());
                 }
-                self.replace(session, write, head.as_ref()).await?;
-                heads.insert(id, *head);
+                self.replace(session, write, last).await?;
+                if account != write.record.account() {
+                    self.move_uses(session, write.record).await?;
+                }
+                heads.insert(id, *last);
             }
         }
         Ok(heads)
+    }
+
+    /// Reads the last hash of the chain of a key, unless the key or the end of its trail was edited
+    /// behind our back. The next record must not vouch for that.
+    fn last_link(&self, row: &mut Row) -> Link {
+        // One of another length was edited, too.
+        let mut link = |column| -> Option<Link> { row.optional_bytes(column).ok().flatten() };
+        let (head, state, digest) = (link("head"), link("state"), link("digest"));
+        let cells = row.take(record_row::COLUMNS.len());
+        let is = chain::state(self.audit_key.as_ref(), &record_row::COLUMNS, &cells);
+        let is_whole = head.is_some() && head == digest && state == Some(is);
+        digest.filter(|_| is_whole).unwrap_or(chain::BROKEN)
+    }
+
+    /// Moves the uses of a key to another account, by which they are listed.
+    async fn move_uses(
+        &self,
+        session: &mut D::Session,
+        record: &KeyRecord,
+    ) -> Result<(), SqlError> {
+        let update = self.sql("UPDATE {uses} SET account = $2 WHERE key_id = $1");
+        let cells = [Cell::id(record.id()), Cell::text(record.account())];
+        session.execute(Query::new(update, cells)).await?;
+        Ok(())
     }
 
     async fn replace(
         &self,
         session: &mut D::Session,
         write: &Write<'_>,
-        head: Option<&Link>,
+        last: &Link,
     ) -> Result<(), SqlError> {
         let mut cells = record_row::cells(write.record);
-        let head = self.head(head, write, &cells);
+        let head = self.head(Some(last), write, &cells);
         cells.push(Cell::bytes(head));
         let columns = record_row::COLUMNS.iter().chain(&["head"]);
         let set: Vec<String> = columns
@@ -210,15 +247,15 @@ impl<D: Driver> SqlStore<D> {
     /// Returns the hash of a write: the new head of the chain of its key.
     fn head(&self, before: Option<&Link>, write: &Write<'_>, record: &[Cell]) -> Link {
         let key = self.audit_key.as_ref();
-        let (columns, cells) = hashed(write.trail, chain::state(key, &record_row::COLUMNS, record));
-        chain::link(key, before, &columns, &cells)
+        let cells = hashed(write.trail, chain::state(key, &record_row::COLUMNS, record));
+        chain::link(key, before, &HASHED, &cells)
     }
 
     async fn add_trail(
         &self,
         session: &mut D::Session,
         writes: &[Write<'_>],
-        heads: &BTreeMap<[u8; 16], Option<Link>>,
+        heads: &BTreeMap<[u8; 16], Link>,
     ) -> Result<(), SqlError> {
         let key = self.audit_key.as_ref();
         let columns = trail_row::COLUMNS.join(", ");
@@ -230,9 +267,9 @@ impl<D: Driver> SqlStore<D> {
             let rows = writes.iter().map(|write| {
                 let record = record_row::cells(write.record);
                 let state = chain::state(key, &record_row::COLUMNS, &record);
-                let previous = heads.get(write.record.id().as_bytes()).copied().flatten();
-                let (columns, mut cells) = hashed(write.trail, state);
-                let digest = chain::link(key, previous.as_ref(), &columns, &cells);
+                let previous = heads.get(write.record.id().as_bytes()).copied();
+                let mut cells = hashed(write.trail, state);
+                let digest = chain::link(key, previous.as_ref(), &HASHED, &cells);
                 cells.extend([Cell::optional_bytes(previous), Cell::bytes(digest)]);
                 cells
             });
@@ -322,16 +359,22 @@ impl<'c> Steps<'c> {
     }
 }
 
-/// Returns what the chain hashes of a record of the trail: its columns, and the state of the key.
-pub(super) fn hashed(
-    trail: &TrailRecord,
-    state: Link,
-) -> ([&'static str; trail_row::COLUMNS.len() + 1], Vec<Cell>) {
+/// The columns that the chain hashes of a record of the trail: its own, and the state of the key.
+pub(super) const HASHED: [&str; trail_row::COLUMNS.len() + 1] = {
     let mut columns = ["state"; trail_row::COLUMNS.len() + 1];
-    columns[..trail_row::COLUMNS.len()].copy_from_slice(&trail_row::COLUMNS);
+    let mut at = 0;
+    while at < trail_row::COLUMNS.len() {
+        columns[at] = trail_row::COLUMNS[at];
+        at += 1;
+    }
+    columns
+};
+
+/// Returns the cells of [`HASHED`].
+fn hashed(trail: &TrailRecord, state: Link) -> Vec<Cell> {
     let mut cells = trail_row::cells(trail);
     cells.push(Cell::bytes(state));
-    (columns, cells)
+    cells
 }
 
 /// The id of an event: of its change, and of its place in that.

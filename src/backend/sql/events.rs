@@ -25,6 +25,10 @@ impl<D: Driver> SqlStore<D> {
             Start::Now => self.within(self.end("events")).await?,
             Start::After(cursor) => Position::decode(cursor, server, D::DIALECT.has_snapshots())?,
         };
+        // A position that was never reached is of a database before it was restored.
+        let gap =
+            matches!(start, Start::After(_)) && self.within(self.is_lost("events", &after)).await?;
+        let after = if gap { Self::beginning() } else { after };
         let limit = limit.max(1) as usize;
         let columns = "id, kind, at, key_id, account, data";
         let found = self
@@ -32,7 +36,9 @@ impl<D: Driver> SqlStore<D> {
             .await?;
         let events = found.rows.into_iter().map(|mut row| event(&mut row));
         let events = events.collect::<Result<_, _>>()?;
-        Ok(Followed::new(events, found.next.encode(server)).end(found.is_end))
+        Ok(Followed::new(events, found.next.encode(server))
+            .end(found.is_end)
+            .gap(gap))
     }
 
     /// Returns the changes after a cursor. Without a change, it looks again until the wait is over.
@@ -68,7 +74,7 @@ impl<D: Driver> SqlStore<D> {
         let Ok(after) = Position::decode(after, server, D::DIALECT.has_snapshots()) else {
             return Ok(Changes::gap(self.end("trail").await?.encode(server)));
         };
-        if self.is_lost(&after).await? {
+        if self.is_lost("trail", &after).await? {
             return Ok(Changes::gap(self.end("trail").await?.encode(server)));
         }
         let found = self
@@ -82,12 +88,14 @@ impl<D: Driver> SqlStore<D> {
         Ok(Changes::new(keys, found.next.encode(server)))
     }
 
-    /// Returns whether rows of the trail after a position may have been purged, or the position is
+    /// Returns whether rows of a table after a position may have been purged, or the position is
     /// of another database: of one that was restored from a backup, for example.
-    async fn is_lost(&self, after: &Position) -> Result<bool, SqlError> {
-        let purged = "SELECT COALESCE((SELECT number FROM {marks} WHERE name = 'trail'), 0)";
+    async fn is_lost(&self, table: &str, after: &Position) -> Result<bool, SqlError> {
+        let purged =
+            format!("SELECT COALESCE((SELECT number FROM {{marks}} WHERE name = '{table}'), 0)");
+        let max = format!("(SELECT COALESCE(max(seq), 0) FROM {{{table}}})");
         let (seen, last) = match after {
-            Position::Number(number) => (*number, "(SELECT COALESCE(max(seq), 0) FROM {trail})"),
+            Position::Number(number) => (*number, &*max),
             Position::Snapshot(seen) | Position::Part(seen, ..) => {
                 // All transactions before the first number of a snapshot are complete in it.
                 let least = seen.split(':').next().and_then(|it| it.parse::<i64>().ok());

@@ -81,7 +81,9 @@ impl Position {
 /// error of the database, not of the cursor.
 fn is_snapshot(text: &str) -> bool {
     let mut parts = text.split(':');
-    let number = |text: &str| text.parse::<u64>().ok().filter(|number| *number > 0);
+    // A transaction is never numbered 0 in its lower half.
+    let is_valid = |number: &u64| number & u64::from(u32::MAX) != 0;
+    let number = |text: &str| text.parse::<u64>().ok().filter(is_valid);
     let (Some(least), Some(next)) = (parts.next().and_then(number), parts.next().and_then(number))
     else {
         return false;
@@ -269,8 +271,18 @@ mod tests {
             assert!(is_snapshot(yes), "{yes}");
         }
         for no in [
-            "", "1", "0:1:", "2:1:", "1:5:5", "1:9:3,3", "1:9:4,3", "1:1::", "a:b:", "-1:1:",
+            "",
+            "1",
+            "0:1:",
+            "2:1:",
+            "1:5:5",
+            "1:9:3,3",
+            "1:9:4,3",
+            "1:1::",
+            "a:b:",
+            "-1:1:",
             "1:1:x",
+            "4294967296:4294967297:",
         ] {
             assert!(!is_snapshot(no), "{no}");
         }

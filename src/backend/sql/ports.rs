@@ -33,7 +33,8 @@ macro_rules! ports {
             /// Creates the tables, or updates those of an older version of this library.
             ///
             /// It is safe to call this at each start, in several processes at once. All missing
-            /// [migrations](Self::migrations) are carried out in one transaction.
+            /// [migrations](Self::migrations) are carried out in one transaction. There is no time
+            /// limit, since a migration of a large table may take minutes.
             pub async fn migrate(&self) -> Result<(), StoreError> {
                 self.0.migrate().await
             }
@@ -62,7 +63,7 @@ macro_rules! ports {
             }
 
             /// Deletes the records of the audit trail from before a time, and returns their number.
-            /// The last record of each key is kept.
+            /// The last record of each key is kept, and a trail that is broken is left as it is.
             ///
             /// Of each trail that is cut, a stub stays that is sealed under the
             /// [audit key](Self::audit_key), so that [`verify_trail`](Self::verify_trail) can tell a

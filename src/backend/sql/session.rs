@@ -97,25 +97,31 @@ impl Query {
 pub(super) enum SqlError {
     /// The connection was lost, or could not be had: a transaction that was being committed may
     /// have been carried out.
-    Lost(sqlx::Error),
+    Lost(DriverError),
     /// The database asks to run the transaction again: it was in a deadlock, for example.
-    Again(sqlx::Error),
-    /// There is no such table or column.
-    NoTable(sqlx::Error),
-    /// Any other error of the database.
-    Failed(sqlx::Error),
-    /// An error of the store itself.
+    Again(DriverError),
+    /// Any other error of the database, or one of the store itself.
     Store(StoreError),
 }
+
+/// The message of an error of the driver. What the driver knows beside it may have the content of a
+/// row, such as a verifier.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct DriverError(String);
+
+/// Tables that are missing.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the database has no tables for keys, or they are of another version: call migrate() first"
+)]
+struct NoTable(#[source] DriverError);
 
 impl SqlError {
     pub(super) fn into_store_error(self) -> StoreError {
         match self {
             Self::Store(error) => error,
-            Self::NoTable(error) => StoreError::refused(NoTable(error)),
-            Self::Lost(error) | Self::Again(error) | Self::Failed(error) => {
-                StoreError::unavailable(error)
-            }
+            Self::Lost(error) | Self::Again(error) => StoreError::unavailable(error),
         }
     }
 }
@@ -126,33 +132,28 @@ impl From<StoreError> for SqlError {
     }
 }
 
-/// Tables that are missing.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the database has no tables for keys, or they are of another version: call migrate() first"
-)]
-struct NoTable(#[source] sqlx::Error);
-
 impl From<sqlx::Error> for SqlError {
     fn from(error: sqlx::Error) -> Self {
+        let said = DriverError(error.to_string());
         let Some(database) = error.as_database_error() else {
-            return Self::Lost(error);
+            return Self::Lost(said);
         };
         let code = database.code().unwrap_or_default();
+        let is_missing = code == "1" && database.message().starts_with("no such ");
         match &*code {
             // Serialization failure and deadlock of PostgreSQL; SQLITE_BUSY in all its forms.
-            "40001" | "40P01" | "5" | "261" | "517" | "773" => Self::Again(error),
+            "40001" | "40P01" | "5" | "261" | "517" | "773" => Self::Again(said),
+            // The server shuts down, or has just crashed.
+            "57P01" | "57P02" | "57P03" => Self::Lost(said),
+            // Undefined table, schema and column.
+            "42P01" | "3F000" | "42703" => Self::Store(StoreError::refused(NoTable(said))),
+            _ if is_missing => Self::Store(StoreError::refused(NoTable(said))),
+            // The role lacks a right.
+            "42501" => Self::Store(StoreError::refused(said)),
             // The trail has a record of the same version: the table of keys was edited, or restored
             // without that of the trail.
-            "23505" | "2067" => Self::Store(StoreError::corrupt(error)),
-            // The role lacks a right.
-            "42501" => Self::Store(StoreError::refused(error)),
-            // Undefined table, schema and column.
-            "42P01" | "3F000" | "42703" => Self::NoTable(error),
-            "1" if database.message().starts_with("no such ") => Self::NoTable(error),
-            // The server shuts down, or has just crashed.
-            "57P01" | "57P02" | "57P03" => Self::Lost(error),
-            _ => Self::Failed(error),
+            "23505" | "2067" => Self::Store(StoreError::corrupt(said)),
+            _ => Self::Store(StoreError::unavailable(said)),
         }
     }
 }

@@ -72,7 +72,8 @@ pub struct SqliteStore(SqlStore<SqliteDriver>);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The path names a database in memory, of which each connection would have its own.
+    /// The path is empty, `:memory:` or a URI: it may name a database in memory, of which each
+    /// connection would have its own.
     #[error(
         "a database in memory cannot be shared by connections: name a file, or use MemoryStore"
     )]
@@ -107,7 +108,13 @@ impl SqliteStore {
     /// those of this store.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         let path = path.as_ref();
-        if path.as_os_str().is_empty() || path == Path::new(":memory:") {
+        // SQLite takes a path that begins with `file:` for a URI, which may name memory, too.
+        let begins = |with: &str| {
+            path.as_os_str()
+                .as_encoded_bytes()
+                .starts_with(with.as_bytes())
+        };
+        if path.as_os_str().is_empty() || begins(":memory:") || begins("file:") {
             return Err(OpenError::InMemory);
         }
         create(path).map_err(|source| OpenError::File {

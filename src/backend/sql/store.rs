@@ -109,8 +109,6 @@ impl<D: Driver> SqlStore<D> {
     }
 
     pub(super) async fn migrate(&self) -> Result<(), StoreError> {
-        // Longer than other calls: processes that migrate at once wait for each other.
-        let limit = 12 * self.time_limit;
         let at = super::cell::microseconds(std::time::SystemTime::now());
         let work = async {
             let mut session = self.driver.writer().await?;
@@ -118,13 +116,9 @@ impl<D: Driver> SqlStore<D> {
             migrations::migrate::<D>(&mut session, &self.names, at).await?;
             session.run("COMMIT").await?;
             session.finish();
-            Ok::<_, SqlError>(())
+            Ok(())
         };
-        let patient = Self {
-            time_limit: limit,
-            ..self.clone()
-        };
-        patient.within(work).await
+        work.await.map_err(SqlError::into_store_error)
     }
 
     pub(super) fn migrations(&self) -> Vec<Migration> {

@@ -7,11 +7,12 @@ use super::chain::{self, Link};
 use super::session::{Driver, Query, Session, SqlError};
 use super::store::{Access, SqlStore};
 use super::trail_row;
+use super::verify::{ChainCheck, Records};
 use crate::key::digest::KeyId;
 use crate::store::{Cursor, Page, Paging, StoreError, TrailQuery, TrailRecord};
 
-/// The keys whose trails are purged at a time.
-const KEYS_AT_ONCE: usize = 200;
+/// The records that a purge reads at a time.
+const RECORDS_AT_ONCE: usize = 2_000;
 
 impl<D: Driver> SqlStore<D> {
     pub(super) async fn trail(
@@ -77,72 +78,100 @@ impl<D: Driver> SqlStore<D> {
     }
 
     /// Deletes the records of the trail from before a time, except for the last one of each key.
-    /// Of each trail that is cut, a sealed stub stays.
+    /// Of each trail that is cut, a sealed stub stays. A trail that is broken is left as it is.
     pub(super) async fn purge_trail(&self, before: SystemTime) -> Result<u64, StoreError> {
         let mut purged = 0;
-        let mut after = Vec::new();
+        let mut scan = PurgeScan::new(microseconds(before));
         loop {
-            let batch = self.within(self.purge_batch(&after, before)).await?;
-            let Some((last, deleted)) = batch else {
+            let (cuts, is_end) = self.within(self.scan(&mut scan)).await?;
+            for (id, version) in cuts {
+                purged += self.within(self.cut(id, version, scan.before)).await?;
+            }
+            if is_end {
                 return Ok(purged);
-            };
-            purged += deleted;
-            after = last.as_bytes().to_vec();
+            }
         }
     }
 
-    async fn purge_batch(
-        &self,
-        after: &[u8],
-        before: SystemTime,
-    ) -> Result<Option<(KeyId, u64)>, SqlError> {
+    /// Reads the next records, and returns where trails are to be cut.
+    async fn scan(&self, scan: &mut PurgeScan) -> Result<(Vec<(KeyId, u64)>, bool), SqlError> {
+        let statement = self.sql(&format!(
+            "SELECT key_id, version, at FROM {{trail}} WHERE (key_id, version) > ($1, $2) \
+             ORDER BY key_id, version LIMIT {RECORDS_AT_ONCE}"
+        ));
+        let (key, version) = (scan.key.to_vec(), scan.version);
+        let cells = [Cell::bytes(key), Cell::integer(version)];
+        let rows = self.fetch(Query::new(statement, cells)).await?;
+        let is_end = rows.len() < RECORDS_AT_ONCE;
+        let mut cuts = Vec::new();
+        for mut row in rows {
+            let (key, version) = (row.bytes("key_id")?, row.integer("version")?);
+            cuts.extend(scan.add(key, version, row.integer("at")?));
+        }
+        if is_end {
+            cuts.extend(scan.cut.take());
+        }
+        Ok((cuts, is_end))
+    }
+
+    /// Cuts the trail of a key up to a version, and seals a stub. Returns the number of records that
+    /// were deleted.
+    async fn cut(&self, id: KeyId, version: u64, at: i64) -> Result<u64, SqlError> {
         let mut session = self.session(Access::Write).await?;
         session.run(D::DIALECT.begin).await?;
-        // The last record of each key that is old enough, and is not the key's last one.
-        let ends = self.sql(&format!(
-            "SELECT t.key_id, max(t.version) FROM {{trail}} AS t \
-             WHERE t.key_id > $1 AND t.at < $2 AND EXISTS (\
-               SELECT 1 FROM {{trail}} AS later \
-               WHERE later.key_id = t.key_id AND later.version > t.version) \
-             GROUP BY t.key_id ORDER BY t.key_id LIMIT {KEYS_AT_ONCE}"
-        ));
-        let cells = [Cell::bytes(after), Cell::instant(before)];
-        let mut last = None;
-        let mut deleted = 0;
-        for mut row in session.fetch(Query::new(ends, cells)).await? {
-            let (id, version) = (row.id("key_id")?, row.count("version")?);
-            deleted += self
-                .cut(&mut session, id, version, microseconds(before))
-                .await?;
-            last = Some(id);
-        }
+        // A purge by another process waits here.
+        let lock = self.sql("SELECT id FROM {keys} WHERE id = $1 {for_update}");
+        session.fetch(Query::new(lock, [Cell::id(id)])).await?;
+        let deleted = match self.end_of_part(&mut session, id, version).await? {
+            Some(digest) => self.seal(&mut session, id, version, digest, at).await?,
+            None => 0,
+        };
         session.run("COMMIT").await?;
         session.finish();
-        Ok(last.map(|last| (last, deleted)))
+        Ok(deleted)
     }
 
-    /// Cuts the trail of a key up to a version, and seals a stub.
-    async fn cut(
+    /// Returns the hash of a version, if the chain up to the one after it is whole: a purge must not
+    /// vouch for what was edited.
+    async fn end_of_part(
         &self,
         session: &mut D::Session,
         id: KeyId,
         version: u64,
+    ) -> Result<Option<Link>, SqlError> {
+        let stubs = self.stubs(session, [Cell::id(id), Cell::id(id)]).await?;
+        let mut check = ChainCheck::new(stubs.get(id.as_bytes()));
+        let mut end = None;
+        let mut records = Records::of(id, version + 1);
+        while !records.is_end {
+            for entry in self.read_records(session, &mut records).await? {
+                check.add(entry, self.audit_key.as_ref());
+                if let Some((last, digest)) = check.last
+                    && last == version
+                {
+                    end = Some(digest);
+                }
+            }
+        }
+        Ok(end.filter(|_| check.faults.is_empty()))
+    }
+
+    /// Puts a sealed stub in the place of the records up to a version.
+    async fn seal(
+        &self,
+        session: &mut D::Session,
+        id: KeyId,
+        version: u64,
+        digest: Link,
         at: i64,
     ) -> Result<u64, SqlError> {
-        let of_version = [Cell::id(id), Cell::count(version)];
-        let digest = self.sql("SELECT digest FROM {trail} WHERE key_id = $1 AND version = $2");
-        let rows = session
-            .fetch(Query::new(digest, of_version.clone()))
-            .await?;
-        let Some(mut row) = rows.into_iter().next() else {
-            return Ok(0);
-        };
-        let digest: Link = row.bytes("digest")?;
         let seal = chain::seal(self.audit_key.as_ref(), id, version, &digest, at);
         let stub = self.sql(
-            "INSERT INTO {stubs} (key_id, version, digest, at, seal) VALUES ($1, $2, $3, $4, $5) \
+            "INSERT INTO {stubs} AS s (key_id, version, digest, at, seal) \
+             VALUES ($1, $2, $3, $4, $5) \
              ON CONFLICT (key_id) DO UPDATE SET version = excluded.version, \
-             digest = excluded.digest, at = excluded.at, seal = excluded.seal",
+             digest = excluded.digest, at = excluded.at, seal = excluded.seal \
+             WHERE s.version < excluded.version",
         );
         let cells = [
             Cell::id(id),
@@ -154,6 +183,7 @@ impl<D: Driver> SqlStore<D> {
         session.execute(Query::new(stub, cells)).await?;
         self.mark_purged(session, id, version).await?;
         let delete = self.sql("DELETE FROM {trail} WHERE key_id = $1 AND version <= $2");
+        let of_version = [Cell::id(id), Cell::count(version)];
         session.execute(Query::new(delete, of_version)).await
     }
 
@@ -181,6 +211,44 @@ impl<D: Driver> SqlStore<D> {
             .execute(Query::new(mark, [Cell::id(id), Cell::count(version)]))
             .await?;
         Ok(())
+    }
+}
+
+/// A scan over the trail, key by key, for records to purge: those at the beginning of a trail that
+/// are all old enough, except for the last record of the key.
+struct PurgeScan {
+    before: i64,
+    key: [u8; 16],
+    version: i64,
+    /// All records of the key so far are old enough.
+    is_old: bool,
+    /// Where the trail of the key is to be cut, as far as it was read.
+    cut: Option<(KeyId, u64)>,
+}
+
+impl PurgeScan {
+    const fn new(before: i64) -> Self {
+        Self {
+            before,
+            key: [0; 16],
+            version: -1,
+            is_old: false,
+            cut: None,
+        }
+    }
+
+    /// Adds a record, and returns where the trail of the key before it is to be cut.
+    fn add(&mut self, key: [u8; 16], version: i64, at: i64) -> Option<(KeyId, u64)> {
+        let is_same = key == self.key && self.version >= 0;
+        let ready = if is_same { None } else { self.cut.take() };
+        if is_same && self.is_old {
+            // The one before this is not the last one.
+            let before = u64::try_from(self.version).unwrap_or_default();
+            self.cut = Some((KeyId::from_bytes(key), before));
+        }
+        self.is_old = at < self.before && (self.is_old || !is_same);
+        (self.key, self.version) = (key, version);
+        ready
     }
 }
 

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::cell::{Cell, Row};
+use super::cell::{Cell, Row, corrupt};
 use super::chain::{self, Link};
-use super::commit::hashed;
+use super::commit::HASHED;
 use super::record_row;
 use super::session::{Driver, Query, Session, SqlError};
 use super::store::{Access, SqlStore};
 use super::trail_row;
 use crate::key::digest::KeyId;
-use crate::store::{AuditKey, BrokenTrail, StoreError, TrailFault, TrailRecord, TrailReport};
+use crate::store::{AuditKey, BrokenTrail, StoreError, TrailFault, TrailReport};
 
 /// The keys that are checked at a time, in one snapshot.
 const KEYS_AT_ONCE: usize = 200;
@@ -19,26 +19,29 @@ const KEYS_AT_ONCE: usize = 200;
 const RECORDS_AT_ONCE: usize = 1_000;
 
 /// The check of one key's chain, fed with its records in the order of versions.
-struct ChainCheck {
+pub(super) struct ChainCheck {
     /// The version and the hash of the last record, or of the stub.
-    last: Option<(u64, Link)>,
+    pub(super) last: Option<(u64, Link)>,
     /// The state of the key after the last record.
     state: Option<Link>,
-    faults: Vec<(u64, TrailFault)>,
+    pub(super) faults: Vec<(u64, TrailFault)>,
     /// The rest cannot be checked.
     is_over: bool,
 }
 
-/// A row of the trail, with its hashes.
-struct Entry {
-    record: TrailRecord,
+/// A row of the trail, as it is stored.
+pub(super) struct Entry {
+    version: u64,
+    /// What is hashed. It is not written anew from what was read, which another version of this
+    /// library, or of a dependency, could write in another way.
+    cells: Vec<Cell>,
     state: Link,
     previous: Option<Link>,
     digest: Link,
 }
 
 /// What a purge left of a trail.
-struct Stub {
+pub(super) struct Stub {
     version: u64,
     digest: Link,
     is_sealed: bool,
@@ -60,7 +63,7 @@ struct KeyState {
 }
 
 impl ChainCheck {
-    fn new(stub: Option<&Stub>) -> Self {
+    pub(super) fn new(stub: Option<&Stub>) -> Self {
         let mut check = Self {
             last: stub.map(|stub| (stub.version, stub.digest)),
             state: None,
@@ -75,7 +78,7 @@ impl ChainCheck {
     }
 
     /// Checks the next record. `None` is one that cannot be read.
-    fn add(&mut self, entry: Option<Entry>, key: Option<&AuditKey>) {
+    pub(super) fn add(&mut self, entry: Option<Entry>, key: Option<&AuditKey>) {
         if self.is_over {
             return;
         }
@@ -85,13 +88,14 @@ impl ChainCheck {
             self.is_over = true;
             return;
         };
-        let version = entry.record.version;
-        let is_next = self.last.is_none_or(|(before, _)| version == before + 1);
+        let version = entry.version;
+        let is_next = self
+            .last
+            .is_none_or(|(before, _)| version.checked_sub(1) == Some(before));
         if !is_next || entry.previous != self.last.map(|(_, digest)| digest) {
             self.faults.push((version, TrailFault::Missing));
         }
-        let (columns, cells) = hashed(&entry.record, entry.state);
-        if chain::link(key, entry.previous.as_ref(), &columns, &cells) != entry.digest {
+        if chain::link(key, entry.previous.as_ref(), &HASHED, &entry.cells) != entry.digest {
             self.faults.push((version, TrailFault::Edited));
         }
         self.last = Some((version, entry.digest));
@@ -109,9 +113,10 @@ impl ChainCheck {
             None => self.faults.push((version, TrailFault::KeyDeleted)),
             Some(StoredKey::Corrupt) => self.faults.push((version, TrailFault::KeyEdited)),
             Some(StoredKey::Read(key)) => {
-                if version != key.version || digest != key.last {
+                // A purge keeps the last record of each key, so there is one.
+                if version != key.version || digest != key.last || self.state.is_none() {
                     self.faults.push((key.version, TrailFault::Missing));
-                } else if self.state.is_some_and(|state| state != key.state) {
+                } else if self.state != Some(key.state) {
                     self.faults.push((key.version, TrailFault::KeyEdited));
                 }
             }
@@ -179,14 +184,14 @@ impl<D: Driver> SqlStore<D> {
         Ok(ids.collect::<Result<_, _>>()?)
     }
 
-    async fn stubs(
+    pub(super) async fn stubs(
         &self,
         session: &mut D::Session,
         range: [Cell; 2],
     ) -> Result<BTreeMap<[u8; 16], Stub>, SqlError> {
         let statement = self.sql(
             "SELECT key_id, version, digest, at, seal FROM {stubs} \
-             WHERE key_id > $1 AND key_id <= $2",
+             WHERE key_id >= $1 AND key_id <= $2",
         );
         let mut stubs = BTreeMap::new();
         for mut row in session.fetch(Query::new(statement, range)).await? {
@@ -212,7 +217,7 @@ impl<D: Driver> SqlStore<D> {
     ) -> Result<BTreeMap<[u8; 16], StoredKey>, SqlError> {
         let columns = record_row::COLUMNS.join(", ");
         let statement = self.sql(&format!(
-            "SELECT id, head, {columns} FROM {{keys}} WHERE id > $1 AND id <= $2"
+            "SELECT id, head, version, {columns} FROM {{keys}} WHERE id > $1 AND id <= $2"
         ));
         let mut states = BTreeMap::new();
         for mut row in session.fetch(Query::new(statement, range)).await? {
@@ -225,11 +230,13 @@ impl<D: Driver> SqlStore<D> {
 
     fn state(&self, row: &mut Row) -> Result<KeyState, StoreError> {
         let last = row.optional_bytes("head")?;
-        let record = record_row::record(row)?;
-        let cells = record_row::cells(&record);
+        let version = row.count("version")?;
+        let cells = row.take(record_row::COLUMNS.len());
+        // What cannot be read is not as it was written.
+        record_row::record(&mut Row::new(cells.clone()))?;
         let key = self.audit_key.as_ref();
         Ok(KeyState {
-            version: record.version(),
+            version,
             last,
             state: chain::state(key, &record_row::COLUMNS, &cells),
         })
@@ -243,42 +250,101 @@ impl<D: Driver> SqlStore<D> {
         last: KeyId,
         checks: &mut BTreeMap<[u8; 16], ChainCheck>,
     ) -> Result<u64, SqlError> {
-        let columns = trail_row::COLUMNS.join(", ");
-        let statement = self.sql(&format!(
-            "SELECT key_id, version, {columns}, state, previous, digest FROM {{trail}} \
-             WHERE (key_id, version) > ($1, $2) AND key_id <= $3 \
-             ORDER BY key_id, version LIMIT {RECORDS_AT_ONCE}"
-        ));
         let mut records = 0;
-        // After all versions of the key before.
-        let mut position = (after.to_vec(), i64::MAX);
-        loop {
-            let (id, version) = position.clone();
-            let cells = [Cell::bytes(id), Cell::integer(version), Cell::id(last)];
-            let rows = session.fetch(Query::new(&*statement, cells)).await?;
-            let is_end = rows.len() < RECORDS_AT_ONCE;
-            for mut row in rows {
+        let mut range = Records::after(after, last);
+        while !range.is_end {
+            for (id, entry) in self.read_range(session, &mut range).await? {
                 records += 1;
-                let id: [u8; 16] = row.bytes("key_id")?;
-                position = (id.to_vec(), row.integer("version")?);
                 if let Some(check) = checks.get_mut(&id) {
-                    check.add(Entry::read(&mut row).ok(), self.audit_key.as_ref());
+                    check.add(entry, self.audit_key.as_ref());
                 }
             }
-            if is_end {
-                return Ok(records);
-            }
+        }
+        Ok(records)
+    }
+
+    /// Reads the next records of one key.
+    pub(super) async fn read_records(
+        &self,
+        session: &mut D::Session,
+        records: &mut Records,
+    ) -> Result<Vec<Option<Entry>>, SqlError> {
+        let read = self.read_range(session, records).await?;
+        Ok(read.into_iter().map(|(_, entry)| entry).collect())
+    }
+
+    /// Reads the next records of a range. One that cannot be read is `None`.
+    async fn read_range(
+        &self,
+        session: &mut D::Session,
+        range: &mut Records,
+    ) -> Result<Vec<([u8; 16], Option<Entry>)>, SqlError> {
+        let columns = trail_row::COLUMNS.join(", ");
+        let statement = self.sql(&format!(
+            "SELECT key_id, version, state, previous, digest, {columns}, state FROM {{trail}} \
+             WHERE (key_id, version) > ($1, $2) AND (key_id, version) <= ($3, $4) \
+             ORDER BY key_id, version LIMIT {RECORDS_AT_ONCE}"
+        ));
+        let cells = [
+            Cell::bytes(range.after.0.clone()),
+            Cell::integer(range.after.1),
+            Cell::id(range.last.0),
+            Cell::integer(range.last.1),
+        ];
+        let rows = session.fetch(Query::new(statement, cells)).await?;
+        range.is_end = rows.len() < RECORDS_AT_ONCE;
+        let mut entries = Vec::new();
+        for mut row in rows {
+            let id: [u8; 16] = row.bytes("key_id")?;
+            let version = row.integer("version")?;
+            range.after = (id.to_vec(), version);
+            entries.push((id, Entry::read(version, &mut row).ok()));
+        }
+        Ok(entries)
+    }
+}
+
+/// A range of records, by key and version, as far as it was read.
+pub(super) struct Records {
+    after: (Vec<u8>, i64),
+    last: (KeyId, i64),
+    pub(super) is_end: bool,
+}
+
+impl Records {
+    /// Returns the range of all keys after one, up to another one.
+    fn after(after: &[u8], last: KeyId) -> Self {
+        Self {
+            after: (after.to_vec(), i64::MAX),
+            last: (last, i64::MAX),
+            is_end: false,
+        }
+    }
+
+    /// Returns the range of one key, up to a version.
+    pub(super) fn of(key: KeyId, version: u64) -> Self {
+        Self {
+            after: (key.as_bytes().to_vec(), -1),
+            last: (key, i64::try_from(version).unwrap_or(i64::MAX)),
+            is_end: false,
         }
     }
 }
 
 impl Entry {
-    fn read(row: &mut Row) -> Result<Self, StoreError> {
+    /// Reads `state`, `previous`, `digest` and the columns of [`HASHED`].
+    pub(super) fn read(version: i64, row: &mut Row) -> Result<Self, StoreError> {
+        let (state, previous) = (row.bytes("state")?, row.optional_bytes("previous")?);
+        let digest = row.bytes("digest")?;
+        let cells = row.take(HASHED.len());
+        // What cannot be read is not as it was written.
+        trail_row::record(&mut Row::new(cells.clone()))?;
         Ok(Self {
-            record: trail_row::record(row)?,
-            state: row.bytes("state")?,
-            previous: row.optional_bytes("previous")?,
-            digest: row.bytes("digest")?,
+            version: u64::try_from(version).map_err(|_| corrupt("version"))?,
+            cells,
+            state,
+            previous,
+            digest,
         })
     }
 }

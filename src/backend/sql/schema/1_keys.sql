@@ -31,7 +31,7 @@ CREATE TABLE {keys} (
   rotated_to {bytes},
   rotated_at {integer},
   listed_at {integer} NOT NULL,
-  head {bytes},
+  head {bytes} NOT NULL,
   CHECK (length(id) = 16 AND length(verifier) = 32 AND version > 0),
   CHECK ((rotated_to IS NULL) = (rotated_at IS NULL)),
   CHECK ((throttled_quota IS NULL) = (throttled_until IS NULL))
