@@ -31,8 +31,10 @@ use postgres::Postgres;
 use random::Random;
 use tower_api_key::key::{KeyDigest, Revocation, ScopeSet};
 use tower_api_key::store::sqlx::postgres::{PgPool, PgPoolOptions};
+use tower_api_key::store::sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use tower_api_key::store::sqlx::{self, Connection};
 use tower_api_key::store::{
-    Action, Actor, Change, ChangeFeed, KeyOrder, KeyQuery, KeyState, KeyUsage, Paging,
+    Action, Actor, Change, ChangeFeed, KeyOrder, KeyQuery, KeyState, KeyUsage, Migration, Paging,
     PostgresStore, SqliteStore, StoreError, UsageBatch, UsagePeriod,
 };
 use tower_api_key::{Environment, KeyId, KeyRecord, ManagedKeyStore, Scope};
@@ -50,6 +52,9 @@ const SCANNED: usize = 2_000;
 
 /// The most pages on the way into a list.
 const MOST_PAGES: usize = 700;
+
+/// The time limit of calls: none fails since it is slow.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const DAY: u64 = 86_400;
 const TWO_YEARS: u64 = 2 * 365 * DAY;
@@ -82,14 +87,22 @@ async fn main() -> Result<()> {
 async fn sqlite(total: usize) -> Result<()> {
     let folder = Folder::new("filled")?;
     let path = folder.0.join("keys.db");
+    let options = SqliteConnectOptions::new().filename(&path);
     let mut bench = Bench::new("sqlite", total);
     let store = SqliteStore::open(&path).await?;
     store.migrate().await?;
-    let store = store.time_limit(Duration::from_secs(60));
-    bench.fill(&store).await?;
+    let store = store.time_limit(PATIENCE);
+    let sql = async |sql: &str| {
+        let mut connection = SqliteConnection::connect_with(&options).await?;
+        let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()));
+        sql.execute(&mut connection).await?;
+        Ok(connection.close().await?)
+    };
+    let indexes = Indexes::of(&store.migrations(), "");
+    bench.fill(&store, &indexes, sql).await?;
     store.close().await;
-    // As in a process that is started later, with the limits of every day.
-    let store = SqliteStore::open(&path).await?;
+    // As in a process that is started later.
+    let store = SqliteStore::open(&path).await?.time_limit(PATIENCE);
     bench.measure(&store).await?;
     store.close().await;
     bench.size(folder.size()?);
@@ -105,10 +118,14 @@ async fn postgres(total: usize) -> Result<()> {
     let url = server.create_database();
     let mut bench = Bench::new("postgres", total);
     let pool = PgPoolOptions::new().max_connections(10);
-    let store = PostgresStore::new(pool.connect(&url).await?);
+    let store = PostgresStore::new(pool.connect(&url).await?).time_limit(PATIENCE);
     store.migrate().await?;
-    let patient = store.clone().time_limit(Duration::from_secs(60));
-    bench.fill(&patient).await?;
+    let sql = async |sql: &str| {
+        server.sql(&url, sql);
+        Ok(())
+    };
+    let indexes = Indexes::of(&store.migrations(), PostgresStore::SCHEMA);
+    bench.fill(&store, &indexes, sql).await?;
     server.sql(&url, "VACUUM (ANALYZE)");
     bench.measure(&store).await?;
     let size = "SELECT pg_database_size(current_database())";
@@ -120,6 +137,30 @@ async fn postgres(total: usize) -> Result<()> {
         Ok(PostgresStore::new(pool).migrate().await?)
     };
     bench.migrate((0..10).map(|_| migrate(fresh.clone()))).await
+}
+
+/// The indexes of a store beside those of its primary keys.
+struct Indexes {
+    drop: String,
+    create: String,
+}
+
+impl Indexes {
+    fn of(migrations: &[Migration], schema: &str) -> Self {
+        let (mut drop, mut create) = (String::new(), String::new());
+        for migration in migrations {
+            for statement in migration.sql.split(';') {
+                let words = statement.trim().strip_prefix("CREATE INDEX ");
+                let Some((name, _)) = words.and_then(|words| words.split_once(' ')) else {
+                    continue;
+                };
+                let dot = if schema.is_empty() { "" } else { "." };
+                drop += &format!("DROP INDEX {schema}{dot}{name};");
+                create += &format!("{statement};");
+            }
+        }
+        Self { drop, create }
+    }
 }
 
 /// A key that was created.
@@ -276,11 +317,39 @@ impl Bench {
         Ok(UsageBatch::new([1; 16], self.batches, usage)?)
     }
 
-    async fn fill<S: ManagedKeyStore + Clone>(&mut self, store: &S) -> Result<()> {
+    /// Creates the keys, and records that some were used.
+    ///
+    /// The first 90 % go into tables with no index but that of their primary key. The others split
+    /// the pages of the new indexes, so that these are as full as if they had grown key by key.
+    async fn fill<S: ManagedKeyStore + Clone>(
+        &mut self,
+        store: &S,
+        indexes: &Indexes,
+        sql: impl AsyncFn(&str) -> Result<()>,
+    ) -> Result<()> {
         let begun = Instant::now();
+        sql(&indexes.drop).await?;
+        self.create(store, self.total / 10 * 9).await?;
+        sql(&indexes.create).await?;
+        self.create(store, self.total).await?;
+        self.seconds("fill with keys", begun);
+        let begun = Instant::now();
+        let used: Vec<usize> = (0..self.total)
+            .filter(|_| self.random.below(10) < 6)
+            .collect();
+        for keys in used.chunks(200) {
+            let batch = self.usage(keys)?;
+            store.record_usage(&batch).await?;
+        }
+        self.seconds("fill with uses", begun);
+        Ok(())
+    }
+
+    /// Creates keys until there are so many.
+    async fn create<S: ManagedKeyStore + Clone>(&mut self, store: &S, until: usize) -> Result<()> {
         let mut before: Option<tokio::task::JoinHandle<Result<(), StoreError>>> = None;
-        while self.known.len() < self.total {
-            let change = self.creates(AT_ONCE.min(self.total - self.known.len()))?;
+        while self.known.len() < until {
+            let change = self.creates(AT_ONCE.min(until - self.known.len()))?;
             if let Some(before) = before.take() {
                 before.await??;
             }
@@ -288,20 +357,10 @@ impl Bench {
             let store = store.clone();
             before = Some(tokio::spawn(async move { store.commit(&change).await }));
         }
-        if let Some(before) = before {
-            before.await??;
+        match before {
+            None => Ok(()),
+            Some(before) => Ok(before.await??),
         }
-        self.seconds("fill, by commits of 1,000 keys", begun);
-        let begun = Instant::now();
-        let used: Vec<usize> = (0..self.total)
-            .filter(|_| self.random.below(10) < 6)
-            .collect();
-        for keys in used.chunks(USED_AT_ONCE) {
-            let batch = self.usage(keys)?;
-            store.record_usage(&batch).await?;
-        }
-        self.seconds("fill, usage of 60 %", begun);
-        Ok(())
     }
 
     async fn measure<S: ManagedKeyStore + ChangeFeed>(&mut self, store: &S) -> Result<()> {

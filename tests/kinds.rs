@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use http::Request;
 use support::{READ, WRITE, World, send, serve};
 use tower_api_key::key::{AllowedOrigins, KeyFormat, KeyKind};
-use tower_api_key::manage::{IssueError, IssueKey};
+use tower_api_key::manage::{FieldError, IssueError, IssueKey};
 use tower_api_key::{ApiKeys, Environment, IssuedKey, KeyRecord};
 
 /// A world with publishable keys.
@@ -100,7 +100,7 @@ async fn a_publishable_key_never_holds_a_scope_that_is_not_publishable() {
     let refused_scope = keys.issue("acme").publishable().scopes([READ, WRITE]).await;
     let error = refused_scope.unwrap_err();
     assert!(
-        matches!(&error, IssueError::NotPublishable(scope) if *scope == WRITE),
+        matches!(&error, IssueError::Field(FieldError::NotPublishable(scope)) if *scope == WRITE),
         "{error}"
     );
     let key = keys
@@ -187,7 +187,10 @@ async fn a_publishable_key_can_be_restricted_to_web_origins() {
     assert_eq!(ask(address, &own, &[]).await, no);
     let never = |issue: IssueKey| issue.origins(app());
     let error = never(keys.issue("acme")).await.unwrap_err();
-    assert!(matches!(error, IssueError::OriginsOfSecretKey), "{error}");
+    assert!(
+        matches!(error, IssueError::Field(FieldError::OriginsOfSecretKey)),
+        "{error}"
+    );
     // A secret key is not bound by them, or whoever reads a record would think that it is.
     let secret = keys.issue("acme").await.unwrap();
     change(&world, &secret, |record| record.with_origins(app()));

@@ -11,7 +11,7 @@ use support::{World, call, echoing, from, imported, left, stranger, to, today, w
 use tower_api_key::http::{ClientAddress, RateLimitHeaders, TrustedProxies};
 use tower_api_key::key::Throttling;
 use tower_api_key::limit::{Endpoint, Limit, LimitName, LimitsError, Plan, QuotaError};
-use tower_api_key::manage::IssueError;
+use tower_api_key::manage::{FieldError, IssueError};
 use tower_api_key::{ApiKeyLayer, ApiKeys, BuildError, IssuedKey, Limits, MemoryStore, Quota};
 
 const PER_MINUTE: Quota = Quota::per_minute(3);
@@ -264,7 +264,7 @@ async fn a_typo_in_a_plan_or_limit_name_is_an_error() {
     let keys = World::with_limits(limits).keys;
     let refused = keys.issue("acme").plan("pr0").await.unwrap_err();
     assert!(
-        matches!(&refused, IssueError::UnknownPlan(plan) if plan == "pr0"),
+        matches!(&refused, IssueError::Field(FieldError::UnknownPlan(plan)) if plan == "pr0"),
         "{refused}"
     );
     let refused = keys
@@ -273,7 +273,7 @@ async fn a_typo_in_a_plan_or_limit_name_is_an_error() {
         .await
         .unwrap_err();
     assert!(
-        matches!(&refused, IssueError::UnknownLimit(limit) if limit == "acount_per_minute"),
+        matches!(&refused, IssueError::Field(FieldError::UnknownLimit(limit)) if limit == "acount_per_minute"),
         "{refused}"
     );
     let issued = keys

@@ -24,8 +24,12 @@ use crate::limit::limits::Limits;
 use crate::limit::rule::LimitsError;
 use crate::manage::Manager;
 use crate::manage::change::{ResumeKey, RevokeKey, SuspendKey};
+use crate::manage::contain::RevokeAll;
+use crate::manage::family::{EndGrace, RevokeFamily};
 use crate::manage::import::ImportKeys;
 use crate::manage::issue::IssueKey;
+use crate::manage::rotate::RotateKey;
+use crate::manage::update::UpdateKey;
 use crate::middleware::config::Config;
 use crate::middleware::gate::Gate;
 use crate::middleware::layer::ApiKeyLayer;
@@ -106,6 +110,35 @@ impl ApiKeys {
         I::IntoIter: Send + 'static,
     {
         ImportKeys::new(self.manager(), records.into_iter())
+    }
+
+    /// Updates fields of a key when the returned future is awaited. `seen` is the record that the
+    /// caller has seen: if the key was changed since, nothing is written.
+    pub fn update(&self, seen: &KeyRecord) -> UpdateKey {
+        UpdateKey::new(self.manager(), seen.clone())
+    }
+
+    /// Rotates a key when the returned future is awaited: issues a new one in its place, while the
+    /// old one works on for a grace period.
+    pub fn rotate(&self, id: KeyId) -> RotateKey {
+        RotateKey::new(self.manager(), id)
+    }
+
+    /// Ends the grace period of a key that was rotated, when the returned future is awaited.
+    pub fn end_grace(&self, id: KeyId) -> EndGrace {
+        EndGrace::new(self.manager(), id)
+    }
+
+    /// Revokes a key with all its predecessors and successors in one commit, when the returned
+    /// future is awaited.
+    pub fn revoke_family(&self, id: KeyId) -> RevokeFamily {
+        RevokeFamily::new(self.manager(), id)
+    }
+
+    /// Revokes many keys when the returned future is awaited: those of an account, with a prefix, or
+    /// issued before a time.
+    pub fn revoke_all(&self) -> RevokeAll {
+        RevokeAll::new(self.manager())
     }
 
     /// Revokes a key when the returned future is awaited. This cannot be undone.

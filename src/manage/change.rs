@@ -232,7 +232,7 @@ impl IntoFuture for ResumeKey {
 }
 
 /// Returns the origin with the reason of a call, unless the origin has a reason of its own.
-fn with_default_reason(origin: Origin, reason: Option<&String>) -> Origin {
+pub(super) fn with_default_reason(origin: Origin, reason: Option<&String>) -> Origin {
     if origin.reason.is_some() {
         return origin;
     }

@@ -7,7 +7,7 @@ use std::future::IntoFuture;
 use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::record::KeyRecord;
 use crate::key::text::KeyRecordError;
-use crate::manage::{BoxFuture, Manager, OnDrop};
+use crate::manage::{BoxFuture, Manager};
 use crate::store::{Action, Change, Origin, StoreError, StoreErrorKind};
 
 /// The keys of one commit.
@@ -145,16 +145,7 @@ impl Manager {
                 return Ok(0);
             }
             let change = change(origin, self.shared.now(), &missing)?;
-            let cache = &self.shared.cache;
-            // Even if the commit fails or is cancelled: the store may have written.
-            let forget = OnDrop(|| {
-                for record in change.records() {
-                    cache.outdate_absence(&record.id());
-                }
-            });
-            let committed = self.store.commit(&change).await;
-            drop(forget);
-            match committed {
+            match self.commit(&change).await {
                 Ok(()) => return Ok(missing.len() as u64),
                 Err(error) if error.kind() != StoreErrorKind::AlreadyExists => {
                     return Err(error.into());

@@ -13,8 +13,9 @@ use crate::key::plaintext::PlaintextKey;
 use crate::key::quota::Quota;
 use crate::key::record::KeyRecord;
 use crate::key::scope::{Scope, ScopeSet};
-use crate::key::text::KeyRecordError;
+use crate::key::text::{KeyRecordError, OptionalText};
 use crate::key::web_origin::AllowedOrigins;
+use crate::manage::edits::{Edits, FieldError};
 use crate::manage::{BoxFuture, Manager};
 use crate::store::{Origin, StoreError};
 
@@ -223,28 +224,19 @@ impl IssueKey {
         if expires_at.is_some_and(|end| end <= begins) {
             return Err(IssueError::EndsBeforeItBegins);
         }
-        let rules = shared.key_services.enforcer.rules.current();
-        if let Some(plan) = self.plan.as_ref().filter(|plan| !rules.knows_plan(plan)) {
-            return Err(IssueError::UnknownPlan(plan.clone()));
-        }
-        for (limit, _) in &self.limits {
-            if !rules.knows_limit(limit) {
-                return Err(IssueError::UnknownLimit(limit.clone()));
-            }
-        }
         let format = self.format()?;
-        if format.kind() == KeyKind::Publishable {
-            let publishable = &shared.publishable;
-            let secret = self
-                .scopes
+        let edits = Edits {
+            plan: self.plan.as_ref().map(OptionalText::from),
+            scopes: Some(self.scopes.clone()),
+            origins: Some(self.origins.clone()),
+            limits: self
+                .limits
                 .iter()
-                .find(|scope| !publishable.contains(scope));
-            if let Some(scope) = secret {
-                return Err(IssueError::NotPublishable(scope.clone()));
-            }
-        } else if self.origins.list().is_some() {
-            return Err(IssueError::OriginsOfSecretKey);
-        }
+                .map(|(name, quota)| (name.clone(), Some(*quota)))
+                .collect(),
+            ..Edits::default()
+        };
+        edits.check(shared, format.kind())?;
         let plaintext = format.generate()?;
         let digest = KeyDigest::of(plaintext.expose_secret());
         let mut record = KeyRecord::new(
@@ -350,18 +342,9 @@ pub enum IssueError {
     /// The expiry would be too late for `SystemTime`.
     #[error("the expiry is later than a SystemTime can be: let the key expire earlier, or never")]
     EndsTooLate,
-    /// A publishable key would have a scope that is not declared publishable.
-    #[error("a publishable key cannot hold the scope {0}: see ApiKeysBuilder::publishable_scopes")]
-    NotPublishable(Scope),
-    /// A secret key would be bound to web origins, which apply to publishable keys only.
-    #[error("web origins bind publishable keys only: issue a publishable key, or leave them out")]
-    OriginsOfSecretKey,
-    /// The plan is unknown to this [`ApiKeys`](crate::ApiKeys).
-    #[error("there is no plan {0:?}: name one of those in Limits")]
-    UnknownPlan(String),
-    /// The quota is for a limit that this [`ApiKeys`](crate::ApiKeys) does not have.
-    #[error("there is no limit {0:?}: name one of those in Limits, as headers and errors name it")]
-    UnknownLimit(String),
+    /// A field has a value that this [`ApiKeys`](crate::ApiKeys) does not allow.
+    #[error(transparent)]
+    Field(#[from] FieldError),
     /// No format fits the requested key.
     #[error(
         "no format to issue a key in (environment: {}, kind: {}, prefix without its '_': {}): \

@@ -3,12 +3,24 @@
 //! [`ApiKeys`](crate::ApiKeys) starts these calls; each is a future with setters.
 
 pub(crate) mod change;
+pub(crate) mod contain;
+mod edits;
+pub(crate) mod family;
 pub(crate) mod import;
 pub(crate) mod issue;
+pub(crate) mod rotate;
+pub(crate) mod update;
 
+pub use crate::cache::KeyToAdopt;
 pub use change::{ChangeError, ResumeKey, RevokeKey, SuspendKey};
+pub use contain::{ContainError, Contained, RevokeAll};
+pub use edits::FieldError;
+pub use family::{EndGrace, RevokeFamily};
 pub use import::{ImportError, ImportKeys, Imported};
 pub use issue::{IssueError, IssueKey};
+
+pub use rotate::{RotateError, RotateKey, RotatedKey};
+pub use update::{UpdateError, UpdateKey};
 
 pub use crate::api_keys::{Health, Managed, ReadOnly, Worker, WorkerHealth};
 
@@ -17,9 +29,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::key::digest::KeyId;
+use crate::key::format::KeyFormat;
+use crate::key::kind::KeyKind;
 use crate::key::record::KeyRecord;
 use crate::shared::Shared;
-use crate::store::{Action, Change, DynManagedKeyStore, Origin, StoreErrorKind};
+use crate::store::{Action, Change, DynManagedKeyStore, Origin, Step, StoreError, StoreErrorKind};
 
 /// A boxed future, for `IntoFuture`.
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -41,16 +55,51 @@ impl Manager {
 
     /// Creates a record, and returns it as it is stored.
     async fn create(&self, origin: Origin, record: KeyRecord) -> Result<KeyRecord, IssueError> {
-        let id = record.id();
         // Round as the store does.
         let record = record.rounded();
         let now = self.shared.now();
         let change = Change::new(origin, now).create(Action::ISSUED, record.clone())?;
+        self.commit(&change).await?;
+        Ok(record)
+    }
+
+    /// Commits a change, and outdates what is cached of its keys.
+    async fn commit(&self, change: &Change) -> Result<(), StoreError> {
         let cache = &self.shared.cache;
         // Even if the commit fails or is cancelled: the store may have written.
-        let _forget = OnDrop(|| cache.outdate_absence(&id));
-        self.store.commit(&change).await?;
-        Ok(record)
+        let _outdate = OnDrop(|| {
+            for step in change.steps() {
+                match step {
+                    Step::Create { record, .. } => cache.outdate_absence(&record.id()),
+                    Step::Update { record, .. } => cache.outdate(&record.id()),
+                    Step::Event(_) => {}
+                }
+            }
+        });
+        self.store.commit(change).await?;
+        for step in change.steps() {
+            if let Step::Update { record, .. } = step {
+                cache.remember(record.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the current record of a key.
+    async fn find_newest(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        let found = self.store.find_committed(id).await?;
+        // In case `find_committed` lags: a change that is based on an older record would undo a
+        // newer one.
+        found
+            .map(|record| self.shared.cache.newest(record))
+            .transpose()
+    }
+
+    /// Returns the kind of a key, by the format of its prefix.
+    fn kind_of(&self, record: &KeyRecord) -> KeyKind {
+        let mut formats = self.shared.formats.iter();
+        let format = formats.find(|format| Some(format.prefix()) == record.prefix());
+        format.map_or(KeyKind::Secret, KeyFormat::kind)
     }
 
     /// Changes the current version of a record. `change` returns `None` if there is nothing to
@@ -64,11 +113,9 @@ impl Manager {
     ) -> Result<KeyRecord, ChangeError> {
         let mut attempt = 1;
         loop {
-            let seen = self.store.find_committed(&id).await?;
             let cache = &self.shared.cache;
-            // In case `find_committed` lags: a change that is based on an older record would undo a
-            // newer one.
-            let seen = cache.newest(seen.ok_or(ChangeError::NotFound(id))?)?;
+            let seen = self.find_newest(&id).await?;
+            let seen = seen.ok_or(ChangeError::NotFound(id))?;
             let Some(changed) = change(&seen) else {
                 // Another process has made the change, and the cache here may be outdated. The key
                 // is only reloaded if it is: repeating a change without effect must stay cheap.
@@ -84,13 +131,8 @@ impl Manager {
             let now = self.shared.now();
             let change = Change::new(origin.clone(), now);
             let change = change.update(action.clone(), &seen, changed.clone())?;
-            // Even if the commit fails or is cancelled: the store may have written.
-            let _forget = OnDrop(|| cache.outdate(&id));
-            match self.store.commit(&change).await {
-                Ok(()) => {
-                    cache.remember(changed.clone());
-                    return Ok(changed);
-                }
+            match self.commit(&change).await {
+                Ok(()) => return Ok(changed),
                 Err(error) if error.kind() != StoreErrorKind::Conflict => return Err(error.into()),
                 Err(error) if attempt == ATTEMPTS => return Err(error.into()),
                 Err(_) => attempt += 1,

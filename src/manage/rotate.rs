@@ -1,0 +1,485 @@
+//! Rotation: a new key in the place of an old one, which works on for a grace period.
+
+use std::future::IntoFuture;
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+
+use crate::key::containment::Revocation;
+use crate::key::digest::{KeyDigest, KeyId};
+use crate::key::format::{GenerateError, KeyFormat};
+use crate::key::kind::KeyKind;
+use crate::key::lifecycle::KeyStatus;
+use crate::key::network::AllowedNetworks;
+use crate::key::plaintext::PlaintextKey;
+use crate::key::quota::Quota;
+use crate::key::record::{KeyRecord, Rotation};
+use crate::key::scope::Scope;
+use crate::key::text::{KeyRecordError, OptionalText};
+use crate::key::web_origin::AllowedOrigins;
+use crate::manage::edits::{Edits, FieldError, edit_setters};
+use crate::manage::{ATTEMPTS, BoxFuture, Manager};
+use crate::store::{Action, Change, Event, Origin, StoreError, StoreErrorKind};
+use crate::util::timestamp;
+
+/// The grace period, unless another one is set.
+const GRACE: Duration = Duration::from_secs(30 * 86_400);
+
+/// The most keys of a chain that are in their grace periods at once.
+const MOST_PREDECESSORS: usize = 3;
+
+/// The keys before a key that are looked at for those.
+const MOST_ANCESTORS: usize = 32;
+
+/// The time after which a use in any process of a fleet is in the store: a second until it is
+/// recorded, and what a store, a retry and the skew of clocks may take.
+const USES_ARE_KNOWN_AFTER: Duration = Duration::from_secs(60);
+
+/// A rotation, carried out when awaited: [`ApiKeys::rotate`](crate::ApiKeys::rotate).
+///
+/// The new key inherits all fields of the old one, its budgets and its lineage; setters override
+/// fields. The old key works on until the end of the grace period, but never longer than it would
+/// have anyway. Its answers say `Deprecation` and `Sunset` from now on.
+///
+/// Both keys are written in one commit, with an event `api_key.rotated`.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use tower_api_key::ApiKeys;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let keys = ApiKeys::in_memory();
+/// # let key = keys.issue("acme").await?;
+/// let week = Duration::from_secs(7 * 86_400);
+/// let rotated = keys.rotate(key.id()).owned_by("acme").grace(week).await?;
+/// println!("{}", rotated.expose_secret()); // to its owner, once
+/// println!("the old key works until {:?}", rotated.old().expires_at());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # If the answer is lost
+///
+/// The old key still works, and rotating it again is refused: the error
+/// [`AlreadyRotated`](RotateError::AlreadyRotated) names the new key. After a minute,
+/// [`replacing_unused`](Self::replacing_unused) revokes that key, which nobody has, and issues
+/// another one.
+#[derive(Debug)]
+#[must_use = "nothing is rotated until this is awaited"]
+pub struct RotateKey {
+    manager: Manager,
+    id: KeyId,
+    owner: Option<String>,
+    grace: Duration,
+    compromised: Option<String>,
+    replaces_unused: bool,
+    expiry: NewExpiry,
+    edits: Edits,
+    tells: bool,
+    origin: Origin,
+}
+
+/// The expiry of the new key.
+#[derive(Debug, Clone, Copy)]
+enum NewExpiry {
+    /// As long a life as the old key was issued with, from now on.
+    Anew,
+    /// That of the old key.
+    Same,
+    At(Option<SystemTime>),
+}
+
+/// An error for a key that could not be rotated.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RotateError {
+    /// There is no key with this id, or it belongs to another account.
+    #[error("there is no key {0}")]
+    NotFound(KeyId),
+    /// A key with this status cannot be rotated: issue a new one.
+    #[error("the key {0} is {1}, and only keys that work are rotated: issue a new one")]
+    NotRotatable(KeyId, KeyStatus),
+    /// The key was rotated before. Rotate its successor instead, or see
+    /// [`replacing_unused`](RotateKey::replacing_unused).
+    #[error("the key was rotated before: its successor is {successor}")]
+    AlreadyRotated {
+        /// The key that replaces this one.
+        successor: KeyId,
+    },
+    /// The successor has been used, so somebody has it.
+    #[error("the successor {successor} has been used: rotate that key")]
+    SuccessorUsed {
+        /// The key that replaces this one.
+        successor: KeyId,
+    },
+    /// The successor was issued so recently that another process may have seen it used.
+    #[error("the successor {successor} may just be in use: try again in {retry_after:?}")]
+    TooEarly {
+        /// The key that replaces this one.
+        successor: KeyId,
+        /// The time to wait.
+        retry_after: Duration,
+    },
+    /// Too many predecessors are in their grace periods: end those of some.
+    #[error(
+        "{} predecessors of the key still work: end the grace of one first, with end_grace",
+        .0.len()
+    )]
+    TooManyPredecessors(Vec<KeyId>),
+    /// No format fits the environment and kind of the key.
+    #[error("no format to issue the new key in: add one with ApiKeysBuilder::formats")]
+    NoFormat,
+    /// The new key would expire before it is issued, or too late for `SystemTime`.
+    #[error("the new key would end before it begins, or later than a SystemTime can be")]
+    Expiry,
+    /// A field has a value that this [`ApiKeys`](crate::ApiKeys) does not allow.
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    /// A field has a value that not every store can keep.
+    #[error(transparent)]
+    Invalid(#[from] KeyRecordError),
+    /// The operating system provided no randomness.
+    #[error("the key could not be generated")]
+    Generate(#[from] GenerateError),
+    /// The store failed. The key may have been rotated; the old one works on in any case.
+    #[error("the key could not be rotated")]
+    Store(#[from] StoreError),
+}
+
+/// A rotated key: the new one, whose plaintext is available only here, and the old one.
+#[derive(Debug)]
+pub struct RotatedKey {
+    plaintext: PlaintextKey,
+    record: KeyRecord,
+    old: KeyRecord,
+}
+
+impl RotatedKey {
+    /// Returns the plaintext of the new key. Show it to the owner now; it cannot be recovered later.
+    pub fn expose_secret(&self) -> &str {
+        self.plaintext.expose_secret()
+    }
+
+    /// Returns the public id of the new key.
+    pub fn id(&self) -> KeyId {
+        self.record.id()
+    }
+
+    /// Returns the record of the new key.
+    pub fn record(&self) -> &KeyRecord {
+        &self.record
+    }
+
+    /// Returns the record of the old key, with the end of its grace period.
+    pub fn old(&self) -> &KeyRecord {
+        &self.old
+    }
+}
+
+impl RotateKey {
+    pub(crate) fn new(manager: Manager, id: KeyId) -> Self {
+        Self {
+            manager,
+            id,
+            owner: None,
+            grace: GRACE,
+            compromised: None,
+            replaces_unused: false,
+            expiry: NewExpiry::Anew,
+            edits: Edits::default(),
+            tells: true,
+            origin: Origin::default(),
+        }
+    }
+
+    /// Sets the origin of the change, for the audit trail. Default: unknown.
+    pub fn by(mut self, origin: impl Into<Origin>) -> Self {
+        self.origin = origin.into();
+        self
+    }
+
+    /// Rotates the key only if it belongs to this account. Set it where customers rotate their own
+    /// keys. Default: any account.
+    pub fn owned_by(mut self, account: impl Into<String>) -> Self {
+        self.owner = Some(account.into());
+        self
+    }
+
+    /// Sets the time for which the old key works on. Default: 30 days. With zero, it ends at once.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Revokes the old key at once, since somebody else may have it. There is no grace period.
+    pub fn compromised(mut self, reason: impl Into<String>) -> Self {
+        self.compromised = Some(reason.into());
+        self
+    }
+
+    /// Rotates a key again whose successor nobody has: the answer of the first rotation was lost.
+    /// The successor is revoked in the same commit.
+    ///
+    /// This is refused if the successor was used, or was issued less than a minute ago: a use may
+    /// not be recorded yet. Uses are recorded by [workers](crate::ApiKeys::worker), so one must run
+    /// in each process.
+    pub fn replacing_unused(mut self) -> Self {
+        self.replaces_unused = true;
+        self
+    }
+
+    edit_setters!();
+
+    /// Sets the time when the new key expires; `None` is never. Default: as long a life as the old
+    /// key was issued with, from now on. The last call of this and
+    /// [`keep_expiry`](Self::keep_expiry) counts.
+    pub fn expires_at(mut self, at: impl Into<Option<SystemTime>>) -> Self {
+        self.expiry = NewExpiry::At(at.into());
+        self
+    }
+
+    /// Lets the new key expire when the old one would have. Set it where holders of trial keys
+    /// rotate them by themselves, or a trial never ends.
+    pub fn keep_expiry(mut self) -> Self {
+        self.expiry = NewExpiry::Same;
+        self
+    }
+
+    /// Sets whether an event `api_key.rotated` is stored. Default: `true`.
+    pub fn notify(mut self, tells: bool) -> Self {
+        self.tells = tells;
+        self
+    }
+
+    async fn rotate(self) -> Result<RotatedKey, RotateError> {
+        let mut attempt = 1;
+        loop {
+            match self.attempt().await {
+                Err(RotateError::Store(error))
+                    if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS =>
+                {
+                    // Somebody has changed one of the keys: a rival rotation, for example.
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn attempt(&self) -> Result<RotatedKey, RotateError> {
+        let manager = &self.manager;
+        let shared = &manager.shared;
+        let old = manager.find_newest(&self.id).await?;
+        let old = old.filter(|old| self.owner.as_ref().is_none_or(|it| it == old.account()));
+        let old = old.ok_or(RotateError::NotFound(self.id))?;
+        let now = timestamp::microseconds_down(shared.now());
+        let status = old.lifecycle(now, shared.warning).status();
+        if status.is_refused() {
+            return Err(RotateError::NotRotatable(self.id, status));
+        }
+        let successor = self.successor(&old).await?;
+        let replaced = match &successor {
+            Some(successor) if is_alive(successor, now) => {
+                self.check_unused(&old, successor, now).await?;
+                Some(successor)
+            }
+            _ => None,
+        };
+        self.check_predecessors(&old, now).await?;
+
+        let kind = manager.kind_of(&old);
+        self.edits.check(shared, kind)?;
+        let plaintext = self.format(&old, kind)?.generate()?;
+        // A key that was rotated before has the end of its grace, and not of its life.
+        let model = successor.as_ref().unwrap_or(&old);
+        let new = self.new_record(&old, model, plaintext.expose_secret(), now)?;
+        let mut ended = old.clone().with_rotated_to(Rotation::new(new.id(), now));
+        if let Some(reason) = &self.compromised {
+            ended = ended.with_revoked(Revocation::new(now).with_reason(reason.clone()));
+        } else if let Some(end) = now.checked_add(self.grace) {
+            // The grace period never lengthens the life of a key.
+            let end = old.expires_at().map_or(end, |expiry| expiry.min(end));
+            ended = ended.with_expires_at(end);
+        }
+        let change = Change::new(self.origin.clone(), now);
+        let mut change =
+            change
+                .create(Action::ISSUED, new)?
+                .update(Action::ROTATED, &old, ended)?;
+        if let Some(replaced) = replaced {
+            let reason = "replaced before its first use".to_owned();
+            let revocation = Revocation::new(now).with_reason(reason);
+            let revoked = replaced.clone().with_revoked(revocation);
+            change = change.update(Action::REVOKED, replaced, revoked)?;
+        }
+        let mut records = change.records().cloned();
+        let (Some(record), Some(old)) = (records.next(), records.next()) else {
+            return Err(RotateError::NotFound(self.id));
+        };
+        drop(records);
+        if self.tells {
+            change = change.add_event(event(&record, &old, now))?;
+        }
+        manager.commit(&change).await?;
+        Ok(RotatedKey {
+            plaintext,
+            record,
+            old,
+        })
+    }
+
+    /// Returns the key that replaces the old one, if it was rotated before.
+    async fn successor(&self, old: &KeyRecord) -> Result<Option<KeyRecord>, RotateError> {
+        match old.rotated_to() {
+            None => Ok(None),
+            Some(rotation) => Ok(self.manager.find_newest(&rotation.successor).await?),
+        }
+    }
+
+    /// Checks that the successor may be replaced: nobody has it.
+    async fn check_unused(
+        &self,
+        old: &KeyRecord,
+        successor: &KeyRecord,
+        now: SystemTime,
+    ) -> Result<(), RotateError> {
+        let id = successor.id();
+        if !self.replaces_unused {
+            return Err(RotateError::AlreadyRotated { successor: id });
+        }
+        let issued_at = old.rotated_to().map_or(now, |rotation| rotation.at);
+        // A clock that steps back makes this wait longer.
+        let known_at = issued_at + USES_ARE_KNOWN_AFTER;
+        if let Ok(retry_after) = known_at.duration_since(now)
+            && !retry_after.is_zero()
+        {
+            return Err(RotateError::TooEarly {
+                successor: id,
+                retry_after,
+            });
+        }
+        let listed = self.manager.store.find_listed(&id).await?;
+        if listed.is_none_or(|listed| listed.last_used_at.is_some()) {
+            return Err(RotateError::SuccessorUsed { successor: id });
+        }
+        Ok(())
+    }
+
+    /// Checks that not too many predecessors of the new key work.
+    async fn check_predecessors(
+        &self,
+        old: &KeyRecord,
+        now: SystemTime,
+    ) -> Result<(), RotateError> {
+        let mut alive = Vec::new();
+        if self.compromised.is_none() && !self.grace.is_zero() {
+            alive.push(old.id());
+        }
+        let mut before = old.rotated_from();
+        for _ in 0..MOST_ANCESTORS {
+            let Some(id) = before else { break };
+            let Some(key) = self.manager.find_newest(&id).await? else {
+                break; // purged
+            };
+            if is_alive(&key, now) {
+                alive.push(id);
+            }
+            before = key.rotated_from();
+        }
+        if alive.len() > MOST_PREDECESSORS {
+            return Err(RotateError::TooManyPredecessors(alive));
+        }
+        Ok(())
+    }
+
+    /// Returns the format of the new key: that of the old one, if keys are issued in it, or else the
+    /// first one of the environment and kind.
+    fn format(&self, old: &KeyRecord, kind: KeyKind) -> Result<&KeyFormat, RotateError> {
+        let formats = &self.manager.shared.formats;
+        let fits = |format: &&KeyFormat| {
+            let environment = old.environment();
+            format.is_issued()
+                && format.kind() == kind
+                && environment.is_none_or(|it| it == format.environment())
+        };
+        let same = |format: &&KeyFormat| old.prefix() == Some(format.prefix());
+        let same = formats.iter().filter(fits).find(same);
+        same.or_else(|| formats.iter().find(fits))
+            .ok_or(RotateError::NoFormat)
+    }
+
+    fn new_record(
+        &self,
+        old: &KeyRecord,
+        model: &KeyRecord,
+        plaintext: &str,
+        now: SystemTime,
+    ) -> Result<KeyRecord, RotateError> {
+        let shared = &self.manager.shared;
+        let digest = KeyDigest::of(plaintext);
+        let format = self.format(old, self.manager.kind_of(old))?;
+        let expires_at = match self.expiry {
+            NewExpiry::At(at) => at,
+            NewExpiry::Same => model.expires_at(),
+            NewExpiry::Anew => lifetime(model)
+                .map(|life| now.checked_add(life).ok_or(RotateError::Expiry))
+                .transpose()?
+                .or(model.expires_at().filter(|_| lifetime(model).is_none())),
+        };
+        if expires_at.is_some_and(|end| end <= now) {
+            return Err(RotateError::Expiry);
+        }
+        let record = KeyRecord::new(digest.id(), shared.peppers.verifier(&digest), old.account())
+            .with_prefix(format.prefix())
+            .with_environment(format.environment().clone())
+            .with_organization(old.organization())
+            .with_name(old.name())
+            .with_plan(old.plan())
+            .with_scopes(old.scopes().clone())
+            .with_networks(old.networks().clone())
+            .with_origins(old.origins().clone())
+            .with_limits(old.limits().clone())
+            .with_metadata(old.metadata().clone())
+            .with_throttled(old.throttled().cloned())
+            .with_budget(old.budget())
+            .with_lineage(old.lineage())
+            .with_rotated_from(old.id())
+            .with_created_at(now)
+            .with_expires_at(expires_at);
+        Ok(self.edits.apply(record))
+    }
+}
+
+/// Returns whether a key works, or may work again.
+fn is_alive(key: &KeyRecord, now: SystemTime) -> bool {
+    key.revoked().is_none() && key.expires_at().is_none_or(|end| end > now)
+}
+
+/// Returns the lifetime that a key was issued with.
+fn lifetime(key: &KeyRecord) -> Option<Duration> {
+    let begins = key.not_before().or(key.created_at())?;
+    key.expires_at()?.duration_since(begins).ok()
+}
+
+fn event(new: &KeyRecord, old: &KeyRecord, now: SystemTime) -> Event {
+    let data = json!({
+        "key_id": old.id().to_string(),
+        "successor_id": new.id().to_string(),
+        "expires_at": old.expires_at().map(timestamp::rfc3339),
+        "is_revoked": old.revoked().is_some(),
+        "successor_expires_at": new.expires_at().map(timestamp::rfc3339),
+    });
+    Event::new(Action::ROTATED.as_str(), now)
+        .with_key(old.id())
+        .with_account(old.account().to_owned())
+        .with_data(data.to_string())
+}
+
+impl IntoFuture for RotateKey {
+    type Output = Result<RotatedKey, RotateError>;
+    type IntoFuture = BoxFuture<Result<RotatedKey, RotateError>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.rotate())
+    }
+}
