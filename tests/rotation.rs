@@ -158,7 +158,7 @@ async fn invariant_9_a_grace_period_never_lengthens_a_life() {
                 .expires_in(365 * DAY)
                 .await
                 .unwrap();
-            owner.pass(365 * DAY - left);
+            owner.pass((365 * DAY).saturating_sub(left));
             let end = old.record().expires_at().unwrap();
             let rotated = owner.keys.rotate(old.id()).grace(grace).await.unwrap();
             let now = owner.clock_now();
