@@ -155,8 +155,8 @@ impl Indexes {
                     continue;
                 };
                 let dot = if schema.is_empty() { "" } else { "." };
-                drop += &format!("DROP INDEX {schema}{dot}{name};");
-                create += &format!("{statement};");
+                drop.extend(["DROP INDEX ", schema, dot, name, ";"]);
+                create.extend([statement, ";"]);
             }
         }
         Self { drop, create }
