@@ -1,6 +1,11 @@
 //! The store in PostgreSQL: conformance on a real server, and what bit others.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "support/histories.rs"]
+mod histories;
+#[allow(dead_code, reason = "each suite uses its part")]
+#[path = "../benches/support/random.rs"]
+mod random;
 #[allow(dead_code, unreachable_pub, reason = "each suite uses its part")]
 #[path = "support/postgres.rs"]
 mod server;
@@ -174,6 +179,15 @@ async fn purges_at_once_do_no_harm() {
 #[tokio::test]
 async fn a_key_that_moves_is_listed_with_its_account() {
     sql_suite::a_key_that_moves_is_listed_with_its_account(Pg::new().await).await;
+}
+
+#[tokio::test]
+async fn invariant_12_trail_and_state_agree_after_random_histories() {
+    let database = Pg::new().await;
+    for seed in 0..4 {
+        histories::live(database.store.clone(), seed, 150).await;
+    }
+    assert!(database.store.verify_trail().await.unwrap().is_ok());
 }
 
 #[tokio::test]

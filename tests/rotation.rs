@@ -1,11 +1,13 @@
 //! Rotation, updates and containment: what is inherited, what ends, and what a lost answer leaves.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "support/histories.rs"]
+mod histories;
 mod support;
 
 use std::time::{Duration, SystemTime};
 
-use support::{DAY, READ, WRITE, today};
+use support::{DAY, READ, WRITE, random, today};
 use tower_api_key::clock::ManualClock;
 use tower_api_key::key::{AllowedNetworks, KeyStatus, Suspension, Throttling};
 use tower_api_key::manage::{
@@ -580,4 +582,42 @@ async fn a_suspended_key_is_revoked_with_the_others() {
     assert!(!owner.works(key.expose_secret()).await);
     let stale = owner.store.commit(&change).await.unwrap_err();
     assert_eq!(stale.kind(), StoreErrorKind::Conflict);
+}
+
+/// Invariant 9, in random histories.
+#[tokio::test]
+async fn invariant_9_holds_in_random_histories() {
+    let histories = std::env::var("HISTORIES").map_or(30, |text| text.parse().unwrap());
+    for seed in 0..histories {
+        histories::live(MemoryStore::new(), seed, 300).await;
+    }
+}
+
+#[tokio::test]
+async fn who_has_a_key_may_revoke_it() {
+    let mut owner = Owner::new();
+    let key = owner.keys.issue("acme").expires_in(DAY).await.unwrap();
+    owner.keys.suspend(key.id()).await.unwrap();
+    owner.pass(2 * DAY);
+    let unknown = owner.keys.revoke_own(&support::stranger()).await;
+    assert!(matches!(unknown, Err(ChangeError::NotFound(_))));
+    let wrong = format!("{}x", key.expose_secret());
+    assert!(owner.keys.revoke_own(&wrong).await.is_err());
+    let revoked = owner
+        .keys
+        .revoke_own(key.expose_secret())
+        .reason("found")
+        .await
+        .unwrap();
+    assert_eq!(revoked.revoked().unwrap().reason.as_deref(), Some("found"));
+    let trail = TrailQuery::new().with_key(key.id()).newest_first();
+    let trail = owner
+        .keys
+        .trail(&trail, &Paging::first(1))
+        .await
+        .unwrap()
+        .items;
+    assert_eq!(trail[0].origin.actor, Actor::key(key.id()));
+    let debug = format!("{:?}", owner.keys.revoke_own(key.expose_secret()));
+    assert!(!debug.contains("sk_live"), "{debug}");
 }

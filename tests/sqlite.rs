@@ -1,6 +1,11 @@
 //! The store in SQLite: conformance, and what bit others.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "support/histories.rs"]
+mod histories;
+#[allow(dead_code, reason = "each suite uses its part")]
+#[path = "../benches/support/random.rs"]
+mod random;
 #[path = "support/sql_suite.rs"]
 mod sql_suite;
 
@@ -135,6 +140,15 @@ async fn purges_at_once_do_no_harm() {
 #[tokio::test]
 async fn a_key_that_moves_is_listed_with_its_account() {
     sql_suite::a_key_that_moves_is_listed_with_its_account(Sqlite::new().await).await;
+}
+
+#[tokio::test]
+async fn invariant_12_trail_and_state_agree_after_random_histories() {
+    let database = Sqlite::new().await;
+    for seed in 0..4 {
+        histories::live(database.store.clone(), seed, 150).await;
+    }
+    assert!(database.store.verify_trail().await.unwrap().is_ok());
 }
 
 #[tokio::test]

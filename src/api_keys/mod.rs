@@ -28,6 +28,7 @@ use crate::manage::contain::RevokeAll;
 use crate::manage::family::{EndGrace, RevokeFamily};
 use crate::manage::import::ImportKeys;
 use crate::manage::issue::IssueKey;
+use crate::manage::own::RevokeOwn;
 use crate::manage::rotate::RotateKey;
 use crate::manage::update::UpdateKey;
 use crate::middleware::config::Config;
@@ -153,6 +154,12 @@ impl ApiKeys {
     /// After the future has completed, this process admits no request whose `call` begins later.
     pub fn revoke(&self, id: KeyId) -> RevokeKey {
         RevokeKey::new(self.manager(), id)
+    }
+
+    /// Revokes the presented key, whatever its status, when the returned future is awaited. For an
+    /// endpoint where holders of keys, or those who find one, revoke it by having it.
+    pub fn revoke_own(&self, key: &str) -> RevokeOwn {
+        RevokeOwn::new(self.manager(), key)
     }
 
     /// Suspends a key, until it is [resumed](Self::resume), when the returned future is awaited.

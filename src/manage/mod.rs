@@ -8,6 +8,7 @@ mod edits;
 pub(crate) mod family;
 pub(crate) mod import;
 pub(crate) mod issue;
+pub(crate) mod own;
 pub(crate) mod rotate;
 pub(crate) mod update;
 
@@ -19,6 +20,7 @@ pub use family::{EndGrace, RevokeFamily};
 pub use import::{ImportError, ImportKeys, Imported};
 pub use issue::{IssueError, IssueKey};
 
+pub use own::RevokeOwn;
 pub use rotate::{RotateError, RotateKey, RotatedKey};
 pub use update::{UpdateError, UpdateKey};
 

@@ -278,13 +278,11 @@ impl RotateKey {
             return Err(RotateError::NotRotatable(self.id, status));
         }
         let successor = self.successor(&old).await?;
-        let replaced = match &successor {
-            Some(successor) if is_alive(successor, now) => {
-                self.check_unused(&old, successor, now).await?;
-                Some(successor)
-            }
-            _ => None,
-        };
+        if let Some(successor) = successor.as_ref().filter(|key| is_alive(key, now)) {
+            self.check_unused(&old, successor, now).await?;
+        }
+        // Also one that has expired: an update might bring it back, as a second successor.
+        let replaced = successor.as_ref().filter(|key| key.revoked().is_none());
         self.check_predecessors(&old, now).await?;
 
         let kind = manager.kind_of(&old);
@@ -307,7 +305,7 @@ impl RotateKey {
                 .create(Action::ISSUED, new)?
                 .update(Action::ROTATED, &old, ended)?;
         if let Some(replaced) = replaced {
-            let reason = "replaced before its first use".to_owned();
+            let reason = "replaced by another successor".to_owned();
             let revocation = Revocation::new(now).with_reason(reason);
             let revoked = replaced.clone().with_revoked(revocation);
             change = change.update(Action::REVOKED, replaced, revoked)?;
