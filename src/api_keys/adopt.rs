@@ -10,25 +10,26 @@ use crate::key::record::KeyRecord;
 use crate::store::StoreError;
 
 impl ApiKeysBuilder {
-    /// Lets the application verify keys of a format that the store does not know: keys of which only
-    /// a slow hash (Argon2, bcrypt) was kept, for example. The format is added to the
+    /// Lets the application verify keys of a format that the store does not know: keys of which
+    /// only a slow hash (Argon2, bcrypt) was kept, for example. The format is added to the
     /// [formats](Self::formats). Default: none.
     ///
     /// `adopt` gets the presented key. It finds the old row, by a public part of the key, verifies
     /// the key, and returns the record of
-    /// [`KeyRecord::imported`]`(KeyDigest::of(key.expose_secret()), account)`, or `None` if there is
-    /// no such key. The record is committed, and from then on the key is verified by its SHA-256,
-    /// like any other. The old row is not needed any more.
+    /// [`KeyRecord::imported`]`(KeyDigest::of(key.expose_secret()), account)`, or `None` if there
+    /// is no such key. The record is committed, and from then on the key is verified by its
+    /// SHA-256, like any other. The old row is not needed any more.
     ///
     /// As many keys as there are processors are verified at once; others wait for their turn, at
-    /// most five seconds, and are answered with 503 after that. An error of `adopt` is answered with
-    /// 503, too. Unknown keys count as [failed attempts](Self::failed_attempts) before `adopt` is
-    /// called: set a limit of those.
+    /// most five seconds, and are answered with 503 after that. An error of `adopt` is answered
+    /// with 503, too. Unknown keys count as [failed attempts](Self::failed_attempts) before `adopt`
+    /// is called: set a limit of those.
     ///
     /// Danger: `adopt` sees plaintext keys, and anybody can make it compute. Hash in
-    /// `tokio::task::spawn_blocking`, since a slow hash would keep other requests of the same thread
-    /// waiting, and move the [`KeyToAdopt`] there: its turn ends when it is dropped. A key must have at least 112 bits of entropy, since its SHA-256 is in the table from
-    /// then on: never adopt passwords.
+    /// `tokio::task::spawn_blocking`, since a slow hash would keep other requests of the same
+    /// thread waiting, and move the [`KeyToAdopt`] there: its turn ends when it is dropped. A key
+    /// must have at least 112 bits of entropy, since its SHA-256 is in the table from then on:
+    /// never adopt passwords.
     ///
     /// ```
     /// use tower_api_key::key::{Alphabet, KeyDigest, KeyFormat};

@@ -330,8 +330,8 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
-    /// Leaves client addresses out of the log, and out of what is recorded of the last use of a key.
-    /// Default: a refusal is logged with the client's address, and a use is recorded with it.
+    /// Leaves client addresses out of the log, and out of what is recorded of the last use of a
+    /// key. Default: a refusal is logged with the client's address, and a use is recorded with it.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, MemoryStore};

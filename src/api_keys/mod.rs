@@ -136,8 +136,8 @@ impl ApiKeys {
         RevokeFamily::new(self.manager(), id)
     }
 
-    /// Revokes many keys when the returned future is awaited: those of an account, with a prefix, or
-    /// issued before a time.
+    /// Revokes many keys when the returned future is awaited: those of an account, with a prefix,
+    /// or issued before a time.
     pub fn revoke_all(&self) -> RevokeAll {
         RevokeAll::new(self.manager())
     }

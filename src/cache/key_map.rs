@@ -17,13 +17,13 @@
 //!
 //! # The index
 //!
-//! The index is a cuckoo table of four slots to a bucket. A lookup takes 30 ns at 10,000 keys and 185
-//! ns at a million; in `hashbrown` 26 and 155, in papaya 25 and 165, in dashmap 22 and 139, in moka
-//! 311 and 1,565 (`benches/tables`). Those figures are of a loop over lookups, in which the control
-//! bytes of `hashbrown` stay in the processor's caches. In whole requests over a million keys they
-//! do not, and a lookup waits for memory twice: with `hashbrown`, `full_1m` took 2.32, 2.61 and 2.19
-//! µs in three alternating runs, and with this table 2.19, 2.03 and 2.04 (1.5 to 1.6 times the
-//! floor).
+//! The index is a cuckoo table of four slots to a bucket. A lookup takes 30 ns at 10,000 keys and
+//! 185 ns at a million; in `hashbrown` 26 and 155, in papaya 25 and 165, in dashmap 22 and 139, in
+//! moka 311 and 1,565 (`benches/tables`). Those figures are of a loop over lookups, in which the
+//! control bytes of `hashbrown` stay in the processor's caches. In whole requests over a million
+//! keys they do not, and a lookup waits for memory twice: with `hashbrown`, `full_1m` took 2.32,
+//! 2.61 and 2.19 µs in three alternating runs, and with this table 2.19, 2.03 and 2.04 (1.5 to 1.6
+//! times the floor).
 //!
 //! # Absent keys
 //!
@@ -54,9 +54,9 @@ const SAMPLE: usize = 8;
 const SAMPLED_BUCKETS: usize = 16;
 
 /// The counted lookups after which a bucket is aged. A bucket holds two to three keys, so the uses
-/// of a key are halved after about twenty times as many counted lookups as there are keys. With half
-/// of that, the hit ratio of scans in a cache for half of the keys is lower by 0.01; with twice of
-/// it, that of Zipf 0.8 in a cache for a tenth.
+/// of a key are halved after about twenty times as many counted lookups as there are keys. With
+/// half of that, the hit ratio of scans in a cache for half of the keys is lower by 0.01; with
+/// twice of it, that of Zipf 0.8 in a cache for a tenth.
 const LOOKUPS_PER_AGED_BUCKET: usize = 52;
 
 /// The most buckets that one load ages.
@@ -288,10 +288,10 @@ impl Stripe {
         }
     }
 
-    /// Inserts a key, and returns the one that is not in the table for it: its older record; another
-    /// key, if two ever have the same first half of their ids; or the new key itself, if its buckets
-    /// are full, which takes ids that somebody has chosen to collide. Such a key is loaded for each
-    /// request.
+    /// Inserts a key, and returns the one that is not in the table for it: its older record;
+    /// another key, if two ever have the same first half of their ids; or the new key itself, if
+    /// its buckets are full, which takes ids that somebody has chosen to collide. Such a key is
+    /// loaded for each request.
     fn insert(&mut self, id: &KeyId, key: Arc<CachedKey>) -> Option<Arc<CachedKey>> {
         let slot = self.keys.find_or_insert(id.half(), |_, _| false);
         match slot.and_then(|slot| self.keys.get_mut(slot)) {

@@ -181,8 +181,8 @@ impl KeyCache {
         self.loader.adoption.adoptable(format_index, key)
     }
 
-    /// Loads a key from the store, once for all concurrent requests. The application is asked for an
-    /// adoptable key that the store does not know.
+    /// Loads a key from the store, once for all concurrent requests. The application is asked for
+    /// an adoptable key that the store does not know.
     pub(crate) async fn load(
         &self,
         id: KeyId,

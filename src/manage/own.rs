@@ -12,9 +12,9 @@ use crate::store::{Actor, Origin, StoreError};
 /// A revocation of a presented key, carried out when awaited:
 /// [`ApiKeys::revoke_own`](crate::ApiKeys::revoke_own).
 ///
-/// Who has a key may revoke it: its owner who has found it in public, or a finder who reports it
-/// this way. A key in any status is revoked, also one that is suspended or has expired. Returns the
-/// record after the revocation. A key that does not exist is [`ChangeError::NotFound`].
+/// The holder of a key may revoke it: its owner who has found it in public, or a finder who reports
+/// it this way. A key in any status is revoked, also one that is suspended or has expired. Returns
+/// the record after the revocation. A key that does not exist is [`ChangeError::NotFound`].
 ///
 /// ```
 /// # use tower_api_key::ApiKeys;

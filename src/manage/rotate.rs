@@ -155,7 +155,8 @@ pub struct RotatedKey {
 }
 
 impl RotatedKey {
-    /// Returns the plaintext of the new key. Show it to the owner now; it cannot be recovered later.
+    /// Returns the plaintext of the new key. Show it to the owner now; it cannot be recovered
+    /// later.
     pub fn expose_secret(&self) -> &str {
         self.plaintext.expose_secret()
     }
@@ -390,8 +391,8 @@ impl RotateKey {
         Ok(())
     }
 
-    /// Returns the format of the new key: that of the old one, if keys are issued in it, or else the
-    /// first one of the environment and kind.
+    /// Returns the format of the new key: that of the old one, if keys are issued in it, or else
+    /// the first one of the environment and kind.
     fn format(&self, old: &KeyRecord, kind: KeyKind) -> Result<&KeyFormat, RotateError> {
         let formats = &self.manager.shared.formats;
         let fits = |format: &&KeyFormat| {

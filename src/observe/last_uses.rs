@@ -1,8 +1,8 @@
 //! First and last uses of keys, noted by requests and recorded by the worker.
 //!
-//! A request notes the use of a key if that was not noted in the same minute yet. So a key in steady
-//! use costs each request one comparison, and the store one row a minute. What is noted is recorded
-//! within a second: the first use of a key at once, and the last use to the minute.
+//! A request notes the use of a key if that was not noted in the same minute yet. So a key in
+//! steady use costs each request one comparison, and the store one row a minute. What is noted is
+//! recorded within a second: the first use of a key at once, and the last use to the minute.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

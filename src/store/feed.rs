@@ -13,8 +13,8 @@ use crate::store::list::Cursor;
 
 /// A feed of the keys that any process changed.
 ///
-/// A store may [have a feed](crate::KeyStore::feed) of its own, as those in SQL databases do; another
-/// one is configured with [`ApiKeysBuilder::feed`](crate::ApiKeysBuilder::feed). The
+/// A store may [have a feed](crate::KeyStore::feed) of its own, as those in SQL databases do;
+/// another one is configured with [`ApiKeysBuilder::feed`](crate::ApiKeysBuilder::feed). The
 /// [worker](crate::ApiKeys::worker) polls the feed, one call at a time, and invalidates the cache
 /// entries of the keys that it names. This way, a revocation reaches the other processes of a fleet
 /// at once. Without a feed, or while it fails,

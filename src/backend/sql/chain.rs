@@ -131,7 +131,7 @@ mod tests {
         }
     }
 
-    /// What is hashed of the cells, apart from the types.
+    /// Returns the bytes that are hashed, without their types.
     fn bytes(cells: &[Cell]) -> Vec<Option<Vec<u8>>> {
         let bytes = |cell: &Cell| match cell {
             Cell::Integer(number) => number.map(|number| number.to_be_bytes().to_vec()),

@@ -17,8 +17,8 @@ pub(super) enum Position {
     Number(i64),
     /// After the rows that a snapshot sees.
     Snapshot(String),
-    /// Within a part: among the rows that the second snapshot sees and the first does not, after the
-    /// row with this number.
+    /// Within a part: among the rows that the second snapshot sees and the first does not, after
+    /// the row with this number.
     Part(String, String, i64),
 }
 
@@ -31,8 +31,8 @@ pub(super) struct FollowedRows {
 }
 
 impl Position {
-    /// Encodes a cursor. A snapshot means nothing in another server, so the cursor has the identifier
-    /// of its own.
+    /// Encodes a cursor. A snapshot means nothing in another server, so the cursor has the
+    /// identifier of its own.
     pub(super) fn encode(&self, server: i64) -> Cursor {
         Cursor::new(match self {
             Self::Number(number) => format!("f1-{number}"),

@@ -78,8 +78,8 @@ impl Scan {
             (">", "<=", "ASC")
         };
         if has_account {
-            // In this form only the index by account serves it, in its order. With `account = $1`, the
-            // planner may read the whole account and sort it.
+            // In this form only the index by account serves it, in its order. With `account = $1`,
+            // the planner may read the whole account and sort it.
             return format!(
                 "SELECT {columns} FROM {{{table}}} \
                  WHERE account {reaches} $1 AND (account, {position}, {id}) {than} ($1, $2, $3){condition} \

@@ -110,8 +110,8 @@ pub(super) async fn migrate<D: Driver>(
     adapt::<D>(session, names).await
 }
 
-/// Adapts tables that were restored from another server: the transactions of their rows mean nothing
-/// here.
+/// Adapts tables that were restored from another server: the transactions of their rows mean
+/// nothing here.
 async fn adapt<D: Driver>(session: &mut D::Session, names: &Names) -> Result<(), SqlError> {
     let Servers { ours, theirs } = servers::<D>(session, names).await?;
     if theirs == Some(ours) {

@@ -65,9 +65,9 @@ macro_rules! ports {
             /// Deletes the records of the audit trail from before a time, and returns their number.
             /// The last record of each key is kept, and a trail that is broken is left as it is.
             ///
-            /// Of each trail that is cut, a stub stays that is sealed under the
-            /// [audit key](Self::audit_key), so that [`verify_trail`](Self::verify_trail) can tell a
-            /// purge from a deletion.
+            /// A stub takes the place of what is cut off a trail, sealed under the
+            /// [audit key](Self::audit_key), so that [`verify_trail`](Self::verify_trail) can tell
+            /// a purge from a deletion.
             pub async fn purge_trail(&self, before: SystemTime) -> Result<u64, StoreError> {
                 self.0.purge_trail(before).await
             }

@@ -28,8 +28,8 @@ use crate::store::{
 /// reaches the others within a second. Reads of this store use at most half of the connections of
 /// the pool at once, so that the application's own queries are not starved.
 ///
-/// The methods need the runtime of `tokio`. For TLS to the server, the application enables a feature
-/// of `sqlx` of its choice.
+/// The methods need the runtime of `tokio`. For TLS to the server, the application enables a
+/// feature of `sqlx` of its choice.
 ///
 /// ```no_run
 /// use tower_api_key::ApiKeys;
@@ -101,8 +101,8 @@ impl Driver for PostgresDriver {
         strict: "",
         updated: " WITH (fillfactor = 80)",
         transaction: "xid xid8 NOT NULL DEFAULT pg_current_xact_id(),",
-        // Whatever the defaults of the database are: a serializable transaction fails where this one
-        // finds that nothing was updated, and a commit that is not synchronous may be lost.
+        // Whatever the defaults of the database are: a serializable transaction fails where this
+        // one finds that nothing was updated, and a commit that is not synchronous may be lost.
         begin: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
                 SET LOCAL synchronous_commit = on; \
                 SET LOCAL idle_in_transaction_session_timeout = '10s'",

@@ -13,7 +13,7 @@ pub(super) trait Driver: Clone + fmt::Debug + Send + Sync + 'static {
     /// A session of this driver.
     type Session: Session;
 
-    /// What is different in the SQL of this database.
+    /// The words of this database.
     const DIALECT: Dialect;
 
     /// Borrows a connection to read.
@@ -45,8 +45,9 @@ pub(super) trait Session: Send {
 
 /// The time in which a connection is given back to its pool, or closed.
 ///
-/// sqlx asks the server for a sign of life then, and by itself would wait for the answer for ever: a
-/// network that begins to swallow packets at that moment would cost the pool a connection for good.
+/// sqlx asks the server for a sign of life then, and by itself would wait for the answer for ever:
+/// a network that begins to swallow packets at that moment would cost the pool a connection for
+/// good.
 pub(super) const RETURN_LIMIT: Duration = Duration::from_millis(500);
 
 /// A statement with its parameters: `$1`, `$2` and so on.
@@ -158,8 +159,8 @@ impl From<sqlx::Error> for SqlError {
     }
 }
 
-/// Implements [`Session`] for a borrowed connection of a database. `parameters` rewrites `$1` as the
-/// database needs it, and `read` reads a row.
+/// Implements [`Session`] for a borrowed connection of a database. `parameters` rewrites `$1` as
+/// the database needs it, and `read` reads a row.
 macro_rules! session {
     ($name:ident, $database:ty, $parameters:expr, $read:path) => {
         /// A borrowed connection.

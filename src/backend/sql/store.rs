@@ -1,4 +1,4 @@
-//! What the stores of all databases have in common.
+//! The common part of the stores of all databases.
 
 use std::fmt;
 use std::future::Future;
@@ -28,7 +28,7 @@ pub(super) struct SqlStore<D> {
     server: Arc<OnceLock<i64>>,
 }
 
-/// Whether a session reads or writes.
+/// The purpose of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     Read,

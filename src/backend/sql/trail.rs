@@ -78,7 +78,7 @@ impl<D: Driver> SqlStore<D> {
     }
 
     /// Deletes the records of the trail from before a time, except for the last one of each key.
-    /// Of each trail that is cut, a sealed stub stays. A trail that is broken is left as it is.
+    /// A sealed stub takes the place of what is cut off. A trail that is broken is left as it is.
     pub(super) async fn purge_trail(&self, before: SystemTime) -> Result<u64, StoreError> {
         let mut purged = 0;
         let mut scan = PurgeScan::new(microseconds(before));
@@ -114,8 +114,8 @@ impl<D: Driver> SqlStore<D> {
         Ok((cuts, is_end))
     }
 
-    /// Cuts the trail of a key up to a version, and seals a stub. Returns the number of records that
-    /// were deleted.
+    /// Cuts the trail of a key up to a version, and seals a stub. Returns the number of records
+    /// that were deleted.
     async fn cut(&self, id: KeyId, version: u64, at: i64) -> Result<u64, SqlError> {
         let mut session = self.session(Access::Write).await?;
         session.run(D::DIALECT.begin).await?;
@@ -131,8 +131,8 @@ impl<D: Driver> SqlStore<D> {
         Ok(deleted)
     }
 
-    /// Returns the hash of a version, if the chain up to the one after it is whole: a purge must not
-    /// vouch for what was edited.
+    /// Returns the hash of a version, if the chain up to the one after it is whole: a purge must
+    /// not vouch for what was edited.
     async fn end_of_part(
         &self,
         session: &mut D::Session,
@@ -222,7 +222,7 @@ struct PurgeScan {
     version: i64,
     /// All records of the key so far are old enough.
     is_old: bool,
-    /// Where the trail of the key is to be cut, as far as it was read.
+    /// The version up to which the trail of the key is to be cut, as far as it was read.
     cut: Option<(KeyId, u64)>,
 }
 

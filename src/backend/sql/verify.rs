@@ -32,15 +32,15 @@ pub(super) struct ChainCheck {
 /// A row of the trail, as it is stored.
 pub(super) struct Entry {
     version: u64,
-    /// What is hashed. It is not written anew from what was read, which another version of this
-    /// library, or of a dependency, could write in another way.
+    /// The hashed cells. They are not written anew from what was read, which another version of
+    /// this library, or of a dependency, could write in another way.
     cells: Vec<Cell>,
     state: Link,
     previous: Option<Link>,
     digest: Link,
 }
 
-/// What a purge left of a trail.
+/// The stub in the place of the records that a purge has deleted.
 pub(super) struct Stub {
     version: u64,
     digest: Link,
