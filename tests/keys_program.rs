@@ -5,6 +5,9 @@
 //! `cargo build --examples --features sqlite`.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "../examples/support/rfc3339.rs"]
+mod rfc3339;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::TcpStream;
@@ -12,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use tower_api_key::store::sqlx::{self, Connection, SqliteConnection};
@@ -161,6 +164,13 @@ impl Quickstart {
 
     /// The status of the answer to a request with a key.
     fn ask(&self, key: &str) -> u16 {
+        let answer = self.answer(key);
+        let status = answer.split(' ').nth(1).unwrap();
+        status.parse().unwrap()
+    }
+
+    /// The whole answer to a request with a key.
+    fn answer(&self, key: &str) -> String {
         let mut connection = TcpStream::connect(&self.address).unwrap();
         connection.set_read_timeout(Some(PATIENCE)).unwrap();
         let address = &self.address;
@@ -171,8 +181,7 @@ impl Quickstart {
         connection.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         connection.read_to_string(&mut answer).unwrap();
-        let status = answer.split(' ').nth(1).unwrap();
-        status.parse().unwrap()
+        answer
     }
 
     /// Stops it as Ctrl-C does.
@@ -220,6 +229,11 @@ fn names(value: &Value) -> Vec<&str> {
         .collect()
 }
 
+/// The texts of an object's fields.
+fn texts<'v, const COUNT: usize>(value: &'v Value, names: [&str; COUNT]) -> [&'v str; COUNT] {
+    names.map(|name| value[name].as_str().unwrap())
+}
+
 #[test]
 fn a_service_follows_what_the_program_changes_and_survives_restarts() {
     let folder = Folder::new();
@@ -262,6 +276,57 @@ fn a_service_follows_what_the_program_changes_and_survives_restarts() {
         assert_ne!(again.ask(key), 200);
         again.interrupt();
     }
+    assert_eq!(folder.json(&["verify-trail"]), json!({ "ok": true }));
+}
+
+#[test]
+fn a_service_follows_rotations_updates_and_a_containment() {
+    let folder = Folder::new();
+    let service = Quickstart::start(Some(&folder.file()));
+    let others = service.key("expiring"); // of another account
+    let issued = folder.json(&["issue", "acme", "--scope", "reports:read"]);
+    let [old, id] = texts(&issued, ["key", "key_id"]);
+    until("an issued key", || service.ask(old) == 200);
+    assert!(!service.answer(old).contains("\r\ndeprecation: "));
+
+    let rotated = folder.json(&["rotate", id, "--grace", "7"]);
+    let [new, new_id] = texts(&rotated, ["key", "key_id"]);
+    until("the new key", || service.ask(new) == 200);
+    assert!(service.answer(new).contains("\r\nx-key-status: active\r\n"));
+    until("the deprecation of the old key", || {
+        let answer = service.answer(old);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        answer.contains("\r\nx-key-status: deprecated\r\n")
+    });
+    let answer = service.answer(old);
+    let sunset = rfc3339::parse(rotated["old"]["expires_at"].as_str().unwrap());
+    let sunset = httpdate::fmt_http_date(sunset.unwrap());
+    let headers = ["deprecation: @".to_owned(), format!("sunset: {sunset}\r\n")];
+    for header in headers {
+        assert!(answer.contains(&format!("\r\n{header}")), "{answer}");
+    }
+
+    folder.json(&["update", new_id, "--scope", "reports:write"]);
+    until("an update", || {
+        service
+            .answer(new)
+            .contains(r#""scopes":["reports:write"]"#)
+    });
+
+    let replaced = folder.json(&["rotate", new_id, "--compromised", "leaked"]);
+    let [last] = texts(&replaced, ["key"]);
+    until("the end of a compromised key", || service.ask(new) == 401);
+    until("the key in its place", || service.ask(last) == 200);
+    assert_eq!(service.ask(old), 200, "its grace goes on");
+
+    let [active, admin] = ["active", "admin"].map(|name| service.key(name));
+    let contained = folder.json(&["revoke-all", "--account", "acme"]);
+    let refused = [old, last, &active, &admin];
+    assert_eq!(contained, json!({ "revoked": refused.len() + 2 })); // and "test" and "limited"
+    until("a containment", || {
+        refused.iter().all(|key| service.ask(key) == 401)
+    });
+    assert_eq!(service.ask(&others), 200);
     assert_eq!(folder.json(&["verify-trail"]), json!({ "ok": true }));
 }
 
@@ -383,6 +448,229 @@ fn json_has_the_fields_that_scripts_rely_on() {
 }
 
 #[test]
+fn an_update_changes_what_is_named() {
+    let folder = Folder::new();
+    let issued = folder.json(&[
+        "issue",
+        "acme",
+        "--scope",
+        "reports:read",
+        "--name",
+        "export",
+    ]);
+    let [id] = texts(&issued, ["key_id"]);
+    let before = folder.json(&["show", id]);
+    let arguments = ["update", id, "--plan", "pro", "--expires-in", "400"];
+    let updated = folder.json(&arguments);
+    let wanted = json!({ "key_id": id, "account": "acme", "status": "active" });
+    assert_eq!(updated, wanted);
+    let after = folder.json(&["show", id]);
+    assert!(is_time(&after["expires_at"]));
+    let mut expected = before;
+    expected["plan"] = "pro".into();
+    expected["expires_at"] = after["expires_at"].clone();
+    expected["version"] = 2.into();
+    assert_eq!(after, expected);
+
+    // Scopes replace those that the key has.
+    let arguments = [
+        "--scope", "a", "--scope", "b", "--name", "weekly", "--actor", "ops",
+    ];
+    folder.json(&[&["update", id][..], &arguments].concat());
+    let after = folder.json(&["show", id]);
+    assert_eq!(
+        (&after["scopes"], &after["name"]),
+        (&json!(["a", "b"]), &json!("weekly"))
+    );
+    // What is so already is no change.
+    folder.json(&["update", id, "--name", "weekly"]);
+    let trail = folder.json(&["trail", id]);
+    assert_eq!(trail.as_array().unwrap().len(), 3);
+    assert_eq!(
+        texts(&trail[2], ["action", "actor"]),
+        ["api_key.updated", "ops"]
+    );
+    assert_eq!(
+        folder.json(&["update", id, "--expires-in", "0"])["status"],
+        "expired"
+    );
+}
+
+#[test]
+fn a_rotation_has_the_new_key_and_the_end_of_the_old_one() {
+    let folder = Folder::new();
+    let issue = || folder.json(&["issue", "acme", "--scope", "reports:read"]);
+    let rotate = |id: &str, options: &[&str]| {
+        let rotated = folder.json(&[&["rotate", id][..], options].concat());
+        assert_eq!(names(&rotated), ["key", "key_id", "old"]);
+        assert_eq!(names(&rotated["old"]), ["expires_at", "key_id"]);
+        assert_eq!(rotated["old"]["key_id"], id);
+        let [key, new_id] = texts(&rotated, ["key", "key_id"]);
+        assert!(key.starts_with("sk_live_") && new_id != id, "{rotated}");
+        let [old, new] = [id, new_id].map(|id| folder.json(&["show", id]));
+        assert_eq!(old["expires_at"], rotated["old"]["expires_at"]);
+        assert_eq!(
+            (&old["rotated_to"], &new["rotated_from"]),
+            (&json!(new_id), &json!(id))
+        );
+        assert_eq!(
+            (&old["scopes"], &new["status"]),
+            (&new["scopes"], &json!("active"))
+        );
+        old
+    };
+    let days = |old: &Value| {
+        let [start, end] = texts(old, ["rotated_at", "expires_at"]);
+        let [start, end] = [start, end].map(|time| rfc3339::parse(time).unwrap());
+        end.duration_since(start).unwrap().as_secs_f64() / 86_400.0
+    };
+    for (options, expected) in [
+        (&[][..], 30.0),
+        (&["--grace", "7"], 7.0),
+        (&["--grace", "0"], 0.0),
+    ] {
+        let issued = issue();
+        let old = rotate(issued["key_id"].as_str().unwrap(), options);
+        assert!((days(&old) - expected).abs() < 0.001, "{old}");
+        let status = if expected > 0.0 {
+            "deprecated"
+        } else {
+            "expired"
+        };
+        assert_eq!(old["status"], status);
+    }
+    let issued = issue();
+    let [id] = texts(&issued, ["key_id"]);
+    let old = rotate(id, &["--compromised", "leaked"]);
+    assert_eq!(
+        (&old["status"], &old["expires_at"]),
+        (&json!("revoked"), &Value::Null)
+    );
+    assert_eq!(old["revoked"]["reason"], "leaked");
+    let trail = folder.json(&["trail", id]);
+    assert_eq!(
+        texts(&trail[1], ["action", "actor"]),
+        ["api_key.rotated", "tester"]
+    );
+
+    // Only the last key of a chain is rotated.
+    let issued = issue();
+    let [id] = texts(&issued, ["key_id"]);
+    let old = rotate(id, &[]);
+    let error = folder.error(&["rotate", id], 1);
+    assert!(
+        error.contains(old["rotated_to"].as_str().unwrap()),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_containment_revokes_the_keys_that_meet_all_options() {
+    let folder = Folder::new();
+    let revoked = |options: &[&str]| {
+        let contained = folder.json(&[&["revoke-all"][..], options].concat());
+        assert_eq!(names(&contained), ["revoked"]);
+        contained["revoked"].as_u64().unwrap()
+    };
+    for account in ["acme", "globex"] {
+        for environment in ["live", "test"] {
+            folder.json(&["issue", account, "--environment", environment]);
+        }
+    }
+    let future = ["--issued-before", "2999-12-31T23:59:59.5Z"];
+    assert_eq!(revoked(&["--account", "nobody"]), 0);
+    assert_eq!(revoked(&["--issued-before", "2020-01-31T23:59:59Z"]), 0);
+    let options = [
+        "--account",
+        "acme",
+        "--prefix",
+        "sk_test",
+        "--reason",
+        "leaked",
+    ];
+    assert_eq!(revoked(&[&options[..], &future].concat()), 1);
+    assert_eq!(
+        revoked(&["--account", "acme"]),
+        1,
+        "the other one is revoked already"
+    );
+    assert_eq!(revoked(&["--prefix", "sk_live"]), 1);
+    let list = folder.json(&["list", "--status", "live"]);
+    assert_eq!(list.as_array().unwrap().len(), 1);
+    assert_eq!(
+        texts(&list[0], ["account", "prefix"]),
+        ["globex", "sk_test"]
+    );
+    assert_eq!(
+        folder.text(&[&["revoke-all"][..], &future].concat()),
+        "keys revoked: 1\n"
+    );
+    assert_eq!(revoked(&future), 0);
+    let leaked = folder.json(&["list", "--account", "acme"]);
+    let reasons = leaked.as_array().unwrap().iter();
+    let reasons: Vec<_> = reasons.map(|key| &key["revoked"]["reason"]).collect();
+    assert!(reasons.contains(&&json!("leaked")), "{reasons:?}");
+    assert_eq!(folder.json(&["verify-trail"]), json!({ "ok": true }));
+}
+
+#[test]
+fn times_are_parsed_exactly_or_not_at_all() {
+    let second = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+    for (text, time) in [
+        ("1970-01-01T00:00:00Z", second(0)),
+        ("2000-02-29T00:00:00Z", second(951_782_400)),
+        ("2024-06-30T23:59:59Z", second(1_719_791_999)),
+        ("9999-12-31T23:59:59Z", second(253_402_300_799)),
+    ] {
+        assert_eq!(rfc3339::parse(text), Some(time), "{text}");
+        assert_eq!(rfc3339::format(time), text);
+        for (fraction, nanoseconds) in [("0", 0), ("5", 500_000_000), ("000000001", 1)] {
+            let with_fraction = text.replace('Z', &format!(".{fraction}Z"));
+            let expected = time + Duration::from_nanos(nanoseconds);
+            assert_eq!(
+                rfc3339::parse(&with_fraction),
+                Some(expected),
+                "{with_fraction}"
+            );
+        }
+    }
+    for day in 0..40_000 {
+        let time = second(day * 86_400 + day); // at another second of each day
+        assert_eq!(rfc3339::parse(&rfc3339::format(time)), Some(time));
+    }
+    for no in [
+        "",
+        "Z",
+        "2026-01-31",
+        "2026-01-31T23:59:59",
+        "2026-01-31 23:59:59Z",
+        "2026-01-31T23:59:59z",
+        "2026-01-31T23:59:59+00:00",
+        "2026-01-31T23:59:59.Z",
+        "2026-01-31T23:59:59.+5Z",
+        "2026-01-31T23:59:59.1234567890Z",
+        "2026-01-31T23:59:60Z",
+        "2026-01-31T23:60:00Z",
+        "2026-01-31T24:00:00Z",
+        "2026-02-29T00:00:00Z",
+        "2026-02-30T00:00:00Z",
+        "2026-04-31T00:00:00Z",
+        "2026-00-01T00:00:00Z",
+        "2026-13-01T00:00:00Z",
+        "2026-01-00T00:00:00Z",
+        "2026-01-32T00:00:00Z",
+        "1969-12-31T23:59:59Z",
+        "0000-01-01T00:00:00Z",
+        "+026-01-31T23:59:59Z",
+        "2026-1-031T23:59:59Z",
+        "2026-01-31T23:59:5éZ",
+        "２026-01-31T23:59:59Z",
+    ] {
+        assert_eq!(rfc3339::parse(no), None, "{no}");
+    }
+}
+
+#[test]
 fn people_read_columns_and_see_a_key_once() {
     let folder = Folder::new();
     let issued = folder.text(&["issue", "acme", "--name", "two\nlines\u{1b}[31m"]);
@@ -394,8 +682,22 @@ fn people_read_columns_and_see_a_key_once() {
     assert!(issued.contains("only time"), "{issued}");
     let id = issued.split_whitespace().nth(3).unwrap();
 
-    let secret = key.rsplit('_').next().unwrap();
-    let mut printed = String::new();
+    let rotated = folder.text(&["rotate", id, "--grace", "7"]);
+    let new = rotated.lines().next().unwrap();
+    assert!(new.starts_with("sk_live_") && new != key, "{rotated}");
+    assert!(rotated.contains("only time"), "{rotated}");
+    assert!(
+        rotated.contains(&format!("{id} works until 20")),
+        "{rotated}"
+    );
+    let replaced = rotated.split_whitespace().nth(3).unwrap();
+    let replaced = folder.text(&["rotate", replaced, "--compromised", "leaked"]);
+    assert!(replaced.contains(" is revoked"), "{replaced}");
+    let updated = folder.text(&["update", id, "--plan", "pro"]);
+    assert_eq!(updated, format!("{id} is deprecated\n"));
+
+    let [secret, new_secret] = [key, new].map(|key| key.rsplit('_').next().unwrap());
+    let mut printed = rotated.replace(new, "") + &replaced;
     for command in ["suspend", "resume", "show", "trail", "revoke", "list"] {
         let arguments: &[&str] = if command == "list" {
             &[command]
@@ -410,9 +712,11 @@ fn people_read_columns_and_see_a_key_once() {
         printed.contains(id) && printed.contains("tester"),
         "{printed}"
     );
-    assert!(printed.contains("ok: 1 keys, 4 records"), "{printed}");
+    assert!(printed.contains("ok: 3 keys, 9 records"), "{printed}");
     assert!(printed.contains("two lines [31m"), "{printed}");
-    assert!(!printed.contains(secret), "the key is in what is printed");
+    for secret in [secret, new_secret] {
+        assert!(!printed.contains(secret), "a key is in what is printed");
+    }
     let verifier = ["verifier: - -> (hidden)", "\"verifier\""];
     assert!(
         verifier.iter().all(|it| printed.contains(it)),
@@ -435,7 +739,7 @@ fn people_read_columns_and_see_a_key_once() {
     let list = folder.text(&["list"]);
     let lines: Vec<_> = list.lines().collect();
     assert_eq!(lines[0].find("ACCOUNT"), lines[1].find("acme"));
-    assert_eq!(lines[0].find("STATUS"), lines[1].find("revoked"));
+    assert_eq!(lines[0].find("STATUS"), lines[1].find("active"));
 }
 
 #[test]
@@ -531,6 +835,11 @@ fn errors_are_one_line_and_tell_wrong_usage_apart() {
         &["resume", &nobody],
         &["revoke", &nobody],
         &["trail", &nobody, "--json"],
+        &["update", &nobody, "--plan", "pro"],
+        &["update", "nobody", "--plan", "pro"],
+        &["rotate", &nobody],
+        &["rotate", &nobody, "--grace", "18446744073709551615"],
+        &["update", &nobody, "--expires-in", "18446744073709551615"],
         &["show", "nobody"],
         &["issue", ""],
         &["issue", "acme", "--environment", "staging"],
@@ -555,6 +864,18 @@ fn errors_are_one_line_and_tell_wrong_usage_apart() {
         &["--unknown", "list"],
         &["issue", "acme", "--expires-in", "soon"],
         &["issue", "acme", "--expires-in", "-1"],
+        &["update", &nobody],
+        &["update", &nobody, "--scope", "two words"],
+        &["update", &nobody, "--expires-in", "soon"],
+        &["update", &nobody, "--environment", "test"],
+        &["rotate"],
+        &["rotate", &nobody, "--grace", "a week"],
+        &["rotate", &nobody, "--grace", "7", "--compromised", "leaked"],
+        &["revoke-all"],
+        &["revoke-all", "--reason", "leaked"],
+        &["revoke-all", "acme"],
+        &["revoke-all", "--issued-before", "yesterday"],
+        &["revoke-all", "--issued-before", "2026-02-30T00:00:00Z"],
         &["issue", "acme", "--scope", "two words"],
         &["issue", "acme", "--environment", "UPPER"],
     ] {

@@ -54,10 +54,6 @@ impl Owner {
         self.store.find(&id).await.unwrap().unwrap()
     }
 
-    fn status(&self, key: &KeyRecord) -> KeyStatus {
-        self.keys.lifecycle(key).status()
-    }
-
     async fn works(&self, plaintext: &str) -> bool {
         self.keys.verify(plaintext).await.is_ok()
     }
@@ -108,7 +104,13 @@ async fn a_rotated_key_inherits_all_and_the_old_one_works_until_its_grace_is_ove
     assert_eq!(new.rotated_from(), Some(old.id()));
     assert_eq!(ended.expires_at(), Some(now + 7 * DAY));
     assert_eq!(ended.rotated_to().unwrap().successor, new.id());
-    assert_eq!(owner.status(ended), KeyStatus::Deprecated);
+    let lifecycle = owner.keys.lifecycle(ended);
+    assert_eq!(lifecycle.status(), KeyStatus::Deprecated);
+    assert_eq!(
+        lifecycle.deprecated_at(),
+        Some(now),
+        "from the moment of rotation on"
+    );
     assert_eq!(
         (owner.record(new.id()).await, owner.record(old.id()).await),
         (new.clone(), ended.clone())

@@ -182,12 +182,14 @@ impl KeyRecord {
         if self.not_before().is_some_and(|begin| now < begin) {
             return lifecycle(KeyStatus::NotYetActive, None);
         }
-        let expiring = self
-            .expires_at()
-            .map(|end| warning.begins(self, end))
-            .filter(|begins| now >= *begins);
+        let expiring = || {
+            let begins = warning.begins(self, self.expires_at()?);
+            (now >= begins).then_some(begins)
+        };
+        // The expiry of a key that was rotated is the end of its grace, from which nothing follows
+        // about the time before.
         let rotated = self.rotated_to().map(|rotation| rotation.at);
-        match expiring.into_iter().chain(rotated).min() {
+        match rotated.or_else(expiring) {
             // RFC 9745: the sunset must not be before the deprecation, whatever the record says.
             Some(since) => {
                 let since = self.expires_at().map_or(since, |end| since.min(end));
@@ -265,16 +267,16 @@ mod tests {
     }
 
     #[test]
-    fn the_earliest_reason_dates_the_deprecation() {
+    fn a_rotation_dates_the_deprecation_whatever_the_expiry_is_then() {
         let successor = KeyDigest::of("successor").id();
         let key = key().with_created_at(day(0)).with_expires_at(day(365));
-        for (rotated, since) in [(100, 100), (350, 335)] {
+        for rotated in [100, 350] {
             let key = key.clone().with_rotated_to(Rotation {
                 successor,
                 at: day(rotated),
             });
             let lifecycle = key.lifecycle(day(360), WarningWindow::default());
-            assert_eq!(lifecycle.deprecated_at(), Some(day(since)));
+            assert_eq!(lifecycle.deprecated_at(), Some(day(rotated)));
         }
     }
 

@@ -1,253 +1,35 @@
-//! Issues, lists, suspends and revokes the keys in a file, from the command line.
-//!
-//! `cargo run --features sqlite --example keys -- --db keys.db issue acme --scope reports:read`
-//! issues a key; `--help` lists the commands. Processes that use the file, such as the example
-//! `quickstart` with `KEYS_DB=keys.db`, know of each change within a second.
-//!
-//! The exit status is 0; or 1 after an error, or for a broken trail; or 2 for wrong usage.
-
-#[path = "support/audit_key.rs"]
-mod audit_key;
+//! The commands, each of which is a call of [`ApiKeys`].
 
 use std::env;
-use std::error::Error;
 use std::ffi::OsString;
-use std::fmt::Display;
-use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 use tower_api_key::key::{FieldChange, FieldValue, KeyStatus};
-use tower_api_key::manage::ChangeError;
+use tower_api_key::manage::{ChangeError, ContainError};
 use tower_api_key::store::{
-    Actor, ActorKind, KeyQuery, KeyState, ListedKey, Paging, SqliteStore, TrailQuery, TrailRecord,
+    ActorKind, KeyQuery, KeyState, ListedKey, Paging, SqliteStore, TrailQuery, TrailRecord,
 };
 use tower_api_key::{ApiKeys, Environment, KeyId, KeyRecord};
 
-const USAGE: &str = "\
-usage: keys --db FILE COMMAND
+use crate::audit_key;
+use crate::call::Call;
+use crate::failure::{Failure, failure, usage};
+use crate::output::{Output, aligned, object, texts, time_or, with_header};
+use crate::rfc3339::format as rfc3339;
 
-  issue ACCOUNT [--scope S]... [--plan P] [--environment E] [--expires-in DAYS] [--name N]
-  list [--account A] [--status S]
-  show ID
-  suspend ID
-  resume ID
-  revoke ID [--reason R]
-  trail ID
-  verify-trail
+/// The note below a key that was just issued.
+const SHOWN_ONCE: &str = "This is the only time that the key is shown: the file has a hash of it.";
 
-options of every command:
-  --db FILE      the file of the keys (default: KEYS_DB); created if it is missing
-  --actor NAME   who asks for the change, for the trail (default: the system's user)
-  --json         print one JSON value
-
-A status is live, active, deprecated, not_yet_active, suspended, expired or revoked; a live key is
-active or deprecated. The audit key is KEYS_AUDIT_KEY (64 hex digits), or else in FILE.audit-key.
-";
-
-/// Each command, with the number of its arguments and with its options.
-const COMMANDS: [(&str, usize, &[&str]); 8] = [
-    ("issue", 1, ISSUE_OPTIONS),
-    ("list", 0, &["account", "status"]),
-    ("show", 1, &[]),
-    ("suspend", 1, &[]),
-    ("resume", 1, &[]),
-    ("revoke", 1, &["reason"]),
-    ("trail", 1, &[]),
-    ("verify-trail", 0, &[]),
-];
-const ISSUE_OPTIONS: &[&str] = &["scope", "plan", "environment", "expires-in", "name"];
-const COMMON_OPTIONS: &[&str] = &["db", "actor"];
-
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    match run().await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(failure) => {
-            eprintln!("keys: {}", on_one_line(&failure.message));
-            ExitCode::from(failure.status)
-        }
-    }
-}
-
-/// Runs the program. Returns whether all is well; `false` is a broken trail.
-async fn run() -> Result<bool, Failure> {
-    let arguments = env::args_os().skip(1).map(OsString::into_string);
-    let arguments: Result<Vec<String>, _> = arguments.collect();
-    let arguments = arguments.map_err(|_| usage("an argument is not UTF-8"))?;
-    if arguments.iter().any(|it| it == "--help" || it == "-h") {
-        print(USAGE)?;
-        return Ok(true);
-    }
-    let call = Call::parse(arguments)?;
-    let database = Database::open(&call).await?;
-    let output = database.run(&call).await;
-    database.store.close().await;
-    let output = output?;
-    if call.is_json {
-        print(&format!("{}\n", output.json))?;
-    } else {
-        print(&output.text)?;
-    }
-    Ok(output.is_ok)
-}
-
-/// An error: its text, and the exit status.
-struct Failure {
-    status: u8,
-    message: String,
-}
-
-fn failure(message: impl Display) -> Failure {
-    Failure {
-        status: 1,
-        message: message.to_string(),
-    }
-}
-
-fn usage(message: impl Display) -> Failure {
-    Failure {
-        status: 2,
-        message: format!("{message} (--help shows the usage)"),
-    }
-}
-
-/// An error with all its causes.
-impl<E: Error> From<E> for Failure {
-    fn from(error: E) -> Self {
-        let mut message = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            let text = error.to_string();
-            if !message.ends_with(&text) {
-                message = format!("{message}: {text}");
-            }
-            cause = error.source();
-        }
-        failure(message)
-    }
-}
-
-/// The arguments of the program.
-struct Call {
-    command: String,
-    /// The account or the ID, if the command takes one.
-    subject: String,
-    options: Vec<(String, String)>,
-    is_json: bool,
-}
-
-impl Call {
-    /// Parses the arguments. Errors do not repeat words, since one may be a key.
-    fn parse(arguments: Vec<String>) -> Result<Self, Failure> {
-        let (mut words, mut options, mut is_json) = (Vec::new(), Vec::new(), false);
-        let mut arguments = arguments.into_iter();
-        while let Some(argument) = arguments.next() {
-            let Some(option) = argument.strip_prefix("--") else {
-                words.push(argument);
-                continue;
-            };
-            if option == "json" {
-                is_json = true;
-                continue;
-            }
-            let (name, value) = match option.split_once('=') {
-                Some((name, value)) => (name, Some(value.to_owned())),
-                None => (option, None),
-            };
-            let mut known = COMMANDS.iter().flat_map(|(_, _, options)| *options);
-            if !known.any(|it| *it == name) && !COMMON_OPTIONS.contains(&name) {
-                return Err(usage(format!("there is no option --{name}")));
-            }
-            if name != "scope" && options.iter().any(|(given, _)| given == name) {
-                return Err(usage(format!("--{name} is given twice")));
-            }
-            let value = value.or_else(|| arguments.next().filter(|it| !it.starts_with("--")));
-            let value = value.ok_or_else(|| usage(format!("--{name} needs a value")))?;
-            options.push((name.to_owned(), value));
-        }
-        let mut words = words.into_iter();
-        let command = words.next().ok_or_else(|| usage("a command is missing"))?;
-        let known = COMMANDS.iter().find(|(name, ..)| *name == command);
-        let (_, subjects, own) = known.ok_or_else(|| usage("there is no such command"))?;
-        if words.len() != *subjects {
-            let (needed, given) = (subjects, words.len());
-            let counts = format!("arguments of {command}: {needed} needed, {given} given");
-            return Err(usage(counts));
-        }
-        for (name, _) in &options {
-            if !own.contains(&name.as_str()) && !COMMON_OPTIONS.contains(&name.as_str()) {
-                return Err(usage(format!("{command} has no option --{name}")));
-            }
-        }
-        Ok(Self {
-            command,
-            subject: words.next().unwrap_or_default(),
-            options,
-            is_json,
-        })
-    }
-
-    fn options(&self, name: &str) -> impl Iterator<Item = &str> {
-        let given = self.options.iter().filter(move |(it, _)| it == name);
-        given.map(|(_, value)| value.as_str())
-    }
-
-    fn option(&self, name: &str) -> Option<&str> {
-        self.options(name).next()
-    }
-
-    fn id(&self) -> Result<KeyId, Failure> {
-        Ok(self.subject.parse()?)
-    }
-
-    /// Who asks for the change.
-    fn actor(&self) -> Actor {
-        let named = self.option("actor").map(str::to_owned);
-        named
-            .or_else(system_user)
-            .map_or_else(Actor::default, Actor::user)
-    }
-}
-
-fn system_user() -> Option<String> {
-    let from_id = || {
-        let output = Command::new("id").arg("-un").output().ok()?;
-        Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
-    };
-    let users = [env::var("USER").ok(), env::var("LOGNAME").ok()];
-    let user = users.into_iter().flatten().find(|user| !user.is_empty());
-    user.or_else(|| from_id().filter(|user| !user.is_empty()))
-}
-
-/// What a command prints, in both forms.
-struct Output {
-    json: Value,
-    text: String,
-    is_ok: bool,
-}
-
-impl Output {
-    fn new(json: impl Into<Value>, text: String) -> Self {
-        Self {
-            json: json.into(),
-            text,
-            is_ok: true,
-        }
-    }
-}
-
-struct Database {
+pub(crate) struct Database {
     keys: ApiKeys,
     /// Clones share their connections. The trail is verified by the store itself.
-    store: SqliteStore,
+    pub(crate) store: SqliteStore,
 }
 
 impl Database {
-    async fn open(call: &Call) -> Result<Self, Failure> {
+    pub(crate) async fn open(call: &Call) -> Result<Self, Failure> {
         let file = call.option("db").map(OsString::from);
         let file = file.or_else(|| env::var_os("KEYS_DB"));
         let file = file.filter(|file| !file.is_empty()).map(PathBuf::from);
@@ -260,11 +42,13 @@ impl Database {
         Ok(Self { keys, store })
     }
 
-    async fn run(&self, call: &Call) -> Result<Output, Failure> {
+    pub(crate) async fn run(&self, call: &Call) -> Result<Output, Failure> {
         match call.command.as_str() {
             "issue" => self.issue(call).await,
             "list" => self.list(call).await,
             "show" => self.show(call.id()?).await,
+            "update" => self.update(call).await,
+            "rotate" => self.rotate(call).await,
             "suspend" => {
                 let suspended = self.keys.suspend(call.id()?).by(call.actor()).await?;
                 Ok(self.changed(&suspended))
@@ -280,16 +64,17 @@ impl Database {
                 }
                 Ok(self.changed(&revoke.await?))
             }
+            "revoke-all" => self.revoke_all(call).await,
             "trail" => self.trail(call.id()?).await,
             _ => self.verify_trail().await,
         }
     }
 
     async fn issue(&self, call: &Call) -> Result<Output, Failure> {
-        let scopes = call.options("scope").map(str::parse);
-        let scopes: Vec<_> = scopes.collect::<Result<_, _>>().map_err(usage)?;
         let mut issue = self.keys.issue(&call.subject).by(call.actor());
-        issue = issue.scopes(scopes);
+        if let Some(scopes) = call.scopes()? {
+            issue = issue.scopes(scopes);
+        }
         if let Some(plan) = call.option("plan") {
             issue = issue.plan(plan);
         }
@@ -299,11 +84,7 @@ impl Database {
         if let Some(environment) = call.option("environment") {
             issue = issue.environment(environment.parse().map_err(usage)?);
         }
-        if let Some(days) = call.option("expires-in") {
-            let days = days.parse::<u64>();
-            let days = days.map_err(|_| usage("--expires-in takes a number of days"))?;
-            issue = issue.expires_in(Duration::from_secs(days.saturating_mul(86_400)));
-        }
+        issue = issue.expires_in(call.days("expires-in")?);
         let issued = issue.await?;
         let (key, record) = (issued.expose_secret(), issued.record());
         let json = json!({
@@ -317,8 +98,97 @@ impl Database {
             ["account".to_owned(), record.account().to_owned()],
             ["expires".to_owned(), time_or("never", record.expires_at())],
         ]);
-        let note = "This is the only time that the key is shown: the file has a hash of it.";
-        Ok(Output::new(json, format!("{key}\n\n{facts}\n{note}\n")))
+        let text = format!("{key}\n\n{facts}\n{SHOWN_ONCE}\n");
+        Ok(Output::new(json, text))
+    }
+
+    /// Updates the key as it is now. If somebody else changes it meanwhile, nothing is written.
+    async fn update(&self, call: &Call) -> Result<Output, Failure> {
+        let (id, scopes) = (call.id()?, call.scopes()?);
+        let [plan, name] = ["plan", "name"].map(|it| call.option(it));
+        let life = call.days("expires-in")?;
+        if scopes.is_none() && plan.is_none() && name.is_none() && life.is_none() {
+            return Err(usage("update needs at least one option"));
+        }
+        let seen = self.keys.find(&id).await?;
+        let seen = seen.ok_or(ChangeError::NotFound(id))?;
+        let mut update = self.keys.update(&seen).by(call.actor());
+        if let Some(scopes) = scopes {
+            update = update.scopes(scopes);
+        }
+        if let Some(plan) = plan {
+            update = update.plan(plan);
+        }
+        if let Some(name) = name {
+            update = update.name(name);
+        }
+        if let Some(life) = life {
+            update = update.expires_at(self.keys.now() + life);
+        }
+        Ok(self.changed(&update.await?))
+    }
+
+    async fn rotate(&self, call: &Call) -> Result<Output, Failure> {
+        let mut rotate = self.keys.rotate(call.id()?).by(call.actor());
+        match (call.days("grace")?, call.option("compromised")) {
+            (Some(_), Some(_)) => {
+                return Err(usage("a compromised key has no grace: leave --grace out"));
+            }
+            (Some(grace), None) => rotate = rotate.grace(grace),
+            (None, Some(reason)) => rotate = rotate.compromised(reason),
+            (None, None) => {}
+        }
+        let rotated = rotate.await?;
+        let (key, record, old) = (rotated.expose_secret(), rotated.record(), rotated.old());
+        let json = json!({
+            "key": key,
+            "key_id": record.id().to_string(),
+            "old": {
+                "key_id": old.id().to_string(),
+                "expires_at": old.expires_at().map(rfc3339),
+            },
+        });
+        let end = match self.status(old) {
+            KeyStatus::Deprecated => {
+                format!("works until {}", time_or("it is revoked", old.expires_at()))
+            }
+            status => format!("is {status}"),
+        };
+        let facts = aligned([
+            ["key id".to_owned(), record.id().to_string()],
+            ["account".to_owned(), record.account().to_owned()],
+            ["expires".to_owned(), time_or("never", record.expires_at())],
+            ["old key".to_owned(), format!("{} {end}", old.id())],
+        ]);
+        let text = format!("{key}\n\n{facts}\n{SHOWN_ONCE}\n");
+        Ok(Output::new(json, text))
+    }
+
+    async fn revoke_all(&self, call: &Call) -> Result<Output, Failure> {
+        let mut revoke = self.keys.revoke_all().by(call.actor());
+        if let Some(account) = call.option("account") {
+            revoke = revoke.of_account(account);
+        }
+        if let Some(prefix) = call.option("prefix") {
+            revoke = revoke.with_prefix(prefix);
+        }
+        if let Some(time) = call.time("issued-before")? {
+            revoke = revoke.issued_before(time);
+        }
+        if let Some(reason) = call.option("reason") {
+            revoke = revoke.reason(reason);
+        }
+        let revoked = match revoke.await {
+            Ok(contained) => contained.revoked,
+            Err(ContainError::NoFilter) => {
+                return Err(usage(
+                    "revoke-all needs --account, --prefix or --issued-before",
+                ));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let text = format!("keys revoked: {revoked}\n");
+        Ok(Output::new(json!({ "revoked": revoked }), text))
     }
 
     async fn list(&self, call: &Call) -> Result<Output, Failure> {
@@ -541,67 +411,4 @@ fn trail_json((seq, record): (u64, &TrailRecord)) -> Value {
         "reason": record.origin.reason,
         "diff": record.changes.iter().map(difference).collect::<Value>(),
     })
-}
-
-fn object(facts: Vec<(&'static str, Value)>) -> Value {
-    facts.into_iter().collect()
-}
-
-fn texts<T: Display>(items: impl IntoIterator<Item = T>) -> Value {
-    items.into_iter().map(|it| it.to_string()).collect()
-}
-
-fn time_or(absent: &str, at: Option<SystemTime>) -> String {
-    at.map_or_else(|| absent.to_owned(), rfc3339)
-}
-
-/// Formats a time of the years 1970 to 9999, which are all that records have, in RFC 3339.
-fn rfc3339(at: SystemTime) -> String {
-    let date = httpdate::fmt_http_date(at); // Sun, 30 Jun 2024 23:59:59 GMT
-    let months = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    let month = months.find(&date[8..11]).unwrap_or_default() / 3 + 1;
-    let (year, day, time) = (&date[12..16], &date[5..7], &date[17..25]);
-    format!("{year}-{month:02}-{day}T{time}Z")
-}
-
-/// Formats rows in aligned columns. A text with a line break or another control character cannot
-/// look like something else.
-fn aligned<const COLUMNS: usize>(rows: impl IntoIterator<Item = [String; COLUMNS]>) -> String {
-    let rows = rows
-        .into_iter()
-        .map(|row| row.map(|cell| on_one_line(&cell)));
-    let rows: Vec<_> = rows.collect();
-    let mut widths = [0; COLUMNS];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let mut text = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(widths);
-        let cells: Vec<_> = cells.map(|(it, width)| format!("{it:<width$}")).collect();
-        text += cells.join("  ").trim_end();
-        text += "\n";
-    }
-    text
-}
-
-fn with_header<const COLUMNS: usize>(
-    header: [&str; COLUMNS],
-    rows: impl Iterator<Item = [String; COLUMNS]>,
-) -> String {
-    aligned([header.map(str::to_owned)].into_iter().chain(rows))
-}
-
-fn on_one_line(text: &str) -> String {
-    let shown = |it: char| if it.is_control() { ' ' } else { it };
-    text.chars().map(shown).collect()
-}
-
-/// Prints to standard output. If nobody reads it, that is an error and no panic.
-fn print(text: &str) -> io::Result<()> {
-    let mut output = io::stdout().lock();
-    output.write_all(text.as_bytes())?;
-    output.flush()
 }

@@ -1,0 +1,88 @@
+//! Issues, lists, updates, rotates, suspends and revokes the keys in a file, from the command line.
+//!
+//! `cargo run --features sqlite --example keys -- --db keys.db issue acme --scope reports:read`
+//! issues a key; `--help` lists the commands. Processes that use the file, such as the example
+//! `quickstart` with `KEYS_DB=keys.db`, know of each change within a second.
+//!
+//! The exit status is 0; or 1 after an error, or for a broken trail; or 2 for wrong usage.
+
+#[path = "../support/audit_key.rs"]
+mod audit_key;
+mod call;
+mod database;
+mod failure;
+mod output;
+#[path = "../support/rfc3339.rs"]
+mod rfc3339;
+
+use std::env;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use call::Call;
+use database::Database;
+use failure::{Failure, usage};
+use output::{on_one_line, print};
+
+const USAGE: &str = "\
+usage: keys --db FILE COMMAND
+
+  issue ACCOUNT [--scope S]... [--plan P] [--environment E] [--expires-in DAYS] [--name N]
+  list [--account A] [--status S]
+  show ID
+  update ID [--scope S]... [--plan P] [--expires-in DAYS] [--name N]
+  rotate ID [--grace DAYS | --compromised REASON]
+  suspend ID
+  resume ID
+  revoke ID [--reason R]
+  revoke-all [--account A] [--prefix P] [--issued-before TIME] [--reason R]
+  trail ID
+  verify-trail
+
+options of every command:
+  --db FILE      the file of the keys (default: KEYS_DB); created if it is missing
+  --actor NAME   who asks for the change, for the trail (default: the system's user)
+  --json         print one JSON value
+
+An update needs at least one option; scopes replace those that the key has. A rotated key works on
+for 30 days, unless --grace names another number; a compromised one is revoked at once. revoke-all
+needs at least one of its first three options, and revokes the keys that meet all that are given. A
+TIME is like 2026-01-31T23:59:59Z.
+
+A status is live, active, deprecated, not_yet_active, suspended, expired or revoked; a live key is
+active or deprecated. The audit key is KEYS_AUDIT_KEY (64 hex digits), or else in FILE.audit-key.
+";
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => {
+            eprintln!("keys: {}", on_one_line(&failure.message));
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+/// Runs the program. Returns whether all is well; `false` is a broken trail.
+async fn run() -> Result<bool, Failure> {
+    let arguments = env::args_os().skip(1).map(OsString::into_string);
+    let arguments: Result<Vec<String>, _> = arguments.collect();
+    let arguments = arguments.map_err(|_| usage("an argument is not UTF-8"))?;
+    if arguments.iter().any(|it| it == "--help" || it == "-h") {
+        print(USAGE)?;
+        return Ok(true);
+    }
+    let call = Call::parse(arguments)?;
+    let database = Database::open(&call).await?;
+    let output = database.run(&call).await;
+    database.store.close().await;
+    let output = output?;
+    if call.is_json {
+        print(&format!("{}\n", output.json))?;
+    } else {
+        print(&output.text)?;
+    }
+    Ok(output.is_ok)
+}
