@@ -7,8 +7,9 @@
 //! time.
 //!
 //! - Both are filled by commits of 1,000 keys: 30 % in the account `acme`, 2 % in `lapsed`, all of
-//!   whose keys have expired, and the others in small accounts, one for each five keys. Of all keys,
-//!   10 % are revoked, 30 % expire, 10 % have the prefix `sk_test`, and 60 % have been used.
+//!   whose keys have expired, and the others in small accounts, one for each five keys. Of all
+//!   keys, 10 % are revoked, 30 % expire, 10 % have the prefix `sk_test`, and 60 % have been used.
+//!   The indexes are created again after 90 % of the keys, which takes less time.
 //! - A list is asked for pages of 50: the first one, and one that is 2/3 into the list. The way
 //!   there goes over pages of 1,000, which are reported, too. `none pass` is a filter by a state
 //!   that no key is in.

@@ -31,10 +31,12 @@
 //!
 //! # Where to find things
 //!
-//! The [`guide`] leads through a whole program, and says when a key is the wrong tool. At the root
-//! are the names that most programs use:
+//! The [`guide`] leads through a whole program, and says when a key is the wrong tool. Its chapter
+//! [`guide::rotation`] has a schedule for new keys, and runbooks for leaks. At the root are the
+//! names that most programs use:
 //!
-//! - [`ApiKeys`] is what an application holds. It makes the layers and manages the keys.
+//! - [`ApiKeys`] is what an application holds. It makes the layers and manages the keys: issues,
+//!   imports, updates, rotates, suspends and revokes them, and finds their last uses.
 //! - [`ApiKeyLayer`] goes around a service. Its setters say what a request needs.
 //! - [`Caller`] is what a handler gets, [`RequireScope`] guards a route, and [`Rejection`] says why
 //!   a request was denied.
@@ -50,7 +52,7 @@
 //! | [`limit`] | limits, plans, endpoints, the port to a rate limiter |
 //! | [`store`] | stores in SQLite, PostgreSQL and files; the ports to stores and feeds |
 //! | [`http`] | client addresses, error formats, headers, the service and its futures |
-//! | [`manage`] | issuing, importing, revoking and suspending keys, the worker |
+//! | [`manage`] | issuing, importing, adopting, rotating, updating and revoking keys, the worker |
 //! | [`observe`] | the port to observers, metrics |
 //! | [`clock`] | the port to time, and a clock for tests |
 //! | `testing`, `conformance` | for tests of an application, and of a port's implementation |

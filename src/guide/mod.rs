@@ -175,7 +175,8 @@
 //!
 //! ## Revoke
 //!
-//! When a key leaks, revoke it. Keep the id of each key, which is safe in logs and databases.
+//! When a key leaks, revoke it, or replace it: the chapter [`rotation`] has a runbook. Keep the id
+//! of each key, which is safe in logs and databases.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -205,6 +206,7 @@
 //! - [`errors`]: choose the format of refusals, and look up the codes.
 //! - [`testing`]: test handlers, whole services, expiry and outages.
 //! - [`operating`]: logs, metrics, health, outages, restarts and shutdown.
+//! - [`rotation`]: rotate keys, update their fields, and act after a leak.
 //! - [`wrong_tool`]: decide between an API key, OAuth 2.0, a JWT and mTLS.
 //! - [`key_holders`]: advice for those who hold your keys.
 //!
@@ -228,6 +230,7 @@ pub mod limits;
 pub mod operating;
 pub mod own_table;
 pub mod proxies;
+pub mod rotation;
 pub mod sources;
 pub mod stores;
 pub mod testing;

@@ -79,7 +79,7 @@
 //! | `ERROR` | `a key's record cannot be verified`, `… does not verify it` | check the peppers |
 //! | `ERROR` | `no ApiKeyLayer stands before this` | fix the order of the layers |
 //! | `ERROR` | `no client address is known, …` | see the chapter [`proxies`] |
-//! | `WARN` | `a deprecated API key is in use; its owner should replace it` | contact the owner |
+//! | `WARN` | `a deprecated API key is in use; its owner should replace it` | see [`rotation`] |
 //! | `WARN` | `an API key was sent in the URL, …` | contact the owner, and replace the key |
 //! | `WARN` | `a peer that is no trusted proxy sends …` | see the chapter [`proxies`] |
 //! | `WARN` | `too many keys are being looked up at a time; …` | check for junk, or a slow store |
@@ -141,7 +141,7 @@
 //! | [`ApiKeys::health`] is not `Running` | revocations by other processes are delayed |
 //!
 //! Prevent refusals of expired keys: list the keys that expire soon with [`KeyOrder::EndingSoon`],
-//! and contact their owners.
+//! and contact their owners. The chapter [`rotation`] has a schedule.
 //!
 //! # Outages of the store
 //!
@@ -201,6 +201,8 @@
 //!
 //! If a leak is uncertain, use [`ApiKeys::suspend`], which [`ApiKeys::resume`] reverts.
 //!
+//! The chapter [`rotation`] has runbooks for a leaked key, table and pepper.
+//!
 //! # Restarts
 //!
 //! | state in memory | after a restart |
@@ -223,9 +225,9 @@
 //!
 //! - Limits: call [`ApiKeys::set_limits`] in each process. Used units stay used.
 //! - Keys in a file: call `StaticStore::reload`, and [`ApiKeys::invalidate`] for each returned id.
-//! - Plan, scopes and expiry of a key: commit a [`Change`] to the store, and call
-//!   [`ApiKeys::invalidate`]. In a table of yours, give the row the next higher [version]. In a
-//!   store of this library, an edited row is a fault of its audit trail.
+//! - Plan, scopes, networks and expiry of a key: call [`ApiKeys::update`]. In a store of this
+//!   library, an edited row is a fault of its audit trail. In a table of yours, give the row the
+//!   next higher [version], and call [`ApiKeys::invalidate`].
 //!
 //! Formats, sources, peppers and error formats require a restart. Keep old formats and retired
 //! peppers in the configuration for as long as their keys are in use.
@@ -240,6 +242,7 @@
 //! [`ApiKeys::resume`]: crate::ApiKeys::resume
 //! [`ApiKeys::set_limits`]: crate::ApiKeys::set_limits
 //! [`ApiKeys::suspend`]: crate::ApiKeys::suspend
+//! [`ApiKeys::update`]: crate::ApiKeys::update
 //! [`ApiKeys::worker`]: crate::ApiKeys::worker
 //! [`Cache::dangerous_serve_stale`]: crate::Cache::dangerous_serve_stale
 //! [`Cache::max_loads`]: crate::Cache::max_loads
@@ -251,9 +254,9 @@
 //! [`Observer`]: crate::observe::Observer
 //! [`RequireScope`]: crate::RequireScope
 //! [`WorkerHealth::Late`]: crate::manage::WorkerHealth::Late
-//! [`Change`]: crate::store::Change
 //! [`limits`]: crate::guide::limits
 //! [`stores`]: crate::guide::stores
 //! [version]: crate::KeyRecord::version
 //! [`log_without_addresses`]: crate::ApiKeysBuilder::log_without_addresses
 //! [`proxies`]: crate::guide::proxies
+//! [`rotation`]: crate::guide::rotation

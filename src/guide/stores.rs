@@ -188,8 +188,9 @@
 //! - Records that [`ApiKeys::list`] returns can be imported as well, to move from SQLite to
 //!   PostgreSQL for example. The audit trail is not moved.
 //! - If the old table has only a slow hash of each key, such as Argon2, use
-//!   [`ApiKeysBuilder::dangerous_adopt`]. The chapter [`own_table`] tells which tables can be used
-//!   as they are.
+//!   [`ApiKeysBuilder::dangerous_adopt`]. The function of the application gets a [`KeyToAdopt`]. At
+//!   most one per processor exists at a time: drop it when the hash is computed. The chapter
+//!   [`own_table`] tells which tables can be used as they are.
 //!
 //! # Migrations
 //!
@@ -222,8 +223,8 @@
 //! ```
 //!
 //! Run the migrations whose number is not in the table `migrations` yet, in order. Each migration
-//! adds its own number. If the service still calls `migrate`, it finds nothing to do. Its role
-//! needs the following rights:
+//! adds its own number. If the service still calls `migrate`, there is nothing to do, and no right
+//! to create is needed. The role of the service needs the following rights:
 //!
 //! ```sql
 //! GRANT USAGE ON SCHEMA tower_api_key TO service;
@@ -271,6 +272,9 @@
 //! | the row of a key was edited | [`KeyEdited`] |
 //! | the row of a key was deleted | [`KeyDeleted`] |
 //!
+//! The next change of a key does not cover an edit: the change breaks the chain, so the fault stays
+//! in all later reports. The key can still be changed and revoked.
+//!
 //! Three edits are not found, even with an audit key:
 //!
 //! - a key that was deleted together with its whole trail;
@@ -291,13 +295,15 @@
 //! and records in a report never fall without a purge.
 //!
 //! `purge_trail` deletes old records, except for the last one of each key. A sealed stub takes the
-//! place of the deleted records, so the check can tell a purge from a deletion. Purge with the same
-//! audit key, as a role with `DELETE` on `trail`, and `INSERT` and `UPDATE` on `stubs` and `marks`.
+//! place of the deleted records, so the check can tell a purge from a deletion. A broken trail is
+//! left as it is. Purge with the same audit key, as a role with `DELETE` on `trail`, and `INSERT`
+//! and `UPDATE` on `stubs` and `marks`.
 //!
 //! # First and last uses
 //!
-//! While a [worker](crate::ApiKeys::worker) runs, requests that are admitted are noted as uses, and
-//! lists return [`first_used_at`] and [`last_used_at`]:
+//! While a [worker](crate::ApiKeys::worker) runs, requests that are admitted are noted as uses.
+//! Lists return [`first_used_at`] and [`last_used_at`] of each key, and [`ApiKeys::find_listed`]
+//! those of one key:
 //!
 //! - The first use is recorded within a second, and the last use is exact to the minute. A key in
 //!   constant use is written at most once a minute by each process.
@@ -306,9 +312,12 @@
 //!   the uses of up to 50,000 keys wait in memory.
 //! - The address of the last use is stored in the table `uses`, unless the builder was told to
 //!   [`log_without_addresses`].
+//! - A store that records no usage refuses `find_listed`, and does not claim that a key was never
+//!   used.
 //!
 //! [`KeyOrder::LeastRecentlyUsed`] lists the keys that can probably be revoked: first those that
-//! were never used, and then those that were not used for the longest time.
+//! were never used, and then those that were not used for the longest time. The chapter
+//! [`rotation`] shows how old keys are retired.
 //!
 //! # Lists
 //!
@@ -316,7 +325,8 @@
 //! page, the store reads at most 2,000 rows. A page under a filter can therefore be short or empty
 //! before the end: read on until [`Page::next`] is `None`.
 //!
-//! For people, the view `keys_readable` shows ids in hexadecimal digits and times as text:
+//! For people, the view `keys_readable` shows ids in hexadecimal digits, times as text, and the
+//! first and last use of each key:
 //!
 //! ```sql
 //! SELECT * FROM tower_api_key.keys_readable WHERE account = 'globex'; -- PostgreSQL
@@ -390,7 +400,7 @@
 //! |---|---|---|
 //! | the lookup of a key for a request | 2 s | [`Cache::store_time_limit`] |
 //! | any call of the store, with the wait for a connection | 5 s | `time_limit` |
-//! | `migrate` | 12 times that of a call | `time_limit` |
+//! | `migrate` | none, since a large table may take minutes | none |
 //! | the wait for a lock in SQLite | 5 s | none |
 //!
 //! - A call that takes too long fails with [`Unavailable`], and its connection is closed.
@@ -398,7 +408,7 @@
 //!   during a commit, the store tries again, and recognizes a change that was carried out already.
 //! - A change that failed with [`Unavailable`] may have been carried out. A revocation or a
 //!   suspension can be repeated. After a failed `issue`, list the keys of the account, and revoke
-//!   the one that nobody has received.
+//!   the one that nobody has received. After a failed `rotate`, see the chapter [`rotation`].
 //! - In SQLite, each process has one connection that writes and up to 4 that read. All writes to
 //!   the file, by all processes, come one after another.
 //! - In PostgreSQL, reads of the store use at most half of the connections of the pool, so that
@@ -417,6 +427,7 @@
 //! adds a row of less than 100 bytes.
 //!
 //! [`ApiKeysBuilder::dangerous_adopt`]: crate::ApiKeysBuilder::dangerous_adopt
+//! [`ApiKeys::find_listed`]: crate::ApiKeys::find_listed
 //! [`ApiKeys::import`]: crate::ApiKeys::import
 //! [`ApiKeys::list`]: crate::ApiKeys::list
 //! [`ApiKeys::read_only`]: crate::ApiKeys::read_only
@@ -430,6 +441,7 @@
 //! [`Cache::store_time_limit`]: crate::Cache::store_time_limit
 //! [`KeyOrder::LeastRecentlyUsed`]: crate::store::KeyOrder::LeastRecentlyUsed
 //! [`KeyStore`]: crate::KeyStore
+//! [`KeyToAdopt`]: crate::manage::KeyToAdopt
 //! [`MemoryStore`]: crate::MemoryStore
 //! [`Page::next`]: crate::store::Page::next
 //! [`StaticStore`]: crate::store::StaticStore
@@ -438,6 +450,7 @@
 //! [`last_used_at`]: crate::store::ListedKey::last_used_at
 //! [`log_without_addresses`]: crate::ApiKeysBuilder::log_without_addresses
 //! [`own_table`]: crate::guide::own_table
+//! [`rotation`]: crate::guide::rotation
 #![cfg_attr(feature = "sqlite", doc = "[`SqliteStore`]: crate::store::SqliteStore")]
 #![cfg_attr(not(feature = "sqlite"), doc = "[`SqliteStore`]: crate::store")]
 #![cfg_attr(

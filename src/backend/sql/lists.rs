@@ -12,8 +12,8 @@ use std::time::SystemTime;
 
 use super::cell::{Cell, Row, microseconds};
 use super::record_row;
-use super::session::{Driver, Query};
-use super::store::SqlStore;
+use super::session::{Driver, Query, Session, SqlError};
+use super::store::{Access, SqlStore};
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::store::{Cursor, KeyOrder, KeyQuery, KeyState, ListedKey, Page, Paging, StoreError};
@@ -132,7 +132,7 @@ impl<D: Driver> SqlStore<D> {
             Cell::integer(microseconds(at)),
         ];
         let rows = self
-            .within(self.fetch(Query::new(statement, parameters)))
+            .within(self.page(Query::new(statement, parameters)))
             .await?;
         let mut items = Vec::new();
         let mut last = None;
@@ -158,6 +158,19 @@ impl<D: Driver> SqlStore<D> {
             items,
             next.map(|next| encode(&fingerprint, next)),
         ))
+    }
+
+    async fn page(&self, query: Query) -> Result<Vec<Row>, SqlError> {
+        let begin = D::DIALECT.begin_page;
+        if begin.is_empty() {
+            return self.fetch(query).await;
+        }
+        let mut session = self.session(Access::Read).await?;
+        session.run(begin).await?;
+        let rows = session.fetch(query).await?;
+        session.run("COMMIT").await?;
+        session.finish();
+        Ok(rows)
     }
 
     pub(super) async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {

@@ -214,6 +214,7 @@ impl Driver for SqliteDriver {
         // written meanwhile.
         begin: "BEGIN IMMEDIATE",
         begin_snapshot: "BEGIN",
+        begin_page: "",
         for_update: "",
         lock_migrations: "",
         has_schemas: false,

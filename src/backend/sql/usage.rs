@@ -99,27 +99,24 @@ impl<D: Driver> SqlStore<D> {
             }
         }
         let uses: Vec<_> = uses.into_iter().collect();
-        let lock = self.sql(
-            "SELECT key_id FROM {uses} WHERE key_id IN ({values}) ORDER BY key_id {for_update}",
-        );
+        // In the order of ids, so that nodes that flush the same keys do not wait for each other in
+        // a circle. The batch comes first in the join, and each key is looked up. SQLite would read
+        // the whole table of uses for an UPDATE: 1.9 s of a million for 500 keys, not 20 ms.
         let update = self.sql(
             "WITH batch(key_id, first_used, last_used, last_address) AS (VALUES {values}) \
-             UPDATE {uses} AS u SET \
-             first_used = CASE WHEN u.first_used < batch.first_used \
-               THEN u.first_used ELSE batch.first_used END, \
-             last_used = CASE WHEN u.last_used > batch.last_used \
-               THEN u.last_used ELSE batch.last_used END, \
-             last_address = CASE WHEN u.last_used > batch.last_used \
-               THEN u.last_address ELSE COALESCE(batch.last_address, u.last_address) END \
-             FROM batch WHERE u.key_id = batch.key_id",
+             INSERT INTO {uses} AS u (key_id, account, first_used, last_used, last_address) \
+             SELECT k.id, k.account, b.first_used, b.last_used, b.last_address \
+             FROM batch AS b CROSS JOIN {keys} AS k WHERE k.id = b.key_id \
+             ORDER BY k.id \
+             ON CONFLICT (key_id) DO UPDATE SET \
+             first_used = CASE WHEN u.first_used < excluded.first_used \
+               THEN u.first_used ELSE excluded.first_used END, \
+             last_used = CASE WHEN u.last_used > excluded.last_used \
+               THEN u.last_used ELSE excluded.last_used END, \
+             last_address = CASE WHEN u.last_used > excluded.last_used \
+               THEN u.last_address ELSE COALESCE(excluded.last_address, u.last_address) END",
         );
         for uses in uses.chunks(500) {
-            if !D::DIALECT.for_update.is_empty() {
-                // In the order of ids, so that nodes that flush the same keys do not wait for each
-                // other in a circle.
-                let ids = uses.iter().map(|(key, _)| vec![Cell::bytes(*key)]);
-                session.fetch(Query::of_rows(&lock, ids)).await?;
-            }
             let rows = uses.iter().map(|(key, used)| {
                 vec![
                     Cell::bytes(*key),
