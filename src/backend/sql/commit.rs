@@ -162,7 +162,7 @@ impl<D: Driver> SqlStore<D> {
              WHERE k.id IN ({{values}}) ORDER BY k.id {for_update}"
         ));
         let mut heads = BTreeMap::new();
-        for updates in sorted.chunks(500) {
+        for updates in sorted.chunks(D::DIALECT.most_parameters) {
             let ids = updates
                 .iter()
                 .map(|write| vec![Cell::id(write.record.id())]);

@@ -222,7 +222,7 @@ impl Driver for SqliteDriver {
         poll: Duration::from_millis(100),
         // SQLite allows 32,766, but the driver asks for each one's name, which SQLite looks up in a
         // list: the time is in the square of the number.
-        most_parameters: 2_000,
+        most_parameters: 500,
     };
 
     async fn reader(&self) -> Result<SqliteSession, SqlError> {

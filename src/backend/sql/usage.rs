@@ -16,6 +16,10 @@ struct Uses {
     address: Option<IpAddr>,
 }
 
+/// The columns of a use in a statement, and those of counts.
+const USES_COLUMNS: usize = 4;
+const COUNTS_COLUMNS: usize = 10;
+
 /// The attempts at a batch, if the database asks to run it again.
 const ATTEMPTS: u32 = 3;
 
@@ -116,7 +120,7 @@ impl<D: Driver> SqlStore<D> {
              last_address = CASE WHEN u.last_used > excluded.last_used \
                THEN u.last_address ELSE COALESCE(excluded.last_address, u.last_address) END",
         );
-        for uses in uses.chunks(500) {
+        for uses in uses.chunks(D::DIALECT.most_parameters / USES_COLUMNS) {
             let rows = uses.iter().map(|(key, used)| {
                 vec![
                     Cell::bytes(*key),
@@ -144,7 +148,7 @@ impl<D: Driver> SqlStore<D> {
              refused = u.refused + excluded.refused, units = u.units + excluded.units",
         );
         let rows: Vec<Vec<Cell>> = usage.iter().flat_map(count_rows).collect();
-        for rows in rows.chunks(500) {
+        for rows in rows.chunks(D::DIALECT.most_parameters / COUNTS_COLUMNS) {
             session
                 .execute(Query::of_rows(&insert, rows.iter().cloned()))
                 .await?;
