@@ -590,8 +590,8 @@ async fn a_suspended_key_is_revoked_with_the_others() {
 #[tokio::test]
 async fn invariant_9_holds_in_random_histories() {
     let histories = std::env::var("HISTORIES").map_or(30, |text| text.parse().unwrap());
-    for seed in 0..histories {
-        histories::live(MemoryStore::new(), seed, 300).await;
+    for number in 0..histories {
+        histories::live(MemoryStore::new(), number, 300).await;
     }
 }
 

@@ -145,8 +145,8 @@ async fn a_key_that_moves_is_listed_with_its_account() {
 #[tokio::test]
 async fn invariant_12_trail_and_state_agree_after_random_histories() {
     let database = Sqlite::new().await;
-    for seed in 0..4 {
-        histories::live(database.store.clone(), seed, 150).await;
+    for number in 0..4 {
+        histories::live(database.store.clone(), number, 150).await;
     }
     assert!(database.store.verify_trail().await.unwrap().is_ok());
 }

@@ -14,6 +14,10 @@ use super::random::Random;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
+fn days(days: usize) -> Duration {
+    DAY * u32::try_from(days).unwrap()
+}
+
 /// What is known of a key from before.
 struct Seen {
     record: KeyRecord,
@@ -24,19 +28,19 @@ struct Seen {
 }
 
 /// Lives through so many steps, and checks all keys after each.
-pub async fn live(store: impl ManagedKeyStore + Clone, seed: u64, steps: usize) {
+pub async fn live(store: impl ManagedKeyStore + Clone, number: u8, steps: usize) {
     let clock = ManualClock::at(SystemTime::UNIX_EPOCH + DAY * 20_000);
     let keys = ApiKeys::builder(store.clone())
         .clock(clock.clone())
         .build()
         .unwrap();
-    let mut random = Random::new(seed);
+    let mut random = Random::new(number.into());
     let mut seen: Vec<Seen> = Vec::new();
     let mut batches = 0;
     for _ in 0..steps {
         clock.advance(Duration::from_secs(random.below(3 * 86_400) as u64));
         if seen.is_empty() || (seen.len() < 40 && random.below(5) == 0) {
-            let life = (random.below(2) == 0).then(|| DAY * (1 + random.below(90) as u32));
+            let life = (random.below(2) == 0).then(|| days(1 + random.below(90)));
             let issued = keys.issue("acme").expires_in(life).await.unwrap();
             let record = issued.record().clone();
             seen.push(Seen {
@@ -55,7 +59,7 @@ pub async fn live(store: impl ManagedKeyStore + Clone, seed: u64, steps: usize) 
             3 => drop(keys.end_grace(id).await.unwrap()),
             4 => {
                 let current = store.find_committed(&id).await.unwrap().unwrap();
-                let end = keys.now() + DAY * (1 + random.below(60) as u32);
+                let end = keys.now() + days(1 + random.below(60));
                 keys.update(&current)
                     .expires_at(end)
                     .name("updated")
@@ -66,11 +70,11 @@ pub async fn live(store: impl ManagedKeyStore + Clone, seed: u64, steps: usize) 
             5 => {
                 batches += 1;
                 let usage = KeyUsage::new(id, "acme", UsagePeriod::Day(1), keys.now());
-                let batch = UsageBatch::new([seed as u8; 16], batches, [usage]).unwrap();
+                let batch = UsageBatch::new([number; 16], batches, [usage]).unwrap();
                 store.record_usage(&batch).await.unwrap();
             }
             _ => {
-                let grace = DAY * random.below(40) as u32;
+                let grace = days(random.below(40));
                 let mut rotate = keys.rotate(id).grace(grace);
                 if random.below(4) == 0 {
                     rotate = rotate.compromised("leaked");
@@ -108,10 +112,8 @@ async fn check(keys: &ApiKeys, store: &impl ManagedKeyStore, seen: &mut [Seen]) 
         assert!(current.version() >= key.record.version());
         let end = current
             .expires_at()
-            .map_or(SystemTime::UNIX_EPOCH + DAY * 99_999, |end| end);
-        let bound = key
-            .end
-            .map_or(SystemTime::UNIX_EPOCH + DAY * 99_999, |end| end);
+            .unwrap_or(SystemTime::UNIX_EPOCH + DAY * 99_999);
+        let bound = key.end.unwrap_or(SystemTime::UNIX_EPOCH + DAY * 99_999);
         assert!(
             end <= bound,
             "no life is lengthened: {end:?} after {bound:?}"
