@@ -288,10 +288,14 @@ impl RotateKey {
 
         let kind = manager.kind_of(&old);
         self.edits.check(shared, kind)?;
-        let plaintext = self.format(&old, kind)?.generate()?;
+        let format = self.format(&old, kind)?;
+        let plaintext = format.generate()?;
         // A key that was rotated before has the end of its grace, and not of its life.
         let model = successor.as_ref().unwrap_or(&old);
-        let new = self.new_record(&old, model, plaintext.expose_secret(), now)?;
+        let expires_at = self.end_of(model, now)?;
+        let digest = KeyDigest::of(plaintext.expose_secret());
+        let new = self.new_record(&old, &digest, format).with_created_at(now);
+        let new = new.with_expires_at(expires_at);
         let mut ended = old.clone().with_rotated_to(Rotation::new(new.id(), now));
         if let Some(reason) = &self.compromised {
             ended = ended.with_revoked(Revocation::new(now).with_reason(reason.clone()));
@@ -407,28 +411,29 @@ impl RotateKey {
             .ok_or(RotateError::NoFormat)
     }
 
-    fn new_record(
+    /// Returns the end of the new key.
+    fn end_of(
         &self,
-        old: &KeyRecord,
         model: &KeyRecord,
-        plaintext: &str,
         now: SystemTime,
-    ) -> Result<KeyRecord, RotateError> {
-        let shared = &self.manager.shared;
-        let digest = KeyDigest::of(plaintext);
-        let format = self.format(old, self.manager.kind_of(old))?;
-        let expires_at = match self.expiry {
-            NewExpiry::At(at) => at,
-            NewExpiry::Same => model.expires_at(),
-            NewExpiry::Anew => lifetime(model)
-                .map(|life| now.checked_add(life).ok_or(RotateError::Expiry))
-                .transpose()?
-                .or(model.expires_at().filter(|_| lifetime(model).is_none())),
+    ) -> Result<Option<SystemTime>, RotateError> {
+        let expires_at = match (self.expiry, lifetime(model)) {
+            (NewExpiry::At(at), _) => at,
+            (NewExpiry::Anew, Some(life)) => {
+                Some(now.checked_add(life).ok_or(RotateError::Expiry)?)
+            }
+            (NewExpiry::Same | NewExpiry::Anew, _) => model.expires_at(),
         };
         if expires_at.is_some_and(|end| end <= now) {
             return Err(RotateError::Expiry);
         }
-        let record = KeyRecord::new(digest.id(), shared.peppers.verifier(&digest), old.account())
+        Ok(expires_at)
+    }
+
+    /// Returns the record of the new key, without the times of its life.
+    fn new_record(&self, old: &KeyRecord, digest: &KeyDigest, format: &KeyFormat) -> KeyRecord {
+        let verifier = self.manager.shared.peppers.verifier(digest);
+        let record = KeyRecord::new(digest.id(), verifier, old.account())
             .with_prefix(format.prefix())
             .with_environment(format.environment().clone())
             .with_organization(old.organization())
@@ -442,10 +447,8 @@ impl RotateKey {
             .with_throttled(old.throttled().cloned())
             .with_budget(old.budget())
             .with_lineage(old.lineage())
-            .with_rotated_from(old.id())
-            .with_created_at(now)
-            .with_expires_at(expires_at);
-        Ok(self.edits.apply(record))
+            .with_rotated_from(old.id());
+        self.edits.apply(record)
     }
 }
 

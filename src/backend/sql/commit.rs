@@ -26,6 +26,10 @@ struct Write<'c> {
     trail: &'c TrailRecord,
 }
 
+/// The rows of the trail that a change adds, by key: the columns of [`HASHED`], the hash of the
+/// record before, and its own.
+type TrailRows = BTreeMap<[u8; 16], Vec<Cell>>;
+
 /// The steps of a change by their kind, in the order in which they were added.
 #[derive(Default)]
 struct Steps<'c> {
@@ -74,7 +78,7 @@ impl<D: Driver> SqlStore<D> {
             }
             Err(SqlError::Store(error)) => {
                 // The transaction may have failed, so that nothing can be read in it.
-                let was_committed = self.is_committed(&mut session, change).await;
+                let was_committed = self.is_committed(&mut session, change, &steps).await;
                 let was_committed = was_committed.unwrap_or(false);
                 session.run("ROLLBACK").await?;
                 session.finish();
@@ -94,17 +98,21 @@ impl<D: Driver> SqlStore<D> {
         change: &Change,
         steps: &Steps<'_>,
     ) -> Result<(), SqlError> {
-        self.create(session, change, &steps.creates).await?;
-        let heads = self.update(session, &steps.updates).await?;
-        self.add_trail(session, &steps.writes, &heads).await?;
+        let mut rows = TrailRows::new();
+        self.create(session, change, &steps.creates, &mut rows)
+            .await?;
+        self.update(session, &steps.updates, &mut rows).await?;
+        self.add_trail(session, &steps.writes, &mut rows).await?;
         self.add_events(session, change, &steps.events).await
     }
 
+    /// Creates records, and adds their rows of the trail.
     async fn create(
         &self,
         session: &mut D::Session,
         change: &Change,
         creates: &[Write<'_>],
+        trail: &mut TrailRows,
     ) -> Result<(), SqlError> {
         let columns = record_row::COLUMNS.join(", ");
         let keys = format!(
@@ -122,7 +130,7 @@ impl<D: Driver> SqlStore<D> {
         for creates in sorted.chunks(per_statement) {
             let rows = creates.iter().map(|write| {
                 let mut cells = record_row::cells(write.record);
-                let head = self.head(None, write, &cells);
+                let head = self.chain(write, None, &cells, trail);
                 let listed_at = write.record.created_at().unwrap_or(change.at());
                 cells.extend([Cell::instant(listed_at), Cell::bytes(head)]);
                 cells
@@ -140,12 +148,13 @@ impl<D: Driver> SqlStore<D> {
         Ok(())
     }
 
-    /// Updates records, and returns the last hash of each one's chain before that.
+    /// Updates records, and adds their rows of the trail.
     async fn update(
         &self,
         session: &mut D::Session,
         updates: &[Write<'_>],
-    ) -> Result<BTreeMap<[u8; 16], Link>, SqlError> {
+        trail: &mut TrailRows,
+    ) -> Result<(), SqlError> {
         let mut sorted = updates.to_vec();
         sorted.sort_by_key(|write| *write.record.id().as_bytes());
         let columns = record_row::COLUMNS
@@ -161,7 +170,6 @@ impl<D: Driver> SqlStore<D> {
              LEFT JOIN {{trail}} AS t ON t.key_id = k.id AND t.version = k.version \
              WHERE k.id IN ({{values}}) ORDER BY k.id {for_update}"
         ));
-        let mut heads = BTreeMap::new();
         for updates in sorted.chunks(D::DIALECT.most_parameters) {
             let ids = updates
                 .iter()
@@ -180,14 +188,13 @@ impl<D: Driver> SqlStore<D> {
                 if write.record.version() - 1 != *version {
                     return Err(StoreError::conflict().into());
                 }
-                self.replace(session, write, last).await?;
+                self.replace(session, write, *last, trail).await?;
                 if account != write.record.account() {
                     self.move_uses(session, write.record).await?;
                 }
-                heads.insert(id, *last);
             }
         }
-        Ok(heads)
+        Ok(())
     }
 
     /// Reads the last hash of the chain of a key, unless the key or the end of its trail was edited
@@ -218,10 +225,11 @@ impl<D: Driver> SqlStore<D> {
         &self,
         session: &mut D::Session,
         write: &Write<'_>,
-        last: &Link,
+        last: Link,
+        trail: &mut TrailRows,
     ) -> Result<(), SqlError> {
         let mut cells = record_row::cells(write.record);
-        let head = self.head(Some(last), write, &cells);
+        let head = self.chain(write, Some(last), &cells, trail);
         cells.push(Cell::bytes(head));
         let columns = record_row::COLUMNS.iter().chain(&["head"]);
         let set: Vec<String> = columns
@@ -244,35 +252,40 @@ impl<D: Driver> SqlStore<D> {
         Ok(())
     }
 
-    /// Returns the hash of a write: the new head of the chain of its key.
-    fn head(&self, before: Option<&Link>, write: &Write<'_>, record: &[Cell]) -> Link {
+    /// Chains a write to the one before it, and adds its row of the trail. Returns its hash, the new
+    /// head of the chain of its key.
+    fn chain(
+        &self,
+        write: &Write<'_>,
+        previous: Option<Link>,
+        record: &[Cell],
+        trail: &mut TrailRows,
+    ) -> Link {
         let key = self.audit_key.as_ref();
-        let cells = hashed(write.trail, chain::state(key, &record_row::COLUMNS, record));
-        chain::link(key, before, &HASHED, &cells)
+        let mut cells = trail_row::cells(write.trail);
+        let state = chain::state(key, &record_row::COLUMNS, record);
+        cells.push(Cell::bytes(state));
+        let digest = chain::link(key, previous.as_ref(), &HASHED, &cells);
+        cells.extend([Cell::optional_bytes(previous), Cell::bytes(digest)]);
+        trail.insert(*write.record.id().as_bytes(), cells);
+        digest
     }
 
+    /// Inserts the rows of the trail, in the order in which the writes were added.
     async fn add_trail(
         &self,
         session: &mut D::Session,
         writes: &[Write<'_>],
-        heads: &BTreeMap<[u8; 16], Link>,
+        trail: &mut TrailRows,
     ) -> Result<(), SqlError> {
-        let key = self.audit_key.as_ref();
         let columns = trail_row::COLUMNS.join(", ");
         let insert = self.sql(&format!(
             "INSERT INTO {{trail}} ({columns}, state, previous, digest) VALUES {{values}}"
         ));
         let per_statement = D::DIALECT.most_parameters / (trail_row::COLUMNS.len() + 3);
         for writes in writes.chunks(per_statement) {
-            let rows = writes.iter().map(|write| {
-                let record = record_row::cells(write.record);
-                let state = chain::state(key, &record_row::COLUMNS, &record);
-                let previous = heads.get(write.record.id().as_bytes()).copied();
-                let mut cells = hashed(write.trail, state);
-                let digest = chain::link(key, previous.as_ref(), &HASHED, &cells);
-                cells.extend([Cell::optional_bytes(previous), Cell::bytes(digest)]);
-                cells
-            });
+            let rows = writes.iter();
+            let rows = rows.filter_map(|write| trail.remove(write.record.id().as_bytes()));
             session.execute(Query::of_rows(&insert, rows)).await?;
         }
         Ok(())
@@ -313,8 +326,9 @@ impl<D: Driver> SqlStore<D> {
         &self,
         session: &mut D::Session,
         change: &Change,
+        steps: &Steps<'_>,
     ) -> Result<bool, SqlError> {
-        let (statement, cell) = match Steps::of(change)?.events.first() {
+        let (statement, cell) = match steps.events.first() {
             Some((at, _)) => (
                 "SELECT seq FROM {events} WHERE id = $1",
                 Cell::text(event_id(change, *at)),
@@ -369,13 +383,6 @@ pub(super) const HASHED: [&str; trail_row::COLUMNS.len() + 1] = {
     }
     columns
 };
-
-/// Returns the cells of [`HASHED`].
-fn hashed(trail: &TrailRecord, state: Link) -> Vec<Cell> {
-    let mut cells = trail_row::cells(trail);
-    cells.push(Cell::bytes(state));
-    cells
-}
 
 /// The id of an event: of its change, and of its place in that.
 fn event_id(change: &Change, at: usize) -> String {
