@@ -46,6 +46,15 @@ pub(crate) struct Shared {
     pub(crate) last_uses: LastUses,
     /// The store that uses are recorded in. `None` if the store is only read.
     pub(crate) usage_store: Option<Arc<dyn DynManagedKeyStore>>,
+    pub(crate) idle: IdleEnds,
+}
+
+/// The times without a use after which the worker ends keys. `None` is never.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct IdleEnds {
+    pub(crate) keys: Option<Duration>,
+    /// Keys that were rotated.
+    pub(crate) rotated: Option<Duration>,
 }
 
 /// Functions that find the application's own subjects of limits, by name.

@@ -344,11 +344,12 @@ async fn tables_restored_from_another_server_are_adapted() {
 async fn a_role_without_rights_to_create_migrates_nothing_and_works() {
     let pg = Pg::new().await;
     let role = format!("service_{}", pg.url.rsplit('/').next().unwrap());
-    for sql in [
-        format!("CREATE ROLE {role} LOGIN"),
-        format!("GRANT USAGE ON SCHEMA tower_api_key TO {role}"),
-        format!("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA tower_api_key TO {role}"),
-    ] {
+    let grants = include_str!("../src/guide/stores.rs");
+    let (_, grants) = grants.split_once("//! GRANT USAGE").unwrap();
+    let (grants, _) = grants.split_once("//! ```").unwrap();
+    let grants = format!("GRANT USAGE{grants}");
+    let grants = grants.replace("//! ", "").replace("service", &role);
+    for sql in [format!("CREATE ROLE {role} LOGIN"), grants] {
         pg.server.sql(&pg.url, &sql);
     }
     let options: PgConnectOptions = pg.url.parse().unwrap();

@@ -12,9 +12,9 @@ use std::time::Duration;
 use support::block_on;
 use tower_api_key::conformance::{self, Field, Keeps};
 use tower_api_key::store::{
-    Change, ChangeFeed, ChangedKey, Changes, Cursor, FeedError, Followed, KeptEvent, KeyOrder,
-    KeyQuery, ListedKey, Page, Paging, Start, StoreError, StoreErrorKind, TrailQuery, TrailRecord,
-    UsageBatch,
+    Change, ChangeFeed, ChangedKey, Changes, Cursor, FeedError, Followed, IssueRequest, KeptEvent,
+    KeyOrder, KeyQuery, ListedKey, Page, Paging, Start, Step, StoreError, StoreErrorKind,
+    TrailQuery, TrailRecord, UsageBatch,
 };
 use tower_api_key::{KeyId, KeyRecord, KeyStore, ManagedKeyStore, MemoryStore};
 
@@ -44,6 +44,9 @@ enum Fault {
     SkipsBatches,
     UsesChangeRecords,
     CutsPlans,
+    IgnoresCaps,
+    KeepsDeleted,
+    ForgetsRequests,
     LosesChanges,
     TellsLowVersions,
     TakesAnyFeedCursor,
@@ -83,6 +86,21 @@ impl ManagedKeyStore for Twisted {
     }
 
     async fn commit(&self, change: &Change) -> Result<(), StoreError> {
+        if self.is(Fault::IgnoresCaps) || self.is(Fault::KeepsDeleted) {
+            // Commits the records only, and passes the other step over.
+            let skips = |step: &Step<'_>| match step {
+                Step::Cap(_) => self.is(Fault::IgnoresCaps),
+                Step::Delete { .. } => self.is(Fault::KeepsDeleted),
+                _ => false,
+            };
+            if change.steps().any(|step| skips(&step)) {
+                for record in change.records() {
+                    let create = support::creates(record.clone());
+                    self.store.commit(&create).await?;
+                }
+                return Ok(());
+            }
+        }
         let Fault::CutsPlans = self.fault else {
             return self.store.commit(change).await;
         };
@@ -92,6 +110,11 @@ impl ManagedKeyStore for Twisted {
             self.store.commit(&support::creates(cut(record))).await?;
         }
         Ok(())
+    }
+
+    async fn find_request(&self, id: &[u8; 32]) -> Result<Option<IssueRequest>, StoreError> {
+        let found = self.store.find_request(id).await?;
+        Ok(found.filter(|_| !self.is(Fault::ForgetsRequests)))
     }
 
     async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
@@ -352,6 +375,31 @@ fn a_store_with_a_faulty_trail_fails_with_the_broken_promise() {
 }
 
 #[test]
+fn a_store_with_faulty_guards_fails_with_the_broken_promise() {
+    for (fault, promise) in [
+        (
+            Fault::IgnoresCaps,
+            "an account has at most as many keys as its cap says",
+        ),
+        (
+            Fault::KeepsDeleted,
+            "a deletion of another version is a conflict",
+        ),
+        (
+            Fault::ForgetsRequests,
+            "a request is remembered once, for as long as its key exists",
+        ),
+    ] {
+        let store = Twisted::new(fault);
+        assert_eq!(
+            broken(conformance::managed_key_store(&store)),
+            promise,
+            "{fault:?}"
+        );
+    }
+}
+
+#[test]
 fn a_store_with_faulty_usage_fails_with_the_broken_promise() {
     for (fault, promise) in [
         (Fault::CountsTwice, "a batch of usage is recorded once"),
@@ -436,6 +484,15 @@ impl ManagedKeyStore for Small {
         if !change.records().all(Self::keeps) {
             return Err(StoreError::refused("the table has no column for this"));
         }
+        let is_known = |step| {
+            matches!(
+                step,
+                Step::Create { .. } | Step::Update { .. } | Step::Event(_)
+            )
+        };
+        if !change.steps().all(is_known) {
+            return Err(StoreError::refused("the table is for keys only"));
+        }
         self.0.commit(change).await
     }
 }
@@ -463,6 +520,7 @@ fn a_store_that_declares_what_it_does_not_keep_passes() {
     ];
     let keeps = Keeps::everything().without_lists().without_trail();
     let keeps = keeps.without_events().without_usage();
+    let keeps = keeps.without_deletions().without_requests().without_caps();
     let keeps = fields.into_iter().fold(keeps, Keeps::without);
     let store = Small(MemoryStore::new());
     block_on(conformance::managed_key_store_keeping(&store, &keeps));
@@ -487,8 +545,9 @@ fn an_unimplemented_call_of_a_store_is_refused() {
     let trail = block_on(store.trail(&TrailQuery::new(), &paging)).unwrap_err();
     let events = block_on(store.events(&Start::Beginning, 1)).unwrap_err();
     let batch = UsageBatch::new([0; 16], 1, Vec::new()).unwrap();
-    let usage = block_on(store.record_usage(&batch));
-    for error in [list, trail, events, usage.unwrap_err()] {
+    let usage = block_on(store.record_usage(&batch)).unwrap_err();
+    let request = block_on(store.find_request(&[0; 32])).unwrap_err();
+    for error in [list, trail, events, usage, request] {
         assert_eq!(error.kind(), StoreErrorKind::Refused);
         assert_eq!(error.to_string(), "the key store does not support this");
     }

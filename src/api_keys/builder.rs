@@ -23,9 +23,11 @@ use crate::limit::limits::Limits;
 use crate::limit::outage::{LimiterOutage, OutageLimiter};
 use crate::limit::rule::LimitsError;
 use crate::limit::rule_editions::RuleEditions;
+use crate::manage::policy::IssuePolicy;
+use crate::manage::retire::SHORTEST_IDLE;
 use crate::observe::last_uses::LastUses;
 use crate::observe::{Observer, Observers};
-use crate::shared::{FollowedFeed, Heartbeat, LogThrottles, Shared, Subjects};
+use crate::shared::{FollowedFeed, Heartbeat, IdleEnds, LogThrottles, Shared, Subjects};
 use crate::store::{ChangeFeed, DynChangeFeed, DynKeyStore, DynManagedKeyStore};
 use crate::util::clock::{Clock, SystemClock};
 use crate::util::log_throttle::LineBudget;
@@ -51,6 +53,19 @@ pub struct ApiKeysBuilder<A = Managed> {
     usage_store: Option<Arc<dyn DynManagedKeyStore>>,
     pub(super) adopted: Vec<(KeyFormat, Arc<Adopter>)>,
     cache: Cache,
+    idle: IdleEnds,
+}
+
+impl ApiKeysBuilder {
+    /// Sets the policy of issuing. Default: everything is allowed.
+    pub fn issue_policy(mut self, policy: IssuePolicy) -> Self {
+        self.idle = IdleEnds {
+            keys: policy.idle_end,
+            rotated: policy.idle_grace_end,
+        };
+        self.access.policy = Arc::new(policy);
+        self
+    }
 }
 
 impl<A> ApiKeysBuilder<A> {
@@ -74,6 +89,7 @@ impl<A> ApiKeysBuilder<A> {
             usage_store: None,
             adopted: Vec::new(),
             cache: Cache::default(),
+            idle: IdleEnds::default(),
         }
     }
 
@@ -389,6 +405,10 @@ impl<A> ApiKeysBuilder<A> {
             }
         };
         self.limits.validate(&subject_names(&self.subjects))?;
+        let ends = [self.idle.keys, self.idle.rotated];
+        if ends.into_iter().flatten().any(|idle| idle < SHORTEST_IDLE) {
+            return Err(BuildError::IdleTooShort);
+        }
         Ok(self.assemble(formats))
     }
 
@@ -456,6 +476,7 @@ impl<A> ApiKeysBuilder<A> {
             }),
             last_uses: LastUses::new(hides_addresses),
             usage_store: self.usage_store,
+            idle: self.idle,
         };
         ApiKeys {
             shared: Arc::new(shared),
@@ -492,4 +513,7 @@ pub enum BuildError {
     /// The limits are invalid.
     #[error(transparent)]
     Limits(#[from] LimitsError),
+    /// Keys would end after less than a day without a use.
+    #[error("keys are ended after a day without a use, or later: see IssuePolicy::end_when_idle")]
+    IdleTooShort,
 }

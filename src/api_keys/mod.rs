@@ -2,6 +2,7 @@
 
 mod adopt;
 mod builder;
+mod end_idle;
 mod follow;
 mod record_uses;
 #[cfg(feature = "testing")]
@@ -10,7 +11,7 @@ mod worker;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::backend::memory::store::MemoryStore;
 use crate::http::caller::Caller;
@@ -29,6 +30,10 @@ use crate::manage::family::{EndGrace, RevokeFamily};
 use crate::manage::import::ImportKeys;
 use crate::manage::issue::IssueKey;
 use crate::manage::own::RevokeOwn;
+use crate::manage::pages::KeyPages;
+use crate::manage::policy::IssuePolicy;
+use crate::manage::purge::PurgeKeys;
+use crate::manage::retire::RetireIdle;
 use crate::manage::rotate::RotateKey;
 use crate::manage::update::UpdateKey;
 use crate::middleware::config::Config;
@@ -76,7 +81,10 @@ pub struct ApiKeys<A = Managed> {
 
 /// Marker of an [`ApiKeys`] that can issue and change keys.
 #[derive(Debug, Clone)]
-pub struct Managed(Arc<dyn DynManagedKeyStore>);
+pub struct Managed {
+    store: Arc<dyn DynManagedKeyStore>,
+    policy: Arc<IssuePolicy>,
+}
 
 /// Marker of an [`ApiKeys`] that can only verify keys; see [`ApiKeys::read_only`].
 #[derive(Debug, Clone)]
@@ -92,7 +100,11 @@ impl ApiKeys {
     /// Creates a builder with a store in which keys can be issued and changed.
     pub fn builder(store: impl ManagedKeyStore) -> ApiKeysBuilder {
         let store = Arc::new(store);
-        ApiKeysBuilder::new(store.clone(), Managed(store.clone())).usage_store(store)
+        let access = Managed {
+            store: store.clone(),
+            policy: Arc::default(),
+        };
+        ApiKeysBuilder::new(store.clone(), access).usage_store(store)
     }
 
     /// Issues a key to an account when the returned future is awaited.
@@ -140,6 +152,18 @@ impl ApiKeys {
     /// or issued before a time.
     pub fn revoke_all(&self) -> RevokeAll {
         RevokeAll::new(self.manager())
+    }
+
+    /// Ends keys that were not used for a time, when the returned future is awaited. The time is at
+    /// least a day.
+    pub fn retire_idle(&self, idle: Duration) -> RetireIdle {
+        RetireIdle::new(self.manager(), idle)
+    }
+
+    /// Deletes keys that are revoked or expired for longer than a time, when the returned future is
+    /// awaited. Their trail stays.
+    pub fn purge(&self, dead_for: Duration) -> PurgeKeys {
+        PurgeKeys::new(self.manager(), dead_for)
     }
 
     /// Revokes a key when the returned future is awaited. This cannot be undone.
@@ -200,13 +224,19 @@ impl ApiKeys {
         query: &KeyQuery,
         paging: &Paging,
     ) -> Result<Page<ListedKey>, StoreError> {
-        self.access.0.list(query, paging).await
+        self.access.store.list(query, paging).await
+    }
+
+    /// Reads all pages of a list of keys, one after the other.
+    pub fn pages(&self, query: KeyQuery) -> KeyPages {
+        const KEYS: u32 = 100;
+        KeyPages::new(Arc::clone(&self.access.store), query, KEYS)
     }
 
     /// Finds a key with the times of its first and last use, as [`list`](Self::list) returns it, if
     /// there is one. A store that records no usage refuses this.
     pub async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
-        self.access.0.find_listed(id).await
+        self.access.store.find_listed(id).await
     }
 
     /// Reads a page of the audit trail: who changed keys, how, when and why.
@@ -238,11 +268,16 @@ impl ApiKeys {
         query: &TrailQuery,
         paging: &Paging,
     ) -> Result<Page<TrailRecord>, StoreError> {
-        self.access.0.trail(query, paging).await
+        self.access.store.trail(query, paging).await
     }
 
     fn manager(&self) -> Manager {
-        Manager::new(Arc::clone(&self.shared), Arc::clone(&self.access.0))
+        let Managed { store, policy } = &self.access;
+        Manager::new(
+            Arc::clone(&self.shared),
+            Arc::clone(store),
+            Arc::clone(policy),
+        )
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use super::end_idle::end_idle;
 use super::follow::follow;
 use super::record_uses::UseRecorder;
 use crate::manage::BoxFuture;
@@ -22,6 +23,7 @@ use crate::util::timestamp::nanoseconds;
 ///
 /// Without a worker, all decisions stay correct, but:
 /// - the first and last uses of keys are not recorded, and lists do not tell them;
+/// - idle keys do not end ([`IssuePolicy::end_when_idle`](crate::manage::IssuePolicy::end_when_idle));
 /// - values that [observers](crate::observe::Observer) keep for a key that is no longer used stay
 ///   until the cache evicts its entry;
 /// - changes by other processes take effect only when cache entries are too old, not when the
@@ -56,6 +58,7 @@ impl Worker {
     pub async fn until(self, stop: impl Future<Output = ()>) {
         let shared = &*self.shared;
         let mut sweeping = pin!(sweep(shared));
+        let mut ending = pin!(end_idle(&self.shared));
         let mut following = pin!(async {
             match &shared.feed {
                 Some(feed) => follow(shared, feed).await,
@@ -78,6 +81,7 @@ impl Worker {
                 }
                 // None of these completes.
                 let _: Poll<Infallible> = sweeping.as_mut().poll(cx);
+                let _: Poll<Infallible> = ending.as_mut().poll(cx);
                 let _: Poll<Infallible> = following.as_mut().poll(cx);
                 let _: Poll<Infallible> = recording.as_mut().poll(cx);
                 Poll::Pending

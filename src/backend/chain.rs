@@ -3,8 +3,9 @@
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::store::{
-    AgedRecord, BoxedFeed, Change, Floor, Followed, KeptEvent, KeyQuery, KeyStore, ListedKey,
-    ManagedKeyStore, Page, Paging, Start, Step, StoreError, TrailQuery, TrailRecord, UsageBatch,
+    AgedRecord, BoxedFeed, Change, Floor, Followed, IssueRequest, KeptEvent, KeyQuery, KeyStore,
+    ListedKey, ManagedKeyStore, Page, Paging, Start, Step, StoreError, TrailQuery, TrailRecord,
+    UsageBatch,
 };
 
 /// A writable store, followed by a read-only store such as a
@@ -97,7 +98,9 @@ impl<M: ManagedKeyStore, R: KeyStore> ManagedKeyStore for StoreChain<M, R> {
     async fn commit(&self, change: &Change) -> Result<(), StoreError> {
         for step in change.steps() {
             let id = match step {
-                Step::Create { record, .. } | Step::Update { record, .. } => record.id(),
+                Step::Create { record, .. }
+                | Step::Update { record, .. }
+                | Step::Delete { record, .. } => record.id(),
                 _ => continue,
             };
             if self.read_only.find(&id).await?.is_some() {
@@ -117,6 +120,10 @@ impl<M: ManagedKeyStore, R: KeyStore> ManagedKeyStore for StoreChain<M, R> {
             (Some(_), Some(_)) => Err(self.duplicate_error()),
             (first, second) => Ok(first.or(second.map(ListedKey::new))),
         }
+    }
+
+    async fn find_request(&self, id: &[u8; 32]) -> Result<Option<IssueRequest>, StoreError> {
+        self.managed.find_request(id).await
     }
 
     async fn trail(

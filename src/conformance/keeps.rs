@@ -37,6 +37,9 @@ pub(super) enum Part {
     Trail,
     Events,
     Usage,
+    Deletions,
+    Requests,
+    Caps,
 }
 
 /// A field of a record that a store may leave out.
@@ -163,6 +166,24 @@ impl Keeps {
     /// Declares that the store records no usage.
     pub fn without_usage(mut self) -> Self {
         self.parts_left_out.push(Part::Usage);
+        self
+    }
+
+    /// Declares that the store deletes no keys.
+    pub fn without_deletions(mut self) -> Self {
+        self.parts_left_out.push(Part::Deletions);
+        self
+    }
+
+    /// Declares that the store remembers no requests for keys.
+    pub fn without_requests(mut self) -> Self {
+        self.parts_left_out.push(Part::Requests);
+        self
+    }
+
+    /// Declares that the store checks no caps on the keys of an account.
+    pub fn without_caps(mut self) -> Self {
+        self.parts_left_out.push(Part::Caps);
         self
     }
 

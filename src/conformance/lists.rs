@@ -8,7 +8,7 @@ use crate::conformance::records::{Digests, same};
 use crate::key::containment::{Revocation, Suspension};
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
-use crate::key::record::KeyRecord;
+use crate::key::record::{KeyRecord, Rotation};
 use crate::store::{
     Action, Actor, Change, Cursor, KeyOrder, KeyQuery, KeyState, ListedKey, ManagedKeyStore,
     Paging, StoreError, StoreErrorKind,
@@ -68,7 +68,7 @@ impl<S: ManagedKeyStore> ListSuite<'_, S> {
     fn keys(&self, digests: &mut Digests) -> Vec<KeyRecord> {
         let day = Duration::from_secs(86_400);
         let now = UNIX_EPOCH + AT + day;
-        let states: [fn(KeyRecord, SystemTime) -> KeyRecord; 10] = [
+        let states: [fn(KeyRecord, SystemTime) -> KeyRecord; 11] = [
             |key, _| key,
             |key, now| key.with_expires_at(now + Duration::from_secs(90_000)),
             |key, now| key.with_expires_at(now + Duration::from_secs(60)),
@@ -79,6 +79,10 @@ impl<S: ManagedKeyStore> ListSuite<'_, S> {
             |key, now| key.with_suspended(Suspension::new(now).with_until(now)),
             |key, now| key.with_revoked(Revocation::new(now - Duration::from_secs(60))),
             |key, now| key.with_revoked(Revocation::new(now)).with_expires_at(now),
+            |key, now| {
+                let successor = KeyId::from_bytes([1; 16]);
+                key.with_rotated_to(Rotation::new(successor, now))
+            },
         ];
         let keys = states.iter().zip(0..).map(|(set, at)| {
             let issued_at = UNIX_EPOCH + AT + Duration::from_secs(at);
@@ -135,6 +139,26 @@ impl<S: ManagedKeyStore> ListSuite<'_, S> {
             queries.push(of_test.clone().with_state(KeyState::Live, day));
             queries.push(of_test);
         }
+        for at in [
+            AT,
+            AT + Duration::from_secs(4),
+            AT + Duration::from_secs(86_400),
+        ] {
+            let at = UNIX_EPOCH + at;
+            for within in [0, 60, 61, 90_001].map(Duration::from_secs) {
+                queries.push(self.query().expiring_within(within, at));
+            }
+            queries.push(self.query().idle_since(at));
+            queries.push(self.query().idle_since(at).with_order(KeyOrder::Newest));
+            for order in [KeyOrder::Newest, KeyOrder::RecentlyRevoked] {
+                queries.push(self.query().revoked_before(at).with_order(order));
+            }
+            queries.push(self.query().safe_to_remove(Duration::ZERO, at));
+        }
+        for order in [KeyOrder::Newest, KeyOrder::LeastRecentlyUsed] {
+            queries.push(self.query().never_expires().with_order(order));
+            queries.push(self.query().is_rotated().with_order(order));
+        }
         queries.push(KeyQuery::new().with_account(format!("{} ", self.account)));
         queries.push(KeyQuery::new().with_account(self.account.to_uppercase()));
         for query in queries {
@@ -142,8 +166,12 @@ impl<S: ManagedKeyStore> ListSuite<'_, S> {
                 let listed = ListedKey::new((*key).clone());
                 query.matches(&listed)
             });
-            let expected: Vec<KeyId> = expected.map(KeyRecord::id).collect();
-            let listed = ids(&self.read(&query, 4).await);
+            let mut expected: Vec<KeyId> = expected.map(KeyRecord::id).collect();
+            let mut listed = ids(&self.read(&query, 4).await);
+            if query.order != KeyOrder::Newest {
+                expected.sort_by_key(|id| *id.as_bytes());
+                listed.sort_by_key(|id| *id.as_bytes());
+            }
             FILTERED.holds(
                 listed == expected,
                 format_args!("{listed:?} instead of {expected:?} for {query:?}"),

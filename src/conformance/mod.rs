@@ -37,6 +37,7 @@
 
 mod change_feed;
 mod events;
+mod guards;
 mod join_all;
 mod keeps;
 mod key_store;

@@ -90,7 +90,7 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
         if !fails {
             expected.extend(change.steps().filter_map(|step| match step {
                 Step::Create { trail, .. } | Step::Update { trail, .. } => Some(trail.clone()),
-                Step::Event(_) => None,
+                _ => None,
             }));
         }
     }

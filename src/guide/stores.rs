@@ -230,8 +230,10 @@
 //! GRANT USAGE ON SCHEMA tower_api_key TO service;
 //! GRANT SELECT ON ALL TABLES IN SCHEMA tower_api_key TO service;
 //! GRANT INSERT, UPDATE ON tower_api_key.keys, tower_api_key.uses, tower_api_key.usage,
-//!     tower_api_key.flushes TO service;
+//!     tower_api_key.flushes, tower_api_key.requests TO service;
 //! GRANT INSERT ON tower_api_key.trail, tower_api_key.events TO service;
+//! -- Only for a role that purges keys:
+//! GRANT DELETE ON tower_api_key.keys, tower_api_key.uses, tower_api_key.requests TO service;
 //! ```
 //!
 //! Run these statements again after a migration that adds tables. A process that only verifies keys
@@ -294,7 +296,7 @@
 //! deletions, export new records of the trail to another system, and compare. The numbers of keys
 //! and records in a report never fall without a purge.
 //!
-//! `purge_trail` deletes old records, except for the last one of each key. A sealed stub takes the
+//! `purge_trail` deletes old records, except for the last one of each key that exists. A sealed stub takes the
 //! place of the deleted records, so the check can tell a purge from a deletion. A broken trail is
 //! left as it is. Purge with the same audit key, as a role with `DELETE` on `trail`, and `INSERT`
 //! and `UPDATE` on `stubs` and `marks`.

@@ -9,9 +9,10 @@ use crate::key::containment::Revocation;
 use crate::key::record::KeyRecord;
 use crate::key::text::KeyRecordError;
 use crate::manage::change::{ChangeError, with_default_reason};
+use crate::manage::pages::KeyPages;
 use crate::manage::{BoxFuture, Manager};
 use crate::store::{
-    Action, Change, Event, KeyQuery, ListedKey, Origin, Page, Paging, StoreError, StoreErrorKind,
+    Action, Change, Event, KeyQuery, ListedKey, Origin, StoreError, StoreErrorKind,
 };
 use crate::util::timestamp;
 
@@ -138,18 +139,15 @@ impl RevokeAll {
         let query = KeyQuery::new()
             .with_account(self.account.clone())
             .with_prefix(self.prefix.clone());
-        let mut paging = Paging::first(AT_ONCE);
+        let mut pages = KeyPages::new(self.manager.store.clone(), query, AT_ONCE);
         loop {
-            let page = self.manager.store.list(&query, &paging).await;
-            let Page { items, next, .. } = page.map_err(failed(contained.revoked))?;
-            // An older store may not know a filter.
-            let meant = items
-                .into_iter()
-                .filter(|key| query.matches(key) && self.is_meant(key));
+            let page = pages.next().await;
+            let Some(page) = page.map_err(failed(contained.revoked))? else {
+                break;
+            };
+            let meant = page.into_iter().filter(|key| self.is_meant(key));
             let meant: Vec<KeyRecord> = meant.map(|key| key.record).collect();
             contained.revoked += self.revoke_batch(&meant, contained.revoked).await?;
-            let Some(next) = next else { break };
-            paging = paging.after(next);
         }
         if contained.revoked > 0 {
             let now = self.manager.shared.now();

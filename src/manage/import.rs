@@ -1,14 +1,15 @@
 //! Import of keys that were issued elsewhere.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::future::IntoFuture;
 
 use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::record::KeyRecord;
 use crate::key::text::KeyRecordError;
+use crate::manage::policy::PolicyError;
 use crate::manage::{BoxFuture, Manager};
-use crate::store::{Action, Change, Origin, StoreError, StoreErrorKind};
+use crate::store::{Action, Change, Origin, Paging, StoreError, StoreErrorKind, TrailQuery};
 
 /// The keys of one commit.
 const AT_ONCE: usize = 500;
@@ -77,6 +78,15 @@ pub enum ImportError {
     /// ever match.
     #[error("the verifier of the key {0} is not its digest: see KeyRecord::imported")]
     NotItsDigest(KeyId),
+    /// The policy of issuing does not allow the key.
+    #[error("the key {id} cannot be imported")]
+    Policy {
+        /// The key.
+        id: KeyId,
+        /// The violation.
+        #[source]
+        source: PolicyError,
+    },
     /// The store failed. Repeat the import.
     #[error("the keys could not be imported")]
     Store(#[from] StoreError),
@@ -107,7 +117,7 @@ impl ImportKeys {
             let mut ids = HashSet::new();
             for record in self.records.by_ref().take(AT_ONCE) {
                 if ids.insert(record.id()) {
-                    batch.push(self.manager.prepare(record)?);
+                    batch.push(self.manager.prepare(record, &self.origin)?);
                 } else {
                     imported.existing += 1;
                 }
@@ -115,7 +125,7 @@ impl ImportKeys {
             if batch.is_empty() {
                 return Ok(imported);
             }
-            let created = self.manager.import(&self.origin, &batch).await?;
+            let created = self.manager.import_batch(&self.origin, &batch).await?;
             imported.created += created;
             imported.existing += batch.len() as u64 - created;
         }
@@ -123,8 +133,43 @@ impl ImportKeys {
 }
 
 impl Manager {
-    /// Gives a record the current pepper.
-    fn prepare(&self, record: KeyRecord) -> Result<KeyRecord, ImportError> {
+    /// Imports a batch in one commit, or, if an account has reached its cap, account by account.
+    async fn import_batch(&self, origin: &Origin, batch: &[KeyRecord]) -> Result<u64, ImportError> {
+        match self.import(origin, batch).await {
+            Err(ImportError::Store(error)) if error.kind() == StoreErrorKind::CapReached => {}
+            result => return result,
+        }
+        let mut by_account: BTreeMap<&str, Vec<KeyRecord>> = BTreeMap::new();
+        for record in batch {
+            let of_account = by_account.entry(record.account()).or_default();
+            of_account.push(record.clone());
+        }
+        let mut created = 0;
+        for (account, records) in by_account {
+            created += match self.import(origin, &records).await {
+                Err(ImportError::Store(error)) if error.kind() == StoreErrorKind::CapReached => {
+                    return Err(ImportError::Policy {
+                        id: records[0].id(),
+                        source: self.policy.too_many_keys(account),
+                    });
+                }
+                result => result?,
+            };
+        }
+        Ok(created)
+    }
+
+    /// Checks a record against the policy, and gives it the current pepper. A record that is dead
+    /// may break the policy.
+    fn prepare(&self, record: KeyRecord, origin: &Origin) -> Result<KeyRecord, ImportError> {
+        let now = self.shared.now();
+        let is_dead =
+            record.revoked().is_some() || record.expires_at().is_some_and(|end| end <= now);
+        if !is_dead {
+            let checked = self.policy.check_record(&origin.actor, &record, now);
+            let id = record.id();
+            checked.map_err(|source| ImportError::Policy { id, source })?;
+        }
         let verifier = record.verifier();
         if verifier.pepper().is_some() {
             return Ok(record);
@@ -144,7 +189,7 @@ impl Manager {
             if missing.is_empty() {
                 return Ok(0);
             }
-            let change = change(origin, self.shared.now(), &missing)?;
+            let change = self.import_change(origin, &missing)?;
             match self.commit(&change).await {
                 Ok(()) => return Ok(missing.len() as u64),
                 Err(error) if error.kind() != StoreErrorKind::AlreadyExists => {
@@ -155,27 +200,47 @@ impl Manager {
             }
             let mut others = Vec::new();
             for record in &missing {
-                if self.store.find_committed(&record.id()).await?.is_none() {
+                if !self.exists(&record.id()).await? {
                     others.push(record.clone());
                 }
             }
             missing = others;
         }
     }
-}
 
-fn change(
-    origin: &Origin,
-    now: std::time::SystemTime,
-    records: &[KeyRecord],
-) -> Result<Change, ImportError> {
-    let mut change = Change::new(origin.clone(), now);
-    for record in records {
-        let id = record.id();
-        let created = change.create(Action::IMPORTED, record.clone());
-        change = created.map_err(|source| ImportError::Invalid { id, source })?;
+    /// Returns whether a key exists, or did: one that was purged is not imported again for as long
+    /// as its trail is kept.
+    async fn exists(&self, id: &KeyId) -> Result<bool, ImportError> {
+        if self.store.find_committed(id).await?.is_some() {
+            return Ok(true);
+        }
+        let trail = TrailQuery::new().with_key(*id);
+        match self.store.trail(&trail, &Paging::first(1)).await {
+            Ok(page) => Ok(!page.items.is_empty()),
+            // It keeps no trail.
+            Err(error) if error.kind() == StoreErrorKind::Refused => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
-    Ok(change)
+
+    fn import_change(&self, origin: &Origin, records: &[KeyRecord]) -> Result<Change, ImportError> {
+        let now = self.shared.now();
+        let mut change = Change::new(origin.clone(), now);
+        let mut accounts = BTreeMap::new();
+        for record in records {
+            let id = record.id();
+            accounts.entry(record.account()).or_insert(id);
+            let created = change.create(Action::IMPORTED, record.clone());
+            change = created.map_err(|source| ImportError::Invalid { id, source })?;
+        }
+        for (account, id) in accounts {
+            if let Some(cap) = self.policy.cap(account, now) {
+                let capped = change.add_cap(cap);
+                change = capped.map_err(|source| ImportError::Invalid { id, source })?;
+            }
+        }
+        Ok(change)
+    }
 }
 
 impl IntoFuture for ImportKeys {

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::future::IntoFuture;
 use std::time::{Duration, SystemTime};
 
+use serde_json::json;
+
+use crate::key::containment::Revocation;
 use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::environment::Environment;
 use crate::key::format::{GenerateError, KeyFormat};
@@ -16,13 +19,17 @@ use crate::key::scope::{Scope, ScopeSet};
 use crate::key::text::{KeyRecordError, OptionalText};
 use crate::key::web_origin::AllowedOrigins;
 use crate::manage::edits::{Edits, FieldError};
-use crate::manage::{BoxFuture, Manager};
-use crate::store::{Origin, StoreError};
+use crate::manage::idempotency::RequestHashes;
+use crate::manage::policy::PolicyError;
+use crate::manage::{ATTEMPTS, BoxFuture, Manager};
+use crate::store::{Action, Change, IssueRequest, Origin, StoreError, StoreErrorKind};
+use crate::util::timestamp;
 
 /// A key to be issued, when awaited: [`ApiKeys::issue`](crate::ApiKeys::issue).
 ///
 /// By default, the key is of the environment `live`, has no scopes, works at once, and never
-/// expires. An expiry limits the damage of a leak: set [`expires_in`](Self::expires_in).
+/// expires. An expiry limits the damage of a leak: set [`expires_in`](Self::expires_in), or an
+/// [`IssuePolicy`](crate::manage::IssuePolicy) for all keys.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -45,6 +52,35 @@ use crate::store::{Origin, StoreError};
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # If the answer is lost
+///
+/// A client that gets no answer does not know whether it has a key. With an
+/// [`idempotency_key`](Self::idempotency_key), it can ask again without getting a second key: the
+/// error [`AlreadyIssued`](IssueError::AlreadyIssued) names the first one. Its plaintext is gone,
+/// since the store has only hashes. After a minute, [`reissue`](Self::reissue) puts another key in
+/// its place, unless it was used.
+///
+/// ```
+/// # use tower_api_key::manage::IssueError;
+/// # use tower_api_key::store::Actor;
+/// # use tower_api_key::ApiKeys;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let keys = ApiKeys::in_memory();
+/// let issue = || {
+///     let by = Actor::user("alice@example.com");
+///     keys.issue("acme").by(by).name("nightly export").idempotency_key("order 7")
+/// };
+/// let key = issue().await?; // and the answer is lost
+/// match issue().await {
+///     Err(IssueError::AlreadyIssued { key: id }) => assert_eq!(id, key.id()),
+///     other => panic!("{other:?}"),
+/// }
+/// // A minute later: issue().reissue().await
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "nothing is issued until this is awaited"]
 pub struct IssueKey {
@@ -52,7 +88,7 @@ pub struct IssueKey {
     origin: Origin,
     account: String,
     organization: Option<String>,
-    name: Option<String>,
+    name: OptionalText,
     environment: Option<Environment>,
     prefix: Option<String>,
     scopes: ScopeSet,
@@ -63,11 +99,17 @@ pub struct IssueKey {
     limits: Vec<(String, Quota)>,
     metadata: BTreeMap<String, String>,
     not_before: Option<SystemTime>,
-    expiry: Option<Expiry>,
+    expiry: Expiry,
+    idempotency_key: Option<String>,
+    reissues: bool,
 }
 
+/// The expiry that was asked for.
 #[derive(Debug, Clone, Copy)]
 enum Expiry {
+    /// The default of the policy.
+    Default,
+    Never,
     At(SystemTime),
     After(Duration),
 }
@@ -79,7 +121,7 @@ impl IssueKey {
             origin: Origin::default(),
             account,
             organization: None,
-            name: None,
+            name: OptionalText::default(),
             environment: None,
             prefix: None,
             scopes: ScopeSet::default(),
@@ -90,7 +132,9 @@ impl IssueKey {
             limits: Vec::new(),
             metadata: BTreeMap::new(),
             not_before: None,
-            expiry: None,
+            expiry: Expiry::Default,
+            idempotency_key: None,
+            reissues: false,
         }
     }
 
@@ -107,8 +151,8 @@ impl IssueKey {
     }
 
     /// Sets the name that the owner gives the key. Default: none.
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
+    pub fn name(mut self, name: impl Into<OptionalText>) -> Self {
+        self.name = name.into();
         self
     }
 
@@ -193,37 +237,77 @@ impl IssueKey {
         self
     }
 
-    /// Sets the time when the key expires. Default: never. The last call of this and
-    /// [`expires_in`](Self::expires_in) counts.
+    /// Sets the time when the key expires; `None` is never. Default: that of the
+    /// [policy](crate::manage::IssuePolicy::default_lifetime), or else never. The last call of this
+    /// and [`expires_in`](Self::expires_in) counts.
     pub fn expires_at(mut self, at: impl Into<Option<SystemTime>>) -> Self {
-        self.expiry = at.into().map(Expiry::At);
+        self.expiry = at.into().map_or(Expiry::Never, Expiry::At);
         self
     }
 
     /// Sets the lifetime of the key, counted from [`not_before`](Self::not_before) or the time of
-    /// issue, whichever is later. Default: unlimited.
+    /// issue, whichever is later; `None` is unlimited. Default: as for
+    /// [`expires_at`](Self::expires_at).
     pub fn expires_in(mut self, life: impl Into<Option<Duration>>) -> Self {
-        self.expiry = life.into().map(Expiry::After);
+        self.expiry = life.into().map_or(Expiry::Never, Expiry::After);
+        self
+    }
+
+    /// Sets a text that identifies the request, such as the `Idempotency-Key` of an HTTP request. A
+    /// second request with the same text, actor and account issues no key. Default: each request
+    /// issues a key.
+    ///
+    /// The store remembers hashes of the request for as long as the key exists. Set the actor with
+    /// [`by`](Self::by): requests of all actors that are not named share one scope.
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// If a key was issued for the same [`idempotency_key`](Self::idempotency_key) before, and
+    /// nobody has it since the answer was lost, revokes that key and issues another one, in one
+    /// commit.
+    ///
+    /// This is refused if the key was used, rotated or ended, or was issued less than a minute ago: a
+    /// use may not be recorded yet. Uses are recorded by [workers](crate::ApiKeys::worker), so one
+    /// must run in each process.
+    pub fn reissue(mut self) -> Self {
+        self.reissues = true;
         self
     }
 
     async fn issue(self) -> Result<IssuedKey, IssueError> {
+        let mut attempt = 1;
+        loop {
+            match self.attempt().await {
+                // A rival with the same request was first: look what became of it.
+                Err(IssueError::Store(error))
+                    if self.idempotency_key.is_some()
+                        && attempt < ATTEMPTS
+                        && matches!(
+                            error.kind(),
+                            StoreErrorKind::AlreadyExists | StoreErrorKind::Conflict
+                        ) =>
+                {
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn attempt(&self) -> Result<IssuedKey, IssueError> {
         let shared = &self.manager.shared;
-        let now = shared.now();
+        let now = timestamp::microseconds_down(shared.now());
         if self.account.trim().is_empty() {
             return Err(IssueError::NoAccount);
         }
+        let policy = &self.manager.policy;
         let begins = self.not_before.unwrap_or(now).max(now);
-        let expires_at = match self.expiry {
-            None => None,
-            Some(Expiry::At(at)) => Some(at),
-            Some(Expiry::After(life)) => {
-                Some(begins.checked_add(life).ok_or(IssueError::EndsTooLate)?)
-            }
-        };
-        if expires_at.is_some_and(|end| end <= begins) {
-            return Err(IssueError::EndsBeforeItBegins);
-        }
+        let expires_at = self.end_from(begins)?;
+        policy.check_life(begins, expires_at)?;
+        policy.check_name(self.name.0.as_deref())?;
+        policy.check_scopes(&self.origin.actor, self.scopes.iter())?;
         let format = self.format()?;
         let edits = Edits {
             plan: self.plan.as_ref().map(OptionalText::from),
@@ -237,6 +321,14 @@ impl IssueKey {
             ..Edits::default()
         };
         edits.check(shared, format.kind())?;
+        let request = self.request()?;
+        let replaced = match &request {
+            None => None,
+            Some(request) => {
+                let before = self.manager.issued_before(request, self.reissues, now);
+                before.await?
+            }
+        };
         let plaintext = format.generate()?;
         let digest = KeyDigest::of(plaintext.expose_secret());
         let mut record = KeyRecord::new(
@@ -254,13 +346,90 @@ impl IssueKey {
         .with_not_before(self.not_before)
         .with_expires_at(expires_at)
         .with_organization(self.organization.as_deref())
-        .with_name(self.name.as_deref())
+        .with_name(self.name.clone())
         .with_plan(self.plan.as_deref());
         for (name, quota) in &self.limits {
             record = record.with_limit(name, *quota);
         }
-        let record = self.manager.create(self.origin, record).await?;
-        Ok(IssuedKey { plaintext, record })
+        let record = record.rounded();
+        let change = Change::new(self.origin.clone(), now);
+        let mut change = change.create(Action::ISSUED, record.clone())?;
+        if let Some(replaced) = &replaced {
+            let reason = "replaced by another key for the same request".to_owned();
+            let revocation = Revocation::new(now).with_reason(reason);
+            let revoked = replaced.clone().with_revoked(revocation);
+            change = change.update(Action::REVOKED, replaced, revoked)?;
+        }
+        if let Some(RequestHashes { id, fingerprint }) = request {
+            let request = IssueRequest::new(id, fingerprint, record.id(), now);
+            let replaced = replaced.as_ref().map(KeyRecord::id);
+            change = change.add_request(request, replaced)?;
+        }
+        if let Some(cap) = policy.cap(&self.account, now) {
+            change = change.add_cap(cap)?;
+        }
+        match self.manager.commit(&change).await {
+            Ok(()) => Ok(IssuedKey { plaintext, record }),
+            Err(error) if error.kind() == StoreErrorKind::CapReached => {
+                Err(policy.too_many_keys(&self.account).into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Returns the end of the key.
+    fn end_from(&self, begins: SystemTime) -> Result<Option<SystemTime>, IssueError> {
+        let life = match self.expiry {
+            Expiry::Default => self.manager.policy.default_life(),
+            Expiry::Never => None,
+            Expiry::After(life) => Some(life),
+            Expiry::At(at) if at <= begins => return Err(IssueError::EndsBeforeItBegins),
+            Expiry::At(at) => return Ok(Some(at)),
+        };
+        match life {
+            None => Ok(None),
+            Some(Duration::ZERO) => Err(IssueError::EndsBeforeItBegins),
+            Some(life) => match begins.checked_add(life) {
+                Some(end) => Ok(Some(end)),
+                None => Err(IssueError::EndsTooLate),
+            },
+        }
+    }
+
+    /// Returns what stands for the request, if it has an idempotency key.
+    fn request(&self) -> Result<Option<RequestHashes>, IssueError> {
+        let Some(idempotency_key) = &self.idempotency_key else {
+            return Ok(None);
+        };
+        if idempotency_key.is_empty() {
+            return Err(IssueError::NoIdempotencyKey);
+        }
+        let time = |at: Option<SystemTime>| at.map(timestamp::rfc3339);
+        let limits = self.limits.iter();
+        let limits: BTreeMap<_, _> = limits.map(|(name, it)| (name, it.to_string())).collect();
+        let fields = json!({
+            "organization": self.organization,
+            "name": self.name.0.as_deref(),
+            "environment": self.environment.as_ref().map(Environment::as_str),
+            "prefix": self.prefix,
+            "scopes": self.scopes.to_string(),
+            "networks": written(self.networks.list()),
+            "kind": self.kind.map(KeyKind::as_str),
+            "origins": written(self.origins.list()),
+            "plan": self.plan,
+            "limits": limits,
+            "metadata": self.metadata,
+            "not_before": time(self.not_before),
+            "expiry": match self.expiry {
+                Expiry::Default => "default".to_owned(),
+                Expiry::Never => "never".to_owned(),
+                Expiry::At(at) => timestamp::rfc3339(at),
+                Expiry::After(life) => format!("{} ns", life.as_nanos()),
+            },
+        });
+        let actor = &self.origin.actor;
+        let hashes = RequestHashes::new(idempotency_key, actor, &self.account, &fields.to_string());
+        Ok(Some(hashes))
     }
 
     /// Returns the first format with the requested environment, kind and prefix.
@@ -289,6 +458,11 @@ impl IssueKey {
             prefix: self.prefix.clone(),
         })
     }
+}
+
+/// Writes a list for a hash.
+fn written(list: Option<&[impl ToString]>) -> Option<Vec<String>> {
+    list.map(|list| list.iter().map(ToString::to_string).collect())
 }
 
 impl IntoFuture for IssueKey {
@@ -345,6 +519,39 @@ pub enum IssueError {
     /// A field has a value that this [`ApiKeys`](crate::ApiKeys) does not allow.
     #[error(transparent)]
     Field(#[from] FieldError),
+    /// The policy of issuing does not allow the key.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The idempotency key is empty.
+    #[error("the idempotency key is empty: leave it out, or name the request")]
+    NoIdempotencyKey,
+    /// A key was issued for this request before. Its plaintext is not known any more: see
+    /// [`reissue`](IssueKey::reissue).
+    #[error("a key was issued for this request before: {key}")]
+    AlreadyIssued {
+        /// The key.
+        key: KeyId,
+    },
+    /// A key was issued before for another request with the same idempotency key.
+    #[error("the idempotency key was used for another request, for which {key} was issued")]
+    OtherRequest {
+        /// The key.
+        key: KeyId,
+    },
+    /// The key that was issued for this request has been used, so somebody has it.
+    #[error("the key {key}, which was issued for this request, has been used: rotate it")]
+    KeyUsed {
+        /// The key.
+        key: KeyId,
+    },
+    /// The key was issued so recently that another process may have seen it used.
+    #[error("the key {key} may just be in use: try again in {retry_after:?}")]
+    TooEarly {
+        /// The key.
+        key: KeyId,
+        /// The time to wait.
+        retry_after: Duration,
+    },
     /// No format fits the requested key.
     #[error(
         "no format to issue a key in (environment: {}, kind: {}, prefix without its '_': {}): \

@@ -6,10 +6,16 @@ pub(crate) mod change;
 pub(crate) mod contain;
 mod edits;
 pub(crate) mod family;
+mod idempotency;
 pub(crate) mod import;
 pub(crate) mod issue;
 pub(crate) mod own;
+pub(crate) mod pages;
+pub(crate) mod policy;
+pub(crate) mod purge;
+pub(crate) mod retire;
 pub(crate) mod rotate;
+mod unused;
 pub(crate) mod update;
 
 pub use crate::cache::KeyToAdopt;
@@ -18,9 +24,12 @@ pub use contain::{ContainError, Contained, RevokeAll};
 pub use edits::FieldError;
 pub use family::{EndGrace, RevokeFamily};
 pub use import::{ImportError, ImportKeys, Imported};
-pub use issue::{IssueError, IssueKey};
-
+pub use issue::{IssueError, IssueKey, IssuedKey};
 pub use own::RevokeOwn;
+pub use pages::KeyPages;
+pub use policy::{IssuePolicy, PolicyError, ScopeCeiling};
+pub use purge::{PurgeError, PurgeKeys};
+pub use retire::{RetireError, RetireIdle};
 pub use rotate::{RotateError, RotateKey, RotatedKey};
 pub use update::{UpdateError, UpdateKey};
 
@@ -48,21 +57,20 @@ const ATTEMPTS: usize = 16;
 pub(crate) struct Manager {
     shared: Arc<Shared>,
     store: Arc<dyn DynManagedKeyStore>,
+    policy: Arc<IssuePolicy>,
 }
 
 impl Manager {
-    pub(crate) fn new(shared: Arc<Shared>, store: Arc<dyn DynManagedKeyStore>) -> Self {
-        Self { shared, store }
-    }
-
-    /// Creates a record, and returns it as it is stored.
-    async fn create(&self, origin: Origin, record: KeyRecord) -> Result<KeyRecord, IssueError> {
-        // Round as the store does.
-        let record = record.rounded();
-        let now = self.shared.now();
-        let change = Change::new(origin, now).create(Action::ISSUED, record.clone())?;
-        self.commit(&change).await?;
-        Ok(record)
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        store: Arc<dyn DynManagedKeyStore>,
+        policy: Arc<IssuePolicy>,
+    ) -> Self {
+        Self {
+            shared,
+            store,
+            policy,
+        }
     }
 
     /// Commits a change, and outdates what is cached of its keys.
@@ -73,8 +81,10 @@ impl Manager {
             for step in change.steps() {
                 match step {
                     Step::Create { record, .. } => cache.outdate_absence(&record.id()),
-                    Step::Update { record, .. } => cache.outdate(&record.id()),
-                    Step::Event(_) => {}
+                    Step::Update { record, .. } | Step::Delete { record, .. } => {
+                        cache.outdate(&record.id());
+                    }
+                    Step::Request { .. } | Step::Cap(_) | Step::Event(_) => {}
                 }
             }
         });

@@ -18,6 +18,8 @@ use crate::key::scope::Scope;
 use crate::key::text::{KeyRecordError, OptionalText};
 use crate::key::web_origin::AllowedOrigins;
 use crate::manage::edits::{Edits, FieldError, edit_setters};
+use crate::manage::policy::PolicyError;
+use crate::manage::unused::Possession;
 use crate::manage::{ATTEMPTS, BoxFuture, Manager};
 use crate::store::{Action, Change, Event, Origin, StoreError, StoreErrorKind};
 use crate::util::timestamp;
@@ -30,10 +32,6 @@ const MOST_PREDECESSORS: usize = 3;
 
 /// The keys before a key that are looked at for those.
 const MOST_ANCESTORS: usize = 32;
-
-/// The time after which a use in any process of a fleet is in the store: a second until it is
-/// recorded, and what a store, a retry and the skew of clocks may take.
-const USES_ARE_KNOWN_AFTER: Duration = Duration::from_secs(60);
 
 /// A rotation, carried out when awaited: [`ApiKeys::rotate`](crate::ApiKeys::rotate).
 ///
@@ -135,6 +133,9 @@ pub enum RotateError {
     /// A field has a value that this [`ApiKeys`](crate::ApiKeys) does not allow.
     #[error(transparent)]
     Field(#[from] FieldError),
+    /// The policy of issuing does not allow the new key.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// A field has a value that not every store can keep.
     #[error(transparent)]
     Invalid(#[from] KeyRecordError),
@@ -232,7 +233,8 @@ impl RotateKey {
     edit_setters!();
 
     /// Sets the time when the new key expires; `None` is never. Default: as long a life as the old
-    /// key was issued with, from now on. The last call of this and
+    /// key was issued with, from now on, but not longer than the
+    /// [policy](crate::manage::IssuePolicy) allows. The last call of this and
     /// [`keep_expiry`](Self::keep_expiry) counts.
     pub fn expires_at(mut self, at: impl Into<Option<SystemTime>>) -> Self {
         self.expiry = NewExpiry::At(at.into());
@@ -296,6 +298,7 @@ impl RotateKey {
         let digest = KeyDigest::of(plaintext.expose_secret());
         let new = self.new_record(&old, &digest, format).with_created_at(now);
         let new = new.with_expires_at(expires_at);
+        self.check_policy(&new, now)?;
         let mut ended = old.clone().with_rotated_to(Rotation::new(new.id(), now));
         if let Some(reason) = &self.compromised {
             ended = ended.with_revoked(Revocation::new(now).with_reason(reason.clone()));
@@ -351,21 +354,14 @@ impl RotateKey {
             return Err(RotateError::AlreadyRotated { successor: id });
         }
         let issued_at = old.rotated_to().map_or(now, |rotation| rotation.at);
-        // A clock that steps back makes this wait longer.
-        let known_at = issued_at + USES_ARE_KNOWN_AFTER;
-        if let Ok(retry_after) = known_at.duration_since(now)
-            && !retry_after.is_zero()
-        {
-            return Err(RotateError::TooEarly {
+        match self.manager.possession(&id, issued_at, now).await? {
+            Possession::Nobody => Ok(()),
+            Possession::Somebody => Err(RotateError::SuccessorUsed { successor: id }),
+            Possession::Unknown(retry_after) => Err(RotateError::TooEarly {
                 successor: id,
                 retry_after,
-            });
+            }),
         }
-        let listed = self.manager.store.find_listed(&id).await?;
-        if listed.is_none_or(|listed| listed.last_used_at.is_some()) {
-            return Err(RotateError::SuccessorUsed { successor: id });
-        }
-        Ok(())
     }
 
     /// Checks that not too many predecessors of the new key work.
@@ -417,17 +413,34 @@ impl RotateKey {
         model: &KeyRecord,
         now: SystemTime,
     ) -> Result<Option<SystemTime>, RotateError> {
-        let expires_at = match (self.expiry, lifetime(model)) {
-            (NewExpiry::At(at), _) => at,
-            (NewExpiry::Anew, Some(life)) => {
-                Some(now.checked_add(life).ok_or(RotateError::Expiry)?)
+        let expires_at = match self.expiry {
+            NewExpiry::At(at) => at,
+            NewExpiry::Same => model.expires_at(),
+            NewExpiry::Anew => {
+                // A life from before the policy is cut down to it.
+                let lives = [lifetime(model), self.manager.policy.longest_life()];
+                match lives.into_iter().flatten().min() {
+                    Some(life) => Some(now.checked_add(life).ok_or(RotateError::Expiry)?),
+                    None => model.expires_at(),
+                }
             }
-            (NewExpiry::Same | NewExpiry::Anew, _) => model.expires_at(),
         };
         if expires_at.is_some_and(|end| end <= now) {
             return Err(RotateError::Expiry);
         }
         Ok(expires_at)
+    }
+
+    /// Checks the new key. The caller gets it, and so must be allowed to give all its scopes. A name
+    /// that stays as it is may be from before the policy.
+    fn check_policy(&self, new: &KeyRecord, now: SystemTime) -> Result<(), PolicyError> {
+        let policy = &self.manager.policy;
+        policy.check_life(now, new.expires_at())?;
+        policy.check_scopes(&self.origin.actor, new.scopes().iter())?;
+        match self.edits.name {
+            Some(_) => policy.check_name(new.name()),
+            None => Ok(()),
+        }
     }
 
     /// Returns the record of the new key, without the times of its life.

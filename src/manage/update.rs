@@ -11,6 +11,7 @@ use crate::key::scope::Scope;
 use crate::key::text::{KeyRecordError, OptionalText};
 use crate::key::web_origin::AllowedOrigins;
 use crate::manage::edits::{Edits, FieldError, edit_setters};
+use crate::manage::policy::PolicyError;
 use crate::manage::{BoxFuture, Manager};
 use crate::store::{Action, Change, Origin, StoreError, StoreErrorKind};
 
@@ -67,6 +68,9 @@ pub enum UpdateError {
     /// A field has a value that this [`ApiKeys`](crate::ApiKeys) does not allow.
     #[error(transparent)]
     Field(#[from] FieldError),
+    /// The policy of issuing does not allow the update.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// A field has a value that not every store can keep.
     #[error(transparent)]
     Invalid(#[from] KeyRecordError),
@@ -113,10 +117,21 @@ impl UpdateKey {
         if updated == self.seen {
             return Ok(updated);
         }
-        let change = Change::new(self.origin, manager.shared.now());
-        let change = change.update(Action::UPDATED, &self.seen, updated)?;
+        let now = manager.shared.now();
+        self.check_policy(&updated, now)?;
+        let account = updated.account().to_owned();
+        // A later expiry may bring the key back.
+        let was_dead = self.seen.expires_at().is_some_and(|end| end <= now);
+        let change = Change::new(self.origin, now);
+        let mut change = change.update(Action::UPDATED, &self.seen, updated)?;
+        if let Some(cap) = manager.policy.cap(&account, now).filter(|_| was_dead) {
+            change = change.add_cap(cap)?;
+        }
         match manager.commit(&change).await {
             Ok(()) => {}
+            Err(error) if error.kind() == StoreErrorKind::CapReached => {
+                return Err(manager.policy.too_many_keys(&account).into());
+            }
             Err(error) if error.kind() == StoreErrorKind::Conflict => {
                 let id = self.seen.id();
                 let current = manager.store.find_committed(&id).await?;
@@ -127,6 +142,29 @@ impl UpdateKey {
         }
         let updated = change.records().next().cloned();
         Ok(updated.unwrap_or(self.seen))
+    }
+}
+
+impl UpdateKey {
+    /// Checks what the update adds. What stays, or is taken away, is allowed.
+    fn check_policy(&self, updated: &KeyRecord, now: SystemTime) -> Result<(), PolicyError> {
+        let policy = &self.manager.policy;
+        if self.edits.name.is_some() {
+            policy.check_name(updated.name())?;
+        }
+        let added = updated.scopes().iter();
+        let added = added.filter(|scope| !self.seen.scopes().contains(scope));
+        policy.check_scopes(&self.origin.actor, added)?;
+        let is_longer = match (self.seen.expires_at(), updated.expires_at()) {
+            (Some(before), Some(after)) => after > before,
+            (before, None) => before.is_some(),
+            (None, Some(_)) => false,
+        };
+        if is_longer {
+            let begins = updated.not_before().or(updated.created_at());
+            policy.check_life(begins.unwrap_or(now), updated.expires_at())?;
+        }
+        Ok(())
     }
 }
 

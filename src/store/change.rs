@@ -2,10 +2,13 @@
 
 use std::time::SystemTime;
 
+use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::key::text::{self, KeyRecordError};
+use crate::store::account_cap::AccountCap;
 use crate::store::change_id::ChangeId;
 use crate::store::event::Event;
+use crate::store::issue_request::IssueRequest;
 use crate::store::trail::{Action, Origin, TrailRecord};
 use crate::util::timestamp;
 
@@ -62,6 +65,24 @@ pub enum Step<'c> {
         /// The trail record of this write.
         trail: &'c TrailRecord,
     },
+    /// Deletes a record that must exist in this version. The trail of the key stays, and so do its
+    /// counts of usage.
+    Delete {
+        /// The record.
+        record: &'c KeyRecord,
+        /// The trail record of this write, of the next version.
+        trail: &'c TrailRecord,
+    },
+    /// Remembers a request for a key.
+    Request {
+        /// The request.
+        request: &'c IssueRequest,
+        /// The key that was issued for this request before, which must be the remembered one. If
+        /// `None`, the request must not be remembered yet.
+        replaces: Option<KeyId>,
+    },
+    /// Checks a cap after all other steps, so that concurrent changes cannot exceed it together.
+    Cap(&'c AccountCap),
     /// Stores an event.
     Event(&'c Event),
 }
@@ -71,6 +92,9 @@ pub enum Step<'c> {
 enum OwnedStep {
     Create(Box<(KeyRecord, TrailRecord)>),
     Update(Box<(KeyRecord, TrailRecord)>),
+    Delete(Box<(KeyRecord, TrailRecord)>),
+    Request(Box<IssueRequest>, Option<KeyId>),
+    Cap(AccountCap),
     Event(Box<Event>),
 }
 
@@ -117,6 +141,47 @@ impl Change {
         Ok(self)
     }
 
+    /// Adds a step that deletes a record, which must still exist in the version `seen`. Its trail
+    /// stays, and ends with a record of the next version.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn delete(mut self, action: Action, seen: &KeyRecord) -> Result<Self, KeyRecordError> {
+        let next = seen.clone().with_version(seen.version().saturating_add(1));
+        let (_, mut trail) = self.write(action, Some(seen), next)?;
+        trail.changes.clear();
+        self.steps
+            .push(OwnedStep::Delete(Box::new((seen.clone(), trail))));
+        Ok(self)
+    }
+
+    /// Adds a step that remembers a request for a key. `replaces` names the key that was issued for
+    /// the same request before, if there is one.
+    ///
+    /// # Errors
+    /// If the time of the request is one that not every store can keep.
+    pub fn add_request(
+        mut self,
+        request: IssueRequest,
+        replaces: Option<KeyId>,
+    ) -> Result<Self, KeyRecordError> {
+        request.check()?;
+        self.steps
+            .push(OwnedStep::Request(Box::new(request), replaces));
+        Ok(self)
+    }
+
+    /// Adds a cap on the keys of an account. If the change exceeds it, nothing is written, and the
+    /// error is of the kind [`CapReached`](crate::store::StoreErrorKind::CapReached).
+    ///
+    /// # Errors
+    /// If the account or the time is one that not every store can keep.
+    pub fn add_cap(mut self, cap: AccountCap) -> Result<Self, KeyRecordError> {
+        cap.check()?;
+        self.steps.push(OwnedStep::Cap(cap));
+        Ok(self)
+    }
+
     /// Adds an event that the store keeps if, and only if, it carries out the change.
     ///
     /// # Errors
@@ -157,15 +222,24 @@ impl Change {
                 record: &write.0,
                 trail: &write.1,
             },
+            OwnedStep::Delete(write) => Step::Delete {
+                record: &write.0,
+                trail: &write.1,
+            },
+            OwnedStep::Request(request, replaces) => Step::Request {
+                request,
+                replaces: *replaces,
+            },
+            OwnedStep::Cap(cap) => Step::Cap(cap),
             OwnedStep::Event(event) => Step::Event(event),
         })
     }
 
-    /// Returns the records that are written, in the order in which they were added.
+    /// Returns the records that are created and updated, in the order in which they were added.
     pub fn records(&self) -> impl Iterator<Item = &KeyRecord> {
         self.steps().filter_map(|step| match step {
             Step::Create { record, .. } | Step::Update { record, .. } => Some(record),
-            Step::Event(_) => None,
+            _ => None,
         })
     }
 

@@ -5,8 +5,8 @@ use std::fmt;
 use async_trait::async_trait;
 
 use super::{
-    AgedRecord, BoxedFeed, Change, Floor, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page,
-    Paging, StoreError, TrailQuery, TrailRecord, UsageBatch,
+    AgedRecord, BoxedFeed, Change, Floor, IssueRequest, KeyQuery, KeyStore, ListedKey,
+    ManagedKeyStore, Page, Paging, StoreError, TrailQuery, TrailRecord, UsageBatch,
 };
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
@@ -72,6 +72,8 @@ pub(crate) trait DynManagedKeyStore: DynKeyStore {
 
     async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError>;
 
+    async fn find_request(&self, id: &[u8; 32]) -> Result<Option<IssueRequest>, StoreError>;
+
     async fn trail(
         &self,
         query: &TrailQuery,
@@ -97,6 +99,10 @@ impl<S: ManagedKeyStore> DynManagedKeyStore for S {
 
     async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
         ManagedKeyStore::find_listed(self, id).await
+    }
+
+    async fn find_request(&self, id: &[u8; 32]) -> Result<Option<IssueRequest>, StoreError> {
+        ManagedKeyStore::find_request(self, id).await
     }
 
     async fn trail(

@@ -27,6 +27,8 @@ pub enum StoreErrorKind {
     AlreadyExists,
     /// A record to update was changed by somebody else, or is gone. For usage: a batch is missing.
     Conflict,
+    /// The change would exceed a [cap](crate::store::AccountCap) on the keys of an account.
+    CapReached,
     /// The store does not support the operation, or cannot keep a field of a record.
     Refused,
     /// The key is stored in a place that cannot be changed, such as a file.
@@ -48,6 +50,11 @@ impl StoreError {
     /// Creates an error for a record to update that was changed by somebody else, or is gone.
     pub fn conflict() -> Self {
         Self::without_source(StoreErrorKind::Conflict)
+    }
+
+    /// Creates an error for a change that would exceed a cap on the keys of an account.
+    pub fn cap_reached() -> Self {
+        Self::without_source(StoreErrorKind::CapReached)
     }
 
     /// Creates an error for an operation that the store does not support, or a field of a record
@@ -109,6 +116,7 @@ impl fmt::Display for StoreError {
         f.write_str(match self.kind {
             StoreErrorKind::AlreadyExists => "the key exists already",
             StoreErrorKind::Conflict => "something else was written first",
+            StoreErrorKind::CapReached => "the account has as many keys as it may have",
             StoreErrorKind::Refused => "the key store does not support this",
             StoreErrorKind::ReadOnly => "the key stands where it cannot be changed",
             StoreErrorKind::InvalidCursor => {

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use crate::key::digest::KeyId;
 use crate::key::text::{self, KeyRecordError};
-use crate::store::list::Cursor;
+use crate::store::page::Cursor;
 
 /// A notification of a change for other systems. A store keeps it in the transaction of its
 /// [`Change`](crate::store::Change). An event never contains a key.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::key::digest::KeyId;
-use crate::store::list::Cursor;
+use crate::store::page::Cursor;
 
 /// A feed of the keys that any process changed.
 ///

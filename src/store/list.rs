@@ -1,11 +1,13 @@
-//! Lists of keys: filters, order, and keyset pagination.
+//! Lists of keys: filters and orders.
 
-use std::time::SystemTime;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
 
 use crate::key::digest::KeyDigest;
 use crate::key::environment::Environment;
 use crate::key::lifecycle::{KeyStatus, WarningWindow};
 use crate::key::record::KeyRecord;
+use crate::util::timestamp::microseconds_down;
 
 /// A query for a list of keys: filters and an order.
 ///
@@ -29,8 +31,27 @@ pub struct KeyQuery {
     pub environment: Option<Environment>,
     /// Only keys in this state at this time. Default: any.
     pub state: Option<(KeyState, SystemTime)>,
+    /// Only keys with such an expiry. Default: any.
+    pub expiry: Option<ExpiryFilter>,
+    /// Only keys that were issued before this time, worked before it, and were not used since.
+    /// Default: any.
+    pub idle_since: Option<SystemTime>,
+    /// Only keys that were revoked before this time. Default: any.
+    pub revoked_before: Option<SystemTime>,
+    /// Only keys that were rotated. Default: any.
+    pub is_rotated: bool,
     /// The order of the list. Default: the newest first.
     pub order: KeyOrder,
+}
+
+/// A filter of lists by the expiry of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ExpiryFilter {
+    /// Keys that never expire.
+    Never,
+    /// Keys that expire before this time, or have expired.
+    Before(SystemTime),
 }
 
 /// The state of a key in lists. Each key is in exactly one state.
@@ -102,6 +123,72 @@ impl KeyQuery {
         self
     }
 
+    /// Lists only live keys that expire soon: within a time from `now` on. The next to expire comes
+    /// first.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_api_key::store::KeyQuery;
+    /// # let keys = tower_api_key::ApiKeys::in_memory();
+    /// let two_weeks = Duration::from_secs(14 * 86_400);
+    /// let query = KeyQuery::new().expiring_within(two_weeks, keys.now());
+    /// ```
+    #[must_use]
+    pub fn expiring_within(mut self, time: Duration, now: SystemTime) -> Self {
+        // A time that is too late for `SystemTime` is after all others.
+        let end = now.checked_add(time).map(microseconds_down);
+        self.expiry = end.map(ExpiryFilter::Before);
+        self.state = Some((KeyState::Live, now));
+        self.order = KeyOrder::EndingSoon;
+        self
+    }
+
+    /// Lists only keys that never expire.
+    #[must_use]
+    pub fn never_expires(mut self) -> Self {
+        self.expiry = Some(ExpiryFilter::Never);
+        self
+    }
+
+    /// Lists only keys that were not used since a time, the longest unused first. Keys that were
+    /// issued since, or began to work since, are left out.
+    ///
+    /// Uses are recorded by [workers](crate::ApiKeys::worker): without one in each process, a key
+    /// in use looks idle. A key that was imported without a time of issue, and was never used, is
+    /// listed.
+    #[must_use]
+    pub fn idle_since(mut self, at: SystemTime) -> Self {
+        self.idle_since = Some(microseconds_down(at));
+        self.order = KeyOrder::LeastRecentlyUsed;
+        self
+    }
+
+    /// Lists only keys that were rotated: those that another key replaces.
+    #[must_use]
+    pub fn is_rotated(mut self) -> Self {
+        self.is_rotated = true;
+        self
+    }
+
+    /// Lists only keys that can be ended without harm: live keys that were rotated, and were not
+    /// used for a time until `now`. [`retire_idle`](crate::ApiKeys::retire_idle) ends them.
+    ///
+    /// Choose a time longer than the rarest job of their owners: a month and a day, for example.
+    #[must_use]
+    pub fn safe_to_remove(mut self, unused_for: Duration, now: SystemTime) -> Self {
+        self.state = Some((KeyState::Live, now));
+        let since = now.checked_sub(unused_for);
+        self.is_rotated()
+            .idle_since(since.unwrap_or(SystemTime::UNIX_EPOCH))
+    }
+
+    /// Lists only keys that were revoked before a time.
+    #[must_use]
+    pub fn revoked_before(mut self, at: SystemTime) -> Self {
+        self.revoked_before = Some(microseconds_down(at));
+        self
+    }
+
     /// Sets the order of the list.
     #[must_use]
     pub fn with_order(mut self, order: KeyOrder) -> Self {
@@ -109,8 +196,8 @@ impl KeyQuery {
         self
     }
 
-    /// Returns 16 hexadecimal digits that identify the query, for stores to put into cursors. The
-    /// time of the state is left out, since it changes from page to page.
+    /// Returns 16 hexadecimal digits that identify the query, for stores to put into cursors. Times
+    /// are left out, since they may change from page to page.
     pub fn fingerprint(&self) -> String {
         let state = self.state.map(|(state, _)| state.as_str());
         fingerprint(&[
@@ -119,6 +206,13 @@ impl KeyQuery {
             self.prefix.as_deref(),
             self.environment.as_ref().map(Environment::as_str),
             state,
+            self.expiry.map(|expiry| match expiry {
+                ExpiryFilter::Never => "never",
+                ExpiryFilter::Before(_) => "before",
+            }),
+            self.idle_since.map(|_| "idle"),
+            self.revoked_before.map(|_| "revoked"),
+            self.is_rotated.then_some("rotated"),
         ])
     }
 
@@ -126,8 +220,8 @@ impl KeyQuery {
     ///
     /// Before acting on all keys of a list, for example revoking them, check each key with this
     /// function: an older store may ignore a filter that was added later.
-    pub fn matches(&self, key: &ListedKey) -> bool {
-        let key = &key.record;
+    pub fn matches(&self, listed: &ListedKey) -> bool {
+        let key = &listed.record;
         let is_of = |wanted: &Option<String>, has: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| has == Some(wanted))
         };
@@ -138,6 +232,16 @@ impl KeyQuery {
             && self
                 .state
                 .is_none_or(|(state, at)| KeyState::of(key, at) == state)
+            && match self.expiry {
+                None => true,
+                Some(ExpiryFilter::Never) => key.expires_at().is_none(),
+                Some(ExpiryFilter::Before(at)) => key.expires_at().is_some_and(|end| end < at),
+            }
+            && self.idle_since.is_none_or(|at| listed.is_idle_since(at))
+            && self
+                .revoked_before
+                .is_none_or(|at| key.revoked().is_some_and(|revoked| revoked.at < at))
+            && (!self.is_rotated || key.rotated_to().is_some())
             && match self.order {
                 KeyOrder::Newest | KeyOrder::LeastRecentlyUsed => true,
                 KeyOrder::EndingSoon => key.expires_at().is_some(),
@@ -206,6 +310,8 @@ pub struct ListedKey {
     pub first_used_at: Option<SystemTime>,
     /// The last use that the store has recorded.
     pub last_used_at: Option<SystemTime>,
+    /// The client address of the last use. `None` if it is not known, or not recorded.
+    pub last_address: Option<IpAddr>,
 }
 
 impl ListedKey {
@@ -215,7 +321,25 @@ impl ListedKey {
             record,
             first_used_at: None,
             last_used_at: None,
+            last_address: None,
         }
+    }
+
+    /// Returns whether the key was issued and worked before a time, and was not used since.
+    pub(crate) fn is_idle_since(&self, at: SystemTime) -> bool {
+        let times = [
+            self.record.created_at(),
+            self.record.not_before(),
+            self.last_used_at,
+        ];
+        times.into_iter().flatten().all(|it| it < at)
+    }
+
+    /// Sets the client address of the last use.
+    #[must_use]
+    pub fn with_last_address(mut self, address: impl Into<Option<IpAddr>>) -> Self {
+        self.last_address = address.into();
+        self
     }
 
     /// Sets the times of the first and the last use.
@@ -228,82 +352,5 @@ impl ListedKey {
         self.first_used_at = first.into();
         self.last_used_at = last.into();
         self
-    }
-}
-
-/// The position and size of a page.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Paging {
-    after: Option<Cursor>,
-    limit: u32,
-}
-
-impl Paging {
-    /// The maximum number of items on a page.
-    pub const MOST: u32 = 1_000;
-
-    /// Reads the first page, with at most `limit` items. `limit` is clamped to 1 through
-    /// [`MOST`](Self::MOST).
-    pub fn first(limit: u32) -> Self {
-        Self {
-            after: None,
-            limit: limit.clamp(1, Self::MOST),
-        }
-    }
-
-    /// Reads the page after a cursor.
-    #[must_use]
-    pub fn after(mut self, cursor: impl Into<Option<Cursor>>) -> Self {
-        self.after = cursor.into();
-        self
-    }
-
-    /// Returns the cursor: the [`next`](Page::next) of the previous page, or `None` for the first
-    /// page.
-    pub fn cursor(&self) -> Option<&Cursor> {
-        self.after.as_ref()
-    }
-
-    /// Returns the maximum number of items to read, at least 1.
-    pub fn limit(&self) -> u32 {
-        self.limit
-    }
-}
-
-/// A page of a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Page<T> {
-    /// The items, in the order of the list. There may be fewer than requested, or none, even if
-    /// more follow: a store examines only a limited number of records per page.
-    pub items: Vec<T>,
-    /// The cursor of the next page; `None` at the end of the list.
-    pub next: Option<Cursor>,
-}
-
-impl<T> Page<T> {
-    /// Creates a page.
-    pub fn new(items: Vec<T>, next: Option<Cursor>) -> Self {
-        Self { items, next }
-    }
-}
-
-/// A position in a list, a trail or a feed, in the store's own encoding.
-///
-/// A cursor may be given to clients: it contains no secret, and a store refuses a cursor that it
-/// did not create for the same query with
-/// [`InvalidCursor`](crate::store::StoreErrorKind::InvalidCursor).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Cursor(String);
-
-impl Cursor {
-    /// Creates a cursor from its text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// Returns the text.
-    pub fn as_str(&self) -> &str {
-        &self.0
     }
 }

@@ -6,6 +6,7 @@
 //! - [`StaticStore`] reads keys from the environment or a file, and [`StoreChain`] asks several
 //!   stores in turn.
 
+mod account_cap;
 mod audit_key;
 mod change;
 mod change_id;
@@ -13,7 +14,9 @@ mod dynamic;
 mod error;
 mod event;
 mod feed;
+mod issue_request;
 mod list;
+mod page;
 mod trail;
 mod usage;
 mod verified_trail;
@@ -24,6 +27,7 @@ use std::time::Duration;
 
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
+pub use account_cap::AccountCap;
 pub use audit_key::{AuditKey, AuditKeyError};
 pub use change::{Change, Step};
 pub use change_id::ChangeId;
@@ -32,7 +36,9 @@ pub use error::{StoreError, StoreErrorKind};
 pub use event::{Event, Followed, KeptEvent, Start};
 pub(crate) use feed::DynChangeFeed;
 pub use feed::{BoxedFeed, ChangeFeed, ChangedKey, Changes, FeedError};
-pub use list::{Cursor, KeyOrder, KeyQuery, KeyState, ListedKey, Page, Paging};
+pub use issue_request::IssueRequest;
+pub use list::{ExpiryFilter, KeyOrder, KeyQuery, KeyState, ListedKey};
+pub use page::{Cursor, Page, Paging};
 pub use trail::{
     Action, ActionError, Actor, ActorKind, ActorKindError, Origin, TrailQuery, TrailRecord,
 };
@@ -202,8 +208,15 @@ pub trait ManagedKeyStore: KeyStore {
     /// - A record to create must not exist: [`StoreErrorKind::AlreadyExists`]. The database itself
     ///   must enforce this, not a read before the write.
     /// - A record to update must exist in the preceding version: [`StoreErrorKind::Conflict`].
+    /// - A record to delete must exist in its version: [`Conflict`]. The request for the key and the
+    ///   times of its use are deleted with it.
     /// - Each record occurs once in a change: a second occurrence is an [`AlreadyExists`] or a
     ///   [`Conflict`].
+    /// - A request that must not be remembered yet, but is: [`AlreadyExists`]. One that is not
+    ///   remembered with the key to replace: [`Conflict`].
+    /// - An [`AccountCap`] that the account exceeds after the other steps: [`CapReached`]. Changes
+    ///   of one account with caps must not pass each other: lock the account, or a count before the
+    ///   insert admits two keys where one is left.
     /// - A record with a field that the store cannot keep is [`Refused`], never truncated: without
     ///   its networks or its expiry, a key would permit more than its owner was told. A step that
     ///   the store does not know is refused, too.
@@ -218,6 +231,7 @@ pub trait ManagedKeyStore: KeyStore {
     /// [`AlreadyExists`]: StoreErrorKind::AlreadyExists
     /// [`Conflict`]: StoreErrorKind::Conflict
     /// [`Refused`]: StoreErrorKind::Refused
+    /// [`CapReached`]: StoreErrorKind::CapReached
     fn commit(&self, change: &Change) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Reads a page of the list of keys, without lag, as [`find_committed`](Self::find_committed).
@@ -247,6 +261,19 @@ pub trait ManagedKeyStore: KeyStore {
     ) -> impl Future<Output = Result<Option<ListedKey>, StoreError>> + Send {
         let _ = id;
         let refused = StoreError::refused("this store does not tell when keys were used");
+        async move { Err(refused) }
+    }
+
+    /// Finds a request for a key by its [id](IssueRequest::id), without lag, as
+    /// [`find_committed`](Self::find_committed).
+    ///
+    /// The default is an error. Without this method, keys are not issued by idempotency key.
+    fn find_request(
+        &self,
+        id: &[u8; 32],
+    ) -> impl Future<Output = Result<Option<IssueRequest>, StoreError>> + Send {
+        let _ = id;
+        let refused = StoreError::refused("this store does not remember requests for keys");
         async move { Err(refused) }
     }
 
@@ -340,6 +367,10 @@ impl<S: ManagedKeyStore> ManagedKeyStore for Arc<S> {
 
     async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
         ManagedKeyStore::find_listed(&**self, id).await
+    }
+
+    async fn find_request(&self, id: &[u8; 32]) -> Result<Option<IssueRequest>, StoreError> {
+        ManagedKeyStore::find_request(&**self, id).await
     }
 
     async fn trail(

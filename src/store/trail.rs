@@ -152,6 +152,11 @@ impl Action {
     /// A key was revoked: `api_key.revoked`.
     pub const REVOKED: Self = Self::of("api_key.revoked");
 
+    /// A key ended that was not used for long: `api_key.retired`.
+    pub const RETIRED: Self = Self::of("api_key.retired");
+    /// A key that was dead for long was deleted: `api_key.purged`.
+    pub const PURGED: Self = Self::of("api_key.purged");
+
     const fn of(name: &'static str) -> Self {
         Self(Cow::Borrowed(name))
     }

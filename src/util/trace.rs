@@ -183,6 +183,12 @@ pub(crate) fn uses_not_recorded(error: &(dyn Error + 'static)) {
     );
 }
 
+/// Logs idle keys that could not be ended. They are looked for again in an hour.
+pub(crate) fn idle_keys_not_ended(error: &(dyn Error + 'static)) {
+    let causes = Causes(error);
+    warn!(target: TARGET, error = %causes, "idle keys could not be ended; they stay for an hour");
+}
+
 /// Logs that a store records no uses. It is asked again each minute.
 pub(crate) fn uses_refused(error: &(dyn Error + 'static)) {
     let causes = Causes(error);

@@ -1,12 +1,12 @@
 //! A table of records, with an index for each order of lists.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::time::SystemTime;
 
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
-use crate::store::{KeyOrder, ListedKey};
+use crate::store::{AccountCap, KeyOrder, KeyUsage, ListedKey};
 
 /// The orders of lists.
 const ORDERS: [KeyOrder; 4] = [
@@ -26,6 +26,7 @@ pub(super) struct RecordTable {
     keys: HashMap<KeyId, StoredKey>,
     ids: HashMap<u64, KeyId>,
     indexes: [BTreeSet<SortKey>; ORDERS.len()],
+    accounts: HashMap<String, HashSet<KeyId>>,
     last: u64,
 }
 
@@ -54,33 +55,85 @@ impl RecordTable {
     /// Stores a record at a time. It replaces an older record of the same key.
     pub(super) fn put(&mut self, record: KeyRecord, at: SystemTime) {
         let id = record.id();
-        let stored = if let Some(mut stored) = self.keys.remove(&id) {
-            self.remove_from_indexes(&stored);
+        let stored = if let Some(mut stored) = self.take(&id) {
             stored.listed.record = record;
             stored
         } else {
             self.last += 1;
-            self.ids.insert(self.last, id);
             StoredKey {
                 listed_at: microseconds(record.created_at().unwrap_or(at)),
                 listed: ListedKey::new(record),
                 number: self.last,
             }
         };
-        self.add_to_indexes(&stored);
+        for (order, index) in ORDERS.iter().zip(&mut self.indexes) {
+            index.extend(stored.sort_key(*order));
+        }
+        let account = stored.listed.record.account().to_owned();
+        self.accounts.entry(account).or_default().insert(id);
+        self.ids.insert(stored.number, id);
         self.keys.insert(id, stored);
     }
 
-    /// Records uses of a key, if the key exists. Its sort key changes only in `LeastRecentlyUsed`.
-    pub(super) fn record_use(&mut self, key: &KeyId, first: SystemTime, last: SystemTime) {
-        const ORDER: KeyOrder = KeyOrder::LeastRecentlyUsed;
-        let Some(stored) = self.keys.get_mut(key) else {
-            return;
+    /// Deletes a record.
+    pub(super) fn delete(&mut self, id: &KeyId) {
+        self.take(id);
+    }
+
+    /// Removes a key from the table and all its indexes.
+    fn take(&mut self, id: &KeyId) -> Option<StoredKey> {
+        let stored = self.keys.remove(id)?;
+        for (order, index) in ORDERS.iter().zip(&mut self.indexes) {
+            if let Some(sort_key) = stored.sort_key(*order) {
+                index.remove(&sort_key);
+            }
+        }
+        let account = stored.listed.record.account();
+        if let Some(of_account) = self.accounts.get_mut(account) {
+            of_account.remove(id);
+            if of_account.is_empty() {
+                self.accounts.remove(account);
+            }
+        }
+        self.ids.remove(&stored.number);
+        Some(stored)
+    }
+
+    /// Returns whether an account would have more keys than a cap allows, after some records were
+    /// created, updated or deleted.
+    pub(super) fn exceeds(
+        &self,
+        cap: &AccountCap,
+        written: &HashMap<KeyId, Option<&KeyRecord>>,
+    ) -> bool {
+        let of_account = self.accounts.get(&cap.account).into_iter().flatten();
+        let unchanged = of_account
+            .filter(|id| !written.contains_key(id))
+            .filter_map(|id| self.get(id));
+        let written = written.values().copied().flatten();
+        let is_alive = |key: &&KeyRecord| {
+            key.revoked().is_none() && key.expires_at().is_none_or(|end| end > cap.at)
         };
+        let alive = unchanged
+            .chain(written.filter(|key| key.account() == cap.account))
+            .filter(is_alive);
+        let chains: HashSet<KeyId> = alive.map(KeyRecord::lineage).collect();
+        chains.len() > cap.most as usize
+    }
+
+    /// Records uses of a key, if the key exists. Its sort key changes only in `LeastRecentlyUsed`.
+    pub(super) fn record_use(&mut self, usage: &KeyUsage) {
+        const ORDER: KeyOrder = KeyOrder::LeastRecentlyUsed;
+        let stored = usage.key.as_ref().and_then(|key| self.keys.get_mut(key));
+        let Some(stored) = stored else { return };
+        let (first, last) = (usage.first_used_at, usage.last_used_at);
         let before = stored.sort_key(ORDER);
         let listed = &mut stored.listed;
         listed.first_used_at = Some(listed.first_used_at.map_or(first, |at| at.min(first)));
-        listed.last_used_at = listed.last_used_at.max(Some(last));
+        if listed.last_used_at <= Some(last) {
+            listed.last_used_at = Some(last);
+            listed.last_address = usage.last_address.or(listed.last_address);
+        }
         let after = stored.sort_key(ORDER);
         if before != after {
             let index = &mut self.indexes[index_of(ORDER)];
@@ -101,20 +154,6 @@ impl RecordTable {
             let id = self.ids.get(&sort_key.1)?;
             Some((*sort_key, &self.keys.get(id)?.listed))
         })
-    }
-
-    fn remove_from_indexes(&mut self, stored: &StoredKey) {
-        for (order, index) in ORDERS.iter().zip(&mut self.indexes) {
-            if let Some(sort_key) = stored.sort_key(*order) {
-                index.remove(&sort_key);
-            }
-        }
-    }
-
-    fn add_to_indexes(&mut self, stored: &StoredKey) {
-        for (order, index) in ORDERS.iter().zip(&mut self.indexes) {
-            index.extend(stored.sort_key(*order));
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A store in memory.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
@@ -10,9 +10,9 @@ use super::record_table::RecordTable;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::store::{
-    Change, ChangeFeed, ChangeId, ChangedKey, Changes, Cursor, FeedError, Followed, KeptEvent,
-    KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, Step, StoreError,
-    TrailQuery, TrailRecord, UsageBatch,
+    Change, ChangeFeed, ChangeId, ChangedKey, Changes, Cursor, FeedError, Followed, IssueRequest,
+    KeptEvent, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, Step,
+    StoreError, TrailQuery, TrailRecord, UsageBatch,
 };
 
 /// The maximum number of records that are examined for one page of a list.
@@ -47,6 +47,9 @@ pub struct MemoryStore {
 #[derive(Default)]
 struct Tables {
     records: RecordTable,
+    requests: HashMap<[u8; 32], IssueRequest>,
+    /// The requests for each key, which are forgotten with it.
+    requests_of: HashMap<KeyId, Vec<[u8; 32]>>,
     trail: Journal<TrailRecord>,
     events: Journal<KeptEvent>,
     /// The number of the last batch of each node.
@@ -122,33 +125,19 @@ impl ManagedKeyStore for MemoryStore {
 
     async fn commit(&self, change: &Change) -> Result<(), StoreError> {
         let mut tables = self.write();
-        // Check all steps before the first write, so that a change is committed as a whole or not
-        // at all.
-        let mut named = HashSet::new();
-        for step in change.steps() {
-            match step {
-                Step::Create { record, .. } => {
-                    let exists = tables.records.get(&record.id()).is_some();
-                    if exists || !named.insert(record.id()) {
-                        return Err(StoreError::already_exists());
-                    }
-                }
-                Step::Update { record, .. } => {
-                    let seen = tables.records.get(&record.id()).map(KeyRecord::version);
-                    let next = seen.and_then(|seen| seen.checked_add(1));
-                    if next != Some(record.version()) || !named.insert(record.id()) {
-                        return Err(StoreError::conflict());
-                    }
-                }
-                Step::Event(_) => {}
-            }
-        }
+        tables.check(change)?;
         for (at, step) in change.steps().enumerate() {
             match step {
                 Step::Create { record, trail } | Step::Update { record, trail } => {
                     tables.records.put(record.clone(), change.at());
                     tables.trail.push(trail.clone(), trail.size());
                 }
+                Step::Delete { record, trail } => {
+                    tables.delete(&record.id());
+                    tables.trail.push(trail.clone(), trail.size());
+                }
+                Step::Request { request, replaces } => tables.remember(request, replaces),
+                Step::Cap(_) => {}
                 Step::Event(event) => {
                     let id = format!("msg_{}_{at}", change.id());
                     let size = event.size() + id.len();
@@ -191,6 +180,10 @@ impl ManagedKeyStore for MemoryStore {
 
     async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
         Ok(self.read().records.get_listed(id).cloned())
+    }
+
+    async fn find_request(&self, id: &[u8; 32]) -> Result<Option<IssueRequest>, StoreError> {
+        Ok(self.read().requests.get(id).cloned())
     }
 
     async fn trail(
@@ -261,17 +254,78 @@ impl ManagedKeyStore for MemoryStore {
         }
         tables.set_last_batch(*batch.node(), batch.number());
         for usage in batch.usage() {
-            if let Some(key) = &usage.key {
-                tables
-                    .records
-                    .record_use(key, usage.first_used_at, usage.last_used_at);
-            }
+            tables.records.record_use(usage);
         }
         Ok(())
     }
 }
 
 impl Tables {
+    /// Checks all steps before the first write, so that a change is committed as a whole or not at
+    /// all.
+    fn check(&self, change: &Change) -> Result<(), StoreError> {
+        // The records as they will be; `None` for those that are deleted.
+        let mut written = HashMap::new();
+        let version = |id| self.records.get(&id).map(KeyRecord::version);
+        for step in change.steps() {
+            match step {
+                Step::Create { record, .. } => {
+                    let is_second = written.insert(record.id(), Some(record)).is_some();
+                    if is_second || version(record.id()).is_some() {
+                        return Err(StoreError::already_exists());
+                    }
+                }
+                Step::Update { record, .. } => {
+                    let is_second = written.insert(record.id(), Some(record)).is_some();
+                    let next = version(record.id()).and_then(|seen| seen.checked_add(1));
+                    if is_second || next != Some(record.version()) {
+                        return Err(StoreError::conflict());
+                    }
+                }
+                Step::Delete { record, .. } => {
+                    let is_second = written.insert(record.id(), None).is_some();
+                    if is_second || version(record.id()) != Some(record.version()) {
+                        return Err(StoreError::conflict());
+                    }
+                }
+                Step::Request { request, replaces } => {
+                    let remembered = self.requests.get(&request.id).map(|it| it.key);
+                    if remembered.is_some() && replaces.is_none() {
+                        return Err(StoreError::already_exists());
+                    }
+                    if remembered != replaces {
+                        return Err(StoreError::conflict());
+                    }
+                }
+                Step::Cap(_) | Step::Event(_) => {}
+            }
+        }
+        for step in change.steps() {
+            if let Step::Cap(cap) = step
+                && self.records.exceeds(cap, &written)
+            {
+                return Err(StoreError::cap_reached());
+            }
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, id: &KeyId) {
+        self.records.delete(id);
+        for request in self.requests_of.remove(id).unwrap_or_default() {
+            self.requests.remove(&request);
+        }
+    }
+
+    fn remember(&mut self, request: &IssueRequest, replaces: Option<KeyId>) {
+        if let Some(of_key) = replaces.and_then(|key| self.requests_of.get_mut(&key)) {
+            of_key.retain(|id| *id != request.id);
+        }
+        self.requests.insert(request.id, request.clone());
+        let of_key = self.requests_of.entry(request.key).or_default();
+        of_key.push(request.id);
+    }
+
     /// Stores the number of the last batch of a node, and evicts the oldest node if there are too
     /// many.
     fn set_last_batch(&mut self, node: [u8; 16], number: u64) {

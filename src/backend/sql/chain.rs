@@ -73,6 +73,11 @@ pub(super) fn state(key: Option<&AuditKey>, columns: &[&str], cells: &[Cell]) ->
     hasher.finish()
 }
 
+/// Returns the state of a key that was deleted.
+pub(super) fn gone(key: Option<&AuditKey>) -> Link {
+    state(key, &[], &[])
+}
+
 /// Hashes a record of the trail, with the hash of the one before it.
 pub(super) fn link(
     key: Option<&AuditKey>,

@@ -11,7 +11,9 @@ use super::store::{Access, SqlStore};
 use super::trail_row;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
-use crate::store::{Change, Event, Step, StoreError, TrailRecord};
+use crate::store::{
+    AccountCap, Change, Event, IssueRequest, Step, StoreError, StoreErrorKind, TrailRecord,
+};
 
 /// The attempts at a change that the database asks to run again, or whose connection is lost.
 const ATTEMPTS: u32 = 4;
@@ -24,6 +26,18 @@ const PAUSE: Duration = Duration::from_millis(20);
 struct Write<'c> {
     record: &'c KeyRecord,
     trail: &'c TrailRecord,
+    /// The record is deleted.
+    is_delete: bool,
+}
+
+impl<'c> Write<'c> {
+    fn new(record: &'c KeyRecord, trail: &'c TrailRecord) -> Self {
+        Self {
+            record,
+            trail,
+            is_delete: false,
+        }
+    }
 }
 
 /// The rows of the trail that a change adds, by key: the columns of [`HASHED`], the hash of the
@@ -34,9 +48,12 @@ type TrailRows = BTreeMap<[u8; 16], Vec<Cell>>;
 #[derive(Default)]
 struct Steps<'c> {
     creates: Vec<Write<'c>>,
+    /// Updates and deletions.
     updates: Vec<Write<'c>>,
     /// All writes.
     writes: Vec<Write<'c>>,
+    requests: Vec<(&'c IssueRequest, Option<KeyId>)>,
+    caps: Vec<&'c AccountCap>,
     events: Vec<(usize, &'c Event)>,
 }
 
@@ -77,10 +94,9 @@ impl<D: Driver> SqlStore<D> {
                 Ok(())
             }
             Err(SqlError::Store(error)) => {
-                // The transaction may have failed, so that nothing can be read in it.
-                let was_committed = self.is_committed(&mut session, change, &steps).await;
-                let was_committed = was_committed.unwrap_or(false);
                 session.run("ROLLBACK").await?;
+                // Only now: before, this transaction's own rows would look as if they were there.
+                let was_committed = self.is_committed(&mut session, change, &steps).await?;
                 session.finish();
                 if was_committed {
                     Ok(())
@@ -99,10 +115,13 @@ impl<D: Driver> SqlStore<D> {
         steps: &Steps<'_>,
     ) -> Result<(), SqlError> {
         let mut rows = TrailRows::new();
+        self.lock_accounts(session, &steps.caps).await?;
+        self.remember(session, &steps.requests).await?;
         self.create(session, change, &steps.creates, &mut rows)
             .await?;
         self.update(session, &steps.updates, &mut rows).await?;
-        self.add_trail(session, &steps.writes, &mut rows).await?;
+        self.check_caps(session, &steps.caps).await?;
+        self.add_trail(session, steps, &mut rows).await?;
         self.add_events(session, change, &steps.events).await
     }
 
@@ -148,7 +167,7 @@ impl<D: Driver> SqlStore<D> {
         Ok(())
     }
 
-    /// Updates records, and adds their rows of the trail.
+    /// Updates and deletes records, and adds their rows of the trail.
     async fn update(
         &self,
         session: &mut D::Session,
@@ -185,8 +204,12 @@ impl<D: Driver> SqlStore<D> {
                 let Some((version, account, last)) = seen.get(&id) else {
                     return Err(StoreError::conflict().into());
                 };
-                if write.record.version() - 1 != *version {
+                if write.trail.version - 1 != *version {
                     return Err(StoreError::conflict().into());
+                }
+                if write.is_delete {
+                    self.delete(session, write, *last, trail).await?;
+                    continue;
                 }
                 self.replace(session, write, *last, trail).await?;
                 if account != write.record.account() {
@@ -252,6 +275,33 @@ impl<D: Driver> SqlStore<D> {
         Ok(())
     }
 
+    /// Deletes a record with what is kept beside it. Its last record of the trail says that it has
+    /// no state any more.
+    async fn delete(
+        &self,
+        session: &mut D::Session,
+        write: &Write<'_>,
+        last: Link,
+        trail: &mut TrailRows,
+    ) -> Result<(), SqlError> {
+        self.chain(write, Some(last), &[], trail);
+        let id = Cell::id(write.record.id());
+        let version = Cell::count(write.record.version());
+        let delete = self.sql("DELETE FROM {keys} WHERE id = $1 AND version = $2");
+        let query = Query::new(delete, [id.clone(), version]);
+        if session.execute(query).await? != 1 {
+            return Err(StoreError::conflict().into());
+        }
+        for delete in [
+            "DELETE FROM {uses} WHERE key_id = $1",
+            "DELETE FROM {requests} WHERE key_id = $1",
+        ] {
+            let query = Query::new(self.sql(delete), [id.clone()]);
+            session.execute(query).await?;
+        }
+        Ok(())
+    }
+
     /// Chains a write to the one before it, and adds its row of the trail. Returns its hash, the new
     /// head of the chain of its key.
     fn chain(
@@ -275,7 +325,7 @@ impl<D: Driver> SqlStore<D> {
     async fn add_trail(
         &self,
         session: &mut D::Session,
-        writes: &[Write<'_>],
+        steps: &Steps<'_>,
         trail: &mut TrailRows,
     ) -> Result<(), SqlError> {
         let columns = trail_row::COLUMNS.join(", ");
@@ -283,10 +333,20 @@ impl<D: Driver> SqlStore<D> {
             "INSERT INTO {{trail}} ({columns}, state, previous, digest) VALUES {{values}}"
         ));
         let per_statement = D::DIALECT.most_parameters / (trail_row::COLUMNS.len() + 3);
-        for writes in writes.chunks(per_statement) {
+        for writes in steps.writes.chunks(per_statement) {
             let rows = writes.iter();
             let rows = rows.filter_map(|write| trail.remove(write.record.id().as_bytes()));
-            session.execute(Query::of_rows(&insert, rows)).await?;
+            match session.execute(Query::of_rows(&insert, rows)).await {
+                Ok(_) => {}
+                // The trail has a record of this version already. A key that was deleted is not
+                // created again.
+                Err(SqlError::Store(error))
+                    if error.kind() == StoreErrorKind::Corrupt && steps.updates.is_empty() =>
+                {
+                    return Err(StoreError::already_exists().into());
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -356,16 +416,29 @@ impl<'c> Steps<'c> {
                     if !written.insert(record.id()) {
                         return Err(StoreError::already_exists());
                     }
-                    steps.creates.push(Write { record, trail });
-                    steps.writes.push(Write { record, trail });
+                    steps.creates.push(Write::new(record, trail));
+                    steps.writes.push(Write::new(record, trail));
                 }
                 Step::Update { record, trail } => {
                     if !written.insert(record.id()) {
                         return Err(StoreError::conflict());
                     }
-                    steps.updates.push(Write { record, trail });
-                    steps.writes.push(Write { record, trail });
+                    steps.updates.push(Write::new(record, trail));
+                    steps.writes.push(Write::new(record, trail));
                 }
+                Step::Delete { record, trail } => {
+                    if !written.insert(record.id()) {
+                        return Err(StoreError::conflict());
+                    }
+                    let write = Write {
+                        is_delete: true,
+                        ..Write::new(record, trail)
+                    };
+                    steps.updates.push(write);
+                    steps.writes.push(write);
+                }
+                Step::Request { request, replaces } => steps.requests.push((request, replaces)),
+                Step::Cap(cap) => steps.caps.push(cap),
                 Step::Event(event) => steps.events.push((at, event)),
             }
         }

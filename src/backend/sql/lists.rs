@@ -16,7 +16,9 @@ use super::session::{Driver, Query, Session, SqlError};
 use super::store::{Access, SqlStore};
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
-use crate::store::{Cursor, KeyOrder, KeyQuery, KeyState, ListedKey, Page, Paging, StoreError};
+use crate::store::{
+    Cursor, ExpiryFilter, KeyOrder, KeyQuery, KeyState, ListedKey, Page, Paging, StoreError,
+};
 
 /// The most rows that are looked at for one page.
 const MOST_SCANNED: usize = 2_000;
@@ -29,20 +31,30 @@ struct Scan {
     id: &'static str,
     /// The order is from the greatest position to the least.
     is_descending: bool,
-    /// The condition of a partial index.
+    /// The condition of a partial index, and the end of the list where a filter has one.
     condition: &'static str,
 }
 
 impl Scan {
-    const fn of(order: KeyOrder) -> Self {
+    fn of(query: &KeyQuery) -> Self {
+        let order = query.order;
         let (table, id) = match order {
             KeyOrder::LeastRecentlyUsed => ("uses", "key_id"),
             _ => ("keys", "id"),
         };
         let (position, is_descending, condition) = match order {
             KeyOrder::Newest => ("listed_at", true, ""),
-            KeyOrder::EndingSoon => ("expires_at", false, " AND expires_at IS NOT NULL"),
+            KeyOrder::EndingSoon => match query.expiry {
+                Some(ExpiryFilter::Before(_)) => ("expires_at", false, " AND expires_at < $8"),
+                _ => ("expires_at", false, " AND expires_at IS NOT NULL"),
+            },
+            KeyOrder::LeastRecentlyUsed if query.idle_since.is_some() => {
+                ("last_used", false, " AND last_used < $9")
+            }
             KeyOrder::LeastRecentlyUsed => ("last_used", false, ""),
+            KeyOrder::RecentlyRevoked if query.revoked_before.is_some() => {
+                ("revoked_at", true, " AND revoked_at < $10")
+            }
             KeyOrder::RecentlyRevoked => ("revoked_at", true, " AND revoked_at IS NOT NULL"),
         };
         Self {
@@ -109,7 +121,7 @@ impl<D: Driver> SqlStore<D> {
         {
             return Ok(Page::new(Vec::new(), None)); // no record has such a text
         }
-        let scan = Scan::of(query.order);
+        let scan = Scan::of(query);
         let fingerprint = query.fingerprint();
         let (position, id) = match paging.cursor() {
             None => scan.beginning(),
@@ -130,6 +142,14 @@ impl<D: Driver> SqlStore<D> {
             Cell::Integer(state),
             // The state of a key does not change within a microsecond of the store.
             Cell::integer(microseconds(at)),
+            Cell::optional_instant(match query.expiry {
+                Some(ExpiryFilter::Before(at)) => Some(at),
+                _ => None,
+            }),
+            Cell::optional_instant(query.idle_since),
+            Cell::optional_instant(query.revoked_before),
+            Cell::integer(i64::from(query.expiry == Some(ExpiryFilter::Never))),
+            Cell::integer(i64::from(query.is_rotated)),
         ];
         let rows = self
             .within(self.page(Query::new(statement, parameters)))
@@ -176,7 +196,7 @@ impl<D: Driver> SqlStore<D> {
     pub(super) async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
         let columns = record_row::COLUMNS.map(|column| format!("k.{column}"));
         let statement = self.sql(&format!(
-            "SELECT u.first_used, u.last_used, {} FROM {{keys}} AS k \
+            "SELECT u.first_used, u.last_used, u.last_address, {} FROM {{keys}} AS k \
              LEFT JOIN {{uses}} AS u ON u.key_id = k.id WHERE k.id = $1",
             columns.join(", ")
         ));
@@ -224,7 +244,8 @@ impl<D: Driver> SqlStore<D> {
         let used = "FROM {uses} AS u WHERE u.key_id = page.id";
         self.sql(&format!(
             "SELECT ends.{position}, ends.{id}, page.place, \
-             (SELECT u.first_used {used}), (SELECT u.last_used {used}), {page} \
+             (SELECT u.first_used {used}), (SELECT u.last_used {used}), \
+             (SELECT u.last_address {used}), {page} \
              FROM (SELECT 1 AS one) AS one \
              LEFT JOIN ({ends} LIMIT 1 OFFSET {most}) AS ends ON 1 = 1 \
              LEFT JOIN ({keys}) AS page ON 1 = 1 \
@@ -237,13 +258,15 @@ impl<D: Driver> SqlStore<D> {
 fn listed(row: &mut Row) -> Result<ListedKey, StoreError> {
     let first_used = row.optional_instant("first_used")?;
     let last_used = row.optional_instant("last_used")?;
+    let address = row.optional_text("last_address")?;
     let record = record_row::record(row)?;
     // The index of last uses has 0 for a key that was never used.
     let last_used = last_used.filter(|at| *at > SystemTime::UNIX_EPOCH);
-    Ok(ListedKey::new(record).with_uses(first_used, last_used))
+    let listed = ListedKey::new(record).with_uses(first_used, last_used);
+    Ok(listed.with_last_address(address.and_then(|address| address.parse().ok())))
 }
 
-/// The keys `k` that a query asks for, by prefix, environment and state. The states are those of
+/// The keys `k` that a query asks for, as [`KeyQuery::matches`] says. The states are those of
 /// [`KeyState::of`], by their [`number`].
 const FILTER: &str = "($4 IS NULL OR k.prefix = $4) \
     AND ($5 IS NULL OR k.environment = $5) \
@@ -253,7 +276,13 @@ const FILTER: &str = "($4 IS NULL OR k.prefix = $4) \
       WHEN k.suspended_at IS NOT NULL \
         AND (k.suspended_until IS NULL OR k.suspended_until > $7) THEN 2 \
       WHEN k.not_before > $7 THEN 1 \
-      ELSE 0 END)";
+      ELSE 0 END) \
+    AND ($8 IS NULL OR k.expires_at < $8) \
+    AND ($9 IS NULL OR COALESCE(k.created_at, -1) < $9 AND COALESCE(k.not_before, -1) < $9 \
+      AND COALESCE((SELECT u.last_used FROM {uses} AS u WHERE u.key_id = k.id), -1) < $9) \
+    AND ($10 IS NULL OR k.revoked_at < $10) \
+    AND ($11 = 0 OR k.expires_at IS NULL) \
+    AND ($12 = 0 OR k.rotated_to IS NOT NULL)";
 
 /// The number of a state in [`FILTER`].
 const fn number(state: KeyState) -> i64 {

@@ -9,6 +9,7 @@ mod commit;
 mod dialect;
 mod events;
 mod follow;
+mod guards;
 mod lists;
 mod migrations;
 mod names;

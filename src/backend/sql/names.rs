@@ -91,6 +91,7 @@ impl Names {
             "uses",
             "usage",
             "flushes",
+            "requests",
             "trail",
             "stubs",
             "events",

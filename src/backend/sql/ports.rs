@@ -63,7 +63,8 @@ macro_rules! ports {
             }
 
             /// Deletes the records of the audit trail from before a time, and returns their number.
-            /// The last record of each key is kept, and a trail that is broken is left as it is.
+            /// The last record of each key that exists is kept, and a trail that is broken is left
+            /// as it is.
             ///
             /// A stub takes the place of what is cut off a trail, sealed under the
             /// [audit key](Self::audit_key), so that [`verify_trail`](Self::verify_trail) can tell
@@ -102,6 +103,13 @@ macro_rules! ports {
 
             async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
                 self.0.find_listed(id).await
+            }
+
+            async fn find_request(
+                &self,
+                id: &[u8; 32],
+            ) -> Result<Option<IssueRequest>, StoreError> {
+                self.0.find_request(id).await
             }
 
             async fn trail(

@@ -17,9 +17,9 @@ use super::store::SqlStore;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::store::{
-    AuditKey, BoxedFeed, Change, ChangeFeed, Changes, Cursor, FeedError, Followed, KeptEvent,
-    KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, StoreError, TrailQuery,
-    TrailRecord, TrailReport, UsageBatch,
+    AuditKey, BoxedFeed, Change, ChangeFeed, Changes, Cursor, FeedError, Followed, IssueRequest,
+    KeptEvent, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, StoreError,
+    TrailQuery, TrailRecord, TrailReport, UsageBatch,
 };
 
 /// A store in `PostgreSQL` 13 or newer, over the application's own pool. Feature `postgres`.
@@ -117,6 +117,7 @@ impl Driver for PostgresDriver {
                 SET LOCAL enable_sort = off; SET LOCAL enable_incremental_sort = off; \
                 SET LOCAL jit = off",
         for_update: "FOR UPDATE",
+        lock_account: "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))",
         lock_migrations: "SELECT pg_advisory_xact_lock(1952541489, hashtext('{names}'))",
         has_schemas: true,
         poll: Duration::from_millis(250),

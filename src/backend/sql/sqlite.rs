@@ -21,9 +21,9 @@ use super::store::SqlStore;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::store::{
-    AuditKey, BoxedFeed, Change, ChangeFeed, Changes, Cursor, FeedError, Followed, KeptEvent,
-    KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, StoreError, TrailQuery,
-    TrailRecord, TrailReport, UsageBatch,
+    AuditKey, BoxedFeed, Change, ChangeFeed, Changes, Cursor, FeedError, Followed, IssueRequest,
+    KeptEvent, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, StoreError,
+    TrailQuery, TrailRecord, TrailReport, UsageBatch,
 };
 
 /// The time for which a connection waits for a lock of another one.
@@ -216,6 +216,7 @@ impl Driver for SqliteDriver {
         begin_snapshot: "BEGIN",
         begin_page: "",
         for_update: "",
+        lock_account: "",
         lock_migrations: "",
         has_schemas: false,
         // A look takes 30 µs, hardly more than a look at `data_version`.

@@ -77,15 +77,16 @@ impl<D: Driver> SqlStore<D> {
         Ok(Page::new(items, next))
     }
 
-    /// Deletes the records of the trail from before a time, except for the last one of each key.
-    /// A sealed stub takes the place of what is cut off. A trail that is broken is left as it is.
+    /// Deletes the records of the trail from before a time, except for the last one of each key that
+    /// exists. A sealed stub takes the place of what is cut off. A trail that is broken is left as
+    /// it is.
     pub(super) async fn purge_trail(&self, before: SystemTime) -> Result<u64, StoreError> {
         let mut purged = 0;
         let mut scan = PurgeScan::new(microseconds(before));
         loop {
             let (cuts, is_end) = self.within(self.scan(&mut scan)).await?;
-            for (id, version) in cuts {
-                purged += self.within(self.cut(id, version, scan.before)).await?;
+            for cut in cuts {
+                purged += self.within(self.cut(cut, scan.before)).await?;
             }
             if is_end {
                 return Ok(purged);
@@ -94,9 +95,10 @@ impl<D: Driver> SqlStore<D> {
     }
 
     /// Reads the next records, and returns where trails are to be cut.
-    async fn scan(&self, scan: &mut PurgeScan) -> Result<(Vec<(KeyId, u64)>, bool), SqlError> {
+    async fn scan(&self, scan: &mut PurgeScan) -> Result<(Vec<Cut>, bool), SqlError> {
         let statement = self.sql(&format!(
-            "SELECT key_id, version, at FROM {{trail}} WHERE (key_id, version) > ($1, $2) \
+            "SELECT key_id, version, at, \
+             CAST((SELECT 1 FROM {{keys}} AS k WHERE k.id = key_id) AS bigint) FROM {{trail}} WHERE (key_id, version) > ($1, $2) \
              ORDER BY key_id, version LIMIT {RECORDS_AT_ONCE}"
         ));
         let (key, version) = (scan.key.to_vec(), scan.version);
@@ -106,24 +108,34 @@ impl<D: Driver> SqlStore<D> {
         let mut cuts = Vec::new();
         for mut row in rows {
             let (key, version) = (row.bytes("key_id")?, row.integer("version")?);
-            cuts.extend(scan.add(key, version, row.integer("at")?));
+            let at = row.integer("at")?;
+            let exists = row.optional_integer("whether the key exists")?.is_some();
+            cuts.extend(scan.add(key, version, at, exists));
         }
         if is_end {
-            cuts.extend(scan.cut.take());
+            cuts.extend(scan.end());
         }
         Ok((cuts, is_end))
     }
 
-    /// Cuts the trail of a key up to a version, and seals a stub. Returns the number of records
-    /// that were deleted.
-    async fn cut(&self, id: KeyId, version: u64, at: i64) -> Result<u64, SqlError> {
+    /// Cuts the trail of a key up to a version, and seals a stub if a part of it stays. Returns the
+    /// number of records that were deleted.
+    async fn cut(&self, cut: Cut, at: i64) -> Result<u64, SqlError> {
+        let Cut { id, version, .. } = cut;
         let mut session = self.session(Access::Write).await?;
         session.run(D::DIALECT.begin).await?;
         // A purge by another process waits here.
         let lock = self.sql("SELECT id FROM {keys} WHERE id = $1 {for_update}");
         session.fetch(Query::new(lock, [Cell::id(id)])).await?;
-        let deleted = match self.end_of_part(&mut session, id, version).await? {
-            Some(digest) => self.seal(&mut session, id, version, digest, at).await?,
+        let deleted = match self.end_of_part(&mut session, &cut).await? {
+            Some(digest) => {
+                if cut.is_all {
+                    self.drop_stub(&mut session, id).await?;
+                } else {
+                    self.seal(&mut session, id, version, digest, at).await?;
+                }
+                self.drop_records(&mut session, id, version).await?
+            }
             None => 0,
         };
         session.run("COMMIT").await?;
@@ -131,14 +143,18 @@ impl<D: Driver> SqlStore<D> {
         Ok(deleted)
     }
 
-    /// Returns the hash of a version, if the chain up to the one after it is whole: a purge must
-    /// not vouch for what was edited.
+    /// Returns the hash of the last version to delete, if the chain up to the one after it is whole:
+    /// a purge must not vouch for what was edited.
     async fn end_of_part(
         &self,
         session: &mut D::Session,
-        id: KeyId,
-        version: u64,
+        cut: &Cut,
     ) -> Result<Option<Link>, SqlError> {
+        let Cut {
+            id,
+            version,
+            is_all,
+        } = *cut;
         let stubs = self.stubs(session, [Cell::id(id), Cell::id(id)]).await?;
         let mut check = ChainCheck::new(stubs.get(id.as_bytes()));
         let mut end = None;
@@ -153,7 +169,9 @@ impl<D: Driver> SqlStore<D> {
                 }
             }
         }
-        Ok(end.filter(|_| check.faults.is_empty()))
+        // A key that was deleted behind the trail has no last record that says so.
+        let is_whole = !is_all || check.is_of_deleted_key(self.audit_key.as_ref());
+        Ok(end.filter(|_| check.faults.is_empty() && is_whole))
     }
 
     /// Puts a sealed stub in the place of the records up to a version.
@@ -164,7 +182,7 @@ impl<D: Driver> SqlStore<D> {
         version: u64,
         digest: Link,
         at: i64,
-    ) -> Result<u64, SqlError> {
+    ) -> Result<(), SqlError> {
         let seal = chain::seal(self.audit_key.as_ref(), id, version, &digest, at);
         let stub = self.sql(
             "INSERT INTO {stubs} AS s (key_id, version, digest, at, seal) \
@@ -181,6 +199,21 @@ impl<D: Driver> SqlStore<D> {
             Cell::bytes(seal),
         ];
         session.execute(Query::new(stub, cells)).await?;
+        Ok(())
+    }
+
+    async fn drop_stub(&self, session: &mut D::Session, id: KeyId) -> Result<(), SqlError> {
+        let delete = self.sql("DELETE FROM {stubs} WHERE key_id = $1");
+        session.execute(Query::new(delete, [Cell::id(id)])).await?;
+        Ok(())
+    }
+
+    async fn drop_records(
+        &self,
+        session: &mut D::Session,
+        id: KeyId,
+        version: u64,
+    ) -> Result<u64, SqlError> {
         self.mark_purged(session, id, version).await?;
         let delete = self.sql("DELETE FROM {trail} WHERE key_id = $1 AND version <= $2");
         let of_version = [Cell::id(id), Cell::count(version)];
@@ -214,16 +247,26 @@ impl<D: Driver> SqlStore<D> {
     }
 }
 
+/// The records of a key to delete: all up to a version.
+struct Cut {
+    id: KeyId,
+    version: u64,
+    /// They are all records of a key that was deleted.
+    is_all: bool,
+}
+
 /// A scan over the trail, key by key, for records to purge: those at the beginning of a trail that
-/// are all old enough, except for the last record of the key.
+/// are all old enough, except for the last record of a key that exists.
 struct PurgeScan {
     before: i64,
     key: [u8; 16],
     version: i64,
+    /// The key exists.
+    exists: bool,
     /// All records of the key so far are old enough.
     is_old: bool,
-    /// The version up to which the trail of the key is to be cut, as far as it was read.
-    cut: Option<(KeyId, u64)>,
+    /// The last version of the key that is old enough, except for the one that was read last.
+    cut: Option<i64>,
 }
 
 impl PurgeScan {
@@ -232,23 +275,36 @@ impl PurgeScan {
             before,
             key: [0; 16],
             version: -1,
+            exists: true,
             is_old: false,
             cut: None,
         }
     }
 
     /// Adds a record, and returns where the trail of the key before it is to be cut.
-    fn add(&mut self, key: [u8; 16], version: i64, at: i64) -> Option<(KeyId, u64)> {
+    fn add(&mut self, key: [u8; 16], version: i64, at: i64, exists: bool) -> Option<Cut> {
         let is_same = key == self.key && self.version >= 0;
-        let ready = if is_same { None } else { self.cut.take() };
+        let ready = if is_same { None } else { self.end() };
         if is_same && self.is_old {
             // The one before this is not the last one.
-            let before = u64::try_from(self.version).unwrap_or_default();
-            self.cut = Some((KeyId::from_bytes(key), before));
+            self.cut = Some(self.version);
         }
         self.is_old = at < self.before && (self.is_old || !is_same);
-        (self.key, self.version) = (key, version);
+        (self.key, self.version, self.exists) = (key, version, exists);
         ready
+    }
+
+    /// Returns where the trail of the last key is to be cut.
+    fn end(&mut self) -> Option<Cut> {
+        let is_all = self.is_old && !self.exists;
+        let part = self.cut.take();
+        let version = if is_all { self.version } else { part? };
+        self.is_old = false;
+        Some(Cut {
+            id: KeyId::from_bytes(self.key),
+            version: u64::try_from(version).unwrap_or_default(),
+            is_all,
+        })
     }
 }
 

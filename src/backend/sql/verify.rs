@@ -102,14 +102,25 @@ impl ChainCheck {
         self.state = Some(entry.state);
     }
 
+    /// Returns whether the last record says that the key was deleted.
+    pub(super) fn is_of_deleted_key(&self, key: Option<&AuditKey>) -> bool {
+        self.state == Some(chain::gone(key))
+    }
+
     /// Compares the key, if there is one, with the end of its chain.
-    fn finish(mut self, key: Option<&StoredKey>) -> Vec<(u64, TrailFault)> {
+    fn finish(
+        mut self,
+        key: Option<&StoredKey>,
+        audit_key: Option<&AuditKey>,
+    ) -> Vec<(u64, TrailFault)> {
         if self.is_over {
             return self.faults;
         }
         let version = self.last.map_or(0, |(version, _)| version);
         let digest = self.last.map(|(_, digest)| digest);
         match key {
+            // Its last record says that it was deleted.
+            None if self.is_of_deleted_key(audit_key) => {}
             None => self.faults.push((version, TrailFault::KeyDeleted)),
             Some(StoredKey::Corrupt) => self.faults.push((version, TrailFault::KeyEdited)),
             Some(StoredKey::Read(key)) => {
@@ -160,7 +171,9 @@ impl<D: Driver> SqlStore<D> {
             report.records += self.walk(&mut session, after, last, &mut checks).await?;
             report.keys += ids.len() as u64;
             for (id, check) in checks {
-                let faults = check.finish(keys.get(&id)).into_iter();
+                let faults = check
+                    .finish(keys.get(&id), self.audit_key.as_ref())
+                    .into_iter();
                 let id = KeyId::from_bytes(id);
                 report.add(faults.map(|(version, fault)| BrokenTrail::new(id, version, fault)));
             }

@@ -40,6 +40,7 @@ CREATE INDEX "{prefix}keys_by_account" ON {keys} (account, listed_at, id);
 CREATE INDEX "{prefix}keys_by_age" ON {keys} (listed_at, id);
 CREATE INDEX "{prefix}keys_ending" ON {keys} (expires_at, id) WHERE expires_at IS NOT NULL;
 CREATE INDEX "{prefix}keys_ending_by_account" ON {keys} (account, expires_at, id) WHERE expires_at IS NOT NULL;
+CREATE INDEX "{prefix}keys_unrevoked" ON {keys} (account, expires_at) WHERE revoked_at IS NULL;
 CREATE INDEX "{prefix}keys_revoked" ON {keys} (revoked_at, id) WHERE revoked_at IS NOT NULL;
 CREATE INDEX "{prefix}keys_revoked_by_account" ON {keys} (account, revoked_at, id) WHERE revoked_at IS NOT NULL;
 
@@ -74,6 +75,14 @@ CREATE TABLE {flushes} (
   number {integer} NOT NULL,
   at {integer} NOT NULL
 ){updated};
+
+CREATE TABLE {requests} (
+  id {bytes} NOT NULL PRIMARY KEY,
+  fingerprint {bytes} NOT NULL,
+  key_id {bytes} NOT NULL,
+  at {integer} NOT NULL
+){strict};
+CREATE INDEX "{prefix}requests_by_key" ON {requests} (key_id);
 
 CREATE TABLE {trail} (
   seq {serial},
