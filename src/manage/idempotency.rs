@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::key::record::KeyRecord;
 use crate::manage::Manager;
-use crate::manage::issue::IssueError;
+use crate::manage::issue_error::IssueError;
 use crate::manage::unused::Possession;
 use crate::store::{Actor, IssueRequest};
 
