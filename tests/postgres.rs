@@ -3,6 +3,10 @@
 
 #[path = "support/histories.rs"]
 mod histories;
+#[path = "support/hygiene.rs"]
+mod hygiene;
+#[path = "support/issuing.rs"]
+mod issuing;
 #[allow(dead_code, reason = "each suite uses its part")]
 #[path = "../benches/support/random.rs"]
 mod random;
@@ -188,6 +192,53 @@ async fn invariant_12_trail_and_state_agree_after_random_histories() {
         histories::live(database.store.clone(), number, 150).await;
     }
     assert!(database.store.verify_trail().await.unwrap().is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cap_is_exact() {
+    let database = Pg::new().await;
+    issuing::a_cap_is_exact(database.store.clone()).await;
+    assert!(database.store.verify_trail().await.unwrap().is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_request_issues_one_key() {
+    let database = Pg::new().await;
+    issuing::a_repeated_request_issues_one_key(database.store.clone()).await;
+    assert!(database.store.verify_trail().await.unwrap().is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reissue_fits_under_the_cap() {
+    let database = Pg::new().await;
+    issuing::a_reissue_fits_under_the_cap(database.store.clone()).await;
+    assert!(database.store.verify_trail().await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn idle_keys_are_ended() {
+    let database = Pg::new().await;
+    hygiene::idle_keys_are_ended(database.store.clone()).await;
+    assert!(database.store.verify_trail().await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn dead_keys_are_purged() {
+    let database = Pg::new().await;
+    hygiene::dead_keys_are_purged(database.store.clone()).await;
+    assert!(database.store.verify_trail().await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn what_ends_soon_or_never_is_listed() {
+    let database = Pg::new().await;
+    hygiene::what_ends_soon_or_never_is_listed(database.store.clone()).await;
+    assert!(database.store.verify_trail().await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn a_purged_key_leaves_its_trail_and_is_not_created_again() {
+    sql_suite::a_purged_key_leaves_its_trail_and_is_not_created_again(Pg::new().await).await;
 }
 
 #[tokio::test]

@@ -298,6 +298,40 @@ async fn a_lost_answer_is_healed_after_a_minute_unless_the_key_is_used() {
     assert!(owner.works(again.expose_secret()).await);
 }
 
+/// Also if the old key was revoked or ended at once.
+#[tokio::test]
+async fn a_lost_answer_is_healed_if_the_old_key_has_ended() {
+    for is_compromised in [true, false] {
+        let mut owner = Owner::new();
+        let old = owner.keys.issue("acme").expires_in(90 * DAY).await.unwrap();
+        let rotate = owner.keys.rotate(old.id()).grace(Duration::ZERO);
+        let lost = if is_compromised {
+            rotate.compromised("leaked").await.unwrap()
+        } else {
+            rotate.await.unwrap()
+        };
+        let before = owner.record(old.id()).await;
+        let refused = owner.keys.rotate(old.id()).await.unwrap_err();
+        let successor = lost.id();
+        assert!(
+            matches!(refused, RotateError::AlreadyRotated { successor: it } if it == successor)
+        );
+        owner.pass(Duration::from_secs(60));
+        let heal = owner.keys.rotate(old.id()).replacing_unused();
+        let healed = heal.grace(30 * DAY).await.unwrap();
+        assert!(owner.works(healed.expose_secret()).await);
+        assert!(!owner.works(lost.expose_secret()).await);
+        assert!(!owner.works(old.expose_secret()).await);
+        let after = owner.record(old.id()).await;
+        assert_eq!(after.revoked(), before.revoked());
+        assert_eq!(after.expires_at(), before.expires_at());
+        // Without a successor that lives, it stays ended.
+        owner.keys.revoke(healed.id()).await.unwrap();
+        let refused = owner.keys.rotate(old.id()).replacing_unused().await;
+        assert!(matches!(refused, Err(RotateError::NotRotatable(..))));
+    }
+}
+
 #[tokio::test]
 async fn at_most_three_predecessors_work_and_each_keeps_its_own_end() {
     let mut owner = Owner::new();

@@ -73,7 +73,11 @@ fn apply(shared: &Shared, is_first: bool, changes: Changes) -> Cursor {
         shared.cache.outdate_all();
     }
     for key in &changes.keys {
-        shared.cache.outdate_before(&key.id, key.version);
+        if key.is_deleted {
+            shared.cache.forget(&key.id);
+        } else {
+            shared.cache.outdate_before(&key.id, key.version);
+        }
     }
     changes.next
 }

@@ -292,6 +292,12 @@ impl KeyCache {
         self.loader.recent.remember(record);
     }
 
+    /// Outdates the entry of a key that another process deleted.
+    pub(crate) fn forget(&self, id: &KeyId) {
+        self.loader.recent.forget(id);
+        self.entries.outdate(id);
+    }
+
     /// Outdates the entry of a key that is older than a version another process has written.
     pub(crate) fn outdate_before(&self, id: &KeyId, version: u64) {
         if version == 1 {

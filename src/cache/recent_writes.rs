@@ -87,6 +87,11 @@ impl RecentWrites {
         });
     }
 
+    /// Forgets a key that was deleted: a load that does not find it is right.
+    pub(super) fn forget(&self, id: &KeyId) {
+        self.0.invalidate(id);
+    }
+
     fn put_unless(&self, id: KeyId, new: Write, is_known: impl Fn(&Write, &Write) -> bool) {
         self.0
             .entry(id)

@@ -6,7 +6,7 @@ use crate::conformance::promise::Promise;
 use crate::conformance::records::{Digests, named};
 use crate::key::digest::KeyId;
 use crate::store::{
-    Action, Actor, Change, ChangeFeed, ChangedKey, Changes, Cursor, ManagedKeyStore,
+    Action, Actor, Change, ChangeFeed, ChangedKey, Changes, Cursor, ManagedKeyStore, StoreErrorKind,
 };
 
 const ANSWERS: Promise = Promise("a live feed answers");
@@ -77,6 +77,17 @@ pub async fn change_feed<F: ChangeFeed, S: ManagedKeyStore>(feed: &F, store: &S)
     cursor = expect_changes(feed, cursor, &[(record.id(), 4)]).await;
     committed.push((record.id(), 4));
 
+    // A store may delete no keys.
+    let change = Change::new(Actor::service("conformance"), UNIX_EPOCH);
+    let change = keep(change.delete(Action::PURGED, &record.with_version(4)));
+    match store.commit(&change).await {
+        Err(error) if error.kind() == StoreErrorKind::Refused => {}
+        deleted => {
+            ANSWERS.answer(deleted, "commit");
+            cursor = expect_deletion(feed, cursor, committed[6].0).await;
+        }
+    }
+
     let again = ANSWERS.answer(
         feed.changes_since(Some(&begin.next), WAIT).await,
         "changes_since",
@@ -127,6 +138,20 @@ async fn expect_changes<F: ChangeFeed>(
         }
     }
     TOLD.holds(false, format_args!("{missing:?} is not told"));
+    cursor
+}
+
+/// Reads until the deletion of a key was reported, and returns the cursor to continue from.
+async fn expect_deletion<F: ChangeFeed>(feed: &F, mut cursor: Cursor, id: KeyId) -> Cursor {
+    for _ in 0..MOST_CALLS {
+        let answer = feed.changes_since(Some(&cursor), WAIT).await;
+        let answer = ANSWERS.answer(answer, "changes_since");
+        cursor = answer.next;
+        if answer.keys.iter().any(|key| key.id == id && key.is_deleted) {
+            return cursor;
+        }
+    }
+    TOLD.holds(false, format_args!("the deletion of {id} is not told"));
     cursor
 }
 

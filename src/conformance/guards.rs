@@ -37,7 +37,10 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
     };
     let mut has_all = true;
     for (part, refused) in [
-        (Part::Deletions, suite.delete(&named(digests.next(), "key"))),
+        (
+            Part::Deletions,
+            GuardSuite::<S>::delete(&named(digests.next(), "key")),
+        ),
         (Part::Requests, suite.issue(&mut digests, [1; 32], None).1),
         (Part::Caps, suite.capped(&mut digests, 1)),
     ] {
@@ -74,8 +77,8 @@ impl<S: ManagedKeyStore> GuardSuite<'_, S> {
     async fn deletes(&self, digests: &mut Digests) {
         let key = self.key(digests);
         let conflict = StoreErrorKind::Conflict;
-        self.fails(VERSIONS, &self.delete(&key), conflict).await;
-        self.commit(&self.create(&key)).await;
+        self.fails(VERSIONS, &Self::delete(&key), conflict).await;
+        self.commit(&Self::create(&key)).await;
         let usage = KeyUsage::new(key.id(), self.account.as_str(), UsagePeriod::Day(0), NOW);
         if self.keeps.keeps_part(Part::Usage) {
             let batch = UsageBatch::new(*digests.id().as_bytes(), 1, [usage]);
@@ -83,21 +86,19 @@ impl<S: ManagedKeyStore> GuardSuite<'_, S> {
             ANSWERS.answer(self.store.record_usage(&batch).await, "record_usage");
         }
         let next = key.clone().with_version(2);
-        self.fails(VERSIONS, &self.delete(&next), conflict).await;
+        self.fails(VERSIONS, &Self::delete(&next), conflict).await;
         // A change whose other step fails deletes nothing, and one that deletes twice neither.
         let other = named(digests.next(), "other");
-        let mixed = self
-            .delete(&key)
-            .update(Action::UPDATED, &other, other.clone());
+        let mixed = Self::delete(&key).update(Action::UPDATED, &other, other.clone());
         let mixed = mixed.expect("the suite's records can be kept");
         self.fails(ALL_OR_NOTHING, &mixed, conflict).await;
-        let twice = self.delete(&key).delete(Action::PURGED, &key);
+        let twice = Self::delete(&key).delete(Action::PURGED, &key);
         let twice = twice.expect("the suite's records can be kept");
         self.fails(ALL_OR_NOTHING, &twice, conflict).await;
         let found = ANSWERS.answer(self.store.find_committed(&key.id()).await, "find_committed");
         same(ALL_OR_NOTHING, found.as_ref(), &key);
 
-        let delete = self.delete(&key);
+        let delete = Self::delete(&key);
         self.commit(&delete).await;
         for found in [
             ANSWERS.answer(self.store.find(&key.id()).await, "find"),
@@ -124,7 +125,7 @@ impl<S: ManagedKeyStore> GuardSuite<'_, S> {
             );
         }
         // It is gone for good: a change that is based on what was seen before is a conflict.
-        self.fails(DELETED, &self.delete(&key), conflict).await;
+        self.fails(DELETED, &Self::delete(&key), conflict).await;
         let update = Change::new(Actor::default(), NOW).update(Action::UPDATED, &key, key.clone());
         let update = update.expect("the suite's records can be kept");
         self.fails(DELETED, &update, conflict).await;
@@ -181,11 +182,11 @@ impl<S: ManagedKeyStore> GuardSuite<'_, S> {
         self.commit(&change).await;
         let (second, change) = self.issue(digests, id, Some(&first));
         self.commit(&change).await;
-        self.commit(&self.delete(&first)).await;
+        self.commit(&Self::delete(&first)).await;
         let found = ANSWERS.answer(self.store.find_request(&id).await, "find_request");
         let found = found.map(|request| request.key);
         REQUESTS.holds(found == Some(second.id()), format_args!("{found:?}"));
-        self.commit(&self.delete(&second)).await;
+        self.commit(&Self::delete(&second)).await;
         let found = ANSWERS.answer(self.store.find_request(&id).await, "find_request");
         REQUESTS.holds(found.is_none(), format_args!("{found:?}"));
     }
@@ -213,7 +214,7 @@ impl<S: ManagedKeyStore> GuardSuite<'_, S> {
         ];
         for state in states {
             suite
-                .commit(&suite.create(&state(suite.key(digests))))
+                .commit(&Self::create(&state(suite.key(digests))))
                 .await;
         }
         suite
@@ -221,14 +222,14 @@ impl<S: ManagedKeyStore> GuardSuite<'_, S> {
             .await;
         suite.commit(&suite.capped(digests, 2)).await;
         let ending = suite.key(digests).with_expires_at(later);
-        let change = suite.with_cap(suite.create(&ending), 3);
+        let change = suite.with_cap(Self::create(&ending), 3);
         suite.commit(&change).await;
         suite
             .fails(CAPPED, &suite.capped(digests, 3), reached)
             .await;
         if suite.keeps.keeps_field(Field::Suspension) {
             let suspended = ending.clone().with_suspended(Suspension::new(NOW));
-            suite.commit(&suite.update(&ending, suspended)).await;
+            suite.commit(&Self::update(&ending, suspended)).await;
             suite
                 .fails(CAPPED, &suite.capped(digests, 3), reached)
                 .await;
@@ -240,27 +241,25 @@ impl<S: ManagedKeyStore> GuardSuite<'_, S> {
         }
         // A key and its successor count once, also when either of them is revoked.
         let [old, new] = [suite.key(digests), suite.key(digests)];
-        let change = suite.with_cap(suite.create(&old), 4);
+        let change = suite.with_cap(Self::create(&old), 4);
         suite.commit(&change).await;
         let new = new.with_lineage(old.id());
         let rotated = old.clone().with_rotated_to(Rotation::new(new.id(), NOW));
         let rotated = suite.keeps.cut(rotated);
-        let rotation = suite
-            .create(&new)
-            .update(Action::ROTATED, &old, rotated.clone());
+        let rotation = Self::create(&new).update(Action::ROTATED, &old, rotated.clone());
         let rotation = rotation.expect("the suite's records can be kept");
         suite.commit(&suite.with_cap(rotation, 4)).await;
         suite
             .fails(CAPPED, &suite.capped(digests, 4), reached)
             .await;
         let revoke = |key: KeyRecord| key.with_revoked(Revocation::new(NOW));
-        suite.commit(&suite.update(&new, revoke(new.clone()))).await;
+        suite.commit(&Self::update(&new, revoke(new.clone()))).await;
         suite
             .fails(CAPPED, &suite.capped(digests, 4), reached)
             .await;
         let rotated = rotated.with_version(2);
         suite
-            .commit(&suite.update(&rotated, revoke(rotated.clone())))
+            .commit(&Self::update(&rotated, revoke(rotated.clone())))
             .await;
         suite.commit(&suite.capped(digests, 4)).await;
     }
@@ -286,19 +285,19 @@ impl<S: ManagedKeyStore> GuardSuite<'_, S> {
         KeyRecord::imported(digests.next(), self.account.as_str()).with_name("key")
     }
 
-    fn create(&self, key: &KeyRecord) -> Change {
+    fn create(key: &KeyRecord) -> Change {
         let change = Change::new(Actor::service("conformance"), NOW);
         let change = change.create(Action::ISSUED, key.clone());
         change.expect("the suite's records can be kept")
     }
 
-    fn update(&self, seen: &KeyRecord, key: KeyRecord) -> Change {
+    fn update(seen: &KeyRecord, key: KeyRecord) -> Change {
         let change = Change::new(Actor::service("conformance"), NOW);
         let change = change.update(Action::UPDATED, seen, key);
         change.expect("the suite's records can be kept")
     }
 
-    fn delete(&self, seen: &KeyRecord) -> Change {
+    fn delete(seen: &KeyRecord) -> Change {
         let change = Change::new(Actor::service("conformance"), NOW);
         let change = change.delete(Action::PURGED, seen);
         change.expect("the suite's records can be kept")
@@ -313,7 +312,7 @@ impl<S: ManagedKeyStore> GuardSuite<'_, S> {
     ) -> (KeyRecord, Change) {
         let key = self.key(digests);
         let request = IssueRequest::new(id, [7; 32], key.id(), NOW);
-        let change = self.create(&key);
+        let change = Self::create(&key);
         let change = change.add_request(request, replaces.map(KeyRecord::id));
         (key, change.expect("the suite's requests can be kept"))
     }
@@ -325,7 +324,7 @@ impl<S: ManagedKeyStore> GuardSuite<'_, S> {
 
     /// Returns a change that creates a key under a cap.
     fn capped(&self, digests: &mut Digests, most: u32) -> Change {
-        self.with_cap(self.create(&self.key(digests)), most)
+        self.with_cap(Self::create(&self.key(digests)), most)
     }
 
     async fn commit(&self, change: &Change) {

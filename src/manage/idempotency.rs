@@ -48,25 +48,36 @@ impl Manager {
         reissues: bool,
         now: SystemTime,
     ) -> Result<Option<KeyRecord>, IssueError> {
-        let Some(IssueRequest {
+        let Some(mut known) = self.store.find_request(&request.id).await? else {
+            return Ok(None);
+        };
+        let issued = loop {
+            let issued = self.find_newest(&known.key).await?;
+            // One that was rotated, revoked or ended is somebody's business already.
+            let issued = issued.filter(|issued| {
+                issued.rotated_to().is_none()
+                    && issued.revoked().is_none()
+                    && issued.expires_at().is_none_or(|end| end > now)
+            });
+            if issued.is_some() {
+                break issued;
+            }
+            // A rival may have put another key in its place between the two calls.
+            let newest = self.store.find_request(&request.id).await?;
+            match newest.filter(|newest| newest.key != known.key) {
+                Some(newest) => known = newest,
+                None => break None,
+            }
+        };
+        let IssueRequest {
             fingerprint,
             key,
             at,
             ..
-        }) = self.store.find_request(&request.id).await?
-        else {
-            return Ok(None);
-        };
+        } = known;
         if fingerprint != request.fingerprint {
             return Err(IssueError::OtherRequest { key });
         }
-        let issued = self.find_newest(&key).await?;
-        // One that was rotated, revoked or ended is somebody's business already.
-        let issued = issued.filter(|issued| {
-            issued.rotated_to().is_none()
-                && issued.revoked().is_none()
-                && issued.expires_at().is_none_or(|end| end > now)
-        });
         let Some(issued) = issued.filter(|_| reissues) else {
             return Err(IssueError::AlreadyIssued { key });
         };

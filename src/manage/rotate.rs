@@ -58,7 +58,8 @@ const MOST_ANCESTORS: usize = 32;
 ///
 /// # If the answer is lost
 ///
-/// The old key still works, and rotating it again is refused: the error
+/// The old key still works, unless it was [compromised](Self::compromised) or has no grace period,
+/// and rotating it again is refused: the error
 /// [`AlreadyRotated`](RotateError::AlreadyRotated) names the new key. After a minute,
 /// [`replacing_unused`](Self::replacing_unused) revokes that key, which nobody has, and issues
 /// another one.
@@ -220,7 +221,8 @@ impl RotateKey {
     }
 
     /// Rotates a key again whose successor nobody has: the answer of the first rotation was lost.
-    /// The successor is revoked in the same commit.
+    /// The successor is revoked in the same commit. The old key may have ended meanwhile, or have
+    /// been revoked as [compromised](Self::compromised); that stays as it is.
     ///
     /// This is refused if the successor was used, or was issued less than a minute ago: a use may
     /// not be recorded yet. Uses are recorded by [workers](crate::ApiKeys::worker), so one must run
@@ -277,16 +279,21 @@ impl RotateKey {
         let old = old.ok_or(RotateError::NotFound(self.id))?;
         let now = timestamp::microseconds_down(shared.now());
         let status = old.lifecycle(now, shared.warning).status();
-        if status.is_refused() {
+        let successor = self.successor(&old).await?;
+        // A key that has ended is rotated again only if its successor, which nobody has, lives on.
+        let has_ended = matches!(status, KeyStatus::Expired | KeyStatus::Revoked);
+        let is_healed = has_ended && successor.as_ref().is_some_and(|key| is_alive(key, now));
+        if status.is_refused() && !is_healed {
             return Err(RotateError::NotRotatable(self.id, status));
         }
-        let successor = self.successor(&old).await?;
         if let Some(successor) = successor.as_ref().filter(|key| is_alive(key, now)) {
             self.check_unused(&old, successor, now).await?;
         }
         // Also one that has expired: an update might bring it back, as a second successor.
         let replaced = successor.as_ref().filter(|key| key.revoked().is_none());
-        self.check_predecessors(&old, now).await?;
+        if !has_ended {
+            self.check_predecessors(&old, now).await?;
+        }
 
         let kind = manager.kind_of(&old);
         self.edits.check(shared, kind)?;
@@ -300,7 +307,9 @@ impl RotateKey {
         let new = new.with_expires_at(expires_at);
         self.check_policy(&new, now)?;
         let mut ended = old.clone().with_rotated_to(Rotation::new(new.id(), now));
-        if let Some(reason) = &self.compromised {
+        if has_ended {
+            // Its end stays as it is.
+        } else if let Some(reason) = &self.compromised {
             ended = ended.with_revoked(Revocation::new(now).with_reason(reason.clone()));
         } else if let Some(end) = now.checked_add(self.grace) {
             // The grace period never lengthens the life of a key.

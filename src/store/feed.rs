@@ -85,12 +85,26 @@ pub struct ChangedKey {
     pub id: KeyId,
     /// A version that the key has reached, or surpassed.
     pub version: u64,
+    /// `true` if the key was deleted. Without this mark, a process that knows the version takes a
+    /// store that does not find the key for one that lags behind.
+    pub is_deleted: bool,
 }
 
 impl ChangedKey {
     /// Creates a changed key with a version that it has reached.
     pub const fn new(id: KeyId, version: u64) -> Self {
-        Self { id, version }
+        Self {
+            id,
+            version,
+            is_deleted: false,
+        }
+    }
+
+    /// Sets whether the key was deleted.
+    #[must_use]
+    pub const fn deleted(mut self, is_deleted: bool) -> Self {
+        self.is_deleted = is_deleted;
+        self
     }
 }
 

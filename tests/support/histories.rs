@@ -52,7 +52,7 @@ pub async fn live(store: impl ManagedKeyStore + Clone, number: u8, steps: usize)
         }
         let at = random.below(seen.len());
         let (id, root) = (seen[at].record.id(), seen[at].root);
-        match random.below(9) {
+        match random.below(10) {
             0 => drop(keys.revoke(id).await.unwrap()),
             1 => drop(keys.suspend(id).await.unwrap()),
             2 => drop(keys.resume(id).await.unwrap()),
@@ -72,6 +72,11 @@ pub async fn live(store: impl ManagedKeyStore + Clone, number: u8, steps: usize)
                 let usage = KeyUsage::new(id, "acme", UsagePeriod::Day(1), keys.now());
                 let batch = UsageBatch::new([number; 16], batches, [usage]).unwrap();
                 store.record_usage(&batch).await.unwrap();
+            }
+            6 => {
+                let dead_for = days(random.below(60));
+                keys.purge(dead_for).await.unwrap();
+                forget_purged(&store, &mut seen, keys.now() - dead_for).await;
             }
             _ => {
                 let grace = days(random.below(40));
@@ -94,6 +99,23 @@ pub async fn live(store: impl ManagedKeyStore + Clone, number: u8, steps: usize)
             }
         }
         check(&keys, &store, &mut seen).await;
+    }
+}
+
+/// Forgets the keys that are gone. They were dead for long.
+async fn forget_purged(store: &impl ManagedKeyStore, seen: &mut Vec<Seen>, before: SystemTime) {
+    let mut at = 0;
+    while let Some(Seen { record, .. }) = seen.get(at) {
+        if store.find_committed(&record.id()).await.unwrap().is_some() {
+            at += 1;
+            continue;
+        }
+        let dead_since = match record.revoked() {
+            Some(revoked) => revoked.at,
+            None => record.expires_at().unwrap(),
+        };
+        assert!(dead_since < before, "only what is long dead is purged");
+        seen.remove(at);
     }
 }
 

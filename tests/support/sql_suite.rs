@@ -291,6 +291,42 @@ pub async fn a_purge_leaves_a_sealed_stub<D: Database>(database: D) {
     assert!(!D::verify(&store).await.unwrap().is_ok());
 }
 
+pub async fn a_purged_key_leaves_its_trail_and_is_not_created_again<D: Database>(database: D) {
+    let audit_key = || AuditKey::new(&[7; 32]).unwrap();
+    let store = D::with_audit_key(database.store().clone(), audit_key());
+    let keys = ApiKeys::builder(store.clone()).build().unwrap();
+    let [dead, other] = ["dead", "other"].map(|name| record(name).with_expires_at(at(0)));
+    keys.import([dead.clone(), other.clone(), record("alive")])
+        .await
+        .unwrap();
+    let purge = change(1).delete(Action::PURGED, &dead).unwrap();
+    store.commit(&purge).await.unwrap();
+    store.commit(&purge).await.unwrap(); // the answer was lost
+    assert!(D::verify(&store).await.unwrap().is_ok());
+    // An import that is repeated does not bring it back.
+    let imported = keys.import([dead.clone(), record("new")]).await.unwrap();
+    assert_eq!((imported.created, imported.existing), (1, 1));
+    let again = change(2).create(Action::IMPORTED, dead.clone()).unwrap();
+    let error = store.commit(&again).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::AlreadyExists);
+    assert!(D::verify(&store).await.unwrap().is_ok());
+    // Its trail is purged as a whole, since it has no end that must be kept.
+    assert_eq!(D::purge(&store, at(1)).await.unwrap(), 0);
+    let year_3000 = UNIX_EPOCH + Duration::from_secs(32_503_680_000);
+    assert_eq!(D::purge(&store, year_3000).await.unwrap(), 2);
+    assert_eq!(D::purge(&store, year_3000).await.unwrap(), 0);
+    let report = D::verify(&store).await.unwrap();
+    assert!(report.is_ok() && report.records == 3, "{report:?}");
+    // A key that is deleted behind the trail is missed, and a purge does not cover that.
+    let id = D::bytes(&hex(other.id()));
+    database
+        .sql(&format!("DELETE FROM {{keys}} WHERE id = {id}"))
+        .await;
+    assert_eq!(D::purge(&store, year_3000).await.unwrap(), 0);
+    let report = D::verify(&store).await.unwrap();
+    assert_eq!(report.broken[0].fault, TrailFault::KeyDeleted);
+}
+
 pub async fn a_change_that_is_committed_again_is_recognized<D: Database>(database: D) {
     let store = database.store();
     let key = record("key");

@@ -357,7 +357,10 @@ impl ChangeFeed for MemoryStore {
         match self.number("changes", after) {
             Ok(after) if trail.reaches(after) => {
                 let changes = trail.after(after);
-                let keys = changes.map(|(_, it)| ChangedKey::new(it.key, it.version));
+                let keys = changes.map(|(_, it)| {
+                    let is_deleted = tables.records.get(&it.key).is_none();
+                    ChangedKey::new(it.key, it.version).deleted(is_deleted)
+                });
                 Ok(Changes::new(keys.collect(), next))
             }
             _ => Ok(Changes::gap(next)),

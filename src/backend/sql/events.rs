@@ -70,6 +70,8 @@ impl<D: Driver> SqlStore<D> {
     }
 
     async fn changes(&self, after: &Cursor) -> Result<Changes, SqlError> {
+        const COLUMNS: &str = "key_id, version, \
+            CAST((SELECT 1 FROM {keys} AS k WHERE k.id = key_id) AS bigint)";
         let server = self.server().await?;
         let Ok(after) = Position::decode(after, server, D::DIALECT.has_snapshots()) else {
             return Ok(Changes::gap(self.end("trail").await?.encode(server)));
@@ -77,12 +79,11 @@ impl<D: Driver> SqlStore<D> {
         if self.is_lost("trail", &after).await? {
             return Ok(Changes::gap(self.end("trail").await?.encode(server)));
         }
-        let found = self
-            .follow("trail", "key_id, version", &after, MOST_CHANGES)
-            .await?;
+        let found = self.follow("trail", COLUMNS, &after, MOST_CHANGES).await?;
         let keys = found.rows.into_iter().map(|mut row| {
             let (id, version) = (row.id("key_id")?, row.count("version")?);
-            Ok(ChangedKey::new(id, version))
+            let exists = row.optional_integer("whether the key exists")?.is_some();
+            Ok(ChangedKey::new(id, version).deleted(!exists))
         });
         let keys = keys.collect::<Result<_, StoreError>>()?;
         Ok(Changes::new(keys, found.next.encode(server)))
