@@ -32,7 +32,8 @@
 //! # Where to find things
 //!
 //! The [`guide`] leads through a whole program, and says when a key is the wrong tool. Its chapter
-//! [`guide::rotation`] has a schedule for new keys, and runbooks for leaks. At the root are the
+//! [`guide::issuing`] has the policy of issuing, and [`guide::rotation`] a schedule for new keys, and
+//! runbooks for leaks. At the root are the
 //! names that most programs use:
 //!
 //! - [`ApiKeys`] is what an application holds. It makes the layers and manages the keys: issues,

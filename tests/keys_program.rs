@@ -5,117 +5,24 @@
 //! `cargo build --examples --features sqlite`.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "support/programs.rs"]
+mod programs;
 #[path = "../examples/support/rfc3339.rs"]
 mod rfc3339;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use programs::{Folder, failed, is_time, names, program, texts};
 use serde_json::{Value, json};
-use tower_api_key::store::sqlx::{self, Connection, SqliteConnection};
 
 /// The longest wait for a process to know of a change.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-fn program(name: &str) -> Command {
-    let test = std::env::current_exe().unwrap(); // target/debug/deps/keys_program-…
-    let built = test.parent().and_then(Path::parent).unwrap();
-    let program = built.join("examples").join(name);
-    let is_built = program.is_file();
-    assert!(
-        is_built,
-        "build {name} with cargo build --examples --features sqlite"
-    );
-    let mut command = Command::new(program);
-    // What the programs read, and must not come from whoever runs the tests.
-    for name in ["KEYS_DB", "KEYS_AUDIT_KEY", "RUST_LOG", "LOGNAME"] {
-        command.env_remove(name);
-    }
-    command.env("USER", "tester").stdin(Stdio::null());
-    command
-}
-
-/// A folder that is removed in the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        let number = LAST.fetch_add(1, Ordering::Relaxed);
-        let name = format!("tower-api-key-program-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self) -> PathBuf {
-        self.0.join("keys.db")
-    }
-
-    fn audit_key_file(&self) -> PathBuf {
-        self.0.join("keys.db.audit-key")
-    }
-
-    /// Runs `keys` on the file.
-    fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = program("keys");
-        command.arg("--db").arg(self.file()).args(arguments);
-        command.output().unwrap()
-    }
-
-    /// Runs `keys`, which succeeds, and returns what it prints.
-    fn text(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        assert!(output.stderr.is_empty(), "{arguments:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        let text = self.text(&[arguments, &["--json"]].concat());
-        serde_json::from_str(&text).unwrap()
-    }
-
-    /// Runs `keys`, which fails, and returns the line that it prints.
-    fn error(&self, arguments: &[&str], status: i32) -> String {
-        failed(&self.run(arguments), status)
-    }
-
-    /// Changes the file behind the library's back.
-    fn sql(&self, statement: &'static str) {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.block_on(async {
-            let file = self.file();
-            let mut connection = SqliteConnection::connect(file.to_str().unwrap())
-                .await
-                .unwrap();
-            let done = sqlx::query(statement).execute(&mut connection).await;
-            assert_eq!(done.unwrap().rows_affected(), 1, "{statement}");
-            connection.close().await.unwrap();
-        });
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn failed(output: &Output, status: i32) -> String {
-    assert_eq!(output.status.code(), Some(status), "{output:?}");
-    assert!(output.stdout.is_empty(), "{output:?}");
-    let error = String::from_utf8(output.stderr.clone()).unwrap();
-    let is_one_line = error.ends_with('\n') && error.lines().count() == 1;
-    assert!(is_one_line, "{error}");
-    error
-}
 
 /// A running quickstart, which is killed in the end.
 struct Quickstart {
@@ -211,27 +118,6 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
         sleep(Duration::from_millis(25)); // 300 refusals in a minute are throttled
     }
     println!("waited {:?} for {what}", start.elapsed());
-}
-
-fn is_time(value: &Value) -> bool {
-    let text = value.as_str().unwrap_or_default();
-    let digits = text.replace(|digit: char| digit.is_ascii_digit(), "0");
-    digits == "0000-00-00T00:00:00Z"
-}
-
-/// The names of an object's fields.
-fn names(value: &Value) -> Vec<&str> {
-    value
-        .as_object()
-        .unwrap()
-        .keys()
-        .map(String::as_str)
-        .collect()
-}
-
-/// The texts of an object's fields.
-fn texts<'v, const COUNT: usize>(value: &'v Value, names: [&str; COUNT]) -> [&'v str; COUNT] {
-    names.map(|name| value[name].as_str().unwrap())
 }
 
 #[test]
@@ -818,7 +704,7 @@ fn programs_that_create_a_file_at_once_agree_on_its_audit_key() {
     }
     folder.text(&["verify-trail"]);
     assert_eq!(folder.json(&["list"]).as_array().unwrap().len(), 6);
-    let files = fs::read_dir(&folder.0)
+    let files = fs::read_dir(folder.path())
         .unwrap()
         .map(|it| it.unwrap().file_name());
     let drafts = files.filter(|name| name.to_str().unwrap().contains("draft"));

@@ -96,6 +96,10 @@ impl Database for Pg {
         store.verify_trail().await
     }
 
+    async fn purge_events(store: &PostgresStore, before: SystemTime) -> Result<u64, StoreError> {
+        store.purge_events(before).await
+    }
+
     async fn purge(store: &PostgresStore, before: SystemTime) -> Result<u64, StoreError> {
         store.purge_trail(before).await
     }
@@ -239,6 +243,11 @@ async fn what_ends_soon_or_never_is_listed() {
 #[tokio::test]
 async fn a_purged_key_leaves_its_trail_and_is_not_created_again() {
     sql_suite::a_purged_key_leaves_its_trail_and_is_not_created_again(Pg::new().await).await;
+}
+
+#[tokio::test]
+async fn events_are_purged_and_the_gap_is_told() {
+    sql_suite::events_are_purged_and_the_gap_is_told(Pg::new().await).await;
 }
 
 #[tokio::test]

@@ -77,6 +77,10 @@ impl Database for Sqlite {
         store.verify_trail().await
     }
 
+    async fn purge_events(store: &SqliteStore, before: SystemTime) -> Result<u64, StoreError> {
+        store.purge_events(before).await
+    }
+
     async fn purge(store: &SqliteStore, before: SystemTime) -> Result<u64, StoreError> {
         store.purge_trail(before).await
     }
@@ -200,6 +204,11 @@ async fn what_ends_soon_or_never_is_listed() {
 #[tokio::test]
 async fn a_purged_key_leaves_its_trail_and_is_not_created_again() {
     sql_suite::a_purged_key_leaves_its_trail_and_is_not_created_again(Sqlite::new().await).await;
+}
+
+#[tokio::test]
+async fn events_are_purged_and_the_gap_is_told() {
+    sql_suite::events_are_purged_and_the_gap_is_told(Sqlite::new().await).await;
 }
 
 #[tokio::test]

@@ -11,9 +11,9 @@ use crate::failure::{Failure, failure, usage};
 use crate::rfc3339;
 
 /// Each command, with the number of its arguments and with its options.
-const COMMANDS: [(&str, usize, &[&str]); 11] = [
+const COMMANDS: [(&str, usize, &[&str]); 13] = [
     ("issue", 1, ISSUE_OPTIONS),
-    ("list", 0, &["account", "status"]),
+    ("list", 0, LIST_OPTIONS),
     ("show", 1, &[]),
     ("update", 1, &["scope", "plan", "expires-in", "name"]),
     ("rotate", 1, &["grace", "compromised"]),
@@ -21,12 +21,32 @@ const COMMANDS: [(&str, usize, &[&str]); 11] = [
     ("resume", 1, &[]),
     ("revoke", 1, &["reason"]),
     ("revoke-all", 0, REVOKE_ALL_OPTIONS),
+    ("retire-idle", 1, &["rotated-only", "account"]),
+    ("purge", 0, &["dead-for"]),
     ("trail", 1, &[]),
     ("verify-trail", 0, &[]),
 ];
-const ISSUE_OPTIONS: &[&str] = &["scope", "plan", "environment", "expires-in", "name"];
+const ISSUE_OPTIONS: &[&str] = &[
+    "scope",
+    "plan",
+    "environment",
+    "expires-in",
+    "name",
+    "idempotency-key",
+    "reissue",
+];
+const LIST_OPTIONS: &[&str] = &[
+    "account",
+    "status",
+    "expiring-in",
+    "never-expires",
+    "idle",
+    "safe-to-remove",
+];
 const REVOKE_ALL_OPTIONS: &[&str] = &["account", "prefix", "issued-before", "reason"];
 const COMMON_OPTIONS: &[&str] = &["db", "actor"];
+/// The options without a value.
+const FLAGS: &[&str] = &["reissue", "never-expires", "rotated-only"];
 
 /// Days that no record has room for: until after the year 9999.
 const MOST_DAYS: u64 = 3_000_000;
@@ -34,7 +54,7 @@ const MOST_DAYS: u64 = 3_000_000;
 /// The arguments of the program.
 pub(crate) struct Call {
     pub(crate) command: String,
-    /// The account or the ID, if the command takes one.
+    /// The account, the ID or the days, if the command takes one.
     pub(crate) subject: String,
     options: Vec<(String, String)>,
     pub(crate) is_json: bool,
@@ -64,6 +84,13 @@ impl Call {
             }
             if name != "scope" && options.iter().any(|(given, _)| given == name) {
                 return Err(usage(format!("--{name} is given twice")));
+            }
+            if FLAGS.contains(&name) {
+                if value.is_some() {
+                    return Err(usage(format!("--{name} takes no value")));
+                }
+                options.push((name.to_owned(), String::new()));
+                continue;
             }
             let value = value.or_else(|| arguments.next().filter(|it| !it.starts_with("--")));
             let value = value.ok_or_else(|| usage(format!("--{name} needs a value")))?;
@@ -100,6 +127,11 @@ impl Call {
         self.options(name).next()
     }
 
+    /// Returns whether an option without a value is given.
+    pub(crate) fn is_set(&self, flag: &str) -> bool {
+        self.option(flag).is_some()
+    }
+
     /// The scopes that are given, if any.
     pub(crate) fn scopes(&self) -> Result<Option<Vec<Scope>>, Failure> {
         let scopes: Result<Vec<Scope>, _> = self.options("scope").map(str::parse).collect();
@@ -108,15 +140,14 @@ impl Call {
 
     /// The time that an option gives in days.
     pub(crate) fn days(&self, name: &str) -> Result<Option<Duration>, Failure> {
-        let Some(days) = self.option(name) else {
-            return Ok(None);
-        };
-        let days = days.parse::<u64>();
-        let days = days.map_err(|_| usage(format!("--{name} takes a number of days")))?;
-        if days > MOST_DAYS {
-            return Err(failure(format!("--{name} is too many days")));
-        }
-        Ok(Some(Duration::from_secs(days * 86_400)))
+        let days = self.option(name);
+        days.map(|days| parse_days(&format!("--{name}"), days))
+            .transpose()
+    }
+
+    /// The time that the command itself takes in days.
+    pub(crate) fn subject_days(&self) -> Result<Duration, Failure> {
+        parse_days(&self.command, &self.subject)
     }
 
     /// The time that an option names.
@@ -139,6 +170,15 @@ impl Call {
             .or_else(system_user)
             .map_or_else(Actor::default, Actor::user)
     }
+}
+
+fn parse_days(of: &str, days: &str) -> Result<Duration, Failure> {
+    let days = days.parse::<u64>();
+    let days = days.map_err(|_| usage(format!("{of} takes a number of days")))?;
+    if days > MOST_DAYS {
+        return Err(failure(format!("{of} is given too many days")));
+    }
+    Ok(Duration::from_secs(days * 86_400))
 }
 
 fn system_user() -> Option<String> {

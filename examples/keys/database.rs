@@ -3,27 +3,25 @@
 use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use serde_json::{Value, json};
 use tower_api_key::key::{FieldChange, FieldValue, KeyStatus};
 use tower_api_key::manage::{ChangeError, ContainError};
-use tower_api_key::store::{
-    ActorKind, KeyQuery, KeyState, ListedKey, Paging, SqliteStore, TrailQuery, TrailRecord,
-};
-use tower_api_key::{ApiKeys, Environment, KeyId, KeyRecord};
+use tower_api_key::store::{ActorKind, Paging, SqliteStore, TrailQuery, TrailRecord};
+use tower_api_key::{ApiKeys, KeyId, KeyRecord};
 
 use crate::audit_key;
 use crate::call::Call;
 use crate::failure::{Failure, failure, usage};
-use crate::output::{Output, aligned, object, texts, time_or, with_header};
+use crate::output::{Output, aligned, time_or, with_header};
 use crate::rfc3339::format as rfc3339;
 
 /// The note below a key that was just issued.
-const SHOWN_ONCE: &str = "This is the only time that the key is shown: the file has a hash of it.";
+pub(crate) const SHOWN_ONCE: &str =
+    "This is the only time that the key is shown: the file has a hash of it.";
 
 pub(crate) struct Database {
-    keys: ApiKeys,
+    pub(crate) keys: ApiKeys,
     /// Clones share their connections. The trail is verified by the store itself.
     pub(crate) store: SqliteStore,
 }
@@ -65,41 +63,11 @@ impl Database {
                 Ok(self.changed(&revoke.await?))
             }
             "revoke-all" => self.revoke_all(call).await,
+            "retire-idle" => self.retire_idle(call).await,
+            "purge" => self.purge(call).await,
             "trail" => self.trail(call.id()?).await,
             _ => self.verify_trail().await,
         }
-    }
-
-    async fn issue(&self, call: &Call) -> Result<Output, Failure> {
-        let mut issue = self.keys.issue(&call.subject).by(call.actor());
-        if let Some(scopes) = call.scopes()? {
-            issue = issue.scopes(scopes);
-        }
-        if let Some(plan) = call.option("plan") {
-            issue = issue.plan(plan);
-        }
-        if let Some(name) = call.option("name") {
-            issue = issue.name(name);
-        }
-        if let Some(environment) = call.option("environment") {
-            issue = issue.environment(environment.parse().map_err(usage)?);
-        }
-        issue = issue.expires_in(call.days("expires-in")?);
-        let issued = issue.await?;
-        let (key, record) = (issued.expose_secret(), issued.record());
-        let json = json!({
-            "key": key,
-            "key_id": record.id().to_string(),
-            "account": record.account(),
-            "expires_at": record.expires_at().map(rfc3339),
-        });
-        let facts = aligned([
-            ["key id".to_owned(), record.id().to_string()],
-            ["account".to_owned(), record.account().to_owned()],
-            ["expires".to_owned(), time_or("never", record.expires_at())],
-        ]);
-        let text = format!("{key}\n\n{facts}\n{SHOWN_ONCE}\n");
-        Ok(Output::new(json, text))
     }
 
     /// Updates the key as it is now. If somebody else changes it meanwhile, nothing is written.
@@ -191,70 +159,6 @@ impl Database {
         Ok(Output::new(json!({ "revoked": revoked }), text))
     }
 
-    async fn list(&self, call: &Call) -> Result<Output, Failure> {
-        let account = call.option("account").map(str::to_owned);
-        let mut query = KeyQuery::new().with_account(account);
-        let mut only = None;
-        if let Some(status) = call.option("status") {
-            let state = STATES.into_iter().find(|state| state.as_str() == status);
-            if state.is_none() {
-                only = Some(status.parse::<KeyStatus>().map_err(usage)?); // of those that are live
-            }
-            query = query.with_state(state.unwrap_or(KeyState::Live), self.keys.now());
-        }
-        let mut listed = self.read_list(&query).await?;
-        listed.retain(|key| only.is_none_or(|only| self.status(&key.record) == only));
-        let json: Value = listed.iter().map(|key| object(self.facts(key))).collect();
-        let rows = listed.iter().map(|key| {
-            let record = &key.record;
-            [
-                record.id().to_string(),
-                record.account().to_owned(),
-                self.status(record).to_string(),
-                record.prefix().unwrap_or("-").to_owned(),
-                time_or("-", record.created_at()),
-                time_or("never", record.expires_at()),
-                time_or("never", key.last_used_at),
-                record.scopes().to_string(),
-            ]
-        });
-        Ok(Output::new(json, with_header(LIST, rows)))
-    }
-
-    async fn read_list(&self, query: &KeyQuery) -> Result<Vec<ListedKey>, Failure> {
-        let mut listed = Vec::new();
-        let mut paging = Paging::first(Paging::MOST);
-        loop {
-            let page = self.keys.list(query, &paging).await?;
-            listed.extend(page.items);
-            let Some(next) = page.next else {
-                return Ok(listed);
-            };
-            paging = paging.after(next);
-        }
-    }
-
-    async fn show(&self, id: KeyId) -> Result<Output, Failure> {
-        let key = self.keys.find_listed(&id).await?;
-        let facts = self.facts(&key.ok_or(ChangeError::NotFound(id))?);
-        let rows = facts.iter().map(|(name, value)| {
-            let text = match value {
-                Value::Null => String::new(),
-                Value::String(text) => text.clone(),
-                Value::Array(texts) => {
-                    let texts: Vec<_> = texts.iter().filter_map(Value::as_str).collect();
-                    texts.join(" ")
-                }
-                Value::Object(fields) if fields.is_empty() => String::new(),
-                value => value.to_string(),
-            };
-            [name.replace('_', " "), text]
-        });
-        let rows = rows.filter(|[_, text]| !text.is_empty());
-        let text = aligned(rows);
-        Ok(Output::new(object(facts), text))
-    }
-
     fn changed(&self, record: &KeyRecord) -> Output {
         let (id, status) = (record.id().to_string(), self.status(record).as_str());
         let text = format!("{id} is {status}\n");
@@ -291,6 +195,30 @@ impl Database {
         Ok(Output::new(json, with_header(TRAIL, rows)))
     }
 
+    /// Ends keys that nobody uses. They expire, and an update brings them back.
+    async fn retire_idle(&self, call: &Call) -> Result<Output, Failure> {
+        let idle = call.subject_days()?;
+        let mut retire = self.keys.retire_idle(idle).by(call.actor());
+        if let Some(account) = call.option("account") {
+            retire = retire.of_account(account);
+        }
+        if call.is_set("rotated-only") {
+            retire = retire.rotated_only();
+        }
+        let retired = retire.await?;
+        let text = format!("keys retired: {retired}\n");
+        Ok(Output::new(json!({ "retired": retired }), text))
+    }
+
+    /// Deletes keys that are dead for long. Their trail stays.
+    async fn purge(&self, call: &Call) -> Result<Output, Failure> {
+        let dead_for = call.days("dead-for")?;
+        let dead_for = dead_for.ok_or_else(|| usage("purge needs --dead-for"))?;
+        let purged = self.keys.purge(dead_for).by(call.actor()).await?;
+        let text = format!("keys purged: {purged}\n");
+        Ok(Output::new(json!({ "purged": purged }), text))
+    }
+
     async fn verify_trail(&self) -> Result<Output, Failure> {
         let report = self.store.verify_trail().await?;
         if report.is_ok() {
@@ -312,84 +240,13 @@ impl Database {
         })
     }
 
-    fn status(&self, record: &KeyRecord) -> KeyStatus {
+    pub(crate) fn status(&self, record: &KeyRecord) -> KeyStatus {
         self.keys.lifecycle(record).status()
-    }
-
-    /// All that is known of a key, without its verifier.
-    fn facts(&self, key: &ListedKey) -> Vec<(&'static str, Value)> {
-        let record = &key.record;
-        let time = |at: Option<SystemTime>| Value::from(at.map(rfc3339));
-        let suspended = record.suspended().map(
-            |it| json!({ "at": rfc3339(it.at), "until": time(it.until), "reason": it.reason }),
-        );
-        let throttled = record.throttled().map(|it| {
-            let quota = it.quota.to_string();
-            json!({ "quota": quota, "until": rfc3339(it.until), "reason": it.reason })
-        });
-        let revoked = record.revoked();
-        let revoked = revoked.map(|it| json!({ "at": rfc3339(it.at), "reason": it.reason }));
-        let successor = record.rotated_to();
-        let limits = record.limits().iter();
-        let limits: Value = limits.map(|(name, it)| (&**name, it.to_string())).collect();
-        vec![
-            ("key_id", record.id().to_string().into()),
-            ("account", record.account().into()),
-            ("organization", record.organization().into()),
-            ("name", record.name().into()),
-            ("status", self.status(record).as_str().into()),
-            ("prefix", record.prefix().into()),
-            (
-                "environment",
-                record.environment().map(Environment::as_str).into(),
-            ),
-            ("scopes", texts(record.scopes().iter())),
-            ("plan", record.plan().into()),
-            ("limits", limits),
-            ("networks", record.networks().list().map(texts).into()),
-            ("origins", record.origins().list().map(texts).into()),
-            ("metadata", json!(record.metadata())),
-            ("created_at", time(record.created_at())),
-            ("not_before", time(record.not_before())),
-            ("expires_at", time(record.expires_at())),
-            ("first_used_at", time(key.first_used_at)),
-            ("last_used_at", time(key.last_used_at)),
-            ("suspended", suspended.into()),
-            ("throttled", throttled.into()),
-            ("revoked", revoked.into()),
-            (
-                "rotated_from",
-                record.rotated_from().map(|id| id.to_string()).into(),
-            ),
-            (
-                "rotated_to",
-                successor.map(|it| it.successor.to_string()).into(),
-            ),
-            ("rotated_at", time(successor.map(|it| it.at))),
-            ("version", record.version().into()),
-        ]
     }
 }
 
-const LIST: [&str; 8] = [
-    "KEY ID",
-    "ACCOUNT",
-    "STATUS",
-    "PREFIX",
-    "CREATED",
-    "EXPIRES",
-    "LAST USED",
-    "SCOPES",
-];
 const TRAIL: [&str; 7] = [
     "SEQ", "AT", "ACTION", "ACTOR", "VERSION", "REASON", "CHANGES",
-];
-const STATES: [KeyState; 5] = [
-    KeyState::Live,
-    KeyState::NotYetActive,
-    KeyState::Suspended,
-    KeyState::Expired,
-    KeyState::Revoked,
 ];
 
 fn trail_json((seq, record): (u64, &TrailRecord)) -> Value {

@@ -1,4 +1,5 @@
-//! Issues, lists, updates, rotates, suspends and revokes the keys in a file, from the command line.
+//! Issues, lists, updates, rotates, suspends, revokes, retires and purges the keys in a file, from
+//! the command line.
 //!
 //! `cargo run --features sqlite --example keys -- --db keys.db issue acme --scope reports:read`
 //! issues a key; `--help` lists the commands. Processes that use the file, such as the example
@@ -11,6 +12,8 @@ mod audit_key;
 mod call;
 mod database;
 mod failure;
+mod issue;
+mod list;
 mod output;
 #[path = "../support/rfc3339.rs"]
 mod rfc3339;
@@ -28,7 +31,9 @@ const USAGE: &str = "\
 usage: keys --db FILE COMMAND
 
   issue ACCOUNT [--scope S]... [--plan P] [--environment E] [--expires-in DAYS] [--name N]
-  list [--account A] [--status S]
+        [--idempotency-key TEXT [--reissue]]
+  list [--account A] [--status S] [--expiring-in DAYS | --never-expires]
+       [--idle DAYS | --safe-to-remove DAYS]
   show ID
   update ID [--scope S]... [--plan P] [--expires-in DAYS] [--name N]
   rotate ID [--grace DAYS | --compromised REASON]
@@ -36,6 +41,8 @@ usage: keys --db FILE COMMAND
   resume ID
   revoke ID [--reason R]
   revoke-all [--account A] [--prefix P] [--issued-before TIME] [--reason R]
+  retire-idle DAYS [--rotated-only] [--account A]
+  purge --dead-for DAYS
   trail ID
   verify-trail
 
@@ -44,10 +51,23 @@ options of every command:
   --actor NAME   who asks for the change, for the trail (default: the system's user)
   --json         print one JSON value
 
+An issue that is repeated with its --idempotency-key, by the same actor and with the same options,
+issues no second key. If the first key was lost, --reissue revokes it and issues another one. It is
+refused in the first minute, and if the first key was used.
+
+--expiring-in lists the keys that expire within a time, and --never-expires those without an expiry.
+--idle lists the keys that were not used for a time, and --safe-to-remove those of them that were
+rotated. All four list live keys; --idle and --never-expires list others if --status names them.
+
 An update needs at least one option; scopes replace those that the key has. A rotated key works on
 for 30 days, unless --grace names another number; a compromised one is revoked at once. revoke-all
 needs at least one of its first three options, and revokes the keys that meet all that are given. A
 TIME is like 2026-01-31T23:59:59Z.
+
+retire-idle ends the live keys that were neither used nor changed for a time, of at least a day:
+they expire. With --rotated-only, it ends only those that were rotated. Each process that uses the
+file must run a worker, which records uses, or keys in use look idle. purge deletes the keys that
+are revoked or expired for longer than a time; their trail stays.
 
 A status is live, active, deprecated, not_yet_active, suspended, expired or revoked; a live key is
 active or deprecated. The audit key is KEYS_AUDIT_KEY (64 hex digits), or else in FILE.audit-key.

@@ -233,7 +233,7 @@ impl ApiKeys {
         KeyPages::new(Arc::clone(&self.access.store), query, KEYS)
     }
 
-    /// Finds a key with the times of its first and last use, as [`list`](Self::list) returns it, if
+    /// Finds a key with the times of its first and last use and the address of the last one, as [`list`](Self::list) returns it, if
     /// there is one. A store that records no usage refuses this.
     pub async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
         self.access.store.find_listed(id).await

@@ -157,7 +157,7 @@ impl<S: ManagedKeyStore> ListSuite<'_, S> {
         }
         for order in [KeyOrder::Newest, KeyOrder::LeastRecentlyUsed] {
             queries.push(self.query().never_expires().with_order(order));
-            queries.push(self.query().is_rotated().with_order(order));
+            queries.push(self.query().rotated_only().with_order(order));
         }
         queries.push(KeyQuery::new().with_account(format!("{} ", self.account)));
         queries.push(KeyQuery::new().with_account(self.account.to_uppercase()));

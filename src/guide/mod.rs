@@ -92,7 +92,8 @@
 //! cannot be recovered later.
 //!
 //! A key without scopes is refused by every route that requires a scope, and a key without an
-//! expiry works until it is revoked. Give each key the scopes that it needs, and an expiry.
+//! expiry works until it is revoked. Give each key the scopes that it needs, and an expiry. The
+//! chapter [`issuing`] shows a policy that gives an expiry to all keys.
 //!
 //! ## Protect
 //!
@@ -201,6 +202,7 @@
 //! - [`sources`]: choose where keys are read, together with OAuth tokens, and in browsers.
 //! - [`stores`]: keep keys in SQLite or PostgreSQL, with migrations, an audit trail and backups.
 //! - [`own_table`]: verify keys that are already in a table of yours.
+//! - [`issuing`]: issue keys by a policy and once per request, and end or delete old ones.
 //! - [`limits`]: limit the use by key, account, address, plan and endpoint.
 //! - [`proxies`]: find the client's address behind a proxy, for allow-lists and limits.
 //! - [`errors`]: choose the format of refusals, and look up the codes.
@@ -225,6 +227,7 @@
 //! [`StaticStore`]: crate::store::StaticStore
 
 pub mod errors;
+pub mod issuing;
 pub mod key_holders;
 pub mod limits;
 pub mod operating;

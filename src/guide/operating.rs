@@ -53,6 +53,7 @@
 //!   and PostgreSQL have. Without the worker, a feed has no effect, and changes by other processes
 //!   are known after [`Cache::max_staleness`].
 //! - The worker records the first and last uses of keys. Without the worker, no use is recorded.
+//! - The worker ends idle keys, if the [policy](crate::manage::IssuePolicy::end_when_idle) says so.
 //! - The worker drops the values that observers keep for keys that are no longer used, and for all
 //!   keys when the worker is stopped. Therefore stop the worker after the last request, and wait
 //!   for it.

@@ -169,6 +169,8 @@
 //!   of the owner, such as a monthly export.
 //! - A store that records no usage refuses the call.
 //! - [`KeyOrder::LeastRecentlyUsed`] lists all keys, beginning with those that were never used.
+//! - The chapter [`issuing`](crate::guide::issuing) shows how to find old keys that are still in
+//!   use, and how to end idle ones.
 //! - The log has a `WARN` for a deprecated key in use, at most once an hour for each key.
 //!
 //! # Lost responses
@@ -273,15 +275,8 @@
 //!    # Ok(())
 //!    # }
 //!    ```
-//! 3. Check the last use with [`ApiKeys::find_listed`]. The table of uses has its address, unless
-//!    the builder was told to [`log_without_addresses`]:
-//!
-//!    ```sql
-//!    -- PostgreSQL
-//!    SELECT last_address FROM tower_api_key.uses WHERE key_id = decode('ID', 'hex');
-//!    -- SQLite
-//!    SELECT last_address FROM api_key_uses WHERE key_id = x'ID';
-//!    ```
+//! 3. Check the last use with [`ApiKeys::find_listed`]: its time, and its address, unless the
+//!    builder was told to [`log_without_addresses`].
 //! 4. If somebody else may have rotated the key, revoke the whole chain, and issue a new key. If
 //!    the account itself was taken over, revoke all of its keys:
 //!

@@ -232,8 +232,10 @@
 //! GRANT INSERT, UPDATE ON tower_api_key.keys, tower_api_key.uses, tower_api_key.usage,
 //!     tower_api_key.flushes, tower_api_key.requests TO service;
 //! GRANT INSERT ON tower_api_key.trail, tower_api_key.events TO service;
-//! -- Only for a role that purges keys:
-//! GRANT DELETE ON tower_api_key.keys, tower_api_key.uses, tower_api_key.requests TO service;
+//! -- Only for a role that purges keys or events:
+//! GRANT DELETE ON tower_api_key.keys, tower_api_key.uses, tower_api_key.requests,
+//!     tower_api_key.events TO service;
+//! GRANT INSERT, UPDATE ON tower_api_key.marks TO service;
 //! ```
 //!
 //! Run these statements again after a migration that adds tables. A process that only verifies keys
@@ -296,8 +298,8 @@
 //! deletions, export new records of the trail to another system, and compare. The numbers of keys
 //! and records in a report never fall without a purge.
 //!
-//! `purge_trail` deletes old records, except for the last one of each key that exists. A sealed stub takes the
-//! place of the deleted records, so the check can tell a purge from a deletion. A broken trail is
+//! `purge_trail` deletes old records. The last record of a key is kept for as long as the key
+//! exists. A sealed stub takes the place of the deleted records, so the check can tell a purge from a deletion. A broken trail is
 //! left as it is. Purge with the same audit key, as a role with `DELETE` on `trail`, and `INSERT`
 //! and `UPDATE` on `stubs` and `marks`.
 //!
@@ -409,8 +411,8 @@
 //! - A commit that has begun is finished, even if the caller goes away. If the connection is lost
 //!   during a commit, the store tries again, and recognizes a change that was carried out already.
 //! - A change that failed with [`Unavailable`] may have been carried out. A revocation or a
-//!   suspension can be repeated. After a failed `issue`, list the keys of the account, and revoke
-//!   the one that nobody has received. After a failed `rotate`, see the chapter [`rotation`].
+//!   suspension can be repeated. For a failed `issue`, see the chapter
+//!   [`issuing`](crate::guide::issuing), and for a failed `rotate`, the chapter [`rotation`].
 //! - In SQLite, each process has one connection that writes and up to 4 that read. All writes to
 //!   the file, by all processes, come one after another.
 //! - In PostgreSQL, reads of the store use at most half of the connections of the pool, so that

@@ -78,8 +78,11 @@ impl Manager {
         if fingerprint != request.fingerprint {
             return Err(IssueError::OtherRequest { key });
         }
-        let Some(issued) = issued.filter(|_| reissues) else {
+        if !reissues {
             return Err(IssueError::AlreadyIssued { key });
+        }
+        let Some(issued) = issued else {
+            return Err(IssueError::KeyEnded { key });
         };
         match self.possession(&key, at, now).await? {
             Possession::Nobody => Ok(Some(issued)),

@@ -237,7 +237,8 @@ impl IssueKey {
         self
     }
 
-    /// Sets the time when the key expires; `None` is never. Default: that of the
+    /// Sets the time when the key expires; `None` is never, whatever the default of the policy.
+    /// Default: that of the
     /// [policy](crate::manage::IssuePolicy::default_lifetime), or else never. The last call of this
     /// and [`expires_in`](Self::expires_in) counts.
     pub fn expires_at(mut self, at: impl Into<Option<SystemTime>>) -> Self {
@@ -257,16 +258,18 @@ impl IssueKey {
     /// second request with the same text, actor and account issues no key. Default: each request
     /// issues a key.
     ///
-    /// The store remembers hashes of the request for as long as the key exists. Set the actor with
+    /// The request with the same text must be the same in all fields, so set an expiry with
+    /// [`expires_in`](Self::expires_in), not with a time that is later in each attempt. The store
+    /// remembers hashes of the request for as long as the key exists. Set the actor with
     /// [`by`](Self::by): requests of all actors that are not named share one scope.
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.idempotency_key = Some(key.into());
         self
     }
 
-    /// If a key was issued for the same [`idempotency_key`](Self::idempotency_key) before, and
-    /// nobody has it since the answer was lost, revokes that key and issues another one, in one
-    /// commit.
+    /// If a key was issued for the same [`idempotency_key`](Self::idempotency_key) before, and was
+    /// never used, revokes that key and issues another one, in one commit. Call it when the answer to
+    /// the first request was lost.
     ///
     /// This is refused if the key was used, rotated or ended, or was issued less than a minute ago: a
     /// use may not be recorded yet. Uses are recorded by [workers](crate::ApiKeys::worker), so one
@@ -399,6 +402,9 @@ impl IssueKey {
     /// Returns what stands for the request, if it has an idempotency key.
     fn request(&self) -> Result<Option<RequestHashes>, IssueError> {
         let Some(idempotency_key) = &self.idempotency_key else {
+            if self.reissues {
+                return Err(IssueError::NoIdempotencyKey);
+            }
             return Ok(None);
         };
         if idempotency_key.is_empty() {

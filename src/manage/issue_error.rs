@@ -30,13 +30,22 @@ pub enum IssueError {
     /// The policy of issuing does not allow the key.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// The idempotency key is empty.
-    #[error("the idempotency key is empty: leave it out, or name the request")]
+    /// The idempotency key is empty, or missing in a request to reissue.
+    #[error("there is no idempotency key: name the request by one")]
     NoIdempotencyKey,
     /// A key was issued for this request before. Its plaintext is not known any more: see
     /// [`reissue`](crate::manage::IssueKey::reissue).
     #[error("a key was issued for this request before: {key}")]
     AlreadyIssued {
+        /// The key.
+        key: KeyId,
+    },
+    /// The key that was issued for this request was rotated, revoked or has expired, so it is not
+    /// reissued.
+    #[error(
+        "the key {key}, which was issued for this request, has ended: use another idempotency key"
+    )]
+    KeyEnded {
         /// The key.
         key: KeyId,
     },
@@ -47,13 +56,15 @@ pub enum IssueError {
         key: KeyId,
     },
     /// The key that was issued for this request has been used, so somebody has it.
-    #[error("the key {key}, which was issued for this request, has been used: rotate it")]
+    #[error(
+        "the key {key}, which was issued for this request, has been used: its owner may rotate it"
+    )]
     KeyUsed {
         /// The key.
         key: KeyId,
     },
     /// The key was issued so recently that another process may have seen it used.
-    #[error("the key {key} may just be in use: try again in {retry_after:?}")]
+    #[error("the key {key} may just be in use: try again in {} s", seconds(*retry_after))]
     TooEarly {
         /// The key.
         key: KeyId,
@@ -86,4 +97,9 @@ pub enum IssueError {
     /// handed out.
     #[error("the key could not be kept")]
     Store(#[from] StoreError),
+}
+
+/// Returns a time in whole seconds, rounded up.
+pub(super) fn seconds(time: Duration) -> u128 {
+    time.as_millis().div_ceil(1_000)
 }

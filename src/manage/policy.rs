@@ -104,7 +104,8 @@ impl IssuePolicy {
         Self::default()
     }
 
-    /// Sets the longest life of a key, from the time that it works from. Default: unlimited.
+    /// Sets the longest life of a key, counted from its issue, or from its `not_before` if that is
+    /// later. Default: unlimited.
     ///
     /// A key then cannot be issued without an expiry, and a life cannot be lengthened beyond this. A
     /// rotation gives the new key a life of its own, of at most this length.
@@ -113,7 +114,7 @@ impl IssuePolicy {
         self
     }
 
-    /// Sets the life of keys that are issued without a word about their expiry. Default: the
+    /// Sets the life of keys for which no expiry is set. Default: the
     /// [longest](Self::max_lifetime), if there is one, or else unlimited.
     pub fn default_lifetime(mut self, life: Duration) -> Self {
         self.default_life = Some(life);
@@ -142,7 +143,8 @@ impl IssuePolicy {
     /// kind [`Unknown`](crate::store::ActorKind::Unknown). Default: any scopes.
     ///
     /// An update may keep scopes above the ceiling, but add none. The function is called once for
-    /// each call, and must not block.
+    /// each call, and must not block. If the scopes of an issuer are in a database, read them before
+    /// the call, and compare with [`ScopeSet::is_subset`].
     pub fn scope_ceiling(
         mut self,
         ceiling: impl Fn(&Actor) -> ScopeCeiling + Send + Sync + 'static,
@@ -153,7 +155,11 @@ impl IssuePolicy {
 
     /// Ends keys that were not used for a time of at least a day: see
     /// [`ApiKeys::retire_idle`](crate::ApiKeys::retire_idle), which the
-    /// [worker](crate::ApiKeys::worker) then calls every hour. Default: never.
+    /// [worker](crate::ApiKeys::worker) then calls ten minutes after its start, and every hour.
+    /// Default: never.
+    ///
+    /// Danger: keys whose uses were not recorded look idle. Run workers in all processes for at least
+    /// this time before you set it.
     pub fn end_when_idle(mut self, idle: Duration) -> Self {
         self.idle_end = Some(idle);
         self

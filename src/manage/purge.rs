@@ -25,7 +25,7 @@ const AT_ONCE: u32 = 500;
 /// After that, the key is unknown, as if it had never existed: a caller who presents it is not told
 /// any more that it was revoked. Keys that are imported or
 /// [adopted](crate::ApiKeysBuilder::dangerous_adopt) from another table must be deleted there
-/// before, or they could come back when their trail is purged.
+/// before: once their trail is purged, they could be imported again.
 ///
 /// Keys are deleted 500 in a commit. The call can be repeated after an error. Returns the number of
 /// keys that were deleted.

@@ -26,11 +26,12 @@ const AT_ONCE: u32 = 200;
 ///
 /// A live key ends if it was not used for the time, was issued and worked before that, and was not
 /// changed since. It expires; it is not revoked, so an [update](crate::ApiKeys::update) of its
-/// expiry brings it back. Each key has an event `api_key.retired` in the same commit. A key whose
-/// last change the trail does not tell is left as it is.
+/// expiry brings it back. Each key has an event `api_key.retired` in the same commit. A key without
+/// a record of its last change in the trail is not ended.
 ///
-/// Danger: uses are recorded by [workers](crate::ApiKeys::worker). If one process of a fleet runs
-/// without a worker, keys that are used there only look idle, and are ended.
+/// Danger: uses are recorded by [workers](crate::ApiKeys::worker). Keys that are used only in a
+/// process without a worker, or of [`ApiKeys::read_only`](crate::ApiKeys::read_only), look idle, and
+/// are ended. So do keys whose uses are from before the workers ran.
 ///
 /// Returns the number of keys that were ended.
 ///
@@ -115,7 +116,7 @@ impl RetireIdle {
             .with_state(KeyState::Live, now)
             .idle_since(since);
         let query = if self.is_rotated {
-            query.is_rotated()
+            query.rotated_only()
         } else {
             query
         };

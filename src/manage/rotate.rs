@@ -18,6 +18,7 @@ use crate::key::scope::Scope;
 use crate::key::text::{KeyRecordError, OptionalText};
 use crate::key::web_origin::AllowedOrigins;
 use crate::manage::edits::{Edits, FieldError, edit_setters};
+use crate::manage::issue_error::seconds;
 use crate::manage::policy::PolicyError;
 use crate::manage::unused::Possession;
 use crate::manage::{ATTEMPTS, BoxFuture, Manager};
@@ -112,7 +113,7 @@ pub enum RotateError {
         successor: KeyId,
     },
     /// The successor was issued so recently that another process may have seen it used.
-    #[error("the successor {successor} may just be in use: try again in {retry_after:?}")]
+    #[error("the successor {successor} may just be in use: try again in {} s", seconds(*retry_after))]
     TooEarly {
         /// The key that replaces this one.
         successor: KeyId,

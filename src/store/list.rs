@@ -9,7 +9,8 @@ use crate::key::lifecycle::{KeyStatus, WarningWindow};
 use crate::key::record::KeyRecord;
 use crate::util::timestamp::microseconds_down;
 
-/// A query for a list of keys: filters and an order.
+/// A query for a list of keys: filters and an order. A key must meet all filters. Some filters set
+/// an order that suits them; the last order that is set counts.
 ///
 /// ```
 /// use std::time::SystemTime;
@@ -33,8 +34,8 @@ pub struct KeyQuery {
     pub state: Option<(KeyState, SystemTime)>,
     /// Only keys with such an expiry. Default: any.
     pub expiry: Option<ExpiryFilter>,
-    /// Only keys that were issued before this time, worked before it, and were not used since.
-    /// Default: any.
+    /// Only keys that were issued before this time, worked before it, and were neither used nor
+    /// rotated since. Default: any.
     pub idle_since: Option<SystemTime>,
     /// Only keys that were revoked before this time. Default: any.
     pub revoked_before: Option<SystemTime>,
@@ -143,7 +144,8 @@ impl KeyQuery {
         self
     }
 
-    /// Lists only keys that never expire.
+    /// Lists only keys that never expire. Keys in any state are listed: add
+    /// [`with_state`](Self::with_state).
     #[must_use]
     pub fn never_expires(mut self) -> Self {
         self.expiry = Some(ExpiryFilter::Never);
@@ -151,7 +153,8 @@ impl KeyQuery {
     }
 
     /// Lists only keys that were not used since a time, the longest unused first. Keys that were
-    /// issued since, or began to work since, are left out.
+    /// issued or rotated since, or began to work since, are left out. Keys in any state are listed:
+    /// add [`with_state`](Self::with_state).
     ///
     /// Uses are recorded by [workers](crate::ApiKeys::worker): without one in each process, a key
     /// in use looks idle. A key that was imported without a time of issue, and was never used, is
@@ -165,20 +168,21 @@ impl KeyQuery {
 
     /// Lists only keys that were rotated: those that another key replaces.
     #[must_use]
-    pub fn is_rotated(mut self) -> Self {
+    pub fn rotated_only(mut self) -> Self {
         self.is_rotated = true;
         self
     }
 
-    /// Lists only keys that can be ended without harm: live keys that were rotated, and were not
-    /// used for a time until `now`. [`retire_idle`](crate::ApiKeys::retire_idle) ends them.
+    /// Lists only live keys that were rotated, and that nobody has used for a time until `now`. Their
+    /// owners seem to use the keys that replace them, so they can be ended:
+    /// [`retire_idle`](crate::ApiKeys::retire_idle) ends those that were not changed meanwhile.
     ///
     /// Choose a time longer than the rarest job of their owners: a month and a day, for example.
     #[must_use]
     pub fn safe_to_remove(mut self, unused_for: Duration, now: SystemTime) -> Self {
         self.state = Some((KeyState::Live, now));
         let since = now.checked_sub(unused_for);
-        self.is_rotated()
+        self.rotated_only()
             .idle_since(since.unwrap_or(SystemTime::UNIX_EPOCH))
     }
 
@@ -325,11 +329,13 @@ impl ListedKey {
         }
     }
 
-    /// Returns whether the key was issued and worked before a time, and was not used since.
-    pub(crate) fn is_idle_since(&self, at: SystemTime) -> bool {
+    /// Returns whether the key was issued and worked before a time, and was neither used nor rotated
+    /// since.
+    fn is_idle_since(&self, at: SystemTime) -> bool {
         let times = [
             self.record.created_at(),
             self.record.not_before(),
+            self.record.rotated_to().map(|rotation| rotation.at),
             self.last_used_at,
         ];
         times.into_iter().flatten().all(|it| it < at)

@@ -139,6 +139,8 @@ pub async fn a_repeated_request_issues_one_key<S: ManagedKeyStore + Clone>(store
     assert!(matches!(other, IssueError::OtherRequest { key } if key == first.id()));
     let empty = keys.issue("acme").idempotency_key("").await.unwrap_err();
     assert!(matches!(empty, IssueError::NoIdempotencyKey));
+    let missing = keys.issue("acme").reissue().await.unwrap_err();
+    assert!(matches!(missing, IssueError::NoIdempotencyKey));
 
     // The answer was lost. Within the first minute, the key may be in use in another process.
     let early = request(keys).reissue().await.unwrap_err();
@@ -174,7 +176,7 @@ pub async fn a_repeated_request_issues_one_key<S: ManagedKeyStore + Clone>(store
     // One that was revoked or rotated is not put in the place of by a repetition.
     keys.rotate(second.id()).await.unwrap();
     let rotated = request(keys).reissue().await.unwrap_err();
-    assert!(matches!(rotated, IssueError::AlreadyIssued { key } if key == second.id()));
+    assert!(matches!(rotated, IssueError::KeyEnded { key } if key == second.id()));
     // With the key, its request is forgotten.
     clock.advance(400 * DAY);
     keys.purge(DAY).await.unwrap();

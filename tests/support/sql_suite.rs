@@ -21,6 +21,10 @@ pub trait Database: Sized {
     fn store(&self) -> &Self::Store;
     fn with_audit_key(store: Self::Store, key: AuditKey) -> Self::Store;
     fn verify(store: &Self::Store) -> impl Future<Output = Result<TrailReport, StoreError>> + Send;
+    fn purge_events(
+        store: &Self::Store,
+        before: SystemTime,
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send;
     fn purge(
         store: &Self::Store,
         before: SystemTime,
@@ -325,6 +329,34 @@ pub async fn a_purged_key_leaves_its_trail_and_is_not_created_again<D: Database>
     assert_eq!(D::purge(&store, year_3000).await.unwrap(), 0);
     let report = D::verify(&store).await.unwrap();
     assert_eq!(report.broken[0].fault, TrailFault::KeyDeleted);
+}
+
+pub async fn events_are_purged_and_the_gap_is_told<D: Database>(database: D) {
+    let store = database.store();
+    let add = async |second: u64| {
+        let change = change(second).add_event(Event::new("acme.test", at(second)));
+        store.commit(&change.unwrap()).await.unwrap();
+    };
+    for second in 0..10 {
+        add(second).await;
+    }
+    let begin = store.events(&Start::Beginning, 2).await.unwrap();
+    let middle = store.events(&Start::Beginning, 6).await.unwrap();
+    let end = store.events(&Start::Beginning, 100).await.unwrap();
+    assert_eq!(D::purge_events(store, at(5)).await.unwrap(), 5);
+    assert_eq!(D::purge_events(store, at(5)).await.unwrap(), 0);
+    let late = store.events(&Start::After(begin.next), 100).await.unwrap();
+    assert!(late.gap && late.items.len() == 5, "{late:?}");
+    let read = store.events(&Start::After(middle.next), 100).await.unwrap();
+    // A snapshot may tell it in vain, and then begins anew.
+    assert_eq!(read.items.len(), if read.gap { 5 } else { 4 });
+    // All of them, also the newest: a reader that has seen it misses nothing.
+    assert_eq!(D::purge_events(store, at(100)).await.unwrap(), 5);
+    let read = store.events(&Start::After(end.next), 100).await.unwrap();
+    assert!(!read.gap && read.items.is_empty(), "{read:?}");
+    add(20).await;
+    let read = store.events(&Start::After(read.next), 100).await.unwrap();
+    assert!(!read.gap && read.items.len() == 1, "{read:?}");
 }
 
 pub async fn a_change_that_is_committed_again_is_recognized<D: Database>(database: D) {

@@ -1,17 +1,20 @@
 //! Events, and the feed of changes.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::cell::Row;
+use super::cell::{Cell, Row};
 use super::follow::Position;
-use super::session::{Driver, Query, SqlError};
-use super::store::SqlStore;
+use super::session::{Driver, Query, Session, SqlError};
+use super::store::{Access, SqlStore};
 use crate::store::{
     ChangedKey, Changes, Cursor, Event, FeedError, Followed, KeptEvent, Start, StoreError,
 };
 
 /// The changes that the feed returns at a time.
 const MOST_CHANGES: usize = 2_000;
+
+/// The events that are deleted in one transaction.
+const PURGED_AT_ONCE: usize = 5_000;
 
 impl<D: Driver> SqlStore<D> {
     pub(super) async fn events(
@@ -39,6 +42,59 @@ impl<D: Driver> SqlStore<D> {
         Ok(Followed::new(events, found.next.encode(server))
             .end(found.is_end)
             .gap(gap))
+    }
+
+    /// Deletes the events from before a time, and returns their number. A reader that has not read
+    /// them is told of the gap.
+    pub(super) async fn purge_events(&self, before: SystemTime) -> Result<u64, StoreError> {
+        let mut purged = 0;
+        loop {
+            let deleted = self.within(self.purge_some_events(before)).await?;
+            if deleted == 0 {
+                return Ok(purged);
+            }
+            purged += deleted;
+        }
+    }
+
+    async fn purge_some_events(&self, before: SystemTime) -> Result<u64, SqlError> {
+        let mut session = self.session(Access::Write).await?;
+        session.run(D::DIALECT.begin).await?;
+        let number = if D::DIALECT.has_snapshots() {
+            "CAST(CAST(xid AS text) AS bigint)"
+        } else {
+            "seq"
+        };
+        // The bound is fixed first, so that the mark covers what is deleted.
+        let last = self.sql(&format!(
+            "SELECT max(seq) FROM (SELECT seq FROM {{events}} WHERE at < $1 \
+             ORDER BY at, seq LIMIT {PURGED_AT_ONCE}) AS old"
+        ));
+        let at = Cell::instant(before);
+        let rows = session.fetch(Query::new(last, [at.clone()])).await?;
+        let last = rows.into_iter().next();
+        let last = last
+            .map(|mut row| row.optional_integer("seq"))
+            .transpose()?;
+        let Some(last) = last.flatten() else {
+            session.run("ROLLBACK").await?;
+            session.finish();
+            return Ok(0);
+        };
+        let mark = self.sql(&format!(
+            "INSERT INTO {{marks}} AS m (name, number) \
+             SELECT 'events', max({number}) FROM {{events}} WHERE at < $1 AND seq <= $2 \
+             GROUP BY 1 \
+             ON CONFLICT (name) DO UPDATE SET number = CASE \
+             WHEN m.number > excluded.number THEN m.number ELSE excluded.number END"
+        ));
+        let bounds = [at, Cell::integer(last)];
+        session.execute(Query::new(mark, bounds.clone())).await?;
+        let delete = self.sql("DELETE FROM {events} WHERE at < $1 AND seq <= $2");
+        let deleted = session.execute(Query::new(delete, bounds)).await?;
+        session.run("COMMIT").await?;
+        session.finish();
+        Ok(deleted)
     }
 
     /// Returns the changes after a cursor. Without a change, it looks again until the wait is over.

@@ -279,6 +279,7 @@ const FILTER: &str = "($4 IS NULL OR k.prefix = $4) \
       ELSE 0 END) \
     AND ($8 IS NULL OR k.expires_at < $8) \
     AND ($9 IS NULL OR COALESCE(k.created_at, -1) < $9 AND COALESCE(k.not_before, -1) < $9 \
+      AND COALESCE(k.rotated_at, -1) < $9 \
       AND COALESCE((SELECT u.last_used FROM {uses} AS u WHERE u.key_id = k.id), -1) < $9) \
     AND ($10 IS NULL OR k.revoked_at < $10) \
     AND ($11 = 0 OR k.expires_at IS NULL) \

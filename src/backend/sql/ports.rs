@@ -72,6 +72,12 @@ macro_rules! ports {
             pub async fn purge_trail(&self, before: SystemTime) -> Result<u64, StoreError> {
                 self.0.purge_trail(before).await
             }
+
+            /// Deletes the events from before a time, and returns their number. A reader that has
+            /// not read them is told of a [gap](crate::store::Followed).
+            pub async fn purge_events(&self, before: SystemTime) -> Result<u64, StoreError> {
+                self.0.purge_events(before).await
+            }
         }
 
         impl KeyStore for $name {
