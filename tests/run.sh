@@ -3,7 +3,7 @@
 #
 #   bash tests/run.sh           what must pass with each change
 #   bash tests/run.sh --full    and the long proofs: 10,000 changes through 100 crashes of each kind,
-#                               and a store of a million keys
+#                               a containment of 100,000 keys, and a store of a million keys
 #   bash tests/run.sh NAME      only tests whose name has NAME
 #
 # A backend is tested against its real server. What it needs is installed here, before the tests:
@@ -37,7 +37,7 @@ fi
 
 if [ "${1:-}" = --full ]; then
     shift
-    export CRASH_ROUNDS=100 CRASH_CHANGES=100
+    export CRASH_ROUNDS=100 CRASH_CHANGES=100 CONTAINED_KEYS=100000
     cargo bench --locked --all-features --bench stores
 fi
 cargo test --workspace --all-features --locked "$@"

@@ -24,8 +24,8 @@ const AT_ONCE: u32 = 500;
 ///
 /// Every filter that is set must be met, and at least one must be set. Keys are revoked 500 in a
 /// commit. The call can be repeated after an error or a crash: keys that are revoked already are
-/// left as they are. When it is done, one event `api_key.revoked_all` tells the filters and the
-/// number of keys.
+/// left as they are. With the last keys, one event `api_key.revoked_all` is committed, which tells
+/// the filters and the number of keys that this call revoked.
 ///
 /// Returns the number of keys that this call revoked.
 ///
@@ -136,47 +136,61 @@ impl RevokeAll {
         }
         let mut contained = Contained::default();
         let failed = |revoked| move |source| ContainError::Store { revoked, source };
-        let query = KeyQuery::new()
-            .with_account(self.account.clone())
-            .with_prefix(self.prefix.clone());
-        let mut pages = KeyPages::new(self.manager.store.clone(), query, AT_ONCE);
+        let mut pages = KeyPages::new(self.manager.store.clone(), self.query(), AT_ONCE);
+        // One batch is held back, so that the event is committed with the last one.
+        let mut held: Vec<KeyRecord> = Vec::new();
         loop {
             let page = pages.next().await;
             let Some(page) = page.map_err(failed(contained.revoked))? else {
                 break;
             };
-            let meant = page.into_iter().filter(|key| self.is_meant(key));
-            let meant: Vec<KeyRecord> = meant.map(|key| key.record).collect();
-            contained.revoked += self.revoke_batch(&meant, contained.revoked).await?;
+            let meant = page.into_iter().map(|key| key.record);
+            let meant: Vec<KeyRecord> = meant.filter(|key| self.is_meant(key)).collect();
+            if !meant.is_empty() {
+                let batch = std::mem::replace(&mut held, meant);
+                contained.revoked += self.revoke_batch(&batch, contained.revoked, false).await?;
+            }
         }
-        if contained.revoked > 0 {
-            let now = self.manager.shared.now();
-            let change = Change::new(self.origin.clone(), now);
-            let change = change.add_event(self.event(contained, now))?;
-            let told = self.manager.commit(&change).await;
-            told.map_err(failed(contained.revoked))?;
-        }
+        contained.revoked += self.revoke_batch(&held, contained.revoked, true).await?;
         Ok(contained)
     }
 
-    fn is_meant(&self, key: &ListedKey) -> bool {
-        let issued_at = key.record.created_at();
-        let is_early = |limit| issued_at.is_none_or(|at| at < limit);
-        key.record.revoked().is_none() && self.issued_before.is_none_or(is_early)
+    fn query(&self) -> KeyQuery {
+        KeyQuery::new()
+            .with_account(self.account.clone())
+            .with_prefix(self.prefix.clone())
     }
 
-    /// Revokes keys in one commit, or, if some of them were changed meanwhile, one by one.
-    async fn revoke_batch(&self, keys: &[KeyRecord], before: u64) -> Result<u64, ContainError> {
+    /// Returns whether a key is to be revoked, as it is now.
+    fn is_meant(&self, key: &KeyRecord) -> bool {
+        let is_early = |limit| key.created_at().is_none_or(|at| at < limit);
+        key.revoked().is_none()
+            && self.issued_before.is_none_or(is_early)
+            && self.query().matches(&ListedKey::new(key.clone()))
+    }
+
+    /// Revokes keys in one commit, with the event if this is the last one, or, if some of them were
+    /// changed meanwhile, one by one.
+    async fn revoke_batch(
+        &self,
+        keys: &[KeyRecord],
+        before: u64,
+        is_last: bool,
+    ) -> Result<u64, ContainError> {
         if keys.is_empty() {
             return Ok(0);
         }
         let origin = with_default_reason(self.origin.clone(), self.reason.as_ref());
-        let now = self.manager.shared.now();
+        // As the store rounds it.
+        let now = timestamp::microseconds_down(self.manager.shared.now());
         let revocation = Revocation::new(now).with_reason(self.reason.clone());
         let mut change = Change::new(origin.clone(), now);
         for key in keys {
             let revoked = key.clone().with_revoked(revocation.clone());
             change = change.update(Action::REVOKED, key, revoked)?;
+        }
+        if is_last {
+            change = change.add_event(self.event(before + keys.len() as u64, now))?;
         }
         match self.manager.commit(&change).await {
             Ok(()) => return Ok(keys.len() as u64),
@@ -191,7 +205,7 @@ impl RevokeAll {
         let mut revoked = 0;
         for key in keys {
             let revoke = |key: &KeyRecord| {
-                let key = key.revoked().is_none().then(|| key.clone())?;
+                let key = self.is_meant(key).then(|| key.clone())?;
                 Some(key.with_revoked(revocation.clone()))
             };
             let update = self
@@ -199,7 +213,7 @@ impl RevokeAll {
                 .update(key.id(), origin.clone(), Action::REVOKED, revoke);
             match update.await {
                 Ok(key) if key.revoked() == Some(&revocation) => revoked += 1,
-                // Revoked by somebody else, or gone.
+                // Revoked by somebody else, moved, or gone.
                 Ok(_) | Err(ChangeError::NotFound(_)) => {}
                 Err(ChangeError::Invalid(error)) => return Err(error.into()),
                 Err(ChangeError::Store(source)) => {
@@ -208,15 +222,24 @@ impl RevokeAll {
                 }
             }
         }
+        let total = before + revoked;
+        if is_last && total > 0 {
+            let change = Change::new(origin, now).add_event(self.event(total, now))?;
+            let told = self.manager.commit(&change).await;
+            told.map_err(|source| ContainError::Store {
+                revoked: total,
+                source,
+            })?;
+        }
         Ok(revoked)
     }
 
-    fn event(&self, contained: Contained, now: SystemTime) -> Event {
+    fn event(&self, revoked: u64, now: SystemTime) -> Event {
         let data = json!({
             "account": self.account,
             "prefix": self.prefix,
             "issued_before": self.issued_before.map(timestamp::rfc3339),
-            "revoked": contained.revoked,
+            "revoked": revoked,
         });
         Event::new("api_key.revoked_all", now)
             .with_account(self.account.clone())
