@@ -715,6 +715,12 @@ impl KeyStore for FaultyStore {
 }
 
 impl ManagedKeyStore for FaultyStore {
+    async fn find_lineage(&self, first: &KeyId) -> Result<Vec<KeyRecord>, StoreError> {
+        let records = self.records.lock().unwrap();
+        let of_chain = records.values().filter(|it| it.lineage() == *first);
+        Ok(of_chain.cloned().collect())
+    }
+
     async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
         self.find(id).await
     }

@@ -95,6 +95,10 @@ impl ManagedKeyStore for Lossy {
         self.call(self.store.find_listed(id)).await
     }
 
+    async fn find_lineage(&self, first: &KeyId) -> Result<Vec<KeyRecord>, StoreError> {
+        self.call(self.store.find_lineage(first)).await
+    }
+
     async fn find_request(&self, id: &[u8; 32]) -> Result<Option<IssueRequest>, StoreError> {
         self.call(self.store.find_request(id)).await
     }

@@ -5,6 +5,7 @@
 mod histories;
 mod support;
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use support::{DAY, READ, WRITE, random, today};
@@ -14,7 +15,8 @@ use tower_api_key::manage::{
     ChangeError, ContainError, FieldError, RotateError, UpdateError, Worker,
 };
 use tower_api_key::store::{
-    Action, Actor, Change, KeyQuery, Paging, Start, StoreErrorKind, TrailQuery,
+    Action, Actor, Change, KeyQuery, ListedKey, Page, Paging, Start, StoreError, StoreErrorKind,
+    TrailQuery,
 };
 use tower_api_key::{
     ApiKeys, Environment, KeyId, KeyRecord, KeyStore, Limits, ManagedKeyStore, MemoryStore, Quota,
@@ -573,7 +575,7 @@ async fn containment_revokes_what_is_meant_and_can_be_repeated() {
         .await
         .unwrap()
         .items;
-    assert_eq!(events.len(), 3, "one for each that revoked something");
+    assert_eq!(events.len(), 4, "one for each that was completed");
     assert!(events[0].event.data.contains("\"revoked\":600"));
     let mut left = 0;
     let mut paging = Paging::first(1_000);
@@ -656,4 +658,173 @@ async fn who_has_a_key_may_revoke_it() {
     assert_eq!(trail[0].origin.actor, Actor::key(key.id()));
     let debug = format!("{:?}", owner.keys.revoke_own(key.expose_secret()));
     assert!(!debug.contains("sk_live"), "{debug}");
+}
+
+/// Nobody gets a second line of keys: not by ending the key in between, not by bringing ended ones
+/// back.
+#[tokio::test]
+async fn a_chain_has_one_head_and_ended_keys_stay_ended() {
+    let mut owner = Owner::new();
+    let first = owner.keys.issue("acme").await.unwrap();
+    let second = owner.keys.rotate(first.id()).await.unwrap();
+    let third = owner.keys.rotate(second.id()).await.unwrap();
+    owner.keys.revoke(second.id()).await.unwrap();
+    for _ in 0..3 {
+        let refused = owner.keys.rotate(first.id()).await.unwrap_err();
+        assert!(
+            matches!(refused, RotateError::AlreadyRotated { successor } if successor == third.id())
+        );
+    }
+    // Also if the keys in between are gone.
+    owner.pass(2 * DAY);
+    assert_eq!(owner.keys.purge(DAY).await.unwrap(), 1);
+    for id in [first.id(), second.id()] {
+        let refused = owner.keys.rotate(id).replacing_unused().await.unwrap_err();
+        let is_third = |id| id == third.id();
+        assert!(
+            matches!(refused, RotateError::AlreadyRotated { successor } if is_third(successor))
+                || matches!(refused, RotateError::NotFound(_)),
+            "{refused:?}"
+        );
+    }
+    let revoked = owner.keys.revoke_family(first.id()).await.unwrap();
+    assert_eq!(revoked.len(), 2, "the first and the third one");
+
+    // A key whose grace is over does not come back; one in its grace may be given a longer one.
+    let old = owner.keys.issue("acme").await.unwrap();
+    owner.keys.rotate(old.id()).grace(DAY).await.unwrap();
+    let later = owner.clock_now() + 20 * DAY;
+    let seen = owner.record(old.id()).await;
+    let seen = owner.keys.update(&seen).expires_at(later).await.unwrap();
+    owner.keys.end_grace(old.id()).await.unwrap();
+    let ended = owner.record(old.id()).await;
+    let refused = owner.keys.update(&ended).expires_at(later).await;
+    assert!(matches!(refused, Err(UpdateError::Rotated { .. })));
+    owner.keys.update(&ended).name("named").await.unwrap();
+    assert!(seen.version() < ended.version());
+}
+
+/// However many have ended before it, three predecessors work at most.
+#[tokio::test]
+async fn predecessors_are_counted_however_far_back_they_are() {
+    let owner = Owner::new();
+    let mut id = owner.keys.issue("acme").await.unwrap().id();
+    for _ in 0..3 {
+        id = owner.keys.rotate(id).grace(300 * DAY).await.unwrap().id();
+    }
+    for _ in 0..40 {
+        id = owner
+            .keys
+            .rotate(id)
+            .grace(Duration::ZERO)
+            .await
+            .unwrap()
+            .id();
+    }
+    let refused = owner.keys.rotate(id).grace(300 * DAY).await.unwrap_err();
+    assert!(matches!(refused, RotateError::TooManyPredecessors(alive) if alive.len() == 4));
+}
+
+/// A whole chain is revoked, also one that is longer than a commit.
+#[tokio::test]
+async fn a_long_family_is_revoked_to_its_head() {
+    let owner = Owner::new();
+    let first = owner.keys.issue("acme").await.unwrap().id();
+    let mut last = owner
+        .keys
+        .rotate(first)
+        .grace(Duration::ZERO)
+        .await
+        .unwrap();
+    for _ in 0..1_100 {
+        let rotate = owner.keys.rotate(last.id()).grace(Duration::ZERO);
+        last = rotate.await.unwrap();
+    }
+    let revoked = owner.keys.revoke_family(first).await.unwrap();
+    assert_eq!(revoked.len(), 1_102);
+    assert!(!owner.works(last.expose_secret()).await);
+}
+
+/// A lost successor is replaced as it is now: what its operator took away stays away.
+#[tokio::test]
+async fn a_healed_rotation_keeps_what_was_done_to_the_lost_key() {
+    let mut owner = Owner::new();
+    let old = owner
+        .keys
+        .issue("acme")
+        .scopes([READ, WRITE])
+        .await
+        .unwrap();
+    let lost = owner.keys.rotate(old.id()).await.unwrap();
+    let update = owner.keys.update(lost.record()).scopes([READ]);
+    update.await.unwrap();
+    owner.pass(Duration::from_secs(60));
+    owner.keys.suspend(lost.id()).await.unwrap();
+    let refused = owner.keys.rotate(old.id()).replacing_unused().await;
+    assert!(matches!(
+        refused,
+        Err(RotateError::NotRotatable(id, KeyStatus::Suspended)) if id == lost.id()
+    ));
+    owner.keys.resume(lost.id()).await.unwrap();
+    let healed = owner
+        .keys
+        .rotate(old.id())
+        .replacing_unused()
+        .await
+        .unwrap();
+    assert!(healed.record().scopes().contains(&READ));
+    assert!(!healed.record().scopes().contains(&WRITE));
+    assert_eq!(healed.record().rotated_from(), Some(old.id()));
+}
+
+/// A store in which somebody rotates a key before the first batch of a containment is committed.
+#[derive(Clone)]
+struct Racing {
+    store: MemoryStore,
+    rotates: Arc<Mutex<Option<KeyId>>>,
+}
+
+impl KeyStore for Racing {
+    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.store.find(id).await
+    }
+}
+
+impl ManagedKeyStore for Racing {
+    async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.store.find(id).await
+    }
+
+    async fn commit(&self, change: &Change) -> Result<(), StoreError> {
+        let raced = self.rotates.lock().unwrap().take();
+        if let Some(id) = raced {
+            let rival = ApiKeys::builder(self.store.clone()).build().unwrap();
+            rival.rotate(id).await.unwrap();
+        }
+        self.store.commit(change).await
+    }
+
+    async fn list(&self, query: &KeyQuery, paging: &Paging) -> Result<Page<ListedKey>, StoreError> {
+        self.store.list(query, paging).await
+    }
+}
+
+#[tokio::test]
+async fn a_containment_finds_a_key_that_is_rotated_meanwhile() {
+    let store = Racing {
+        store: MemoryStore::new(),
+        rotates: Arc::default(),
+    };
+    let keys = ApiKeys::builder(store.clone()).build().unwrap();
+    for _ in 0..10 {
+        keys.issue("acme").await.unwrap();
+    }
+    let key = keys.issue("acme").await.unwrap();
+    *store.rotates.lock().unwrap() = Some(key.id());
+    let contained = keys.revoke_all().of_account("acme").await.unwrap();
+    assert_eq!(contained.revoked, 12);
+    let mut pages = keys.pages(KeyQuery::new());
+    while let Some(page) = pages.next().await.unwrap() {
+        assert!(page.iter().all(|key| key.record.revoked().is_some()));
+    }
 }

@@ -47,6 +47,7 @@ enum Fault {
     IgnoresCaps,
     KeepsDeleted,
     ForgetsRequests,
+    CutsLineages,
     LosesChanges,
     TellsLowVersions,
     TakesAnyFeedCursor,
@@ -110,6 +111,14 @@ impl ManagedKeyStore for Twisted {
             self.store.commit(&support::creates(cut(record))).await?;
         }
         Ok(())
+    }
+
+    async fn find_lineage(&self, first: &KeyId) -> Result<Vec<KeyRecord>, StoreError> {
+        let found = self.store.find_lineage(first).await?;
+        Ok(found
+            .into_iter()
+            .take(if self.is(Fault::CutsLineages) { 1 } else { 9 })
+            .collect())
     }
 
     async fn find_request(&self, id: &[u8; 32]) -> Result<Option<IssueRequest>, StoreError> {
@@ -384,6 +393,10 @@ fn a_store_with_faulty_guards_fails_with_the_broken_promise() {
         (
             Fault::KeepsDeleted,
             "a deletion of another version is a conflict",
+        ),
+        (
+            Fault::CutsLineages,
+            "the keys of a chain are found by its first key",
         ),
         (
             Fault::ForgetsRequests,

@@ -57,7 +57,7 @@ impl Database {
 /// Tells what to do about a key that was not issued.
 fn explain(error: IssueError) -> Failure {
     match error {
-        IssueError::KeyEnded { key } => failure(format!(
+        IssueError::KeyChanged { key } => failure(format!(
             "the key {key}, which was issued for this request, has ended or was rotated: \
              use another --idempotency-key"
         )),

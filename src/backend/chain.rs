@@ -122,6 +122,10 @@ impl<M: ManagedKeyStore, R: KeyStore> ManagedKeyStore for StoreChain<M, R> {
         }
     }
 
+    async fn find_lineage(&self, first: &KeyId) -> Result<Vec<KeyRecord>, StoreError> {
+        self.managed.find_lineage(first).await
+    }
+
     async fn find_request(&self, id: &[u8; 32]) -> Result<Option<IssueRequest>, StoreError> {
         self.managed.find_request(id).await
     }

@@ -19,6 +19,7 @@ const REFUSED: Promise = Promise("what is not kept is refused");
 const DELETED: Promise = Promise("a deleted record is not found, and its trail stays");
 const VERSIONS: Promise = Promise("a deletion of another version is a conflict");
 const REQUESTS: Promise = Promise("a request is remembered once, for as long as its key exists");
+const LINEAGES: Promise = Promise("the keys of a chain are found by its first key");
 const CAPPED: Promise = Promise("an account has at most as many keys as its cap says");
 const ALL_OR_NOTHING: Promise = Promise("a change is carried out whole, or not at all");
 
@@ -61,6 +62,9 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
     if keeps.keeps_part(Part::Caps) {
         suite.caps(&mut digests).await;
         suite.caps_rivals(&mut digests).await;
+    }
+    if keeps.keeps_field(Field::Lineage) {
+        suite.finds_lineages(&mut digests).await;
     }
     if has_all {
         suite.forgets_requests_of_deleted_keys(&mut digests).await;
@@ -124,7 +128,14 @@ impl<S: ManagedKeyStore> GuardSuite<'_, S> {
                 format_args!("{told:?}"),
             );
         }
-        // It is gone for good: a change that is based on what was seen before is a conflict.
+        // It is gone for good: it is not created again, and a change that is based on what was seen
+        // before is a conflict.
+        let again = self.store.commit(&Self::create(&key)).await;
+        let again = again.map_err(|error| error.kind());
+        DELETED.holds(
+            again == Err(StoreErrorKind::AlreadyExists),
+            format_args!("it is created again: {again:?}"),
+        );
         self.fails(DELETED, &Self::delete(&key), conflict).await;
         let update = Change::new(Actor::default(), NOW).update(Action::UPDATED, &key, key.clone());
         let update = update.expect("the suite's records can be kept");
@@ -191,6 +202,34 @@ impl<S: ManagedKeyStore> GuardSuite<'_, S> {
         REQUESTS.holds(found.is_none(), format_args!("{found:?}"));
     }
 
+    async fn finds_lineages(&self, digests: &mut Digests) {
+        let first = self.key(digests);
+        let [second, third, other] = [(); 3].map(|()| self.key(digests));
+        let [second, third] = [second, third].map(|key| key.with_lineage(first.id()));
+        let expect = async |expected: &[&KeyRecord]| {
+            let found = self.store.find_lineage(&first.id()).await;
+            let found = ANSWERS.answer(found, "find_lineage");
+            let has_all = expected.iter().all(|key| found.contains(key));
+            LINEAGES.holds(
+                has_all && found.len() == expected.len(),
+                format_args!("{found:?} instead of {expected:?}"),
+            );
+        };
+        expect(&[]).await;
+        for key in [&first, &other] {
+            self.commit(&Self::create(key)).await;
+        }
+        expect(&[&first]).await;
+        for key in [&second, &third] {
+            self.commit(&Self::create(key)).await;
+        }
+        expect(&[&first, &second, &third]).await;
+        if self.keeps.keeps_part(Part::Deletions) {
+            self.commit(&Self::delete(&first)).await;
+            expect(&[&second, &third]).await;
+        }
+    }
+
     async fn caps(&self, digests: &mut Digests) {
         let suite = Self {
             account: format!("capped {}", digests.id()),
@@ -234,6 +273,17 @@ impl<S: ManagedKeyStore> GuardSuite<'_, S> {
                 .fails(CAPPED, &suite.capped(digests, 3), reached)
                 .await;
         }
+        // An account that is above its cap may change what it has.
+        let renamed = ending.clone().with_name("renamed");
+        let seen = ending
+            .clone()
+            .with_version(if suite.keeps.keeps_field(Field::Suspension) {
+                2
+            } else {
+                1
+            });
+        let update = suite.with_cap(Self::update(&seen, renamed), 1);
+        suite.commit(&update).await;
         // Other accounts are not counted.
         suite.commit(&self.capped(digests, 1_000)).await;
         if !self.keeps.keeps_field(Field::Lineage) {

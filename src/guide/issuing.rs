@@ -159,7 +159,7 @@
 //!     let status = match &error {
 //!         IssueError::AlreadyIssued { .. }
 //!         | IssueError::KeyUsed { .. }
-//!         | IssueError::KeyEnded { .. } => StatusCode::CONFLICT,
+//!         | IssueError::KeyChanged { .. } => StatusCode::CONFLICT,
 //!         IssueError::TooEarly { retry_after, .. } => {
 //!             let seconds = retry_after.as_secs() + 1; // rounded up
 //!             let headers = [(RETRY_AFTER, seconds.to_string())];
@@ -257,7 +257,7 @@
 //! | [`AlreadyIssued`] | 409 | uses its key; if the key was lost, asks for another one |
 //! | [`TooEarly`] | 409 with `Retry-After` | repeats the request for another one later |
 //! | [`KeyUsed`] | 409 | finds out who has the key, and rotates it |
-//! | [`KeyEnded`] | 409 | makes a new request, with another idempotency key |
+//! | [`KeyChanged`] | 409 | makes a new request, with another idempotency key |
 //! | [`OtherRequest`] | 422 | corrects its program: each request needs a text of its own |
 //!
 //! - A request is the same if the idempotency key, the actor and the account are. Without
@@ -476,7 +476,7 @@
 //! [`IssueError::Policy`]: crate::manage::IssueError::Policy
 //! [`IssuePolicy`]: crate::manage::IssuePolicy
 //! [`KeyQuery`]: crate::store::KeyQuery
-//! [`KeyEnded`]: crate::manage::IssueError::KeyEnded
+//! [`KeyChanged`]: crate::manage::IssueError::KeyChanged
 //! [`KeyUsed`]: crate::manage::IssueError::KeyUsed
 //! [`LivesTooLong`]: crate::manage::PolicyError::LivesTooLong
 //! [`ManagedKeyStore::find_request`]: crate::ManagedKeyStore::find_request

@@ -200,8 +200,8 @@
 //! - [`TooEarly`]: in the first minute, a use of the successor may not be recorded yet.
 //! - [`SuccessorUsed`]: somebody has the successor. Rotate the successor, or, if its user is not
 //!   known, call [`ApiKeys::revoke_family`].
-//! - After `compromised` or a grace period of zero, the old key is [`NotRotatable`]. Rotate the
-//!   successor instead, with `compromised`. `rotated_to` of the old record has its id.
+//! - After `compromised` or a grace period of zero, the old key has ended, and stays so. Only the
+//!   successor is replaced.
 //!
 //! # Updates
 //!

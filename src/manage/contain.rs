@@ -19,13 +19,20 @@ use crate::util::timestamp;
 /// The keys of one commit.
 const AT_ONCE: u32 = 500;
 
+/// The keys of one commit at least, where the store is slow.
+const LEAST: usize = 10;
+
+/// The most times that the keys are read through.
+const MOST_PASSES: usize = 20;
+
 /// A revocation of many keys, carried out when awaited:
 /// [`ApiKeys::revoke_all`](crate::ApiKeys::revoke_all).
 ///
 /// Every filter that is set must be met, and at least one must be set. Keys are revoked 500 in a
 /// commit. The call can be repeated after an error or a crash: keys that are revoked already are
-/// left as they are. With the last keys, one event `api_key.revoked_all` is committed, which tells
-/// the filters and the number of keys that this call revoked.
+/// left as they are. Keys that are issued or rotated meanwhile are revoked, too, if they meet the
+/// filters. When nothing is left, one event `api_key.revoked_all` tells the filters and the number of
+/// keys that this call revoked, also if there was none.
 ///
 /// Returns the number of keys that this call revoked.
 ///
@@ -76,6 +83,12 @@ pub enum ContainError {
     /// The reason or the origin has a value that not every store can keep.
     #[error(transparent)]
     Invalid(#[from] KeyRecordError),
+    /// Keys are issued or rotated faster than they are revoked: stop that, and repeat the call.
+    #[error("{revoked} keys were revoked, and new ones are issued all the time: stop that first")]
+    Unfinished {
+        /// The keys that were revoked.
+        revoked: u64,
+    },
     /// The store failed after some keys were revoked.
     #[error("the store failed after {revoked} keys were revoked: repeat the call")]
     Store {
@@ -85,6 +98,16 @@ pub enum ContainError {
         #[source]
         source: StoreError,
     },
+}
+
+impl ContainError {
+    /// Sets the number of keys that were revoked.
+    fn after(self, revoked: u64) -> Self {
+        match self {
+            Self::Store { source, .. } => Self::Store { revoked, source },
+            other => other,
+        }
+    }
 }
 
 impl RevokeAll {
@@ -136,23 +159,34 @@ impl RevokeAll {
         }
         let mut contained = Contained::default();
         let failed = |revoked| move |source| ContainError::Store { revoked, source };
-        let mut pages = KeyPages::new(self.manager.store.clone(), self.query(), AT_ONCE);
-        // One batch is held back, so that the event is committed with the last one.
-        let mut held: Vec<KeyRecord> = Vec::new();
-        loop {
-            let page = pages.next().await;
-            let Some(page) = page.map_err(failed(contained.revoked))? else {
-                break;
-            };
-            let meant = page.into_iter().map(|key| key.record);
-            let meant: Vec<KeyRecord> = meant.filter(|key| self.is_meant(key)).collect();
-            if !meant.is_empty() {
-                let batch = std::mem::replace(&mut held, meant);
-                contained.revoked += self.revoke_batch(&batch, contained.revoked, false).await?;
+        // Again, until nothing is left: a key that is rotated or issued meanwhile is newer than
+        // those that are still to be read.
+        for _ in 0..MOST_PASSES {
+            let before = contained.revoked;
+            let mut pages = KeyPages::new(self.manager.store.clone(), self.query(), AT_ONCE);
+            let mut is_done = true;
+            loop {
+                let page = pages.next().await;
+                let Some(page) = page.map_err(failed(contained.revoked))? else {
+                    break;
+                };
+                let meant = page.into_iter().map(|key| key.record);
+                let meant: Vec<KeyRecord> = meant.filter(|key| self.is_meant(key)).collect();
+                is_done &= meant.is_empty();
+                contained.revoked += self.revoke_batch(&meant, contained.revoked).await?;
+            }
+            if is_done || contained.revoked == before {
+                let now = self.manager.shared.now();
+                let change = Change::new(self.origin.clone(), now);
+                let change = change.add_event(self.event(contained.revoked, now))?;
+                let told = self.manager.commit(&change).await;
+                told.map_err(failed(contained.revoked))?;
+                return Ok(contained);
             }
         }
-        contained.revoked += self.revoke_batch(&held, contained.revoked, true).await?;
-        Ok(contained)
+        Err(ContainError::Unfinished {
+            revoked: contained.revoked,
+        })
     }
 
     fn query(&self) -> KeyQuery {
@@ -169,69 +203,66 @@ impl RevokeAll {
             && self.query().matches(&ListedKey::new(key.clone()))
     }
 
-    /// Revokes keys in one commit, with the event if this is the last one, or, if some of them were
-    /// changed meanwhile, one by one.
-    async fn revoke_batch(
-        &self,
-        keys: &[KeyRecord],
-        before: u64,
-        is_last: bool,
-    ) -> Result<u64, ContainError> {
-        if keys.is_empty() {
-            return Ok(0);
-        }
+    /// Revokes keys in one commit; or, if some of them were changed meanwhile, or the store is too
+    /// slow for so many, in smaller ones.
+    async fn revoke_batch(&self, keys: &[KeyRecord], before: u64) -> Result<u64, ContainError> {
         let origin = with_default_reason(self.origin.clone(), self.reason.as_ref());
         // As the store rounds it.
         let now = timestamp::microseconds_down(self.manager.shared.now());
         let revocation = Revocation::new(now).with_reason(self.reason.clone());
-        let mut change = Change::new(origin.clone(), now);
-        for key in keys {
-            let revoked = key.clone().with_revoked(revocation.clone());
-            change = change.update(Action::REVOKED, key, revoked)?;
-        }
-        if is_last {
-            change = change.add_event(self.event(before + keys.len() as u64, now))?;
-        }
-        match self.manager.commit(&change).await {
-            Ok(()) => return Ok(keys.len() as u64),
-            Err(error) if error.kind() == StoreErrorKind::Conflict => {}
-            Err(source) => {
-                return Err(ContainError::Store {
-                    revoked: before,
-                    source,
-                });
-            }
-        }
         let mut revoked = 0;
-        for key in keys {
-            let revoke = |key: &KeyRecord| {
-                let key = self.is_meant(key).then(|| key.clone())?;
-                Some(key.with_revoked(revocation.clone()))
-            };
-            let update = self
-                .manager
-                .update(key.id(), origin.clone(), Action::REVOKED, revoke);
-            match update.await {
-                Ok(key) if key.revoked() == Some(&revocation) => revoked += 1,
-                // Revoked by somebody else, moved, or gone.
-                Ok(_) | Err(ChangeError::NotFound(_)) => {}
-                Err(ChangeError::Invalid(error)) => return Err(error.into()),
-                Err(ChangeError::Store(source)) => {
-                    let revoked = before + revoked;
-                    return Err(ContainError::Store { revoked, source });
-                }
+        let mut batches = vec![keys];
+        while let Some(keys) = batches.pop() {
+            if keys.is_empty() {
+                continue;
             }
-        }
-        let total = before + revoked;
-        if is_last && total > 0 {
-            let change = Change::new(origin, now).add_event(self.event(total, now))?;
-            let told = self.manager.commit(&change).await;
-            told.map_err(|source| ContainError::Store {
-                revoked: total,
+            let failed = |source| ContainError::Store {
+                revoked: before + revoked,
                 source,
-            })?;
+            };
+            let mut change = Change::new(origin.clone(), now);
+            for key in keys {
+                let ended = key.clone().with_revoked(revocation.clone());
+                change = change.update(Action::REVOKED, key, ended)?;
+            }
+            match self.manager.commit(&change).await {
+                Ok(()) => revoked += keys.len() as u64,
+                Err(error) if error.kind() == StoreErrorKind::Conflict => {
+                    for key in keys {
+                        let one = self.revoke_one(key, &origin, &revocation).await;
+                        revoked += u64::from(one.map_err(|error| error.after(before + revoked))?);
+                    }
+                }
+                Err(error) if error.kind() == StoreErrorKind::Unavailable && keys.len() > LEAST => {
+                    let (first, second) = keys.split_at(keys.len() / 2);
+                    batches.extend([second, first]);
+                }
+                Err(source) => return Err(failed(source)),
+            }
         }
         Ok(revoked)
+    }
+
+    /// Revokes a key as it is now, if it is still meant. Returns whether it was revoked here.
+    async fn revoke_one(
+        &self,
+        key: &KeyRecord,
+        origin: &Origin,
+        revocation: &Revocation,
+    ) -> Result<bool, ContainError> {
+        let revoke = |key: &KeyRecord| {
+            let key = self.is_meant(key).then(|| key.clone())?;
+            Some(key.with_revoked(revocation.clone()))
+        };
+        let update = self
+            .manager
+            .update(key.id(), origin.clone(), Action::REVOKED, revoke);
+        match update.await {
+            Ok(key) => Ok(key.revoked() == Some(revocation)),
+            Err(ChangeError::NotFound(_)) => Ok(false),
+            Err(ChangeError::Invalid(error)) => Err(error.into()),
+            Err(ChangeError::Store(source)) => Err(ContainError::Store { revoked: 0, source }),
+        }
     }
 
     fn event(&self, revoked: u64, now: SystemTime) -> Event {

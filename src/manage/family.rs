@@ -1,6 +1,5 @@
 //! Calls about a chain of rotations: the end of a grace period, and the revocation of all keys.
 
-use std::collections::HashSet;
 use std::future::IntoFuture;
 
 use crate::key::containment::Revocation;
@@ -10,8 +9,8 @@ use crate::manage::change::{ChangeError, with_default_reason};
 use crate::manage::{ATTEMPTS, BoxFuture, Manager};
 use crate::store::{Action, Change, Origin, StoreErrorKind};
 
-/// The most keys of a chain that are revoked in one commit.
-const MOST_KEYS: usize = 1_000;
+/// The keys of one commit.
+const AT_ONCE: usize = 500;
 
 /// The end of a grace period, carried out when awaited:
 /// [`ApiKeys::end_grace`](crate::ApiKeys::end_grace).
@@ -62,11 +61,12 @@ impl IntoFuture for EndGrace {
     }
 }
 
-/// A revocation of all keys of a chain of rotations, in one commit when awaited:
+/// A revocation of all keys of a chain of rotations, carried out when awaited:
 /// [`ApiKeys::revoke_family`](crate::ApiKeys::revoke_family).
 ///
 /// Returns the keys that were revoked, the first one of the chain first. Those that were revoked
-/// before are left as they are. The keys are those before and after the named one; at most 1,000.
+/// before are left as they are. Chains of up to 500 keys are revoked in one commit. Repeat the call
+/// after an error.
 #[derive(Debug)]
 #[must_use = "nothing is revoked until this is awaited"]
 pub struct RevokeFamily {
@@ -101,58 +101,41 @@ impl RevokeFamily {
     async fn revoke(self) -> Result<Vec<KeyRecord>, ChangeError> {
         let manager = &self.manager;
         let origin = with_default_reason(self.origin, self.reason.as_ref());
+        let mut revoked: Vec<KeyRecord> = Vec::new();
         let mut attempt = 1;
+        // Again, until there is none left: a key of the chain may just be rotated.
         loop {
+            let lineage = manager.lineage_of(&self.id).await?;
+            let lineage = match lineage {
+                Some(lineage) => lineage,
+                None if attempt > 1 => return Ok(revoked), // purged meanwhile
+                None => return Err(ChangeError::NotFound(self.id)),
+            };
+            let mut left: Vec<&KeyRecord> = lineage.all().collect();
+            left.retain(|key| key.revoked().is_none());
+            if left.is_empty() {
+                return Ok(revoked);
+            }
             let now = manager.shared.now();
             let revocation = Revocation::new(now).with_reason(self.reason.clone());
-            let mut change = Change::new(origin.clone(), now);
-            for key in manager.chain_of(self.id).await? {
-                if key.revoked().is_none() {
-                    let revoked = key.clone().with_revoked(revocation.clone());
-                    change = change.update(Action::REVOKED, &key, revoked)?;
+            for keys in left.chunks(AT_ONCE) {
+                let mut change = Change::new(origin.clone(), now);
+                for key in keys {
+                    let ended = (*key).clone().with_revoked(revocation.clone());
+                    change = change.update(Action::REVOKED, key, ended)?;
+                }
+                match manager.commit(&change).await {
+                    Ok(()) => revoked.extend(change.records().cloned()),
+                    Err(error)
+                        if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS =>
+                    {
+                        break;
+                    }
+                    Err(error) => return Err(error.into()),
                 }
             }
-            if change.steps().len() == 0 {
-                return Ok(Vec::new());
-            }
-            match manager.commit(&change).await {
-                Ok(()) => return Ok(change.records().cloned().collect()),
-                // A key of the chain was changed, or rotated: look again.
-                Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {
-                    attempt += 1;
-                }
-                Err(error) => return Err(error.into()),
-            }
+            attempt += 1;
         }
-    }
-}
-
-impl Manager {
-    /// Returns the keys of a chain of rotations, the first one first.
-    async fn chain_of(&self, id: KeyId) -> Result<Vec<KeyRecord>, ChangeError> {
-        let key = self.find_newest(&id).await?;
-        let key = key.ok_or(ChangeError::NotFound(id))?;
-        let mut found = HashSet::from([id]);
-        let mut chain = vec![key.clone()];
-        let mut before = key.rotated_from();
-        while let Some(id) = before.filter(|id| found.insert(*id)) {
-            let Some(key) = self.find_newest(&id).await? else {
-                break; // purged
-            };
-            before = key.rotated_from().filter(|_| chain.len() < MOST_KEYS);
-            chain.push(key);
-        }
-        chain.reverse();
-        let mut after = key.rotated_to().map(|rotation| rotation.successor);
-        while let Some(id) = after.filter(|id| found.insert(*id)) {
-            let Some(key) = self.find_newest(&id).await? else {
-                break;
-            };
-            let next = key.rotated_to().filter(|_| chain.len() < MOST_KEYS);
-            after = next.map(|rotation| rotation.successor);
-            chain.push(key);
-        }
-        Ok(chain)
     }
 }
 

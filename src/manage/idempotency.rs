@@ -53,11 +53,9 @@ impl Manager {
         };
         let issued = loop {
             let issued = self.find_newest(&known.key).await?;
-            // One that was rotated, revoked or ended is somebody's business already.
+            // One that was changed since is somebody's business already.
             let issued = issued.filter(|issued| {
-                issued.rotated_to().is_none()
-                    && issued.revoked().is_none()
-                    && issued.expires_at().is_none_or(|end| end > now)
+                issued.version() == 1 && issued.expires_at().is_none_or(|end| end > now)
             });
             if issued.is_some() {
                 break issued;
@@ -82,7 +80,7 @@ impl Manager {
             return Err(IssueError::AlreadyIssued { key });
         }
         let Some(issued) = issued else {
-            return Err(IssueError::KeyEnded { key });
+            return Err(IssueError::KeyChanged { key });
         };
         match self.possession(&key, at, now).await? {
             Possession::Nobody => Ok(Some(issued)),

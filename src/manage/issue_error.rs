@@ -40,12 +40,12 @@ pub enum IssueError {
         /// The key.
         key: KeyId,
     },
-    /// The key that was issued for this request was rotated, revoked or has expired, so it is not
-    /// reissued.
+    /// The key that was issued for this request was changed since: rotated, updated, suspended or
+    /// revoked. Or it has expired. So it is not reissued.
     #[error(
-        "the key {key}, which was issued for this request, has ended: use another idempotency key"
+        "the key {key}, which was issued for this request, was changed since or has expired: use another idempotency key"
     )]
-    KeyEnded {
+    KeyChanged {
         /// The key.
         key: KeyId,
     },

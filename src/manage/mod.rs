@@ -10,6 +10,7 @@ mod idempotency;
 pub(crate) mod import;
 pub(crate) mod issue;
 mod issue_error;
+mod lineage;
 pub(crate) mod own;
 pub(crate) mod pages;
 pub(crate) mod policy;

@@ -53,6 +53,10 @@ pub struct IssuePolicy {
     pub(crate) idle_grace_end: Option<Duration>,
 }
 
+/// The time for which an expired key counts on. Otherwise, where the clocks of two processes differ,
+/// one could lengthen a key whose place the other has just given away.
+const COUNTS_ON_FOR: Duration = Duration::from_secs(60);
+
 type Ceiling = dyn Fn(&Actor) -> ScopeCeiling + Send + Sync;
 
 /// The scopes that an issuer may give to keys.
@@ -130,7 +134,8 @@ impl IssuePolicy {
     /// Caps the keys of each account. Default: unlimited.
     ///
     /// A key and the keys that replace it by rotation count once, while one of them is neither
-    /// revoked nor expired. So an account at its cap can still rotate. The cap is exact, also if keys
+    /// revoked nor expired; an expired one counts for another minute. So an account at its cap can
+    /// still rotate, and one that is above it, since the cap was lowered, too. The cap is exact, also if keys
     /// are issued at once in several processes: the store checks it in the transaction. A store that
     /// cannot refuses to issue keys ([`Refused`](crate::store::StoreErrorKind::Refused)).
     pub fn max_keys_per_account(mut self, most: u32) -> Self {
@@ -244,7 +249,8 @@ impl IssuePolicy {
 
     pub(super) fn cap(&self, account: &str, now: SystemTime) -> Option<AccountCap> {
         let most = self.most_keys?;
-        Some(AccountCap::new(account, most, now))
+        let at = now.checked_sub(COUNTS_ON_FOR).unwrap_or(now);
+        Some(AccountCap::new(account, most, at))
     }
 
     /// Returns the error for an account that has reached its cap.

@@ -14,10 +14,13 @@ use crate::store::{
 /// The keys of one commit.
 const AT_ONCE: u32 = 500;
 
+/// The shortest time after its end in which a key may be deleted.
+const SHORTEST: Duration = Duration::from_secs(86_400);
+
 /// A deletion of dead keys, carried out when awaited:
 /// [`ApiKeys::purge`](crate::ApiKeys::purge).
 ///
-/// A key is deleted if it was revoked before the time, or expired before it and was not revoked
+/// The time is at least a day. A key is deleted if it was revoked before the time, or expired before it and was not revoked
 /// since. Its record, the times of its use and the request for it are deleted. Its trail ends with
 /// `api_key.purged`, and is kept until the trail itself is purged; counts of usage are kept with the
 /// account.
@@ -54,6 +57,9 @@ pub struct PurgeKeys {
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum PurgeError {
+    /// The time is too short: a clock that is wrong would delete keys that have just ended.
+    #[error("keys are deleted a day after their end, or later: set a longer time")]
+    TooShort,
     /// The origin has a value that not every store can keep.
     #[error(transparent)]
     Invalid(#[from] KeyRecordError),
@@ -78,6 +84,9 @@ impl PurgeKeys {
     }
 
     async fn purge(self) -> Result<u64, PurgeError> {
+        if self.dead_for < SHORTEST {
+            return Err(PurgeError::TooShort);
+        }
         let now = self.manager.shared.now();
         let Some(before) = now.checked_sub(self.dead_for) else {
             return Ok(0); // nothing is as old as that

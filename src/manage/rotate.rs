@@ -19,6 +19,7 @@ use crate::key::text::{KeyRecordError, OptionalText};
 use crate::key::web_origin::AllowedOrigins;
 use crate::manage::edits::{Edits, FieldError, edit_setters};
 use crate::manage::issue_error::seconds;
+use crate::manage::lineage::Lineage;
 use crate::manage::policy::PolicyError;
 use crate::manage::unused::Possession;
 use crate::manage::{ATTEMPTS, BoxFuture, Manager};
@@ -30,9 +31,6 @@ const GRACE: Duration = Duration::from_secs(30 * 86_400);
 
 /// The most keys of a chain that are in their grace periods at once.
 const MOST_PREDECESSORS: usize = 3;
-
-/// The keys before a key that are looked at for those.
-const MOST_ANCESTORS: usize = 32;
 
 /// A rotation, carried out when awaited: [`ApiKeys::rotate`](crate::ApiKeys::rotate).
 ///
@@ -99,11 +97,11 @@ pub enum RotateError {
     /// A key with this status cannot be rotated: issue a new one.
     #[error("the key {0} is {1}, and only keys that work are rotated: issue a new one")]
     NotRotatable(KeyId, KeyStatus),
-    /// The key was rotated before. Rotate its successor instead, or see
+    /// The key was rotated before. Rotate the key that replaces it instead, or see
     /// [`replacing_unused`](RotateKey::replacing_unused).
     #[error("the key was rotated before: its successor is {successor}")]
     AlreadyRotated {
-        /// The key that replaces this one.
+        /// The key that replaces this one, directly or after further rotations.
         successor: KeyId,
     },
     /// The successor has been used, so somebody has it.
@@ -275,84 +273,115 @@ impl RotateKey {
     async fn attempt(&self) -> Result<RotatedKey, RotateError> {
         let manager = &self.manager;
         let shared = &manager.shared;
-        let old = manager.find_newest(&self.id).await?;
-        let old = old.filter(|old| self.owner.as_ref().is_none_or(|it| it == old.account()));
-        let old = old.ok_or(RotateError::NotFound(self.id))?;
+        let lineage = manager.lineage_of(&self.id).await?;
+        let is_owned = |old: &KeyRecord| self.owner.as_ref().is_none_or(|it| it == old.account());
+        let lineage = lineage.filter(|lineage| is_owned(&lineage.key));
+        let lineage = lineage.ok_or(RotateError::NotFound(self.id))?;
+        let old = &lineage.key;
         let now = timestamp::microseconds_down(shared.now());
         let status = old.lifecycle(now, shared.warning).status();
-        let successor = self.successor(&old).await?;
+        let replaced = self.replaced(&lineage, now).await?;
         // A key that has ended is rotated again only if its successor, which nobody has, lives on.
         let has_ended = matches!(status, KeyStatus::Expired | KeyStatus::Revoked);
-        let is_healed = has_ended && successor.as_ref().is_some_and(|key| is_alive(key, now));
-        if status.is_refused() && !is_healed {
+        if status.is_refused() && !(has_ended && replaced.is_some()) {
             return Err(RotateError::NotRotatable(self.id, status));
         }
-        if let Some(successor) = successor.as_ref().filter(|key| is_alive(key, now)) {
-            self.check_unused(&old, successor, now).await?;
-        }
-        // Also one that has expired: an update might bring it back, as a second successor.
-        let replaced = successor.as_ref().filter(|key| key.revoked().is_none());
         if !has_ended {
-            self.check_predecessors(&old, now).await?;
+            self.check_predecessors(&lineage, now)?;
         }
 
-        let kind = manager.kind_of(&old);
+        // What was changed of the successor since is kept.
+        let model = replaced.unwrap_or(old);
+        let kind = manager.kind_of(old);
         self.edits.check(shared, kind)?;
-        let format = self.format(&old, kind)?;
+        let format = self.format(old, kind)?;
         let plaintext = format.generate()?;
         // A key that was rotated before has the end of its grace, and not of its life.
-        let model = successor.as_ref().unwrap_or(&old);
-        let expires_at = self.end_of(model, now)?;
+        let expires_at = self.end_of(lineage.successor().unwrap_or(old), now)?;
         let digest = KeyDigest::of(plaintext.expose_secret());
-        let new = self.new_record(&old, &digest, format).with_created_at(now);
-        let new = new.with_expires_at(expires_at);
+        let new = self.new_record(model, &digest, format);
+        let new = new
+            .with_rotated_from(old.id())
+            .with_created_at(now)
+            .with_expires_at(expires_at);
         self.check_policy(&new, now)?;
-        let mut ended = old.clone().with_rotated_to(Rotation::new(new.id(), now));
-        if has_ended {
-            // Its end stays as it is.
-        } else if let Some(reason) = &self.compromised {
-            ended = ended.with_revoked(Revocation::new(now).with_reason(reason.clone()));
-        } else if let Some(end) = now.checked_add(self.grace) {
-            // The grace period never lengthens the life of a key.
-            let end = old.expires_at().map_or(end, |expiry| expiry.min(end));
-            ended = ended.with_expires_at(end);
-        }
+        let ended = self.ended(old, new.id(), has_ended, now);
         let change = Change::new(self.origin.clone(), now);
-        let mut change =
-            change
-                .create(Action::ISSUED, new)?
-                .update(Action::ROTATED, &old, ended)?;
-        if let Some(replaced) = replaced {
+        let mut change = change
+            .create(Action::ISSUED, new)?
+            .update(Action::ROTATED, old, ended)?;
+        // Also those that have expired: an update might bring them back, as a second line.
+        for other in lineage.after.iter().filter(|it| it.revoked().is_none()) {
             let reason = "replaced by another successor".to_owned();
             let revocation = Revocation::new(now).with_reason(reason);
-            let revoked = replaced.clone().with_revoked(revocation);
-            change = change.update(Action::REVOKED, replaced, revoked)?;
+            let revoked = other.clone().with_revoked(revocation);
+            change = change.update(Action::REVOKED, other, revoked)?;
+        }
+        if let Some(cap) = manager.policy.cap(old.account(), now) {
+            change = change.add_cap(cap)?;
         }
         let mut records = change.records().cloned();
-        let (Some(record), Some(old)) = (records.next(), records.next()) else {
+        let (Some(record), Some(ended)) = (records.next(), records.next()) else {
             return Err(RotateError::NotFound(self.id));
         };
         drop(records);
         if self.tells {
-            change = change.add_event(event(&record, &old, now))?;
+            change = change.add_event(event(&record, &ended, now))?;
         }
-        manager.commit(&change).await?;
-        Ok(RotatedKey {
-            plaintext,
-            record,
-            old,
-        })
-    }
-
-    /// Returns the key that replaces the old one, if it was rotated before.
-    async fn successor(&self, old: &KeyRecord) -> Result<Option<KeyRecord>, RotateError> {
-        match old.rotated_to() {
-            None => Ok(None),
-            Some(rotation) => Ok(self.manager.find_newest(&rotation.successor).await?),
+        match manager.commit(&change).await {
+            Ok(()) => Ok(RotatedKey {
+                plaintext,
+                record,
+                old: ended,
+            }),
+            Err(error) if error.kind() == StoreErrorKind::CapReached => {
+                Err(manager.policy.too_many_keys(old.account()).into())
+            }
+            Err(error) => Err(error.into()),
         }
     }
 
-    /// Checks that the successor may be replaced: nobody has it.
+    /// Returns the successor that this rotation replaces, if nobody has it. An error if a key that
+    /// replaces the old one lives, and may be somebody's.
+    async fn replaced<'l>(
+        &self,
+        lineage: &'l Lineage,
+        now: SystemTime,
+    ) -> Result<Option<&'l KeyRecord>, RotateError> {
+        let mut alive = lineage.after.iter().filter(|key| is_alive(key, now));
+        let Some(other) = alive.next() else {
+            return Ok(None);
+        };
+        let direct = lineage.successor().filter(|it| it.id() == other.id());
+        let (Some(direct), None) = (direct, alive.next()) else {
+            return Err(RotateError::AlreadyRotated {
+                successor: other.id(),
+            });
+        };
+        self.check_unused(&lineage.key, direct, now).await?;
+        Ok(Some(direct))
+    }
+
+    /// Returns the old record as it is after the rotation. The end of a key that has ended stays.
+    fn ended(&self, old: &KeyRecord, new: KeyId, has_ended: bool, now: SystemTime) -> KeyRecord {
+        let ended = old.clone().with_rotated_to(Rotation::new(new, now));
+        if let Some(reason) = &self.compromised {
+            if old.revoked().is_some() {
+                return ended;
+            }
+            return ended.with_revoked(Revocation::new(now).with_reason(reason.clone()));
+        }
+        match now.checked_add(self.grace).filter(|_| !has_ended) {
+            // The grace period never lengthens the life of a key.
+            Some(end) => {
+                let end = old.expires_at().map_or(end, |expiry| expiry.min(end));
+                ended.with_expires_at(end)
+            }
+            None => ended,
+        }
+    }
+
+    /// Checks that nobody has a successor that lives.
     async fn check_unused(
         &self,
         old: &KeyRecord,
@@ -362,6 +391,12 @@ impl RotateKey {
         let id = successor.id();
         if !self.replaces_unused {
             return Err(RotateError::AlreadyRotated { successor: id });
+        }
+        let status = successor
+            .lifecycle(now, self.manager.shared.warning)
+            .status();
+        if status == KeyStatus::Suspended {
+            return Err(RotateError::NotRotatable(id, status));
         }
         let issued_at = old.rotated_to().map_or(now, |rotation| rotation.at);
         match self.manager.possession(&id, issued_at, now).await? {
@@ -375,28 +410,15 @@ impl RotateKey {
     }
 
     /// Checks that not too many predecessors of the new key work.
-    async fn check_predecessors(
-        &self,
-        old: &KeyRecord,
-        now: SystemTime,
-    ) -> Result<(), RotateError> {
-        let mut alive = Vec::new();
+    fn check_predecessors(&self, lineage: &Lineage, now: SystemTime) -> Result<(), RotateError> {
+        let before = lineage.before.iter().filter(|key| is_alive(key, now));
+        let mut alive: Vec<&KeyRecord> = before.collect();
         if self.compromised.is_none() && !self.grace.is_zero() {
-            alive.push(old.id());
-        }
-        let mut before = old.rotated_from();
-        for _ in 0..MOST_ANCESTORS {
-            let Some(id) = before else { break };
-            let Some(key) = self.manager.find_newest(&id).await? else {
-                break; // purged
-            };
-            if is_alive(&key, now) {
-                alive.push(id);
-            }
-            before = key.rotated_from();
+            alive.push(&lineage.key);
         }
         if alive.len() > MOST_PREDECESSORS {
-            return Err(RotateError::TooManyPredecessors(alive));
+            let alive = alive.into_iter().rev().map(KeyRecord::id);
+            return Err(RotateError::TooManyPredecessors(alive.collect()));
         }
         Ok(())
     }
@@ -453,7 +475,7 @@ impl RotateKey {
         }
     }
 
-    /// Returns the record of the new key, without the times of its life.
+    /// Returns the record of the new key as a copy of another one, without its life and its links.
     fn new_record(&self, old: &KeyRecord, digest: &KeyDigest, format: &KeyFormat) -> KeyRecord {
         let verifier = self.manager.shared.peppers.verifier(digest);
         let record = KeyRecord::new(digest.id(), verifier, old.account())
@@ -469,8 +491,7 @@ impl RotateKey {
             .with_metadata(old.metadata().clone())
             .with_throttled(old.throttled().cloned())
             .with_budget(old.budget())
-            .with_lineage(old.lineage())
-            .with_rotated_from(old.id());
+            .with_lineage(old.lineage());
         self.edits.apply(record)
     }
 }

@@ -65,6 +65,13 @@ pub enum UpdateError {
     /// The key was changed since it was seen. Look at the current record, and update that.
     #[error("the key {} was changed meanwhile: it has version {}", .0.id(), .0.version())]
     Changed(Box<KeyRecord>),
+    /// The key was rotated, and its grace period is over. It does not come back: use the key that
+    /// replaces it.
+    #[error("the key was rotated, and has ended: its successor is {successor}")]
+    Rotated {
+        /// The key that replaces this one.
+        successor: KeyId,
+    },
     /// A field has a value that this [`ApiKeys`](crate::ApiKeys) does not allow.
     #[error(transparent)]
     Field(#[from] FieldError),
@@ -118,13 +125,18 @@ impl UpdateKey {
             return Ok(updated);
         }
         let now = manager.shared.now();
-        self.check_policy(&updated, now)?;
+        self.check_policy(&updated)?;
         let account = updated.account().to_owned();
-        // A later expiry may bring the key back.
-        let was_dead = self.seen.expires_at().is_some_and(|end| end <= now);
+        let is_longer = self.is_longer(&updated);
+        let has_ended = self.seen.expires_at().is_some_and(|end| end <= now);
+        if let Some(rotation) = updated.rotated_to().filter(|_| is_longer && has_ended) {
+            let successor = rotation.successor;
+            return Err(UpdateError::Rotated { successor });
+        }
         let change = Change::new(self.origin, now);
         let mut change = change.update(Action::UPDATED, &self.seen, updated)?;
-        if let Some(cap) = manager.policy.cap(&account, now).filter(|_| was_dead) {
+        // A later expiry may bring the key back, also one that expires just now.
+        if let Some(cap) = manager.policy.cap(&account, now).filter(|_| is_longer) {
             change = change.add_cap(cap)?;
         }
         match manager.commit(&change).await {
@@ -147,7 +159,7 @@ impl UpdateKey {
 
 impl UpdateKey {
     /// Checks what the update adds. What stays, or is taken away, is allowed.
-    fn check_policy(&self, updated: &KeyRecord, now: SystemTime) -> Result<(), PolicyError> {
+    fn check_policy(&self, updated: &KeyRecord) -> Result<(), PolicyError> {
         let policy = &self.manager.policy;
         if self.edits.name.is_some() {
             policy.check_name(updated.name())?;
@@ -155,16 +167,22 @@ impl UpdateKey {
         let added = updated.scopes().iter();
         let added = added.filter(|scope| !self.seen.scopes().contains(scope));
         policy.check_scopes(&self.origin.actor, added)?;
-        let is_longer = match (self.seen.expires_at(), updated.expires_at()) {
+        if self.is_longer(updated) {
+            // A key that was imported without its time of issue may be of any age.
+            let begins = updated.not_before().or(updated.created_at());
+            let begins = begins.unwrap_or(SystemTime::UNIX_EPOCH);
+            policy.check_life(begins, updated.expires_at())?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether the update lengthens the life of the key.
+    fn is_longer(&self, updated: &KeyRecord) -> bool {
+        match (self.seen.expires_at(), updated.expires_at()) {
             (Some(before), Some(after)) => after > before,
             (before, None) => before.is_some(),
             (None, Some(_)) => false,
-        };
-        if is_longer {
-            let begins = updated.not_before().or(updated.created_at());
-            policy.check_life(begins.unwrap_or(now), updated.expires_at())?;
         }
-        Ok(())
     }
 }
 

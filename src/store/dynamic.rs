@@ -72,6 +72,8 @@ pub(crate) trait DynManagedKeyStore: DynKeyStore {
 
     async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError>;
 
+    async fn find_lineage(&self, first: &KeyId) -> Result<Vec<KeyRecord>, StoreError>;
+
     async fn find_request(&self, id: &[u8; 32]) -> Result<Option<IssueRequest>, StoreError>;
 
     async fn trail(
@@ -99,6 +101,10 @@ impl<S: ManagedKeyStore> DynManagedKeyStore for S {
 
     async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
         ManagedKeyStore::find_listed(self, id).await
+    }
+
+    async fn find_lineage(&self, first: &KeyId) -> Result<Vec<KeyRecord>, StoreError> {
+        ManagedKeyStore::find_lineage(self, first).await
     }
 
     async fn find_request(&self, id: &[u8; 32]) -> Result<Option<IssueRequest>, StoreError> {

@@ -206,7 +206,8 @@ pub trait ManagedKeyStore: KeyStore {
     /// Commits a change in one transaction: all of its [steps](Change::steps), or none.
     ///
     /// - A record to create must not exist: [`StoreErrorKind::AlreadyExists`]. The database itself
-    ///   must enforce this, not a read before the write.
+    ///   must enforce this, not a read before the write. The same goes for a record that was deleted,
+    ///   for as long as its trail is kept: a revoked key does not come back by an import.
     /// - A record to update must exist in the preceding version: [`StoreErrorKind::Conflict`].
     /// - A record to delete must exist in its version: [`Conflict`]. The request for the key and the
     ///   times of its use are deleted with it.
@@ -214,9 +215,9 @@ pub trait ManagedKeyStore: KeyStore {
     ///   [`Conflict`].
     /// - A request that must not be remembered yet, but is: [`AlreadyExists`]. One that is not
     ///   remembered with the key to replace: [`Conflict`].
-    /// - An [`AccountCap`] that the account exceeds after the other steps: [`CapReached`]. Changes
-    ///   of one account with caps must not pass each other: lock the account, or a count before the
-    ///   insert admits two keys where one is left.
+    /// - An [`AccountCap`] that the account exceeds after the other steps, and by them:
+    ///   [`CapReached`]. Changes of one account with caps must not pass each other: lock the account,
+    ///   or a count before the insert admits two keys where one is left.
     /// - A record with a field that the store cannot keep is [`Refused`], never truncated: without
     ///   its networks or its expiry, a key would permit more than its owner was told. A step that
     ///   the store does not know is refused, too.
@@ -261,6 +262,21 @@ pub trait ManagedKeyStore: KeyStore {
     ) -> impl Future<Output = Result<Option<ListedKey>, StoreError>> + Send {
         let _ = id;
         let refused = StoreError::refused("this store does not tell when keys were used");
+        async move { Err(refused) }
+    }
+
+    /// Finds all keys of a chain of rotations by the id of its first key, the
+    /// [lineage](KeyRecord::lineage), in any order, without lag, as
+    /// [`find_committed`](Self::find_committed).
+    ///
+    /// The first key may be gone. The default is an error. Without this method, keys are not
+    /// rotated.
+    fn find_lineage(
+        &self,
+        first: &KeyId,
+    ) -> impl Future<Output = Result<Vec<KeyRecord>, StoreError>> + Send {
+        let _ = first;
+        let refused = StoreError::refused("this store does not find the keys of a chain");
         async move { Err(refused) }
     }
 
@@ -367,6 +383,10 @@ impl<S: ManagedKeyStore> ManagedKeyStore for Arc<S> {
 
     async fn find_listed(&self, id: &KeyId) -> Result<Option<ListedKey>, StoreError> {
         ManagedKeyStore::find_listed(&**self, id).await
+    }
+
+    async fn find_lineage(&self, first: &KeyId) -> Result<Vec<KeyRecord>, StoreError> {
+        ManagedKeyStore::find_lineage(&**self, first).await
     }
 
     async fn find_request(&self, id: &[u8; 32]) -> Result<Option<IssueRequest>, StoreError> {

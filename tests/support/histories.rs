@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tower_api_key::clock::ManualClock;
 use tower_api_key::key::KeyStatus;
-use tower_api_key::manage::RotateError;
+use tower_api_key::manage::{RotateError, UpdateError};
 use tower_api_key::store::{KeyUsage, UsageBatch, UsagePeriod};
 use tower_api_key::{ApiKeys, KeyId, KeyRecord, ManagedKeyStore};
 
@@ -60,12 +60,13 @@ pub async fn live(store: impl ManagedKeyStore + Clone, number: u8, steps: usize)
             4 => {
                 let current = store.find_committed(&id).await.unwrap().unwrap();
                 let end = keys.now() + days(1 + random.below(60));
-                keys.update(&current)
-                    .expires_at(end)
-                    .name("updated")
-                    .await
-                    .unwrap();
-                seen[at].end = Some(end);
+                let update = keys.update(&current).expires_at(end).name("updated");
+                match update.await {
+                    Ok(_) => seen[at].end = Some(end),
+                    // A key that was rotated and has ended does not come back.
+                    Err(UpdateError::Rotated { .. }) => {}
+                    Err(error) => panic!("{error:?}"),
+                }
             }
             5 => {
                 batches += 1;
@@ -74,7 +75,7 @@ pub async fn live(store: impl ManagedKeyStore + Clone, number: u8, steps: usize)
                 store.record_usage(&batch).await.unwrap();
             }
             6 => {
-                let dead_for = days(random.below(60));
+                let dead_for = days(1 + random.below(60));
                 keys.purge(dead_for).await.unwrap();
                 forget_purged(&store, &mut seen, keys.now() - dead_for).await;
             }

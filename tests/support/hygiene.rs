@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tower_api_key::clock::ManualClock;
 use tower_api_key::key::KeyDigest;
-use tower_api_key::manage::{RetireError, WorkerHealth};
+use tower_api_key::manage::{PurgeError, RetireError, WorkerHealth};
 use tower_api_key::store::{
     Action, Actor, ChangeFeed, KeyOrder, KeyQuery, KeyUsage, Paging, Start, TrailQuery, UsageBatch,
     UsagePeriod,
@@ -227,7 +227,9 @@ pub async fn dead_keys_are_purged<S: ManagedKeyStore + ChangeFeed + Clone>(store
     let next = keys.rotate(rotated.id()).await.unwrap();
     assert_eq!(keys.revoke_family(next.id()).await.unwrap().len(), 2);
     assert!(keys.find(&recent.id()).await.unwrap().is_some());
-    assert_eq!(keys.purge(Duration::ZERO).await.unwrap(), 2);
+    let too_short = keys.purge(DAY / 2).await;
+    assert!(matches!(too_short, Err(PurgeError::TooShort)));
+    assert_eq!(keys.purge(DAY).await.unwrap(), 2);
 }
 
 pub async fn what_ends_soon_or_never_is_listed<S: ManagedKeyStore + Clone>(store: S) {

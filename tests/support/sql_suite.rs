@@ -314,10 +314,19 @@ pub async fn a_purged_key_leaves_its_trail_and_is_not_created_again<D: Database>
     let error = store.commit(&again).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::AlreadyExists);
     assert!(D::verify(&store).await.unwrap().is_ok());
+    // Nor if the beginning of its trail is gone.
+    assert_eq!(D::purge(&store, at(1)).await.unwrap(), 0);
+    let gone = history(&store, "gone", 4).await; // of the seconds 0, 2, 3 and 4
+    let deleted = change(500).delete(Action::PURGED, &gone).unwrap();
+    store.commit(&deleted).await.unwrap();
+    assert_eq!(D::purge(&store, at(400)).await.unwrap(), 4);
+    let again = change(501).create(Action::IMPORTED, gone.with_version(1));
+    let error = store.commit(&again.unwrap()).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::AlreadyExists);
     // Its trail is purged as a whole, since it has no end that must be kept.
     assert_eq!(D::purge(&store, at(1)).await.unwrap(), 0);
     let year_3000 = UNIX_EPOCH + Duration::from_secs(32_503_680_000);
-    assert_eq!(D::purge(&store, year_3000).await.unwrap(), 2);
+    assert_eq!(D::purge(&store, year_3000).await.unwrap(), 3);
     assert_eq!(D::purge(&store, year_3000).await.unwrap(), 0);
     let report = D::verify(&store).await.unwrap();
     assert!(report.is_ok() && report.records == 3, "{report:?}");

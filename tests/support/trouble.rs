@@ -148,6 +148,10 @@ impl ManagedKeyStore for TroubledStore {
     async fn commit(&self, change: &Change) -> Result<(), StoreError> {
         self.kept.commit(change).await
     }
+
+    async fn find_lineage(&self, first: &KeyId) -> Result<Vec<KeyRecord>, StoreError> {
+        self.kept.find_lineage(first).await
+    }
 }
 
 /// What a limiter answers with.

@@ -27,6 +27,9 @@ pub(super) struct RecordTable {
     ids: HashMap<u64, KeyId>,
     indexes: [BTreeSet<SortKey>; ORDERS.len()],
     accounts: HashMap<String, HashSet<KeyId>>,
+    lineages: HashMap<KeyId, HashSet<KeyId>>,
+    /// The keys that were deleted, which do not come back.
+    deleted: HashSet<KeyId>,
     last: u64,
 }
 
@@ -71,6 +74,8 @@ impl RecordTable {
         }
         let account = stored.listed.record.account().to_owned();
         self.accounts.entry(account).or_default().insert(id);
+        let lineage = stored.listed.record.lineage();
+        self.lineages.entry(lineage).or_default().insert(id);
         self.ids.insert(stored.number, id);
         self.keys.insert(id, stored);
     }
@@ -78,6 +83,18 @@ impl RecordTable {
     /// Deletes a record.
     pub(super) fn delete(&mut self, id: &KeyId) {
         self.take(id);
+        self.deleted.insert(*id);
+    }
+
+    /// Returns whether a key with this id exists, or did.
+    pub(super) fn is_known(&self, id: &KeyId) -> bool {
+        self.keys.contains_key(id) || self.deleted.contains(id)
+    }
+
+    /// Returns the keys of a chain of rotations, by its first key.
+    pub(super) fn lineage(&self, first: &KeyId) -> impl Iterator<Item = &KeyRecord> {
+        let ids = self.lineages.get(first).into_iter().flatten();
+        ids.filter_map(|id| self.get(id))
     }
 
     /// Removes a key from the table and all its indexes.
@@ -88,37 +105,29 @@ impl RecordTable {
                 index.remove(&sort_key);
             }
         }
-        let account = stored.listed.record.account();
-        if let Some(of_account) = self.accounts.get_mut(account) {
-            of_account.remove(id);
-            if of_account.is_empty() {
-                self.accounts.remove(account);
-            }
-        }
+        let record = &stored.listed.record;
+        remove(&mut self.accounts, record.account(), id);
+        remove(&mut self.lineages, &record.lineage(), id);
         self.ids.remove(&stored.number);
         Some(stored)
     }
 
-    /// Returns whether an account would have more keys than a cap allows, after some records were
-    /// created, updated or deleted.
+    /// Returns whether an account would have more keys than before, and than a cap allows, after
+    /// some records were created, updated or deleted.
     pub(super) fn exceeds(
         &self,
         cap: &AccountCap,
         written: &HashMap<KeyId, Option<&KeyRecord>>,
     ) -> bool {
         let of_account = self.accounts.get(&cap.account).into_iter().flatten();
-        let unchanged = of_account
-            .filter(|id| !written.contains_key(id))
-            .filter_map(|id| self.get(id));
-        let written = written.values().copied().flatten();
-        let is_alive = |key: &&KeyRecord| {
-            key.revoked().is_none() && key.expires_at().is_none_or(|end| end > cap.at)
-        };
-        let alive = unchanged
-            .chain(written.filter(|key| key.account() == cap.account))
-            .filter(is_alive);
-        let chains: HashSet<KeyId> = alive.map(KeyRecord::lineage).collect();
-        chains.len() > cap.most as usize
+        let before = of_account.filter_map(|id| self.get(id));
+        let unchanged = before
+            .clone()
+            .filter(|key| !written.contains_key(&key.id()));
+        let changed = written.values().copied().flatten();
+        let after = unchanged.chain(changed.filter(|key| key.account() == cap.account));
+        let after = chains(after, cap);
+        after > cap.most as usize && after > chains(before, cap)
     }
 
     /// Records uses of a key, if the key exists. Its sort key changes only in `LeastRecentlyUsed`.
@@ -168,6 +177,29 @@ impl StoredKey {
             KeyOrder::RecentlyRevoked => u64::MAX - microseconds(record.revoked()?.at),
         };
         Some((value, self.number))
+    }
+}
+
+/// Returns the number of chains of rotations with a key that is alive.
+fn chains<'k>(keys: impl Iterator<Item = &'k KeyRecord>, cap: &AccountCap) -> usize {
+    let is_alive = |key: &&KeyRecord| {
+        key.revoked().is_none() && key.expires_at().is_none_or(|end| end > cap.at)
+    };
+    let chains: HashSet<KeyId> = keys.filter(is_alive).map(KeyRecord::lineage).collect();
+    chains.len()
+}
+
+/// Removes an id from the set under a name, and the set if it is empty then.
+fn remove<N, Q>(sets: &mut HashMap<N, HashSet<KeyId>>, name: &Q, id: &KeyId)
+where
+    N: std::borrow::Borrow<Q> + std::hash::Hash + Eq,
+    Q: std::hash::Hash + Eq + ?Sized,
+{
+    if let Some(set) = sets.get_mut(name) {
+        set.remove(id);
+        if set.is_empty() {
+            sets.remove(name);
+        }
     }
 }
 

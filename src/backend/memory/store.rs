@@ -182,6 +182,10 @@ impl ManagedKeyStore for MemoryStore {
         Ok(self.read().records.get_listed(id).cloned())
     }
 
+    async fn find_lineage(&self, first: &KeyId) -> Result<Vec<KeyRecord>, StoreError> {
+        Ok(self.read().records.lineage(first).cloned().collect())
+    }
+
     async fn find_request(&self, id: &[u8; 32]) -> Result<Option<IssueRequest>, StoreError> {
         Ok(self.read().requests.get(id).cloned())
     }
@@ -271,7 +275,7 @@ impl Tables {
             match step {
                 Step::Create { record, .. } => {
                     let is_second = written.insert(record.id(), Some(record)).is_some();
-                    if is_second || version(record.id()).is_some() {
+                    if is_second || self.records.is_known(&record.id()) {
                         return Err(StoreError::already_exists());
                     }
                 }

@@ -11,9 +11,7 @@ use super::store::{Access, SqlStore};
 use super::trail_row;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
-use crate::store::{
-    AccountCap, Change, Event, IssueRequest, Step, StoreError, StoreErrorKind, TrailRecord,
-};
+use crate::store::{AccountCap, Change, Event, IssueRequest, Step, StoreError, TrailRecord};
 
 /// The attempts at a change that the database asks to run again, or whose connection is lost.
 const ATTEMPTS: u32 = 4;
@@ -115,13 +113,13 @@ impl<D: Driver> SqlStore<D> {
         steps: &Steps<'_>,
     ) -> Result<(), SqlError> {
         let mut rows = TrailRows::new();
-        self.lock_accounts(session, &steps.caps).await?;
+        let counts = self.lock_accounts(session, &steps.caps).await?;
         self.remember(session, &steps.requests).await?;
         self.create(session, change, &steps.creates, &mut rows)
             .await?;
         self.update(session, &steps.updates, &mut rows).await?;
-        self.check_caps(session, &steps.caps).await?;
-        self.add_trail(session, steps, &mut rows).await?;
+        self.check_caps(session, &steps.caps, &counts).await?;
+        self.add_trail(session, &steps.writes, &mut rows).await?;
         self.add_events(session, change, &steps.events).await
     }
 
@@ -147,6 +145,7 @@ impl<D: Driver> SqlStore<D> {
         sorted.sort_by_key(|write| *write.record.id().as_bytes());
         let per_statement = D::DIALECT.most_parameters / (record_row::COLUMNS.len() + 2);
         for creates in sorted.chunks(per_statement) {
+            self.check_new(session, creates).await?;
             let rows = creates.iter().map(|write| {
                 let mut cells = record_row::cells(write.record);
                 let head = self.chain(write, None, &cells, trail);
@@ -167,7 +166,23 @@ impl<D: Driver> SqlStore<D> {
         Ok(())
     }
 
-    /// Updates and deletes records, and adds their rows of the trail.
+    /// Checks that no key with one of these ids was deleted: a revoked key does not come back.
+    async fn check_new(
+        &self,
+        session: &mut D::Session,
+        creates: &[Write<'_>],
+    ) -> Result<(), SqlError> {
+        let ids = creates.iter();
+        let ids = ids.map(|write| vec![Cell::id(write.record.id())]);
+        let known = self.sql("SELECT key_id FROM {trail} WHERE key_id IN ({values}) LIMIT 1");
+        if session.fetch(Query::of_rows(&known, ids)).await?.is_empty() {
+            return Ok(());
+        }
+        Err(StoreError::already_exists().into())
+    }
+
+    /// Updates and deletes records, and adds their rows of the trail. All records of a chunk are
+    /// written in one statement, so that a slow network does not make a large change late.
     async fn update(
         &self,
         session: &mut D::Session,
@@ -176,6 +191,45 @@ impl<D: Driver> SqlStore<D> {
     ) -> Result<(), SqlError> {
         let mut sorted = updates.to_vec();
         sorted.sort_by_key(|write| *write.record.id().as_bytes());
+        for updates in sorted.chunks(D::DIALECT.most_parameters) {
+            let seen = self.lock(session, updates).await?;
+            let mut replaced = Vec::new();
+            let mut deleted = Vec::new();
+            for write in updates {
+                let id = *write.record.id().as_bytes();
+                let Some((version, account, last)) = seen.get(&id) else {
+                    return Err(StoreError::conflict().into());
+                };
+                if write.trail.version - 1 != *version {
+                    return Err(StoreError::conflict().into());
+                }
+                if write.is_delete {
+                    // Its last record of the trail says that it has no state any more.
+                    self.chain(write, Some(*last), &[], trail);
+                    deleted.push(write.record.id());
+                    continue;
+                }
+                let mut cells = record_row::cells(write.record);
+                let head = self.chain(write, Some(*last), &cells, trail);
+                cells.push(Cell::bytes(head));
+                replaced.push(cells);
+                if account != write.record.account() {
+                    self.move_uses(session, write.record).await?;
+                }
+            }
+            self.replace(session, replaced).await?;
+            self.delete(session, &deleted).await?;
+        }
+        Ok(())
+    }
+
+    /// Locks records until the end of the transaction. Returns the version and the account of each,
+    /// and the last hash of its chain.
+    async fn lock(
+        &self,
+        session: &mut D::Session,
+        writes: &[Write<'_>],
+    ) -> Result<BTreeMap<[u8; 16], (u64, String, Link)>, SqlError> {
         let columns = record_row::COLUMNS
             .map(|column| format!("k.{column}"))
             .join(", ");
@@ -189,35 +243,15 @@ impl<D: Driver> SqlStore<D> {
              LEFT JOIN {{trail}} AS t ON t.key_id = k.id AND t.version = k.version \
              WHERE k.id IN ({{values}}) ORDER BY k.id {for_update}"
         ));
-        for updates in sorted.chunks(D::DIALECT.most_parameters) {
-            let ids = updates
-                .iter()
-                .map(|write| vec![Cell::id(write.record.id())]);
-            let mut seen = BTreeMap::new();
-            for mut row in session.fetch(Query::of_rows(&lock, ids)).await? {
-                let id: [u8; 16] = row.bytes("id")?;
-                let (version, account) = (row.count("version")?, row.text("account")?);
-                seen.insert(id, (version, account, self.last_link(&mut row)));
-            }
-            for write in updates {
-                let id = *write.record.id().as_bytes();
-                let Some((version, account, last)) = seen.get(&id) else {
-                    return Err(StoreError::conflict().into());
-                };
-                if write.trail.version - 1 != *version {
-                    return Err(StoreError::conflict().into());
-                }
-                if write.is_delete {
-                    self.delete(session, write, *last, trail).await?;
-                    continue;
-                }
-                self.replace(session, write, *last, trail).await?;
-                if account != write.record.account() {
-                    self.move_uses(session, write.record).await?;
-                }
-            }
+        let ids = writes.iter();
+        let ids = ids.map(|write| vec![Cell::id(write.record.id())]);
+        let mut seen = BTreeMap::new();
+        for mut row in session.fetch(Query::of_rows(&lock, ids)).await? {
+            let id: [u8; 16] = row.bytes("id")?;
+            let (version, account) = (row.count("version")?, row.text("account")?);
+            seen.insert(id, (version, account, self.last_link(&mut row)));
         }
-        Ok(())
+        Ok(seen)
     }
 
     /// Reads the last hash of the chain of a key, unless the key or the end of its trail was edited
@@ -244,60 +278,51 @@ impl<D: Driver> SqlStore<D> {
         Ok(())
     }
 
+    /// Replaces records that are locked.
     async fn replace(
         &self,
         session: &mut D::Session,
-        write: &Write<'_>,
-        last: Link,
-        trail: &mut TrailRows,
+        rows: Vec<Vec<Cell>>,
     ) -> Result<(), SqlError> {
-        let mut cells = record_row::cells(write.record);
-        let head = self.chain(write, Some(last), &cells, trail);
-        cells.push(Cell::bytes(head));
-        let columns = record_row::COLUMNS.iter().chain(&["head"]);
+        let columns: Vec<&str> = record_row::COLUMNS.into_iter().chain(["head"]).collect();
+        let names = columns.join(", ");
         let set: Vec<String> = columns
-            .zip(1..)
+            .iter()
             .skip(1) // the id
-            .map(|(column, at)| format!("{column} = ${at}"))
+            .map(|column| format!("{column} = v.{column}"))
             .collect();
-        let version = cells.len() + 1;
-        cells.push(Cell::count(write.record.version() - 1));
-        let statement = format!(
-            "UPDATE {{keys}} SET {} WHERE id = $1 AND version = ${version}",
-            set.join(", ")
-        );
-        let written = session
-            .execute(Query::new(self.sql(&statement), cells))
-            .await?;
-        if written != 1 {
-            return Err(StoreError::conflict().into());
+        let set = set.join(", ");
+        // The values come first in the join, so that each key is looked up.
+        let update = self.sql(&format!(
+            "WITH v({names}) AS (VALUES {{values}}) \
+             UPDATE {{keys}} SET {set} FROM v \
+             WHERE {{keys}}.id = v.id AND {{keys}}.version = v.version - 1"
+        ));
+        for rows in rows.chunks(D::DIALECT.most_parameters / columns.len()) {
+            let query = Query::of_rows(&update, rows.iter().cloned());
+            if session.execute(query).await? != rows.len() as u64 {
+                return Err(StoreError::conflict().into());
+            }
         }
         Ok(())
     }
 
-    /// Deletes a record with what is kept beside it. Its last record of the trail says that it has
-    /// no state any more.
-    async fn delete(
-        &self,
-        session: &mut D::Session,
-        write: &Write<'_>,
-        last: Link,
-        trail: &mut TrailRows,
-    ) -> Result<(), SqlError> {
-        self.chain(write, Some(last), &[], trail);
-        let id = Cell::id(write.record.id());
-        let version = Cell::count(write.record.version());
-        let delete = self.sql("DELETE FROM {keys} WHERE id = $1 AND version = $2");
-        let query = Query::new(delete, [id.clone(), version]);
-        if session.execute(query).await? != 1 {
-            return Err(StoreError::conflict().into());
-        }
-        for delete in [
-            "DELETE FROM {uses} WHERE key_id = $1",
-            "DELETE FROM {requests} WHERE key_id = $1",
-        ] {
-            let query = Query::new(self.sql(delete), [id.clone()]);
-            session.execute(query).await?;
+    /// Deletes records that are locked, with what is kept beside them.
+    async fn delete(&self, session: &mut D::Session, ids: &[KeyId]) -> Result<(), SqlError> {
+        for ids in ids.chunks(D::DIALECT.most_parameters) {
+            let rows = || ids.iter().map(|id| vec![Cell::id(*id)]);
+            for delete in [
+                "DELETE FROM {uses} WHERE key_id IN ({values})",
+                "DELETE FROM {requests} WHERE key_id IN ({values})",
+            ] {
+                session
+                    .execute(Query::of_rows(&self.sql(delete), rows()))
+                    .await?;
+            }
+            let delete = self.sql("DELETE FROM {keys} WHERE id IN ({values})");
+            if session.execute(Query::of_rows(&delete, rows())).await? != ids.len() as u64 {
+                return Err(StoreError::conflict().into());
+            }
         }
         Ok(())
     }
@@ -325,7 +350,7 @@ impl<D: Driver> SqlStore<D> {
     async fn add_trail(
         &self,
         session: &mut D::Session,
-        steps: &Steps<'_>,
+        writes: &[Write<'_>],
         trail: &mut TrailRows,
     ) -> Result<(), SqlError> {
         let columns = trail_row::COLUMNS.join(", ");
@@ -333,20 +358,10 @@ impl<D: Driver> SqlStore<D> {
             "INSERT INTO {{trail}} ({columns}, state, previous, digest) VALUES {{values}}"
         ));
         let per_statement = D::DIALECT.most_parameters / (trail_row::COLUMNS.len() + 3);
-        for writes in steps.writes.chunks(per_statement) {
+        for writes in writes.chunks(per_statement) {
             let rows = writes.iter();
             let rows = rows.filter_map(|write| trail.remove(write.record.id().as_bytes()));
-            match session.execute(Query::of_rows(&insert, rows)).await {
-                Ok(_) => {}
-                // The trail has a record of this version already. A key that was deleted is not
-                // created again.
-                Err(SqlError::Store(error))
-                    if error.kind() == StoreErrorKind::Corrupt && steps.updates.is_empty() =>
-                {
-                    return Err(StoreError::already_exists().into());
-                }
-                Err(error) => return Err(error),
-            }
+            session.execute(Query::of_rows(&insert, rows)).await?;
         }
         Ok(())
     }

@@ -28,8 +28,8 @@ pub(super) struct Dialect {
     pub(super) begin_page: &'static str,
     /// Locks the rows of a query until the end of the transaction.
     pub(super) for_update: &'static str,
-    /// Locks the account named in `$1` until the end of the transaction. Empty if there is one writer
-    /// at a time.
+    /// Locks the accounts in `{values}` one after the other, until the end of the transaction. Empty
+    /// if there is one writer at a time.
     pub(super) lock_account: &'static str,
     /// Takes the lock of the migrator, in its transaction.
     pub(super) lock_migrations: &'static str,

@@ -1,6 +1,8 @@
 //! What a commit checks beside the versions of records: requests for keys, and caps on the keys of
 //! accounts.
 
+use std::collections::BTreeMap;
+
 use super::cell::Cell;
 use super::session::{Driver, Query, Session, SqlError};
 use super::store::SqlStore;
@@ -60,53 +62,80 @@ impl<D: Driver> SqlStore<D> {
     }
 
     /// Locks the accounts of caps until the end of the transaction, in the same order in all
-    /// transactions, before any row is locked. So the count at the end sees all that was committed
-    /// under the same cap before.
+    /// transactions, before any row is locked. So the counts see all that was committed under the
+    /// same cap before. Returns the number of chains of each account.
     pub(super) async fn lock_accounts(
         &self,
         session: &mut D::Session,
         caps: &[&AccountCap],
-    ) -> Result<(), SqlError> {
-        let lock = D::DIALECT.lock_account;
-        if lock.is_empty() {
-            return Ok(()); // there is one writer
-        }
+    ) -> Result<Counts, SqlError> {
         let mut accounts: Vec<&str> = caps.iter().map(|cap| cap.account.as_str()).collect();
         accounts.sort_unstable();
         accounts.dedup();
-        for account in accounts {
-            let name = format!("tower-api-key {} {account}", self.names);
-            session
-                .execute(Query::new(lock, [Cell::text(name)]))
-                .await?;
+        let lock = D::DIALECT.lock_account;
+        if !lock.is_empty() {
+            for accounts in accounts.chunks(D::DIALECT.most_parameters) {
+                let names = accounts.iter().map(|account| {
+                    vec![Cell::text(format!(
+                        "tower-api-key {} {account}",
+                        self.names
+                    ))]
+                });
+                session.execute(Query::of_rows(lock, names)).await?;
+            }
         }
-        Ok(())
+        self.count_chains(session, caps).await
     }
 
-    /// Counts the chains of rotations of each account that has a cap.
+    /// Checks that no account exceeds its cap by this change.
     pub(super) async fn check_caps(
         &self,
         session: &mut D::Session,
         caps: &[&AccountCap],
+        before: &Counts,
     ) -> Result<(), SqlError> {
-        // Each part is read from the index of keys that are not revoked. With `OR`, all keys of the
-        // account that have expired would be read.
-        let count = self.sql(
-            "SELECT CAST(count(DISTINCT chain) AS bigint) FROM (\
-               SELECT COALESCE(lineage, id) AS chain FROM {keys} \
-               WHERE account = $1 AND revoked_at IS NULL AND expires_at > $2 \
-               UNION ALL SELECT COALESCE(lineage, id) FROM {keys} \
-               WHERE account = $1 AND revoked_at IS NULL AND expires_at IS NULL\
-             ) AS chains",
-        );
-        for cap in caps {
-            let cells = [Cell::text(cap.account.as_str()), Cell::instant(cap.at)];
-            let rows = session.fetch(Query::new(count.clone(), cells)).await?;
-            let count = rows.into_iter().next().map(|mut row| row.count("count"));
-            if count.transpose()?.unwrap_or_default() > u64::from(cap.most) {
-                return Err(StoreError::cap_reached().into());
-            }
+        let after = self.count_chains(session, caps).await?;
+        let exceeds = |cap: &&AccountCap| {
+            let count = |counts: &Counts| counts.get(&cap.account).copied().unwrap_or_default();
+            count(&after) > u64::from(cap.most) && count(&after) > count(before)
+        };
+        if caps.iter().any(exceeds) {
+            return Err(StoreError::cap_reached().into());
         }
         Ok(())
     }
+
+    /// Counts the chains of rotations with a key that is alive, of each account with a cap.
+    async fn count_chains(
+        &self,
+        session: &mut D::Session,
+        caps: &[&AccountCap],
+    ) -> Result<Counts, SqlError> {
+        // Each part is read from the index of keys that are not revoked. With `OR`, all keys of the
+        // account that have expired would be read.
+        let count = self.sql(
+            "WITH caps(account, at) AS (VALUES {values}) \
+             SELECT account, CAST(count(DISTINCT chain) AS bigint) FROM (\
+               SELECT k.account, COALESCE(k.lineage, k.id) AS chain \
+               FROM caps AS c JOIN {keys} AS k ON k.account = c.account \
+               WHERE k.revoked_at IS NULL AND k.expires_at > c.at \
+               UNION ALL SELECT k.account, COALESCE(k.lineage, k.id) \
+               FROM caps AS c JOIN {keys} AS k ON k.account = c.account \
+               WHERE k.revoked_at IS NULL AND k.expires_at IS NULL\
+             ) AS chains GROUP BY account",
+        );
+        let mut counts = Counts::new();
+        for caps in caps.chunks(D::DIALECT.most_parameters / 2) {
+            let rows = caps
+                .iter()
+                .map(|cap| vec![Cell::text(cap.account.as_str()), Cell::instant(cap.at)]);
+            for mut row in session.fetch(Query::of_rows(&count, rows)).await? {
+                counts.insert(row.text("account")?, row.count("count")?);
+            }
+        }
+        Ok(counts)
+    }
 }
+
+/// The number of chains of rotations of each account.
+pub(super) type Counts = BTreeMap<String, u64>;

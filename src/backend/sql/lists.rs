@@ -16,12 +16,16 @@ use super::session::{Driver, Query, Session, SqlError};
 use super::store::{Access, SqlStore};
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
+use crate::key::record::KeyRecord;
 use crate::store::{
     Cursor, ExpiryFilter, KeyOrder, KeyQuery, KeyState, ListedKey, Page, Paging, StoreError,
 };
 
 /// The most rows that are looked at for one page.
 const MOST_SCANNED: usize = 2_000;
+
+/// The most keys of a chain of rotations, which are read at once.
+const MOST_OF_LINEAGE: usize = 10_000;
 
 /// The way in which an order reads its index.
 struct Scan {
@@ -204,6 +208,23 @@ impl<D: Driver> SqlStore<D> {
         let rows = self.within(self.fetch(query)).await?;
         let row = rows.into_iter().next();
         row.map(|mut row| listed(&mut row)).transpose()
+    }
+
+    /// Returns the keys of a chain of rotations, by its first key. More than the most is an error.
+    pub(super) async fn find_lineage(&self, first: &KeyId) -> Result<Vec<KeyRecord>, StoreError> {
+        let columns = record_row::COLUMNS.join(", ");
+        let statement = self.sql(&format!(
+            "SELECT {columns} FROM {{keys}} WHERE id = $1 AND lineage IS NULL \
+             UNION ALL SELECT {columns} FROM (SELECT {columns} FROM {{keys}} WHERE lineage = $1 \
+             LIMIT {MOST_OF_LINEAGE}) AS others"
+        ));
+        let query = Query::new(statement, [Cell::id(*first)]);
+        let rows = self.within(self.fetch(query)).await?;
+        if rows.len() > MOST_OF_LINEAGE {
+            return Err(StoreError::refused("a chain of rotations is too long"));
+        }
+        let records = rows.into_iter().map(|mut row| record_row::record(&mut row));
+        records.collect()
     }
 
     /// Returns the statement of a page.

@@ -111,6 +111,10 @@ macro_rules! ports {
                 self.0.find_listed(id).await
             }
 
+            async fn find_lineage(&self, first: &KeyId) -> Result<Vec<KeyRecord>, StoreError> {
+                self.0.find_lineage(first).await
+            }
+
             async fn find_request(
                 &self,
                 id: &[u8; 32],

@@ -117,7 +117,8 @@ impl Driver for PostgresDriver {
                 SET LOCAL enable_sort = off; SET LOCAL enable_incremental_sort = off; \
                 SET LOCAL jit = off",
         for_update: "FOR UPDATE",
-        lock_account: "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))",
+        lock_account: "SELECT pg_advisory_xact_lock(hashtextextended(name, 0)) \
+             FROM (VALUES {values}) AS names(name)",
         lock_migrations: "SELECT pg_advisory_xact_lock(1952541489, hashtext('{names}'))",
         has_schemas: true,
         poll: Duration::from_millis(250),

@@ -41,6 +41,7 @@ CREATE INDEX "{prefix}keys_by_age" ON {keys} (listed_at, id);
 CREATE INDEX "{prefix}keys_ending" ON {keys} (expires_at, id) WHERE expires_at IS NOT NULL;
 CREATE INDEX "{prefix}keys_ending_by_account" ON {keys} (account, expires_at, id) WHERE expires_at IS NOT NULL;
 CREATE INDEX "{prefix}keys_unrevoked" ON {keys} (account, expires_at) WHERE revoked_at IS NULL;
+CREATE INDEX "{prefix}keys_by_lineage" ON {keys} (lineage) WHERE lineage IS NOT NULL;
 CREATE INDEX "{prefix}keys_revoked" ON {keys} (revoked_at, id) WHERE revoked_at IS NOT NULL;
 CREATE INDEX "{prefix}keys_revoked_by_account" ON {keys} (account, revoked_at, id) WHERE revoked_at IS NOT NULL;
 
