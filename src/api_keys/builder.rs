@@ -416,10 +416,13 @@ impl<A> ApiKeysBuilder<A> {
         // Initialize the clock here, so that no request waits for it.
         self.clock.readings();
         let limiter = self.limiter;
+        let limiter = limiter.unwrap_or_else(|| Arc::new(MemoryLimiter::new()));
+        let time_limit = self.limiter_outage.time_limit;
+        let is_kept = limiter.keep_time_limit(time_limit);
         let enforcer = Enforcer {
             rules: RuleEditions::new(self.limits),
-            limiter: limiter.unwrap_or_else(|| Arc::new(MemoryLimiter::new())),
-            time_limit: self.limiter_outage.time_limit,
+            limiter,
+            time_limit: (!is_kept).then_some(time_limit),
             outage_limiter: OutageLimiter::new(
                 self.limiter_outage.policy,
                 Arc::new(MemoryLimiter::new()),

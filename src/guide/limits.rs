@@ -262,10 +262,41 @@
 //! one process and never fails. Budgets in memory have two consequences:
 //!
 //! - Each process grants every quota once. With four processes behind a load balancer, a caller can
-//!   use up to four times the quota. Divide the quotas, or implement [`RateLimiter`] with a server
-//!   that all processes share.
+//!   use up to four times the quota. Divide the quotas, or use a limiter that all processes share.
 //! - A restart resets every budget, even that of a month. The log warns about calendar quotas with
 //!   a [`MemoryLimiter`].
+//!
+//! With the feature `redis`, `limit::RedisLimiter` keeps the budgets in Redis. All processes
+//! together are then admitted exactly each quota, by the clock of Redis. A request is one call,
+//! however many limits it has. [`RateLimiter`] is the port for a limiter of your own.
+//!
+//! ```
+//! # #[cfg(feature = "redis")]
+//! # fn build() -> Result<(), Box<dyn std::error::Error>> {
+//! use tower_api_key::limit::RedisLimiter;
+//! use tower_api_key::{ApiKeys, Limits, MemoryStore, Quota};
+//!
+//! let keys = ApiKeys::builder(MemoryStore::new())
+//!     .limits(Limits::new().per_account(Quota::per_minute(600)))
+//!     .limiter(RedisLimiter::connect("redis://localhost/")?)
+//!     .build()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Budgets are lost with the data of Redis:
+//!
+//! | event | a budget can be used beyond its quota by |
+//! |---|---|
+//! | a restart with `appendfsync always` | nothing |
+//! | a crash with `appendfsync everysec` | what was admitted in the last second or two |
+//! | a restart without data, `FLUSHALL`, an eviction | one quota, once |
+//! | a failover | what was admitted and not replicated yet |
+//! | the clock of Redis steps forwards | what the time of the step refills |
+//! | the clock of Redis steps backwards | nothing; no wait is longer than a period |
+//!
+//! Use an own server with `maxmemory-policy noeviction`; any other policy is logged as a warning. A
+//! budget takes about 200 bytes, and a window that is used all the time about 500.
 //!
 //! A limiter on a server can fail, and [`LimiterOutage`] is the policy for a failure:
 //!

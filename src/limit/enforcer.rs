@@ -18,8 +18,9 @@ use crate::util::trace;
 pub(crate) struct Enforcer {
     pub(crate) rules: RuleEditions,
     pub(crate) limiter: Arc<dyn DynRateLimiter>,
-    /// The time after which a call of the limiter has failed.
-    pub(crate) time_limit: Duration,
+    /// The time after which a call of the limiter has failed. `None` if the limiter keeps it by
+    /// itself.
+    pub(crate) time_limit: Option<Duration>,
     pub(crate) outage_limiter: OutageLimiter,
 }
 
@@ -106,7 +107,9 @@ impl Enforcer {
         clock: &dyn Clock,
         answer: impl Future<Output = Result<T, LimiterError>>,
     ) -> Result<T, LimiterError> {
-        let limit = self.time_limit;
+        let Some(limit) = self.time_limit else {
+            return answer.await;
+        };
         let answer = within(clock, limit, answer).await;
         answer.unwrap_or_else(|| Err(LimiterError::unavailable(format!("no answer in {limit:?}"))))
     }

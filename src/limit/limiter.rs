@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -86,6 +87,14 @@ pub trait RateLimiter: Send + Sync + 'static {
         true
     }
 
+    /// Tells the limiter the [time limit](crate::limit::LimiterOutage::time_limit) of its calls, once.
+    /// Returns whether it ends its calls by itself then, so that nobody else needs a timer for each
+    /// of them. Default: `false`.
+    fn keep_time_limit(&self, limit: Duration) -> bool {
+        let _ = limit;
+        false
+    }
+
     /// Returns the status of budgets without charging them. The costs of the charges are ignored.
     fn peek(
         &self,
@@ -135,6 +144,10 @@ impl<L: RateLimiter> RateLimiter for Arc<L> {
         (**self).is_durable()
     }
 
+    fn keep_time_limit(&self, limit: Duration) -> bool {
+        (**self).keep_time_limit(limit)
+    }
+
     async fn peek(
         &self,
         charges: &[Charge<'_>],
@@ -171,6 +184,8 @@ pub(crate) trait DynRateLimiter: Send + Sync {
 
     fn is_durable(&self) -> bool;
 
+    fn keep_time_limit(&self, limit: Duration) -> bool;
+
     fn refund_now(&self, refunds: &[Refund<'_>], now: Now) -> Option<Result<(), LimiterError>>;
 
     async fn refund(&self, refunds: &[Refund<'_>], clock: &dyn Clock) -> Result<(), LimiterError>;
@@ -200,6 +215,10 @@ impl<L: RateLimiter> DynRateLimiter for L {
 
     fn is_durable(&self) -> bool {
         RateLimiter::is_durable(self)
+    }
+
+    fn keep_time_limit(&self, limit: Duration) -> bool {
+        RateLimiter::keep_time_limit(self, limit)
     }
 
     fn refund_now(&self, refunds: &[Refund<'_>], now: Now) -> Option<Result<(), LimiterError>> {

@@ -39,4 +39,11 @@ pub use rule::{Limit, LimitsError};
 pub use verdict::{BudgetStatus, Verdict};
 
 pub use crate::backend::memory::limiter::MemoryLimiter;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use crate::backend::redis::{RedisLimiter, RedisUrlError};
 pub use crate::key::quota::{QuotaError, QuotaShape};
+/// The client of [`RedisLimiter`].
+#[cfg(feature = "redis")]
+#[doc(no_inline)]
+pub use ::redis;

@@ -1,6 +1,6 @@
-//! Notes of a limiter in memory for refunds.
+//! Notes of a limiter for refunds.
 
-/// A note that a limiter in memory makes when it takes a charge. A refund needs it to reach the
+/// A note that a limiter makes when it takes a charge. A refund needs it to reach the
 /// same budget, and to refund no units of other callers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct RefundNote {
@@ -9,6 +9,9 @@ pub(crate) struct RefundNote {
     pub(crate) early_refunds: u32,
     /// The budget in which the charge was counted.
     pub(crate) counted_in: BudgetOwner,
+    /// The time of the charge by the clock of the limiter, in microseconds, if it has one of its
+    /// own.
+    pub(crate) limiter_time: u64,
 }
 
 /// The budget in which a charge was counted.

@@ -197,7 +197,9 @@ impl SlidingWindow {
     #[inline(never)]
     pub(crate) fn take(&mut self, quota: WindowQuota, now: u64, cost: u64, most: u64) {
         self.expire(now);
-        self.merge(quota, most);
+        if most < SLOTS {
+            self.merge(quota, most);
+        }
         let may_grow = most > 1;
         if self.used() == 0 {
             *self = Self::Unused; // frees the memory of its slots
@@ -254,7 +256,11 @@ impl SlidingWindow {
             while slots.newest.units == 0
                 && let Some(newest) = slots.older.pop_back()
             {
-                slots.newest = newest;
+                // It had a successor, and so does not go on.
+                slots.newest = Slot {
+                    lasted: u32::MAX,
+                    ..newest
+                };
             }
             if slots.older.is_empty() {
                 *self = Self::One(slots.newest);

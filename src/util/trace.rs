@@ -189,6 +189,30 @@ pub(crate) fn idle_keys_not_ended(error: &(dyn Error + 'static)) {
     warn!(target: TARGET, error = %causes, "idle keys could not be ended; they stay for an hour");
 }
 
+/// Logs that Redis does not answer. It is probed until it does.
+#[cfg(feature = "redis")]
+pub(crate) fn redis_is_down(error: &(dyn Error + 'static)) {
+    let causes = Causes(error);
+    error!(target: TARGET, error = %causes, "Redis does not answer; it is probed until it does");
+}
+
+/// Logs that Redis answers again.
+#[cfg(feature = "redis")]
+pub(crate) fn redis_is_back() {
+    info!(target: TARGET, "Redis answers again");
+}
+
+/// Logs that Redis may drop budgets when its memory is full.
+#[cfg(feature = "redis")]
+pub(crate) fn redis_evicts(policy: &str) {
+    warn!(
+        target: TARGET,
+        policy,
+        "Redis drops keys when its memory is full, and each dropped budget is granted once more; \
+         set maxmemory-policy to noeviction"
+    );
+}
+
 /// Logs that a store records no uses. It is asked again each minute.
 pub(crate) fn uses_refused(error: &(dyn Error + 'static)) {
     let causes = Causes(error);

@@ -1,0 +1,167 @@
+//! The key of a budget in Redis.
+//!
+//! `tak:1:{home}:form:name:subject`, such as `tak:1:{a=acme}:w60000000:account_per_minute:a`. What is
+//! in braces decides the slot of a cluster: all budgets of one account are in one.
+//!
+//! The number after the prefix is the version of the layout. A version with another layout begins
+//! anew, beside the budgets of the old one.
+
+use std::fmt::Write;
+
+use crate::key::quota::{Calendar, Quota, QuotaKind};
+use crate::limit::charge::{Charge, Subject};
+use sha2::{Digest, Sha256};
+
+/// The longest part that is written as it is. A client may have chosen it.
+const LONGEST: usize = 64;
+
+/// Writes the home of a charge: the part of its key that decides the slot. It follows from the
+/// subject, except for a key, whose budgets are where those of its account are.
+pub(super) fn home(charge: &Charge<'_>) -> String {
+    let mut home = String::new();
+    match (charge.subject(), charge.home()) {
+        (Subject::Account(account) | Subject::AccountIn(account, _), _)
+        | (Subject::Key(_), Some(account)) => {
+            home.push_str("a=");
+            push(&mut home, account);
+        }
+        (Subject::Key(id), None) => {
+            let _ = write!(home, "k={id}"); // into memory
+        }
+        (Subject::Address(address), _) => {
+            let _ = write!(home, "i={address}");
+        }
+        (Subject::Custom(subject), _) => {
+            home.push_str("c=");
+            push(&mut home, subject);
+        }
+        (Subject::Global | Subject::UnknownAddress, _) => home.push('g'),
+    }
+    home
+}
+
+/// Writes the key of the budget of a charge.
+pub(super) fn key(prefix: &str, home: &str, charge: &Charge<'_>) -> String {
+    let mut key = String::with_capacity(prefix.len() + 2 * home.len() + 64);
+    for part in [prefix, ":1:{", home, "}:"] {
+        key.push_str(part);
+    }
+    push_form(&mut key, charge.quota());
+    key.push(':');
+    push(&mut key, charge.name().as_str());
+    key.push(':');
+    match charge.subject() {
+        Subject::Key(id) => {
+            let _ = write!(key, "k={id}");
+        }
+        Subject::Account(account) => {
+            key.push_str("a=");
+            push(&mut key, account);
+        }
+        Subject::AccountIn(account, environment) => {
+            key.push_str("e=");
+            push(&mut key, environment.as_str());
+            key.push('=');
+            push(&mut key, account);
+        }
+        Subject::Address(address) => {
+            let _ = write!(key, "i={address}");
+        }
+        Subject::UnknownAddress => key.push('u'),
+        Subject::Global => key.push('g'),
+        Subject::Custom(subject) => {
+            key.push_str("c=");
+            push(&mut key, subject);
+        }
+    }
+    key
+}
+
+/// Writes what must be separate of the quotas under one name: the kind, and the period of a window,
+/// whose uses a shorter window would forget too early.
+fn push_form(key: &mut String, quota: Quota) {
+    let _ = match quota.kind() {
+        QuotaKind::Window { period } => write!(key, "w{period}"),
+        QuotaKind::Rate { .. } => write!(key, "r"),
+        QuotaKind::Calendar(Calendar::Day) => write!(key, "d"),
+        QuotaKind::Calendar(Calendar::Month) => write!(key, "m"),
+    };
+}
+
+/// Writes a part. The characters that separate parts are escaped, and a long part is hashed.
+fn push(key: &mut String, part: &str) {
+    if part.len() > LONGEST {
+        key.push('#');
+        for byte in Sha256::digest(part.as_bytes()).iter().take(16) {
+            let _ = write!(key, "{byte:02x}");
+        }
+        return;
+    }
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    if part.bytes().all(is_plain) {
+        key.push_str(part);
+        return;
+    }
+    for character in part.chars() {
+        match character {
+            '{' | '}' | ':' | '%' | '=' | '#' => {
+                let _ = write!(key, "%{:02X}", u32::from(character));
+            }
+            control if control.is_control() => {
+                let _ = write!(key, "%{:02X}", u32::from(control));
+            }
+            other => key.push(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::key::digest::KeyId;
+    use crate::key::environment::Environment;
+    use crate::limit::charge::LimitName;
+
+    #[test]
+    fn different_budgets_have_different_keys_and_those_of_an_account_one_home() {
+        let long = "x".repeat(300);
+        let longer = "x".repeat(301);
+        let texts = [
+            "", "a", "{a}", "a{b}", "}", "{", "a:b", "a%3Ab", "%", "=", "a=b", "#", "é", "\0",
+            "a\u{7f}", &long, &longer,
+        ];
+        let mut keys = BTreeSet::new();
+        let mut count = 0;
+        for name in texts {
+            let name = LimitName::new(name);
+            for text in texts {
+                let subjects = [
+                    Subject::Account(text),
+                    Subject::AccountIn(text, &Environment::LIVE),
+                    Subject::AccountIn(text, &Environment::TEST),
+                    Subject::Custom(text),
+                ];
+                for subject in subjects {
+                    let charge = Charge::new(&name, subject, Quota::per_minute(1), 1);
+                    let home = home(&charge);
+                    assert!(!home.is_empty() && !home.contains(['{', '}']));
+                    let key = key("tak", &home, &charge);
+                    assert_eq!(key.matches(['{', '}']).count(), 2, "{key}");
+                    assert!(key.len() < 400);
+                    keys.insert(key);
+                    count += 1;
+                }
+                // Keys of different accounts may share a subject of the application's own.
+                let shared = Charge::new(&name, Subject::Custom(text), Quota::per_minute(1), 1);
+                assert_eq!(home(&shared), home(&shared.with_home("acme")));
+            }
+        }
+        assert_eq!(keys.len(), count);
+        let name = LimitName::new("key_per_minute");
+        let key = Subject::Key(KeyId::from_bytes([1; 16]));
+        let charge = Charge::new(&name, key, Quota::per_minute(1), 1);
+        assert_eq!(home(&charge.with_home("acme")), "a=acme");
+    }
+}

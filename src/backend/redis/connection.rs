@@ -1,0 +1,31 @@
+//! A connection to Redis: one of ours, or one of the application's.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use redis::aio::ConnectionLike;
+use redis::{Cmd, RedisResult, Value};
+
+/// A call in progress.
+pub(super) type Call = Pin<Box<dyn Future<Output = RedisResult<Value>> + Send>>;
+
+/// A connection that many calls share.
+pub(super) trait Connection: Send + Sync {
+    /// Sends a command, when awaited.
+    fn call(&self, command: Cmd) -> Call;
+}
+
+impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connection for C {
+    fn call(&self, command: Cmd) -> Call {
+        let mut connection = self.clone();
+        // An error of the server is an error of the call, too.
+        Box::pin(async move { command.query_async(&mut connection).await })
+    }
+}
+
+impl fmt::Debug for dyn Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connection")
+    }
+}

@@ -1,0 +1,369 @@
+//! The limiter over Redis.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Cmd, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind, Value};
+
+use super::denials::Denials;
+use super::link::{self, CallError, Link, Source};
+use super::request::{self, Budgets};
+use crate::limit::charge::{Charge, MAX_CHARGES};
+use crate::limit::limiter::{LimiterError, RateLimiter};
+use crate::limit::refund::Refund;
+use crate::limit::refund_note::RefundNote;
+use crate::limit::verdict::{BudgetStatus, Verdict};
+use crate::util::clock::Clock;
+
+const TAKE: &str = include_str!("take.lua");
+const REFUND: &str = include_str!("refund.lua");
+
+/// The life of the note that a refund was done, in milliseconds. A refund is carried out in the first
+/// quarter of a second, or never.
+const NOTE_LIFE: u32 = 60_000;
+
+/// A limiter whose budgets are in Redis, so that all processes of a fleet share them.
+///
+/// However many limits a request has, they are one call, which takes all charges or none. Quotas are
+/// exact: all processes together are admitted no more than each quota. The clock is that of Redis,
+/// so the clocks of the processes do not matter. Redis 6.2 or later, or Valkey, as a single server or
+/// with replicas.
+///
+/// # If Redis does not answer
+///
+/// A call fails after the [time limit](Self::time_limit), and
+/// [`LimiterOutage`](crate::limit::LimiterOutage) decides. After five calls without an answer, Redis
+/// is not asked any more, so an outage costs requests no time; it is probed about ten times a
+/// second, and asked again when it answers. A call that reaches Redis after its time limit charges
+/// nothing.
+///
+/// # If Redis forgets
+///
+/// A server that restarts empty, or evicts keys, grants each quota once more. Use an own Redis with
+/// the policy `noeviction`, with `appendfsync everysec` or `always`: a crash then forgets what was
+/// charged in the last second, or nothing. A failover forgets what was not replicated yet.
+///
+/// ```no_run
+/// use tower_api_key::limit::RedisLimiter;
+/// use tower_api_key::{ApiKeys, Limits, MemoryStore, Quota};
+///
+/// let limiter = RedisLimiter::connect("redis://127.0.0.1/")?;
+/// let keys = ApiKeys::builder(MemoryStore::new())
+///     .limits(Limits::new().per_account(Quota::per_minute(1_000)))
+///     .limiter(limiter)
+///     .build()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct RedisLimiter {
+    link: Link,
+    denials: Denials,
+    prefix: String,
+    take: Script,
+    refund: Script,
+    /// For tests: the time is the caller's, not that of the server.
+    takes_time: bool,
+}
+
+/// An error for a URL that names no Redis server.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("this is no URL of a Redis server, such as redis://:password@host:6379/0")]
+pub struct RedisUrlError(#[source] RedisError);
+
+impl RedisLimiter {
+    /// Creates a limiter with a connection of its own, which is made when it is first needed: Redis
+    /// may be down now. `server` is a URL, such as `redis://:password@host:6379/0`.
+    ///
+    /// # Errors
+    /// If the URL is malformed.
+    pub fn connect(server: impl IntoConnectionInfo) -> Result<Self, RedisUrlError> {
+        let info = server.into_connection_info().map_err(RedisUrlError)?;
+        let client = link::client(info).map_err(RedisUrlError)?;
+        Ok(Self::new(Source::Client(client)))
+    }
+
+    /// Creates a limiter over a connection of the application's, such as a
+    /// `ConnectionManager` of the crate `redis`, that reconnects by itself. Prefer
+    /// [`connect`](Self::connect), which notices a dead connection in two seconds.
+    ///
+    /// Danger: a connection that does not reconnect, as a `MultiplexedConnection`, is an outage that
+    /// does not end. One that sends a command again after a time limit may charge twice.
+    pub fn over<C>(connection: C) -> Self
+    where
+        C: redis::aio::ConnectionLike + Clone + Send + Sync + 'static,
+    {
+        Self::new(Source::Given(Arc::new(connection)))
+    }
+
+    fn new(source: Source) -> Self {
+        Self {
+            link: Link::new(source, Duration::from_millis(250)),
+            denials: Denials::new(Duration::from_secs(1)),
+            prefix: "tak".to_owned(),
+            take: Script::new(TAKE),
+            refund: Script::new(REFUND),
+            takes_time: false,
+        }
+    }
+
+    /// Sets the time limit of a call. Default: 250 ms. A call that takes longer fails, and charges
+    /// nothing. In an [`ApiKeys`](crate::ApiKeys), the limit is that of
+    /// [`LimiterOutage::time_limit`](crate::limit::LimiterOutage::time_limit).
+    #[must_use]
+    pub fn time_limit(self, limit: Duration) -> Self {
+        self.link.set_limit(limit);
+        self
+    }
+
+    /// Sets the prefix of all keys. Default: `tak`. Services with different limits under the same
+    /// names need different prefixes.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// Sets the longest time for which a denial is remembered. Default: 1 s.
+    ///
+    /// Until the wait of a denied request is over, the same request is denied without asking Redis.
+    /// Units that another process refunds meanwhile are noticed when the time is over; set zero to
+    /// ask each time.
+    #[must_use]
+    pub fn remember_denials(mut self, longest: Duration) -> Self {
+        self.denials = Denials::new(longest);
+        self
+    }
+
+    /// Reads the time from the clock of the caller instead of the server's, for tests of the
+    /// arithmetic.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn dangerous_on_the_clock_of_the_caller(mut self) -> Self {
+        let on_given_time = |script: &str| {
+            let time =
+                ["call('TIME')", "redis.call('TIME')"].map(|it| format!("local time = {it}"));
+            let given = "local time = {0, tonumber(ARGV[#ARGV])}";
+            Script::new(&script.replace(&time[0], given).replace(&time[1], given))
+        };
+        self.take = on_given_time(TAKE);
+        self.refund = on_given_time(REFUND);
+        self.takes_time = true;
+        self.remember_denials(Duration::ZERO)
+    }
+
+    async fn take(&self, budgets: &Budgets, clock: &dyn Clock) -> Result<Answer, LimiterError> {
+        let begun = self.link.now();
+        let until = begun + self.link.limit();
+        let mut not_after = self.link.server_time(until);
+        loop {
+            let sent = self.link.now();
+            let call = |name: &str, script: &str| {
+                let mut command = redis::cmd(name);
+                command.arg(script).arg(budgets.budgets.len());
+                for budget in &budgets.budgets {
+                    command.arg(&budget.key);
+                }
+                command.arg(if self.takes_time { 0 } else { not_after });
+                for budget in &budgets.budgets {
+                    command.arg(&budget.pack()[..]);
+                }
+                self.add_time(&mut command, clock);
+                command
+            };
+            let answer = self.run(&self.take, call, until).await?;
+            let answer = Answer::read(&answer, budgets.budgets.len())?;
+            if !answer.is_late {
+                self.link.note_time(answer.time, sent);
+                return Ok(answer);
+            }
+            // In time by our clock: that of Redis was set forwards.
+            if not_after == 0 {
+                return Err(LimiterError::unavailable("Redis refuses a call as late"));
+            }
+            self.link.forget_time();
+            not_after = 0;
+        }
+    }
+
+    /// Runs a script by its hash, or, if Redis does not know it, in full.
+    async fn run(
+        &self,
+        script: &Script,
+        call: impl Fn(&str, &str) -> Cmd,
+        until: Duration,
+    ) -> Result<Value, LimiterError> {
+        match self.link.call(call("EVALSHA", &script.hash), until).await {
+            Err(CallError::Redis(error))
+                if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) =>
+            {
+                // Nothing was carried out.
+                let full = self.link.call(call("EVAL", &script.text), until).await;
+                full.map_err(LimiterError::unavailable)
+            }
+            answer => answer.map_err(LimiterError::unavailable),
+        }
+    }
+
+    fn add_time(&self, command: &mut Cmd, clock: &dyn Clock) {
+        if self.takes_time {
+            let now = clock.readings().wall();
+            let since = now.duration_since(std::time::SystemTime::UNIX_EPOCH);
+            command.arg(u64::try_from(since.unwrap_or_default().as_micros()).unwrap_or_default());
+        }
+    }
+
+    async fn refund_all(
+        &self,
+        refunds: &[Refund<'_>],
+        clock: &dyn Clock,
+    ) -> Result<(), LimiterError> {
+        let until = self.link.now() + self.link.limit();
+        let packed = refunds
+            .iter()
+            .map(|refund| request::pack_refund(&self.prefix, refund));
+        let packed: Vec<_> = packed.collect();
+        let not_after = self.link.server_time(until);
+        // In the slot of the first budget.
+        let nonce = crate::store::ChangeId::unique();
+        let first = packed.first().map_or("", |(key, _)| key.as_str());
+        let home = first.split_inclusive('}').next().unwrap_or_default();
+        let note = format!("{home}:n:{nonce}");
+        let call = |name: &str, script: &str| {
+            let mut command = redis::cmd(name);
+            command.arg(script).arg(packed.len() + 1).arg(&note);
+            for (key, _) in &packed {
+                command.arg(key);
+            }
+            command.arg(if self.takes_time { 0 } else { not_after });
+            command.arg(NOTE_LIFE);
+            for (_, budget) in &packed {
+                command.arg(budget.as_slice());
+            }
+            self.add_time(&mut command, clock);
+            command
+        };
+        self.run(&self.refund, call, until).await?;
+        self.denials.forget();
+        Ok(())
+    }
+}
+
+impl RateLimiter for RedisLimiter {
+    async fn check(
+        &self,
+        charges: &[Charge<'_>],
+        clock: &dyn Clock,
+    ) -> Result<Verdict, LimiterError> {
+        check_count(charges.len())?;
+        if charges.is_empty() {
+            return Ok(Verdict::new(&[]));
+        }
+        let budgets = Budgets::new(&self.prefix, charges);
+        let sent = self.link.now();
+        if let Some(denied) = self.denials.find(&budgets, sent) {
+            return Ok(denied);
+        }
+        let answer = self.take(&budgets, clock).await?;
+        let verdict = answer.verdict(&budgets);
+        if !verdict.is_allowed() {
+            self.denials.add(&budgets, &verdict, sent);
+        }
+        Ok(verdict)
+    }
+
+    fn keep_time_limit(&self, limit: Duration) -> bool {
+        self.link.set_limit(limit);
+        true
+    }
+
+    async fn refund(&self, refunds: &[Refund<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
+        check_count(refunds.len())?;
+        if refunds.is_empty() {
+            return Ok(());
+        }
+        self.refund_all(refunds, clock).await
+    }
+}
+
+fn check_count(count: usize) -> Result<(), LimiterError> {
+    if count > MAX_CHARGES {
+        return Err(LimiterError::unavailable("more than 16 charges"));
+    }
+    Ok(())
+}
+
+/// A script, and the hash that Redis knows it by.
+#[derive(Debug)]
+struct Script {
+    text: String,
+    hash: String,
+}
+
+impl Script {
+    fn new(text: &str) -> Self {
+        Self {
+            text: text.to_owned(),
+            hash: redis::Script::new(text).get_hash().to_owned(),
+        }
+    }
+}
+
+/// The answer of `take.lua`.
+struct Answer {
+    is_late: bool,
+    /// The time of Redis, in microseconds.
+    time: i64,
+    /// For each budget: the remaining units, the time until it is full, the time to wait, and the
+    /// early refunds.
+    budgets: Vec<[i64; 4]>,
+}
+
+impl Answer {
+    fn read(value: &Value, budgets: usize) -> Result<Self, LimiterError> {
+        let malformed = || LimiterError::unavailable("Redis answered with something else");
+        let Value::Array(items) = value else {
+            return Err(malformed());
+        };
+        let numbers = items.iter().map(|item| match item {
+            Value::Int(number) => Ok(*number),
+            _ => Err(malformed()),
+        });
+        let numbers = numbers.collect::<Result<Vec<i64>, _>>()?;
+        let [outcome, time, statuses @ ..] = &numbers[..] else {
+            return Err(malformed());
+        };
+        let (statuses, rest) = statuses.as_chunks::<4>();
+        let is_late = *outcome < 0;
+        if !is_late && (statuses.len() != budgets || !rest.is_empty()) {
+            return Err(malformed());
+        }
+        Ok(Self {
+            is_late,
+            time: *time,
+            budgets: statuses.to_vec(),
+        })
+    }
+
+    fn verdict(&self, budgets: &Budgets) -> Verdict {
+        let status = |(at, is_report_only): &(usize, bool)| {
+            let [remaining, full_in, wait, early] = self.budgets[*at];
+            let unsigned = |number: i64| u64::try_from(number).unwrap_or_default();
+            let full_in = budgets.budgets[*at].nanoseconds(unsigned(full_in));
+            let wait = (wait >= 0).then(|| Duration::from_micros(unsigned(wait)));
+            let status =
+                BudgetStatus::new(unsigned(remaining), Duration::from_nanos(full_in), wait);
+            let note = RefundNote {
+                early_refunds: u32::try_from(early).unwrap_or_default(),
+                limiter_time: unsigned(self.time),
+                ..Default::default()
+            };
+            let status = status.with_refund_note(note);
+            if *is_report_only {
+                return status.of_report_only();
+            }
+            status
+        };
+        budgets.of_charges.iter().map(status).collect()
+    }
+}
