@@ -70,7 +70,9 @@ fn quotas(random: &mut Random) -> Vec<Quota> {
         4 => Quota::per_second(limit).smooth(),
         5 => Quota::per_minute(limit).smooth(),
         6 => Quota::per_minute(7).smooth().burst(limit),
-        7 => Quota::per_day(limit).smooth(),
+        // Under an interval that is far longer, what was used would take years to be refilled: the
+        // script counts 52 days of that.
+        7 => Quota::per_day(limit.max(20)).smooth(),
         8 => Quota::per_utc_day(limit),
         _ => Quota::per_utc_month(limit),
     };
@@ -295,6 +297,52 @@ async fn late_calls_charge_nothing_and_an_outage_costs_no_time() {
     assert!(after < Duration::from_secs(10));
     let after = left(&limiter, &name, PER_MINUTE).await;
     assert_eq!(after, before, "the calls were late, and are not charged");
+}
+
+/// Also after a stop in which the connection was given up, and over a connection of the
+/// application's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_recovers_from_a_long_stop_by_itself() {
+    let redis = Redis::start();
+    let client = redis::Client::open(redis.url()).unwrap();
+    let connection = client.get_multiplexed_async_connection().await.unwrap();
+    let limiters = [in_a_hurry(&redis), RedisLimiter::over(connection)];
+    let name = LimitName::new("l");
+    for limiter in &limiters {
+        recovers(limiter, &name).await;
+    }
+    redis.pause();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(3_500) {
+        for limiter in &limiters {
+            assert_eq!(take(limiter, &name, PER_MINUTE).await, None);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    redis.resume();
+    for limiter in &limiters {
+        let after = recovers(limiter, &name).await;
+        println!("it is used again after {after:?}");
+    }
+}
+
+#[test]
+fn without_a_runtime_a_call_is_an_error() {
+    let limiter = RedisLimiter::connect("redis://127.0.0.1:1/").unwrap();
+    let name = LimitName::new("l");
+    let charge = [charge(&name, PER_MINUTE, 1)];
+    let error = poll_once(limiter.check(&charge, &SystemClock)).unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("runtime"), "{source}");
+}
+
+/// Polls a future once.
+fn poll_once<F: Future>(future: F) -> F::Output {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(output) => output,
+        std::task::Poll::Pending => panic!("it waits"),
+    }
 }
 
 /// A server that is killed and comes back empty grants a quota once more, and no more than that.

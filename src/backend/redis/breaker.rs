@@ -53,6 +53,8 @@ pub(super) enum NotSent {
     Later,
     #[error("too many calls wait for Redis")]
     TooMany,
+    #[error("Redis is called outside of a runtime of tokio")]
+    NoRuntime,
 }
 
 impl Breaker {

@@ -243,9 +243,12 @@ impl RedisLimiter {
             self.add_time(&mut command, clock);
             command
         };
-        self.run(&self.refund, call, until).await?;
+        let answer = self.run(&self.refund, call, until).await?;
         self.denials.forget();
-        Ok(())
+        match Answer::read(&answer, 0)?.is_late {
+            true => Err(LimiterError::unavailable("the refund came too late")),
+            false => Ok(()),
+        }
     }
 }
 

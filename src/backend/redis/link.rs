@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rand::TryRng;
 use rand::rngs::SysRng;
 use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -174,12 +175,12 @@ impl Link {
             let wait = match self.send(now) {
                 Ok(connection) => return Ok((now, connection)),
                 Err(NotSent::New) if now < until => {
-                    self.supervise();
+                    self.supervise()?;
                     &self.0.first
                 }
                 Err(NotSent::Later) if now < until => &self.0.room,
                 Err(NotSent::Open) => {
-                    self.supervise();
+                    self.supervise()?;
                     return Err(NotSent::Open.into());
                 }
                 Err(error) => return Err(error.into()),
@@ -201,14 +202,15 @@ impl Link {
     }
 
     /// Starts the supervisor, if none is running.
-    fn supervise(&self) {
+    fn supervise(&self) -> Result<(), NotSent> {
+        let runtime = Handle::try_current().map_err(|_| NotSent::NoRuntime)?;
         let mut state = self.0.state();
         let runs = state.supervisor.as_ref();
-        if runs.is_some_and(|task| !task.is_finished()) {
-            return;
+        if runs.is_none_or(JoinHandle::is_finished) {
+            let shared = Arc::downgrade(&self.0);
+            state.supervisor = Some(runtime.spawn(supervise(shared)));
         }
-        let shared = Arc::downgrade(&self.0);
-        state.supervisor = Some(tokio::spawn(supervise(shared)));
+        Ok(())
     }
 }
 
@@ -229,9 +231,9 @@ impl Shared {
             return;
         }
         state.breaker.open();
+        state.breaker.forget_calls();
         if let Source::Client(_) = self.source {
             state.connection = None;
-            state.breaker.forget_calls();
         }
         drop(state);
         self.bell.notify_one();

@@ -149,7 +149,8 @@ for at = 1, count_of_keys do
     end
     local stored = used
     if interval ~= a then
-      -- The used units stay the same under another interval, rounded up.
+      -- The used units stay the same under another interval, rounded up. What would take more than
+      -- 52 days to be refilled counts as that.
       local whole = floor(used / interval)
       if whole * a >= 4503599627370496 then used = 4503599627370496
       else used = whole * a + ceil((used - whole * interval) * (a / interval)) end
