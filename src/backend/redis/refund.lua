@@ -122,12 +122,6 @@ local function read_rate(s, value, now)
     else used, interval = used * 8, interval * 8 end
   end
   s.interval, s.stored = interval, used
-  if interval ~= s.a and used > 0 then
-    -- The used units stay the same under another interval, rounded up.
-    local units = floor(used / interval)
-    if units * s.a >= MOST_UNITS then used = MOST_UNITS
-    else used = units * s.a + ceil((used - units * interval) * (s.a / interval)) end
-  end
   s.used = used
 end
 

@@ -153,7 +153,15 @@ for at = 1, count_of_keys do
       -- 52 days to be refilled counts as that.
       local whole = floor(used / interval)
       if whole * a >= 4503599627370496 then used = 4503599627370496
-      else used = whole * a + ceil((used - whole * interval) * (a / interval)) end
+      else
+        -- In lowest terms, the product is exact.
+        local x, y = a, interval
+        while y > 0 do x, y = y, x % y end
+        local rest = (used - whole * interval) * (a / x)
+        local part = floor(rest / (interval / x))
+        if part * (interval / x) < rest then part = part + 1 end
+        used = whole * a + part
+      end
     end
     if need > b then
       wait = -1
