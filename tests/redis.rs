@@ -57,6 +57,43 @@ async fn the_script_agrees_with_the_arithmetic_in_memory() {
     println!("{steps} steps agree");
 }
 
+/// The ends of all months and of some days from 1971 to 2239, with all leap years: around each, both
+/// limiters tell the same.
+#[tokio::test]
+async fn days_and_months_end_as_they_do_in_memory() {
+    let redis = Redis::start();
+    let shared = limiter(&redis).dangerous_on_the_clock_of_the_caller();
+    let memory = MemoryLimiter::new();
+    let (day, month) = (Quota::per_utc_day(5), Quota::per_utc_month(5));
+    let year_2240 = SystemTime::UNIX_EPOCH + Duration::from_secs(8_520_336_000);
+    let mut at = SystemTime::UNIX_EPOCH + Duration::from_secs(31_536_000);
+    let mut number = 0;
+    while at < year_2240 {
+        let mut next = at;
+        for time in [
+            at,
+            at + Duration::from_secs(86_399),
+            at + Duration::from_secs(86_400),
+        ] {
+            let name = LimitName::new(format!("l{number}"));
+            number += 1;
+            let charges = [charge(&name, day, 1), charge(&name, month, 1)];
+            let clock = ManualClock::at(time);
+            let expected = memory.check(&charges, &clock).await.unwrap();
+            let told = shared.check(&charges, &clock).await.unwrap();
+            assert_eq!(told.statuses(), expected.statuses(), "{time:?}");
+            next = time + expected.statuses()[1].full_in();
+            // A microsecond before the end of the month.
+            let last = ManualClock::at(next - Duration::from_micros(1));
+            let expected = memory.check(&charges, &last).await.unwrap();
+            let told = shared.check(&charges, &last).await.unwrap();
+            assert_eq!(told.statuses(), expected.statuses(), "before {next:?}");
+        }
+        at = next;
+    }
+    assert!(number > 9_000, "{number}");
+}
+
 /// The quotas under one name: raised and lowered, but of one kind.
 fn quotas(random: &mut Random) -> Vec<Quota> {
     let limits = [1, 2, 5, 20, 300];

@@ -245,10 +245,10 @@ impl RedisLimiter {
         };
         let answer = self.run(&self.refund, call, until).await?;
         self.denials.forget();
-        match Answer::read(&answer, 0)?.is_late {
-            true => Err(LimiterError::unavailable("the refund came too late")),
-            false => Ok(()),
+        if Answer::read(&answer, 0)?.is_late {
+            return Err(LimiterError::unavailable("the refund came too late"));
         }
+        Ok(())
     }
 }
 
