@@ -145,15 +145,28 @@ async fn agree(shared: &RedisLimiter, seed: u64, steps: u64) {
         };
         clock.advance(Duration::from_micros(time as u64));
         if random.below(5) == 0 && !taken.is_empty() {
-            let at = random.below(taken.len());
-            let taken = taken.remove(at).unwrap();
-            let units = 1 + random.below(usize::try_from(taken.cost).unwrap()) as u64;
-            let charge = charge(&names[taken.name], taken.quota, taken.cost);
-            let at = || Now::new(taken.at.0, taken.at.1);
-            let refund = Refund::new(charge, units, at(), &taken.in_memory);
-            memory.refund(&[refund], &clock).await.unwrap();
-            let refund = Refund::new(charge, units, at(), &taken.in_redis);
-            shared.refund(&[refund], &clock).await.unwrap();
+            // One, or two in one call, perhaps of one budget.
+            let chosen: Vec<Taken> = (0..=random.below(2))
+                .filter_map(|_| {
+                    let at = random.below(taken.len().max(1));
+                    taken.remove(at)
+                })
+                .collect();
+            let units: Vec<u64> = chosen
+                .iter()
+                .map(|it| 1 + random.below(usize::try_from(it.cost).unwrap()) as u64)
+                .collect();
+            let refunds = |status: fn(&Taken) -> BudgetStatus| -> Vec<Refund<'_>> {
+                let refunds = chosen.iter().zip(&units).map(|(it, units)| {
+                    let charge = charge(&names[it.name], it.quota, it.cost);
+                    Refund::new(charge, *units, Now::new(it.at.0, it.at.1), &status(it))
+                });
+                refunds.collect()
+            };
+            let in_memory = refunds(|it| it.in_memory);
+            memory.refund(&in_memory, &clock).await.unwrap();
+            let in_redis = refunds(|it| it.in_redis);
+            shared.refund(&in_redis, &clock).await.unwrap();
         }
         let count = 1 + random.below(3);
         let asked: Vec<(usize, Quota, u64)> = (0..count)
@@ -450,6 +463,34 @@ async fn a_refund_that_is_sent_twice_is_carried_out_once() {
         assert_eq!(left(&once, &name, quota).await, 84, "{quota:?}");
         redis.command(&["FLUSHALL"]);
     }
+}
+
+/// Charges from before an early refund were told a later end than the budget has then. Until that end,
+/// the refund must not be forgotten, or their units would be refunded twice.
+#[tokio::test]
+async fn an_early_refund_is_remembered_until_all_charges_before_it_are_over() {
+    let redis = Redis::start();
+    let limiter = limiter(&redis);
+    let name = LimitName::new("l");
+    let quota = Quota::per_second(1).smooth().burst(10);
+    let charge = [charge(&name, quota, 5)];
+    let now = SystemClock.readings();
+    let at = (now.wall(), now.monotonic());
+    let first = limiter.check(&charge, &SystemClock).await.unwrap();
+    limiter.check(&charge, &SystemClock).await.unwrap(); // told ten seconds
+    let refund = Refund::new(charge[0], 5, Now::new(at.0, at.1), &first.statuses()[0]);
+    limiter.refund(&[refund], &SystemClock).await.unwrap();
+    let life = |pattern: &str| {
+        let keys = redis.command(&["KEYS", pattern]);
+        let key = keys.lines().last().unwrap().to_owned();
+        let life = redis.command(&["PTTL", &key]);
+        life.trim().trim_start_matches(':').parse::<i64>().unwrap()
+    };
+    assert!(life("*:r:*") > 15_000, "{}", life("*:r:*"));
+    // Also after another charge.
+    let one = [Charge::new(&name, Subject::Account("acme"), quota, 1)];
+    limiter.check(&one, &SystemClock).await.unwrap();
+    assert!(life("*:r:*") > 15_000, "{}", life("*:r:*"));
 }
 
 /// A denial is remembered for its request only.

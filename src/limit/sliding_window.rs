@@ -197,7 +197,8 @@ impl SlidingWindow {
     #[inline(never)]
     pub(crate) fn take(&mut self, quota: WindowQuota, now: u64, cost: u64, most: u64) {
         self.expire(now);
-        if most < SLOTS {
+        // Uses within a tick end a slot early, so there may be more than a window has room for.
+        if most < SLOTS || self.len() > 4 * SLOTS {
             self.merge(quota, most);
         }
         let may_grow = most > 1;
@@ -323,6 +324,14 @@ impl SlidingWindow {
         match self {
             Self::Many(slots) => size_of::<Slots>() + slots.older.capacity() * size_of::<Slot>(),
             _ => 0,
+        }
+    }
+
+    fn len(&self) -> u64 {
+        match self {
+            Self::Unused => 0,
+            Self::One(_) => 1,
+            Self::Many(slots) => slots.len(),
         }
     }
 

@@ -31,8 +31,8 @@ const MOST_PASSES: usize = 20;
 /// Every filter that is set must be met, and at least one must be set. Keys are revoked 500 in a
 /// commit. The call can be repeated after an error or a crash: keys that are revoked already are
 /// left as they are. Keys that are issued or rotated meanwhile are revoked, too, if they meet the
-/// filters. When nothing is left, one event `api_key.revoked_all` tells the filters and the number of
-/// keys that this call revoked, also if there was none.
+/// filters. When nothing is left, one event `api_key.revoked_all` tells the filters and the number
+/// of keys that this call revoked, also if there was none.
 ///
 /// Returns the number of keys that this call revoked.
 ///

@@ -40,8 +40,8 @@ fn hash(texts: &[&str]) -> [u8; 32] {
 }
 
 impl Manager {
-    /// Looks whether a key was issued for a request before. Returns the key to replace, if `reissues`
-    /// is set and nobody has that key.
+    /// Looks whether a key was issued for a request before. Returns the key to replace, if
+    /// `reissues` is set and nobody has that key.
     pub(super) async fn issued_before(
         &self,
         request: &RequestHashes,

@@ -268,12 +268,12 @@ impl IssueKey {
     }
 
     /// If a key was issued for the same [`idempotency_key`](Self::idempotency_key) before, and was
-    /// never used, revokes that key and issues another one, in one commit. Call it when the answer to
-    /// the first request was lost.
+    /// never used, revokes that key and issues another one, in one commit. Call it when the answer
+    /// to the first request was lost.
     ///
-    /// This is refused if the key was used, changed or has expired, or was issued less than a minute ago: a
-    /// use may not be recorded yet. Uses are recorded by [workers](crate::ApiKeys::worker), so one
-    /// must run in each process.
+    /// This is refused if the key was used, changed or has expired, or was issued less than a
+    /// minute ago: a use may not be recorded yet. Uses are recorded by
+    /// [workers](crate::ApiKeys::worker), so one must run in each process.
     pub fn reissue(mut self) -> Self {
         self.reissues = true;
         self

@@ -60,7 +60,8 @@ impl Lineage {
         before.chain([&self.key]).chain(after)
     }
 
-    /// Returns the key that directly replaces the key, if it was rotated and that key is not purged.
+    /// Returns the key that directly replaces the key, if it was rotated and that key is not
+    /// purged.
     pub(super) fn successor(&self) -> Option<&KeyRecord> {
         let successor = self.key.rotated_to()?.successor;
         self.after.iter().find(|it| it.id() == successor)

@@ -10,8 +10,8 @@ use crate::store::{AccountCap, Actor};
 
 /// A policy of issuing, which all calls that issue or change keys obey:
 /// [`issue`](crate::ApiKeys::issue), [`rotate`](crate::ApiKeys::rotate),
-/// [`update`](crate::ApiKeys::update) and [`import`](crate::ApiKeys::import). Default: everything is
-/// allowed, and keys live until they are ended.
+/// [`update`](crate::ApiKeys::update) and [`import`](crate::ApiKeys::import). Default: everything
+/// is allowed, and keys live until they are ended.
 ///
 /// A policy is about what is written from now on: keys that break it already are left as they are.
 /// Their fields that a call does not mention are not checked, except for the scopes of a key that
@@ -53,8 +53,8 @@ pub struct IssuePolicy {
     pub(crate) idle_grace_end: Option<Duration>,
 }
 
-/// The time for which an expired key counts on. Otherwise, where the clocks of two processes differ,
-/// one could lengthen a key whose place the other has just given away.
+/// The time for which an expired key counts on. Otherwise, where the clocks of two processes
+/// differ, one could lengthen a key whose place the other has just given away.
 const COUNTS_ON_FOR: Duration = Duration::from_secs(60);
 
 type Ceiling = dyn Fn(&Actor) -> ScopeCeiling + Send + Sync;
@@ -111,8 +111,8 @@ impl IssuePolicy {
     /// Sets the longest life of a key, counted from its issue, or from its `not_before` if that is
     /// later. Default: unlimited.
     ///
-    /// A key then cannot be issued without an expiry, and a life cannot be lengthened beyond this. A
-    /// rotation gives the new key a life of its own, of at most this length.
+    /// A key then cannot be issued without an expiry, and a life cannot be lengthened beyond this.
+    /// A rotation gives the new key a life of its own, of at most this length.
     pub fn max_lifetime(mut self, longest: Duration) -> Self {
         self.longest_life = Some(longest);
         self
@@ -135,21 +135,22 @@ impl IssuePolicy {
     ///
     /// A key and the keys that replace it by rotation count once, while one of them is neither
     /// revoked nor expired; an expired one counts for another minute. So an account at its cap can
-    /// still rotate, and one that is above it, since the cap was lowered, too. The cap is exact, also if keys
-    /// are issued at once in several processes: the store checks it in the transaction. A store that
-    /// cannot refuses to issue keys ([`Refused`](crate::store::StoreErrorKind::Refused)).
+    /// still rotate, and one that is above it, since the cap was lowered, too. The cap is exact,
+    /// also if keys are issued at once in several processes: the store checks it in the
+    /// transaction. A store that cannot refuses to issue keys
+    /// ([`Refused`](crate::store::StoreErrorKind::Refused)).
     pub fn max_keys_per_account(mut self, most: u32) -> Self {
         self.most_keys = Some(most);
         self
     }
 
     /// Sets a function that returns which scopes an issuer may give. The issuer is the actor of the
-    /// call ([`IssueKey::by`](crate::manage::IssueKey::by)); one that the call does not name is of the
-    /// kind [`Unknown`](crate::store::ActorKind::Unknown). Default: any scopes.
+    /// call ([`IssueKey::by`](crate::manage::IssueKey::by)); one that the call does not name is of
+    /// the kind [`Unknown`](crate::store::ActorKind::Unknown). Default: any scopes.
     ///
     /// An update may keep scopes above the ceiling, but add none. The function is called once for
-    /// each call, and must not block. If the scopes of an issuer are in a database, read them before
-    /// the call, and compare with [`ScopeSet::is_subset`].
+    /// each call, and must not block. If the scopes of an issuer are in a database, read them
+    /// before the call, and compare with [`ScopeSet::is_subset`].
     pub fn scope_ceiling(
         mut self,
         ceiling: impl Fn(&Actor) -> ScopeCeiling + Send + Sync + 'static,
@@ -163,16 +164,16 @@ impl IssuePolicy {
     /// [worker](crate::ApiKeys::worker) then calls ten minutes after its start, and every hour.
     /// Default: never.
     ///
-    /// Danger: keys whose uses were not recorded look idle. Run workers in all processes for at least
-    /// this time before you set it.
+    /// Danger: keys whose uses were not recorded look idle. Run workers in all processes for at
+    /// least this time before you set it.
     pub fn end_when_idle(mut self, idle: Duration) -> Self {
         self.idle_end = Some(idle);
         self
     }
 
     /// Ends the grace period of keys that were rotated, and then not used for a time of at least a
-    /// day, as [`end_when_idle`](Self::end_when_idle) does for all keys. Default: a grace period ends
-    /// in its time.
+    /// day, as [`end_when_idle`](Self::end_when_idle) does for all keys. Default: a grace period
+    /// ends in its time.
     pub fn end_grace_when_idle(mut self, idle: Duration) -> Self {
         self.idle_grace_end = Some(idle);
         self

@@ -20,10 +20,10 @@ const SHORTEST: Duration = Duration::from_secs(86_400);
 /// A deletion of dead keys, carried out when awaited:
 /// [`ApiKeys::purge`](crate::ApiKeys::purge).
 ///
-/// The time is at least a day. A key is deleted if it was revoked before the time, or expired before it and was not revoked
-/// since. Its record, the times of its use and the request for it are deleted. Its trail ends with
-/// `api_key.purged`, and is kept until the trail itself is purged; counts of usage are kept with the
-/// account.
+/// The time is at least a day. A key is deleted if it was revoked before the time, or expired
+/// before it and was not revoked since. Its record, the times of its use and the request for it are
+/// deleted. Its trail ends with `api_key.purged`, and is kept until the trail itself is purged;
+/// counts of usage are kept with the account.
 ///
 /// After that, the key is unknown, as if it had never existed: a caller who presents it is not told
 /// any more that it was revoked. Keys that are imported or

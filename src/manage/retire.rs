@@ -30,8 +30,8 @@ const AT_ONCE: u32 = 200;
 /// a record of its last change in the trail is not ended.
 ///
 /// Danger: uses are recorded by [workers](crate::ApiKeys::worker). Keys that are used only in a
-/// process without a worker, or of [`ApiKeys::read_only`](crate::ApiKeys::read_only), look idle, and
-/// are ended. So do keys whose uses are from before the workers ran.
+/// process without a worker, or of [`ApiKeys::read_only`](crate::ApiKeys::read_only), look idle,
+/// and are ended. So do keys whose uses are from before the workers ran.
 ///
 /// Returns the number of keys that were ended.
 ///

@@ -463,8 +463,8 @@ impl RotateKey {
         Ok(expires_at)
     }
 
-    /// Checks the new key. The caller gets it, and so must be allowed to give all its scopes. A name
-    /// that stays as it is may be from before the policy.
+    /// Checks the new key. The caller gets it, and so must be allowed to give all its scopes. A
+    /// name that stays as it is may be from before the policy.
     fn check_policy(&self, new: &KeyRecord, now: SystemTime) -> Result<(), PolicyError> {
         let policy = &self.manager.policy;
         policy.check_life(now, new.expires_at())?;

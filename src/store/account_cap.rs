@@ -10,8 +10,8 @@ use crate::key::text::{self, KeyRecordError};
 /// The cap counts chains of rotations: a key and the keys that replace it have one
 /// [lineage](crate::KeyRecord::lineage), and count once. So a rotation never runs into the cap, and
 /// nobody gets more keys by rotating and revoking. A chain counts while one of its keys is alive:
-/// neither revoked nor expired. A suspended key is alive. An account that has more keys already, since
-/// the cap was lowered, may keep them; only a change that adds one is refused.
+/// neither revoked nor expired. A suspended key is alive. An account that has more keys already,
+/// since the cap was lowered, may keep them; only a change that adds one is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AccountCap {

@@ -173,8 +173,8 @@ impl KeyQuery {
         self
     }
 
-    /// Lists only live keys that were rotated, and that nobody has used for a time until `now`. Their
-    /// owners seem to use the keys that replace them, so they can be ended:
+    /// Lists only live keys that were rotated, and that nobody has used for a time until `now`.
+    /// Their owners seem to use the keys that replace them, so they can be ended:
     /// [`retire_idle`](crate::ApiKeys::retire_idle) ends those that were not changed meanwhile.
     ///
     /// Choose a time longer than the rarest job of their owners: a month and a day, for example.
@@ -329,8 +329,8 @@ impl ListedKey {
         }
     }
 
-    /// Returns whether the key was issued and worked before a time, and was neither used nor rotated
-    /// since.
+    /// Returns whether the key was issued and worked before a time, and was neither used nor
+    /// rotated since.
     fn is_idle_since(&self, at: SystemTime) -> bool {
         let times = [
             self.record.created_at(),

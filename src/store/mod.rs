@@ -206,18 +206,18 @@ pub trait ManagedKeyStore: KeyStore {
     /// Commits a change in one transaction: all of its [steps](Change::steps), or none.
     ///
     /// - A record to create must not exist: [`StoreErrorKind::AlreadyExists`]. The database itself
-    ///   must enforce this, not a read before the write. The same goes for a record that was deleted,
-    ///   for as long as its trail is kept: a revoked key does not come back by an import.
+    ///   must enforce this, not a read before the write. The same goes for a record that was
+    ///   deleted, for as long as its trail is kept: a revoked key does not come back by an import.
     /// - A record to update must exist in the preceding version: [`StoreErrorKind::Conflict`].
-    /// - A record to delete must exist in its version: [`Conflict`]. The request for the key and the
-    ///   times of its use are deleted with it.
+    /// - A record to delete must exist in its version: [`Conflict`]. The request for the key and
+    ///   the times of its use are deleted with it.
     /// - Each record occurs once in a change: a second occurrence is an [`AlreadyExists`] or a
     ///   [`Conflict`].
     /// - A request that must not be remembered yet, but is: [`AlreadyExists`]. One that is not
     ///   remembered with the key to replace: [`Conflict`].
     /// - An [`AccountCap`] that the account exceeds after the other steps, and by them:
-    ///   [`CapReached`]. Changes of one account with caps must not pass each other: lock the account,
-    ///   or a count before the insert admits two keys where one is left.
+    ///   [`CapReached`]. Changes of one account with caps must not pass each other: lock the
+    ///   account, or a count before the insert admits two keys where one is left.
     /// - A record with a field that the store cannot keep is [`Refused`], never truncated: without
     ///   its networks or its expiry, a key would permit more than its owner was told. A step that
     ///   the store does not know is refused, too.

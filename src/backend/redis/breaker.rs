@@ -115,6 +115,12 @@ impl Breaker {
         }
     }
 
+    /// Takes back the registration of a call that nobody waits for any more: that tells nothing
+    /// about the server.
+    pub(super) const fn cancel(&mut self) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+    }
+
     /// Registers that a call is over, answered or not.
     pub(super) const fn end(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);

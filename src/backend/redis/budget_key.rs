@@ -1,7 +1,7 @@
 //! The key of a budget in Redis.
 //!
-//! `tak:1:{home}:form:name:subject`, such as `tak:1:{a=acme}:w60000000:account_per_minute:a`. What is
-//! in braces decides the slot of a cluster: all budgets of one account are in one.
+//! `tak:1:{home}:form:name:subject`, such as `tak:1:{a=acme}:w60000000:account_per_minute:a`. What
+//! is in braces decides the slot of a cluster: all budgets of one account are in one.
 //!
 //! The number after the prefix is the version of the layout. A version with another layout begins
 //! anew, beside the budgets of the old one.

@@ -1,13 +1,14 @@
 //! Denials that need not be asked for again.
 //!
 //! A request that was just denied is denied again until its wait is over, and with it the same
-//! request of the same caller. That cannot be wrong, unless units are refunded or a quota is raised:
-//! a refund by this process forgets all denials, one by another process is noticed when the denial is
-//! forgotten, and another quota is another request.
+//! request of the same caller. That cannot be wrong, unless units are refunded or a quota is
+//! raised: a refund by this process forgets all denials, one by another process is noticed when the
+//! denial is forgotten, and another quota is another request.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub(super) struct Denials {
     longest: Duration,
     hasher: RandomState,
     known: Mutex<HashMap<u64, Denial>>,
+    /// The refunds so far. A denial from before one is not remembered after it.
+    refunds: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -41,6 +44,7 @@ impl Denials {
             longest,
             hasher: RandomState::new(),
             known: Mutex::default(),
+            refunds: AtomicU64::new(0),
         }
     }
 
@@ -71,8 +75,13 @@ impl Denials {
         Some(statuses.collect())
     }
 
-    /// Remembers a denial of a request that was sent at a time.
-    pub(super) fn add(&self, budgets: &Budgets, verdict: &Verdict, sent: Duration) {
+    /// Returns the number of refunds so far, for [`add`](Self::add).
+    pub(super) fn refunds(&self) -> u64 {
+        self.refunds.load(Ordering::Acquire)
+    }
+
+    /// Remembers a denial of a request that was sent at a time, after so many refunds.
+    pub(super) fn add(&self, budgets: &Budgets, verdict: &Verdict, sent: Duration, refunds: u64) {
         let wait = verdict.retry_after().unwrap_or(self.longest);
         let until = sent + wait.min(self.longest);
         if self.longest.is_zero() {
@@ -85,6 +94,9 @@ impl Denials {
             until,
         };
         let mut denials = self.lock();
+        if self.refunds() != refunds {
+            return;
+        }
         if denials.len() >= MOST {
             denials.retain(|_, denial| denial.until > sent);
             if denials.len() >= MOST {
@@ -96,9 +108,9 @@ impl Denials {
 
     /// Forgets all denials: units were refunded.
     pub(super) fn forget(&self) {
-        if !self.longest.is_zero() {
-            self.lock().clear();
-        }
+        let mut denials = self.lock();
+        self.refunds.fetch_add(1, Ordering::AcqRel);
+        denials.clear();
     }
 
     fn hash(&self, budgets: &Budgets) -> u64 {

@@ -18,24 +18,35 @@ use crate::util::clock::Clock;
 const TAKE: &str = include_str!("take.lua");
 const REFUND: &str = include_str!("refund.lua");
 
-/// The life of the note that a refund was done, in milliseconds. A refund is carried out in the first
-/// quarter of a second, or never.
+/// The life of the note that a refund was done, in milliseconds. A refund is carried out in the
+/// first quarter of a second, or never.
 const NOTE_LIFE: u32 = 60_000;
 
 /// A limiter whose budgets are in Redis, so that all processes of a fleet share them.
 ///
-/// However many limits a request has, they are one call, which takes all charges or none. Quotas are
-/// exact: all processes together are admitted no more than each quota. The clock is that of Redis,
-/// so the clocks of the processes do not matter. Redis 6.2 or later, or Valkey, as a single server or
-/// with replicas.
+/// However many limits a request has, they are one call, which takes all charges or none. Quotas
+/// are exact: all processes together are admitted no more than each quota. The clock is that of
+/// Redis, so the clocks of the processes do not matter. Redis 6.2 or later, or Valkey, as a single
+/// server or with replicas.
 ///
 /// # If Redis does not answer
 ///
 /// A call fails after the [time limit](Self::time_limit), and
-/// [`LimiterOutage`](crate::limit::LimiterOutage) decides. After five calls without an answer, Redis
-/// is not asked any more, so an outage costs requests no time; it is probed about ten times a
+/// [`LimiterOutage`](crate::limit::LimiterOutage) decides. After five calls without an answer,
+/// Redis is not asked any more, so an outage costs requests no time; it is probed about ten times a
 /// second, and asked again when it answers. A call that reaches Redis after its time limit charges
 /// nothing.
+///
+/// A call whose answer is lost may have been carried out: its request is refused or decided by that
+/// policy, and charged.
+///
+/// # Size
+///
+/// A budget takes about 200 bytes, and a window that is used all the time about 500, until it is
+/// full again: for as long as the period of its quota. Danger: where clients choose the subject of
+/// a limit, such as an address, each one makes a budget. Keep the periods of such limits short, so
+/// that the memory of Redis is not filled; when it is, no request is charged, and the policy for an
+/// outage decides. Rates that take more than 26 days to be full are counted in steps of 8 ns.
 ///
 /// # If Redis forgets
 ///
@@ -86,8 +97,8 @@ impl RedisLimiter {
     /// `ConnectionManager` of the crate `redis`, that reconnects by itself. Prefer
     /// [`connect`](Self::connect), which notices a dead connection in two seconds.
     ///
-    /// Danger: a connection that does not reconnect, as a `MultiplexedConnection`, is an outage that
-    /// does not end. One that sends a command again after a time limit may charge twice.
+    /// Danger: a connection that does not reconnect, as a `MultiplexedConnection`, is an outage
+    /// that does not end. One that sends a command again after a time limit may charge twice.
     pub fn over<C>(connection: C) -> Self
     where
         C: redis::aio::ConnectionLike + Clone + Send + Sync + 'static,
@@ -153,37 +164,50 @@ impl RedisLimiter {
     }
 
     async fn take(&self, budgets: &Budgets, clock: &dyn Clock) -> Result<Answer, LimiterError> {
-        let begun = self.link.now();
-        let until = begun + self.link.limit();
-        let mut not_after = self.link.server_time(until);
-        loop {
-            let sent = self.link.now();
-            let call = |name: &str, script: &str| {
-                let mut command = redis::cmd(name);
-                command.arg(script).arg(budgets.budgets.len());
-                for budget in &budgets.budgets {
-                    command.arg(&budget.key);
-                }
-                command.arg(if self.takes_time { 0 } else { not_after });
-                for budget in &budgets.budgets {
-                    command.arg(&budget.pack()[..]);
-                }
-                self.add_time(&mut command, clock);
-                command
+        let call = |name: &str, script: &str, not_after: i64| {
+            let mut command = redis::cmd(name);
+            command.arg(script).arg(budgets.budgets.len());
+            for budget in &budgets.budgets {
+                command.arg(&budget.key);
+            }
+            command.arg(not_after);
+            for budget in &budgets.budgets {
+                command.arg(&budget.pack()[..]);
+            }
+            self.add_time(&mut command, clock);
+            command
+        };
+        self.run_in_time(&self.take, call, budgets.budgets.len())
+            .await
+    }
+
+    /// Runs a script until the time limit. It is not carried out later.
+    async fn run_in_time(
+        &self,
+        script: &Script,
+        call: impl Fn(&str, &str, i64) -> Cmd,
+        budgets: usize,
+    ) -> Result<Answer, LimiterError> {
+        let until = self.link.now() + self.link.limit();
+        for _ in 0..2 {
+            let not_after = if self.takes_time {
+                0
+            } else {
+                self.link.server_time(until)
             };
-            let answer = self.run(&self.take, call, until).await?;
-            let answer = Answer::read(&answer, budgets.budgets.len())?;
+            let sent = self.link.now();
+            let call = |name: &str, text: &str| call(name, text, not_after);
+            let answer = self.run(script, call, until).await?;
+            let answer = Answer::read(&answer, budgets)?;
             if !answer.is_late {
                 self.link.note_time(answer.time, sent);
                 return Ok(answer);
             }
             // In time by our clock: that of Redis was set forwards.
-            if not_after == 0 {
-                return Err(LimiterError::unavailable("Redis refuses a call as late"));
-            }
             self.link.forget_time();
-            not_after = 0;
+            self.link.note_time(answer.time, sent);
         }
+        Err(LimiterError::unavailable("Redis refuses a call as late"))
     }
 
     /// Runs a script by its hash, or, if Redis does not know it, in full.
@@ -218,24 +242,22 @@ impl RedisLimiter {
         refunds: &[Refund<'_>],
         clock: &dyn Clock,
     ) -> Result<(), LimiterError> {
-        let until = self.link.now() + self.link.limit();
         let packed = refunds
             .iter()
             .map(|refund| request::pack_refund(&self.prefix, refund));
         let packed: Vec<_> = packed.collect();
-        let not_after = self.link.server_time(until);
         // In the slot of the first budget.
         let nonce = crate::store::ChangeId::unique();
         let first = packed.first().map_or("", |(key, _)| key.as_str());
         let home = first.split_inclusive('}').next().unwrap_or_default();
         let note = format!("{home}:n:{nonce}");
-        let call = |name: &str, script: &str| {
+        let call = |name: &str, script: &str, not_after: i64| {
             let mut command = redis::cmd(name);
             command.arg(script).arg(packed.len() + 1).arg(&note);
             for (key, _) in &packed {
                 command.arg(key);
             }
-            command.arg(if self.takes_time { 0 } else { not_after });
+            command.arg(not_after);
             command.arg(NOTE_LIFE);
             for (_, budget) in &packed {
                 command.arg(budget.as_slice());
@@ -243,11 +265,9 @@ impl RedisLimiter {
             self.add_time(&mut command, clock);
             command
         };
-        let answer = self.run(&self.refund, call, until).await?;
-        self.denials.forget();
-        if Answer::read(&answer, 0)?.is_late {
-            return Err(LimiterError::unavailable("the refund came too late"));
-        }
+        // Also if the answer is lost, or nobody waits for it: the refund may be carried out.
+        let _forget = Forget(&self.denials);
+        self.run_in_time(&self.refund, call, 0).await?;
         Ok(())
     }
 }
@@ -267,10 +287,11 @@ impl RateLimiter for RedisLimiter {
         if let Some(denied) = self.denials.find(&budgets, sent) {
             return Ok(denied);
         }
+        let refunds = self.denials.refunds();
         let answer = self.take(&budgets, clock).await?;
         let verdict = answer.verdict(&budgets);
         if !verdict.is_allowed() {
-            self.denials.add(&budgets, &verdict, sent);
+            self.denials.add(&budgets, &verdict, sent, refunds);
         }
         Ok(verdict)
     }
@@ -294,6 +315,15 @@ fn check_count(count: usize) -> Result<(), LimiterError> {
         return Err(LimiterError::unavailable("more than 16 charges"));
     }
     Ok(())
+}
+
+/// Forgets denials when it is dropped.
+struct Forget<'d>(&'d Denials);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.forget();
+    }
 }
 
 /// A script, and the hash that Redis knows it by.

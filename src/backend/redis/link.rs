@@ -2,8 +2,8 @@
 //!
 //! A task dials, asks for the time until Redis answers, and dials again when the connection breaks
 //! or is dead: the client by itself would wait for minutes on a connection whose other end is gone,
-//! and tries again seconds later at first. The task runs while the link lives, on the runtime of the
-//! first call; if that runtime ends, the next call starts another one.
+//! and tries again seconds later at first. The task runs while the link lives, on the runtime of
+//! the first call; if that runtime ends, the next call starts another one.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +29,9 @@ const DIAL_LIMIT: Duration = Duration::from_secs(1);
 
 /// The pause between two attempts while Redis does not answer.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// The life of a connection under which it is not replaced at once.
+const LEAST_LIFE: Duration = Duration::from_secs(1);
 
 /// The time between two looks at a connection in use.
 const LOOK: Duration = Duration::from_millis(250);
@@ -75,18 +78,28 @@ struct Shared {
 
 struct State {
     connection: Option<Arc<dyn Connection>>,
+    connected_at: Option<Duration>,
     breaker: Breaker,
     time: ServerTime,
     supervisor: Option<JoinHandle<()>>,
 }
 
 /// A call in flight, which ends when it is dropped.
-struct InFlight<'s>(&'s Shared);
+struct InFlight<'s> {
+    shared: &'s Shared,
+    /// The call was answered, or the time was up.
+    is_over: bool,
+}
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.state().breaker.end();
-        self.0.room.notify_one();
+        let mut state = self.shared.state();
+        state.breaker.end();
+        if !self.is_over {
+            state.breaker.cancel();
+        }
+        drop(state);
+        self.shared.room.notify_one();
     }
 }
 
@@ -98,6 +111,7 @@ impl Link {
             begun: Instant::now(),
             state: Mutex::new(State {
                 connection: None,
+                connected_at: None,
                 breaker: Breaker::new(limit),
                 time: ServerTime::default(),
                 supervisor: None,
@@ -143,11 +157,15 @@ impl Link {
     pub(super) async fn call(&self, command: Cmd, until: Duration) -> Result<Value, CallError> {
         let shared = &*self.0;
         let (sent, connection) = self.begin(until).await?;
-        let _in_flight = InFlight(shared);
+        let mut in_flight = InFlight {
+            shared,
+            is_over: false,
+        };
         let Some(connection) = connection else {
             return Err(NotSent::Open.into());
         };
         let answer = timeout(until.saturating_sub(sent), connection.call(command)).await;
+        in_flight.is_over = true;
         let Ok(answer) = answer else {
             return Err(CallError::Late(shared.limit()));
         };
@@ -172,13 +190,16 @@ impl Link {
     ) -> Result<(Duration, Option<Arc<dyn Connection>>), CallError> {
         loop {
             let now = self.now();
+            if now >= until {
+                return Err(CallError::Late(self.limit()));
+            }
             let wait = match self.send(now) {
                 Ok(connection) => return Ok((now, connection)),
-                Err(NotSent::New) if now < until => {
+                Err(NotSent::New) => {
                     self.supervise()?;
                     &self.0.first
                 }
-                Err(NotSent::Later) if now < until => &self.0.room,
+                Err(NotSent::Later) => &self.0.room,
                 Err(NotSent::Open) => {
                     self.supervise()?;
                     return Err(NotSent::Open.into());
@@ -336,6 +357,12 @@ async fn supervise(link: Weak<Shared>) {
 
 /// Dials, and waits for a first answer.
 async fn connect(shared: &Shared) -> Result<(), CallError> {
+    let last = shared.state().connected_at;
+    let is_brief = |at| shared.begun.elapsed().saturating_sub(at) < LEAST_LIFE;
+    if last.is_some_and(is_brief) {
+        // It was lost at once, as that of a master that was demoted.
+        tokio::time::sleep(jittered(PAUSE)).await;
+    }
     let connection = shared.dial().await?;
     // Another server may have another clock.
     shared.state().time.forget();
@@ -343,6 +370,7 @@ async fn connect(shared: &Shared) -> Result<(), CallError> {
     {
         let mut state = shared.state();
         state.connection = Some(Arc::clone(&connection));
+        state.connected_at = Some(shared.begun.elapsed());
         state.breaker.close();
     }
     shared.first.notify_waiters();
@@ -350,24 +378,27 @@ async fn connect(shared: &Shared) -> Result<(), CallError> {
     Ok(())
 }
 
-/// Looks after a connection: probes it while the breaker is open, and drops it if it is dead.
+/// Looks after a connection: probes it while the breaker is open and when it was idle for long, and
+/// drops it if it is dead.
 async fn attend(shared: &Shared, connection: &Arc<dyn Connection>) -> Result<(), CallError> {
     let now = shared.begun.elapsed();
-    let (is_open, is_dead) = {
+    let (is_open, is_dead, is_fresh) = {
         let state = shared.state();
-        (state.breaker.is_open(), state.breaker.is_dead(now))
+        let is_fresh = state.time.is_fresh(now);
+        (
+            state.breaker.is_open(),
+            state.breaker.is_dead(now),
+            is_fresh,
+        )
     };
-    if is_dead {
-        shared.lose(connection);
-        return Err(CallError::Late(shared.limit()));
-    }
-    if !is_open {
+    if !is_open && !is_dead && is_fresh {
         return Ok(());
     }
     let probed = shared.probe(connection).await;
     match &probed {
         Ok(()) => shared.state().breaker.close(),
         Err(CallError::Redis(error)) if is_lost(error) => shared.lose(connection),
+        Err(_) if is_dead => shared.lose(connection),
         Err(_) => {}
     }
     probed

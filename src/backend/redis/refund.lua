@@ -105,10 +105,10 @@ end
 
 local function read_rate(s, value, now)
   s.per = s.kind == 2 and 1000 or 125
-  s.used, s.last, s.early, s.interval = 0, now, 0, s.a
+  s.used, s.stored, s.last, s.early, s.interval = 0, 0, now, 0, s.a
   if not value or #value < RATE_SIZE then return end
   local kind, last, used, interval, early = unpack_from(RATE, value)
-  if kind ~= 2 and kind ~= 3 then return end
+  if kind ~= 2 and kind ~= 3 or interval < 1 then return end
   s.early = early
   if last > now + UNSTEADY then
     s.last = now -- the clock was set back
@@ -157,16 +157,19 @@ local function write(s, now)
     return write_window(s), s.expires and ceil((s.expires - now) / 1000) + 1000 or 0
   end
   if s.kind <= 3 then
-    -- Until units are taken under the new interval, what is stored is in the old one.
-    local used = s.interval == s.a and s.used or s.stored
-    local life = (s.last - now) / 1000 + used / s.per / 1000
+    -- In the interval that it was taken under.
+    local used = s.stored
+    -- Charges from before an early refund are told a later end than this budget has.
+    local longest = s.early ~= 0 and 2 * s.a * s.b or 0
+    local life = (s.last - now) / 1000 + max(used, longest) / s.per / 1000
     return pack(RATE, s.kind, s.last, used, s.interval, s.early), ceil(life) + 1000
   end
   return pack(CALENDAR, s.kind, s.ends, s.used), ceil((s.ends - now) / 1000) + 1000
 end
 
 local REFUND = '<I7I7I7I4'
-local time = redis.call('TIME')
+local call = redis.call
+local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
 local not_after = tonumber(ARGV[1])
 if not_after > 0 and now > not_after then return {-1, now} end
@@ -202,28 +205,44 @@ local function refund_rate(s, units, at, counts_for, before, early)
   local back = min(units * s.a, max(0, counts - before * s.a))
   local is_last = until_in == full_in + min(before * s.a, own)
   s.used = max(0, s.used - back)
+  s.stored = s.used
   if not is_last and back > 0 then
     s.early = (s.early + min(ceil(back / s.a), HALF)) % (2 * HALF)
   end
 end
 
-local writes = {}
+-- Several refunds of one budget follow each other.
+local states, order = {}, {}
 for at = 2, #KEYS do
-  local packed = ARGV[at + 1]
-  local s = read(KEYS[at], packed, now)
+  local key, packed = KEYS[at], ARGV[at + 1]
+  local s = states[key]
+  if not s then
+    s = read(key, packed, now)
+    states[key], order[#order + 1] = s, key
+  end
+  local _
+  _, _, s.a, s.b, s.cost, s.need, s.slot, s.tick = unpack_from(BUDGET, packed)
   local charged_at, counts_for, before, early = unpack_from(REFUND, packed, 42)
   local is_rate = s.kind == 2 or s.kind == 3
   local counts_us = is_rate and ceil(counts_for / s.per) or counts_for
   if charged_at + counts_us > now then
+    s.is_changed = true
     if s.kind == 1 then refund_window(s, s.need, charged_at)
     elseif is_rate then refund_rate(s, s.need, charged_at, counts_for, before, early)
     elseif charged_at >= begin_of(s.kind, s.ends - 1) and charged_at < s.ends then
       s.used = max(0, s.used - s.need)
     end
-    local value, life = write(s, now)
-    writes[#writes + 1] = value and {'SET', KEYS[at], value, 'PX', life} or {'DEL', KEYS[at]}
   end
 end
-if not redis.call('SET', KEYS[1], '', 'NX', 'PX', ARGV[2]) then return {0, now} end
-for at = 1, #writes do redis.call(unpack(writes[at])) end
+local writes = {}
+for at = 1, #order do
+  local key = order[at]
+  local s = states[key]
+  if s.is_changed then
+    local value, life = write(s, now)
+    writes[#writes + 1] = value and {'SET', key, value, 'PX', life} or {'DEL', key}
+  end
+end
+if not call('SET', KEYS[1], '', 'NX', 'PX', ARGV[2]) then return {0, now} end
+for at = 1, #writes do call(unpack(writes[at])) end
 return {1, now}

@@ -1,12 +1,12 @@
 //! The clock of Redis, as seen from here.
 //!
-//! A call that waits in a stopped Redis is carried out when Redis goes on, long after its caller was
-//! refused. So each call says until when it may be carried out, in the time of Redis.
+//! A call that waits in a stopped Redis is carried out when Redis goes on, long after its caller
+//! was refused. So each call says until when it may be carried out, in the time of Redis.
 //!
-//! A reply with the time `r` of Redis, to a call that was sent at `sent` and answered at `got`, says
-//! that its clock is between `r - got` and `r - sent` ahead of ours. The least `r - sent` of the last
-//! replies is the bound that is used: never below the true difference, so a call in time is never
-//! refused, and above it by at most the time in which that call reached Redis.
+//! A reply with the time `r` of Redis, to a call that was sent at `sent` and answered at `got`,
+//! says that its clock is between `r - got` and `r - sent` ahead of ours. The least `r - sent` of
+//! the last replies is the bound that is used: never below the true difference, so a call in time
+//! is never refused, and above it by at most the time in which that call reached Redis.
 
 use std::time::Duration;
 
@@ -61,6 +61,15 @@ impl ServerTime {
         let bounds = self.spans.into_iter().flatten();
         let ahead = bounds.map(|bound| bound.later(ours)).min()?;
         Some(ahead.saturating_add(microseconds(ours)))
+    }
+
+    /// Returns whether there was a reply lately.
+    pub(super) fn is_fresh(&self, now: Duration) -> bool {
+        let age = |bound: Bound| now.saturating_sub(bound.at);
+        self.spans
+            .into_iter()
+            .flatten()
+            .any(|bound| age(bound) < 2 * SPAN)
     }
 
     /// Forgets all replies: the clock of Redis was set, or another server answers.

@@ -76,7 +76,8 @@ for at = 1, count_of_keys do
         since = since * 1000
         local duration = lasted * tick + (since > slot and slot or since)
         if expires > expires_then then expires_then = expires end
-        if duration < slot then
+        -- The number of slots has a byte. Many uses within a tick end a slot early.
+        if duration < slot or older >= 250 then
           lasted, goes_on = ceil(duration / tick), true
           if lasted > 4294967295 then lasted = 4294967295 end
           units = units + cost
@@ -128,7 +129,7 @@ for at = 1, count_of_keys do
     local capacity = a * b
     if v and #v >= 26 then
       local its_kind, its_last, its_used, its_interval, its_early = unpack_from('<BI7I7I7I4', v)
-      if its_kind == 2 or its_kind == 3 then
+      if (its_kind == 2 or its_kind == 3) and its_interval >= 1 then
         used, interval, early = its_used, its_interval, its_early
         if its_last > now + 1000000 then
           dirty = true -- the clock was set back
@@ -166,12 +167,14 @@ for at = 1, count_of_keys do
     if need > b then
       wait = -1
     elseif need > 0 and used + need * a > capacity then
-      wait = used + need * a - capacity
+      wait = used + need * a - capacity + (last - now) * per
       if wait > capacity then wait = capacity end
       wait = ceil(wait / per)
     end
     full = used > capacity and capacity or used
     left = floor((capacity - full) / a)
+    -- Charges from before an early refund are told a later end than this budget has.
+    local longest = early ~= 0 and 2 * capacity or 0
     local early_then = early
     if cost > 0 and (wait == 0 or flags == 1) then
       if interval ~= a then early_then = (early + 2147483648) % 4294967296 end
@@ -179,11 +182,12 @@ for at = 1, count_of_keys do
       local most = used > 2 * capacity and used or 2 * capacity
       if taken > most then taken = most end
       value = pack('<BI7I7I7I4', kind, last, taken, a, early_then)
-      life = ceil(((last - now) + taken / per) / 1000) + 1000
+      if early_then ~= 0 then longest = 2 * capacity end
+      life = ceil(((last - now) + (taken > longest and taken or longest) / per) / 1000) + 1000
       full_then = taken > capacity and capacity or taken
       left_then = floor((capacity - full_then) / a)
     end
-    plan[at] = {value, life, left, full, wait, early, left_then, full_then, dirty, ceil(stored / per / 1000) + 1000, early_then}
+    plan[at] = {value, life, left, full, wait, early, left_then, full_then, dirty, ceil((stored > longest and stored or longest) / per / 1000) + 1000, early_then}
   else
     local ends, used = 0, 0
     if v and #v >= 15 then

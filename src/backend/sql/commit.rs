@@ -327,8 +327,8 @@ impl<D: Driver> SqlStore<D> {
         Ok(())
     }
 
-    /// Chains a write to the one before it, and adds its row of the trail. Returns its hash, the new
-    /// head of the chain of its key.
+    /// Chains a write to the one before it, and adds its row of the trail. Returns its hash, the
+    /// new head of the chain of its key.
     fn chain(
         &self,
         write: &Write<'_>,

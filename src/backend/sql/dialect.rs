@@ -23,13 +23,13 @@ pub(super) struct Dialect {
     /// Begins a transaction that writes, and one that reads a single state.
     pub(super) begin: &'static str,
     pub(super) begin_snapshot: &'static str,
-    /// Begins a transaction that reads a page from an index in its order. Empty if the planner needs
-    /// no word about it.
+    /// Begins a transaction that reads a page from an index in its order. Empty if the planner
+    /// needs no word about it.
     pub(super) begin_page: &'static str,
     /// Locks the rows of a query until the end of the transaction.
     pub(super) for_update: &'static str,
-    /// Locks the accounts in `{values}` one after the other, until the end of the transaction. Empty
-    /// if there is one writer at a time.
+    /// Locks the accounts in `{values}` one after the other, until the end of the transaction.
+    /// Empty if there is one writer at a time.
     pub(super) lock_account: &'static str,
     /// Takes the lock of the migrator, in its transaction.
     pub(super) lock_migrations: &'static str,

@@ -108,10 +108,10 @@ impl Driver for PostgresDriver {
                 SET LOCAL idle_in_transaction_session_timeout = '10s'",
         begin_snapshot: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
                 SET LOCAL idle_in_transaction_session_timeout = '10s'",
-        // A page is read from an index in the order of the list. By its estimates of how many keys an
-        // account has, the planner may read and sort the whole account instead: 400 ms, not 4, for
-        // the keys of a large one that end soon. Forbidding that makes costs look huge, for which it
-        // would compile the query.
+        // A page is read from an index in the order of the list. By its estimates of how many keys
+        // an account has, the planner may read and sort the whole account instead: 400 ms, not 4,
+        // for the keys of a large one that end soon. Forbidding that makes costs look huge, for
+        // which it would compile the query.
         begin_page: "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; \
                 SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; \
                 SET LOCAL enable_sort = off; SET LOCAL enable_incremental_sort = off; \

@@ -77,9 +77,9 @@ impl<D: Driver> SqlStore<D> {
         Ok(Page::new(items, next))
     }
 
-    /// Deletes the records of the trail from before a time, except for the last one of each key that
-    /// exists. A sealed stub takes the place of what is cut off. A trail that is broken is left as
-    /// it is.
+    /// Deletes the records of the trail from before a time, except for the last one of each key
+    /// that exists. A sealed stub takes the place of what is cut off. A trail that is broken is
+    /// left as it is.
     pub(super) async fn purge_trail(&self, before: SystemTime) -> Result<u64, StoreError> {
         let mut purged = 0;
         let mut scan = PurgeScan::new(microseconds(before));
@@ -143,8 +143,8 @@ impl<D: Driver> SqlStore<D> {
         Ok(deleted)
     }
 
-    /// Returns the hash of the last version to delete, if the chain up to the one after it is whole:
-    /// a purge must not vouch for what was edited.
+    /// Returns the hash of the last version to delete, if the chain up to the one after it is
+    /// whole: a purge must not vouch for what was edited.
     async fn end_of_part(
         &self,
         session: &mut D::Session,
