@@ -13,9 +13,9 @@ use crate::store::{Actor, IssueRequest};
 /// The hashes that stand for a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RequestHashes {
-    /// Of the idempotency key, the actor and the account.
+    /// The hash of the idempotency key, the actor and the account.
     pub(super) id: [u8; 32],
-    /// Of the fields that were asked for.
+    /// The hash of the fields that were asked for.
     pub(super) fingerprint: [u8; 32],
 }
 

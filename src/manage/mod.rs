@@ -17,6 +17,7 @@ pub(crate) mod policy;
 pub(crate) mod purge;
 pub(crate) mod retire;
 pub(crate) mod rotate;
+mod rotate_error;
 mod unused;
 pub(crate) mod update;
 
@@ -33,7 +34,8 @@ pub use pages::KeyPages;
 pub use policy::{IssuePolicy, PolicyError, ScopeCeiling};
 pub use purge::{PurgeError, PurgeKeys};
 pub use retire::{RetireError, RetireIdle};
-pub use rotate::{RotateError, RotateKey, RotatedKey};
+pub use rotate::{RotateKey, RotatedKey};
+pub use rotate_error::RotateError;
 pub use update::{UpdateError, UpdateKey};
 
 pub use crate::api_keys::{Health, Managed, ReadOnly, Worker, WorkerHealth};

@@ -10,7 +10,7 @@ use crate::store::StoreError;
 /// recorded, and what a store, a retry and the skew of clocks may take.
 const USES_ARE_KNOWN_AFTER: Duration = Duration::from_secs(60);
 
-/// Whether somebody has a key.
+/// The possession of a key.
 pub(super) enum Possession {
     /// It was never used.
     Nobody,

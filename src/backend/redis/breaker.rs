@@ -32,7 +32,7 @@ pub(super) struct Breaker {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// So many calls may be in flight.
+    /// Calls are sent, up to this number at once.
     Closed {
         most: u32,
     },

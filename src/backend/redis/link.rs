@@ -50,7 +50,7 @@ pub(super) enum CallError {
     Redis(#[from] RedisError),
 }
 
-/// Where connections come from.
+/// The source of connections.
 pub(super) enum Source {
     /// We dial.
     Client(Client),

@@ -1,5 +1,5 @@
-//! What a commit checks beside the versions of records: requests for keys, and caps on the keys of
-//! accounts.
+//! The checks of a commit beside the versions of records: requests for keys, and caps on the keys
+//! of accounts.
 
 use std::collections::BTreeMap;
 
