@@ -41,10 +41,10 @@ impl Lineage {
         let links: HashMap<KeyId, Option<KeyId>> =
             all().map(|it| (it.id(), it.rotated_from())).collect();
         let depths = depths(&links);
-        let own = (key.id(), depths[&key.id()]);
+        let own = depths[&key.id()];
         // In one piece of the chain, the deeper one is later.
-        let is_later = |it: &KeyRecord| match (depths[&it.id()], own.1) {
-            (Depth { root, links }, own) if root == own.root => links > own.links,
+        let is_later = |it: &KeyRecord| match depths[&it.id()] {
+            Depth { root, links } if root == own.root => links > own.links,
             _ => it.created_at() >= key.created_at(),
         };
         let (mut after, mut before): (Vec<_>, Vec<_>) = others.iter().cloned().partition(is_later);

@@ -50,6 +50,7 @@ use crate::key::kind::KeyKind;
 use crate::key::record::KeyRecord;
 use crate::shared::Shared;
 use crate::store::{Action, Change, DynManagedKeyStore, Origin, Step, StoreError, StoreErrorKind};
+use crate::util::on_drop::OnDrop;
 
 /// A boxed future, for `IntoFuture`.
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -155,14 +156,5 @@ impl Manager {
                 Err(_) => attempt += 1,
             }
         }
-    }
-}
-
-/// Calls a function when it goes out of scope.
-struct OnDrop<F: FnMut()>(F);
-
-impl<F: FnMut()> Drop for OnDrop<F> {
-    fn drop(&mut self) {
-        (self.0)();
     }
 }

@@ -1,8 +1,9 @@
-//! Utilities that know nothing of keys: clocks, tables, dates, logs.
+//! Utilities that know nothing of keys: clocks, tables, dates, guards, logs.
 
 pub(crate) mod clock;
 pub(crate) mod cuckoo;
 pub(crate) mod log_throttle;
+pub(crate) mod on_drop;
 pub(crate) mod striped;
 pub(crate) mod sync;
 pub(crate) mod timestamp;

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, IntoConnectionInfo, RedisError, Value};
 
 use super::denials::Denials;
 use super::link::{self, CallError, Link, Source};
 use super::request::{self, Budgets};
+use super::script::{Answer, Script};
 use crate::limit::charge::{Charge, MAX_CHARGES};
 use crate::limit::limiter::{LimiterError, RateLimiter};
 use crate::limit::refund::Refund;
 use crate::limit::refund_note::RefundNote;
 use crate::limit::verdict::{BudgetStatus, Verdict};
 use crate::util::clock::Clock;
+use crate::util::on_drop::OnDrop;
 
 const TAKE: &str = include_str!("take.lua");
 const REFUND: &str = include_str!("refund.lua");
@@ -163,70 +165,38 @@ impl RedisLimiter {
         self.remember_denials(Duration::ZERO)
     }
 
-    async fn take(&self, budgets: &Budgets, clock: &dyn Clock) -> Result<Answer, LimiterError> {
+    async fn take(&self, budgets: &Budgets, clock: &dyn Clock) -> Result<Taken, LimiterError> {
         let call = |name: &str, script: &str, not_after: i64| {
             let mut command = redis::cmd(name);
             command.arg(script).arg(budgets.budgets.len());
             for budget in &budgets.budgets {
                 command.arg(&budget.key);
             }
-            command.arg(not_after);
+            command.arg(self.not_after(not_after));
             for budget in &budgets.budgets {
                 command.arg(&budget.pack()[..]);
             }
             self.add_time(&mut command, clock);
             command
         };
-        self.run_in_time(&self.take, call, budgets.budgets.len())
-            .await
+        let answer = self.run(&self.take, call).await?;
+        Taken::read(&answer, budgets.budgets.len())
     }
 
     /// Runs a script until the time limit. It is not carried out later.
-    async fn run_in_time(
-        &self,
-        script: &Script,
-        call: impl Fn(&str, &str, i64) -> Cmd,
-        budgets: usize,
-    ) -> Result<Answer, LimiterError> {
-        let until = self.link.now() + self.link.limit();
-        for _ in 0..2 {
-            let not_after = if self.takes_time {
-                0
-            } else {
-                self.link.server_time(until)
-            };
-            let sent = self.link.now();
-            let call = |name: &str, text: &str| call(name, text, not_after);
-            let answer = self.run(script, call, until).await?;
-            let answer = Answer::read(&answer, budgets)?;
-            if !answer.is_late {
-                self.link.note_time(answer.time, sent);
-                return Ok(answer);
-            }
-            // In time by our clock: that of Redis was set forwards.
-            self.link.forget_time();
-            self.link.note_time(answer.time, sent);
-        }
-        Err(LimiterError::unavailable("Redis refuses a call as late"))
-    }
-
-    /// Runs a script by its hash, or, if Redis does not know it, in full.
     async fn run(
         &self,
         script: &Script,
-        call: impl Fn(&str, &str) -> Cmd,
-        until: Duration,
-    ) -> Result<Value, LimiterError> {
-        match self.link.call(call("EVALSHA", &script.hash), until).await {
-            Err(CallError::Redis(error))
-                if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) =>
-            {
-                // Nothing was carried out.
-                let full = self.link.call(call("EVAL", &script.text), until).await;
-                full.map_err(LimiterError::unavailable)
-            }
-            answer => answer.map_err(LimiterError::unavailable),
-        }
+        call: impl Fn(&str, &str, i64) -> Cmd,
+    ) -> Result<Answer, LimiterError> {
+        let until = self.link.now() + self.link.limit();
+        let answer = script.run_in_time(&self.link, until, call).await;
+        answer.map_err(LimiterError::unavailable)
+    }
+
+    /// Returns the time after which a call is refused, or 0.
+    fn not_after(&self, time: i64) -> i64 {
+        if self.takes_time { 0 } else { time }
     }
 
     fn add_time(&self, command: &mut Cmd, clock: &dyn Clock) {
@@ -257,7 +227,7 @@ impl RedisLimiter {
             for (key, _) in &packed {
                 command.arg(key);
             }
-            command.arg(not_after);
+            command.arg(self.not_after(not_after));
             command.arg(NOTE_LIFE);
             for (_, budget) in &packed {
                 command.arg(budget.as_slice());
@@ -266,8 +236,8 @@ impl RedisLimiter {
             command
         };
         // Also if the answer is lost, or nobody waits for it: the refund may be carried out.
-        let _forget = Forget(&self.denials);
-        self.run_in_time(&self.refund, call, 0).await?;
+        let _forget = OnDrop(|| self.denials.forget());
+        self.run(&self.refund, call).await?;
         Ok(())
     }
 }
@@ -317,34 +287,8 @@ fn check_count(count: usize) -> Result<(), LimiterError> {
     Ok(())
 }
 
-/// Forgets denials when it is dropped.
-struct Forget<'d>(&'d Denials);
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        self.0.forget();
-    }
-}
-
-/// A script, and the hash that Redis knows it by.
-#[derive(Debug)]
-struct Script {
-    text: String,
-    hash: String,
-}
-
-impl Script {
-    fn new(text: &str) -> Self {
-        Self {
-            text: text.to_owned(),
-            hash: redis::Script::new(text).get_hash().to_owned(),
-        }
-    }
-}
-
 /// The answer of `take.lua`.
-struct Answer {
-    is_late: bool,
+struct Taken {
     /// The time of Redis, in microseconds.
     time: i64,
     /// For each budget: the remaining units, the time until it is full, the time to wait, and the
@@ -352,29 +296,28 @@ struct Answer {
     budgets: Vec<[i64; 4]>,
 }
 
-impl Answer {
-    fn read(value: &Value, budgets: usize) -> Result<Self, LimiterError> {
-        let malformed = || LimiterError::unavailable("Redis answered with something else");
-        let Value::Array(items) = value else {
-            return Err(malformed());
-        };
-        let numbers = items.iter().map(|item| match item {
+impl Taken {
+    fn read(answer: &Answer, budgets: usize) -> Result<Self, LimiterError> {
+        let number = |value: &Value| match value {
             Value::Int(number) => Ok(*number),
-            _ => Err(malformed()),
-        });
-        let numbers = numbers.collect::<Result<Vec<i64>, _>>()?;
-        let [outcome, time, statuses @ ..] = &numbers[..] else {
-            return Err(malformed());
+            _ => Err(LimiterError::unavailable(CallError::Malformed)),
         };
-        let (statuses, rest) = statuses.as_chunks::<4>();
-        let is_late = *outcome < 0;
-        if !is_late && (statuses.len() != budgets || !rest.is_empty()) {
-            return Err(malformed());
+        let (statuses, rest) = answer.rest().as_chunks::<4>();
+        if statuses.len() != budgets || !rest.is_empty() {
+            return Err(LimiterError::unavailable(CallError::Malformed));
         }
+        let read = |status: &[Value; 4]| {
+            let [left, full_in, wait, early] = status;
+            Ok([
+                number(left)?,
+                number(full_in)?,
+                number(wait)?,
+                number(early)?,
+            ])
+        };
         Ok(Self {
-            is_late,
-            time: *time,
-            budgets: statuses.to_vec(),
+            time: answer.time,
+            budgets: statuses.iter().map(read).collect::<Result<_, _>>()?,
         })
     }
 

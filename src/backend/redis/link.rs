@@ -48,6 +48,10 @@ pub(super) enum CallError {
     Late(Duration),
     #[error("Redis answered with an error: {0}")]
     Redis(#[from] RedisError),
+    #[error("Redis refuses a call as late, which is in time here: its clock does not run evenly")]
+    Refused,
+    #[error("Redis answered with something else")]
+    Malformed,
 }
 
 /// The source of connections.
@@ -287,9 +291,7 @@ impl Shared {
         }
         Ok(())
     }
-}
 
-impl Shared {
     /// Logs a warning if Redis may drop budgets. Whoever may not ask for that is not warned.
     async fn warn_of_eviction(&self, connection: &Arc<dyn Connection>) {
         let mut info = redis::cmd("INFO");
@@ -343,14 +345,12 @@ async fn supervise(link: Weak<Shared>) {
             }
             _ => {}
         }
-        let pause = if is_open { jittered(PAUSE) } else { LOOK };
         if is_open {
             drop(shared);
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(jittered(PAUSE)).await;
         } else {
             // Woken when a call finds the breaker open, or the connection lost.
-            let rung = timeout(pause, shared.bell.notified()).await;
-            drop((rung, shared));
+            let _ = timeout(LOOK, shared.bell.notified()).await; // late: the next look
         }
     }
 }

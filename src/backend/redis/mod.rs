@@ -3,6 +3,7 @@
 //! - [`limiter`]: the limiter.
 //! - [`request`]: the charges of a request, as arguments of a script.
 //! - [`budget_key`]: the key of a budget.
+//! - [`script`]: how the scripts are run.
 //! - [`link`]: the connection, and its supervision.
 //! - [`breaker`]: when Redis is not asked, because it does not answer.
 //! - [`server_time`]: the clock of Redis, as seen from here.
@@ -16,6 +17,7 @@ mod denials;
 mod limiter;
 mod link;
 mod request;
+mod script;
 mod server_time;
 
 pub use limiter::{RedisLimiter, RedisUrlError};

@@ -30,8 +30,6 @@ local pack, unpack_from = struct.pack, struct.unpack
 local DAY = 86400000000
 -- A clock that is set back by more than this has been corrected; by less, it is only unsteady.
 local UNSTEADY = 1000000
--- More than any quota, and far below 2^53.
-local MOST_UNITS = 4503599627370496
 local MOST_LASTED = 4294967295
 local HALF = 2147483648
 
@@ -105,7 +103,7 @@ end
 
 local function read_rate(s, value, now)
   s.per = s.kind == 2 and 1000 or 125
-  s.used, s.stored, s.last, s.early, s.interval = 0, 0, now, 0, s.a
+  s.used, s.last, s.early, s.interval = 0, now, 0, s.a
   if not value or #value < RATE_SIZE then return end
   local kind, last, used, interval, early = unpack_from(RATE, value)
   if kind ~= 2 and kind ~= 3 or interval < 1 then return end
@@ -121,8 +119,7 @@ local function read_rate(s, value, now)
     if kind == 2 then used, interval = ceil(used / 8), ceil(interval / 8)
     else used, interval = used * 8, interval * 8 end
   end
-  s.interval, s.stored = interval, used
-  s.used = used
+  s.interval, s.used = interval, used
 end
 
 local function read_calendar(s, value, now)
@@ -143,7 +140,7 @@ end
 
 local function read(key, packed, now)
   local s, _ = {}
-  s.kind, _, s.a, s.b, s.cost, s.need, s.slot, s.tick = unpack_from(BUDGET, packed)
+  s.kind, _, s.a, s.b, s.cost, s.need = unpack_from(BUDGET, packed)
   local value = redis.call('GET', key)
   if s.kind == 1 then read_window(s, value, now)
   elseif s.kind <= 3 then read_rate(s, value, now)
@@ -157,12 +154,11 @@ local function write(s, now)
     return write_window(s), s.expires and ceil((s.expires - now) / 1000) + 1000 or 0
   end
   if s.kind <= 3 then
-    -- In the interval that it was taken under.
-    local used = s.stored
     -- Charges from before an early refund are told a later end than this budget has.
     local longest = s.early ~= 0 and 2 * s.a * s.b or 0
-    local life = (s.last - now) / 1000 + max(used, longest) / s.per / 1000
-    return pack(RATE, s.kind, s.last, used, s.interval, s.early), ceil(life) + 1000
+    local life = (s.last - now) / 1000 + max(s.used, longest) / s.per / 1000
+    -- In the interval that it was taken under.
+    return pack(RATE, s.kind, s.last, s.used, s.interval, s.early), ceil(life) + 1000
   end
   return pack(CALENDAR, s.kind, s.ends, s.used), ceil((s.ends - now) / 1000) + 1000
 end
@@ -205,7 +201,6 @@ local function refund_rate(s, units, at, counts_for, before, early)
   local back = min(units * s.a, max(0, counts - before * s.a))
   local is_last = until_in == full_in + min(before * s.a, own)
   s.used = max(0, s.used - back)
-  s.stored = s.used
   if not is_last and back > 0 then
     s.early = (s.early + min(ceil(back / s.a), HALF)) % (2 * HALF)
   end
@@ -221,7 +216,7 @@ for at = 2, #KEYS do
     states[key], order[#order + 1] = s, key
   end
   local _
-  _, _, s.a, s.b, s.cost, s.need, s.slot, s.tick = unpack_from(BUDGET, packed)
+  _, _, s.a, s.b, s.cost, s.need = unpack_from(BUDGET, packed)
   local charged_at, counts_for, before, early = unpack_from(REFUND, packed, 42)
   local is_rate = s.kind == 2 or s.kind == 3
   local counts_us = is_rate and ceil(counts_for / s.per) or counts_for

@@ -1,0 +1,102 @@
+//! Scripts, and how they are run.
+
+use std::time::Duration;
+
+use redis::{Cmd, ErrorKind, ServerErrorKind, Value};
+
+use super::link::{CallError, Link};
+
+/// A script, and the hash that Redis knows it by.
+#[derive(Debug)]
+pub(super) struct Script {
+    text: String,
+    hash: String,
+}
+
+/// The answer of a script that is not carried out late: the outcome, the time of Redis in
+/// microseconds, and the rest.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) outcome: i64,
+    pub(super) time: i64,
+    values: Vec<Value>,
+}
+
+impl Script {
+    pub(super) fn new(text: &str) -> Self {
+        Self {
+            text: text.to_owned(),
+            hash: redis::Script::new(text).get_hash().to_owned(),
+        }
+    }
+
+    /// Runs a script that refuses to be carried out late, until a time. `call` makes the command
+    /// from its name, the script or its hash, and the time after which it is refused, in the time
+    /// of Redis: 0 if that is not known.
+    pub(super) async fn run_in_time(
+        &self,
+        link: &Link,
+        until: Duration,
+        call: impl Fn(&str, &str, i64) -> Cmd,
+    ) -> Result<Answer, CallError> {
+        for _ in 0..2 {
+            let not_after = link.server_time(until);
+            let sent = link.now();
+            let answer = self
+                .run(link, until, |name, text| call(name, text, not_after))
+                .await?;
+            let answer = Answer::read(answer)?;
+            if !answer.is_late() {
+                link.note_time(answer.time, sent);
+                return Ok(answer);
+            }
+            // In time by our clock: that of Redis was set forwards.
+            link.forget_time();
+            link.note_time(answer.time, sent);
+        }
+        Err(CallError::Refused)
+    }
+
+    /// Runs a script by its hash, or, if Redis does not know it, in full.
+    pub(super) async fn run(
+        &self,
+        link: &Link,
+        until: Duration,
+        call: impl Fn(&str, &str) -> Cmd,
+    ) -> Result<Value, CallError> {
+        match link.call(call("EVALSHA", &self.hash), until).await {
+            Err(CallError::Redis(error))
+                if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) =>
+            {
+                // Nothing was carried out.
+                link.call(call("EVAL", &self.text), until).await
+            }
+            answer => answer,
+        }
+    }
+}
+
+impl Answer {
+    fn read(value: Value) -> Result<Self, CallError> {
+        let Value::Array(values) = value else {
+            return Err(CallError::Malformed);
+        };
+        let [Value::Int(outcome), Value::Int(time), ..] = values[..] else {
+            return Err(CallError::Malformed);
+        };
+        Ok(Self {
+            outcome,
+            time,
+            values,
+        })
+    }
+
+    fn is_late(&self) -> bool {
+        self.outcome < 0
+    }
+
+    /// Returns the values after the time.
+    pub(super) fn rest(&self) -> &[Value] {
+        &self.values[2..]
+    }
+}
