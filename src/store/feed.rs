@@ -152,6 +152,17 @@ impl BoxedFeed {
     }
 }
 
+/// Delegates to the boxed feed.
+impl ChangeFeed for BoxedFeed {
+    async fn changes_since(
+        &self,
+        after: Option<&Cursor>,
+        wait: Duration,
+    ) -> Result<Changes, FeedError> {
+        self.0.changes_since(after, wait).await
+    }
+}
+
 impl fmt::Debug for BoxedFeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("BoxedFeed")

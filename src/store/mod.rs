@@ -48,6 +48,9 @@ pub use verified_trail::{BrokenTrail, TrailFault, TrailReport};
 pub use crate::backend::chain::StoreChain;
 pub use crate::backend::fixed::lines::LineError;
 pub use crate::backend::fixed::store::{StaticKeysError, StaticStore, StaticStoreReader};
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use crate::backend::redis::RedisFleet;
 #[cfg(feature = "postgres")]
 #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
 pub use crate::backend::sql::PostgresStore;

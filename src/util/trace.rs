@@ -213,6 +213,29 @@ pub(crate) fn redis_evicts(policy: &str) {
     );
 }
 
+/// Logs that the fleet was not told of changes. It is tried again.
+#[cfg(feature = "redis")]
+pub(crate) fn changes_not_told(error: &(dyn Error + 'static)) {
+    let causes = Causes(error);
+    warn!(
+        target: TARGET,
+        error = %causes,
+        "other processes could not be told of changes through Redis; they are told when it answers, \
+         and know of the changes when what they have cached is too old"
+    );
+}
+
+/// Logs that a copy of a record was not read because its seal is missing or wrong.
+#[cfg(feature = "redis")]
+pub(crate) fn copy_without_seal(key_id: &dyn fmt::Display) {
+    error!(
+        target: TARGET,
+        %key_id,
+        "a copy of a record in Redis has no valid seal, and is not read: a process of the fleet has \
+         other peppers, or somebody else has written it"
+    );
+}
+
 /// Logs that a store records no uses. It is asked again each minute.
 pub(crate) fn uses_refused(error: &(dyn Error + 'static)) {
     let causes = Causes(error);

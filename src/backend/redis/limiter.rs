@@ -8,7 +8,7 @@ use redis::{Cmd, IntoConnectionInfo, RedisError, Value};
 use super::denials::Denials;
 use super::link::{self, CallError, Link, Source};
 use super::request::{self, Budgets};
-use super::script::{Answer, Script};
+use super::script::{Answer, Script, add_time};
 use crate::limit::charge::{Charge, MAX_CHARGES};
 use crate::limit::limiter::{LimiterError, RateLimiter};
 use crate::limit::refund::Refund;
@@ -81,7 +81,7 @@ pub struct RedisLimiter {
 /// An error for a URL that names no Redis server.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("this is no URL of a Redis server, such as redis://:password@host:6379/0")]
-pub struct RedisUrlError(#[source] RedisError);
+pub struct RedisUrlError(#[source] pub(super) RedisError);
 
 impl RedisLimiter {
     /// Creates a limiter with a connection of its own, which is made when it is first needed: Redis
@@ -153,14 +153,8 @@ impl RedisLimiter {
     #[doc(hidden)]
     #[must_use]
     pub fn dangerous_on_the_clock_of_the_caller(mut self) -> Self {
-        let on_given_time = |script: &str| {
-            let time =
-                ["call('TIME')", "redis.call('TIME')"].map(|it| format!("local time = {it}"));
-            let given = "local time = {0, tonumber(ARGV[#ARGV])}";
-            Script::new(&script.replace(&time[0], given).replace(&time[1], given))
-        };
-        self.take = on_given_time(TAKE);
-        self.refund = on_given_time(REFUND);
+        self.take = self.take.on_given_time();
+        self.refund = self.refund.on_given_time();
         self.takes_time = true;
         self.remember_denials(Duration::ZERO)
     }
@@ -201,9 +195,7 @@ impl RedisLimiter {
 
     fn add_time(&self, command: &mut Cmd, clock: &dyn Clock) {
         if self.takes_time {
-            let now = clock.readings().wall();
-            let since = now.duration_since(std::time::SystemTime::UNIX_EPOCH);
-            command.arg(u64::try_from(since.unwrap_or_default().as_micros()).unwrap_or_default());
+            add_time(command, clock);
         }
     }
 

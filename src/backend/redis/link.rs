@@ -20,12 +20,13 @@ use tokio::time::timeout;
 
 use super::breaker::{Breaker, NotSent};
 use super::connection::Connection;
+use super::info::Info;
 use super::server_time::ServerTime;
 use crate::util::timestamp::nanoseconds;
 use crate::util::trace;
 
 /// The time limit of dialing.
-const DIAL_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const DIAL_LIMIT: Duration = Duration::from_secs(1);
 
 /// The pause between two attempts while Redis does not answer.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -299,19 +300,10 @@ impl Shared {
         let Ok(Ok(answer)) = timeout(self.limit(), connection.call(info)).await else {
             return;
         };
-        let text = match &answer {
-            Value::BulkString(text) => String::from_utf8_lossy(text).into_owned(),
-            Value::VerbatimString { text, .. } => text.clone(),
-            _ => return,
-        };
-        let field = |name: &str| {
-            let lines = text.lines();
-            let mut values = lines.filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            values.next().unwrap_or_default().trim().to_owned()
-        };
-        let policy = field("maxmemory_policy");
-        if field("maxmemory") != "0" && !policy.is_empty() && policy != "noeviction" {
-            trace::redis_evicts(&policy);
+        let info = Info::read(&answer);
+        let policy = info.field("maxmemory_policy");
+        if info.field("maxmemory") != "0" && !policy.is_empty() && policy != "noeviction" {
+            trace::redis_evicts(policy);
         }
     }
 }
@@ -429,7 +421,7 @@ fn time_of(answer: &Value) -> Option<i64> {
 }
 
 /// Returns a pause, or up to half as long again.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     let random = SysRng.try_next_u32().unwrap_or(u32::MAX / 2);
     pause + pause.mul_f64(f64::from(random) / f64::from(u32::MAX) / 2.0)
 }

@@ -1,10 +1,13 @@
 //! Scripts, and how they are run.
 
-use std::time::Duration;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use redis::{Cmd, ErrorKind, ServerErrorKind, Value};
 
 use super::link::{CallError, Link};
+use crate::util::clock::Clock;
 
 /// A script, and the hash that Redis knows it by.
 #[derive(Debug)]
@@ -28,6 +31,18 @@ impl Script {
             text: text.to_owned(),
             hash: redis::Script::new(text).get_hash().to_owned(),
         }
+    }
+
+    /// Returns the script with its last argument as the time, for tests: see [`add_time`].
+    #[cfg(feature = "testing")]
+    pub(super) fn on_given_time(&self) -> Self {
+        let given = "local time = {0, tonumber(ARGV[#ARGV])}";
+        let text = ["call('TIME')", "redis.call('TIME')"]
+            .iter()
+            .fold(self.text.clone(), |text, call| {
+                text.replace(&format!("local time = {call}"), given)
+            });
+        Self::new(&text)
     }
 
     /// Runs a script that refuses to be carried out late, until a time. `call` makes the command
@@ -76,8 +91,27 @@ impl Script {
     }
 }
 
+/// A clock that stands for that of Redis, in tests.
+#[derive(Clone)]
+pub(super) struct GivenClock(pub(super) Arc<dyn Clock>);
+
+impl fmt::Debug for GivenClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GivenClock")
+    }
+}
+
+/// Adds the time of a clock, for a script on a given time.
+pub(super) fn add_time(command: &mut Cmd, clock: &dyn Clock) {
+    let now = clock.readings().wall();
+    let since = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    command.arg(u64::try_from(since.as_micros()).unwrap_or_default());
+}
+
 impl Answer {
-    fn read(value: Value) -> Result<Self, CallError> {
+    pub(super) fn read(value: Value) -> Result<Self, CallError> {
         let Value::Array(values) = value else {
             return Err(CallError::Malformed);
         };

@@ -1,0 +1,184 @@
+//! The cache of records that a fleet shares.
+//!
+//! - A copy is as old as the miss after which it was loaded, and its age goes on in the process that
+//!   reads it.
+//! - A change leaves a fence: for [`FENCE_LIFE`], no copy of an older version is stored or read.
+//!   A load that takes longer than [`LONGEST_LOAD`] is not stored, so none outlives the fence.
+//! - The absence of a key is not kept: presented junk would fill the memory of Redis.
+
+use std::time::Duration;
+
+use redis::{Cmd, Value};
+
+use super::copy::{Copy, NoCopy};
+use super::link::{CallError, Link};
+use super::script::{Answer, GivenClock, Script, add_time};
+use crate::key::digest::KeyId;
+use crate::key::record::KeyRecord;
+use crate::key::verifier::PepperRing;
+use crate::store::{AgedRecord, ChangedKey, Floor};
+use crate::util::log_throttle::LogOnce;
+use crate::util::trace;
+
+/// The life of a fence: far longer than any load, and than the lag of any replica.
+const FENCE_LIFE: Duration = Duration::from_secs(600);
+
+/// The longest time from a miss until its load is stored, in microseconds.
+const LONGEST_LOAD: u64 = 5_000_000;
+
+#[derive(Debug)]
+pub(super) struct SharedCache {
+    /// For reads and fills, in a hurry.
+    link: Link,
+    prefix: String,
+    /// The life of a copy.
+    life: Duration,
+    pub(super) seal: Option<PepperRing>,
+    /// For tests: the clock that stands for that of Redis.
+    clock: Option<GivenClock>,
+    scripts: Scripts,
+    broken_seal: LogOnce,
+}
+
+#[derive(Debug)]
+struct Scripts {
+    get: Script,
+    fill: Script,
+    fence: Script,
+}
+
+/// The result of a read.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// A copy that may serve.
+    Copy(Box<AgedRecord>),
+    /// There is none. The time of Redis before the load, in microseconds.
+    Missed(u64),
+}
+
+impl SharedCache {
+    pub(super) fn new(link: Link, prefix: &str, life: Duration) -> Self {
+        let [get, fill, fence] = [
+            include_str!("cache_get.lua"),
+            include_str!("cache_fill.lua"),
+            include_str!("cache_fence.lua"),
+        ]
+        .map(Script::new);
+        Self {
+            link,
+            prefix: prefix.to_owned(),
+            life,
+            seal: None,
+            clock: None,
+            scripts: Scripts { get, fill, fence },
+            broken_seal: LogOnce::default(),
+        }
+    }
+
+    /// Sets the clock that stands for that of Redis.
+    #[cfg(feature = "testing")]
+    pub(super) fn set_clock(&mut self, clock: GivenClock) {
+        let Scripts { get, fill, fence } = &mut self.scripts;
+        for script in [get, fill, fence] {
+            *script = script.on_given_time();
+        }
+        self.clock = Some(clock);
+    }
+
+    /// Reads the copy of a record, if it is not below the floor.
+    pub(super) async fn get(&self, id: &KeyId, floor: &Floor) -> Result<Found, CallError> {
+        let until = self.link.now() + self.link.limit();
+        let sent = self.link.now();
+        let call = |name: &str, script: &str| self.command(name, script, &[*id], |_| {});
+        let answer = self.scripts.get.run(&self.link, until, call).await?;
+        let answer = Answer::read(answer)?;
+        let missed = Found::Missed(u64::try_from(answer.time).unwrap_or_default());
+        let written = match answer.rest() {
+            [Value::BulkString(written)] => written,
+            [Value::Nil] => return Ok(missed),
+            _ => return Err(CallError::Malformed),
+        };
+        let copy = match Copy::read(*id, written, self.seal.as_ref()) {
+            Ok(copy) => copy,
+            Err(NoCopy::Unknown) => return Ok(missed),
+            Err(NoCopy::Seal) => {
+                self.broken_seal.run(|| trace::copy_without_seal(id));
+                return Ok(missed);
+            }
+        };
+        let as_of = i64::try_from(copy.as_of).unwrap_or(i64::MAX);
+        let Ok(age) = u64::try_from(answer.time.saturating_sub(as_of)) else {
+            // The clock of Redis was set back: how old the copy is cannot be told.
+            return Ok(missed);
+        };
+        let trip = self.link.now().saturating_sub(sent);
+        let age = Duration::from_micros(age).saturating_add(trip);
+        if age >= floor.max_age || copy.record.version() < floor.version {
+            return Ok(missed);
+        }
+        Ok(Found::Copy(Box::new(AgedRecord::new(copy.record, age))))
+    }
+
+    /// Stores a record that was loaded after a miss, and was this old then.
+    pub(super) async fn fill(&self, missed: u64, loaded: &AgedRecord) -> Result<(), CallError> {
+        let age = u64::try_from(loaded.age.as_micros()).unwrap_or(u64::MAX);
+        let record: &KeyRecord = &loaded.record;
+        let copy = Copy {
+            record: record.clone(),
+            as_of: missed.saturating_sub(age),
+        };
+        let Some(written) = copy.write(self.seal.as_ref()) else {
+            return Ok(());
+        };
+        let until = self.link.now() + self.link.limit();
+        let call = |name: &str, script: &str| {
+            self.command(name, script, &[record.id()], |command| {
+                command.arg(missed).arg(LONGEST_LOAD);
+                command.arg(record.version()).arg(&written[..]);
+                command.arg(milliseconds(self.life));
+            })
+        };
+        self.scripts.fill.run(&self.link, until, call).await?;
+        Ok(())
+    }
+
+    /// Fences changed keys off from copies of older versions, over a patient link.
+    pub(super) async fn fence(&self, changed: &[ChangedKey], link: &Link) -> Result<(), CallError> {
+        let until = link.now() + link.limit();
+        let ids: Vec<KeyId> = changed.iter().map(|key| key.id).collect();
+        let call = |name: &str, script: &str| {
+            self.command(name, script, &ids, |command| {
+                command.arg(milliseconds(FENCE_LIFE));
+                for key in changed {
+                    command.arg(key.version);
+                }
+            })
+        };
+        self.scripts.fence.run(link, until, call).await?;
+        Ok(())
+    }
+
+    /// Writes a call of a script on the copies of keys.
+    fn command(
+        &self,
+        name: &str,
+        script: &str,
+        ids: &[KeyId],
+        add_arguments: impl Fn(&mut Cmd),
+    ) -> Cmd {
+        let mut command = redis::cmd(name);
+        command.arg(script).arg(ids.len());
+        for id in ids {
+            command.arg(format!("{}:c{}:{id}", self.prefix, super::copy::LAYOUT));
+        }
+        add_arguments(&mut command);
+        if let Some(clock) = &self.clock {
+            add_time(&mut command, &*clock.0);
+        }
+        command
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

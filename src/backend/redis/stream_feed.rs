@@ -1,0 +1,274 @@
+//! The feed of changes, read from the stream.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Value};
+use tokio::time::{Instant, timeout};
+
+use super::info::Info;
+use super::link::{DIAL_LIMIT, jittered};
+use super::stream::{Announcer, Entry, EntryId, News, Position};
+use crate::store::{ChangeFeed, ChangedKey, Changes, Cursor, FeedError};
+
+/// The entries that are read at once.
+const AT_ONCE: u32 = 100;
+
+/// The time without an entry after which a reader adds a sign of life: the first one of a fleet, so
+/// that the others need not.
+const QUIET: Duration = Duration::from_millis(700);
+
+/// The time without an entry, in spite of signs of life, after which a connection is given up: it
+/// leads to a server that nobody writes to any more.
+const DEAF: Duration = Duration::from_secs(3);
+
+/// The time limit of an answer, beyond the time that the server may wait.
+const LIMIT: Duration = Duration::from_millis(500);
+
+/// An error of the feed.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error("Redis cannot be read from: {0}")]
+    Redis(#[from] redis::RedisError),
+    #[error("Redis did not answer in {0:?}")]
+    Late(Duration),
+    #[error("the server is a replica, whose stream may lag behind")]
+    Replica,
+    #[error("no sign of life came through the stream for {DEAF:?}")]
+    Deaf,
+    #[error("Redis answered with something else")]
+    Malformed,
+    #[error("the stream of changes cannot be written to")]
+    Empty,
+}
+
+impl From<ReadError> for FeedError {
+    fn from(error: ReadError) -> Self {
+        Self::new(error)
+    }
+}
+
+/// A feed with a connection of its own: the others would wait behind its blocking reads.
+#[derive(Debug)]
+pub(super) struct StreamFeed {
+    client: Client,
+    announcer: Arc<Announcer>,
+    reader: Mutex<Option<Reader>>,
+}
+
+/// A connection in use.
+#[derive(Debug)]
+struct Reader {
+    connection: MultiplexedConnection,
+    /// The run of the server.
+    run: String,
+    /// The last entry came then, and another one is expected in this time.
+    heard_at: Instant,
+    quiet: Duration,
+}
+
+/// The state of the stream.
+struct Look {
+    /// The entries after the position; `None` for one in another form.
+    entries: Vec<Option<Entry>>,
+    /// The last entry of the stream.
+    last: Option<EntryId>,
+    server: String,
+}
+
+impl StreamFeed {
+    pub(super) fn new(client: Client, announcer: Arc<Announcer>) -> Self {
+        Self {
+            client,
+            announcer,
+            reader: Mutex::new(None),
+        }
+    }
+
+    fn reader(&self) -> std::sync::MutexGuard<'_, Option<Reader>> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn dial(&self) -> Result<Reader, ReadError> {
+        let config = AsyncConnectionConfig::new()
+            .set_response_timeout(None)
+            .set_connection_timeout(Some(DIAL_LIMIT));
+        let dialing = async {
+            let client = &self.client;
+            let dialing = client.get_multiplexed_async_connection_with_config(&config);
+            let mut connection = dialing.await?;
+            let mut info = redis::cmd("INFO");
+            let server: Value = info.arg("server").query_async(&mut connection).await?;
+            Ok::<_, ReadError>(Reader {
+                connection,
+                run: Info::read(&server).field("run_id").to_owned(),
+                heard_at: Instant::now(),
+                quiet: jittered(QUIET),
+            })
+        };
+        let dialed = timeout(DIAL_LIMIT, dialing).await;
+        dialed.map_err(|_| ReadError::Late(DIAL_LIMIT))?
+    }
+
+    async fn read(
+        &self,
+        reader: &mut Reader,
+        after: Option<&Cursor>,
+        wait: Duration,
+    ) -> Result<Changes, ReadError> {
+        let Some(after) = after else {
+            let begin = self.end(reader).await?;
+            return Ok(Changes::new(Vec::new(), begin.encode()));
+        };
+        let begun = Instant::now();
+        let Some(mut position) = Position::decode(after) else {
+            return Ok(Changes::gap(self.end(reader).await?.encode()));
+        };
+        loop {
+            let mut left = wait.saturating_sub(begun.elapsed());
+            let quiet = reader.quiet.saturating_sub(reader.heard_at.elapsed());
+            if quiet.is_zero() {
+                // It comes back as an entry, or the reader is deaf.
+                let _ = self.announcer.announce(News::Alive).await; // its link logs an outage
+            } else {
+                left = left.min(quiet);
+            }
+            let look = self.look(reader, Some(position.entry), left).await?;
+            let Some((keys, next)) = follow(&position, &look) else {
+                return Ok(Changes::gap(self.end(reader).await?.encode()));
+            };
+            if next != position {
+                reader.heard_at = Instant::now();
+                reader.quiet = jittered(QUIET);
+            } else if reader.heard_at.elapsed() > DEAF {
+                return Err(ReadError::Deaf);
+            }
+            position = next;
+            if !keys.is_empty() || begun.elapsed() >= wait {
+                return Ok(Changes::new(keys, position.encode()));
+            }
+        }
+    }
+
+    /// Returns the position after the last entry, of which there is one from then on.
+    async fn end(&self, reader: &mut Reader) -> Result<Position, ReadError> {
+        for _ in 0..2 {
+            let look = self.look(reader, None, Duration::ZERO).await?;
+            if let Some(entry) = look.last {
+                return Ok(Position {
+                    server: look.server,
+                    entry,
+                });
+            }
+            let _ = self.announcer.announce(News::Alive).await; // the next look tells
+        }
+        Err(ReadError::Empty)
+    }
+
+    /// Reads the entries after one, waits for some time if there is none, and looks which server
+    /// answers.
+    async fn look(
+        &self,
+        reader: &mut Reader,
+        after: Option<EntryId>,
+        wait: Duration,
+    ) -> Result<Look, ReadError> {
+        let stream = self.announcer.stream();
+        let mut pipe = redis::pipe();
+        if let Some(after) = after {
+            pipe.cmd("XREAD").arg("COUNT").arg(AT_ONCE);
+            let milliseconds = u64::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or_default();
+            if milliseconds > 0 {
+                pipe.arg("BLOCK").arg(milliseconds);
+            }
+            pipe.arg("STREAMS").arg(stream).arg(after.to_string());
+        }
+        // Looked at afterwards: entries of a server that was demoted meanwhile do not count.
+        let last = ("COUNT", 1);
+        pipe.cmd("XREVRANGE")
+            .arg(stream)
+            .arg("+")
+            .arg("-")
+            .arg(last);
+        pipe.cmd("INFO").arg("replication");
+        let limit = wait + LIMIT;
+        let answers = timeout(limit, pipe.query_async(&mut reader.connection)).await;
+        let mut answers: Vec<Value> = answers.map_err(|_| ReadError::Late(limit))??;
+        let (Some(info), Some(last)) = (answers.pop(), answers.pop()) else {
+            return Err(ReadError::Malformed);
+        };
+        let info = Info::read(&info);
+        if info.field("role") != "master" {
+            return Err(ReadError::Replica);
+        }
+        let server = format!("{}:{}", reader.run, info.field("master_replid"));
+        let last = entries(&last).and_then(<[_]>::last);
+        let read = answers.first().and_then(entries_of_stream);
+        Ok(Look {
+            entries: read.unwrap_or_default().iter().map(Entry::read).collect(),
+            last: last.and_then(Entry::read).map(|entry| entry.id),
+            server,
+        })
+    }
+}
+
+/// Returns the entries in an answer to `XREVRANGE`.
+fn entries(answer: &Value) -> Option<&[Value]> {
+    match answer {
+        Value::Array(entries) => Some(entries),
+        _ => None,
+    }
+}
+
+/// Returns the entries in an answer to `XREAD` about one stream.
+fn entries_of_stream(answer: &Value) -> Option<&[Value]> {
+    match answer {
+        Value::Map(streams) => streams.first().and_then(|(_, read)| entries(read)),
+        Value::Array(streams) => match streams.first() {
+            Some(Value::Array(stream)) => stream.get(1).and_then(entries),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Returns the keys of the entries after a position, and the position after them. `None` if entries
+/// are missing, or their keys are not told.
+fn follow(at: &Position, look: &Look) -> Option<(Vec<ChangedKey>, Position)> {
+    if at.server != look.server {
+        return None;
+    }
+    let mut keys = Vec::new();
+    let mut next = at.clone();
+    for entry in &look.entries {
+        let entry = entry.as_ref()?;
+        if !next.entry.is_before(entry.id) {
+            return None;
+        }
+        next.entry = entry.id;
+        keys.extend(entry.keys.as_ref()?);
+    }
+    // A stream that is behind a position is another one.
+    let last = look.last?;
+    let is_ahead = last.era == next.entry.era && last.number >= next.entry.number;
+    is_ahead.then_some((keys, next))
+}
+
+impl ChangeFeed for StreamFeed {
+    async fn changes_since(
+        &self,
+        after: Option<&Cursor>,
+        wait: Duration,
+    ) -> Result<Changes, FeedError> {
+        // A call that is dropped drops the connection, on which its answer would still come.
+        let known = self.reader().take();
+        let mut reader = match known {
+            Some(reader) => reader,
+            None => self.dial().await?,
+        };
+        let changes = self.read(&mut reader, after, wait).await?;
+        *self.reader() = Some(reader);
+        Ok(changes)
+    }
+}
