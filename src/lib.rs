@@ -84,8 +84,9 @@
 //!   tokio, and Rust 1.94.
 //! - `postgres`: `store::PostgresStore`, keys in PostgreSQL over the application's own pool. Needs
 //!   the runtime of tokio, and Rust 1.94. Enables no TLS feature of `sqlx`.
-//! - `redis`: `limit::RedisLimiter`, budgets that all processes of a fleet share. Needs the runtime
-//!   of tokio.
+//! - `redis`: for a fleet, `limit::RedisLimiter`, budgets that all processes share, and
+//!   `store::RedisFleet`, copies of records and the news of changes. Needs the runtime of tokio.
+//!   Enables `serde`.
 //! - `serde`: [`KeyRecord`] as a document, without its verifier unless `KeyRecord::expose_parts`
 //!   adds it.
 //! - `metrics`: an observer that counts decisions and waits by the `metrics` facade.

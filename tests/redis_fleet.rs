@@ -337,7 +337,7 @@ async fn a_change_whose_caller_is_gone_is_told() {
     let store = MemoryStore::new();
     let fleet = std::sync::Arc::new(fleet(&redis, store.clone()));
     let feed = KeyStore::feed(&fleet).unwrap();
-    let begin = feed.changes_since(None, seconds(0)).await.unwrap();
+    let first = feed.changes_since(None, seconds(0)).await.unwrap();
     let keys = ApiKeys::builder(fleet).build().unwrap();
     let key = keys.issue("acme").await.unwrap();
     let mut revoking = Box::pin(keys.revoke(key.id()).into_future());
@@ -355,8 +355,10 @@ async fn a_change_whose_caller_is_gone_is_told() {
     }
     drop(revoking);
     let mut versions = Vec::new();
-    let mut cursor = begin.next;
+    let mut cursor = first.next;
+    let begun = Instant::now();
     while !versions.contains(&ChangedKey::new(key.id(), 2)) {
+        assert!(begun.elapsed() < seconds(30), "nobody is told");
         let changes = feed.changes_since(Some(&cursor), seconds(1)).await.unwrap();
         assert!(!changes.gap);
         versions.extend(changes.keys);

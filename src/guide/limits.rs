@@ -284,19 +284,8 @@
 //! # }
 //! ```
 //!
-//! Budgets are lost with the data of Redis:
-//!
-//! | event | a budget can be used beyond its quota by |
-//! |---|---|
-//! | a restart with `appendfsync always` | nothing |
-//! | a crash with `appendfsync everysec` | what was admitted in the last second or two |
-//! | a restart without data, `FLUSHALL`, an eviction | one quota, once |
-//! | a failover | what was admitted and not replicated yet |
-//! | the clock of Redis steps forwards | what the time of the step refills |
-//! | the clock of Redis steps backwards | nothing; no wait is longer than a period |
-//!
-//! Use an own server with `maxmemory-policy noeviction`; any other policy is logged as a warning. A
-//! budget takes about 200 bytes, and a window that is used all the time about 500.
+//! Budgets are lost with the data of Redis. The chapter [`fleet`](crate::guide::fleet) says what can
+//! then be used beyond a quota, and how large and how safe Redis has to be.
 //!
 //! A limiter on a server can fail, and [`LimiterOutage`] is the policy for a failure:
 //!

@@ -208,6 +208,7 @@
 //! - [`errors`]: choose the format of refusals, and look up the codes.
 //! - [`testing`]: test handlers, whole services, expiry and outages.
 //! - [`operating`]: logs, metrics, health, outages, restarts and shutdown.
+//! - [`fleet`]: several processes as one, with Redis: what fails when, sizes, proxies, upgrades.
 //! - [`rotation`]: rotate keys, update their fields, and act after a leak.
 //! - [`wrong_tool`]: decide between an API key, OAuth 2.0, a JWT and mTLS.
 //! - [`key_holders`]: advice for those who hold your keys.
@@ -227,6 +228,7 @@
 //! [`StaticStore`]: crate::store::StaticStore
 
 pub mod errors;
+pub mod fleet;
 pub mod issuing;
 pub mod key_holders;
 pub mod limits;

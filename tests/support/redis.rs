@@ -160,7 +160,13 @@ pub fn command(port: u16, parts: &[&str]) -> String {
     loop {
         match stream.read(&mut chunk) {
             Ok(0) => break,
-            Ok(read) => reply.extend_from_slice(&chunk[..read]),
+            Ok(read) => {
+                reply.extend_from_slice(&chunk[..read]);
+                // Other replies may go on.
+                if reply.starts_with(b"+") || reply.starts_with(b":") {
+                    break;
+                }
+            }
             Err(_) if !reply.is_empty() => break,
             Err(_) => {}
         }

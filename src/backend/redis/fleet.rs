@@ -217,7 +217,6 @@ impl Parts {
             let hurried = link(settings.cache_time_limit);
             let mut cache = SharedCache::new(hurried, &settings.prefix, settings.copy_life);
             cache.seal.clone_from(&settings.seal);
-            #[cfg(feature = "testing")]
             if let Some(clock) = &settings.clock {
                 cache.set_clock(clock.clone());
             }

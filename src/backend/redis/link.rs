@@ -47,7 +47,7 @@ pub(super) enum CallError {
     NotSent(#[from] NotSent),
     #[error("Redis did not answer in {0:?}")]
     Late(Duration),
-    #[error("Redis answered with an error: {0}")]
+    #[error("Redis answered with an error")]
     Redis(#[from] RedisError),
     #[error("Redis refuses a call as late, which is in time here: its clock does not run evenly")]
     Refused,

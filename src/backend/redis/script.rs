@@ -34,7 +34,6 @@ impl Script {
     }
 
     /// Returns the script with its last argument as the time, for tests: see [`add_time`].
-    #[cfg(feature = "testing")]
     pub(super) fn on_given_time(&self) -> Self {
         let given = "local time = {0, tonumber(ARGV[#ARGV])}";
         let text = ["call('TIME')", "redis.call('TIME')"]

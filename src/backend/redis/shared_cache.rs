@@ -76,7 +76,6 @@ impl SharedCache {
     }
 
     /// Sets the clock that stands for that of Redis.
-    #[cfg(feature = "testing")]
     pub(super) fn set_clock(&mut self, clock: GivenClock) {
         let Scripts { get, fill, fence } = &mut self.scripts;
         for script in [get, fill, fence] {

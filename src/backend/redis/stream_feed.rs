@@ -29,7 +29,7 @@ const LIMIT: Duration = Duration::from_millis(500);
 /// An error of the feed.
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
-    #[error("Redis cannot be read from: {0}")]
+    #[error("Redis cannot be read from")]
     Redis(#[from] redis::RedisError),
     #[error("Redis did not answer in {0:?}")]
     Late(Duration),

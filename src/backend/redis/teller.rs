@@ -62,8 +62,9 @@ impl Teller {
         let mut chunks = changed.chunks(KEYS_OF_ENTRY);
         while let Some(chunk) = chunks.next() {
             if let Err(error) = self.tell_once(chunk).await {
-                trace::changes_not_told(&error);
-                self.keep(chunk.iter().chain(chunks.flatten()));
+                if self.keep(chunk.iter().chain(chunks.flatten())) {
+                    trace::changes_not_told(&error);
+                }
                 self.tell_later();
                 return;
             }
@@ -89,9 +90,10 @@ impl Teller {
         self.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps changes for later.
-    fn keep<'k>(&self, changed: impl Iterator<Item = &'k ChangedKey>) {
+    /// Keeps changes for later. Returns whether there were none before.
+    fn keep<'k>(&self, changed: impl Iterator<Item = &'k ChangedKey>) -> bool {
         let mut untold = self.untold();
+        let is_first = untold.keys.is_empty();
         for key in changed {
             let is_known = untold.keys.contains_key(&key.id);
             if !is_known && untold.keys.len() >= MOST_KEPT {
@@ -103,6 +105,7 @@ impl Teller {
                 *known = *key;
             }
         }
+        is_first
     }
 
     /// Starts a task that tells what was kept, if none is running.

@@ -1,0 +1,163 @@
+//! Several processes that behave as one: topologies, what fails when, sizes, proxies, upgrades.
+//!
+//! # Topologies
+//!
+//! | topology | limits | a revocation reaches the others | may fail |
+//! |---|---|---|---|
+//! | one process | exact | – | the process |
+//! | several, one file of SQLite | of each process by itself | in 100 ms | the machine |
+//! | several, PostgreSQL | of each process by itself | in 50 ms | PostgreSQL |
+//! | several, PostgreSQL and Redis | exact | in 20 ms | either, see below |
+//! | several, PostgreSQL and a cluster of Redis | exact | in 20 ms | either, see below |
+//!
+//! Without Redis, each process counts by itself: divide each quota by the number of processes, or
+//! accept that much more. For quotas that are sold, use Redis.
+//!
+//! The times are those of the ninety-ninth of a hundred revocations on one machine; add the network.
+//! Whatever fails, a revocation reaches every process after [`Cache::max_staleness`].
+//!
+//! # A process of a fleet
+//!
+//! ```no_run
+//! # #[cfg(all(feature = "redis", feature = "postgres"))]
+//! # async fn start(pool: tower_api_key::store::sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//!
+//! use tower_api_key::limit::{LimiterOutage, RedisLimiter};
+//! use tower_api_key::store::{PostgresStore, RedisFleet};
+//! use tower_api_key::{ApiKeys, Cache, Limits, Quota};
+//!
+//! let redis = "redis://:password@10.0.0.7/";
+//! let database = PostgresStore::new(pool);
+//! database.migrate().await?;
+//! let keys = ApiKeys::builder(RedisFleet::connect(redis, database)?)
+//!     .limits(Limits::new().per_account(Quota::per_minute(1_000)))
+//!     .limiter(RedisLimiter::connect(redis)?)
+//!     .limiter_outage(LimiterOutage::refuse().time_limit(Duration::from_millis(100)))
+//!     .cache(Cache::new().max_staleness(Duration::from_secs(30)))
+//!     .build()?;
+//! tokio::spawn(keys.worker().into_future()); // follows the news of changes
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `cargo run --features redis,sqlite --example fleet -- --show` shows three such servers in one
+//! program.
+//!
+//! The two parts are independent. `limit::RedisLimiter` makes limits exact. `store::RedisFleet`
+//! spares the database, and tells of changes; over a store with a feed of its own, such as
+//! PostgreSQL's, it is the less needed one.
+//!
+//! # What fails, and what it costs
+//!
+//! Limits, for each budget:
+//!
+//! | event | what is admitted beyond the quota |
+//! |---|---|
+//! | Redis hangs, or a call comes late | nothing, and nothing is charged after its time limit |
+//! | a restart, with `appendfsync always` | nothing |
+//! | a crash, with `appendfsync everysec` | what was admitted in the last second or two |
+//! | a restart without a file, `FLUSHALL`, an eviction | one quota, once |
+//! | a failover | what was admitted and not replicated; if the network is split, one quota on each side |
+//! | the clock of Redis is set forwards | what a budget regains in that time |
+//! | the clock of Redis is set back | nothing; nobody waits for longer than a period |
+//! | the clock of a process is wrong | nothing: the clock of Redis counts |
+//!
+//! While Redis does not answer, [`LimiterOutage`] decides: requests get 503, pass, or are limited by
+//! each process. After five calls without an answer, no request waits for Redis any more; it is
+//! probed ten times a second, and used again within a second.
+//!
+//! Keys:
+//!
+//! | event | keys that are cached | other keys | a revocation |
+//! |---|---|---|---|
+//! | Redis is down | work | are loaded from the database | by the database's feed, or after `max_staleness` |
+//! | the database is down | work for `max_staleness` | work while Redis has a copy that is young enough | is not possible |
+//! | both are down | work for `max_staleness` | get 503 | is not possible |
+//! | the feed is cut, or half open | work | work | after `max_staleness` |
+//! | Redis loses its data | work | are loaded from the database | as before: readers notice a gap |
+//! | a process hangs | its own requests wait | – | its own cache refuses what is too old when it goes on |
+//!
+//! # Sizes
+//!
+//! - **Redis, budgets**: about 220 bytes each, and 500 for a window that is used all the time, until
+//!   the budget is full again. 100,000 accounts with a limit per minute and one per month: 50 MB.
+//! - **Redis, copies**: about 900 bytes for each key in use, for a minute
+//!   (`RedisFleet::copy_life`), and a fence of 100 bytes for ten minutes after a change.
+//! - **Redis, news**: 4 MB at most, unless single changes touch many keys.
+//! - **Calls**: one for each request with a limit, and one for each key and process in
+//!   `max_staleness`. One server of Redis does about 100,000 calls a second; with a cluster, the
+//!   budgets of an account are on one of its servers.
+//! - **Connections**: four for each process.
+//!
+//! Set `maxmemory` with room to spare, and `maxmemory-policy noeviction`. An evicted budget is
+//! granted once more, which the log warns of.
+//!
+//! # Settings of Redis
+//!
+//! ```text
+//! maxmemory 1gb
+//! maxmemory-policy noeviction
+//! appendonly yes
+//! appendfsync everysec
+//! min-replicas-to-write 1        # with a replica: bounds what a lost master can admit
+//! min-replicas-max-lag 2
+//! ```
+//!
+//! Give the library an own server, or an own user, as whoever can write to it can lift limits. The
+//! user needs the commands `EVALSHA`, `EVAL`, `GET`, `SET`, `DEL`, `PTTL`, `PEXPIRE`, `TIME`,
+//! `INFO`, `XADD`, `XREAD` and `XREVRANGE`, and for a cluster `CLUSTER` and `ASKING`, on keys that
+//! begin with `tak:`.
+//!
+//! # nginx and Envoy in front
+//!
+//! Any process can answer any request: no affinity is needed. A limit by address needs the address
+//! of the client, so tell the library which proxies to trust: see the chapter [`proxies`].
+//!
+//! ```text
+//! upstream api {
+//!     server 10.0.0.11:3000;
+//!     server 10.0.0.12:3000;
+//!     keepalive 64;
+//! }
+//! server {
+//!     listen 443 ssl;
+//!     location / {
+//!         proxy_pass http://api;
+//!         proxy_http_version 1.1;
+//!         proxy_set_header Connection "";
+//!         proxy_set_header Host $host;
+//!         proxy_set_header X-Forwarded-For $remote_addr;    # replaces what the client sent
+//!         # A request that was charged may have had its effect: it is not sent again.
+//!         proxy_next_upstream error timeout;
+//!         proxy_next_upstream_tries 2;
+//!     }
+//! }
+//! ```
+//!
+//! nginx sends no request with a method such as `POST` again, unless `non_idempotent` is said. In
+//! Envoy, `use_remote_address: true` with `xff_num_trusted_hops: 0` sets `X-Forwarded-For` to the
+//! peer, and a retry policy should not name `retriable-status-codes: 429`: a limit is not lifted by
+//! another process. Neither proxy shall remove `Retry-After` or `X-RateLimit-*`.
+//!
+//! A health check of a proxy should ask `/health`, which does not depend on Redis or the database:
+//! if all processes were taken out for an outage of Redis, cached keys would stop to work, too.
+//!
+//! # Rolling upgrades
+//!
+//! - Upgrade one process after another. Versions of this library that share a layout work together;
+//!   the changelog says when a layout changes. Its number is in the names of the keys: `tak:1:…` for
+//!   budgets, `tak:c1:…` for copies, `tak:f1` for the news.
+//! - When the layout of budgets changes, old and new processes count apart while both run: a budget
+//!   can be granted twice, once.
+//! - A version that writes a field which an older one does not know is no danger: the older one
+//!   takes the copy for none, and loads the record.
+//! - Migrate the tables of SQL first: see the chapter [`stores`].
+//! - When a quota changes, used units stay used. While old and new processes run, each decides by
+//!   its own quota, over the same budget.
+//! - On a clean stop, wait for the worker. Nothing in Redis needs to be given back.
+//!
+//! [`Cache::max_staleness`]: crate::Cache::max_staleness
+//! [`LimiterOutage`]: crate::limit::LimiterOutage
+//! [`proxies`]: crate::guide::proxies
+//! [`stores`]: crate::guide::stores
