@@ -113,7 +113,7 @@ impl BudgetStatus {
     }
 
     /// Returns whether the charge denies its request.
-    const fn denies(&self) -> bool {
+    pub(crate) const fn denies(&self) -> bool {
         self.wait != 0 && !self.is_report_only
     }
 }

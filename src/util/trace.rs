@@ -191,15 +191,20 @@ pub(crate) fn idle_keys_not_ended(error: &(dyn Error + 'static)) {
 
 /// Logs that Redis does not answer. It is probed until it does.
 #[cfg(feature = "redis")]
-pub(crate) fn redis_is_down(error: &(dyn Error + 'static)) {
+pub(crate) fn redis_is_down(server: &str, error: &(dyn Error + 'static)) {
     let causes = Causes(error);
-    error!(target: TARGET, error = %causes, "Redis does not answer; it is probed until it does");
+    error!(
+        target: TARGET,
+        server,
+        error = %causes,
+        "Redis does not answer; it is probed until it does"
+    );
 }
 
 /// Logs that Redis answers again.
 #[cfg(feature = "redis")]
-pub(crate) fn redis_is_back() {
-    info!(target: TARGET, "Redis answers again");
+pub(crate) fn redis_is_back(server: &str) {
+    info!(target: TARGET, server, "Redis answers again");
 }
 
 /// Logs that Redis may drop budgets when its memory is full.

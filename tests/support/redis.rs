@@ -28,6 +28,11 @@ impl Redis {
     }
 
     pub fn start_with(arguments: &[&str]) -> Self {
+        Self::start_on(free_port, arguments)
+    }
+
+    /// Starts a server on a port that is free.
+    pub fn start_on(free_port: fn() -> u16, arguments: &[&str]) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed);
         let name = format!("tower-api-key-redis-{}-{number}", std::process::id());

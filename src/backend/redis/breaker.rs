@@ -80,20 +80,25 @@ impl Breaker {
 
     /// Registers a call that is sent now. An error if it must not be sent.
     pub(super) fn send(&mut self, now: Duration) -> Result<(), NotSent> {
+        self.may_send(now)?;
+        self.in_flight += 1;
+        self.register(now);
+        Ok(())
+    }
+
+    /// Finds out whether a call may be sent now. An error if not.
+    pub(super) fn may_send(&mut self, now: Duration) -> Result<(), NotSent> {
         if self.unanswered >= UNANSWERED && now.saturating_sub(self.unanswered_since) >= self.limit
         {
             self.state = State::Open;
         }
         match self.state {
-            State::Open => return Err(NotSent::Open),
-            State::New => return Err(NotSent::New),
-            State::Closed { .. } if self.in_flight >= MOST_CALLS => return Err(NotSent::TooMany),
-            State::Closed { most } if self.in_flight >= most => return Err(NotSent::Later),
-            State::Closed { .. } => {}
+            State::Open => Err(NotSent::Open),
+            State::New => Err(NotSent::New),
+            State::Closed { .. } if self.in_flight >= MOST_CALLS => Err(NotSent::TooMany),
+            State::Closed { most } if self.in_flight >= most => Err(NotSent::Later),
+            State::Closed { .. } => Ok(()),
         }
-        self.in_flight += 1;
-        self.register(now);
-        Ok(())
     }
 
     /// Registers a call that is sent whatever the state: a probe.

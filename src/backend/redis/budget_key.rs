@@ -3,6 +3,9 @@
 //! `tak:1:{home}:form:name:subject`, such as `tak:1:{a=acme}:w60000000:account_per_minute:a`. What
 //! is in braces decides the slot of a cluster: all budgets of one account are in one.
 //!
+//! Together, all budgets have the home `t=tak`, after the prefix: those of services with different
+//! prefixes are apart.
+//!
 //! The number after the prefix is the version of the layout. A version with another layout begins
 //! anew, beside the budgets of the old one.
 
@@ -15,9 +18,57 @@ use sha2::{Digest, Sha256};
 /// The longest part that is written as it is. A client may have chosen it.
 const LONGEST: usize = 64;
 
+/// Where budgets are: the prefix of their keys, and what decides their slots.
+#[derive(Debug, Clone)]
+pub(super) struct Placement {
+    prefix: String,
+    /// The home of all budgets, if they have one.
+    home: Option<String>,
+}
+
+impl Placement {
+    /// Places budgets by their homes, under a prefix.
+    pub(super) fn new(prefix: &str) -> Self {
+        Self {
+            // Braces decide the slot: ours do.
+            prefix: prefix.replace('{', "%7B").replace('}', "%7D"),
+            home: None,
+        }
+    }
+
+    /// Sets the prefix.
+    pub(super) fn with_prefix(&self, prefix: &str) -> Self {
+        let placement = Self::new(prefix);
+        if self.home.is_some() {
+            return placement.together();
+        }
+        placement
+    }
+
+    /// Places all budgets into one slot.
+    pub(super) fn together(mut self) -> Self {
+        self.home = Some(format!("t={}", self.prefix));
+        self
+    }
+
+    /// Writes the key of the budget of a charge.
+    pub(super) fn key(&self, charge: &Charge<'_>) -> String {
+        match &self.home {
+            Some(home) => key(&self.prefix, home, charge),
+            None => key(&self.prefix, &home(charge), charge),
+        }
+    }
+}
+
+/// Writes a key for a note in the slot of a budget.
+pub(super) fn note(budget: &str, nonce: &str) -> String {
+    let home = budget.split_inclusive('}').next().unwrap_or_default();
+    format!("{home}:n:{nonce}")
+}
+
 /// Writes the home of a charge: the part of its key that decides the slot. It follows from the
 /// subject, except for a key, whose budgets are where those of its account are.
-pub(super) fn home(charge: &Charge<'_>) -> String {
+fn home(charge: &Charge<'_>) -> String {
     let mut home = String::new();
     match (charge.subject(), charge.home()) {
         (Subject::Account(account) | Subject::AccountIn(account, _), _)
@@ -40,8 +91,8 @@ pub(super) fn home(charge: &Charge<'_>) -> String {
     home
 }
 
-/// Writes the key of the budget of a charge.
-pub(super) fn key(prefix: &str, home: &str, charge: &Charge<'_>) -> String {
+/// Writes the key of the budget of a charge that has a home.
+fn key(prefix: &str, home: &str, charge: &Charge<'_>) -> String {
     let mut key = String::with_capacity(prefix.len() + 2 * home.len() + 64);
     for part in [prefix, ":1:{", home, "}:"] {
         key.push_str(part);

@@ -14,6 +14,9 @@ pub(super) type Call = Pin<Box<dyn Future<Output = RedisResult<Value>> + Send>>;
 pub(super) trait Connection: Send + Sync {
     /// Sends a command, when awaited.
     fn call(&self, command: Cmd) -> Call;
+
+    /// Sends a command for a slot of a cluster that this server is taking over, when awaited.
+    fn call_asking(&self, command: Cmd) -> Call;
 }
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connection for C {
@@ -21,6 +24,18 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connection for C {
         let mut connection = self.clone();
         // An error of the server is an error of the call, too.
         Box::pin(async move { command.query_async(&mut connection).await })
+    }
+
+    fn call_asking(&self, command: Cmd) -> Call {
+        let mut connection = self.clone();
+        // Both at once: `ASKING` is about the next command of the connection.
+        let mut both = redis::pipe();
+        both.cmd("ASKING").add_command(command);
+        Box::pin(async move {
+            let mut answers = connection.req_packed_commands(&both, 0, 2).await?;
+            let answer = answers.pop().unwrap_or(Value::Nil);
+            answer.extract_error()
+        })
     }
 }
 

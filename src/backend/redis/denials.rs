@@ -2,8 +2,11 @@
 //!
 //! A request that was just denied is denied again until its wait is over, and with it the same
 //! request of the same caller. That cannot be wrong, unless units are refunded or a quota is
-//! raised: a refund by this process forgets all denials, one by another process is noticed when the
-//! denial is forgotten, and another quota is another request.
+//! raised: a refund by this process forgets the denials by its budgets, one by another process is
+//! noticed when the denial is forgotten, and another quota is another request.
+//!
+//! What was taken from other budgets for a denied request, and is refunded, does not touch its
+//! denial: none of them denied it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -12,11 +15,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::request::{Budgets, PACKED};
 use crate::limit::verdict::{BudgetStatus, Verdict};
 
 /// The most denials that are remembered. Beyond it, all that are over are dropped, or all.
 const MOST: usize = 4_096;
+
+/// The budgets that are told apart, by their hashes, when one is refunded.
+const TOLD_APART: usize = 1_024;
 
 #[derive(Debug)]
 pub(super) struct Denials {
@@ -24,8 +32,11 @@ pub(super) struct Denials {
     longest: Duration,
     hasher: RandomState,
     known: Mutex<HashMap<u64, Denial>>,
-    /// The refunds so far. A denial from before one is not remembered after it.
+    /// The refunds so far.
     refunds: AtomicU64,
+    /// The number of the last refund of a budget, by its place. A denial from before it is void, if
+    /// the budget denied.
+    last_refunds: Box<[AtomicU64]>,
 }
 
 #[derive(Debug)]
@@ -33,6 +44,9 @@ struct Denial {
     /// Whole, since a hash of two requests may be the same.
     request: Written,
     verdict: Verdict,
+    /// The places of the budgets that denied, and the refunds before it was asked for.
+    denied_by: SmallVec<[usize; 2]>,
+    refunds: u64,
     /// When it was asked for, and when it is forgotten.
     at: Duration,
     until: Duration,
@@ -45,6 +59,7 @@ impl Denials {
             hasher: RandomState::new(),
             known: Mutex::default(),
             refunds: AtomicU64::new(0),
+            last_refunds: (0..TOLD_APART).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -59,7 +74,8 @@ impl Denials {
             return None;
         }
         let denial = denials.get(&self.hash(budgets))?;
-        if now >= denial.until || denial.request != written(budgets) {
+        let is_void = now >= denial.until || self.was_refunded(denial);
+        if is_void || denial.request != written(budgets) {
             return None;
         }
         let passed = now.saturating_sub(denial.at);
@@ -87,16 +103,21 @@ impl Denials {
         if self.longest.is_zero() {
             return;
         }
+        let statuses = budgets.of_charges.iter().zip(verdict.statuses());
+        let denying = statuses.filter(|(_, status)| status.denies());
+        let denying = denying.map(|((at, _), _)| self.place(&budgets.budgets[*at].key));
         let denial = Denial {
             request: written(budgets),
             verdict: verdict.clone(),
+            denied_by: denying.collect(),
+            refunds,
             at: sent,
             until,
         };
-        let mut denials = self.lock();
-        if self.refunds() != refunds {
+        if self.was_refunded(&denial) {
             return;
         }
+        let mut denials = self.lock();
         if denials.len() >= MOST {
             denials.retain(|_, denial| denial.until > sent);
             if denials.len() >= MOST {
@@ -106,11 +127,24 @@ impl Denials {
         denials.insert(self.hash(budgets), denial);
     }
 
-    /// Forgets all denials: units were refunded.
-    pub(super) fn forget(&self) {
-        let mut denials = self.lock();
-        self.refunds.fetch_add(1, Ordering::AcqRel);
-        denials.clear();
+    /// Forgets all denials by some budgets: units of these were refunded.
+    pub(super) fn forget<'k>(&self, budgets: impl Iterator<Item = &'k str>) {
+        let number = self.refunds.fetch_add(1, Ordering::AcqRel) + 1;
+        for budget in budgets {
+            self.last_refunds[self.place(budget)].fetch_max(number, Ordering::AcqRel);
+        }
+    }
+
+    /// Returns whether a budget that denied was refunded since the denial was asked for.
+    fn was_refunded(&self, denial: &Denial) -> bool {
+        let last = |at: &usize| self.last_refunds[*at].load(Ordering::Acquire);
+        denial.denied_by.iter().any(|at| last(at) > denial.refunds)
+    }
+
+    /// Returns the place of a budget among the last refunds.
+    fn place(&self, key: &str) -> usize {
+        let hash = self.hasher.hash_one(key) % (TOLD_APART as u64);
+        usize::try_from(hash).unwrap_or_default()
     }
 
     fn hash(&self, budgets: &Budgets) -> u64 {

@@ -3,33 +3,35 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, IntoConnectionInfo, RedisError, Value};
+use redis::{ErrorKind, IntoConnectionInfo, RedisError};
 
+use super::budget_key::Placement;
 use super::denials::Denials;
-use super::link::{self, CallError, Link, Source};
-use super::request::{self, Budgets};
-use super::script::{Answer, Script, add_time};
+use super::link::{self, CallError, Source};
+use super::parts;
+use super::refunds::Refunds;
+use super::request::{Budgets, PackedRefund};
+use super::script::{self, Script};
+use super::servers::Servers;
+use super::take::{self, Take, TakenBudget};
 use crate::limit::charge::{Charge, MAX_CHARGES};
 use crate::limit::limiter::{LimiterError, RateLimiter};
 use crate::limit::refund::Refund;
-use crate::limit::refund_note::RefundNote;
-use crate::limit::verdict::{BudgetStatus, Verdict};
+use crate::limit::verdict::Verdict;
 use crate::util::clock::Clock;
-use crate::util::on_drop::OnDrop;
 
 const TAKE: &str = include_str!("take.lua");
 const REFUND: &str = include_str!("refund.lua");
 
-/// The life of the note that a refund was done, in milliseconds. A refund is carried out in the
-/// first quarter of a second, or never.
-const NOTE_LIFE: u32 = 60_000;
+/// The time limit of a call, unless another one is set.
+const TIME_LIMIT: Duration = Duration::from_millis(250);
 
 /// A limiter whose budgets are in Redis, so that all processes of a fleet share them.
 ///
 /// However many limits a request has, they are one call, which takes all charges or none. Quotas
 /// are exact: all processes together are admitted no more than each quota. The clock is that of
 /// Redis, so the clocks of the processes do not matter. Redis 6.2 or later, or Valkey, as a single
-/// server or with replicas.
+/// server, with replicas, or as a [cluster](#on-a-cluster).
 ///
 /// # If Redis does not answer
 ///
@@ -41,6 +43,34 @@ const NOTE_LIFE: u32 = 60_000;
 ///
 /// A call whose answer is lost may have been carried out: its request is refused or decided by that
 /// policy, and charged.
+///
+/// # On a cluster
+///
+/// [`connect_cluster`](Self::connect_cluster) follows the slots of a Redis Cluster. Each budget has
+/// a home: an account, with all budgets of the account and of its keys; an address; a subject of the
+/// application's own; or that of all global limits. Homes are spread over the servers.
+///
+/// A request whose budgets have one home is one call. Otherwise it is a call for each home, all at
+/// the same time. Each of them takes all its charges or none. If one of them denies or fails, what
+/// the others took is refunded at once. It follows:
+///
+/// - Quotas are exact, as on a single server: what is admitted was charged before, everywhere.
+/// - A denied request costs nothing, after about one trip more. The refund is sent once. If a server
+///   is lost in that moment, or has not answered in time, a charge may stay, until it expires.
+/// - Until the refund, other requests may be denied that would have fit, and be told to wait for
+///   longer than they must: up to the period of a window.
+/// - A request fails if one of its servers does not answer. If that is known, nothing is charged
+///   elsewhere. Requests with other homes do not notice.
+/// - A caller who goes away while Redis is asked stays charged, as on a single server.
+///
+/// While a slot moves from one server to another, calls follow it. A request with several budgets
+/// in that slot may fail until the slot has moved.
+///
+/// All global limits are on one server, which every request asks. On a small cluster, or if most
+/// requests have several homes, [`together`](Self::together) may be better.
+///
+/// By default, Redis answers no call at all while a master without a replica is away. Set
+/// `cluster-require-full-coverage no`, so that the other homes can be used.
 ///
 /// # Size
 ///
@@ -69,11 +99,11 @@ const NOTE_LIFE: u32 = 60_000;
 /// ```
 #[derive(Debug)]
 pub struct RedisLimiter {
-    link: Link,
-    denials: Denials,
-    prefix: String,
+    servers: Servers,
+    denials: Arc<Denials>,
+    placement: Placement,
     take: Script,
-    refund: Script,
+    refund: Arc<Script>,
     /// For tests: the time is the caller's, not that of the server.
     takes_time: bool,
 }
@@ -92,29 +122,65 @@ impl RedisLimiter {
     pub fn connect(server: impl IntoConnectionInfo) -> Result<Self, RedisUrlError> {
         let info = server.into_connection_info().map_err(RedisUrlError)?;
         let client = link::client(info).map_err(RedisUrlError)?;
-        Ok(Self::new(Source::Client(client)))
+        Ok(Self::on(Source::Client(client)))
+    }
+
+    /// Creates a limiter on a Redis Cluster. `servers` are URLs of some of its servers: the others
+    /// are found by them, so name at least two. Connections are made when they are first needed, and
+    /// all servers may be down now. User, password and TLS of the first URL are used for all servers
+    /// that are found.
+    ///
+    /// ```no_run
+    /// use tower_api_key::limit::RedisLimiter;
+    ///
+    /// let limiter = RedisLimiter::connect_cluster(["redis://10.0.0.1/", "redis://10.0.0.2/"])?;
+    /// # Ok::<(), tower_api_key::limit::RedisUrlError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If a URL is malformed, or there is none.
+    pub fn connect_cluster(
+        servers: impl IntoIterator<Item = impl IntoConnectionInfo>,
+    ) -> Result<Self, RedisUrlError> {
+        let infos = servers
+            .into_iter()
+            .map(IntoConnectionInfo::into_connection_info);
+        let seeds: Vec<_> = infos.collect::<Result<_, _>>().map_err(RedisUrlError)?;
+        if seeds.is_empty() {
+            let none = (ErrorKind::InvalidClientConfig, "no server is named");
+            return Err(RedisUrlError(none.into()));
+        }
+        Ok(Self::new(Servers::cluster(seeds, TIME_LIMIT)))
     }
 
     /// Creates a limiter over a connection of the application's, such as a
     /// `ConnectionManager` of the crate `redis`, that reconnects by itself. Prefer
     /// [`connect`](Self::connect), which notices a dead connection in two seconds.
     ///
+    /// The connection may be a client of a cluster, if the budgets are
+    /// [`together`](Self::together). Prefer [`connect_cluster`](Self::connect_cluster).
+    ///
     /// Danger: a connection that does not reconnect, as a `MultiplexedConnection`, is an outage
-    /// that does not end. One that sends a command again after a time limit may charge twice.
+    /// that does not end. One that sends a command again after a time limit or a lost connection may
+    /// charge twice, as a `ClusterConnection` does unless its retries are set to 0.
     pub fn over<C>(connection: C) -> Self
     where
         C: redis::aio::ConnectionLike + Clone + Send + Sync + 'static,
     {
-        Self::new(Source::Given(Arc::new(connection)))
+        Self::on(Source::Given(Arc::new(connection)))
     }
 
-    fn new(source: Source) -> Self {
+    fn on(source: Source) -> Self {
+        Self::new(Servers::one(source, TIME_LIMIT))
+    }
+
+    fn new(servers: Servers) -> Self {
         Self {
-            link: Link::new(source, Duration::from_millis(250)),
-            denials: Denials::new(Duration::from_secs(1)),
-            prefix: "tak".to_owned(),
+            servers,
+            denials: Arc::new(Denials::new(Duration::from_secs(1))),
+            placement: Placement::new("tak"),
             take: Script::new(TAKE),
-            refund: Script::new(REFUND),
+            refund: Arc::new(Script::new(REFUND)),
             takes_time: false,
         }
     }
@@ -124,7 +190,19 @@ impl RedisLimiter {
     /// [`LimiterOutage::time_limit`](crate::limit::LimiterOutage::time_limit).
     #[must_use]
     pub fn time_limit(self, limit: Duration) -> Self {
-        self.link.set_limit(limit);
+        self.servers.set_limit(limit);
+        self
+    }
+
+    /// Keeps all budgets in one slot of a cluster: that of the prefix.
+    ///
+    /// Every request is then one call, with all that holds on a single server, and all load is on
+    /// one server of the cluster. Services with different [prefixes](Self::prefix) are spread.
+    ///
+    /// All processes need the same setting. With another setting, all budgets begin anew.
+    #[must_use]
+    pub fn together(mut self) -> Self {
+        self.placement = self.placement.together();
         self
     }
 
@@ -132,18 +210,18 @@ impl RedisLimiter {
     /// names need different prefixes.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.prefix = prefix.into();
+        self.placement = self.placement.with_prefix(&prefix.into());
         self
     }
 
     /// Sets the longest time for which a denial is remembered. Default: 1 s.
     ///
     /// Until the wait of a denied request is over, the same request is denied without asking Redis.
-    /// Units that another process refunds meanwhile are noticed when the time is over; set zero to
-    /// ask each time.
+    /// Units that another process refunds meanwhile, or takes for a moment in a
+    /// [cluster](Self#on-a-cluster), are noticed when the time is over; set zero to ask each time.
     #[must_use]
     pub fn remember_denials(mut self, longest: Duration) -> Self {
-        self.denials = Denials::new(longest);
+        self.denials = Arc::new(Denials::new(longest));
         self
     }
 
@@ -154,83 +232,54 @@ impl RedisLimiter {
     #[must_use]
     pub fn dangerous_on_the_clock_of_the_caller(mut self) -> Self {
         self.take = self.take.on_given_time();
-        self.refund = self.refund.on_given_time();
+        self.refund = Arc::new(self.refund.on_given_time());
         self.takes_time = true;
         self.remember_denials(Duration::ZERO)
     }
 
-    async fn take(&self, budgets: &Budgets, clock: &dyn Clock) -> Result<Taken, LimiterError> {
-        let call = |name: &str, script: &str, not_after: i64| {
-            let mut command = redis::cmd(name);
-            command.arg(script).arg(budgets.budgets.len());
-            for budget in &budgets.budgets {
-                command.arg(&budget.key);
-            }
-            command.arg(self.not_after(not_after));
-            for budget in &budgets.budgets {
-                command.arg(&budget.pack()[..]);
-            }
-            self.add_time(&mut command, clock);
-            command
-        };
-        let answer = self.run(&self.take, call).await?;
-        Taken::read(&answer, budgets.budgets.len())
-    }
-
-    /// Runs a script until the time limit. It is not carried out later.
-    async fn run(
-        &self,
-        script: &Script,
-        call: impl Fn(&str, &str, i64) -> Cmd,
-    ) -> Result<Answer, LimiterError> {
-        let until = self.link.now() + self.link.limit();
-        let answer = script.run_in_time(&self.link, until, call).await;
-        answer.map_err(LimiterError::unavailable)
-    }
-
-    /// Returns the time after which a call is refused, or 0.
-    fn not_after(&self, time: i64) -> i64 {
-        if self.takes_time { 0 } else { time }
-    }
-
-    fn add_time(&self, command: &mut Cmd, clock: &dyn Clock) {
-        if self.takes_time {
-            add_time(command, clock);
+    /// For tests: returns when all refunds of this process were carried out or have failed.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub async fn until_refunded(&self) {
+        // Each of them holds the denials.
+        while Arc::strong_count(&self.denials) > 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    async fn refund_all(
+    /// Takes from all budgets of a request, or from none.
+    async fn take(
         &self,
-        refunds: &[Refund<'_>],
+        budgets: &Budgets,
         clock: &dyn Clock,
-    ) -> Result<(), LimiterError> {
-        let packed = refunds
-            .iter()
-            .map(|refund| request::pack_refund(&self.prefix, refund));
-        let packed: Vec<_> = packed.collect();
-        // In the slot of the first budget.
-        let nonce = crate::store::ChangeId::unique();
-        let first = packed.first().map_or("", |(key, _)| key.as_str());
-        let home = first.split_inclusive('}').next().unwrap_or_default();
-        let note = format!("{home}:n:{nonce}");
-        let call = |name: &str, script: &str, not_after: i64| {
-            let mut command = redis::cmd(name);
-            command.arg(script).arg(packed.len() + 1).arg(&note);
-            for (key, _) in &packed {
-                command.arg(key);
-            }
-            command.arg(self.not_after(not_after));
-            command.arg(NOTE_LIFE);
-            for (_, budget) in &packed {
-                command.arg(budget.as_slice());
-            }
-            self.add_time(&mut command, clock);
-            command
+    ) -> Result<Vec<TakenBudget>, CallError> {
+        let call = Take {
+            servers: &self.servers,
+            script: &self.take,
+            until: self.servers.now() + self.servers.limit(),
+            time: self.time_of(clock),
         };
-        // Also if the answer is lost, or nobody waits for it: the refund may be carried out.
-        let _forget = OnDrop(|| self.denials.forget());
-        self.run(&self.refund, call).await?;
-        Ok(())
+        if let Servers::Cluster(_) = self.servers {
+            let parts = budgets.by_slot();
+            if parts.len() > 1 {
+                return parts::take(call, budgets, &parts, self.refunds(clock)).await;
+            }
+        }
+        Ok(call.run(budgets.budgets.iter()).await?.budgets)
+    }
+
+    fn refunds(&self, clock: &dyn Clock) -> Refunds {
+        Refunds {
+            servers: self.servers.clone(),
+            script: Arc::clone(&self.refund),
+            denials: Arc::clone(&self.denials),
+            time: self.time_of(clock),
+        }
+    }
+
+    /// Returns the time of the caller in microseconds, if that counts.
+    fn time_of(&self, clock: &dyn Clock) -> Option<u64> {
+        self.takes_time.then(|| script::given_time(clock))
     }
 }
 
@@ -244,14 +293,15 @@ impl RateLimiter for RedisLimiter {
         if charges.is_empty() {
             return Ok(Verdict::new(&[]));
         }
-        let budgets = Budgets::new(&self.prefix, charges);
-        let sent = self.link.now();
+        let budgets = Budgets::new(&self.placement, charges);
+        let sent = self.servers.now();
         if let Some(denied) = self.denials.find(&budgets, sent) {
             return Ok(denied);
         }
         let refunds = self.denials.refunds();
-        let answer = self.take(&budgets, clock).await?;
-        let verdict = answer.verdict(&budgets);
+        let taken = self.take(&budgets, clock).await;
+        let taken = taken.map_err(LimiterError::unavailable)?;
+        let verdict = take::verdict(&taken, &budgets);
         if !verdict.is_allowed() {
             self.denials.add(&budgets, &verdict, sent, refunds);
         }
@@ -259,16 +309,22 @@ impl RateLimiter for RedisLimiter {
     }
 
     fn keep_time_limit(&self, limit: Duration) -> bool {
-        self.link.set_limit(limit);
+        self.servers.set_limit(limit);
         true
     }
 
     async fn refund(&self, refunds: &[Refund<'_>], clock: &dyn Clock) -> Result<(), LimiterError> {
         check_count(refunds.len())?;
-        if refunds.is_empty() {
-            return Ok(());
-        }
-        self.refund_all(refunds, clock).await
+        let packed = refunds
+            .iter()
+            .map(|it| PackedRefund::new(&self.placement, it));
+        let packed: Vec<PackedRefund> = packed.collect();
+        let refunds = self.refunds(clock);
+        let refunded = match self.servers {
+            Servers::One(_) => refunds.run(&packed).await,
+            Servers::Cluster(_) => refunds.run_apart(packed).await,
+        };
+        refunded.map_err(LimiterError::unavailable)
     }
 }
 
@@ -277,61 +333,4 @@ fn check_count(count: usize) -> Result<(), LimiterError> {
         return Err(LimiterError::unavailable("more than 16 charges"));
     }
     Ok(())
-}
-
-/// The answer of `take.lua`.
-struct Taken {
-    /// The time of Redis, in microseconds.
-    time: i64,
-    /// For each budget: the remaining units, the time until it is full, the time to wait, and the
-    /// early refunds.
-    budgets: Vec<[i64; 4]>,
-}
-
-impl Taken {
-    fn read(answer: &Answer, budgets: usize) -> Result<Self, LimiterError> {
-        let number = |value: &Value| match value {
-            Value::Int(number) => Ok(*number),
-            _ => Err(LimiterError::unavailable(CallError::Malformed)),
-        };
-        let (statuses, rest) = answer.rest().as_chunks::<4>();
-        if statuses.len() != budgets || !rest.is_empty() {
-            return Err(LimiterError::unavailable(CallError::Malformed));
-        }
-        let read = |status: &[Value; 4]| {
-            let [left, full_in, wait, early] = status;
-            Ok([
-                number(left)?,
-                number(full_in)?,
-                number(wait)?,
-                number(early)?,
-            ])
-        };
-        Ok(Self {
-            time: answer.time,
-            budgets: statuses.iter().map(read).collect::<Result<_, _>>()?,
-        })
-    }
-
-    fn verdict(&self, budgets: &Budgets) -> Verdict {
-        let status = |(at, is_report_only): &(usize, bool)| {
-            let [remaining, full_in, wait, early] = self.budgets[*at];
-            let unsigned = |number: i64| u64::try_from(number).unwrap_or_default();
-            let full_in = budgets.budgets[*at].nanoseconds(unsigned(full_in));
-            let wait = (wait >= 0).then(|| Duration::from_micros(unsigned(wait)));
-            let status =
-                BudgetStatus::new(unsigned(remaining), Duration::from_nanos(full_in), wait);
-            let note = RefundNote {
-                early_refunds: u32::try_from(early).unwrap_or_default(),
-                limiter_time: unsigned(self.time),
-                ..Default::default()
-            };
-            let status = status.with_refund_note(note);
-            if *is_report_only {
-                return status.of_report_only();
-            }
-            status
-        };
-        budgets.of_charges.iter().map(status).collect()
-    }
 }

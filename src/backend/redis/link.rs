@@ -53,6 +53,12 @@ pub(super) enum CallError {
     Refused,
     #[error("Redis answered with something else")]
     Malformed,
+    #[error("the server is one of a cluster: use connect_cluster ({0})")]
+    OfCluster(RedisError),
+    #[error("no server of the cluster tells which slots it has: {0}")]
+    NoSlots(Arc<CallError>),
+    #[error("no server of the cluster has the slot {0}")]
+    NoOwner(u16),
 }
 
 /// The source of connections.
@@ -63,9 +69,23 @@ pub(super) enum Source {
     Given(Arc<dyn Connection>),
 }
 
+impl Source {
+    /// Returns the name of the server, for logs.
+    fn name(&self) -> String {
+        match self {
+            Self::Client(client) => client.get_connection_info().addr().to_string(),
+            Self::Given(_) => "the connection of the application".to_owned(),
+        }
+    }
+}
+
 /// A supervised connection. Clones share it.
 #[derive(Clone)]
-pub(super) struct Link(Arc<Shared>);
+pub(super) struct Link {
+    shared: Arc<Shared>,
+    /// Calls are about a slot of a cluster that this server is taking over.
+    asks: bool,
+}
 
 struct Shared {
     source: Source,
@@ -87,6 +107,8 @@ struct State {
     breaker: Breaker,
     time: ServerTime,
     supervisor: Option<JoinHandle<()>>,
+    /// The runtime that the supervisor runs on.
+    runtime: Option<Handle>,
 }
 
 /// A call in flight, which ends when it is dropped.
@@ -110,57 +132,87 @@ impl Drop for InFlight<'_> {
 
 impl Link {
     pub(super) fn new(source: Source, limit: Duration) -> Self {
-        Self(Arc::new(Shared {
+        Self::since(Instant::now(), source, limit)
+    }
+
+    /// Creates a link whose times count from an instant, as those of other links do.
+    pub(super) fn since(begun: Instant, source: Source, limit: Duration) -> Self {
+        let shared = Shared {
             source,
             limit: AtomicU64::new(nanoseconds(limit)),
-            begun: Instant::now(),
+            begun,
             state: Mutex::new(State {
                 connection: None,
                 connected_at: None,
                 breaker: Breaker::new(limit),
                 time: ServerTime::default(),
                 supervisor: None,
+                runtime: None,
             }),
             bell: Notify::new(),
             first: Notify::new(),
             room: Notify::new(),
-        }))
+        };
+        Self {
+            shared: Arc::new(shared),
+            asks: false,
+        }
     }
 
-    /// Returns the time since the link was made.
+    /// Returns the same link, for calls about a slot that the server is taking over.
+    pub(super) fn asking(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            asks: true,
+        }
+    }
+
+    /// Returns the time since the link was made, or since the instant that its times count from.
     pub(super) fn now(&self) -> Duration {
-        self.0.begun.elapsed()
+        self.shared.begun.elapsed()
+    }
+
+    /// Returns whether calls are sent.
+    pub(super) fn is_up(&self) -> bool {
+        !self.shared.state().breaker.is_open()
+    }
+
+    /// Returns the runtime of the supervisor.
+    pub(super) fn runtime(&self) -> Option<Handle> {
+        self.shared.state().runtime.clone()
     }
 
     /// Returns the time limit of a call.
     pub(super) fn limit(&self) -> Duration {
-        self.0.limit()
+        self.shared.limit()
     }
 
     /// Sets the time limit of a call.
     pub(super) fn set_limit(&self, limit: Duration) {
-        self.0.limit.store(nanoseconds(limit), Ordering::Relaxed);
-        self.0.state().breaker.set_limit(limit);
+        self.shared
+            .limit
+            .store(nanoseconds(limit), Ordering::Relaxed);
+        self.shared.state().breaker.set_limit(limit);
     }
 
     /// Returns a time of ours in the time of Redis, or 0 if it is not known.
     pub(super) fn server_time(&self, ours: Duration) -> i64 {
-        self.0.state().time.at(ours).unwrap_or_default()
+        self.shared.state().time.at(ours).unwrap_or_default()
     }
 
     /// Notes the time of Redis in an answer to a call that was sent at a time.
     pub(super) fn note_time(&self, server: i64, sent: Duration) {
-        self.0.state().time.add(server, sent);
+        self.shared.state().time.add(server, sent);
     }
 
     /// Forgets the time of Redis: its clock was set, or another server answers.
     pub(super) fn forget_time(&self) {
-        self.0.state().time.forget();
+        self.shared.state().time.forget();
     }
 
     /// Sends a command, and waits for the answer until a time.
     pub(super) async fn call(&self, command: Cmd, until: Duration) -> Result<Value, CallError> {
-        let shared = &*self.0;
+        let shared = &*self.shared;
         let (sent, connection) = self.begin(until).await?;
         let mut in_flight = InFlight {
             shared,
@@ -169,7 +221,12 @@ impl Link {
         let Some(connection) = connection else {
             return Err(NotSent::Open.into());
         };
-        let answer = timeout(until.saturating_sub(sent), connection.call(command)).await;
+        let call = if self.asks {
+            connection.call_asking(command)
+        } else {
+            connection.call(command)
+        };
+        let answer = timeout(until.saturating_sub(sent), call).await;
         in_flight.is_over = true;
         let Ok(answer) = answer else {
             return Err(CallError::Late(shared.limit()));
@@ -187,24 +244,40 @@ impl Link {
         }
     }
 
+    /// Waits until a call may be sent. An error if that will not be soon.
+    pub(super) async fn ready(&self, until: Duration) -> Result<(), CallError> {
+        self.as_soon_as(until, |now| self.look(now)).await?;
+        Ok(())
+    }
+
     /// Registers a call, as soon as it may be sent. Returns the time, and the connection to send it
     /// on.
     async fn begin(
         &self,
         until: Duration,
     ) -> Result<(Duration, Option<Arc<dyn Connection>>), CallError> {
+        self.as_soon_as(until, |now| self.send(now)).await
+    }
+
+    /// Tries something that is refused while no call may be sent. Returns the time of the attempt
+    /// that was not refused, and what it returned.
+    async fn as_soon_as<T>(
+        &self,
+        until: Duration,
+        attempt: impl Fn(Duration) -> Result<T, NotSent>,
+    ) -> Result<(Duration, T), CallError> {
         loop {
             let now = self.now();
             if now >= until {
                 return Err(CallError::Late(self.limit()));
             }
-            let wait = match self.send(now) {
-                Ok(connection) => return Ok((now, connection)),
+            let wait = match attempt(now) {
+                Ok(sent) => return Ok((now, sent)),
                 Err(NotSent::New) => {
                     self.supervise()?;
-                    &self.0.first
+                    &self.shared.first
                 }
-                Err(NotSent::Later) => &self.0.room,
+                Err(NotSent::Later) => &self.shared.room,
                 Err(NotSent::Open) => {
                     self.supervise()?;
                     return Err(NotSent::Open.into());
@@ -219,22 +292,35 @@ impl Link {
 
     /// Registers a call, and returns the connection to send it on.
     fn send(&self, now: Duration) -> Result<Option<Arc<dyn Connection>>, NotSent> {
-        let mut state = self.0.state();
+        let mut state = self.shared.state();
         let sending = state.breaker.send(now);
-        if sending == Err(NotSent::Open) {
-            self.0.bell.notify_one();
-        }
+        self.wake(sending);
         sending.map(|()| state.connection.clone())
+    }
+
+    /// Finds out whether a call may be sent.
+    fn look(&self, now: Duration) -> Result<(), NotSent> {
+        let may_send = self.shared.state().breaker.may_send(now);
+        self.wake(may_send);
+        may_send
+    }
+
+    /// Wakes the supervisor, if a call was refused since the breaker is open.
+    fn wake(&self, sending: Result<(), NotSent>) {
+        if sending == Err(NotSent::Open) {
+            self.shared.bell.notify_one();
+        }
     }
 
     /// Starts the supervisor, if none is running.
     fn supervise(&self) -> Result<(), NotSent> {
         let runtime = Handle::try_current().map_err(|_| NotSent::NoRuntime)?;
-        let mut state = self.0.state();
+        let mut state = self.shared.state();
         let runs = state.supervisor.as_ref();
         if runs.is_none_or(JoinHandle::is_finished) {
-            let shared = Arc::downgrade(&self.0);
+            let shared = Arc::downgrade(&self.shared);
             state.supervisor = Some(runtime.spawn(supervise(shared)));
+            state.runtime = Some(runtime);
         }
         Ok(())
     }
@@ -270,15 +356,7 @@ impl Shared {
             Source::Given(connection) => return Ok(Arc::clone(connection)),
             Source::Client(client) => client,
         };
-        // Our own limits apply to each call, and to dialing.
-        let config = AsyncConnectionConfig::new()
-            .set_response_timeout(None)
-            .set_connection_timeout(Some(DIAL_LIMIT));
-        let dialing = client.get_multiplexed_async_connection_with_config(&config);
-        match timeout(DIAL_LIMIT, dialing).await {
-            Ok(connection) => Ok(Arc::new(connection?)),
-            Err(_) => Err(CallError::Late(DIAL_LIMIT)),
-        }
+        dial(client).await
     }
 
     /// Asks for the time.
@@ -329,11 +407,11 @@ async fn supervise(link: Weak<Shared>) {
         match outcome {
             Ok(()) if is_down && !is_open => {
                 is_down = false;
-                trace::redis_is_back();
+                trace::redis_is_back(&shared.source.name());
             }
             Err(error) if !is_down => {
                 is_down = true;
-                trace::redis_is_down(&error);
+                trace::redis_is_down(&shared.source.name(), &error);
             }
             _ => {}
         }
@@ -396,9 +474,22 @@ async fn attend(shared: &Shared, connection: &Arc<dyn Connection>) -> Result<(),
     probed
 }
 
+/// Makes a connection.
+pub(super) async fn dial(client: &Client) -> Result<Arc<dyn Connection>, CallError> {
+    // Our own limits apply to each call, and to dialing.
+    let config = AsyncConnectionConfig::new()
+        .set_response_timeout(None)
+        .set_connection_timeout(Some(DIAL_LIMIT));
+    let dialing = client.get_multiplexed_async_connection_with_config(&config);
+    match timeout(DIAL_LIMIT, dialing).await {
+        Ok(connection) => Ok(Arc::new(connection?)),
+        Err(_) => Err(CallError::Late(DIAL_LIMIT)),
+    }
+}
+
 /// Returns whether an error means that the connection is gone, or leads to the wrong server: a
 /// master that was demoted refuses writes.
-fn is_lost(error: &RedisError) -> bool {
+pub(super) fn is_lost(error: &RedisError) -> bool {
     error.is_io_error()
         || error.is_connection_dropped()
         || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
@@ -438,11 +529,11 @@ impl Drop for Shared {
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.0.state();
+        let state = self.shared.state();
         f.debug_struct("Link")
             .field("is_connected", &state.connection.is_some())
             .field("breaker", &state.breaker)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

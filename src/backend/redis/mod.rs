@@ -3,8 +3,13 @@
 //! - [`limiter`]: the limiter.
 //! - [`request`]: the charges of a request, as arguments of a script.
 //! - [`budget_key`]: the key of a budget.
+//! - [`take`]: the call that takes charges, and its answer.
+//! - [`parts`]: requests that one call cannot reach, in a cluster.
+//! - [`refunds`]: refunds, of the application and of such requests.
 //! - [`script`]: how the scripts are run.
-//! - [`link`]: the connection, and its supervision.
+//! - [`servers`]: one server, or a cluster, and the way of a call.
+//! - [`cluster`]: the masters of a cluster; [`slot_map`] and [`slots`]: who has which keys.
+//! - [`link`]: the connection to a server, and its supervision.
 //! - [`breaker`]: when Redis is not asked, because it does not answer.
 //! - [`server_time`]: the clock of Redis, as seen from here.
 //! - [`denials`]: denials that need not be asked for again.
@@ -18,20 +23,28 @@
 
 mod breaker;
 mod budget_key;
+mod cluster;
 mod connection;
 mod copy;
 mod denials;
 mod feed_pair;
 mod fleet;
 mod info;
+mod join_all;
 mod limiter;
 mod link;
+mod parts;
+mod refunds;
 mod request;
 mod script;
 mod server_time;
+mod servers;
 mod shared_cache;
+mod slot_map;
+mod slots;
 mod stream;
 mod stream_feed;
+mod take;
 mod teller;
 
 pub use fleet::RedisFleet;

@@ -2,7 +2,8 @@
 
 use smallvec::SmallVec;
 
-use super::budget_key;
+use super::budget_key::Placement;
+use super::slots::slot_of;
 use crate::key::quota::{Calendar, Quota, QuotaKind};
 use crate::limit::charge::Charge;
 use crate::limit::refund::Refund;
@@ -40,11 +41,10 @@ pub(super) struct Budgets {
 }
 
 impl Budget {
-    fn new(prefix: &str, charge: &Charge<'_>) -> Self {
-        let home = budget_key::home(charge);
+    fn new(placement: &Placement, charge: &Charge<'_>) -> Self {
         let limit = charge.quota().limit();
         let budget = Self {
-            key: budget_key::key(prefix, &home, charge),
+            key: placement.key(charge),
             kind: 0,
             reports: charge.is_report_only(),
             a: 0,
@@ -92,10 +92,14 @@ impl Budget {
 
     /// Writes the budget as the scripts read it: little endian, numbers of seven bytes.
     pub(super) fn pack(&self) -> [u8; PACKED] {
+        self.pack_with(self.need)
+    }
+
+    fn pack_with(&self, need: u64) -> [u8; PACKED] {
         let mut packed = [0; PACKED];
         packed[0] = self.kind;
         packed[1] = u8::from(self.reports);
-        let numbers = [self.a, self.b, self.cost, self.need, self.slot];
+        let numbers = [self.a, self.b, self.cost, need, self.slot];
         for (place, number) in packed[2..37].chunks_mut(7).zip(numbers) {
             place.copy_from_slice(&number.to_le_bytes()[..7]);
         }
@@ -106,13 +110,13 @@ impl Budget {
 
 impl Budgets {
     /// Merges charges against one budget: they count together.
-    pub(super) fn new(prefix: &str, charges: &[Charge<'_>]) -> Self {
+    pub(super) fn new(placement: &Placement, charges: &[Charge<'_>]) -> Self {
         let mut merged = Self {
             budgets: SmallVec::new(),
             of_charges: SmallVec::new(),
         };
         for charge in charges {
-            let budget = Budget::new(prefix, charge);
+            let budget = Budget::new(placement, charge);
             let known = merged.budgets.iter().position(|it| it.key == budget.key);
             let at = known.unwrap_or(merged.budgets.len());
             match merged.budgets.get_mut(at) {
@@ -126,7 +130,23 @@ impl Budgets {
         }
         merged
     }
+
+    /// Returns the places of the budgets of each slot of a cluster.
+    pub(super) fn by_slot(&self) -> SmallVec<[Places; 2]> {
+        let mut slots = SmallVec::<[(u16, Places); 2]>::new();
+        for (at, budget) in self.budgets.iter().enumerate() {
+            let slot = slot_of(&budget.key);
+            match slots.iter_mut().find(|(known, _)| *known == slot) {
+                Some((_, places)) => places.push(at),
+                None => slots.push((slot, SmallVec::from_slice(&[at]))),
+            }
+        }
+        slots.into_iter().map(|(_, places)| places).collect()
+    }
 }
+
+/// The places of some of the budgets of a request.
+pub(super) type Places = SmallVec<[usize; 2]>;
 
 impl Budget {
     /// Adds another charge against this budget. Of different quotas, the lower one counts.
@@ -143,24 +163,70 @@ impl Budget {
     }
 }
 
-/// Packs a refund: its budget, with the cost of the charge and the units to refund, and the instant
-/// of the charge.
-pub(super) fn pack_refund(prefix: &str, refund: &Refund<'_>) -> (String, Vec<u8>) {
-    let mut budget = Budget::new(prefix, &refund.charge());
-    let taken = refund.taken();
-    budget.need = refund.units().min(MOST_UNITS);
-    let unit = budget.nanoseconds(1);
-    let counts_for = refund.counts_for().as_nanos();
-    let counts_for = u64::try_from(counts_for).unwrap_or(u64::MAX).div_ceil(unit);
-    let mut packed = budget.pack().to_vec();
-    let numbers = [
-        taken.refund_note.limiter_time,
-        counts_for.min(1 << 53),
-        taken.before.min(MOST_UNITS),
-    ];
-    for number in numbers {
-        packed.extend_from_slice(&number.to_le_bytes()[..7]);
+/// Units of a charge that are refunded, as an argument of a script.
+#[derive(Debug)]
+pub(super) struct PackedRefund {
+    pub(super) key: String,
+    pub(super) packed: Vec<u8>,
+}
+
+impl PackedRefund {
+    pub(super) fn new(placement: &Placement, refund: &Refund<'_>) -> Self {
+        let budget = Budget::new(placement, &refund.charge());
+        let taken = refund.taken();
+        let counts_for = refund.counts_for().as_nanos();
+        let counts_for = u64::try_from(counts_for).unwrap_or(u64::MAX);
+        let counts_for = counts_for.div_ceil(budget.nanoseconds(1));
+        let note = taken.refund_note;
+        Self {
+            packed: budget.pack_refund(
+                refund.units(),
+                note.limiter_time,
+                counts_for,
+                taken.before,
+                note.early_refunds,
+            ),
+            key: budget.key,
+        }
     }
-    packed.extend_from_slice(&taken.refund_note.early_refunds.to_le_bytes());
-    (budget.key, packed)
+}
+
+impl Budget {
+    /// Returns whether something is taken from the budget.
+    pub(super) const fn is_charged(&self) -> bool {
+        self.cost > 0
+    }
+
+    /// Packs the refund of what was just taken from the budget, at a time of the server. The budget
+    /// was to be full after a time in the unit of its kind.
+    pub(super) fn refund_of_all(
+        &self,
+        time: u64,
+        full_in: u64,
+        early_refunds: u32,
+    ) -> PackedRefund {
+        PackedRefund {
+            key: self.key.clone(),
+            packed: self.pack_refund(self.cost, time, full_in, 0, early_refunds),
+        }
+    }
+
+    /// Packs a refund: the budget, with the cost of the charge and the units to refund, and the
+    /// instant of the charge.
+    fn pack_refund(
+        &self,
+        units: u64,
+        time: u64,
+        counts_for: u64,
+        before: u64,
+        early_refunds: u32,
+    ) -> Vec<u8> {
+        let mut packed = self.pack_with(units.min(MOST_UNITS)).to_vec();
+        let numbers = [time, counts_for.min(1 << 53), before.min(MOST_UNITS)];
+        for number in numbers {
+            packed.extend_from_slice(&number.to_le_bytes()[..7]);
+        }
+        packed.extend_from_slice(&early_refunds.to_le_bytes());
+        packed
+    }
 }

@@ -33,7 +33,7 @@ impl Script {
         }
     }
 
-    /// Returns the script with its last argument as the time, for tests: see [`add_time`].
+    /// Returns the script with its last argument as the time, for tests: see [`given_time`].
     pub(super) fn on_given_time(&self) -> Self {
         let given = "local time = {0, tonumber(ARGV[#ARGV])}";
         let text = ["call('TIME')", "redis.call('TIME')"]
@@ -54,7 +54,12 @@ impl Script {
         call: impl Fn(&str, &str, i64) -> Cmd,
     ) -> Result<Answer, CallError> {
         for _ in 0..2 {
-            let not_after = link.server_time(until);
+            let mut not_after = link.server_time(until);
+            if not_after == 0 {
+                // The first answer on a connection tells the time.
+                link.ready(until).await?;
+                not_after = link.server_time(until);
+            }
             let sent = link.now();
             let answer = self
                 .run(link, until, |name, text| call(name, text, not_after))
@@ -100,13 +105,11 @@ impl fmt::Debug for GivenClock {
     }
 }
 
-/// Adds the time of a clock, for a script on a given time.
-pub(super) fn add_time(command: &mut Cmd, clock: &dyn Clock) {
+/// Returns the time of a clock in microseconds, for a script on a given time.
+pub(super) fn given_time(clock: &dyn Clock) -> u64 {
     let now = clock.readings().wall();
-    let since = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    command.arg(u64::try_from(since.as_micros()).unwrap_or_default());
+    let since = now.duration_since(SystemTime::UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_micros()).unwrap_or_default()
 }
 
 impl Answer {

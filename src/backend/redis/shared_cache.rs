@@ -12,7 +12,7 @@ use redis::{Cmd, Value};
 
 use super::copy::{Copy, NoCopy};
 use super::link::{CallError, Link};
-use super::script::{Answer, GivenClock, Script, add_time};
+use super::script::{Answer, GivenClock, Script, given_time};
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::key::verifier::PepperRing;
@@ -171,9 +171,8 @@ impl SharedCache {
             command.arg(format!("{}:c{}:{id}", self.prefix, super::copy::LAYOUT));
         }
         add_arguments(&mut command);
-        if let Some(clock) = &self.clock {
-            add_time(&mut command, &*clock.0);
-        }
+        let given = self.clock.as_ref().map(|clock| given_time(&*clock.0));
+        command.arg(given);
         command
     }
 }

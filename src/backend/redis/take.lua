@@ -1,8 +1,9 @@
 -- Takes all charges, or none. KEYS: distinct budgets. ARGV: [1] the time after which nothing is
--- charged, in us of this server's clock, or 0; then each budget.
+-- charged, in us of this server's clock, or 0; then each budget; then 'before' if it shall also be
+-- told how they stood.
 -- Returns 1 if they were taken, 0 if not, -1 if it is too late; the time; and for each budget what
 -- remains, the time until it is full (in us; in ticks for a rate), the us to wait (-1: never), and
--- its early refunds.
+-- its early refunds. Then, if asked for, what remained of each before, and the time until full.
 --
 -- The layouts and the arithmetic are those of refund.lua, written straight down: a function or a
 -- table costs as much as the rest. Nothing is written before all is decided, since an error would
@@ -265,5 +266,10 @@ for at = 1, count_of_keys do
   if left < 0 then left = 0 end
   local place = at * 4 - 1
   out[place], out[place + 1], out[place + 2], out[place + 3] = left, full, p[5], early
+end
+if ARGV[count_of_keys + 2] == 'before' then
+  for at = 1, count_of_keys do
+    out[#out + 1], out[#out + 2] = plan[at][3] < 0 and 0 or plan[at][3], plan[at][4]
+  end
 end
 return out
