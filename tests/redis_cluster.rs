@@ -109,13 +109,20 @@ async fn subjects_with_braces_and_empty_ones_have_a_home() {
                 subjects.map(|subject| Charge::new(name, subject, Quota::per_day(3), 1))
             });
             let charges: Vec<Charge<'_>> = charges.collect();
-            for left in [2, 1, 0] {
+            let now = SystemClock.readings();
+            let verdict = check(&limiter, &charges).await;
+            for left in [1, 0] {
                 let verdict = check(&limiter, &charges).await;
                 assert!(verdict.is_allowed(), "{text}");
-                assert!(verdict.statuses().iter().all(|it| it.remaining() == left));
+                assert!(remaining(&verdict).iter().all(|it| *it == left));
             }
             let denied = check(&limiter, &charges).await;
             assert!(!denied.is_allowed(), "{text}");
+            let refunds = charges.iter().zip(verdict.statuses());
+            let refunds = refunds.map(|(charge, status)| Refund::new(*charge, 1, now, status));
+            let refunds: Vec<Refund<'_>> = refunds.collect();
+            limiter.refund(&refunds, &SystemClock).await.unwrap();
+            assert!(check(&limiter, &charges).await.is_allowed(), "{text}");
         }
     }
 }

@@ -162,7 +162,7 @@ impl RedisLimiter {
     ///
     /// Danger: a connection that does not reconnect, as a `MultiplexedConnection`, is an outage
     /// that does not end. One that sends a command again after a time limit or a lost connection may
-    /// charge twice, as a `ClusterConnection` does unless its retries are set to 0.
+    /// charge twice, as a `ClusterConnection` does by default.
     pub fn over<C>(connection: C) -> Self
     where
         C: redis::aio::ConnectionLike + Clone + Send + Sync + 'static,
