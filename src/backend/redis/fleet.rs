@@ -4,17 +4,16 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use redis::{Client, IntoConnectionInfo};
+use redis::IntoConnectionInfo;
 use tokio::runtime::Handle;
 
 use super::feed_pair::FeedPair;
-use super::limiter::RedisUrlError;
-use super::link::{self, Link, Source};
 use super::script::GivenClock;
 use super::shared_cache::{Found, SharedCache};
 use super::stream::Announcer;
 use super::stream_feed::StreamFeed;
 use super::teller::Teller;
+use super::url::{Named, RedisUrlError};
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::key::verifier::PepperRing;
@@ -82,7 +81,7 @@ const TELL_LIMIT: Duration = Duration::from_millis(250);
 /// ```
 pub struct RedisFleet<S> {
     store: Arc<S>,
-    client: Client,
+    redis: Named,
     settings: Settings,
     parts: OnceLock<Parts>,
 }
@@ -115,10 +114,26 @@ impl<S> RedisFleet<S> {
     /// # Errors
     /// If the URL is malformed.
     pub fn connect(server: impl IntoConnectionInfo, store: S) -> Result<Self, RedisUrlError> {
-        let info = server.into_connection_info().map_err(RedisUrlError)?;
-        Ok(Self {
+        Ok(Self::new(Named::one(server)?, store))
+    }
+
+    /// Puts the store behind a cluster of Redis, of which some servers are named, as
+    /// [`RedisLimiter::connect_cluster`](crate::limit::RedisLimiter::connect_cluster) does. Copies
+    /// are spread over the cluster; the stream is on one server.
+    ///
+    /// # Errors
+    /// If a URL is malformed, or there is none.
+    pub fn connect_cluster(
+        servers: impl IntoIterator<Item = impl IntoConnectionInfo>,
+        store: S,
+    ) -> Result<Self, RedisUrlError> {
+        Ok(Self::new(Named::cluster(servers)?, store))
+    }
+
+    fn new(redis: Named, store: S) -> Self {
+        Self {
             store: Arc::new(store),
-            client: link::client(info).map_err(RedisUrlError)?,
+            redis,
             settings: Settings {
                 prefix: "tak".to_owned(),
                 cache_time_limit: Duration::from_millis(20),
@@ -129,7 +144,7 @@ impl<S> RedisFleet<S> {
                 clock: None,
             },
             parts: OnceLock::new(),
-        })
+        }
     }
 
     /// Sets the prefix of all keys in Redis. Default: `tak`. Fleets with different stores need
@@ -205,16 +220,15 @@ impl<S> RedisFleet<S> {
 
     fn parts(&self) -> &Parts {
         self.parts
-            .get_or_init(|| Parts::new(&self.client, &self.settings))
+            .get_or_init(|| Parts::new(&self.redis, &self.settings))
     }
 }
 
 impl Parts {
-    fn new(client: &Client, settings: &Settings) -> Self {
-        let link = |limit| Link::new(Source::Client(client.clone()), limit);
-        let patient = link(TELL_LIMIT);
+    fn new(redis: &Named, settings: &Settings) -> Self {
+        let patient = redis.servers(TELL_LIMIT);
         let cache = settings.has_cache.then(|| {
-            let hurried = link(settings.cache_time_limit);
+            let hurried = redis.servers(settings.cache_time_limit);
             let mut cache = SharedCache::new(hurried, &settings.prefix, settings.copy_life);
             cache.seal.clone_from(&settings.seal);
             if let Some(clock) = &settings.clock {
@@ -290,7 +304,7 @@ impl<S: KeyStore> KeyStore for RedisFleet<S> {
         let Some(announcer) = &self.parts().announcer else {
             return of_store;
         };
-        let stream = StreamFeed::new(self.client.clone(), Arc::clone(announcer));
+        let stream = StreamFeed::new(Arc::clone(announcer));
         Some(match of_store {
             Some(of_store) => BoxedFeed::new(FeedPair::new(stream, of_store)),
             None => BoxedFeed::new(stream),

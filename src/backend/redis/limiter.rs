@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{ErrorKind, IntoConnectionInfo, RedisError};
+use redis::IntoConnectionInfo;
 
 use super::budget_key::Placement;
 use super::denials::Denials;
-use super::link::{self, CallError, Source};
+use super::link::{CallError, Source};
 use super::parts;
 use super::refunds::Refunds;
 use super::request::{Budgets, PackedRefund};
 use super::script::{self, Script};
 use super::servers::Servers;
 use super::take::{self, Take, TakenBudget};
+use super::url::{Named, RedisUrlError};
 use crate::limit::charge::{Charge, MAX_CHARGES};
 use crate::limit::limiter::{LimiterError, RateLimiter};
 use crate::limit::refund::Refund;
@@ -108,11 +109,6 @@ pub struct RedisLimiter {
     takes_time: bool,
 }
 
-/// An error for a URL that names no Redis server.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("this is no URL of a Redis server, such as redis://:password@host:6379/0")]
-pub struct RedisUrlError(#[source] pub(super) RedisError);
-
 impl RedisLimiter {
     /// Creates a limiter with a connection of its own, which is made when it is first needed: Redis
     /// may be down now. `server` is a URL, such as `redis://:password@host:6379/0`.
@@ -120,9 +116,7 @@ impl RedisLimiter {
     /// # Errors
     /// If the URL is malformed.
     pub fn connect(server: impl IntoConnectionInfo) -> Result<Self, RedisUrlError> {
-        let info = server.into_connection_info().map_err(RedisUrlError)?;
-        let client = link::client(info).map_err(RedisUrlError)?;
-        Ok(Self::on(Source::Client(client)))
+        Ok(Self::new(Named::one(server)?.servers(TIME_LIMIT)))
     }
 
     /// Creates a limiter on a Redis Cluster. `servers` are URLs of some of its servers: the others
@@ -142,15 +136,7 @@ impl RedisLimiter {
     pub fn connect_cluster(
         servers: impl IntoIterator<Item = impl IntoConnectionInfo>,
     ) -> Result<Self, RedisUrlError> {
-        let infos = servers
-            .into_iter()
-            .map(IntoConnectionInfo::into_connection_info);
-        let seeds: Vec<_> = infos.collect::<Result<_, _>>().map_err(RedisUrlError)?;
-        if seeds.is_empty() {
-            let none = (ErrorKind::InvalidClientConfig, "no server is named");
-            return Err(RedisUrlError(none.into()));
-        }
-        Ok(Self::new(Servers::cluster(seeds, TIME_LIMIT)))
+        Ok(Self::new(Named::cluster(servers)?.servers(TIME_LIMIT)))
     }
 
     /// Creates a limiter over a connection of the application's, such as a
@@ -167,10 +153,7 @@ impl RedisLimiter {
     where
         C: redis::aio::ConnectionLike + Clone + Send + Sync + 'static,
     {
-        Self::on(Source::Given(Arc::new(connection)))
-    }
-
-    fn on(source: Source) -> Self {
+        let source = Source::Given(Arc::new(connection));
         Self::new(Servers::one(source, TIME_LIMIT))
     }
 

@@ -177,6 +177,14 @@ impl Link {
         !self.shared.state().breaker.is_open()
     }
 
+    /// Returns the client that dials, unless the connection is the application's.
+    pub(super) fn client(&self) -> Option<Client> {
+        match &self.shared.source {
+            Source::Client(client) => Some(client.clone()),
+            Source::Given(_) => None,
+        }
+    }
+
     /// Returns the runtime of the supervisor.
     pub(super) fn runtime(&self) -> Option<Handle> {
         self.shared.state().runtime.clone()

@@ -7,6 +7,7 @@
 //! - [`parts`]: requests that one call cannot reach, in a cluster.
 //! - [`refunds`]: refunds, of the application and of such requests.
 //! - [`script`]: how the scripts are run.
+//! - [`url`]: the servers that an application names.
 //! - [`servers`]: one server, or a cluster, and the way of a call.
 //! - [`cluster`]: the masters of a cluster; [`slot_map`] and [`slots`]: who has which keys.
 //! - [`link`]: the connection to a server, and its supervision.
@@ -46,6 +47,8 @@ mod stream;
 mod stream_feed;
 mod take;
 mod teller;
+mod url;
 
 pub use fleet::RedisFleet;
-pub use limiter::{RedisLimiter, RedisUrlError};
+pub use limiter::RedisLimiter;
+pub use url::RedisUrlError;

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind};
+use redis::{Client, Cmd, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind};
 use tokio::runtime::Handle;
 
 use super::cluster::{Cluster, Master};
@@ -114,6 +114,34 @@ impl Servers {
         match route.link().ready(until).await {
             Err(error) => route.follow(error),
             ready => ready,
+        }
+    }
+
+    /// Returns the client of the server that has a key, to dial by it. `None` if the connection is
+    /// the application's.
+    pub(super) async fn client_of(
+        &self,
+        key: &str,
+        until: Duration,
+    ) -> Result<Option<Client>, CallError> {
+        let route = self.route(key, until).await?;
+        Ok(route.link().client())
+    }
+
+    /// Runs a script as [`Script::run`] does, on the server that has a key.
+    pub(super) async fn run(
+        &self,
+        key: &str,
+        script: &Script,
+        until: Duration,
+        call: impl Fn(&str, &str) -> Cmd,
+    ) -> Result<Answer, CallError> {
+        let mut route = self.route(key, until).await?;
+        loop {
+            match script.run(route.link(), until, &call).await {
+                Err(error) => route.follow(error)?,
+                Ok(answer) => return Answer::read(answer),
+            }
         }
     }
 

@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use redis::{Cmd, Value};
 
-use super::copy::{Copy, NoCopy};
-use super::link::{CallError, Link};
-use super::script::{Answer, GivenClock, Script, given_time};
+use super::copy::{Copy, LAYOUT, NoCopy};
+use super::join_all::join_all;
+use super::link::CallError;
+use super::script::{GivenClock, Script, given_time};
+use super::servers::Servers;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::key::verifier::PepperRing;
@@ -29,7 +31,7 @@ const LONGEST_LOAD: u64 = 5_000_000;
 #[derive(Debug)]
 pub(super) struct SharedCache {
     /// For reads and fills, in a hurry.
-    link: Link,
+    servers: Servers,
     prefix: String,
     /// The life of a copy.
     life: Duration,
@@ -57,7 +59,7 @@ pub(super) enum Found {
 }
 
 impl SharedCache {
-    pub(super) fn new(link: Link, prefix: &str, life: Duration) -> Self {
+    pub(super) fn new(servers: Servers, prefix: &str, life: Duration) -> Self {
         let [get, fill, fence] = [
             include_str!("cache_get.lua"),
             include_str!("cache_fill.lua"),
@@ -65,7 +67,7 @@ impl SharedCache {
         ]
         .map(Script::new);
         Self {
-            link,
+            servers,
             prefix: prefix.to_owned(),
             life,
             seal: None,
@@ -86,11 +88,12 @@ impl SharedCache {
 
     /// Reads the copy of a record, if it is not below the floor.
     pub(super) async fn get(&self, id: &KeyId, floor: &Floor) -> Result<Found, CallError> {
-        let until = self.link.now() + self.link.limit();
-        let sent = self.link.now();
-        let call = |name: &str, script: &str| self.command(name, script, &[*id], |_| {});
-        let answer = self.scripts.get.run(&self.link, until, call).await?;
-        let answer = Answer::read(answer)?;
+        let sent = self.servers.now();
+        let until = sent + self.servers.limit();
+        let keys = [self.key(id)];
+        let call = |name: &str, script: &str| self.command(name, script, &keys, |_| {});
+        let get = &self.scripts.get;
+        let answer = self.servers.run(&keys[0], get, until, call).await?;
         let missed = Found::Missed(u64::try_from(answer.time).unwrap_or_default());
         let written = match answer.rest() {
             [Value::BulkString(written)] => written,
@@ -110,7 +113,7 @@ impl SharedCache {
             // The clock of Redis was set back: how old the copy is cannot be told.
             return Ok(missed);
         };
-        let trip = self.link.now().saturating_sub(sent);
+        let trip = self.servers.now().saturating_sub(sent);
         let age = Duration::from_micros(age).saturating_add(trip);
         if age >= floor.max_age || copy.record.version() < floor.version {
             return Ok(missed);
@@ -129,32 +132,55 @@ impl SharedCache {
         let Some(written) = copy.write(self.seal.as_ref()) else {
             return Ok(());
         };
-        let until = self.link.now() + self.link.limit();
+        let until = self.servers.now() + self.servers.limit();
+        let keys = [self.key(&record.id())];
         let call = |name: &str, script: &str| {
-            self.command(name, script, &[record.id()], |command| {
+            self.command(name, script, &keys, |command| {
                 command.arg(missed).arg(LONGEST_LOAD);
                 command.arg(record.version()).arg(&written[..]);
                 command.arg(milliseconds(self.life));
             })
         };
-        self.scripts.fill.run(&self.link, until, call).await?;
+        let fill = &self.scripts.fill;
+        self.servers.run(&keys[0], fill, until, call).await?;
         Ok(())
     }
 
-    /// Fences changed keys off from copies of older versions, over a patient link.
-    pub(super) async fn fence(&self, changed: &[ChangedKey], link: &Link) -> Result<(), CallError> {
-        let until = link.now() + link.limit();
-        let ids: Vec<KeyId> = changed.iter().map(|key| key.id).collect();
+    /// Fences changed keys off from copies of older versions, over patient connections.
+    pub(super) async fn fence(
+        &self,
+        changed: &[ChangedKey],
+        servers: &Servers,
+    ) -> Result<(), CallError> {
+        // Of a cluster, a call reaches one slot.
+        let at_once = match servers {
+            Servers::One(_) => changed.len(),
+            Servers::Cluster(_) => 1,
+        };
+        let parts = changed.chunks(at_once.max(1));
+        let fenced = join_all(parts.map(|part| self.fence_part(part, servers))).await;
+        fenced.into_iter().collect()
+    }
+
+    async fn fence_part(&self, part: &[ChangedKey], servers: &Servers) -> Result<(), CallError> {
+        let until = servers.now() + servers.limit();
+        let keys: Vec<String> = part.iter().map(|key| self.key(&key.id)).collect();
         let call = |name: &str, script: &str| {
-            self.command(name, script, &ids, |command| {
+            self.command(name, script, &keys, |command| {
                 command.arg(milliseconds(FENCE_LIFE));
-                for key in changed {
+                for key in part {
                     command.arg(key.version);
                 }
             })
         };
-        self.scripts.fence.run(link, until, call).await?;
+        let fence = &self.scripts.fence;
+        servers.run(&keys[0], fence, until, call).await?;
         Ok(())
+    }
+
+    /// Returns the name of a copy.
+    fn key(&self, id: &KeyId) -> String {
+        format!("{}:c{LAYOUT}:{id}", self.prefix)
     }
 
     /// Writes a call of a script on the copies of keys.
@@ -162,14 +188,11 @@ impl SharedCache {
         &self,
         name: &str,
         script: &str,
-        ids: &[KeyId],
+        keys: &[String],
         add_arguments: impl Fn(&mut Cmd),
     ) -> Cmd {
         let mut command = redis::cmd(name);
-        command.arg(script).arg(ids.len());
-        for id in ids {
-            command.arg(format!("{}:c{}:{id}", self.prefix, super::copy::LAYOUT));
-        }
+        command.arg(script).arg(keys.len()).arg(keys);
         add_arguments(&mut command);
         let given = self.clock.as_ref().map(|clock| given_time(&*clock.0));
         command.arg(given);

@@ -5,10 +5,11 @@
 //! failover may lose entries and give their numbers to others. So a position also names the server
 //! that it was read from.
 
-use redis::Value;
+use redis::{Client, Value};
 
-use super::link::{CallError, Link};
-use super::script::{Answer, Script};
+use super::link::{CallError, DIAL_LIMIT};
+use super::script::Script;
+use super::servers::Servers;
 use crate::key::digest::KeyId;
 use crate::store::{ChangedKey, Cursor};
 
@@ -43,15 +44,15 @@ pub(super) enum News<'n> {
 /// Writes to the stream.
 #[derive(Debug)]
 pub(super) struct Announcer {
-    link: Link,
+    servers: Servers,
     stream: String,
     script: Script,
 }
 
 impl Announcer {
-    pub(super) fn new(link: Link, prefix: &str) -> Self {
+    pub(super) fn new(servers: Servers, prefix: &str) -> Self {
         Self {
-            link,
+            servers,
             stream: format!("{prefix}:f1"),
             script: Script::new(include_str!("announce.lua")),
         }
@@ -62,9 +63,16 @@ impl Announcer {
         &self.stream
     }
 
+    /// Returns the client of the server that has the stream.
+    pub(super) async fn client(&self) -> Result<Client, CallError> {
+        let until = self.servers.now() + DIAL_LIMIT;
+        let client = self.servers.client_of(&self.stream, until).await?;
+        client.ok_or(CallError::Malformed)
+    }
+
     /// Adds an entry.
     pub(super) async fn announce(&self, news: News<'_>) -> Result<(), CallError> {
-        let until = self.link.now() + self.link.limit();
+        let until = self.servers.now() + self.servers.limit();
         let written = write(news);
         let call = |name: &str, script: &str| {
             let mut command = redis::cmd(name);
@@ -72,8 +80,8 @@ impl Announcer {
             command.arg(&written[..]).arg(ENTRIES);
             command
         };
-        let answer = self.script.run(&self.link, until, call).await?;
-        Answer::read(answer)?;
+        let (stream, script) = (&self.stream, &self.script);
+        self.servers.run(stream, script, until, call).await?;
         Ok(())
     }
 }

@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Value};
+use redis::{AsyncConnectionConfig, Value};
 use tokio::time::{Instant, timeout};
 
 use super::info::Info;
-use super::link::{DIAL_LIMIT, jittered};
+use super::link::{CallError, DIAL_LIMIT, jittered};
 use super::stream::{Announcer, Entry, EntryId, News, Position};
 use crate::store::{ChangeFeed, ChangedKey, Changes, Cursor, FeedError};
 
@@ -31,6 +31,8 @@ const LIMIT: Duration = Duration::from_millis(500);
 enum ReadError {
     #[error("Redis cannot be read from")]
     Redis(#[from] redis::RedisError),
+    #[error("the server of the stream is not known")]
+    Unknown(#[from] CallError),
     #[error("Redis did not answer in {0:?}")]
     Late(Duration),
     #[error("the server is a replica, whose stream may lag behind")]
@@ -52,7 +54,6 @@ impl From<ReadError> for FeedError {
 /// A feed with a connection of its own: the others would wait behind its blocking reads.
 #[derive(Debug)]
 pub(super) struct StreamFeed {
-    client: Client,
     announcer: Arc<Announcer>,
     reader: Mutex<Option<Reader>>,
 }
@@ -78,9 +79,8 @@ struct Look {
 }
 
 impl StreamFeed {
-    pub(super) fn new(client: Client, announcer: Arc<Announcer>) -> Self {
+    pub(super) fn new(announcer: Arc<Announcer>) -> Self {
         Self {
-            client,
             announcer,
             reader: Mutex::new(None),
         }
@@ -95,7 +95,7 @@ impl StreamFeed {
             .set_response_timeout(None)
             .set_connection_timeout(Some(DIAL_LIMIT));
         let dialing = async {
-            let client = &self.client;
+            let client = self.announcer.client().await?;
             let dialing = client.get_multiplexed_async_connection_with_config(&config);
             let mut connection = dialing.await?;
             let mut info = redis::cmd("INFO");
@@ -109,6 +109,19 @@ impl StreamFeed {
         };
         let dialed = timeout(DIAL_LIMIT, dialing).await;
         dialed.map_err(|_| ReadError::Late(DIAL_LIMIT))?
+    }
+
+    /// Reads the stream, over the connection of the last call if there is one.
+    async fn try_read(&self, after: Option<&Cursor>, wait: Duration) -> Result<Changes, ReadError> {
+        // A call that is dropped drops the connection, on which its answer would still come.
+        let known = self.reader().take();
+        let mut reader = match known {
+            Some(reader) => reader,
+            None => self.dial().await?,
+        };
+        let changes = self.read(&mut reader, after, wait).await?;
+        *self.reader() = Some(reader);
+        Ok(changes)
     }
 
     async fn read(
@@ -261,14 +274,11 @@ impl ChangeFeed for StreamFeed {
         after: Option<&Cursor>,
         wait: Duration,
     ) -> Result<Changes, FeedError> {
-        // A call that is dropped drops the connection, on which its answer would still come.
-        let known = self.reader().take();
-        let mut reader = match known {
-            Some(reader) => reader,
-            None => self.dial().await?,
-        };
-        let changes = self.read(&mut reader, after, wait).await?;
-        *self.reader() = Some(reader);
-        Ok(changes)
+        let changes = self.try_read(after, wait).await;
+        if changes.is_err() {
+            // In a cluster, another server may have the stream now: an announcement finds out.
+            let _ = self.announcer.announce(News::Alive).await;
+        }
+        Ok(changes?)
     }
 }

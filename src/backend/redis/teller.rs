@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::link::{CallError, Link, jittered};
+use super::link::{CallError, jittered};
+use super::servers::Servers;
 use super::shared_cache::SharedCache;
 use super::stream::{Announcer, KEYS_OF_ENTRY, News};
 use crate::key::digest::KeyId;
@@ -27,8 +28,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Teller {
     cache: Option<Arc<SharedCache>>,
     announcer: Option<Arc<Announcer>>,
-    /// For fences: more patient than the link of the cache.
-    link: Link,
+    /// For fences: more patient than those of the cache.
+    servers: Servers,
     untold: Mutex<Untold>,
 }
 
@@ -47,12 +48,12 @@ impl Teller {
     pub(super) fn new(
         cache: Option<Arc<SharedCache>>,
         announcer: Option<Arc<Announcer>>,
-        link: Link,
+        servers: Servers,
     ) -> Self {
         Self {
             cache,
             announcer,
-            link,
+            servers,
             untold: Mutex::default(),
         }
     }
@@ -77,7 +78,7 @@ impl Teller {
             let is_old = |key: &&ChangedKey| key.version > 1 || key.is_deleted;
             let fenced: Vec<ChangedKey> = changed.iter().filter(is_old).copied().collect();
             if !fenced.is_empty() {
-                cache.fence(&fenced, &self.link).await?;
+                cache.fence(&fenced, &self.servers).await?;
             }
         }
         if let Some(announcer) = &self.announcer {
