@@ -82,7 +82,7 @@
 //!
 //! - **Redis, budgets**: about 220 bytes each, and 500 for a window that is used all the time, until
 //!   the budget is full again. 100,000 accounts with a limit per minute and one per month: 50 MB.
-//! - **Redis, copies**: about 900 bytes for each key in use, for a minute
+//! - **Redis, copies**: about 500 bytes for each key in use, for a minute
 //!   (`RedisFleet::copy_life`), and a fence of 100 bytes for ten minutes after a change.
 //! - **Redis, news**: 4 MB at most, unless single changes touch many keys.
 //! - **Calls**: one for each request with a limit, and one for each key and process in
