@@ -69,6 +69,21 @@ async fn a_revocation_elsewhere_applies_after_the_next_poll_of_the_feed() {
     assert!(here.lets_in(&other).await);
 }
 
+/// The first call of the feed only tells the place from which on changes are told.
+#[tokio::test]
+async fn a_revocation_after_the_start_applies_at_once() {
+    let clock = ManualClock::at(today());
+    let store = MemoryStore::new();
+    let mut here = Node::new(store.clone(), store.clone(), &clock);
+    let elsewhere = Node::new(store.clone(), store.clone(), &clock);
+    let key = elsewhere.keys.issue("acme").await.unwrap();
+    assert!(here.lets_in(&key).await);
+    elsewhere.keys.revoke(key.id()).await.unwrap();
+    clock.advance(Duration::from_millis(10));
+    here.work();
+    assert!(!here.lets_in(&key).await);
+}
+
 /// A key that was not found is forgotten, too.
 #[tokio::test]
 async fn a_key_issued_elsewhere_is_accepted_after_the_next_poll_of_the_feed() {

@@ -17,8 +17,8 @@ const WAIT: Duration = Duration::from_millis(500);
 /// The time limit of a call, after which it counts as failed.
 const TIME_LIMIT: Duration = Duration::from_millis(1_500);
 
-/// The pause between calls while the feed has changes, so that a feed that never waits does not
-/// monopolize a thread.
+/// The pause between calls while the feed has changes or waits for them, so that a feed that never
+/// waits does not monopolize a thread.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// The pause after the first failed call, doubled for each further one up to the longest.
@@ -38,8 +38,9 @@ pub(super) async fn follow(shared: &Shared, followed: &FollowedFeed) -> Infallib
         let pause = match answer {
             Ok(changes) => {
                 retry = FIRST_RETRY;
-                let is_idle = changes.keys.is_empty();
-                cursor = Some(apply(shared, cursor.is_none(), changes));
+                let is_first = cursor.is_none();
+                let is_idle = !is_first && changes.keys.is_empty();
+                cursor = Some(apply(shared, is_first, changes));
                 // The changes are as of the start of the call, not of its end.
                 followed.heartbeat.beat(asked_at);
                 let took = shared.clock.monotonic().saturating_sub(asked_at);
