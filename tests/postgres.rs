@@ -58,8 +58,16 @@ impl Pg {
         Self::with_pool(5).await
     }
 
+    /// Creates a database on a server where no other test has a transaction open.
+    async fn alone() -> Self {
+        Self::on(Arc::new(Postgres::start_fast()), 5).await
+    }
+
     async fn with_pool(connections: u32) -> Self {
-        let server = shared();
+        Self::on(shared(), connections).await
+    }
+
+    async fn on(server: Arc<Postgres>, connections: u32) -> Self {
         let url = server.create_database();
         let pool = PgPoolOptions::new().max_connections(connections);
         let pool = pool.connect(&url).await.unwrap();
@@ -247,7 +255,8 @@ async fn a_purged_key_leaves_its_trail_and_is_not_created_again() {
 
 #[tokio::test]
 async fn events_are_purged_and_the_gap_is_told() {
-    sql_suite::events_are_purged_and_the_gap_is_told(Pg::new().await).await;
+    // A snapshot with an open transaction may tell of a gap in vain.
+    sql_suite::events_are_purged_and_the_gap_is_told(Pg::alone().await).await;
 }
 
 #[tokio::test]
