@@ -3,7 +3,7 @@
 //! `DATABASE_URL=postgres://localhost/app cargo run --features postgres --example postgres` creates
 //! tables in the schema `tower_api_key`, and prints a key at the first start. The port comes from
 //! `PORT` (3000 by default, 0 for any). Processes that share the database know of each other's
-//! changes within a second.
+//! changes within 50 ms.
 
 use axum::routing::get;
 use axum::{Extension, Json, Router};

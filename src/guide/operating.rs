@@ -86,6 +86,7 @@
 //! | `WARN` | `too many keys are being looked up at a time; …` | check for junk, or a slow store |
 //! | `WARN` | `the feed of changes failed; …` | fix the feed |
 //! | `WARN` | `the feed of changes cannot tell …` each second | see [`stores`], section Restore |
+//! | `WARN` | `LISTEN does not work here; …` | see [`stores`], section Several processes |
 //! | `WARN` | `the last uses of keys could not be recorded; …` | fix the store |
 //! | `WARN` | `keys name a plan that there is not; …` | add the plan |
 //! | `INFO` | `request refused`, up to 20 a minute, then a `WARN` | none |

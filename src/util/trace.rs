@@ -173,6 +173,23 @@ pub(crate) fn feed_failed(error: &(dyn Error + 'static)) {
     );
 }
 
+/// Logs that notifications of the database do not arrive, so that the feed of changes polls.
+#[cfg(feature = "postgres")]
+pub(crate) fn listening_fails(error: &(dyn Error + 'static)) {
+    let causes = Causes(error);
+    warn!(
+        target: TARGET,
+        error = %causes,
+        "LISTEN does not work here; the feed of changes polls each 250 ms instead"
+    );
+}
+
+/// Logs that notifications arrive again.
+#[cfg(feature = "postgres")]
+pub(crate) fn listening_works() {
+    info!(target: TARGET, "LISTEN works again");
+}
+
 /// Logs uses of keys that could not be recorded. They are kept and recorded later.
 pub(crate) fn uses_not_recorded(error: &(dyn Error + 'static)) {
     let causes = Causes(error);

@@ -69,9 +69,12 @@ impl<D: Driver> SqlStore<D> {
     /// next one waits for its locks, then finds the records changed, and by the id of the change
     /// that it did that itself.
     async fn attempts(&self, change: &Change) -> Result<(), SqlError> {
+        let mut ring = self.driver.ring(&self.names);
         let mut attempt = 1;
         loop {
-            match self.attempt(change).await {
+            match self.attempt(change, &ring).await {
+                // The queue of notifications is full. The change matters, and the ring does not.
+                Err(SqlError::Limit(_)) if !ring.is_empty() => ring.clear(),
                 Err(SqlError::Again(_) | SqlError::Lost(_)) if attempt < ATTEMPTS => {
                     tokio::time::sleep(PAUSE * (1 << attempt)).await;
                     attempt += 1;
@@ -81,13 +84,14 @@ impl<D: Driver> SqlStore<D> {
         }
     }
 
-    async fn attempt(&self, change: &Change) -> Result<(), SqlError> {
+    async fn attempt(&self, change: &Change, ring: &str) -> Result<(), SqlError> {
         let steps = Steps::of(change)?;
         let mut session = self.session(Access::Write).await?;
         session.run(D::DIALECT.begin).await?;
         match self.write(&mut session, change, &steps).await {
             Ok(()) => {
-                session.run("COMMIT").await?;
+                let ring = if steps.writes.is_empty() { "" } else { ring };
+                session.run(&format!("{ring}COMMIT")).await?;
                 session.finish();
                 Ok(())
             }

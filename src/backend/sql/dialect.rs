@@ -35,7 +35,7 @@ pub(super) struct Dialect {
     pub(super) lock_migrations: &'static str,
     /// Tables are in schemas, and roles need rights for them.
     pub(super) has_schemas: bool,
-    /// The pause between two looks at the trail while the feed waits for a change.
+    /// The longest pause between two looks at the trail while the feed waits for a change.
     pub(super) poll: Duration,
     /// The number of parameters of a statement.
     pub(super) most_parameters: usize,

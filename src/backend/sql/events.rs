@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
+
 use super::cell::{Cell, Row};
 use super::follow::Position;
 use super::session::{Driver, Query, Session, SqlError};
@@ -97,7 +99,8 @@ impl<D: Driver> SqlStore<D> {
         Ok(deleted)
     }
 
-    /// Returns the changes after a cursor. Without a change, it looks again until the wait is over.
+    /// Returns the changes after a cursor. Without a change, it looks again when somebody rings, and
+    /// at each interval, until the wait is over.
     pub(super) async fn changes_since(
         &self,
         after: Option<&Cursor>,
@@ -111,17 +114,25 @@ impl<D: Driver> SqlStore<D> {
             let server = self.within(self.server()).await.map_err(FeedError::new)?;
             return Ok(Changes::new(Vec::new(), end.encode(server)));
         };
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
+        let mut is_silent = false;
         loop {
+            // Who rings from now on rings for the next look.
+            let looked_at = Instant::now();
             let changes = self
                 .within(self.changes(after))
                 .await
                 .map_err(FeedError::new)?;
+            if is_silent && !changes.keys.is_empty() {
+                self.driver.missed_ring();
+            }
             let waited = begun.elapsed();
             if !changes.keys.is_empty() || changes.gap || waited >= wait {
                 return Ok(changes);
             }
-            tokio::time::sleep(D::DIALECT.poll.min(wait.saturating_sub(waited))).await;
+            let limit = D::DIALECT.poll.min(wait.saturating_sub(waited));
+            let ring = self.driver.wait_for_ring(&self.names, looked_at, limit);
+            is_silent = ring.await;
         }
     }
 

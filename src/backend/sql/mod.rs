@@ -7,9 +7,13 @@ mod cell;
 mod chain;
 mod commit;
 mod dialect;
+#[cfg(feature = "postgres")]
+mod doorbell;
 mod events;
 mod follow;
 mod guards;
+#[cfg(feature = "postgres")]
+mod listener;
 mod lists;
 mod migrations;
 mod names;

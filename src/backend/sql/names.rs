@@ -53,6 +53,14 @@ impl Names {
         &self.schema
     }
 
+    /// Returns the channel of notifications of changes. Another schema or prefix has another one.
+    /// The name fits into the 63 bytes of `PostgreSQL`.
+    #[cfg(feature = "postgres")]
+    pub(super) fn channel(&self) -> String {
+        // No name of ours has a dot.
+        format!("{}.{}", self.schema, self.prefix)
+    }
+
     /// Returns the name of a table, quoted, with its schema.
     pub(super) fn table(&self, name: &str) -> String {
         let Self { schema, prefix } = self;

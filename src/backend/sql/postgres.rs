@@ -6,9 +6,11 @@ use std::time::{Duration, SystemTime};
 use sqlx::postgres::{PgPool, PgRow, Postgres};
 use sqlx::{Column, Row as _, TypeInfo, ValueRef};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::cell::{Cell, Row};
 use super::dialect::Dialect;
+use super::doorbell::Doorbell;
 use super::migrations::Migration;
 use super::names::{Names, TableNameError};
 use super::ports::ports;
@@ -24,9 +26,15 @@ use crate::store::{
 
 /// A store in `PostgreSQL` 13 or newer, over the application's own pool. Feature `postgres`.
 ///
-/// The store has a [feed](ChangeFeed) of its changes, with which a change by one process
-/// reaches the others within a second. Reads of this store use at most half of the connections of
-/// the pool at once, so that the application's own queries are not starved.
+/// The store has a [feed](ChangeFeed) of its changes, with which a change by one process reaches
+/// the others within 50 ms on a local network: it sends a notification (`NOTIFY`), at which the
+/// others poll. Where notifications do not arrive, such as behind `PgBouncer` in transaction mode,
+/// the feed polls each 250 ms, and a warning is logged.
+///
+/// Reads of this store use at most half of the connections of the pool at once, so that the
+/// application's own queries are not starved. A feed that is followed listens on one more
+/// connection, which is made with the options of the pool, and does not count against its size. It
+/// is closed when the store, or the [`ApiKeys`](crate::ApiKeys) over it, is dropped.
 ///
 /// The methods need the runtime of `tokio`. For TLS to the server, the application enables a
 /// feature of `sqlx` of its choice.
@@ -59,6 +67,7 @@ impl PostgresStore {
         let driver = PostgresDriver {
             pool,
             reads: Arc::new(reads),
+            doorbell: Some(Doorbell::default()),
         };
         Self(SqlStore::new(driver, Names::new(Self::SCHEMA, "")))
     }
@@ -75,6 +84,21 @@ impl PostgresStore {
         let names = self.0.names.clone().with_prefix(prefix)?;
         Ok(Self(self.0.with_names(names)))
     }
+
+    /// Switches notifications off: changes neither send them (`NOTIFY`), nor does the feed listen
+    /// for them. A change then reaches the other processes within 300 ms.
+    ///
+    /// A server commits transactions with a `NOTIFY` one after another, whatever their database:
+    /// each holds a lock until it is on disk. With hundreds of changes of keys a second, or as many
+    /// notifications of the application, that can be too slow.
+    ///
+    /// Set this in all processes or in none. A process that listens, and finds changes that nobody
+    /// told of, connects anew to listen, up to twice a minute.
+    #[must_use]
+    pub fn without_notify(mut self) -> Self {
+        self.0.driver.doorbell = None;
+        self
+    }
 }
 
 ports!(PostgresStore);
@@ -85,6 +109,8 @@ struct PostgresDriver {
     pool: PgPool,
     /// The reads that may wait for the pool, or use it, at once.
     reads: Arc<Semaphore>,
+    /// `None` if changes are not told of.
+    doorbell: Option<Doorbell>,
 }
 
 impl Driver for PostgresDriver {
@@ -132,6 +158,28 @@ impl Driver for PostgresDriver {
 
     async fn writer(&self) -> Result<PostgresSession, SqlError> {
         Ok(PostgresSession::new(self.pool.acquire().await?, None))
+    }
+
+    fn ring(&self, names: &Names) -> String {
+        if self.doorbell.is_none() {
+            return String::new();
+        }
+        format!("NOTIFY \"{}\"; ", names.channel())
+    }
+
+    async fn wait_for_ring(&self, names: &Names, looked_at: Instant, limit: Duration) -> bool {
+        let Some(doorbell) = &self.doorbell else {
+            tokio::time::sleep(limit).await;
+            return false;
+        };
+        let channel = names.channel();
+        doorbell.wait(&self.pool, &channel, looked_at, limit).await
+    }
+
+    fn missed_ring(&self) {
+        if let Some(doorbell) = &self.doorbell {
+            doorbell.doubt();
+        }
     }
 }
 

@@ -4,8 +4,11 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::cell::{Cell, Row};
 use super::dialect::Dialect;
+use super::names::Names;
 use crate::store::StoreError;
 
 /// A database driver: hands out sessions.
@@ -21,6 +24,29 @@ pub(super) trait Driver: Clone + fmt::Debug + Send + Sync + 'static {
 
     /// Borrows a connection to write.
     fn writer(&self) -> impl Future<Output = Result<Self::Session, SqlError>> + Send;
+
+    /// Returns the statement that tells other processes of a change, in its transaction. Empty if
+    /// nobody is told.
+    fn ring(&self, _names: &Names) -> String {
+        String::new()
+    }
+
+    /// Waits until somebody tells of a change, at most so long. `looked_at` is when the last look
+    /// for changes began. Returns whether a change that is found next should have been told of.
+    fn wait_for_ring(
+        &self,
+        _names: &Names,
+        _looked_at: Instant,
+        limit: Duration,
+    ) -> impl Future<Output = bool> + Send {
+        async move {
+            tokio::time::sleep(limit).await;
+            false
+        }
+    }
+
+    /// Notes that a change was found of which nobody has told.
+    fn missed_ring(&self) {}
 }
 
 /// A borrowed connection.
@@ -101,6 +127,8 @@ pub(super) enum SqlError {
     Lost(DriverError),
     /// The database asks to run the transaction again: it was in a deadlock, for example.
     Again(DriverError),
+    /// A limit of the database was reached, such as the size of its queue of notifications.
+    Limit(DriverError),
     /// Any other error of the database, or one of the store itself.
     Store(StoreError),
 }
@@ -122,7 +150,9 @@ impl SqlError {
     pub(super) fn into_store_error(self) -> StoreError {
         match self {
             Self::Store(error) => error,
-            Self::Lost(error) | Self::Again(error) => StoreError::unavailable(error),
+            Self::Lost(error) | Self::Again(error) | Self::Limit(error) => {
+                StoreError::unavailable(error)
+            }
         }
     }
 }
@@ -144,6 +174,7 @@ impl From<sqlx::Error> for SqlError {
         match &*code {
             // Serialization failure and deadlock of PostgreSQL; SQLITE_BUSY in all its forms.
             "40001" | "40P01" | "5" | "261" | "517" | "773" => Self::Again(said),
+            "54000" => Self::Limit(said),
             // The server shuts down, or has just crashed.
             "57P01" | "57P02" | "57P03" => Self::Lost(said),
             // Undefined table, schema and column.
