@@ -407,7 +407,9 @@ async fn each_loss_of_the_stream_is_a_gap() {
     // Many keys at once.
     let many: Vec<ChangedKey> = (0..250).map(key).collect();
     writer.announce(&many).await;
-    assert_eq!(reader.read().await.keys, many);
+    let mut read = reader.read().await.keys;
+    read.sort_by_key(|key| key.version);
+    assert!(read == many);
 
     // The entries are trimmed, deleted, or in a form that is not known.
     writer.announce(&[key(1)]).await;
@@ -613,4 +615,235 @@ impl KeyStore for WithFeed {
     fn feed(&self) -> Option<BoxedFeed> {
         Some(BoxedFeed::new(self.0.clone()))
     }
+}
+
+/// A commit that failed, and was not carried out, leaves the key as it was, on all nodes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_uncertain_change_makes_no_key_refused_for_a_version_that_never_comes() {
+    let redis = Redis::start();
+    let store = Uncertain::default();
+    let nodes: Vec<ApiKeys> = (0..2)
+        .map(|_| {
+            let cache = Cache::new().max_staleness(DAY);
+            let keys = ApiKeys::builder(fleet(&redis, store.clone())).cache(cache);
+            keys.build().unwrap()
+        })
+        .collect();
+    let workers: Vec<_> = nodes
+        .iter()
+        .map(|keys| tokio::spawn(keys.worker().into_future()))
+        .collect();
+    let key = nodes[0].issue("acme").await.unwrap();
+    for outcome in [Outcome::NotWritten, Outcome::Panics] {
+        store.will(outcome);
+        assert!(nodes[0].suspend(key.id()).await.is_err());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        for keys in &nodes {
+            assert!(lets_in(keys, &key).await, "it is as before");
+        }
+    }
+    // The answer is lost, but the change is made: the others know of it.
+    for outcome in [Outcome::Written, Outcome::PanicsThen] {
+        store.will(outcome);
+        let _ = nodes[0].suspend(key.id()).await;
+        let begun = Instant::now();
+        while lets_in(&nodes[1], &key).await {
+            assert!(begun.elapsed() < seconds(10), "it does not arrive");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        store.will(Outcome::Known);
+        nodes[1].resume(key.id()).await.unwrap();
+    }
+    for worker in workers {
+        worker.abort();
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Outcome {
+    #[default]
+    Known,
+    /// The answer is lost: the change was made, or not.
+    Written,
+    NotWritten,
+    Panics,
+    PanicsThen,
+}
+
+/// A store whose commits end as they are told to.
+#[derive(Clone, Default)]
+struct Uncertain {
+    kept: MemoryStore,
+    next: std::sync::Arc<std::sync::Mutex<Outcome>>,
+}
+
+impl Uncertain {
+    fn will(&self, outcome: Outcome) {
+        *self.next.lock().unwrap() = outcome;
+    }
+}
+
+impl KeyStore for Uncertain {
+    async fn find(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.kept.find(id).await
+    }
+}
+
+impl ManagedKeyStore for Uncertain {
+    async fn find_committed(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.kept.find(id).await
+    }
+
+    async fn commit(&self, change: &Change) -> Result<(), StoreError> {
+        let next = *self.next.lock().unwrap();
+        let lost = || Err(StoreError::unavailable("the answer is lost"));
+        match next {
+            Outcome::Known => self.kept.commit(change).await,
+            Outcome::NotWritten => lost(),
+            Outcome::Panics => panic!("it panics, as it was told to"),
+            Outcome::Written => {
+                self.kept.commit(change).await?;
+                lost()
+            }
+            Outcome::PanicsThen => {
+                self.kept.commit(change).await?;
+                panic!("it panics, as it was told to");
+            }
+        }
+    }
+}
+
+/// A table without versions: every record is version 1.
+#[tokio::test]
+async fn a_change_without_a_version_is_told_as_0() {
+    let redis = Redis::start();
+    let clock = ManualClock::at(today());
+    let store = TroubledStore::new(&clock);
+    let [here, there] =
+        [(); 2].map(|()| fleet(&redis, store.clone()).dangerous_on_clock(clock.clone()));
+    let floor = Floor::new(0, DAY);
+    let record = imported(&stranger());
+    let changed = record.clone().with_plan("pro".to_owned());
+    let id = record.id();
+    let says = |record: &KeyRecord| store.says(record.clone());
+    says(&record);
+    assert_eq!(
+        here.find_at_least(&id, &floor)
+            .await
+            .unwrap()
+            .unwrap()
+            .record,
+        record
+    );
+    // A load that is late, from before the change.
+    let says_late = support::trouble::Gate::default();
+    let late = support::trouble::Delay::Until(says_late.clone());
+    store.gets(Says::This(Box::new(Some(record.clone()))), late);
+    store.asked();
+    let no_copy = Floor::new(0, Duration::from_nanos(1));
+    let loading = there.find_at_least(&id, &no_copy);
+    let changing = async {
+        while store.asked() == 0 {
+            tokio::task::yield_now().await;
+        }
+        clock.advance(seconds(1));
+        says(&changed);
+        here.announce(&[ChangedKey::new(id, 0)]).await;
+        let found = here.find_at_least(&id, &floor).await.unwrap().unwrap();
+        assert_eq!(found.record, changed, "the copy is fenced off");
+        clock.advance(seconds(1));
+        says_late.open();
+    };
+    let (_, ()) = tokio::join!(loading, changing);
+    store.fails();
+    // The fence, or the newer copy, has refused the late one.
+    let found = there.find_at_least(&id, &floor).await;
+    assert!(found.is_err() || found.unwrap().unwrap().record == changed);
+    // A deletion that is told with the last version of the key.
+    store.gets_well();
+    says(&changed);
+    clock.advance(seconds(1));
+    here.find_at_least(&id, &floor).await.unwrap();
+    here.announce(&[ChangedKey::new(id, 1).deleted(true)]).await;
+    store.says(None);
+    assert!(there.find_at_least(&id, &floor).await.unwrap().is_none());
+}
+
+/// Whose health would say that all is well while no news can pass.
+#[tokio::test]
+async fn a_feed_whose_redis_refuses_writes_is_an_error() {
+    let redis = Redis::start();
+    let mut reader = Reader::new(&redis).await;
+    reader.read().await;
+    redis.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    let begun = Instant::now();
+    let mut errors = 0;
+    while errors < 5 {
+        assert!(begun.elapsed() < seconds(30), "{errors} errors");
+        let cursor = reader.cursor.clone();
+        let read = reader
+            .feed
+            .changes_since(Some(&cursor), seconds(1) / 2)
+            .await;
+        errors = if read.is_err() { errors + 1 } else { 0 };
+        if let Err(error) = read {
+            let source = std::error::Error::source(&error).unwrap();
+            assert!(
+                source.source().unwrap().to_string().contains("Redis"),
+                "{source}"
+            );
+        }
+    }
+    redis.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < seconds(30));
+        let cursor = reader.cursor.clone();
+        if let Ok(changes) = reader.feed.changes_since(Some(&cursor), seconds(0)).await {
+            assert!(!changes.gap);
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_whose_last_entries_were_deleted_begins_anew() {
+    let redis = Redis::start();
+    let writer = fleet(&redis, MemoryStore::new()).without_cache();
+    let mut reader = Reader::new(&redis).await;
+    let key = ChangedKey::new(KeyId::from_bytes([1; 16]), 2);
+    writer.announce(&[key]).await;
+    assert_eq!(reader.read().await.keys, [key]);
+    writer.announce(&[key]).await;
+    let last = redis.command(&["XREVRANGE", "tak:f1", "+", "-", "COUNT", "1"]);
+    let id = last.lines().find(|line| line.contains('-')).unwrap();
+    redis.command(&["XDEL", "tak:f1", id.trim()]);
+    writer.announce(&[key]).await;
+    assert!(reader.read().await.gap);
+    writer.announce(&[key]).await;
+    assert_eq!(reader.read().await.keys, [key]);
+}
+
+#[tokio::test]
+async fn the_fleet_works_over_resp3() {
+    let redis = Redis::start();
+    let store = MemoryStore::new();
+    let url = format!("{}?protocol=resp3", redis.url());
+    let resp3 = || {
+        let fleet = RedisFleet::connect(url.as_str(), store.clone()).unwrap();
+        fleet.cache_time_limit(seconds(10))
+    };
+    let here = resp3();
+    conformance::managed_key_store(&here).await;
+    conformance::change_feed(&KeyStore::feed(&here).unwrap(), &here).await;
+    let record = imported(&stranger());
+    create_in(&store, record.clone());
+    let floor = Floor::new(0, DAY);
+    here.find_at_least(&record.id(), &floor).await.unwrap();
+    let copy = resp3()
+        .find_at_least(&record.id(), &floor)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(copy.age > Duration::ZERO, "it is a copy");
 }

@@ -1,7 +1,6 @@
 //! The store of a fleet on a Redis Cluster: copies in many slots, and a stream that moves.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-#[allow(dead_code, reason = "each suite uses its part")]
 #[path = "support/redis_cluster.rs"]
 mod cluster;
 #[path = "support/redis.rs"]

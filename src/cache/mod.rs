@@ -298,11 +298,15 @@ impl KeyCache {
         self.entries.outdate(id);
     }
 
-    /// Outdates the entry of a key that is older than a version another process has written.
+    /// Outdates the entry of a key that is older than a version another process has written, or any
+    /// entry if the version is not known (0).
     pub(crate) fn outdate_before(&self, id: &KeyId, version: u64) {
-        if version == 1 {
+        match version {
+            // Whatever is cached may be older.
+            0 => return self.entries.outdate(id),
             // The key was created: nothing but its absence can be cached.
-            return self.entries.outdate_absence(id);
+            1 => return self.entries.outdate_absence(id),
+            _ => {}
         }
         self.loader.recent.remember_version(*id, version);
         // The feed tells the changes of this process, too. Those are cached already.

@@ -83,7 +83,8 @@ impl Changes {
 pub struct ChangedKey {
     /// The key.
     pub id: KeyId,
-    /// A version that the key has reached, or surpassed.
+    /// A version that the key has reached, or surpassed; 0 if it is not known, as in a table without
+    /// versions.
     pub version: u64,
     /// `true` if the key was deleted. Without this mark, a process that knows the version takes a
     /// store that does not find the key for one that lags behind.
@@ -91,7 +92,7 @@ pub struct ChangedKey {
 }
 
 impl ChangedKey {
-    /// Creates a changed key with a version that it has reached.
+    /// Creates a changed key with a version that it has reached, or 0.
     pub const fn new(id: KeyId, version: u64) -> Self {
         Self {
             id,

@@ -247,6 +247,24 @@ pub(crate) fn changes_not_told(error: &(dyn Error + 'static)) {
     );
 }
 
+/// Logs that Redis refuses calls of the shared cache. Records are loaded from the store.
+#[cfg(feature = "redis")]
+pub(crate) fn shared_cache_fails(error: &(dyn Error + 'static)) {
+    let causes = Causes(error);
+    error!(target: TARGET, error = %causes, "the shared cache in Redis cannot be used; records are loaded from the store");
+}
+
+/// Logs that the stream of changes cannot be followed beside the feed of the store.
+#[cfg(feature = "redis")]
+pub(crate) fn stream_fails(error: &(dyn Error + 'static)) {
+    let causes = Causes(error);
+    warn!(
+        target: TARGET,
+        error = %causes,
+        "the stream of changes in Redis cannot be followed; the feed of the store tells of changes"
+    );
+}
+
 /// Logs that a copy of a record was not read because its seal is missing or wrong.
 #[cfg(feature = "redis")]
 pub(crate) fn copy_without_seal(key_id: &dyn fmt::Display) {

@@ -6,14 +6,19 @@
 -- another E: the time in ms. So a reader can tell by two numbers that it has missed something.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local era, number = string.format('%.0f', math.floor(now / 1000)), 0
+local function add(era, number)
+  local id = string.format('%s-%.0f', era, number)
+  return redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], id, 'c', ARGV[1])
+end
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 if last then
-  era, number = string.match(last[1], '^(%d+)-(%d+)$')
-  number = tonumber(number)
-else
-  -- A stream that was emptied still refuses ids below its last one.
-  redis.call('DEL', KEYS[1])
+  local era, number = string.match(last[1], '^(%d+)-(%d+)$')
+  local added = add(era, tonumber(number) + 1)
+  if not added.err then return {1, now} end
+  if not string.find(added.err, 'equal or smaller', 1, true) then return added end
 end
-redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], string.format('%s-%.0f', era, number + 1), 'c', ARGV[1])
+-- A stream whose last entries were deleted refuses their numbers. It begins anew.
+redis.call('DEL', KEYS[1])
+local added = add(string.format('%.0f', math.floor(now / 1000)), 1)
+if added.err then return added end
 return {1, now}

@@ -16,6 +16,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::breaker::NotSent;
+use super::connection::Connection;
 use super::link::{self, CallError, Link, Source};
 use super::slot_map::{Address, SlotMap};
 use crate::util::timestamp::nanoseconds;

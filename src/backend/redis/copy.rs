@@ -3,15 +3,18 @@
 //! | bytes | content |
 //! |---|---|
 //! | 1 | the version of this layout: 1 |
-//! | 1 | 1 if a record follows; 0 for a fence, which only has a version |
-//! | 7 | the version of the record |
-//! | 7 | the time as of which the record was read, in microseconds of the clock of Redis |
+//! | 1 | 1 if a record follows; for a fence 0, or 2 if it has a time |
+//! | 7 | the version of the record; of a fence, the least one that may take its place |
+//! | 7 | the time as of which the record was read, in microseconds of the clock of Redis; of a fence, after which it must be read |
 //! | 4 | the length of the record |
 //! | … | the record, as a document |
 //! | 1, … | the name of the pepper of the seal, with its length before it; empty without a seal |
 //! | 32 | the seal |
 //!
-//! Numbers are little endian. The scripts read the first nine bytes.
+//! Numbers are little endian. The scripts read the first 16 bytes. A fence ends there.
+//!
+//! A process with another layout keeps its copies apart. A new field of a record needs a new layout:
+//! an older process would drop the field from the copy, and with it a restriction of the key.
 
 use sha2::{Digest, Sha256};
 
@@ -135,7 +138,12 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
-    use crate::key::containment::Revocation;
+    use crate::key::containment::{Revocation, Suspension, Throttling};
+    use crate::key::environment::Environment;
+    use crate::key::network::AllowedNetworks;
+    use crate::key::quota::Quota;
+    use crate::key::record::Rotation;
+    use crate::key::web_origin::AllowedOrigins;
 
     const NOW: u64 = 1_796_000_000_000_000;
 
@@ -196,6 +204,66 @@ mod tests {
         // A retired pepper still counts.
         let rotated = other.add_retired("2026", &[7; 32]).unwrap();
         assert!(Copy::read(copy.record.id(), &written, Some(&rotated)).is_ok());
+    }
+
+    /// If this list changes, raise the number of the layout, and only then the list.
+    #[test]
+    fn each_layout_has_its_fields() {
+        let (at, id) = (UNIX_EPOCH, KeyDigest::of("another key").id());
+        let record = KeyRecord::imported(KeyDigest::of("a key"), "acme")
+            .with_organization("Acme Inc.")
+            .with_name("nightly export")
+            .with_prefix("sk_live")
+            .with_environment(Environment::LIVE)
+            .with_plan("pro")
+            .with_networks(AllowedNetworks::from_iter([]))
+            .with_origins(AllowedOrigins::from_iter([]))
+            .with_limit("account_per_minute", Quota::per_minute(1))
+            .with_metadata([("team".to_owned(), "a".to_owned())].into())
+            .with_budget(id)
+            .with_lineage(id)
+            .with_created_at(at)
+            .with_not_before(at)
+            .with_expires_at(at)
+            .with_suspended(Suspension::new(at))
+            .with_throttled(Throttling::new(Quota::per_second(1), at))
+            .with_revoked(Revocation::new(at))
+            .with_rotated_from(id)
+            .with_rotated_to(Rotation::new(id, at));
+        let document = serde_json::to_value(record.expose_parts()).unwrap();
+        let fields: Vec<&str> = document
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        let of_layout_1 = [
+            "account",
+            "budget",
+            "created_at",
+            "environment",
+            "expires_at",
+            "id",
+            "limits",
+            "lineage",
+            "metadata",
+            "name",
+            "networks",
+            "not_before",
+            "organization",
+            "origins",
+            "plan",
+            "prefix",
+            "revoked",
+            "rotated_from",
+            "rotated_to",
+            "scopes",
+            "suspended",
+            "throttled",
+            "verifier",
+            "version",
+        ];
+        assert_eq!((LAYOUT, &fields[..]), (1, &of_layout_1[..]));
     }
 
     #[test]

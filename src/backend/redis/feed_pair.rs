@@ -1,36 +1,43 @@
 //! The stream beside a feed that a store has of its own.
 //!
-//! The store's feed tells of every change, also of those that are made past this library; the
-//! stream tells of most of them sooner. So only the store's feed has a cursor, a gap, and an outage.
+//! The stream tells of changes sooner. The store's feed also tells of changes that Redis has lost,
+//! and alone has a cursor, a gap, and an outage. What was only announced, and is in no feed of the
+//! store, is lost with the data of Redis.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
 
 use super::stream_feed::StreamFeed;
-use crate::store::{BoxedFeed, ChangeFeed, ChangedKey, Changes, Cursor, FeedError};
+use crate::store::{BoxedFeed, ChangeFeed, Changes, Cursor, FeedError};
+use crate::util::log_throttle::LogOncePer;
+use crate::util::trace;
 
 #[derive(Debug)]
 pub(super) struct FeedPair {
     stream: Arc<StreamFeed>,
     of_store: BoxedFeed,
-    listener: Mutex<Listener>,
+    reads: Mutex<Reads>,
+    begun: Instant,
+    failures: LogOncePer<60>,
 }
 
-/// A read of the stream. It goes on while nobody waits for it, so that each answer of the store's
-/// feed does not cost a connection.
+/// A read of a feed. It goes on while nobody waits for it: a read that is dropped costs a
+/// connection.
 type Read = Pin<Box<dyn Future<Output = Result<Changes, FeedError>> + Send>>;
 
-/// The reader of the stream.
 #[derive(Default)]
-struct Listener {
+struct Reads {
+    /// The position in the stream.
     position: Option<Cursor>,
-    read: Option<Read>,
-    /// The stream was the last to tell: the other one comes next.
-    has_told: bool,
+    of_stream: Option<Read>,
+    /// The read of the store's feed, and the cursor after which it reads.
+    of_store: Option<(Cursor, Read)>,
 }
 
 impl FeedPair {
@@ -38,40 +45,79 @@ impl FeedPair {
         Self {
             stream: Arc::new(stream),
             of_store,
-            listener: Mutex::default(),
+            reads: Mutex::default(),
+            begun: Instant::now(),
+            failures: LogOncePer::default(),
         }
     }
 
-    fn listener(&self) -> MutexGuard<'_, Listener> {
-        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reads(&self) -> MutexGuard<'_, Reads> {
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Polls the stream until it tells of changes. An error is one until the next call.
+    /// Polls the store's feed.
+    fn poll_store(
+        &self,
+        cx: &mut Context<'_>,
+        after: &Cursor,
+        wait: Duration,
+    ) -> Poll<Result<Changes, FeedError>> {
+        let mut reads = self.reads();
+        let begun = reads.of_store.take().filter(|(begun, _)| begun == after);
+        let (_, mut read) = begun.unwrap_or_else(|| {
+            let (feed, cursor) = (self.of_store.clone(), after.clone());
+            let read = async move {
+                let is_over = tokio::time::sleep(wait);
+                let changes = feed.changes_since(Some(&cursor), wait).await?;
+                // A feed that returns at once is asked again by the next call.
+                if !changes.gap && changes.keys.is_empty() {
+                    is_over.await;
+                }
+                Ok(changes)
+            };
+            (after.clone(), Box::pin(read))
+        });
+        let changes = read.as_mut().poll(cx);
+        if changes.is_pending() {
+            reads.of_store = Some((after.clone(), read));
+        }
+        changes
+    }
+
+    /// Polls the stream until it tells of changes. After an error, it is not read until the next
+    /// call.
     fn poll_stream(
         &self,
         cx: &mut Context<'_>,
+        after: &Cursor,
         wait: Duration,
         has_failed: &mut bool,
-    ) -> Poll<Vec<ChangedKey>> {
-        let mut listener = self.listener();
+    ) -> Poll<Changes> {
+        let mut reads = self.reads();
         while !*has_failed {
-            let position = listener.position.clone();
-            let read = listener.read.get_or_insert_with(|| {
+            let position = reads.position.clone();
+            let read = reads.of_stream.get_or_insert_with(|| {
                 let stream = Arc::clone(&self.stream);
                 Box::pin(async move { stream.changes_since(position.as_ref(), wait).await })
             });
             let Poll::Ready(changes) = read.as_mut().poll(cx) else {
                 return Poll::Pending;
             };
-            listener.read = None;
-            let Ok(changes) = changes else {
-                *has_failed = true;
-                continue;
-            };
-            listener.position = Some(changes.next);
-            if !changes.keys.is_empty() {
-                listener.has_told = true;
-                return Poll::Ready(changes.keys);
+            reads.of_stream = None;
+            match changes {
+                Ok(changes) => {
+                    reads.position = Some(changes.next);
+                    if !changes.keys.is_empty() {
+                        return Poll::Ready(Changes::new(changes.keys, after.clone()));
+                    }
+                }
+                Err(error) => {
+                    *has_failed = true;
+                    let now = SystemTime::UNIX_EPOCH + self.begun.elapsed();
+                    if self.failures.is_due(0, now) {
+                        trace::stream_fails(&error);
+                    }
+                }
             }
         }
         Poll::Pending
@@ -84,42 +130,24 @@ impl ChangeFeed for FeedPair {
         after: Option<&Cursor>,
         wait: Duration,
     ) -> Result<Changes, FeedError> {
-        let of_store = &self.of_store;
         let Some(after) = after else {
-            return of_store.changes_since(None, wait).await;
+            return self.of_store.changes_since(None, wait).await;
         };
-        // A busy stream must not keep the store's feed from being read.
-        let has_told = std::mem::take(&mut self.listener().has_told);
-        if has_told {
-            let changes = of_store.changes_since(Some(after), Duration::ZERO).await?;
-            if changes.gap || !changes.keys.is_empty() {
-                return Ok(changes);
-            }
-        }
-        // A feed that returns at once is asked again by the next call.
-        let is_over = tokio::time::sleep(wait);
-        let mut told = pin!(async {
-            let changes = of_store.changes_since(Some(after), wait).await?;
-            if !changes.gap && changes.keys.is_empty() {
-                is_over.await;
-            }
-            Ok(changes)
-        });
         let mut has_failed = false;
         poll_fn(|cx| {
-            if let Poll::Ready(changes) = told.as_mut().poll(cx) {
+            if let Poll::Ready(changes) = self.poll_store(cx, after, wait) {
                 return Poll::Ready(changes);
             }
-            let keys = self.poll_stream(cx, wait, &mut has_failed);
-            keys.map(|keys| Ok(Changes::new(keys, after.clone())))
+            let told = self.poll_stream(cx, after, wait, &mut has_failed);
+            told.map(Ok)
         })
         .await
     }
 }
 
-impl fmt::Debug for Listener {
+impl fmt::Debug for Reads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener")
+        f.debug_struct("Reads")
             .field("position", &self.position)
             .finish_non_exhaustive()
     }

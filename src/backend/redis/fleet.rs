@@ -12,7 +12,7 @@ use super::script::GivenClock;
 use super::shared_cache::{Found, SharedCache};
 use super::stream::Announcer;
 use super::stream_feed::StreamFeed;
-use super::teller::Teller;
+use super::teller::{Teller, Untold};
 use super::url::{Named, RedisUrlError};
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
@@ -215,7 +215,12 @@ impl<S> RedisFleet<S> {
     ///
     /// If Redis does not answer, they are told later, in the background.
     pub async fn announce(&self, changed: &[ChangedKey]) {
-        self.parts().teller.tell(changed).await;
+        let mut untold = Untold::default();
+        for key in changed {
+            untold.add(*key);
+        }
+        let teller = Arc::clone(&self.parts().teller);
+        finish(async move { teller.tell(untold).await }).await;
     }
 
     fn parts(&self) -> &Parts {
@@ -248,9 +253,18 @@ impl Parts {
     }
 }
 
+/// Runs a task that goes on if its caller is gone, and returns its output. `None` if it panicked, or
+/// the runtime has ended.
+async fn finish<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    match Handle::try_current() {
+        Ok(runtime) => runtime.spawn(task).await.ok(),
+        Err(_) => Some(task.await),
+    }
+}
+
 /// Returns the keys that a change changes.
-fn changed_keys(change: &Change) -> Vec<ChangedKey> {
-    let changed = change.steps().filter_map(|step| match step {
+fn changed_keys(change: &Change) -> impl Iterator<Item = ChangedKey> {
+    change.steps().filter_map(|step| match step {
         Step::Create { record, .. } | Step::Update { record, .. } => {
             Some(ChangedKey::new(record.id(), record.version()))
         }
@@ -259,16 +273,24 @@ fn changed_keys(change: &Change) -> Vec<ChangedKey> {
             Some(ChangedKey::new(record.id(), version).deleted(true))
         }
         Step::Request { .. } | Step::Cap(_) | Step::Event(_) => None,
-    });
-    changed.collect()
+    })
 }
 
-/// Returns whether a commit has changed the store, or may have.
-fn may_have_written(outcome: &Result<(), StoreError>) -> bool {
+fn not_finished() -> StoreError {
+    StoreError::unavailable("the store panicked in a commit, or the runtime has ended")
+}
+
+/// Returns what the fleet is told after a commit.
+fn untold_after(change: &Change, outcome: &Result<(), StoreError>) -> Untold {
+    let mut untold = Untold::default();
     match outcome {
-        Ok(()) => true,
-        Err(error) => error.kind() == StoreErrorKind::Unavailable,
+        Ok(()) => changed_keys(change).for_each(|key| untold.add(key)),
+        Err(error) if error.kind() == StoreErrorKind::Unavailable => {
+            changed_keys(change).for_each(|key| untold.add_uncertain(key));
+        }
+        Err(_) => {} // nothing was written
     }
+    untold
 }
 
 impl<S: KeyStore> KeyStore for RedisFleet<S> {
@@ -288,13 +310,17 @@ impl<S: KeyStore> KeyStore for RedisFleet<S> {
         let missed = match cache.get(id, floor).await {
             Ok(Found::Copy(copy)) => return Ok(Some(*copy)),
             Ok(Found::Missed(at)) => Some(at),
-            // Its link logs an outage.
-            Err(_) => None,
+            Err(error) => {
+                cache.note_failure(&error);
+                None
+            }
         };
         let loaded = self.store.find_at_least(id, floor).await?;
-        if let (Some(missed), Some(loaded)) = (missed, &loaded) {
-            // A copy that is not stored is loaded again.
-            let _ = cache.fill(missed, loaded).await;
+        // A copy that is not stored is loaded again.
+        if let (Some(missed), Some(loaded)) = (missed, &loaded)
+            && let Err(error) = cache.fill(missed, loaded).await
+        {
+            cache.note_failure(&error);
         }
         Ok(loaded)
     }
@@ -320,22 +346,16 @@ impl<S: ManagedKeyStore> ManagedKeyStore for RedisFleet<S> {
     /// Commits the change, and tells the fleet.
     async fn commit(&self, change: &Change) -> Result<(), StoreError> {
         let (store, teller) = (Arc::clone(&self.store), Arc::clone(&self.parts().teller));
-        let change = change.clone();
-        let committing = async move {
-            let outcome = store.commit(&change).await;
-            if may_have_written(&outcome) {
-                teller.tell(&changed_keys(&change)).await;
-            }
-            outcome
-        };
+        let change = Arc::new(change.clone());
         // A commit that has begun is told, also if its caller is gone.
-        match Handle::try_current() {
-            Ok(runtime) => runtime
-                .spawn(committing)
-                .await
-                .unwrap_or_else(|_| Err(StoreError::unavailable("the store panicked in a commit"))),
-            Err(_) => committing.await,
-        }
+        let committed = finish(async move {
+            let committing = Arc::clone(&change);
+            let outcome = finish(async move { store.commit(&committing).await }).await;
+            let outcome = outcome.unwrap_or_else(|| Err(not_finished()));
+            teller.tell(untold_after(&change, &outcome)).await;
+            outcome
+        });
+        committed.await.unwrap_or_else(|| Err(not_finished()))
     }
 
     async fn list(&self, query: &KeyQuery, paging: &Paging) -> Result<Page<ListedKey>, StoreError> {

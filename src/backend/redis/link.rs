@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rand::TryRng;
 use rand::rngs::SysRng;
+use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -364,7 +365,7 @@ impl Shared {
             Source::Given(connection) => return Ok(Arc::clone(connection)),
             Source::Client(client) => client,
         };
-        dial(client).await
+        Ok(Arc::new(dial(client).await?))
     }
 
     /// Asks for the time.
@@ -483,16 +484,14 @@ async fn attend(shared: &Shared, connection: &Arc<dyn Connection>) -> Result<(),
 }
 
 /// Makes a connection.
-pub(super) async fn dial(client: &Client) -> Result<Arc<dyn Connection>, CallError> {
+pub(super) async fn dial(client: &Client) -> Result<MultiplexedConnection, CallError> {
     // Our own limits apply to each call, and to dialing.
     let config = AsyncConnectionConfig::new()
         .set_response_timeout(None)
         .set_connection_timeout(Some(DIAL_LIMIT));
     let dialing = client.get_multiplexed_async_connection_with_config(&config);
-    match timeout(DIAL_LIMIT, dialing).await {
-        Ok(connection) => Ok(Arc::new(connection?)),
-        Err(_) => Err(CallError::Late(DIAL_LIMIT)),
-    }
+    let dialed = timeout(DIAL_LIMIT, dialing).await;
+    Ok(dialed.map_err(|_| CallError::Late(DIAL_LIMIT))??)
 }
 
 /// Returns whether an error means that the connection is gone, or leads to the wrong server: a

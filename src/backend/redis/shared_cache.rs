@@ -2,11 +2,12 @@
 //!
 //! - A copy is as old as the miss after which it was loaded, and its age goes on in the process that
 //!   reads it.
-//! - A change leaves a fence: for [`FENCE_LIFE`], no copy of an older version is stored or read.
+//! - A change leaves a fence: for [`FENCE_LIFE`], no copy of an older version is stored or read. One
+//!   without a version fences off all copies that were read before.
 //!   A load that takes longer than [`LONGEST_LOAD`] is not stored, so none outlives the fence.
 //! - The absence of a key is not kept: presented junk would fill the memory of Redis.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use redis::{Cmd, Value};
 
@@ -19,7 +20,7 @@ use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::key::verifier::PepperRing;
 use crate::store::{AgedRecord, ChangedKey, Floor};
-use crate::util::log_throttle::LogOnce;
+use crate::util::log_throttle::LogOncePer;
 use crate::util::trace;
 
 /// The life of a fence: far longer than any load, and than the lag of any replica.
@@ -27,6 +28,12 @@ const FENCE_LIFE: Duration = Duration::from_secs(600);
 
 /// The longest time from a miss until its load is stored, in microseconds.
 const LONGEST_LOAD: u64 = 5_000_000;
+
+/// The fences that are raised by one call.
+const FENCES_OF_CALL: usize = 100;
+
+/// The greatest version that a script can tell from others.
+const MOST_VERSION: u64 = (1 << 53) - 1;
 
 #[derive(Debug)]
 pub(super) struct SharedCache {
@@ -39,7 +46,8 @@ pub(super) struct SharedCache {
     /// For tests: the clock that stands for that of Redis.
     clock: Option<GivenClock>,
     scripts: Scripts,
-    broken_seal: LogOnce,
+    broken_seals: LogOncePer<60>,
+    failures: LogOncePer<60>,
 }
 
 #[derive(Debug)]
@@ -47,6 +55,32 @@ struct Scripts {
     get: Script,
     fill: Script,
     fence: Script,
+}
+
+/// A fence of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fence {
+    pub(super) id: KeyId,
+    /// The least version of a copy; 0 if it is not known: then a copy must be read after the fence.
+    pub(super) version: u64,
+}
+
+impl Fence {
+    /// Returns the fence that a change needs. A key that was created has no older copies.
+    pub(super) fn of(key: &ChangedKey) -> Option<Self> {
+        let version = match key {
+            // Also if the last version of the key is told, not the one after it.
+            ChangedKey {
+                is_deleted: true, ..
+            } => key.version.saturating_add(1),
+            ChangedKey { version: 1, .. } => return None,
+            key => key.version,
+        };
+        Some(Self {
+            id: key.id,
+            version,
+        })
+    }
 }
 
 /// The result of a read.
@@ -73,7 +107,8 @@ impl SharedCache {
             seal: None,
             clock: None,
             scripts: Scripts { get, fill, fence },
-            broken_seal: LogOnce::default(),
+            broken_seals: LogOncePer::default(),
+            failures: LogOncePer::default(),
         }
     }
 
@@ -104,7 +139,9 @@ impl SharedCache {
             Ok(copy) => copy,
             Err(NoCopy::Unknown) => return Ok(missed),
             Err(NoCopy::Seal) => {
-                self.broken_seal.run(|| trace::copy_without_seal(id));
+                if self.broken_seals.is_due(0, self.log_time()) {
+                    trace::copy_without_seal(id);
+                }
                 return Ok(missed);
             }
         };
@@ -137,8 +174,8 @@ impl SharedCache {
         let call = |name: &str, script: &str| {
             self.command(name, script, &keys, |command| {
                 command.arg(missed).arg(LONGEST_LOAD);
-                command.arg(record.version()).arg(&written[..]);
-                command.arg(milliseconds(self.life));
+                command.arg(record.version()).arg(copy.as_of);
+                command.arg(milliseconds(self.life)).arg(&written[..]);
             })
         };
         let fill = &self.scripts.fill;
@@ -146,36 +183,58 @@ impl SharedCache {
         Ok(())
     }
 
-    /// Fences changed keys off from copies of older versions, over patient connections.
+    /// Raises fences, over patient connections. Returns those that failed, and the last error.
     pub(super) async fn fence(
         &self,
-        changed: &[ChangedKey],
+        fences: &[Fence],
         servers: &Servers,
-    ) -> Result<(), CallError> {
+    ) -> (Vec<Fence>, Option<CallError>) {
         // Of a cluster, a call reaches one slot.
         let at_once = match servers {
-            Servers::One(_) => changed.len(),
+            Servers::One(_) => FENCES_OF_CALL,
             Servers::Cluster(_) => 1,
         };
-        let parts = changed.chunks(at_once.max(1));
-        let fenced = join_all(parts.map(|part| self.fence_part(part, servers))).await;
-        fenced.into_iter().collect()
+        let parts: Vec<&[Fence]> = fences.chunks(at_once).collect();
+        let raised = join_all(parts.iter().map(|part| self.fence_part(part, servers))).await;
+        let (mut failed, mut last) = (Vec::new(), None);
+        for (part, raised) in parts.into_iter().zip(raised) {
+            if let Err(error) = raised {
+                failed.extend_from_slice(part);
+                last = Some(error);
+            }
+        }
+        (failed, last)
     }
 
-    async fn fence_part(&self, part: &[ChangedKey], servers: &Servers) -> Result<(), CallError> {
+    async fn fence_part(&self, part: &[Fence], servers: &Servers) -> Result<(), CallError> {
         let until = servers.now() + servers.limit();
-        let keys: Vec<String> = part.iter().map(|key| self.key(&key.id)).collect();
+        let keys: Vec<String> = part.iter().map(|fence| self.key(&fence.id)).collect();
         let call = |name: &str, script: &str| {
             self.command(name, script, &keys, |command| {
                 command.arg(milliseconds(FENCE_LIFE));
-                for key in part {
-                    command.arg(key.version);
+                for fence in part {
+                    command.arg(fence.version.min(MOST_VERSION));
                 }
             })
         };
         let fence = &self.scripts.fence;
         servers.run(&keys[0], fence, until, call).await?;
         Ok(())
+    }
+
+    /// Logs a failure, at most once a minute. An outage is logged where it is noticed.
+    pub(super) fn note_failure(&self, error: &CallError) {
+        let is_answer = matches!(
+            error,
+            CallError::Redis(_) | CallError::OfCluster(_) | CallError::Malformed
+        );
+        if is_answer && self.failures.is_due(0, self.log_time()) {
+            trace::shared_cache_fails(error);
+        }
+    }
+
+    fn log_time(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.servers.now()
     }
 
     /// Returns the name of a copy.

@@ -1,14 +1,14 @@
 //! The feed of changes, read from the stream.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use redis::Value;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Value};
 use tokio::time::{Instant, timeout};
 
 use super::info::Info;
-use super::link::{CallError, DIAL_LIMIT, jittered};
+use super::link::{self, CallError, DIAL_LIMIT, jittered};
 use super::stream::{Announcer, Entry, EntryId, News, Position};
 use crate::store::{ChangeFeed, ChangedKey, Changes, Cursor, FeedError};
 
@@ -37,12 +37,14 @@ enum ReadError {
     Late(Duration),
     #[error("the server is a replica, whose stream may lag behind")]
     Replica,
+    #[error("INFO does not tell which server this is")]
+    Nameless,
     #[error("no sign of life came through the stream for {DEAF:?}")]
-    Deaf,
+    Deaf(#[source] Option<CallError>),
     #[error("Redis answered with something else")]
     Malformed,
-    #[error("the stream of changes cannot be written to")]
-    Empty,
+    #[error("the stream of changes is empty, and cannot be written to")]
+    Empty(#[source] Option<CallError>),
 }
 
 impl From<ReadError> for FeedError {
@@ -56,6 +58,23 @@ impl From<ReadError> for FeedError {
 pub(super) struct StreamFeed {
     announcer: Arc<Announcer>,
     reader: Mutex<Option<Reader>>,
+    heard: Mutex<Heard>,
+}
+
+/// When the last entry came, over whatever connection, and in which time another one is expected.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    at: Instant,
+    quiet: Duration,
+}
+
+impl Heard {
+    fn now() -> Self {
+        Self {
+            at: Instant::now(),
+            quiet: jittered(QUIET),
+        }
+    }
 }
 
 /// A connection in use.
@@ -64,9 +83,6 @@ struct Reader {
     connection: MultiplexedConnection,
     /// The run of the server.
     run: String,
-    /// The last entry came then, and another one is expected in this time.
-    heard_at: Instant,
-    quiet: Duration,
 }
 
 /// The state of the stream.
@@ -83,28 +99,32 @@ impl StreamFeed {
         Self {
             announcer,
             reader: Mutex::new(None),
+            heard: Mutex::new(Heard::now()),
         }
     }
 
-    fn reader(&self) -> std::sync::MutexGuard<'_, Option<Reader>> {
+    fn reader(&self) -> MutexGuard<'_, Option<Reader>> {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a sign of life. Returns why it could not.
+    async fn call_out(&self) -> Option<CallError> {
+        self.announcer.announce(News::Alive).await.err()
+    }
+
     async fn dial(&self) -> Result<Reader, ReadError> {
-        let config = AsyncConnectionConfig::new()
-            .set_response_timeout(None)
-            .set_connection_timeout(Some(DIAL_LIMIT));
         let dialing = async {
             let client = self.announcer.client().await?;
-            let dialing = client.get_multiplexed_async_connection_with_config(&config);
-            let mut connection = dialing.await?;
+            let mut connection = link::dial(&client).await?;
             let mut info = redis::cmd("INFO");
             let server: Value = info.arg("server").query_async(&mut connection).await?;
             Ok::<_, ReadError>(Reader {
                 connection,
                 run: Info::read(&server).field("run_id").to_owned(),
-                heard_at: Instant::now(),
-                quiet: jittered(QUIET),
             })
         };
         let dialed = timeout(DIAL_LIMIT, dialing).await;
@@ -113,13 +133,14 @@ impl StreamFeed {
 
     /// Reads the stream, over the connection of the last call if there is one.
     async fn try_read(&self, after: Option<&Cursor>, wait: Duration) -> Result<Changes, ReadError> {
+        let until = Instant::now() + wait;
         // A call that is dropped drops the connection, on which its answer would still come.
         let known = self.reader().take();
         let mut reader = match known {
             Some(reader) => reader,
             None => self.dial().await?,
         };
-        let changes = self.read(&mut reader, after, wait).await?;
+        let changes = self.read(&mut reader, after, until).await?;
         *self.reader() = Some(reader);
         Ok(changes)
     }
@@ -128,22 +149,23 @@ impl StreamFeed {
         &self,
         reader: &mut Reader,
         after: Option<&Cursor>,
-        wait: Duration,
+        until: Instant,
     ) -> Result<Changes, ReadError> {
         let Some(after) = after else {
             let begin = self.end(reader).await?;
             return Ok(Changes::new(Vec::new(), begin.encode()));
         };
-        let begun = Instant::now();
         let Some(mut position) = Position::decode(after) else {
             return Ok(Changes::gap(self.end(reader).await?.encode()));
         };
         loop {
-            let mut left = wait.saturating_sub(begun.elapsed());
-            let quiet = reader.quiet.saturating_sub(reader.heard_at.elapsed());
+            let mut left = until.saturating_duration_since(Instant::now());
+            let heard = *self.heard();
+            let quiet = heard.quiet.saturating_sub(heard.at.elapsed());
+            let mut failure = None;
             if quiet.is_zero() {
                 // It comes back as an entry, or the reader is deaf.
-                let _ = self.announcer.announce(News::Alive).await; // its link logs an outage
+                failure = self.call_out().await;
             } else {
                 left = left.min(quiet);
             }
@@ -152,13 +174,12 @@ impl StreamFeed {
                 return Ok(Changes::gap(self.end(reader).await?.encode()));
             };
             if next != position {
-                reader.heard_at = Instant::now();
-                reader.quiet = jittered(QUIET);
-            } else if reader.heard_at.elapsed() > DEAF {
-                return Err(ReadError::Deaf);
+                *self.heard() = Heard::now();
+            } else if heard.at.elapsed() > DEAF {
+                return Err(ReadError::Deaf(failure));
             }
             position = next;
-            if !keys.is_empty() || begun.elapsed() >= wait {
+            if !keys.is_empty() || Instant::now() >= until {
                 return Ok(Changes::new(keys, position.encode()));
             }
         }
@@ -166,6 +187,7 @@ impl StreamFeed {
 
     /// Returns the position after the last entry, of which there is one from then on.
     async fn end(&self, reader: &mut Reader) -> Result<Position, ReadError> {
+        let mut failure = None;
         for _ in 0..2 {
             let look = self.look(reader, None, Duration::ZERO).await?;
             if let Some(entry) = look.last {
@@ -174,9 +196,9 @@ impl StreamFeed {
                     entry,
                 });
             }
-            let _ = self.announcer.announce(News::Alive).await; // the next look tells
+            failure = self.call_out().await;
         }
-        Err(ReadError::Empty)
+        Err(ReadError::Empty(failure))
     }
 
     /// Reads the entries after one, waits for some time if there is none, and looks which server
@@ -212,10 +234,14 @@ impl StreamFeed {
             return Err(ReadError::Malformed);
         };
         let info = Info::read(&info);
-        if info.field("role") != "master" {
+        let (role, history) = (info.field("role"), info.field("master_replid"));
+        if role.is_empty() || reader.run.is_empty() && history.is_empty() {
+            return Err(ReadError::Nameless);
+        }
+        if role != "master" {
             return Err(ReadError::Replica);
         }
-        let server = format!("{}:{}", reader.run, info.field("master_replid"));
+        let server = format!("{}:{history}", reader.run);
         let last = entries(&last).and_then(<[_]>::last);
         let read = answers.first().and_then(entries_of_stream);
         Ok(Look {
@@ -277,7 +303,7 @@ impl ChangeFeed for StreamFeed {
         let changes = self.try_read(after, wait).await;
         if changes.is_err() {
             // In a cluster, another server may have the stream now: an announcement finds out.
-            let _ = self.announcer.announce(News::Alive).await;
+            let _ = self.call_out().await; // there is an error already
         }
         Ok(changes?)
     }

@@ -8,16 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use super::link::{CallError, jittered};
 use super::servers::Servers;
-use super::shared_cache::SharedCache;
+use super::shared_cache::{Fence, SharedCache};
 use super::stream::{Announcer, KEYS_OF_ENTRY, News};
 use crate::key::digest::KeyId;
 use crate::store::ChangedKey;
 use crate::util::trace;
 
-/// The most keys that are kept while Redis does not answer: about 1 MB. Beyond it, all processes
+/// The most changes that are kept while Redis does not answer: about 2 MB. Beyond it, all processes
 /// are told later that any key may have been changed.
 const MOST_KEPT: usize = 10_000;
 
@@ -30,18 +31,76 @@ pub(super) struct Teller {
     announcer: Option<Arc<Announcer>>,
     /// For fences: more patient than those of the cache.
     servers: Servers,
-    untold: Mutex<Untold>,
+    kept: Mutex<Kept>,
 }
 
-/// The changes that were not told yet.
+/// What is to be told. A key has an entry for a change with a version, and one for a change without.
 #[derive(Debug, Default)]
-struct Untold {
-    /// By key, the latest one.
-    keys: HashMap<KeyId, ChangedKey>,
-    /// Some were not kept.
+pub(super) struct Untold {
+    fences: HashMap<(KeyId, bool), Fence>,
+    news: HashMap<(KeyId, bool), ChangedKey>,
+    /// Some changes are missing here.
     is_incomplete: bool,
-    /// A task tells them.
-    is_running: bool,
+}
+
+/// What was not told yet.
+#[derive(Debug, Default)]
+struct Kept {
+    untold: Untold,
+    /// Tells it.
+    task: Option<JoinHandle<()>>,
+}
+
+impl Untold {
+    /// Adds a change.
+    pub(super) fn add(&mut self, key: ChangedKey) {
+        if let Some(fence) = Fence::of(&key) {
+            self.add_fence(fence);
+        }
+        self.add_news(key);
+    }
+
+    /// Adds a change to a version that may not have been carried out, but may yet be. The fence may
+    /// be too high then: the key is loaded without a copy for a while. A process that was told of
+    /// the version would refuse the key until it is reached.
+    pub(super) fn add_uncertain(&mut self, key: ChangedKey) {
+        if let Some(fence) = Fence::of(&key) {
+            self.add_fence(fence);
+        }
+        self.add_news(ChangedKey::new(key.id, 0));
+    }
+
+    fn add_fence(&mut self, fence: Fence) {
+        let place = (fence.id, fence.version == 0);
+        if !self.fences.contains_key(&place) && self.fences.len() >= MOST_KEPT {
+            self.is_incomplete = true;
+            return;
+        }
+        let known = self.fences.entry(place).or_insert(fence);
+        known.version = known.version.max(fence.version);
+    }
+
+    fn add_news(&mut self, key: ChangedKey) {
+        let place = (key.id, key.version == 0);
+        if !self.news.contains_key(&place) && self.news.len() >= MOST_KEPT {
+            self.is_incomplete = true;
+            return;
+        }
+        let known = self.news.entry(place).or_insert(key);
+        if known.version <= key.version {
+            *known = key;
+        }
+    }
+
+    fn add_all(&mut self, other: Self) {
+        other.fences.into_values().for_each(|it| self.add_fence(it));
+        other.news.into_values().for_each(|it| self.add_news(it));
+        self.is_incomplete |= other.is_incomplete;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.fences.is_empty() && self.news.is_empty() && !self.is_incomplete
+    }
 }
 
 impl Teller {
@@ -54,115 +113,89 @@ impl Teller {
             cache,
             announcer,
             servers,
-            untold: Mutex::default(),
+            kept: Mutex::default(),
         }
     }
 
-    /// Tells of changes. If that fails, a task tries again until Redis answers, or the process ends.
-    pub(super) async fn tell(self: &Arc<Self>, changed: &[ChangedKey]) {
-        let mut chunks = changed.chunks(KEYS_OF_ENTRY);
-        while let Some(chunk) = chunks.next() {
-            if let Err(error) = self.tell_once(chunk).await {
-                if self.keep(chunk.iter().chain(chunks.flatten())) {
-                    trace::changes_not_told(&error);
-                }
-                self.tell_later();
-                return;
-            }
+    /// Tells of changes. What fails is tried again by a task, until Redis answers or the process
+    /// ends.
+    pub(super) async fn tell(self: &Arc<Self>, untold: Untold) {
+        let (left, error) = self.try_to_tell(untold).await;
+        let Some(error) = error else { return };
+        let mut kept = self.kept();
+        if kept.untold.is_empty() {
+            trace::changes_not_told(&error);
         }
+        kept.untold.add_all(left);
+        self.tell_later(&mut kept);
     }
 
-    async fn tell_once(&self, changed: &[ChangedKey]) -> Result<(), CallError> {
-        // First the fences: whoever hears of a change must not read an older copy.
+    /// Tells of changes once. Returns what is left, and an error if there is any.
+    async fn try_to_tell(&self, untold: Untold) -> (Untold, Option<CallError>) {
+        let mut left = Untold::default();
+        let mut failure = None;
+        // First the fences: whoever hears of a change should not read an older copy. If one fails,
+        // the others are told all the same: they know the version.
         if let Some(cache) = &self.cache {
-            let is_old = |key: &&ChangedKey| key.version > 1 || key.is_deleted;
-            let fenced: Vec<ChangedKey> = changed.iter().filter(is_old).copied().collect();
-            if !fenced.is_empty() {
-                cache.fence(&fenced, &self.servers).await?;
+            let fences: Vec<Fence> = untold.fences.into_values().collect();
+            let (failed, error) = cache.fence(&fences, &self.servers).await;
+            for fence in failed {
+                left.add_fence(fence);
+            }
+            failure = error;
+        }
+        let Some(announcer) = &self.announcer else {
+            return (left, failure);
+        };
+        let news: Vec<ChangedKey> = untold.news.into_values().collect();
+        let mut entries = news.chunks(KEYS_OF_ENTRY);
+        while let Some(keys) = entries.next() {
+            if let Err(error) = announcer.announce(News::Changed(keys)).await {
+                let rest = keys.iter().chain(entries.flatten());
+                rest.for_each(|key| left.add_news(*key));
+                left.is_incomplete = untold.is_incomplete;
+                return (left, Some(error));
             }
         }
-        if let Some(announcer) = &self.announcer {
-            announcer.announce(News::Changed(changed)).await?;
+        if untold.is_incomplete
+            && let Err(error) = announcer.announce(News::Unknown).await
+        {
+            left.is_incomplete = true;
+            failure = Some(error);
         }
-        Ok(())
+        (left, failure)
     }
 
-    fn untold(&self) -> MutexGuard<'_, Untold> {
-        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps changes for later. Returns whether there were none before.
-    fn keep<'k>(&self, changed: impl Iterator<Item = &'k ChangedKey>) -> bool {
-        let mut untold = self.untold();
-        let is_first = untold.keys.is_empty();
-        for key in changed {
-            let is_known = untold.keys.contains_key(&key.id);
-            if !is_known && untold.keys.len() >= MOST_KEPT {
-                untold.is_incomplete = true;
-                continue;
-            }
-            let known = untold.keys.entry(key.id).or_insert(*key);
-            if known.version <= key.version {
-                *known = *key;
-            }
-        }
-        is_first
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts a task that tells what was kept, if none is running.
-    fn tell_later(self: &Arc<Self>) {
+    fn tell_later(self: &Arc<Self>, kept: &mut Kept) {
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        let mut untold = self.untold();
-        if std::mem::replace(&mut untold.is_running, true) {
+        let task = kept.task.as_ref();
+        if task.is_some_and(|task| !task.is_finished()) {
             return;
         }
         let teller = Arc::downgrade(self);
-        runtime.spawn(async move {
+        kept.task = Some(runtime.spawn(async move {
             loop {
                 tokio::time::sleep(jittered(PAUSE)).await;
                 let Some(teller) = teller.upgrade() else {
                     return;
                 };
-                if teller.tell_kept().await {
+                let untold = std::mem::take(&mut teller.kept().untold);
+                let (left, _) = teller.try_to_tell(untold).await;
+                let mut kept = teller.kept();
+                kept.untold.add_all(left);
+                if kept.untold.is_empty() {
+                    // Whoever keeps something from now on starts another task.
+                    kept.task = None;
                     return;
                 }
             }
-        });
-    }
-
-    /// Tells what was kept. Returns whether nothing is left.
-    async fn tell_kept(&self) -> bool {
-        let (chunk, is_incomplete) = {
-            let untold = self.untold();
-            let chunk = untold.keys.values().take(KEYS_OF_ENTRY).copied();
-            (chunk.collect::<Vec<_>>(), untold.is_incomplete)
-        };
-        if !chunk.is_empty() && self.tell_once(&chunk).await.is_err() {
-            return false;
-        }
-        let is_last = chunk.len() < KEYS_OF_ENTRY;
-        if is_last && is_incomplete {
-            let told = match &self.announcer {
-                Some(announcer) => announcer.announce(News::Unknown).await,
-                None => Ok(()),
-            };
-            if told.is_err() {
-                return false;
-            }
-        }
-        let mut untold = self.untold();
-        for key in chunk {
-            // A later change of the key was kept meanwhile.
-            if untold.keys.get(&key.id) == Some(&key) {
-                untold.keys.remove(&key.id);
-            }
-        }
-        if is_last {
-            untold.is_incomplete = false;
-        }
-        untold.is_running = !untold.keys.is_empty() || untold.is_incomplete;
-        !untold.is_running
+        }));
     }
 }
