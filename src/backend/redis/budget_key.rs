@@ -22,8 +22,8 @@ const LONGEST: usize = 64;
 #[derive(Debug, Clone)]
 pub(super) struct Placement {
     prefix: String,
-    /// The home of all budgets, if they have one.
-    home: Option<String>,
+    /// All budgets have the same home.
+    is_together: bool,
 }
 
 impl Placement {
@@ -32,31 +32,45 @@ impl Placement {
         Self {
             // Braces decide the slot: ours do.
             prefix: prefix.replace('{', "%7B").replace('}', "%7D"),
-            home: None,
+            is_together: false,
         }
     }
 
     /// Sets the prefix.
     pub(super) fn with_prefix(&self, prefix: &str) -> Self {
-        let placement = Self::new(prefix);
-        if self.home.is_some() {
-            return placement.together();
+        Self {
+            is_together: self.is_together,
+            ..Self::new(prefix)
         }
-        placement
     }
 
     /// Places all budgets into one slot.
-    pub(super) fn together(mut self) -> Self {
-        self.home = Some(format!("t={}", self.prefix));
-        self
+    pub(super) fn together(self) -> Self {
+        Self {
+            is_together: true,
+            ..self
+        }
     }
 
     /// Writes the key of the budget of a charge.
     pub(super) fn key(&self, charge: &Charge<'_>) -> String {
-        match &self.home {
-            Some(home) => key(&self.prefix, home, charge),
-            None => key(&self.prefix, &home(charge), charge),
+        let mut key = String::with_capacity(self.prefix.len() + 128);
+        for part in [&self.prefix, ":1:{"] {
+            key.push_str(part);
         }
+        if self.is_together {
+            key.push_str("t=");
+            key.push_str(&self.prefix);
+        } else {
+            push_home(&mut key, charge);
+        }
+        key.push_str("}:");
+        push_form(&mut key, charge.quota());
+        key.push(':');
+        push(&mut key, charge.name().as_str());
+        key.push(':');
+        push_subject(&mut key, charge.subject());
+        key
     }
 }
 
@@ -68,52 +82,41 @@ pub(super) fn note(budget: &str, nonce: &str) -> String {
 
 /// Writes the home of a charge: the part of its key that decides the slot. It follows from the
 /// subject, except for a key, whose budgets are where those of its account are.
-fn home(charge: &Charge<'_>) -> String {
-    let mut home = String::new();
+fn push_home(key: &mut String, charge: &Charge<'_>) {
     match (charge.subject(), charge.home()) {
         (Subject::Account(account) | Subject::AccountIn(account, _), _)
         | (Subject::Key(_), Some(account)) => {
-            home.push_str("a=");
-            push(&mut home, account);
+            key.push_str("a=");
+            push(key, account);
         }
         (Subject::Key(id), None) => {
-            let _ = write!(home, "k={id}"); // into memory
+            let _ = write!(key, "k={id}"); // into memory
         }
         (Subject::Address(address), _) => {
-            let _ = write!(home, "i={address}");
+            let _ = write!(key, "i={address}");
         }
         (Subject::Custom(subject), _) => {
-            home.push_str("c=");
-            push(&mut home, subject);
+            key.push_str("c=");
+            push(key, subject);
         }
-        (Subject::Global | Subject::UnknownAddress, _) => home.push('g'),
+        (Subject::Global | Subject::UnknownAddress, _) => key.push('g'),
     }
-    home
 }
 
-/// Writes the key of the budget of a charge that has a home.
-fn key(prefix: &str, home: &str, charge: &Charge<'_>) -> String {
-    let mut key = String::with_capacity(prefix.len() + 2 * home.len() + 64);
-    for part in [prefix, ":1:{", home, "}:"] {
-        key.push_str(part);
-    }
-    push_form(&mut key, charge.quota());
-    key.push(':');
-    push(&mut key, charge.name().as_str());
-    key.push(':');
-    match charge.subject() {
+fn push_subject(key: &mut String, subject: Subject<'_>) {
+    match subject {
         Subject::Key(id) => {
             let _ = write!(key, "k={id}");
         }
         Subject::Account(account) => {
             key.push_str("a=");
-            push(&mut key, account);
+            push(key, account);
         }
         Subject::AccountIn(account, environment) => {
             key.push_str("e=");
-            push(&mut key, environment.as_str());
+            push(key, environment.as_str());
             key.push('=');
-            push(&mut key, account);
+            push(key, account);
         }
         Subject::Address(address) => {
             let _ = write!(key, "i={address}");
@@ -122,10 +125,9 @@ fn key(prefix: &str, home: &str, charge: &Charge<'_>) -> String {
         Subject::Global => key.push('g'),
         Subject::Custom(subject) => {
             key.push_str("c=");
-            push(&mut key, subject);
+            push(key, subject);
         }
     }
-    key
 }
 
 /// Writes what must be separate of the quotas under one name: the kind, and the period of a window,
@@ -175,6 +177,13 @@ mod tests {
     use crate::key::environment::Environment;
     use crate::limit::charge::LimitName;
 
+    /// Returns what is in the braces of the key of a charge.
+    fn home(charge: &Charge<'_>) -> String {
+        let key = Placement::new("tak").key(charge);
+        let (_, rest) = key.split_once('{').unwrap();
+        rest.split_once('}').unwrap().0.to_owned()
+    }
+
     #[test]
     fn different_budgets_have_different_keys_and_those_of_an_account_one_home() {
         let long = "x".repeat(300);
@@ -196,9 +205,8 @@ mod tests {
                 ];
                 for subject in subjects {
                     let charge = Charge::new(&name, subject, Quota::per_minute(1), 1);
-                    let home = home(&charge);
-                    assert!(!home.is_empty() && !home.contains(['{', '}']));
-                    let key = key("tak", &home, &charge);
+                    assert!(!home(&charge).is_empty());
+                    let key = Placement::new("tak").key(&charge);
                     assert_eq!(key.matches(['{', '}']).count(), 2, "{key}");
                     assert!(key.len() < 400);
                     keys.insert(key);
@@ -214,5 +222,20 @@ mod tests {
         let key = Subject::Key(KeyId::from_bytes([1; 16]));
         let charge = Charge::new(&name, key, Quota::per_minute(1), 1);
         assert_eq!(home(&charge.with_home("acme")), "a=acme");
+    }
+
+    #[test]
+    fn budgets_together_have_the_home_of_their_prefix() {
+        let (name, quota) = (LimitName::new("l"), Quota::per_minute(1));
+        let key =
+            |placement: &Placement, subject| placement.key(&Charge::new(&name, subject, quota, 1));
+        let together = Placement::new("a{b}").together();
+        let keys = [Subject::Global, Subject::Account("acme")].map(|it| key(&together, it));
+        assert_eq!(keys[0], "a%7Bb%7D:1:{t=a%7Bb%7D}:w60000000000:l:g");
+        assert_eq!(keys[1], "a%7Bb%7D:1:{t=a%7Bb%7D}:w60000000000:l:a=acme");
+        let other = Placement::new("tak").together().with_prefix("a{b}");
+        assert_eq!(key(&other, Subject::Global), keys[0]);
+        let note = note(&keys[1], "f00");
+        assert_eq!(note, "a%7Bb%7D:1:{t=a%7Bb%7D}:n:f00");
     }
 }

@@ -245,7 +245,9 @@ impl RedisLimiter {
         if let Servers::Cluster(_) = self.servers {
             let parts = budgets.by_slot();
             if parts.len() > 1 {
-                return parts::take(call, budgets, &parts, self.refunds(clock)).await;
+                let taking = parts::take(call, budgets, &parts, self.refunds(clock));
+                // It is large, and requests elsewhere do not need it.
+                return Box::pin(taking).await;
             }
         }
         Ok(call.run(budgets.budgets.iter()).await?.budgets)

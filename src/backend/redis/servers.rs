@@ -153,6 +153,10 @@ impl Servers {
         until: Duration,
         call: impl Fn(&str, &str, i64) -> Cmd,
     ) -> Result<Answer, CallError> {
+        if let Self::One(link) = self {
+            let answer = script.run_in_time(link, until, &call).await;
+            return answer.map_err(on_one_server);
+        }
         let mut route = self.route(key, until).await?;
         loop {
             match script.run_in_time(route.link(), until, &call).await {
