@@ -56,7 +56,7 @@ fi
 if [ "${1:-}" = --full ]; then
     shift
     export CRASH_ROUNDS=100 CRASH_CHANGES=100 CONTAINED_KEYS=100000
-    export REDIS_STEPS=1000000 HAMMER_SECONDS=59
+    export REDIS_STEPS=1000000 HAMMER_SECONDS=59 CLUSTER_MOVES=150
     cargo bench --locked --all-features --bench stores
 fi
 cargo test --workspace --all-features --locked "$@"
