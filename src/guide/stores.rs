@@ -18,7 +18,7 @@
 //! - A change is one transaction. Records, audit trail and events are written together or not at
 //!   all, and are on disk when the call returns.
 //! - A change by one process reaches the other processes within 50 ms in PostgreSQL, and within
-//!   150 ms in SQLite.
+//!   200 ms in SQLite.
 //! - Each change has a record in the audit trail, and an edit of the trail can be found.
 //! - The database contains a hash of each key, and never the key.
 //!
@@ -344,7 +344,7 @@
 //! Both stores have a feed of their changes, which the worker of each process follows:
 //!
 //! - A revocation takes effect at once in the process that revokes. All others know of it within
-//!   50 ms in PostgreSQL, and within 150 ms in SQLite, beside the time on the network. No setting
+//!   50 ms in PostgreSQL, and within 200 ms in SQLite, beside the time on the network. No setting
 //!   is needed.
 //! - If a process runs no worker, or loses the connection to the database, a revocation takes
 //!   effect after [`Cache::max_staleness`] at the latest.

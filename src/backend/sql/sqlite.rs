@@ -38,7 +38,7 @@ const READERS: u32 = 4;
 /// A store in a file, in SQLite. Feature `sqlite`.
 ///
 /// Several processes of one machine can use the same file. The store has a [feed](ChangeFeed)
-/// of its changes, with which a change by one process reaches the others within 150 ms. Clones
+/// of its changes, with which a change by one process reaches the others within 200 ms. Clones
 /// share their connections.
 ///
 /// The file is in WAL mode, and each commit is on disk when it is acknowledged. SQLite keeps two
