@@ -5,7 +5,7 @@
 //! | topology | limits | a revocation reaches the others | may fail |
 //! |---|---|---|---|
 //! | one process | exact | – | the process |
-//! | several, one file of SQLite | of each process by itself | in 100 ms | the machine |
+//! | several, one file of SQLite | of each process by itself | in 200 ms | the machine |
 //! | several, PostgreSQL | of each process by itself | in 50 ms | PostgreSQL |
 //! | several, PostgreSQL and Redis | exact | in 20 ms | either, see below |
 //! | several, PostgreSQL and a cluster of Redis | exact | in 20 ms | either, see below |
@@ -14,7 +14,8 @@
 //! accept that much more. For quotas that are sold, use Redis.
 //!
 //! The times are those of the ninety-ninth of a hundred revocations on one machine; add the network.
-//! Whatever fails, a revocation reaches every process after [`Cache::max_staleness`].
+//! If anything fails, a revocation reaches every process after [`Cache::max_staleness`]. There are
+//! two exceptions, both of clocks: see the tables below.
 //!
 //! # A process of a fleet
 //!
@@ -36,7 +37,7 @@
 //!     .limiter_outage(LimiterOutage::refuse().time_limit(Duration::from_millis(100)))
 //!     .cache(Cache::new().max_staleness(Duration::from_secs(30)))
 //!     .build()?;
-//! tokio::spawn(keys.worker().into_future()); // follows the news of changes
+//! let worker = tokio::spawn(keys.worker().into_future()); // follows the news of changes
 //! # Ok(())
 //! # }
 //! ```
@@ -59,8 +60,8 @@
 //! | a crash, with `appendfsync everysec` | what was admitted in the last second or two |
 //! | a restart without a file, `FLUSHALL`, an eviction | one quota, once |
 //! | a failover | what was admitted and not replicated; if the network is split, one quota on each side |
-//! | the clock of Redis is set forwards | what a budget regains in that time |
-//! | the clock of Redis is set back | nothing; nobody waits for longer than a period |
+//! | the clock of Redis is set forwards, or that of a new master is ahead | what a budget regains in that time |
+//! | the clock of Redis is set back, or that of a new master is behind | nothing; nobody waits for longer than a period |
 //! | the clock of a process is wrong | nothing: the clock of Redis counts |
 //!
 //! While Redis does not answer, [`LimiterOutage`] decides: requests get 503, pass, or are limited by
@@ -76,7 +77,11 @@
 //! | both are down | work for `max_staleness` | get 503 | is not possible |
 //! | the feed is cut, or half open | work | work | after `max_staleness` |
 //! | Redis loses its data | work | are loaded from the database | as before: readers notice a gap |
+//! | Redis is full, or refuses writes | work | are loaded from the database | by the database's feed, or after `max_staleness`; [`ApiKeys::health`] says `Late` |
+//! | the network is split | work | as if Redis or the database were down, on that side | after `max_staleness`, across the split |
+//! | the clock of Redis is set back, or that of a new master is behind | work | a copy may serve for longer by as much | by the feed, or later by as much |
 //! | a process hangs | its own requests wait | – | its own cache refuses what is too old when it goes on |
+//! | a machine is suspended | – | – | its monotonic clock stood still: after `max_staleness` once it goes on, or sooner by the feed |
 //!
 //! # Sizes
 //!
@@ -88,7 +93,7 @@
 //! - **Calls**: one for each request with a limit, and one for each key and process in
 //!   `max_staleness`. One server of Redis does about 100,000 calls a second; with a cluster, the
 //!   budgets of an account are on one of its servers.
-//! - **Connections**: four for each process.
+//! - **Connections**: four for each process; on a cluster, three to each master, and one more.
 //!
 //! Set `maxmemory` with room to spare, and `maxmemory-policy noeviction`. An evicted budget is
 //! granted once more, which the log warns of.
@@ -100,14 +105,24 @@
 //! maxmemory-policy noeviction
 //! appendonly yes
 //! appendfsync everysec
-//! min-replicas-to-write 1        # with a replica: bounds what a lost master can admit
-//! min-replicas-max-lag 2
+//! cluster-require-full-coverage no    # in a cluster: one lost master does not stop the others
 //! ```
 //!
-//! Give the library an own server, or an own user, as whoever can write to it can lift limits. The
-//! user needs the commands `EVALSHA`, `EVAL`, `GET`, `SET`, `DEL`, `PTTL`, `PEXPIRE`, `TIME`,
-//! `INFO`, `XADD`, `XREAD` and `XREVRANGE`, and for a cluster `CLUSTER` and `ASKING`, on keys that
-//! begin with `tak:`.
+//! With two replicas or more, `min-replicas-to-write 1` and `min-replicas-max-lag 2` bound what a
+//! master that was cut off admits. With a single replica, its loss would stop all limits.
+//!
+//! Give the library an own server, or an own user. Danger: whoever can write to it can lift limits,
+//! and without `RedisFleet::seal` mint keys. The user needs the commands `EVALSHA`, `EVAL`, `GET`,
+//! `SET`, `DEL`, `PTTL`, `PEXPIRE`, `TIME`, `INFO`, `XADD`, `XREAD` and `XREVRANGE`, with a database
+//! number in the URL `SELECT`, and on a cluster `CLUSTER` and `ASKING`, on keys that begin with
+//! `tak:`.
+//!
+//! Danger: two installations on one Redis, such as staging and production, need different prefixes
+//! for both parts (`RedisLimiter::prefix`, `RedisFleet::prefix`). With the same one, keys of one are
+//! admitted by the other.
+//!
+//! For `rediss://`, enable a TLS feature of the crate `redis` in your application, such as
+//! `tokio-rustls-comp`. Without one, such a URL is an error.
 //!
 //! # nginx and Envoy in front
 //!
@@ -121,27 +136,31 @@
 //!     keepalive 64;
 //! }
 //! server {
-//!     listen 443 ssl;
+//!     listen 80;
 //!     location / {
 //!         proxy_pass http://api;
 //!         proxy_http_version 1.1;
 //!         proxy_set_header Connection "";
 //!         proxy_set_header Host $host;
 //!         proxy_set_header X-Forwarded-For $remote_addr;    # replaces what the client sent
-//!         # A request that was charged may have had its effect: it is not sent again.
-//!         proxy_next_upstream error timeout;
-//!         proxy_next_upstream_tries 2;
+//!         proxy_next_upstream off;    # a request that is sent again is charged again
 //!     }
 //! }
 //! ```
 //!
-//! nginx sends no request with a method such as `POST` again, unless `non_idempotent` is said. In
-//! Envoy, `use_remote_address: true` with `xff_num_trusted_hops: 0` sets `X-Forwarded-For` to the
-//! peer, and a retry policy should not name `retriable-status-codes: 429`: a limit is not lifted by
-//! another process. Neither proxy shall remove `Retry-After` or `X-RateLimit-*`.
+//! By default, nginx sends a request again after an error or a time limit, unless its method is
+//! `POST`, `LOCK` or `PATCH`. Each time, it is charged.
 //!
-//! A health check of a proxy should ask `/health`, which does not depend on Redis or the database:
-//! if all processes were taken out for an outage of Redis, cached keys would stop to work, too.
+//! In Envoy, `use_remote_address: true` appends the peer to `X-Forwarded-For`, behind what the
+//! client has sent: count Envoy as one trusted proxy. For retries, use `retry_on:
+//! connect-failure,refused-stream`: the policies `5xx`, `gateway-error` and `reset` send requests
+//! again that were charged, and no other process admits what a limit denies. With outlier detection,
+//! do not count 503: while Redis is down and [`LimiterOutage`] refuses, all processes answer that.
+//!
+//! Neither proxy shall remove `Retry-After` or `X-RateLimit-*`. Their health checks should ask a path
+//! of the application that depends on neither Redis nor the database, as in the chapter
+//! [`operating`]: if all processes were taken out for an outage of Redis, cached keys would stop to
+//! work, too.
 //!
 //! # Rolling upgrades
 //!
@@ -150,14 +169,18 @@
 //!   budgets, `tak:c1:…` for copies, `tak:f1` for the news.
 //! - When the layout of budgets changes, old and new processes count apart while both run: a budget
 //!   can be granted twice, once.
-//! - A version that writes a field which an older one does not know is no danger: the older one
-//!   takes the copy for none, and loads the record.
+//! - When the layout of copies changes, old and new processes keep their copies apart, too. Each
+//!   change fences off the copies of its own layout only, so during the upgrade a revocation relies
+//!   on the news, or on `max_staleness`.
 //! - Migrate the tables of SQL first: see the chapter [`stores`].
 //! - When a quota changes, used units stay used. While old and new processes run, each decides by
 //!   its own quota, over the same budget.
-//! - On a clean stop, wait for the worker. Nothing in Redis needs to be given back.
+//! - On a clean stop, wait for the worker. Nothing in Redis needs to be given back. Changes that
+//!   Redis did not take, as it was down, are not told after a stop.
 //!
+//! [`ApiKeys::health`]: crate::ApiKeys::health
 //! [`Cache::max_staleness`]: crate::Cache::max_staleness
 //! [`LimiterOutage`]: crate::limit::LimiterOutage
+//! [`operating`]: crate::guide::operating
 //! [`proxies`]: crate::guide::proxies
 //! [`stores`]: crate::guide::stores

@@ -41,29 +41,32 @@ const TELL_LIMIT: Duration = Duration::from_millis(250);
 ///   [worker](crate::ApiKeys::worker) of every process follows: a revocation reaches all of them in
 ///   milliseconds. If the store has a feed of its own, both are followed.
 ///
-/// Redis 6.2 or later, or Valkey. The user needs the commands `EVALSHA`, `EVAL`, `GET`, `SET`,
-/// `PTTL`, `PEXPIRE`, `DEL`, `TIME`, `INFO`, `XADD`, `XREAD` and `XREVRANGE`.
+/// Redis 6.2 or later, or Valkey, as one server or a cluster. The chapter [`guide::fleet`] has its
+/// settings, and what happens when something fails.
 ///
 /// # If Redis does not answer
 ///
 /// Records are read from the store. A copy that is not read in 20 ms is not waited for, and after
 /// five of these Redis is not asked until it answers again. Changes are made, and told to the fleet
 /// when Redis is back; until then, and if Redis loses what it was told, the other processes learn
-/// of a change after `max_staleness` at the latest. No outage, failover or late call of Redis makes
-/// a revoked key live for longer than that. Danger: if the clock of Redis is set back, a copy may
-/// serve longer by as much.
+/// of a change after `max_staleness` at the latest. No outage or late call of Redis makes a revoked
+/// key live for longer than that. Danger: if the clock of Redis is set back, or that of a new master
+/// is behind, a copy may serve longer by as much.
 ///
 /// # Changes past this store
 ///
 /// A change that is made in the database by other means is unknown to Redis. Call
-/// [`announce`](Self::announce) after it, or the fleet learns of it after `max_staleness`, or from
-/// the store's own feed.
+/// [`announce`](Self::announce) after it, or the fleet learns of it after `max_staleness`.
+/// [`ApiKeys::invalidate`](crate::ApiKeys::invalidate) alone would load the old copy again.
 ///
 /// # Who can write to Redis
 ///
-/// Whoever can write to Redis can make keys be loaded again, or be refused for as long as the
-/// version that they announced. To plant records, they need the [seal](Self::seal): without one,
-/// Danger: they can mint keys and scopes. A copy has the verifier of its key, not the key.
+/// Danger: whoever can write to Redis can mint keys and scopes, unless the copies are
+/// [sealed](Self::seal). They can always make keys be loaded again; and by announcing a version that
+/// a key does not have, they can make it be refused, and not be changed, until the processes restart
+/// or the key reaches that version. A copy has the verifier of its key, not the key.
+///
+/// [`guide::fleet`]: crate::guide::fleet
 ///
 /// ```no_run
 /// use tower_api_key::store::RedisFleet;
@@ -147,8 +150,10 @@ impl<S> RedisFleet<S> {
         }
     }
 
-    /// Sets the prefix of all keys in Redis. Default: `tak`. Fleets with different stores need
-    /// different prefixes: they would take each other's copies.
+    /// Sets the prefix of all keys in Redis. Default: `tak`.
+    ///
+    /// Danger: fleets with different stores, such as staging and production, need different
+    /// prefixes. With the same one, keys of one fleet are admitted by the other.
     #[must_use]
     pub fn prefix(self, prefix: impl Into<String>) -> Self {
         let prefix = prefix.into();
@@ -159,14 +164,16 @@ impl<S> RedisFleet<S> {
     /// cannot plant records. Default: no seal.
     ///
     /// A copy without a seal of the ring is not read. All processes need the ring; during a
-    /// rotation, first add the new pepper to all of them as a retired one.
+    /// rotation, first add the new pepper to all of them as a retired one. With a ring without
+    /// peppers, no copies are kept.
     #[must_use]
     pub fn seal(self, ring: PepperRing) -> Self {
         self.set(|settings| settings.seal = Some(ring))
     }
 
-    /// Sets the time limit of a read from the cache. Default: 20 ms. After it, the record is read
-    /// from the store.
+    /// Sets the time limit of a read from the cache, and of storing a copy. Default: 20 ms. After
+    /// it, the record is read from the store. Both times count against
+    /// [`Cache::store_time_limit`](crate::Cache::store_time_limit).
     #[must_use]
     pub fn cache_time_limit(self, limit: Duration) -> Self {
         self.set(|settings| settings.cache_time_limit = limit)
@@ -212,6 +219,9 @@ impl<S> RedisFleet<S> {
     }
 
     /// Tells the fleet of keys that were changed past this store, after the change.
+    ///
+    /// The version of a [`ChangedKey`] is the one after the change. In a table without versions, tell
+    /// version 0: it is then not known, and all processes load the key again.
     ///
     /// If Redis does not answer, they are told later, in the background.
     pub async fn announce(&self, changed: &[ChangedKey]) {

@@ -14,13 +14,14 @@
 //! - [`breaker`]: when Redis is not asked, because it does not answer.
 //! - [`server_time`]: the clock of Redis, as seen from here.
 //! - [`denials`]: denials that need not be asked for again.
-//! - `take.lua`, `refund.lua`: its scripts.
+//! - `take.lua`, `refund.lua`: the scripts of the limiter.
 //! - [`fleet`]: the store of a fleet.
 //! - [`shared_cache`]: the copies of its records, and their fences; [`copy`]: one of them.
 //! - [`stream`]: the stream of changes; [`teller`] writes it, [`stream_feed`] reads it.
 //! - [`feed_pair`]: the stream beside a feed of the store's own.
-//! - `cache_get.lua`, `cache_fill.lua`, `cache_fence.lua`, `announce.lua`: its scripts.
-//! - [`info`]: the answer to `INFO`.
+//! - `cache_get.lua`, `cache_fill.lua`, `cache_fence.lua`, `announce.lua`: the scripts of the store.
+//! - [`connection`]: a connection of ours, or of the application.
+//! - [`info`]: the answer to `INFO`; [`join_all`]: several calls at once.
 
 mod breaker;
 mod budget_key;
