@@ -120,10 +120,13 @@ impl Breaker {
         }
     }
 
-    /// Takes back the registration of a call that nobody waits for any more: that tells nothing
-    /// about the server.
-    pub(super) const fn cancel(&mut self) {
-        self.unanswered = self.unanswered.saturating_sub(1);
+    /// Takes back the registration of a call that was sent at a time, and that nobody waits for any
+    /// more: that tells nothing about the server.
+    pub(super) fn cancel(&mut self, sent: Duration) {
+        // One that was sent before the last answer is not counted any more.
+        if sent >= self.unanswered_since {
+            self.unanswered = self.unanswered.saturating_sub(1);
+        }
     }
 
     /// Registers that a call is over, answered or not.

@@ -7,13 +7,13 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::{Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::breaker::NotSent;
 use super::connection::Connection;
@@ -192,7 +192,7 @@ impl Cluster {
     async fn ask(&self, first: Option<Arc<Master>>) -> Result<SlotMap, CallError> {
         for master in first.into_iter().chain(self.masters_up()) {
             let until = self.now() + self.limit().min(link::DIAL_LIMIT);
-            if let Ok(answer) = master.link.call(slots(), until).await
+            if let Ok((_, answer)) = master.link.call(|_| slots(), until).await
                 && let Some(map) = SlotMap::read(&answer, &master.address.host)
             {
                 return Ok(map);

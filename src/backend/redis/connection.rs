@@ -39,6 +39,26 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connection for C {
     }
 }
 
+/// A function of a test that dials.
+#[cfg(feature = "testing")]
+pub(super) type Dial = Box<dyn Fn() -> Dialing + Send + Sync>;
+
+#[cfg(feature = "testing")]
+type Dialing = Pin<Box<dyn Future<Output = RedisResult<std::sync::Arc<dyn Connection>>> + Send>>;
+
+/// Boxes a function of a test that dials.
+#[cfg(feature = "testing")]
+pub(super) fn boxed<C, F>(dial: impl Fn() -> F + Send + Sync + 'static) -> Dial
+where
+    C: ConnectionLike + Clone + Send + Sync + 'static,
+    F: Future<Output = RedisResult<C>> + Send + 'static,
+{
+    Box::new(move || {
+        let dialing = dial();
+        Box::pin(async move { Ok(std::sync::Arc::new(dialing.await?) as _) })
+    })
+}
+
 impl fmt::Debug for dyn Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Connection")

@@ -230,6 +230,29 @@ impl RedisLimiter {
         }
     }
 
+    /// Creates a limiter that dials with a function, for tests of faults.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub fn dangerous_dialed<C, F>(dial: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        C: redis::aio::ConnectionLike + Clone + Send + Sync + 'static,
+        F: Future<Output = redis::RedisResult<C>> + Send + 'static,
+    {
+        let source = Source::Dialed(super::connection::boxed(dial));
+        Self::new(Servers::one(source, TIME_LIMIT))
+    }
+
+    /// Makes the pauses between attempts follow from a number, for tests that can be repeated.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn dangerous_pauses(self, number: u64) -> Self {
+        if let Servers::One(link) = &self.servers {
+            link.set_pauses(number);
+        }
+        self
+    }
+
     /// Takes from all budgets of a request, or from none.
     async fn take(
         &self,
@@ -302,7 +325,7 @@ impl RateLimiter for RedisLimiter {
         check_count(refunds.len())?;
         let packed = refunds
             .iter()
-            .map(|it| PackedRefund::new(&self.placement, it));
+            .map(|it| PackedRefund::new(&self.placement, it, it.age(clock.readings())));
         let packed: Vec<PackedRefund> = packed.collect();
         let refunds = self.refunds(clock);
         let refunded = match self.servers {

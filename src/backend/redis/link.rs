@@ -8,7 +8,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::TryRng;
 use rand::rngs::SysRng;
@@ -17,7 +17,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErr
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::breaker::{Breaker, NotSent};
 use super::connection::Connection;
@@ -26,14 +26,12 @@ use super::server_time::ServerTime;
 use crate::util::timestamp::nanoseconds;
 use crate::util::trace;
 
-/// The time limit of dialing.
-pub(super) const DIAL_LIMIT: Duration = Duration::from_secs(1);
+/// The time limit of dialing. Less than the second after which TCP tries again by itself, so that
+/// an attempt that was swallowed does not take up the second in which we are back.
+pub(super) const DIAL_LIMIT: Duration = Duration::from_millis(750);
 
-/// The pause between two attempts while Redis does not answer.
+/// The least time from an attempt to the next one, to dial or to probe.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// The life of a connection under which it is not replaced at once.
-const LEAST_LIFE: Duration = Duration::from_secs(1);
 
 /// The time between two looks at a connection in use.
 const LOOK: Duration = Duration::from_millis(250);
@@ -66,6 +64,9 @@ pub(super) enum CallError {
 pub(super) enum Source {
     /// We dial.
     Client(Client),
+    /// A test dials.
+    #[cfg(feature = "testing")]
+    Dialed(super::connection::Dial),
     /// The application's connection, which reconnects by itself.
     Given(Arc<dyn Connection>),
 }
@@ -75,6 +76,8 @@ impl Source {
     fn name(&self) -> String {
         match self {
             Self::Client(client) => client.get_connection_info().addr().to_string(),
+            #[cfg(feature = "testing")]
+            Self::Dialed(_) => "the server of a test".to_owned(),
             Self::Given(_) => "the connection of the application".to_owned(),
         }
     }
@@ -92,6 +95,8 @@ struct Shared {
     source: Source,
     /// The time limit of a call, in nanoseconds.
     limit: AtomicU64,
+    /// Makes each pause a different one, and those of each process others.
+    pauses: AtomicU64,
     begun: Instant,
     state: Mutex<State>,
     /// Rings when the supervisor has something to do at once.
@@ -104,7 +109,8 @@ struct Shared {
 
 struct State {
     connection: Option<Arc<dyn Connection>>,
-    connected_at: Option<Duration>,
+    /// When the last attempt to dial or to probe was made.
+    tried_at: Option<Duration>,
     breaker: Breaker,
     time: ServerTime,
     supervisor: Option<JoinHandle<()>>,
@@ -112,9 +118,19 @@ struct State {
     runtime: Option<Handle>,
 }
 
+/// A call that is sent.
+struct Sent {
+    at: Duration,
+    /// The time after which it is refused, in the time of Redis, or 0.
+    not_after: i64,
+    /// None if it was lost just now.
+    connection: Option<Arc<dyn Connection>>,
+}
+
 /// A call in flight, which ends when it is dropped.
 struct InFlight<'s> {
     shared: &'s Shared,
+    sent: Duration,
     /// The call was answered, or the time was up.
     is_over: bool,
 }
@@ -124,7 +140,7 @@ impl Drop for InFlight<'_> {
         let mut state = self.shared.state();
         state.breaker.end();
         if !self.is_over {
-            state.breaker.cancel();
+            state.breaker.cancel(self.sent);
         }
         drop(state);
         self.shared.room.notify_one();
@@ -141,10 +157,11 @@ impl Link {
         let shared = Shared {
             source,
             limit: AtomicU64::new(nanoseconds(limit)),
+            pauses: AtomicU64::new(SysRng.try_next_u64().unwrap_or_default()),
             begun,
             state: Mutex::new(State {
                 connection: None,
-                connected_at: None,
+                tried_at: None,
                 breaker: Breaker::new(limit),
                 time: ServerTime::default(),
                 supervisor: None,
@@ -182,7 +199,7 @@ impl Link {
     pub(super) fn client(&self) -> Option<Client> {
         match &self.shared.source {
             Source::Client(client) => Some(client.clone()),
-            Source::Given(_) => None,
+            _ => None,
         }
     }
 
@@ -204,9 +221,10 @@ impl Link {
         self.shared.state().breaker.set_limit(limit);
     }
 
-    /// Returns a time of ours in the time of Redis, or 0 if it is not known.
-    pub(super) fn server_time(&self, ours: Duration) -> i64 {
-        self.shared.state().time.at(ours).unwrap_or_default()
+    /// Makes the pauses follow from a number.
+    #[cfg(feature = "testing")]
+    pub(super) fn set_pauses(&self, number: u64) {
+        self.shared.pauses.store(number, Ordering::Relaxed);
     }
 
     /// Notes the time of Redis in an answer to a call that was sent at a time.
@@ -214,28 +232,45 @@ impl Link {
         self.shared.state().time.add(server, sent);
     }
 
-    /// Forgets the time of Redis: its clock was set, or another server answers.
-    pub(super) fn forget_time(&self) {
-        self.shared.state().time.forget();
+    /// Notes the time of Redis in an answer to a call that it refused as late, but that was in time
+    /// here: its clock was set forwards, or another server answers.
+    pub(super) fn renew_time(&self, server: i64, sent: Duration, until: Duration) {
+        let mut state = self.shared.state();
+        // Unless another answer has told so since it was sent.
+        if state.time.at(until).is_some_and(|known| known < server) {
+            state.time.forget();
+        }
+        state.time.add(server, sent);
     }
 
-    /// Sends a command, and waits for the answer until a time.
-    pub(super) async fn call(&self, command: Cmd, until: Duration) -> Result<Value, CallError> {
+    /// Sends a command, and waits for the answer until a time. `command` makes it from that time in
+    /// the time of Redis, or 0 if it is not known. Returns when it was sent, and the answer.
+    pub(super) async fn call(
+        &self,
+        command: impl FnOnce(i64) -> Cmd,
+        until: Duration,
+    ) -> Result<(Duration, Value), CallError> {
         let shared = &*self.shared;
-        let (sent, connection) = self.begin(until).await?;
+        let Sent {
+            at,
+            not_after,
+            connection,
+        } = self.begin(until).await?;
         let mut in_flight = InFlight {
             shared,
+            sent: at,
             is_over: false,
         };
         let Some(connection) = connection else {
             return Err(NotSent::Open.into());
         };
+        let command = command(not_after);
         let call = if self.asks {
             connection.call_asking(command)
         } else {
             connection.call(command)
         };
-        let answer = timeout(until.saturating_sub(sent), call).await;
+        let answer = timeout(until.saturating_sub(at), call).await;
         in_flight.is_over = true;
         let Ok(answer) = answer else {
             return Err(CallError::Late(shared.limit()));
@@ -247,41 +282,35 @@ impl Link {
             }
             answer => {
                 let now = self.now();
-                shared.state().breaker.answer(sent, now);
-                Ok(answer?)
+                shared.state().breaker.answer(at, now);
+                Ok((at, answer?))
             }
         }
     }
 
     /// Waits until a call may be sent. An error if that will not be soon.
     pub(super) async fn ready(&self, until: Duration) -> Result<(), CallError> {
-        self.as_soon_as(until, |now| self.look(now)).await?;
-        Ok(())
+        self.as_soon_as(until, |now| self.look(now)).await
     }
 
-    /// Registers a call, as soon as it may be sent. Returns the time, and the connection to send it
-    /// on.
-    async fn begin(
-        &self,
-        until: Duration,
-    ) -> Result<(Duration, Option<Arc<dyn Connection>>), CallError> {
-        self.as_soon_as(until, |now| self.send(now)).await
+    /// Registers a call, as soon as it may be sent.
+    async fn begin(&self, until: Duration) -> Result<Sent, CallError> {
+        self.as_soon_as(until, |now| self.send(now, until)).await
     }
 
-    /// Tries something that is refused while no call may be sent. Returns the time of the attempt
-    /// that was not refused, and what it returned.
+    /// Tries something that is refused while no call may be sent.
     async fn as_soon_as<T>(
         &self,
         until: Duration,
         attempt: impl Fn(Duration) -> Result<T, NotSent>,
-    ) -> Result<(Duration, T), CallError> {
+    ) -> Result<T, CallError> {
         loop {
             let now = self.now();
             if now >= until {
                 return Err(CallError::Late(self.limit()));
             }
             let wait = match attempt(now) {
-                Ok(sent) => return Ok((now, sent)),
+                Ok(done) => return Ok(done),
                 Err(NotSent::New) => {
                     self.supervise()?;
                     &self.shared.first
@@ -299,12 +328,17 @@ impl Link {
         }
     }
 
-    /// Registers a call, and returns the connection to send it on.
-    fn send(&self, now: Duration) -> Result<Option<Arc<dyn Connection>>, NotSent> {
+    /// Registers a call that is sent now.
+    fn send(&self, now: Duration, until: Duration) -> Result<Sent, NotSent> {
         let mut state = self.shared.state();
         let sending = state.breaker.send(now);
         self.wake(sending);
-        sending.map(|()| state.connection.clone())
+        sending.map(|()| Sent {
+            at: now,
+            // Not before: while it waited, the first answer may have come, or another server.
+            not_after: state.time.at(until).unwrap_or_default(),
+            connection: state.connection.clone(),
+        })
     }
 
     /// Finds out whether a call may be sent.
@@ -340,6 +374,23 @@ impl Shared {
         Duration::from_nanos(self.limit.load(Ordering::Relaxed))
     }
 
+    /// Waits until the next attempt may be made: a pause after the last one, or up to half as long
+    /// again.
+    async fn pause(&self) {
+        // Multiples of the golden ratio spread evenly.
+        let number = self
+            .pauses
+            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        let part = u32::try_from(number >> 32).unwrap_or_default();
+        let pause = PAUSE + PAUSE.mul_f64(f64::from(part) / f64::from(u32::MAX) / 2.0);
+        let next = self
+            .state()
+            .tried_at
+            .map_or(Duration::ZERO, |at| at + pause);
+        sleep_until(self.begun + next).await;
+        self.state().tried_at = Some(self.begun.elapsed());
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -353,7 +404,7 @@ impl Shared {
         }
         state.breaker.open();
         state.breaker.forget_calls();
-        if let Source::Client(_) = self.source {
+        if !matches!(self.source, Source::Given(_)) {
             state.connection = None;
         }
         drop(state);
@@ -363,6 +414,11 @@ impl Shared {
     async fn dial(&self) -> Result<Arc<dyn Connection>, CallError> {
         let client = match &self.source {
             Source::Given(connection) => return Ok(Arc::clone(connection)),
+            #[cfg(feature = "testing")]
+            Source::Dialed(dial) => {
+                let connection = timeout(DIAL_LIMIT, dial()).await;
+                return Ok(connection.map_err(|_| CallError::Late(DIAL_LIMIT))??);
+            }
             Source::Client(client) => client,
         };
         Ok(Arc::new(dial(client).await?))
@@ -424,10 +480,7 @@ async fn supervise(link: Weak<Shared>) {
             }
             _ => {}
         }
-        if is_open {
-            drop(shared);
-            tokio::time::sleep(jittered(PAUSE)).await;
-        } else {
+        if !is_open {
             // Woken when a call finds the breaker open, or the connection lost.
             let _ = timeout(LOOK, shared.bell.notified()).await; // late: the next look
         }
@@ -436,12 +489,7 @@ async fn supervise(link: Weak<Shared>) {
 
 /// Dials, and waits for a first answer.
 async fn connect(shared: &Shared) -> Result<(), CallError> {
-    let last = shared.state().connected_at;
-    let is_brief = |at| shared.begun.elapsed().saturating_sub(at) < LEAST_LIFE;
-    if last.is_some_and(is_brief) {
-        // It was lost at once, as that of a master that was demoted.
-        tokio::time::sleep(jittered(PAUSE)).await;
-    }
+    shared.pause().await;
     let connection = shared.dial().await?;
     // Another server may have another clock.
     shared.state().time.forget();
@@ -449,7 +497,6 @@ async fn connect(shared: &Shared) -> Result<(), CallError> {
     {
         let mut state = shared.state();
         state.connection = Some(Arc::clone(&connection));
-        state.connected_at = Some(shared.begun.elapsed());
         state.breaker.close();
     }
     shared.first.notify_waiters();
@@ -460,24 +507,24 @@ async fn connect(shared: &Shared) -> Result<(), CallError> {
 /// Looks after a connection: probes it while the breaker is open and when it was idle for long, and
 /// drops it if it is dead.
 async fn attend(shared: &Shared, connection: &Arc<dyn Connection>) -> Result<(), CallError> {
-    let now = shared.begun.elapsed();
-    let (is_open, is_dead, is_fresh) = {
-        let state = shared.state();
-        let is_fresh = state.time.is_fresh(now);
-        (
-            state.breaker.is_open(),
-            state.breaker.is_dead(now),
-            is_fresh,
-        )
+    let is_dead = || {
+        let now = shared.begun.elapsed();
+        shared.state().breaker.is_dead(now)
     };
-    if !is_open && !is_dead && is_fresh {
+    let is_idle = {
+        let now = shared.begun.elapsed();
+        let state = shared.state();
+        !state.breaker.is_open() && state.time.is_fresh(now)
+    };
+    if is_idle && !is_dead() {
         return Ok(());
     }
+    shared.pause().await;
     let probed = shared.probe(connection).await;
     match &probed {
         Ok(()) => shared.state().breaker.close(),
         Err(CallError::Redis(error)) if is_lost(error) => shared.lose(connection),
-        Err(_) if is_dead => shared.lose(connection),
+        Err(_) if is_dead() => shared.lose(connection),
         Err(_) => {}
     }
     probed

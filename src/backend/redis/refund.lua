@@ -2,7 +2,7 @@
 -- budgets. ARGV: [1] the time after which nothing is refunded, or 0; [2] the life of the note in
 -- ms; then for each refund a budget (its cost: that of the charge; its need: the units to refund)
 -- and: the time of the charge, the time for which it counted (in ticks for a rate), the units
--- refunded before, its early refunds.
+-- refunded before, its early refunds, its age by the clock of the caller.
 -- Returns 1 if it was done, 0 if it was done before, -1 if it is too late; and the time.
 --
 -- The state of budgets, one packed string each, and its arithmetic: that of the limiter in memory,
@@ -163,7 +163,7 @@ local function write(s, now)
   return pack(CALENDAR, s.kind, s.ends, s.used), ceil((s.ends - now) / 1000) + 1000
 end
 
-local REFUND = '<I7I7I7I4'
+local REFUND = '<I7I7I7I4I7'
 local call = redis.call
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -217,8 +217,11 @@ for at = 2, #KEYS do
   end
   local _
   _, _, s.a, s.b, s.cost, s.need = unpack_from(BUDGET, packed)
-  local charged_at, counts_for, before, early = unpack_from(REFUND, packed, 42)
+  local charged_at, counts_for, before, early, age = unpack_from(REFUND, packed, 42)
   local is_rate = s.kind == 2 or s.kind == 3
+  -- If the clock was set back since, the charge has moved with it. Else it would be taken for a later
+  -- one, whose units are in use.
+  if s.kind <= 3 and charged_at - (now - age) > UNSTEADY then charged_at = now - age end
   local counts_us = is_rate and ceil(counts_for / s.per) or counts_for
   if charged_at + counts_us > now then
     s.is_changed = true

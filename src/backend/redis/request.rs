@@ -1,5 +1,7 @@
 //! The charges of a request, as arguments of a script.
 
+use std::time::Duration;
+
 use smallvec::SmallVec;
 
 use super::budget_key::Placement;
@@ -163,6 +165,21 @@ impl Budget {
     }
 }
 
+/// What is known of a charge that is refunded.
+struct Refunded {
+    /// The units to refund.
+    units: u64,
+    /// The time of the server at the charge, in microseconds.
+    charged_at: u64,
+    /// The time for which the charge counts, in the unit of the kind of budget.
+    counts_for: u64,
+    /// The units that were refunded before.
+    before: u64,
+    early_refunds: u32,
+    /// The time since the charge, by the clock of this process.
+    age: Duration,
+}
+
 /// Units of a charge that are refunded, as an argument of a script.
 #[derive(Debug)]
 pub(super) struct PackedRefund {
@@ -171,7 +188,8 @@ pub(super) struct PackedRefund {
 }
 
 impl PackedRefund {
-    pub(super) fn new(placement: &Placement, refund: &Refund<'_>) -> Self {
+    /// Packs a refund of a charge of this age.
+    pub(super) fn new(placement: &Placement, refund: &Refund<'_>, age: Duration) -> Self {
         let budget = Budget::new(placement, &refund.charge());
         let taken = refund.taken();
         let counts_for = refund.counts_for().as_nanos();
@@ -179,13 +197,14 @@ impl PackedRefund {
         let counts_for = counts_for.div_ceil(budget.nanoseconds(1));
         let note = taken.refund_note;
         Self {
-            packed: budget.pack_refund(
-                refund.units(),
-                note.limiter_time,
+            packed: budget.pack_refund(&Refunded {
+                units: refund.units(),
+                charged_at: note.limiter_time,
                 counts_for,
-                taken.before,
-                note.early_refunds,
-            ),
+                before: taken.before,
+                early_refunds: note.early_refunds,
+                age,
+            }),
             key: budget.key,
         }
     }
@@ -205,28 +224,33 @@ impl Budget {
         full_in: u64,
         early_refunds: u32,
     ) -> PackedRefund {
+        let packed = self.pack_refund(&Refunded {
+            units: self.cost,
+            charged_at: time,
+            counts_for: full_in,
+            before: 0,
+            early_refunds,
+            age: Duration::ZERO,
+        });
         PackedRefund {
             key: self.key.clone(),
-            packed: self.pack_refund(self.cost, time, full_in, 0, early_refunds),
+            packed,
         }
     }
 
-    /// Packs a refund: the budget, with the cost of the charge and the units to refund, and the
-    /// instant of the charge.
-    fn pack_refund(
-        &self,
-        units: u64,
-        time: u64,
-        counts_for: u64,
-        before: u64,
-        early_refunds: u32,
-    ) -> Vec<u8> {
-        let mut packed = self.pack_with(units.min(MOST_UNITS)).to_vec();
-        let numbers = [time, counts_for.min(1 << 53), before.min(MOST_UNITS)];
-        for number in numbers {
-            packed.extend_from_slice(&number.to_le_bytes()[..7]);
-        }
-        packed.extend_from_slice(&early_refunds.to_le_bytes());
+    /// Packs a refund: the budget, with the cost of the charge and the units to refund, and what is
+    /// known of the charge.
+    fn pack_refund(&self, refund: &Refunded) -> Vec<u8> {
+        let mut packed = self.pack_with(refund.units.min(MOST_UNITS)).to_vec();
+        let push = |packed: &mut Vec<u8>, number: u64| {
+            packed.extend_from_slice(&number.min(1 << 53).to_le_bytes()[..7]);
+        };
+        push(&mut packed, refund.charged_at);
+        push(&mut packed, refund.counts_for);
+        push(&mut packed, refund.before.min(MOST_UNITS));
+        packed.extend_from_slice(&refund.early_refunds.to_le_bytes());
+        let age = u64::try_from(refund.age.as_micros()).unwrap_or(u64::MAX);
+        push(&mut packed, age);
         packed
     }
 }

@@ -54,41 +54,37 @@ impl Script {
         call: impl Fn(&str, &str, i64) -> Cmd,
     ) -> Result<Answer, CallError> {
         for _ in 0..2 {
-            let mut not_after = link.server_time(until);
-            if not_after == 0 {
-                // The first answer on a connection tells the time.
-                link.ready(until).await?;
-                not_after = link.server_time(until);
-            }
-            let sent = link.now();
-            let answer = self
-                .run(link, until, |name, text| call(name, text, not_after))
-                .await?;
+            let (sent, answer) = self.run(link, until, &call).await?;
             let answer = Answer::read(answer)?;
             if !answer.is_late() {
                 link.note_time(answer.time, sent);
                 return Ok(answer);
             }
-            // In time by our clock: that of Redis was set forwards.
-            link.forget_time();
-            link.note_time(answer.time, sent);
+            if link.now() >= until {
+                // This process was stopped, and read the answer late.
+                return Err(CallError::Late(link.limit()));
+            }
+            link.renew_time(answer.time, sent, until);
         }
         Err(CallError::Refused)
     }
 
-    /// Runs a script by its hash, or, if Redis does not know it, in full.
+    /// Runs a script by its hash, or, if Redis does not know it, in full. Returns when it was sent,
+    /// and the answer. `call` is as in [`run_in_time`](Self::run_in_time).
     pub(super) async fn run(
         &self,
         link: &Link,
         until: Duration,
-        call: impl Fn(&str, &str) -> Cmd,
-    ) -> Result<Value, CallError> {
-        match link.call(call("EVALSHA", &self.hash), until).await {
+        call: impl Fn(&str, &str, i64) -> Cmd,
+    ) -> Result<(Duration, Value), CallError> {
+        let by_hash = |not_after| call("EVALSHA", &self.hash, not_after);
+        match link.call(by_hash, until).await {
             Err(CallError::Redis(error))
                 if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) =>
             {
                 // Nothing was carried out.
-                link.call(call("EVAL", &self.text), until).await
+                let in_full = |not_after| call("EVAL", &self.text, not_after);
+                link.call(in_full, until).await
             }
             answer => answer,
         }

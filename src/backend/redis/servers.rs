@@ -137,10 +137,11 @@ impl Servers {
         call: impl Fn(&str, &str) -> Cmd,
     ) -> Result<Answer, CallError> {
         let mut route = self.route(key, until).await?;
+        let call = |name: &str, script: &str, _| call(name, script);
         loop {
-            match script.run(route.link(), until, &call).await {
+            match script.run(route.link(), until, call).await {
                 Err(error) => route.follow(error)?,
-                Ok(answer) => return Answer::read(answer),
+                Ok((_, answer)) => return Answer::read(answer),
             }
         }
     }
