@@ -569,8 +569,23 @@ impl Proof<'_> {
             }
             let may_be_charged = its().filter(|it| it.failed() && self.may_be_charged(it));
             let in_doubt: u64 = may_be_charged.map(|it| it.units).sum();
-            println!("{:?} {name}: used {used} admitted {admitted} not_refunded {not_refunded} in_doubt {in_doubt} failed {} kept {}", self.kind, its().filter(|it| it.failed()).count(), its().filter(|it| it.failed() && !self.may_be_charged(it)).map(|it| it.units).sum::<u64>());
-            if let Some(c) = its().find(|it| it.failed()) { println!("first failed {:?} after from, took {:?} {:?}", c.begun.saturating_duration_since(self.happened.from), c.ended - c.begun, c.end); }
+            println!(
+                "{:?} {name}: used {used} admitted {admitted} not_refunded {not_refunded} in_doubt {in_doubt} failed {} kept {}",
+                self.kind,
+                its().filter(|it| it.failed()).count(),
+                its()
+                    .filter(|it| it.failed() && !self.may_be_charged(it))
+                    .map(|it| it.units)
+                    .sum::<u64>()
+            );
+            if let Some(c) = its().find(|it| it.failed()) {
+                println!(
+                    "first failed {:?} after from, took {:?} {:?}",
+                    c.begun.saturating_duration_since(self.happened.from),
+                    c.ended - c.begun,
+                    c.end
+                );
+            }
             if *used > admitted + not_refunded + in_doubt {
                 return Err(format!(
                     "{name}: {used} were charged, {admitted} admitted, {not_refunded} not refunded, \

@@ -122,7 +122,9 @@ impl Budget {
             Self::Window(charges) => {
                 let newest = charges.last().map_or(now, |it| it.0);
                 if newest > now + UNSTEADY {
-                    charges.iter_mut().for_each(|it| it.0 -= newest - now);
+                    for charge in charges.iter_mut() {
+                        charge.0 -= newest - now;
+                    }
                 }
                 charges.retain(|it| it.0 + asked.a > now);
             }

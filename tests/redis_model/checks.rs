@@ -174,7 +174,7 @@ impl Ledger {
         let Some(end) = &call.end else {
             return Err("it never ended".to_owned());
         };
-        let took = call.ended - call.begun;
+        let took = call.ended.checked_sub(call.begun).unwrap();
         let is_paused = self.is_paused(call.node, call.begun, call.ended);
         if took > self.plan.limit + GRACE && !is_paused {
             return Err(format!("it took {took:?}"));
@@ -266,7 +266,9 @@ impl Ledger {
             let steps = steps.filter(|step| step.at >= it.arrived && step.at <= charge.at);
             let back: i64 = steps.map(|step| step.ahead.min(0).abs()).sum();
             let back = Duration::from_micros(back.unsigned_abs());
-            it.arrived - it.sent + drift(charge.at - it.sent) + back
+            it.arrived.checked_sub(it.sent).unwrap()
+                + drift(charge.at.checked_sub(it.sent).unwrap())
+                + back
         });
         let Some(trip) = bounds.min() else {
             return Err(format!(
@@ -366,7 +368,7 @@ impl Ledger {
                 continue;
             };
             let charges = self.calls[*of].executions.iter();
-            let Some(charge) = charges.filter(|it| it.outcome == Outcome::Done).last() else {
+            let Some(charge) = charges.rev().find(|it| it.outcome == Outcome::Done) else {
                 continue;
             };
             let units = units.iter().filter(|it| it.0 == budget);
@@ -408,7 +410,7 @@ impl Ledger {
                 continue;
             }
             let charges = call.executions.iter();
-            let charge = charges.filter(|it| it.outcome == Outcome::Done).last();
+            let charge = charges.rev().find(|it| it.outcome == Outcome::Done);
             let charge = charge.unwrap();
             admitted.push(Admitted {
                 at: charge.at,
@@ -519,7 +521,7 @@ impl Ledger {
             is && !it.messages.is_empty() && it.ended >= from
         };
         let first = its.clone().filter(is_answer).map(|it| it.ended).min();
-        let took = first.map_or(Duration::MAX, |it| it - from);
+        let took = first.map_or(Duration::MAX, |it| it.checked_sub(from).unwrap());
         if took > RECOVERY + slower {
             return Err(format!("after {from:?}, it was used again after {took:?}"));
         }
@@ -530,7 +532,7 @@ impl Ledger {
             matches!(it.end, Some(End::Failed(_))) && it.begun >= calm && it.ended < until
         });
         match failed {
-            Some(call) => Err(format!("after {from:?}, a call fails: {call:?}")),
+            Some(it) => Err(format!("after {from:?}, a call fails: {it:?}")),
             None => Ok(()),
         }
     }

@@ -105,9 +105,9 @@ pub async fn happen(network: &Network, fault: Fault) {
             });
             sleep(lasts).await;
             network.change(|world, _| {
-                nodes
-                    .iter()
-                    .for_each(|node| world.paths[*node].refuses = false);
+                for node in &nodes {
+                    world.paths[*node].refuses = false;
+                }
             });
         }
         Fault::Block {

@@ -7,6 +7,15 @@
 //! `checks`.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(unreachable_pub, reason = "this is a program")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::match_same_arms,
+    clippy::needless_for_each,
+    clippy::needless_pass_by_value,
+    clippy::struct_excessive_bools,
+    clippy::too_many_lines,
+    reason = "a plan of faults is a table"
+)]
 
 mod budgets;
 mod checks;
@@ -157,6 +166,6 @@ async fn run(plan: Plan, tells: bool) -> Result<Figures, String> {
             return Err(format!("node {number}: calls are still counted: {state}"));
         }
     }
-    let checked = network.world().ledger.check();
-    checked
+
+    network.world().ledger.check()
 }
