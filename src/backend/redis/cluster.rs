@@ -16,8 +16,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 
 use super::breaker::NotSent;
+use super::call_error::CallError;
 use super::connection::Connection;
-use super::link::{self, CallError, Link, Source};
+use super::dialing::{self, Source};
+use super::link::Link;
 use super::slot_map::{Address, SlotMap};
 use crate::util::timestamp::nanoseconds;
 use crate::util::trace;
@@ -162,7 +164,7 @@ impl Cluster {
     pub(super) fn note(self: &Arc<Self>, error: &CallError) {
         let may_have_moved = match error {
             CallError::NotSent(NotSent::Open) => true,
-            CallError::Redis(error) => link::is_lost(error) || is_down(error),
+            CallError::Redis(error) => dialing::is_lost(error) || is_down(error),
             _ => false,
         };
         if may_have_moved {
@@ -191,7 +193,7 @@ impl Cluster {
     /// then all over new ones.
     async fn ask(&self, first: Option<Arc<Master>>) -> Result<SlotMap, CallError> {
         for master in first.into_iter().chain(self.masters_up()) {
-            let until = self.now() + self.limit().min(link::DIAL_LIMIT);
+            let until = self.now() + self.limit().min(dialing::DIAL_LIMIT);
             if let Ok((_, answer)) = master.link.call(|_| slots(), until).await
                 && let Some(map) = SlotMap::read(&answer, &master.address.host)
             {
@@ -273,7 +275,7 @@ impl Cluster {
 
     fn master(&self, address: Address) -> Result<Arc<Master>, CallError> {
         let info = self.info(&address).ok_or(CallError::Malformed)?;
-        let source = Source::Client(link::client(info)?);
+        let source = Source::Client(dialing::client(info)?);
         let link = Link::since(self.begun, source, self.limit());
         Ok(Arc::new(Master { address, link }))
     }
@@ -341,7 +343,7 @@ async fn fetch(cluster: Weak<Cluster>, mut first: Option<Arc<Master>>) {
             return;
         }
         drop(cluster);
-        tokio::time::sleep(link::jittered(PAUSE)).await;
+        tokio::time::sleep(dialing::jittered(PAUSE)).await;
     }
 }
 
@@ -351,8 +353,8 @@ async fn ask(server: ConnectionInfo) -> Result<SlotMap, CallError> {
         ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host.clone(),
         _ => "localhost".to_owned(),
     };
-    let connection = link::dial(&link::client(server)?).await?;
-    let limit = link::DIAL_LIMIT;
+    let connection = dialing::dial(&dialing::client(server)?).await?;
+    let limit = dialing::DIAL_LIMIT;
     let answer = timeout(limit, connection.call(slots())).await;
     let answer = answer.map_err(|_| CallError::Late(limit))??;
     SlotMap::read(&answer, &host).ok_or(CallError::Malformed)

@@ -6,8 +6,9 @@ use std::time::Duration;
 use redis::IntoConnectionInfo;
 
 use super::budget_key::Placement;
+use super::call_error::CallError;
 use super::denials::Denials;
-use super::link::{CallError, Source};
+use super::dialing::Source;
 use super::parts;
 use super::refunds::Refunds;
 use super::request::{Budgets, PackedRefund};

@@ -1,87 +1,29 @@
-//! The connection to Redis, and its supervision.
+//! Calls to a server of Redis, over a connection that a task supervises.
 //!
-//! A task dials, asks for the time until Redis answers, and dials again when the connection breaks
-//! or is dead: the client by itself would wait for minutes on a connection whose other end is gone,
-//! and tries again seconds later at first. The task runs while the link lives, on the runtime of
-//! the first call; if that runtime ends, the next call starts another one.
+//! Clones of a link share the connection. What decides about a call is the
+//! [`breaker`](super::breaker); the [`supervisor`](super::supervisor) runs while the link lives, on
+//! the runtime of the first call; if that runtime ends, the next call starts another one.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::TryRng;
 use rand::rngs::SysRng;
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{Client, Cmd, Value};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::breaker::{Breaker, NotSent};
+use super::call_error::CallError;
 use super::connection::Connection;
-use super::info::Info;
+use super::dialing::{Source, is_lost};
 use super::server_time::ServerTime;
+use super::supervisor::{Shared, State, supervise};
 use crate::util::timestamp::nanoseconds;
-use crate::util::trace;
-
-/// The time limit of dialing. Less than the second after which TCP tries again by itself, so that
-/// an attempt that was swallowed does not take up the second in which we are back.
-pub(super) const DIAL_LIMIT: Duration = Duration::from_millis(750);
-
-/// The least time from an attempt to the next one, to dial or to probe.
-const PAUSE: Duration = Duration::from_millis(100);
-
-/// The time between two looks at a connection in use.
-const LOOK: Duration = Duration::from_millis(250);
-
-/// The time after which the kernel gives up on bytes that are not acknowledged.
-const USER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// An error of a call to Redis.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum CallError {
-    #[error(transparent)]
-    NotSent(#[from] NotSent),
-    #[error("Redis did not answer in {0:?}")]
-    Late(Duration),
-    #[error("Redis answered with an error")]
-    Redis(#[from] RedisError),
-    #[error("Redis refuses a call as late, which is in time here: its clock does not run evenly")]
-    Refused,
-    #[error("Redis answered with something else")]
-    Malformed,
-    #[error("the server is one of a cluster: use connect_cluster ({0})")]
-    OfCluster(RedisError),
-    #[error("no server of the cluster tells which slots it has: {0}")]
-    NoSlots(Arc<CallError>),
-    #[error("no server of the cluster has the slot {0}")]
-    NoOwner(u16),
-}
-
-/// The source of connections.
-pub(super) enum Source {
-    /// We dial.
-    Client(Client),
-    /// A test dials.
-    #[cfg(feature = "testing")]
-    Dialed(super::connection::Dial),
-    /// The application's connection, which reconnects by itself.
-    Given(Arc<dyn Connection>),
-}
-
-impl Source {
-    /// Returns the name of the server, for logs.
-    fn name(&self) -> String {
-        match self {
-            Self::Client(client) => client.get_connection_info().addr().to_string(),
-            #[cfg(feature = "testing")]
-            Self::Dialed(_) => "the server of a test".to_owned(),
-            Self::Given(_) => "the connection of the application".to_owned(),
-        }
-    }
-}
 
 /// A supervised connection. Clones share it.
 #[derive(Clone)]
@@ -89,33 +31,6 @@ pub(super) struct Link {
     shared: Arc<Shared>,
     /// Calls are about a slot of a cluster that this server is taking over.
     asks: bool,
-}
-
-struct Shared {
-    source: Source,
-    /// The time limit of a call, in nanoseconds.
-    limit: AtomicU64,
-    /// Makes each pause a different one, and those of each process others.
-    pauses: AtomicU64,
-    begun: Instant,
-    state: Mutex<State>,
-    /// Rings when the supervisor has something to do at once.
-    bell: Notify,
-    /// Rings when the first connection answers, or cannot be had.
-    first: Notify,
-    /// Rings when a call is over: another one may be sent.
-    room: Notify,
-}
-
-struct State {
-    connection: Option<Arc<dyn Connection>>,
-    /// When the last attempt to dial or to probe was made.
-    tried_at: Option<Duration>,
-    breaker: Breaker,
-    time: ServerTime,
-    supervisor: Option<JoinHandle<()>>,
-    /// The runtime that the supervisor runs on.
-    runtime: Option<Handle>,
 }
 
 /// A call that is sent.
@@ -197,10 +112,10 @@ impl Link {
 
     /// Returns the client that dials, unless the connection is the application's.
     pub(super) fn client(&self) -> Option<Client> {
-        match &self.shared.source {
-            Source::Client(client) => Some(client.clone()),
-            _ => None,
+        if let Source::Client(client) = &self.shared.source {
+            return Some(client.clone());
         }
+        None
     }
 
     /// Returns the runtime of the supervisor.
@@ -369,218 +284,6 @@ impl Link {
     }
 }
 
-impl Shared {
-    fn limit(&self) -> Duration {
-        Duration::from_nanos(self.limit.load(Ordering::Relaxed))
-    }
-
-    /// Waits until the next attempt may be made: a pause after the last one, or up to half as long
-    /// again.
-    async fn pause(&self) {
-        // Multiples of the golden ratio spread evenly.
-        let number = self
-            .pauses
-            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        let part = u32::try_from(number >> 32).unwrap_or_default();
-        let pause = PAUSE + PAUSE.mul_f64(f64::from(part) / f64::from(u32::MAX) / 2.0);
-        let next = self
-            .state()
-            .tried_at
-            .map_or(Duration::ZERO, |at| at + pause);
-        sleep_until(self.begun + next).await;
-        self.state().tried_at = Some(self.begun.elapsed());
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gives up a connection.
-    fn lose(&self, lost: &Arc<dyn Connection>) {
-        let mut state = self.state();
-        let is_current = |it: &Arc<dyn Connection>| Arc::ptr_eq(it, lost);
-        if !state.connection.as_ref().is_some_and(is_current) {
-            return;
-        }
-        state.breaker.open();
-        state.breaker.forget_calls();
-        if !matches!(self.source, Source::Given(_)) {
-            state.connection = None;
-        }
-        drop(state);
-        self.bell.notify_one();
-    }
-
-    async fn dial(&self) -> Result<Arc<dyn Connection>, CallError> {
-        let client = match &self.source {
-            Source::Given(connection) => return Ok(Arc::clone(connection)),
-            #[cfg(feature = "testing")]
-            Source::Dialed(dial) => {
-                let connection = timeout(DIAL_LIMIT, dial()).await;
-                return Ok(connection.map_err(|_| CallError::Late(DIAL_LIMIT))??);
-            }
-            Source::Client(client) => client,
-        };
-        Ok(Arc::new(dial(client).await?))
-    }
-
-    /// Asks for the time.
-    async fn probe(&self, connection: &Arc<dyn Connection>) -> Result<(), CallError> {
-        let sent = self.begun.elapsed();
-        self.state().breaker.register(sent);
-        let answer = timeout(self.limit(), connection.call(redis::cmd("TIME"))).await;
-        let answer = answer.map_err(|_| CallError::Late(self.limit()))??;
-        if let Some(time) = time_of(&answer) {
-            self.state().time.add(time, sent);
-        }
-        Ok(())
-    }
-
-    /// Logs a warning if Redis may drop budgets. Whoever may not ask for that is not warned.
-    async fn warn_of_eviction(&self, connection: &Arc<dyn Connection>) {
-        let mut info = redis::cmd("INFO");
-        info.arg("memory");
-        let Ok(Ok(answer)) = timeout(self.limit(), connection.call(info)).await else {
-            return;
-        };
-        let info = Info::read(&answer);
-        let policy = info.field("maxmemory_policy");
-        if info.field("maxmemory") != "0" && !policy.is_empty() && policy != "noeviction" {
-            trace::redis_evicts(policy);
-        }
-    }
-}
-
-/// Keeps a connection, until the link is dropped.
-async fn supervise(link: Weak<Shared>) {
-    let mut is_down = false;
-    loop {
-        let Some(shared) = link.upgrade() else { return };
-        let known = shared.state().connection.clone();
-        let outcome = match known {
-            Some(connection) => attend(&shared, &connection).await,
-            None => connect(&shared).await,
-        };
-        let is_open = {
-            let mut state = shared.state();
-            if outcome.is_err() {
-                state.breaker.open();
-            }
-            state.breaker.is_open()
-        };
-        shared.first.notify_waiters();
-        match outcome {
-            Ok(()) if is_down && !is_open => {
-                is_down = false;
-                trace::redis_is_back(&shared.source.name());
-            }
-            Err(error) if !is_down => {
-                is_down = true;
-                trace::redis_is_down(&shared.source.name(), &error);
-            }
-            _ => {}
-        }
-        if !is_open {
-            // Woken when a call finds the breaker open, or the connection lost.
-            let _ = timeout(LOOK, shared.bell.notified()).await; // late: the next look
-        }
-    }
-}
-
-/// Dials, and waits for a first answer.
-async fn connect(shared: &Shared) -> Result<(), CallError> {
-    shared.pause().await;
-    let connection = shared.dial().await?;
-    // Another server may have another clock.
-    shared.state().time.forget();
-    shared.probe(&connection).await?;
-    {
-        let mut state = shared.state();
-        state.connection = Some(Arc::clone(&connection));
-        state.breaker.close();
-    }
-    shared.first.notify_waiters();
-    shared.warn_of_eviction(&connection).await;
-    Ok(())
-}
-
-/// Looks after a connection: probes it while the breaker is open and when it was idle for long, and
-/// drops it if it is dead.
-async fn attend(shared: &Shared, connection: &Arc<dyn Connection>) -> Result<(), CallError> {
-    let is_dead = || {
-        let now = shared.begun.elapsed();
-        shared.state().breaker.is_dead(now)
-    };
-    let is_idle = {
-        let now = shared.begun.elapsed();
-        let state = shared.state();
-        !state.breaker.is_open() && state.time.is_fresh(now)
-    };
-    if is_idle && !is_dead() {
-        return Ok(());
-    }
-    shared.pause().await;
-    let probed = shared.probe(connection).await;
-    match &probed {
-        Ok(()) => shared.state().breaker.close(),
-        Err(CallError::Redis(error)) if is_lost(error) => shared.lose(connection),
-        Err(_) if is_dead() => shared.lose(connection),
-        Err(_) => {}
-    }
-    probed
-}
-
-/// Makes a connection.
-pub(super) async fn dial(client: &Client) -> Result<MultiplexedConnection, CallError> {
-    // Our own limits apply to each call, and to dialing.
-    let config = AsyncConnectionConfig::new()
-        .set_response_timeout(None)
-        .set_connection_timeout(Some(DIAL_LIMIT));
-    let dialing = client.get_multiplexed_async_connection_with_config(&config);
-    let dialed = timeout(DIAL_LIMIT, dialing).await;
-    Ok(dialed.map_err(|_| CallError::Late(DIAL_LIMIT))??)
-}
-
-/// Returns whether an error means that the connection is gone, or leads to the wrong server: a
-/// master that was demoted refuses writes.
-pub(super) fn is_lost(error: &RedisError) -> bool {
-    error.is_io_error()
-        || error.is_connection_dropped()
-        || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
-}
-
-/// Returns the time in an answer to `TIME`, in microseconds.
-fn time_of(answer: &Value) -> Option<i64> {
-    let Value::Array(parts) = answer else {
-        return None;
-    };
-    let number = |value: &Value| match value {
-        Value::BulkString(text) => str::from_utf8(text).ok()?.parse::<i64>().ok(),
-        Value::Int(number) => Some(*number),
-        _ => None,
-    };
-    let [seconds, microseconds] = &parts[..] else {
-        return None;
-    };
-    Some(number(seconds)?.saturating_mul(1_000_000) + number(microseconds)?)
-}
-
-/// Returns a pause, or up to half as long again.
-pub(super) fn jittered(pause: Duration) -> Duration {
-    let random = SysRng.try_next_u32().unwrap_or(u32::MAX / 2);
-    pause + pause.mul_f64(f64::from(random) / f64::from(u32::MAX) / 2.0)
-}
-
-/// Ends the supervisor when the link is dropped.
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(supervisor) = &state.supervisor {
-            supervisor.abort();
-        }
-    }
-}
-
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.shared.state();
@@ -589,13 +292,4 @@ impl fmt::Debug for Link {
             .field("breaker", &state.breaker)
             .finish_non_exhaustive()
     }
-}
-
-/// Returns a client that dials as we need it: without the delay of small packets, and with a
-/// connection that the kernel gives up when its other end is gone.
-pub(super) fn client(info: redis::ConnectionInfo) -> Result<Client, RedisError> {
-    let tcp = redis::io::tcp::TcpSettings::default()
-        .set_nodelay(true)
-        .set_user_timeout(USER_TIMEOUT);
-    Client::open(info.set_tcp_settings(tcp))
 }

@@ -10,7 +10,8 @@
 //! - [`url`]: the servers that an application names.
 //! - [`servers`]: one server, or a cluster, and the way of a call.
 //! - [`cluster`]: the masters of a cluster; [`slot_map`] and [`slots`]: who has which keys.
-//! - [`link`]: the connection to a server, and its supervision.
+//! - [`link`]: the calls to a server; [`supervisor`]: its connection; [`dialing`]: how one is made.
+//! - [`call_error`]: why a call failed.
 //! - [`breaker`]: when Redis is not asked, because it does not answer.
 //! - [`server_time`]: the clock of Redis, as seen from here.
 //! - [`denials`]: denials that need not be asked for again.
@@ -25,10 +26,12 @@
 
 mod breaker;
 mod budget_key;
+mod call_error;
 mod cluster;
 mod connection;
 mod copy;
 mod denials;
+mod dialing;
 mod feed_pair;
 mod fleet;
 mod info;
@@ -46,6 +49,7 @@ mod slot_map;
 mod slots;
 mod stream;
 mod stream_feed;
+mod supervisor;
 mod take;
 mod teller;
 mod url;

@@ -6,8 +6,8 @@
 //! Until the refund, a trip later, a budget has fewer units than it should: another request may be
 //! denied meanwhile that would have fit.
 
+use super::call_error::CallError;
 use super::join_all::join_all;
-use super::link::CallError;
 use super::refunds::Refunds;
 use super::request::{Budgets, PackedRefund, Places};
 use super::take::{Take, Taken, TakenBudget};

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::budget_key;
+use super::call_error::CallError;
 use super::denials::Denials;
 use super::join_all::join_all;
-use super::link::CallError;
 use super::request::PackedRefund;
 use super::script::Script;
 use super::servers::Servers;

@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use redis::{Cmd, ErrorKind, ServerErrorKind, Value};
 
-use super::link::{CallError, Link};
+use super::call_error::CallError;
+use super::link::Link;
 use crate::util::clock::Clock;
 
 /// A script, and the hash that Redis knows it by.

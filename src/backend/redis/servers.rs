@@ -10,8 +10,10 @@ use std::time::Duration;
 use redis::{Client, Cmd, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind};
 use tokio::runtime::Handle;
 
+use super::call_error::CallError;
 use super::cluster::{Cluster, Master};
-use super::link::{CallError, Link, Source};
+use super::dialing::Source;
+use super::link::Link;
 use super::script::{Answer, Script};
 use super::slot_map::Address;
 use super::slots::slot_of;

@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime};
 
 use redis::{Cmd, Value};
 
+use super::call_error::CallError;
 use super::copy::{Copy, LAYOUT, NoCopy};
 use super::join_all::join_all;
-use super::link::CallError;
 use super::script::{GivenClock, Script, given_time};
 use super::servers::Servers;
 use crate::key::digest::KeyId;

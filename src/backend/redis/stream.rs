@@ -7,7 +7,8 @@
 
 use redis::{Client, Value};
 
-use super::link::{CallError, DIAL_LIMIT};
+use super::call_error::CallError;
+use super::dialing::DIAL_LIMIT;
 use super::script::Script;
 use super::servers::Servers;
 use crate::key::digest::KeyId;

@@ -7,8 +7,9 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, timeout};
 
+use super::call_error::CallError;
+use super::dialing::{self, DIAL_LIMIT, jittered};
 use super::info::Info;
-use super::link::{self, CallError, DIAL_LIMIT, jittered};
 use super::stream::{Announcer, Entry, EntryId, News, Position};
 use crate::store::{ChangeFeed, ChangedKey, Changes, Cursor, FeedError};
 
@@ -119,7 +120,7 @@ impl StreamFeed {
     async fn dial(&self) -> Result<Reader, ReadError> {
         let dialing = async {
             let client = self.announcer.client().await?;
-            let mut connection = link::dial(&client).await?;
+            let mut connection = dialing::dial(&client).await?;
             let mut info = redis::cmd("INFO");
             let server: Value = info.arg("server").query_async(&mut connection).await?;
             Ok::<_, ReadError>(Reader {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::link::CallError;
+use super::call_error::CallError;
 use super::request::{Budget, Budgets, PackedRefund};
 use super::script::{Answer, Script};
 use super::servers::Servers;

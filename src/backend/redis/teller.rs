@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use super::link::{CallError, jittered};
+use super::call_error::CallError;
+use super::dialing::jittered;
 use super::servers::Servers;
 use super::shared_cache::{Fence, SharedCache};
 use super::stream::{Announcer, KEYS_OF_ENTRY, News};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::{Client, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError};
 
-use super::link::{self, Source};
+use super::dialing::{self, Source};
 use super::servers::Servers;
 
 /// An error for a URL that names no Redis server.
@@ -22,7 +22,7 @@ pub(super) enum Named {
 impl Named {
     pub(super) fn one(server: impl IntoConnectionInfo) -> Result<Self, RedisUrlError> {
         let info = server.into_connection_info().map_err(RedisUrlError)?;
-        let client = link::client(info).map_err(RedisUrlError)?;
+        let client = dialing::client(info).map_err(RedisUrlError)?;
         Ok(Self::One(client))
     }
 
