@@ -332,8 +332,9 @@ impl Ledger {
                 if let Some(loss) = begin.lost {
                     lost[loss] += begin.cost;
                 }
+                // Of charges at the same instant, some come first here.
                 let is_within =
-                    |it: &&GivenBack| it.at <= end.at && (it.is_lost || it.charged < begin.at);
+                    |it: &&GivenBack| it.at <= end.at && (it.is_lost || it.charged <= begin.at);
                 let given_back = given_back.iter().filter(is_within);
                 let given_back: i64 = given_back.map(|it| it.units).sum();
                 let each = lost.iter().zip(&self.losses);
