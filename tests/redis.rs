@@ -605,6 +605,40 @@ async fn a_clock_that_steps_back_locks_no_budget() {
     }
 }
 
+/// The clock of Redis steps back, and then a charge from before is refunded, when it does not count
+/// any more, or only in part. It is not taken for a later one, whose units are in use.
+#[tokio::test]
+async fn a_refund_after_a_step_back_gives_back_no_units_of_others() {
+    let redis = Redis::start();
+    let limiter = limiter(&redis).dangerous_on_the_clock_of_the_caller();
+    let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
+    let second = Duration::from_secs(1);
+    // Others use all but one unit, so long after. The window has forgotten the charge then. The rate
+    // has refilled four units of it.
+    for (quota, later) in [
+        (Quota::per_minute(10), 65 * second),
+        (Quota::per_minute(10).smooth(), 25 * second),
+    ] {
+        let name = LimitName::new(format!("{quota:?}"));
+        let clock = ManualClock::at(start);
+        let own = [charge(&name, quota, 5)];
+        let at = (start, clock.readings().monotonic());
+        let verdict = limiter.check(&own, &clock).await.unwrap();
+        clock.set(start - 10 * second);
+        limiter
+            .check(&[charge(&name, quota, 0)], &clock)
+            .await
+            .unwrap();
+        clock.advance(later);
+        let others = [charge(&name, quota, 9)];
+        assert!(limiter.check(&others, &clock).await.unwrap().is_allowed());
+        let refund = Refund::new(own[0], 5, Now::new(at.0, at.1), &verdict.statuses()[0]);
+        limiter.refund(&[refund], &clock).await.unwrap();
+        let left = limiter.check(&[charge(&name, quota, 0)], &clock).await;
+        assert_eq!(left.unwrap().statuses()[0].remaining(), 1, "{quota:?}");
+    }
+}
+
 /// The environment variables of a process that hammers: the server, and the time.
 const HAMMERED: &str = "HAMMERED_REDIS";
 const HAMMER_SECONDS: &str = "HAMMER_SECONDS";

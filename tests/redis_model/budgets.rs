@@ -122,8 +122,8 @@ impl Budget {
             Self::Window(charges) => {
                 let newest = charges.last().map_or(now, |it| it.0);
                 if newest > now + UNSTEADY {
-                    for charge in charges.iter_mut() {
-                        charge.0 -= newest - now;
+                    for (at, _) in charges.iter_mut() {
+                        *at -= newest - now;
                     }
                 }
                 charges.retain(|it| it.0 + asked.a > now);

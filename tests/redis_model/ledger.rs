@@ -59,6 +59,18 @@ pub struct Call {
     pub executions: Vec<Execution>,
 }
 
+impl Call {
+    pub fn took(&self) -> Duration {
+        self.ended.saturating_sub(self.begun)
+    }
+
+    /// Returns the executions that took or refunded something.
+    pub fn done(&self) -> impl DoubleEndedIterator<Item = &Execution> {
+        let all = self.executions.iter();
+        all.filter(|it| it.outcome == Outcome::Done)
+    }
+}
+
 /// Charges that a server forgot.
 #[derive(Debug)]
 pub struct Loss {
@@ -86,10 +98,10 @@ pub struct NodeLog {
     pub answers: Vec<Answer>,
 }
 
-/// A time in which calls of a node, or of all, may fail.
+/// A time in which calls of a node may fail.
 #[derive(Debug)]
 pub struct Disturbance {
-    pub node: Option<usize>,
+    pub node: usize,
     pub from: Duration,
     pub until: Duration,
 }
@@ -224,7 +236,7 @@ impl Ledger {
         self.last_upset = now;
     }
 
-    pub fn disturb(&mut self, node: Option<usize>, from: Duration, until: Duration) {
+    pub fn disturb(&mut self, node: usize, from: Duration, until: Duration) {
         self.disturbances.push(Disturbance { node, from, until });
     }
 

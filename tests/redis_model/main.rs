@@ -7,28 +7,24 @@
 //! `checks`.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(unreachable_pub, reason = "this is a program")]
-#![allow(
-    clippy::cast_possible_truncation,
-    clippy::match_same_arms,
-    clippy::needless_for_each,
-    clippy::needless_pass_by_value,
-    clippy::struct_excessive_bools,
-    clippy::too_many_lines,
-    reason = "a plan of faults is a table"
-)]
 
 mod budgets;
 mod checks;
+mod denials;
 mod faults;
+mod figures;
 mod ledger;
 mod network;
 mod node;
+mod outages;
 mod plan;
+mod quotas;
 #[allow(dead_code, reason = "each suite uses its part")]
 #[path = "../../benches/support/random.rs"]
 mod random;
 mod scenarios;
 mod server;
+mod world;
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -37,14 +33,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::thread;
 
-use checks::Figures;
+use figures::Figures;
 use futures_util::future::join_all;
 use ledger::Ledger;
-use network::{Network, Path};
+use network::Network;
 use node::{LAST_REFUNDS, Node};
 use plan::{Fault, Plan};
-use server::Server;
 use tokio::time::sleep;
+use world::World;
 
 thread_local! {
     /// The panics of this thread. Those in tasks would be seen by nobody.
@@ -82,7 +78,7 @@ fn attempt_all(seeds: Range<u64>, plan: impl Fn(u64) -> Plan + Sync) -> Figures 
             match attempt(plan(seed), false) {
                 Ok(figures) => all.lock().unwrap().0.add(&figures),
                 Err(wrong) => {
-                    println!("FAULT_SEED={seed}: {wrong}");
+                    println!("seed {seed}: {wrong}");
                     all.lock().unwrap().1.push(seed);
                 }
             }
@@ -129,14 +125,7 @@ fn attempt(plan: Plan, tells: bool) -> Result<Figures, String> {
 
 async fn run(plan: Plan, tells: bool) -> Result<Figures, String> {
     let plan = Arc::new(plan);
-    let paths = plan.nodes.iter().map(|it| Path {
-        up: it.up,
-        down: it.down,
-        unsteady: it.unsteady,
-        ..Path::default()
-    });
-    let (server, ledger) = (Server::new(plan.clock), Ledger::new(Arc::clone(&plan)));
-    let network = Network::new(server, paths.collect(), ledger, plan.seed);
+    let network = Network::new(World::new(Ledger::new(Arc::clone(&plan))));
     let delivering = tokio::spawn(network.clone().run());
     let nodes = (0..plan.nodes.len()).map(|number| Node::new(number, &network));
     let nodes: Vec<Node> = nodes.collect();
@@ -148,7 +137,7 @@ async fn run(plan: Plan, tells: bool) -> Result<Figures, String> {
             if let Fault::Burst { node, calls } = fault {
                 nodes[node].burst(calls).await;
             } else {
-                faults::happen(&network, fault).await;
+                faults::happen(&network, &fault).await;
             }
         }));
     }
@@ -166,6 +155,5 @@ async fn run(plan: Plan, tells: bool) -> Result<Figures, String> {
             return Err(format!("node {number}: calls are still counted: {state}"));
         }
     }
-
     network.world().ledger.check()
 }

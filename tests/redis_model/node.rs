@@ -272,9 +272,9 @@ impl Future for Running {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         {
             let node = self.node;
-            let path = &mut self.network.world().paths[node];
-            if path.is_paused {
-                path.wakers.push(context.waker().clone());
+            let process = &mut self.network.world().processes[node];
+            if process.is_paused {
+                process.wakers.push(context.waker().clone());
                 return Poll::Pending;
             }
         }

@@ -16,6 +16,15 @@ const MIDNIGHT: i64 = 1_790_035_200;
 const BEFORE: u64 = 400;
 const AFTER: u64 = 1_500;
 
+/// The time in which a dead connection is noticed.
+pub const DEAD: Duration = Duration::from_secs(2);
+
+/// The time in which an application's connection is told that its server is no master any more.
+pub const TOLD: Duration = Duration::from_millis(300);
+
+/// The time in which each node makes two calls.
+const TWO_PULSES: Duration = Duration::from_millis(60);
+
 #[derive(Debug)]
 pub struct Plan {
     pub seed: u64,
@@ -177,7 +186,7 @@ impl Plan {
             faults.push((Duration::from_millis(at), draw.fault(&nodes)));
             if draw.one_in(2) {
                 // What is under way when a fault begins is as interesting as the fault.
-                let (node, calls) = (draw.node_of(&nodes), draw.from(10, 60) as usize);
+                let (node, calls) = (draw.node_of(&nodes), draw.count(10, 60));
                 let begins = Duration::from_millis(at.saturating_sub(draw.from(0, 20)));
                 faults.push((begins, Fault::Burst { node, calls }));
             }
@@ -226,8 +235,7 @@ impl Fault {
             | Self::Pause { lasts, .. } => *lasts,
             Self::Kill { down, loads, .. } => *down + *loads,
             Self::Failover { old, .. } => match old {
-                Old::Ends(gap) => *gap,
-                Old::GoesOn(time) => *time,
+                Old::Ends(time) | Old::GoesOn(time) => *time + TOLD,
             },
             // What is on its way when it ends arrives late.
             Self::Far {
@@ -237,10 +245,29 @@ impl Fault {
                 lasts,
                 ..
             } => *lasts + *up + *down + 2 * *unsteady,
-            // A dead connection is noticed after two seconds.
-            Self::HalfOpen(_) => Duration::from_secs(2),
-            Self::Step(_) | Self::Flush(_) | Self::Cut(_) | Self::CutAtReply(_) => Duration::ZERO,
-            Self::Burst { .. } => Duration::ZERO,
+            Self::HalfOpen(_) => DEAD,
+            Self::CutAtReply(_) => TWO_PULSES,
+            Self::Step(_) | Self::Flush(_) | Self::Cut(_) | Self::Burst { .. } => Duration::ZERO,
+        }
+    }
+
+    /// Returns the nodes, of so many, whose calls may fail.
+    pub fn nodes(&self, all: usize) -> Vec<usize> {
+        match self {
+            Self::Cut(nodes)
+            | Self::CutAtReply(nodes)
+            | Self::HalfOpen(nodes)
+            | Self::Refuse { nodes, .. }
+            | Self::Block { nodes, .. }
+            | Self::Far { nodes, .. } => nodes.clone(),
+            Self::Pause { node, .. } => vec![*node],
+            Self::Flush(_) | Self::Burst { .. } => Vec::new(),
+            Self::Hang(_)
+            | Self::Slow { .. }
+            | Self::Kill { .. }
+            | Self::Failover { .. }
+            | Self::Step(_)
+            | Self::OutOfMemory(_) => (0..all).collect(),
         }
     }
 }
@@ -253,6 +280,10 @@ impl Draw<'_> {
         first + self.0.next() % (last - first + 1)
     }
 
+    fn count(&mut self, first: u64, last: u64) -> usize {
+        usize::try_from(self.from(first, last)).unwrap()
+    }
+
     fn one_in(&mut self, times: u64) -> bool {
         self.from(1, times) == 1
     }
@@ -263,6 +294,11 @@ impl Draw<'_> {
 
     fn millis(&mut self, first: u64, last: u64) -> Duration {
         Duration::from_millis(self.from(first, last))
+    }
+
+    /// One of these milliseconds, or less than the last.
+    fn least_of(&mut self, of: &[u64], last: u64) -> Duration {
+        Duration::from_millis(self.one_of(of).min(self.from(0, last)))
     }
 
     /// Microseconds, forwards or back.
@@ -412,20 +448,14 @@ impl Draw<'_> {
                     _ => Keeps::Nothing,
                 },
                 down: self.millis(0, 1_200),
-                loads: self
-                    .one_of(&[0, 0, 100])
-                    .min(self.from(0, 300))
-                    .into_millis(),
+                loads: self.least_of(&[0, 0, 100], 300),
             },
             6..8 => Fault::Failover {
-                lag: self
-                    .one_of(&[0, 1, 300])
-                    .min(self.from(0, 600))
-                    .into_millis(),
+                lag: self.least_of(&[0, 1, 300], 600),
                 old: if self.one_in(2) {
                     Old::Ends(self.millis(0, 1_000))
                 } else {
-                    Old::GoesOn(self.one_of(&[0, 50, 900]).into_millis())
+                    Old::GoesOn(self.least_of(&[0, 50, 900], 900))
                 },
                 ahead: if self.one_in(2) { self.step() } else { 0 },
             },
@@ -460,15 +490,5 @@ impl Draw<'_> {
                 lasts,
             },
         }
-    }
-}
-
-trait IntoMillis {
-    fn into_millis(self) -> Duration;
-}
-
-impl IntoMillis for u64 {
-    fn into_millis(self) -> Duration {
-        Duration::from_millis(self)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tower_api_key::limit::redis::{Script, Value, parse_redis_value};
 
 use super::budgets::{Asked, AskedRefund, Budget};
-use super::network::Request;
+use super::world::Request;
 
 pub const TAKE: &str = include_str!("../../src/backend/redis/take.lua");
 pub const REFUND: &str = include_str!("../../src/backend/redis/refund.lua");
@@ -34,17 +34,26 @@ enum Change {
     Note(String),
 }
 
+/// The process of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Process {
+    Runs,
+    /// It reads its data.
+    Loads,
+    /// It is stopped, and goes on later.
+    Hangs,
+    Ended,
+    /// It ended, and nobody is told so: its machine is gone.
+    Vanished,
+}
+
 #[derive(Debug)]
 pub struct Server {
     pub clock: Clock,
-    /// Counts the starts of the process: connections do not survive one.
-    pub run: u32,
-    pub is_up: bool,
-    /// Nothing is received, and nobody is told so.
-    pub is_silent: bool,
-    pub is_hung: bool,
+    process: Process,
+    /// Counts the ends of the process: connections do not survive one.
+    run: u32,
     pub is_replica: bool,
-    pub is_loading: bool,
     pub is_out_of_memory: bool,
     /// The time of each command.
     pub slowness: Duration,
@@ -88,12 +97,9 @@ impl Server {
     pub fn new(clock: Clock) -> Self {
         Self {
             clock,
+            process: Process::Runs,
             run: 0,
-            is_up: true,
-            is_silent: false,
-            is_hung: false,
             is_replica: false,
-            is_loading: false,
             is_out_of_memory: false,
             slowness: Duration::ZERO,
             busy_until: Duration::ZERO,
@@ -113,21 +119,62 @@ impl Server {
         replica
     }
 
-    /// Stops the process.
+    pub fn run(&self) -> u32 {
+        self.run
+    }
+
+    /// Returns whether it accepts connections.
+    pub fn is_up(&self) -> bool {
+        !matches!(self.process, Process::Ended | Process::Vanished)
+    }
+
+    /// Returns whether it receives nothing, and nobody is told so.
+    pub fn is_silent(&self) -> bool {
+        self.process == Process::Vanished
+    }
+
+    /// Stops the process, or lets it go on.
+    pub fn hang(&mut self, hangs: bool) {
+        self.process = match (self.process, hangs) {
+            (Process::Runs, true) => Process::Hangs,
+            (Process::Hangs, false) => Process::Runs,
+            (other, _) => other,
+        };
+    }
+
+    /// Ends the process.
     pub fn kill(&mut self, is_silent: bool) {
-        self.is_up = false;
-        self.is_silent = is_silent;
-        self.is_hung = false;
+        self.process = if is_silent {
+            Process::Vanished
+        } else {
+            Process::Ended
+        };
         self.run += 1;
         self.inbox.clear();
     }
 
-    /// Starts the process, with what was written until a time.
+    /// Starts the process, which reads what was written until a time.
     pub fn restart(&mut self, until: Duration) {
-        self.is_up = true;
-        self.is_silent = false;
+        self.process = Process::Loads;
         self.flush_scripts();
         self.recall(until);
+    }
+
+    /// Ends the reading.
+    pub fn serve(&mut self) {
+        if self.process == Process::Loads {
+            self.process = Process::Runs;
+        }
+    }
+
+    /// Returns what is to be carried out now.
+    pub fn next(&mut self, now: Duration) -> Option<Request> {
+        if self.process == Process::Hangs || self.busy_until > now {
+            return None;
+        }
+        let next = self.inbox.pop_front()?;
+        self.busy_until = now + self.slowness;
+        Some(next)
     }
 
     pub fn flush_scripts(&mut self) {
@@ -160,7 +207,7 @@ impl Server {
     }
 
     pub fn execute(&mut self, now: Duration, arguments: &[Vec<u8>]) -> Executed {
-        if self.is_loading {
+        if self.process == Process::Loads {
             return error("LOADING Redis is loading the dataset in memory").into();
         }
         match &arguments[0][..] {

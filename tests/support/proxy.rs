@@ -185,7 +185,7 @@ async fn pump(
         };
         if number < now.dead {
             if read == 0 {
-                pending().await
+                pending::<()>().await;
             }
             continue;
         }
