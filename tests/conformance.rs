@@ -756,7 +756,7 @@ impl ManagedKeyStore for FaultyStore {
                     }
                     (record, u64::MAX - 1)
                 }
-                Step::Event(_) => continue,
+                Step::Event { .. } => continue,
                 _ => return Err(StoreError::refused("it does no such thing")),
             };
             let key = self.key(&record.id());

@@ -228,7 +228,9 @@ struct Written {
 
 impl Written {
     fn of(change: &Change) -> Self {
-        let events = change.steps().filter(|step| matches!(step, Step::Event(_)));
+        let events = change
+            .steps()
+            .filter(|step| matches!(step, Step::Event { .. }));
         let keys = change
             .records()
             .map(|key| (key.id().to_string(), key.version()));

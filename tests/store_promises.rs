@@ -500,7 +500,7 @@ impl ManagedKeyStore for Small {
         let is_known = |step| {
             matches!(
                 step,
-                Step::Create { .. } | Step::Update { .. } | Step::Event(_)
+                Step::Create { .. } | Step::Update { .. } | Step::Event { .. }
             )
         };
         if !change.steps().all(is_known) {

@@ -84,6 +84,9 @@ pub enum KeyRecordError {
     /// The kind of an event is not 1 to 64 lower-case ASCII letters, digits, `_` and `.`.
     #[error("{0:?} is no kind of an event: use 1 to 64 lower-case letters, digits, '_' and '.'")]
     EventKind(String),
+    /// The id of an endpoint is not 1 to 64 ASCII letters, digits, `_` and `-`.
+    #[error("{0:?} is no id of an endpoint: use 1 to 64 letters, digits, '_' and '-'")]
+    EndpointId(String),
     /// The data of an event is not a JSON object.
     #[error("the data of an event must be a JSON object")]
     EventData,

@@ -90,7 +90,7 @@ impl Manager {
                     Step::Update { record, .. } | Step::Delete { record, .. } => {
                         cache.outdate(&record.id());
                     }
-                    Step::Request { .. } | Step::Cap(_) | Step::Event(_) => {}
+                    Step::Request { .. } | Step::Cap(_) | Step::Event { .. } => {}
                 }
             }
         });

@@ -9,6 +9,7 @@ use crate::store::account_cap::AccountCap;
 use crate::store::change_id::ChangeId;
 use crate::store::event::Event;
 use crate::store::issue_request::IssueRequest;
+use crate::store::once::Once;
 use crate::store::trail::{Action, Origin, TrailRecord};
 use crate::util::timestamp;
 
@@ -84,7 +85,16 @@ pub enum Step<'c> {
     /// Checks a cap after all other steps, so that concurrent changes cannot exceed it together.
     Cap(&'c AccountCap),
     /// Stores an event.
-    Event(&'c Event),
+    Event {
+        /// The event.
+        event: &'c Event,
+        /// Leaves the event out if the store has this mark, and keeps the mark otherwise. A store
+        /// keeps a mark for as long as the event, and for two more months.
+        once: Option<Once>,
+        /// Delivers the event to the endpoint with this id only, whatever that takes. If `None`,
+        /// the event is delivered to all endpoints that [take](crate::store::Endpoint::takes) it.
+        only_to: Option<&'c str>,
+    },
 }
 
 /// A [`Step`] that owns its data.
@@ -95,7 +105,7 @@ enum OwnedStep {
     Delete(Box<(KeyRecord, TrailRecord)>),
     Request(Box<IssueRequest>, Option<KeyId>),
     Cap(AccountCap),
-    Event(Box<Event>),
+    Event(Box<(Event, Option<Once>, Option<String>)>),
 }
 
 impl Change {
@@ -188,7 +198,39 @@ impl Change {
     /// If the event has a text that not every store can keep, or data that is not a JSON object.
     pub fn add_event(mut self, event: Event) -> Result<Self, KeyRecordError> {
         event.check()?;
-        self.steps.push(OwnedStep::Event(Box::new(event)));
+        self.steps
+            .push(OwnedStep::Event(Box::new((event, None, None))));
+        Ok(self)
+    }
+
+    /// Adds an event as [`add_event`](Self::add_event) does, which is left out if an event with the
+    /// same mark was stored before. The change is carried out in any case.
+    ///
+    /// # Errors
+    /// As [`add_event`](Self::add_event).
+    pub fn add_event_once(mut self, event: Event, once: Once) -> Result<Self, KeyRecordError> {
+        event.check()?;
+        self.steps
+            .push(OwnedStep::Event(Box::new((event, Some(once), None))));
+        Ok(self)
+    }
+
+    /// Adds an event as [`add_event`](Self::add_event) does, which is delivered to one endpoint
+    /// only, such as a test of it.
+    ///
+    /// # Errors
+    /// As [`add_event`](Self::add_event).
+    pub fn add_event_to(
+        mut self,
+        endpoint: impl Into<String>,
+        event: Event,
+    ) -> Result<Self, KeyRecordError> {
+        event.check()?;
+        self.steps.push(OwnedStep::Event(Box::new((
+            event,
+            None,
+            Some(endpoint.into()),
+        ))));
         Ok(self)
     }
 
@@ -231,7 +273,11 @@ impl Change {
                 replaces: *replaces,
             },
             OwnedStep::Cap(cap) => Step::Cap(cap),
-            OwnedStep::Event(event) => Step::Event(event),
+            OwnedStep::Event(step) => Step::Event {
+                event: &step.0,
+                once: step.1,
+                only_to: step.2.as_deref(),
+            },
         })
     }
 

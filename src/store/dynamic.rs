@@ -5,7 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 
 use super::{
-    AgedRecord, BoxedFeed, Change, Floor, IssueRequest, KeyQuery, KeyStore, ListedKey,
+    AgedRecord, BoxedFeed, BoxedOutbox, Change, Floor, IssueRequest, KeyQuery, KeyStore, ListedKey,
     ManagedKeyStore, Page, Paging, StoreError, TrailQuery, TrailRecord, UsageBatch,
 };
 use crate::key::digest::KeyId;
@@ -82,6 +82,8 @@ pub(crate) trait DynManagedKeyStore: DynKeyStore {
         paging: &Paging,
     ) -> Result<Page<TrailRecord>, StoreError>;
 
+    fn outbox(&self) -> Option<BoxedOutbox>;
+
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError>;
 }
 
@@ -117,6 +119,10 @@ impl<S: ManagedKeyStore> DynManagedKeyStore for S {
         paging: &Paging,
     ) -> Result<Page<TrailRecord>, StoreError> {
         ManagedKeyStore::trail(self, query, paging).await
+    }
+
+    fn outbox(&self) -> Option<BoxedOutbox> {
+        ManagedKeyStore::outbox(self)
     }
 
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {

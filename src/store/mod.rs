@@ -11,11 +11,14 @@ mod audit_key;
 mod change;
 mod change_id;
 mod dynamic;
+mod endpoint;
 mod error;
 mod event;
 mod feed;
 mod issue_request;
 mod list;
+mod once;
+mod outbox;
 mod page;
 mod trail;
 mod usage;
@@ -32,12 +35,19 @@ pub use audit_key::{AuditKey, AuditKeyError};
 pub use change::{Change, Step};
 pub use change_id::ChangeId;
 pub(crate) use dynamic::{DynKeyStore, DynManagedKeyStore};
+pub use endpoint::{Disabled, Endpoint, SecretName, Target, WebhookTarget};
 pub use error::{StoreError, StoreErrorKind};
 pub use event::{Event, Followed, KeptEvent, Start};
 pub(crate) use feed::DynChangeFeed;
 pub use feed::{BoxedFeed, ChangeFeed, ChangedKey, Changes, FeedError};
 pub use issue_request::IssueRequest;
 pub use list::{ExpiryFilter, KeyOrder, KeyQuery, KeyState, ListedKey};
+pub use once::Once;
+pub(crate) use outbox::DynOutbox;
+pub use outbox::{
+    BoxedOutbox, Claim, Delivery, DeliveryQuery, DeliveryRecord, DeliveryState, Outbox, Outcome,
+    Settlement,
+};
 pub use page::{Cursor, Page, Paging};
 pub use trail::{
     Action, ActionError, Actor, ActorKind, ActorKindError, Origin, TrailQuery, TrailRecord,
@@ -328,6 +338,11 @@ pub trait ManagedKeyStore: KeyStore {
         async move { Err(refused) }
     }
 
+    /// Returns the outbox, which delivers events, if the store has one. Default: none.
+    fn outbox(&self) -> Option<BoxedOutbox> {
+        None
+    }
+
     /// Adds a batch to the recorded usage, as a whole or not at all.
     ///
     /// - The call is idempotent: a batch whose number is not above the last of its node is `Ok`,
@@ -406,6 +421,10 @@ impl<S: ManagedKeyStore> ManagedKeyStore for Arc<S> {
 
     async fn events(&self, start: &Start, limit: u32) -> Result<Followed<KeptEvent>, StoreError> {
         ManagedKeyStore::events(&**self, start, limit).await
+    }
+
+    fn outbox(&self) -> Option<BoxedOutbox> {
+        ManagedKeyStore::outbox(&**self)
     }
 
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {

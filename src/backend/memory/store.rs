@@ -138,7 +138,7 @@ impl ManagedKeyStore for MemoryStore {
                 }
                 Step::Request { request, replaces } => tables.remember(request, replaces),
                 Step::Cap(_) => {}
-                Step::Event(event) => {
+                Step::Event { event, .. } => {
                     let id = format!("msg_{}_{at}", change.id());
                     let size = event.size() + id.len();
                     tables.events.push(KeptEvent::new(id, event.clone()), size);
@@ -301,7 +301,7 @@ impl Tables {
                         return Err(StoreError::conflict());
                     }
                 }
-                Step::Cap(_) | Step::Event(_) => {}
+                Step::Cap(_) | Step::Event { .. } => {}
             }
         }
         for step in change.steps() {

@@ -282,7 +282,7 @@ fn changed_keys(change: &Change) -> impl Iterator<Item = ChangedKey> {
             let version = record.version().saturating_add(1);
             Some(ChangedKey::new(record.id(), version).deleted(true))
         }
-        Step::Request { .. } | Step::Cap(_) | Step::Event(_) => None,
+        Step::Request { .. } | Step::Cap(_) | Step::Event { .. } => None,
     })
 }
 

@@ -458,7 +458,7 @@ impl<'c> Steps<'c> {
                 }
                 Step::Request { request, replaces } => steps.requests.push((request, replaces)),
                 Step::Cap(cap) => steps.caps.push(cap),
-                Step::Event(event) => steps.events.push((at, event)),
+                Step::Event { event, .. } => steps.events.push((at, event)),
             }
         }
         Ok(steps)

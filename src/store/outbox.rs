@@ -1,0 +1,438 @@
+//! The port to an outbox: endpoints, and the deliveries of events to them.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+
+use crate::store::endpoint::Endpoint;
+use crate::store::error::StoreError;
+use crate::store::event::KeptEvent;
+use crate::store::page::{Page, Paging};
+use crate::util::timestamp;
+
+/// The part of a store that delivers events:
+/// [`ManagedKeyStore::outbox`](crate::store::ManagedKeyStore::outbox).
+///
+/// When a store keeps an event, it adds a delivery for each endpoint that
+/// [takes](Endpoint::takes) the event, in the same transaction. Any number of processes claim
+/// deliveries, carry them out, and settle them. A claim is a lease: it pushes the next attempt into
+/// the future, so that the delivery of a process that died is claimed again, and no process leads.
+///
+/// Times come from the callers. The futures may be dropped at any time.
+///
+/// With the feature `conformance`, `conformance::outbox` tests an implementation against these
+/// requirements.
+#[diagnostic::on_unimplemented(message = "`{Self}` is not an `Outbox`")]
+pub trait Outbox: Send + Sync + 'static {
+    /// Returns a name that tells this outbox from others that use the same master secrets: of its
+    /// schema and its prefix of tables, for example.
+    fn namespace(&self) -> String;
+
+    /// Creates an endpoint in version 1, or replaces the preceding version. The id and the kind of
+    /// target of an endpoint never change.
+    ///
+    /// # Errors
+    /// [`AlreadyExists`](crate::store::StoreErrorKind::AlreadyExists) for version 1 of an endpoint
+    /// that exists, [`Conflict`](crate::store::StoreErrorKind::Conflict) if the preceding version is
+    /// not the current one, and [`Refused`](crate::store::StoreErrorKind::Refused) if the endpoint
+    /// [cannot be kept](Endpoint::check).
+    fn put_endpoint(
+        &self,
+        endpoint: &Endpoint,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Deletes an endpoint with its deliveries. Returns whether there was one.
+    fn delete_endpoint(&self, id: &str) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Finds an endpoint.
+    fn find_endpoint(
+        &self,
+        id: &str,
+    ) -> impl Future<Output = Result<Option<Endpoint>, StoreError>> + Send;
+
+    /// Reads a page of the endpoints of an account, or of all endpoints, in the order of their ids.
+    fn endpoints(
+        &self,
+        account: Option<&str>,
+        paging: &Paging,
+    ) -> impl Future<Output = Result<Page<Endpoint>, StoreError>> + Send;
+
+    /// Claims deliveries that are due, each for one process: counts the attempt, and sets the time
+    /// of the next attempt to the end of the lease.
+    ///
+    /// Endpoints with many deliveries do not hold up others: each endpoint gives at most
+    /// [`most_per_endpoint`](Claim::most_per_endpoint), those that are due longest first. The
+    /// deliveries of disabled endpoints are not claimed.
+    fn claim(
+        &self,
+        claim: &Claim,
+    ) -> impl Future<Output = Result<Vec<Delivery>, StoreError>> + Send;
+
+    /// Records the outcome of an attempt. Returns `false`, and changes nothing, if the delivery is
+    /// settled already, was claimed again since, or is gone.
+    fn settle(
+        &self,
+        settlement: &Settlement,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Reads a page of deliveries, the newest event first.
+    fn deliveries(
+        &self,
+        query: &DeliveryQuery,
+        paging: &Paging,
+    ) -> impl Future<Output = Result<Page<DeliveryRecord>, StoreError>> + Send;
+
+    /// Makes the deliveries of an endpoint that failed due at a time, with a new schedule: all, or
+    /// only that of one event, which may also have been delivered. Returns their number.
+    fn replay(
+        &self,
+        endpoint: &str,
+        event: Option<&str>,
+        at: SystemTime,
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
+    /// Returns the time up to which expiries were announced; `None` if none were yet.
+    fn announced_until(
+        &self,
+    ) -> impl Future<Output = Result<Option<SystemTime>, StoreError>> + Send;
+
+    /// Sets the time up to which expiries were announced. It never moves backward.
+    fn set_announced_until(
+        &self,
+        until: SystemTime,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// A request for deliveries that are due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Claim {
+    /// The current time.
+    pub at: SystemTime,
+    /// The time after which a delivery that is not settled may be claimed again.
+    pub lease: Duration,
+    /// The most deliveries to claim.
+    pub most: u32,
+    /// The most deliveries to claim for one endpoint.
+    pub most_per_endpoint: u32,
+    /// Claims deliveries to webhooks.
+    pub webhooks: bool,
+    /// Claims deliveries to the sinks with these ids.
+    pub sinks: Vec<String>,
+    /// The endpoints to leave out: they are busy.
+    pub except: Vec<String>,
+}
+
+impl Claim {
+    /// Creates a claim of at most 32 deliveries, 4 for each endpoint, of webhooks and no sinks.
+    pub fn new(at: SystemTime, lease: Duration) -> Self {
+        Self {
+            at,
+            lease,
+            most: 32,
+            most_per_endpoint: 4,
+            webhooks: true,
+            sinks: Vec::new(),
+            except: Vec::new(),
+        }
+    }
+
+    /// Returns the end of the lease.
+    pub fn until(&self) -> SystemTime {
+        let until = self.at.checked_add(self.lease).unwrap_or(self.at);
+        timestamp::microseconds_up(until)
+    }
+}
+
+/// A claimed delivery of an event to an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Delivery {
+    /// The event.
+    pub event: KeptEvent,
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// The number of the attempt, from 1 on, which no other attempt of this delivery has.
+    pub attempt: u64,
+    /// The number of the attempt in the schedule, from 1 on. A [replay](Outbox::replay) starts
+    /// again at 1.
+    pub step: u32,
+}
+
+impl Delivery {
+    /// Creates the first delivery of an event to an endpoint.
+    pub fn new(event: KeptEvent, endpoint: Endpoint) -> Self {
+        Self {
+            event,
+            endpoint,
+            attempt: 1,
+            step: 1,
+        }
+    }
+
+    /// Sets the number of the attempt, and its number in the schedule.
+    #[must_use]
+    pub fn with_attempt(mut self, attempt: u64, step: u32) -> Self {
+        (self.attempt, self.step) = (attempt, step);
+        self
+    }
+}
+
+/// The outcome of an attempt at a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settlement {
+    /// The id of the event.
+    pub event: String,
+    /// The id of the endpoint.
+    pub endpoint: String,
+    /// The attempt that was claimed.
+    pub attempt: u64,
+    /// The time of the outcome.
+    pub at: SystemTime,
+    /// The outcome.
+    pub outcome: Outcome,
+}
+
+/// The way in which an attempt at a delivery ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The event was delivered.
+    Delivered,
+    /// The attempt failed, and there will be another one.
+    Retry {
+        /// The time of the next attempt.
+        at: SystemTime,
+        /// The cause, for the owner of the endpoint: at most 255 bytes.
+        cause: String,
+    },
+    /// The attempt failed, and there will be no other one.
+    Failed {
+        /// The cause, for the owner of the endpoint: at most 255 bytes.
+        cause: String,
+    },
+}
+
+impl Settlement {
+    /// Creates the outcome of a claimed attempt.
+    pub fn new(delivery: &Delivery, at: SystemTime, outcome: Outcome) -> Self {
+        Self {
+            event: delivery.event.id.clone(),
+            endpoint: delivery.endpoint.id.clone(),
+            attempt: delivery.attempt,
+            at: timestamp::microseconds_down(at),
+            outcome,
+        }
+    }
+}
+
+/// A query for deliveries.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct DeliveryQuery {
+    /// Only deliveries to this endpoint. Default: any.
+    pub endpoint: Option<String>,
+    /// Only deliveries in this state. Default: any.
+    pub state: Option<DeliveryState>,
+}
+
+impl DeliveryQuery {
+    /// Creates a query for all deliveries.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads only the deliveries to an endpoint.
+    #[must_use]
+    pub fn with_endpoint(mut self, endpoint: impl Into<Option<String>>) -> Self {
+        self.endpoint = endpoint.into();
+        self
+    }
+
+    /// Reads only deliveries in a state.
+    #[must_use]
+    pub fn with_state(mut self, state: impl Into<Option<DeliveryState>>) -> Self {
+        self.state = state.into();
+        self
+    }
+
+    /// Returns 16 hexadecimal digits that identify the query, for stores to put into cursors.
+    pub fn fingerprint(&self) -> String {
+        let state = self.state.map(DeliveryState::as_str);
+        super::list::fingerprint(&[Some("deliveries"), self.endpoint.as_deref(), state])
+    }
+}
+
+/// The state of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DeliveryState {
+    /// There will be an attempt.
+    Pending,
+    /// The endpoint has taken the event.
+    Delivered,
+    /// The endpoint has not taken the event, and there will be no more attempts.
+    Failed,
+}
+
+impl DeliveryState {
+    /// Returns the name of the state: `pending`, `delivered` or `failed`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// The record of a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeliveryRecord {
+    /// The event.
+    pub event: KeptEvent,
+    /// The id of the endpoint.
+    pub endpoint: String,
+    /// The state.
+    pub state: DeliveryState,
+    /// The number of attempts so far.
+    pub attempts: u64,
+    /// The time of the next attempt, if the delivery is pending.
+    pub next_at: Option<SystemTime>,
+    /// The time at which the delivery was settled.
+    pub settled_at: Option<SystemTime>,
+    /// The cause of the last failure.
+    pub cause: Option<String>,
+}
+
+impl DeliveryRecord {
+    /// Creates the record of a delivery that was not attempted yet.
+    pub fn new(event: KeptEvent, endpoint: impl Into<String>, next_at: SystemTime) -> Self {
+        Self {
+            event,
+            endpoint: endpoint.into(),
+            state: DeliveryState::Pending,
+            attempts: 0,
+            next_at: Some(next_at),
+            settled_at: None,
+            cause: None,
+        }
+    }
+}
+
+/// An [`Outbox`] of any type: [`ManagedKeyStore::outbox`](crate::store::ManagedKeyStore::outbox).
+#[derive(Clone)]
+pub struct BoxedOutbox(pub(crate) Arc<dyn DynOutbox>);
+
+impl BoxedOutbox {
+    /// Boxes an outbox.
+    pub fn new(outbox: impl Outbox) -> Self {
+        Self(Arc::new(outbox))
+    }
+}
+
+impl fmt::Debug for BoxedOutbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BoxedOutbox")
+    }
+}
+
+/// The object-safe version of [`Outbox`].
+#[async_trait]
+pub(crate) trait DynOutbox: Send + Sync {
+    fn namespace(&self) -> String;
+    async fn put_endpoint(&self, endpoint: &Endpoint) -> Result<(), StoreError>;
+    async fn delete_endpoint(&self, id: &str) -> Result<bool, StoreError>;
+    async fn find_endpoint(&self, id: &str) -> Result<Option<Endpoint>, StoreError>;
+    async fn endpoints(
+        &self,
+        account: Option<&str>,
+        paging: &Paging,
+    ) -> Result<Page<Endpoint>, StoreError>;
+    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>, StoreError>;
+    async fn settle(&self, settlement: &Settlement) -> Result<bool, StoreError>;
+    async fn deliveries(
+        &self,
+        query: &DeliveryQuery,
+        paging: &Paging,
+    ) -> Result<Page<DeliveryRecord>, StoreError>;
+    async fn replay(
+        &self,
+        endpoint: &str,
+        event: Option<&str>,
+        at: SystemTime,
+    ) -> Result<u64, StoreError>;
+    async fn announced_until(&self) -> Result<Option<SystemTime>, StoreError>;
+    async fn set_announced_until(&self, until: SystemTime) -> Result<(), StoreError>;
+}
+
+#[async_trait]
+impl<O: Outbox> DynOutbox for O {
+    fn namespace(&self) -> String {
+        Outbox::namespace(self)
+    }
+
+    async fn put_endpoint(&self, endpoint: &Endpoint) -> Result<(), StoreError> {
+        Outbox::put_endpoint(self, endpoint).await
+    }
+
+    async fn delete_endpoint(&self, id: &str) -> Result<bool, StoreError> {
+        Outbox::delete_endpoint(self, id).await
+    }
+
+    async fn find_endpoint(&self, id: &str) -> Result<Option<Endpoint>, StoreError> {
+        Outbox::find_endpoint(self, id).await
+    }
+
+    async fn endpoints(
+        &self,
+        account: Option<&str>,
+        paging: &Paging,
+    ) -> Result<Page<Endpoint>, StoreError> {
+        Outbox::endpoints(self, account, paging).await
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>, StoreError> {
+        Outbox::claim(self, claim).await
+    }
+
+    async fn settle(&self, settlement: &Settlement) -> Result<bool, StoreError> {
+        Outbox::settle(self, settlement).await
+    }
+
+    async fn deliveries(
+        &self,
+        query: &DeliveryQuery,
+        paging: &Paging,
+    ) -> Result<Page<DeliveryRecord>, StoreError> {
+        Outbox::deliveries(self, query, paging).await
+    }
+
+    async fn replay(
+        &self,
+        endpoint: &str,
+        event: Option<&str>,
+        at: SystemTime,
+    ) -> Result<u64, StoreError> {
+        Outbox::replay(self, endpoint, event, at).await
+    }
+
+    async fn announced_until(&self) -> Result<Option<SystemTime>, StoreError> {
+        Outbox::announced_until(self).await
+    }
+
+    async fn set_announced_until(&self, until: SystemTime) -> Result<(), StoreError> {
+        Outbox::set_announced_until(self, until).await
+    }
+}
+
+impl fmt::Debug for dyn DynOutbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Outbox")
+    }
+}
