@@ -87,6 +87,12 @@ pub enum KeyRecordError {
     /// The id of an endpoint is not 1 to 64 ASCII letters, digits, `_` and `-`.
     #[error("{0:?} is no id of an endpoint: use 1 to 64 letters, digits, '_' and '-'")]
     EndpointId(String),
+    /// There are too many of something.
+    #[error("there are too many {0}: use at most {1}")]
+    TooMany(&'static str, usize),
+    /// The generation of a secret is 0.
+    #[error("generation 0 of a secret does not exist: the first one is 1")]
+    Generation,
     /// The data of an event is not a JSON object.
     #[error("the data of an event must be a JSON object")]
     EventData,

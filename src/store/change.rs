@@ -7,6 +7,7 @@ use crate::key::record::KeyRecord;
 use crate::key::text::{self, KeyRecordError};
 use crate::store::account_cap::AccountCap;
 use crate::store::change_id::ChangeId;
+use crate::store::endpoint;
 use crate::store::event::Event;
 use crate::store::issue_request::IssueRequest;
 use crate::store::once::Once;
@@ -88,11 +89,14 @@ pub enum Step<'c> {
     Event {
         /// The event.
         event: &'c Event,
-        /// Leaves the event out if the store has this mark, and keeps the mark otherwise. A store
-        /// keeps a mark for as long as the event, and for two more months.
+        /// Leaves the event out if the store has this mark, and keeps the mark otherwise: of several
+        /// changes at once, one tells the event. Of two events of a change with the same mark, the
+        /// second is left out. A store keeps a mark for as long as the event, and for two more
+        /// months.
         once: Option<Once>,
-        /// Delivers the event to the endpoint with this id only, whatever that takes. If `None`,
-        /// the event is delivered to all endpoints that [take](crate::store::Endpoint::takes) it.
+        /// Delivers the event to the endpoint with this id only, whatever that takes, and even if
+        /// it is disabled: the delivery waits then. If `None`, the event is delivered to all
+        /// endpoints that [take](crate::store::Endpoint::takes) it.
         only_to: Option<&'c str>,
     },
 }
@@ -218,19 +222,23 @@ impl Change {
     /// Adds an event as [`add_event`](Self::add_event) does, which is delivered to one endpoint
     /// only, such as a test of it.
     ///
+    /// The event is kept even if there is no such endpoint. If the endpoint is disabled, the
+    /// delivery waits.
+    ///
     /// # Errors
-    /// As [`add_event`](Self::add_event).
+    /// As [`add_event`](Self::add_event), and if no endpoint can have the id.
     pub fn add_event_to(
         mut self,
         endpoint: impl Into<String>,
         event: Event,
     ) -> Result<Self, KeyRecordError> {
         event.check()?;
-        self.steps.push(OwnedStep::Event(Box::new((
-            event,
-            None,
-            Some(endpoint.into()),
-        ))));
+        let endpoint = endpoint.into();
+        if !endpoint::is_id(&endpoint) {
+            return Err(KeyRecordError::EndpointId(endpoint));
+        }
+        self.steps
+            .push(OwnedStep::Event(Box::new((event, None, Some(endpoint)))));
         Ok(self)
     }
 

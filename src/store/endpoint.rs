@@ -77,6 +77,9 @@ impl Endpoint {
     /// The most kinds of events that an endpoint names.
     const MOST_KINDS: usize = 32;
 
+    /// The longest URL, in bytes.
+    const LONGEST_URL: usize = 2_048;
+
     /// Creates an endpoint for all events of all accounts, in version 1.
     pub fn new(id: impl Into<String>, target: Target, created_at: SystemTime) -> Self {
         Self {
@@ -140,7 +143,7 @@ impl Endpoint {
             return Err(KeyRecordError::Version(self.version));
         }
         if self.kinds.len() > Self::MOST_KINDS {
-            return Err(KeyRecordError::Number("the number of kinds of events"));
+            return Err(KeyRecordError::TooMany("kinds of events", Self::MOST_KINDS));
         }
         if let Some(kind) = self.kinds.iter().find(|kind| !text::is_dotted_name(kind)) {
             return Err(KeyRecordError::EventKind(kind.clone()));
@@ -148,9 +151,12 @@ impl Endpoint {
         text::check_indexed("the account", self.account.as_deref().unwrap_or_default())?;
         if let Target::Webhook(webhook) = &self.target {
             text::check("the URL", &webhook.url)?;
-            text::check_indexed("the master secret's name", &webhook.secret.master)?;
+            if webhook.url.len() > Self::LONGEST_URL {
+                return Err(KeyRecordError::TooLong("the URL", Self::LONGEST_URL));
+            }
+            webhook.secret.check()?;
             if let Some((secret, until)) = &webhook.previous {
-                text::check_indexed("the master secret's name", &secret.master)?;
+                secret.check()?;
                 text::check_instant("the end of the previous secret", Some(*until))?;
             }
         }
@@ -189,6 +195,13 @@ impl SecretName {
             generation,
         }
     }
+
+    fn check(&self) -> Result<(), KeyRecordError> {
+        if self.generation == 0 {
+            return Err(KeyRecordError::Generation);
+        }
+        text::check_indexed("the master secret's name", &self.master)
+    }
 }
 
 impl Disabled {
@@ -201,7 +214,8 @@ impl Disabled {
     }
 }
 
-fn is_id(id: &str) -> bool {
+/// Returns whether a text can be the id of an endpoint.
+pub(crate) fn is_id(id: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     (1..=64).contains(&id.len()) && id.bytes().all(is_plain)
 }

@@ -255,7 +255,7 @@ impl KeyQuery {
 }
 
 /// Returns 16 hexadecimal digits of a hash of the texts.
-pub(super) fn fingerprint(texts: &[Option<&str>]) -> String {
+pub(crate) fn fingerprint(texts: &[Option<&str>]) -> String {
     // The length separates adjacent texts.
     let write = |text: Option<&str>| match text {
         Some(text) => format!("{} {text} ", text.len()),

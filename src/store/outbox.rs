@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
+use crate::key::text::{self, KeyRecordError};
 use crate::store::endpoint::Endpoint;
 use crate::store::error::StoreError;
 use crate::store::event::KeptEvent;
@@ -38,13 +39,16 @@ pub trait Outbox: Send + Sync + 'static {
     /// [`AlreadyExists`](crate::store::StoreErrorKind::AlreadyExists) for version 1 of an endpoint
     /// that exists, [`Conflict`](crate::store::StoreErrorKind::Conflict) if the preceding version is
     /// not the current one, and [`Refused`](crate::store::StoreErrorKind::Refused) if the endpoint
-    /// [cannot be kept](Endpoint::check).
+    /// [cannot be kept](Endpoint::check), or would become a target of another kind.
     fn put_endpoint(
         &self,
         endpoint: &Endpoint,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Deletes an endpoint with its deliveries. Returns whether there was one.
+    ///
+    /// From the moment on at which the endpoint is gone, nothing is claimed for it. If the future is
+    /// dropped then, a part of the deliveries may be left, which another call deletes.
     fn delete_endpoint(&self, id: &str) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// Finds an endpoint.
@@ -61,24 +65,37 @@ pub trait Outbox: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Page<Endpoint>, StoreError>> + Send;
 
     /// Claims deliveries that are due, each for one process: counts the attempt, and sets the time
-    /// of the next attempt to the end of the lease.
+    /// of the next attempt to the [end of the lease](Claim::until).
     ///
     /// Endpoints with many deliveries do not hold up others: each endpoint gives at most
-    /// [`most_per_endpoint`](Claim::most_per_endpoint), those that are due longest first. The
+    /// [`most_per_endpoint`](Claim::most_per_endpoint), those that are due longest first. If more
+    /// endpoints have deliveries due than a claim can serve, they take turns, or chance decides: an
+    /// order by the time would leave an endpoint for last until all others have caught up. The
     /// deliveries of disabled endpoints are not claimed.
+    ///
+    /// A store may claim fewer deliveries than it could. It returns none only if none is due, or
+    /// others claim those that are due at the same moment.
     fn claim(
         &self,
         claim: &Claim,
     ) -> impl Future<Output = Result<Vec<Delivery>, StoreError>> + Send;
 
     /// Records the outcome of an attempt. Returns `false`, and changes nothing, if the delivery is
-    /// settled already, was claimed again since, or is gone.
+    /// settled already, was claimed or replayed since, or is gone.
+    ///
+    /// An attempt may be settled after the end of its lease, as long as nobody claimed the delivery
+    /// again.
+    ///
+    /// # Errors
+    /// [`Refused`](crate::store::StoreErrorKind::Refused) if the settlement [cannot be
+    /// kept](Settlement::check).
     fn settle(
         &self,
         settlement: &Settlement,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Reads a page of deliveries, the newest event first.
+    /// Reads a page of deliveries, the newest event first. A page may be short, or empty, even if
+    /// more follow.
     fn deliveries(
         &self,
         query: &DeliveryQuery,
@@ -87,6 +104,9 @@ pub trait Outbox: Send + Sync + 'static {
 
     /// Makes the deliveries of an endpoint that failed due at a time, with a new schedule: all, or
     /// only that of one event, which may also have been delivered. Returns their number.
+    ///
+    /// The numbers of attempts go on. A delivery that is pending stays as it is. If the future is
+    /// dropped, a part of the deliveries may be due.
     fn replay(
         &self,
         endpoint: &str,
@@ -155,7 +175,8 @@ pub struct Delivery {
     pub event: KeptEvent,
     /// The endpoint.
     pub endpoint: Endpoint,
-    /// The number of the attempt, from 1 on, which no other attempt of this delivery has.
+    /// The number of the attempt, from 1 on, which no other attempt of this delivery has. It never
+    /// starts again.
     pub attempt: u64,
     /// The number of the attempt in the schedule, from 1 on. A [replay](Outbox::replay) starts
     /// again at 1.
@@ -226,6 +247,23 @@ impl Settlement {
             attempt: delivery.attempt,
             at: timestamp::microseconds_down(at),
             outcome,
+        }
+    }
+
+    /// Checks that every store can keep the settlement. Stores call this before they write.
+    ///
+    /// # Errors
+    /// If the cause is longer than 255 bytes or has the character NUL, or a time is not in the years
+    /// 1970 to 9999.
+    pub fn check(&self) -> Result<(), KeyRecordError> {
+        text::check_instant("the time of an outcome", Some(self.at))?;
+        match &self.outcome {
+            Outcome::Delivered => Ok(()),
+            Outcome::Failed { cause } => text::check_indexed("the cause", cause),
+            Outcome::Retry { at, cause } => {
+                text::check_instant("the time of the next attempt", Some(*at))?;
+                text::check_indexed("the cause", cause)
+            }
         }
     }
 }
@@ -306,7 +344,7 @@ pub struct DeliveryRecord {
     pub next_at: Option<SystemTime>,
     /// The time at which the delivery was settled.
     pub settled_at: Option<SystemTime>,
-    /// The cause of the last failure.
+    /// The cause of the last failure, which stays when a later attempt succeeds.
     pub cause: Option<String>,
 }
 
