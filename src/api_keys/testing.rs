@@ -105,8 +105,8 @@ use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::manage::issue::IssueKey;
 use crate::store::{
-    BoxedFeed, Change, Followed, KeptEvent, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page,
-    Paging, Start, StoreError, TrailQuery, TrailRecord, UsageBatch,
+    BoxedFeed, BoxedOutbox, Change, Followed, KeptEvent, KeyQuery, KeyStore, ListedKey,
+    ManagedKeyStore, Page, Paging, Start, StoreError, TrailQuery, TrailRecord, UsageBatch,
 };
 
 /// Creates a caller with this account, for tests of handlers. Configure its key as with
@@ -271,6 +271,10 @@ impl<S: ManagedKeyStore> ManagedKeyStore for TroubledStore<S> {
     async fn events(&self, start: &Start, limit: u32) -> Result<Followed<KeptEvent>, StoreError> {
         self.pass().await?;
         self.inner.store.events(start, limit).await
+    }
+
+    fn outbox(&self) -> Option<BoxedOutbox> {
+        self.inner.store.outbox()
     }
 
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {

@@ -3,9 +3,9 @@
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::store::{
-    AgedRecord, BoxedFeed, Change, Floor, Followed, IssueRequest, KeptEvent, KeyQuery, KeyStore,
-    ListedKey, ManagedKeyStore, Page, Paging, Start, Step, StoreError, TrailQuery, TrailRecord,
-    UsageBatch,
+    AgedRecord, BoxedFeed, BoxedOutbox, Change, Floor, Followed, IssueRequest, KeptEvent, KeyQuery,
+    KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, Step, StoreError, TrailQuery,
+    TrailRecord, UsageBatch,
 };
 
 /// A writable store, followed by a read-only store such as a
@@ -140,6 +140,10 @@ impl<M: ManagedKeyStore, R: KeyStore> ManagedKeyStore for StoreChain<M, R> {
 
     async fn events(&self, start: &Start, limit: u32) -> Result<Followed<KeptEvent>, StoreError> {
         self.managed.events(start, limit).await
+    }
+
+    fn outbox(&self) -> Option<BoxedOutbox> {
+        self.managed.outbox()
     }
 
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {

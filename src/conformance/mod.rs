@@ -5,6 +5,7 @@
 //! | [`key_store`] | a [`KeyStore`](crate::KeyStore) | the records that it holds |
 //! | [`managed_key_store`] | a [`ManagedKeyStore`](crate::ManagedKeyStore) | a store to write to |
 //! | [`managed_key_store_keeping`] | one that keeps less | declarations of what it keeps |
+//! | [`outbox`] | the [`Outbox`](crate::store::Outbox) of a store | a store with one |
 //! | [`change_feed`] | a [`ChangeFeed`](crate::store::ChangeFeed) | a store with these changes |
 //! | [`rate_limiter::on_its_own_clock`] | a [`RateLimiter`](crate::limit::RateLimiter) | nothing |
 //! | [`rate_limiter::on_a_given_clock`] | a limiter on its caller's clock | nothing |
@@ -43,6 +44,7 @@ mod keeps;
 mod key_store;
 mod lists;
 mod managed_key_store;
+mod outbox;
 mod promise;
 mod random;
 pub mod rate_limiter;
@@ -54,3 +56,4 @@ pub use change_feed::change_feed;
 pub use keeps::{Field, Keeps};
 pub use key_store::key_store;
 pub use managed_key_store::{managed_key_store, managed_key_store_keeping};
+pub use outbox::outbox;

@@ -5,14 +5,15 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 
+use super::delivery_table::DeliveryTable;
 use super::journal::Journal;
 use super::record_table::RecordTable;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::store::{
-    Change, ChangeFeed, ChangeId, ChangedKey, Changes, Cursor, FeedError, Followed, IssueRequest,
-    KeptEvent, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, Step,
-    StoreError, TrailQuery, TrailRecord, UsageBatch,
+    BoxedOutbox, Change, ChangeFeed, ChangeId, ChangedKey, Changes, Cursor, FeedError, Followed,
+    IssueRequest, KeptEvent, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start,
+    Step, StoreError, TrailQuery, TrailRecord, UsageBatch,
 };
 
 /// The maximum number of records that are examined for one page of a list.
@@ -24,7 +25,9 @@ const MOST_NODES: usize = 10_000;
 /// A store in memory. Clones share their keys, which are dropped with the last clone.
 ///
 /// The store keeps the latest 10,000 records of the trail and the latest 10,000 events, or as many
-/// of each as fit into 16 MiB. It is also a [feed](ChangeFeed) of its own changes, for several
+/// of each as fit into 16 MiB. Of the deliveries of events, it keeps the latest 10,000 that are
+/// pending and the latest 10,000 that are settled, or as many of each as fit into 16 MiB, and the
+/// latest 100,000 marks of events that are told [once](crate::store::Once). It is also a [feed](ChangeFeed) of its own changes, for several
 /// [`ApiKeys`](crate::ApiKeys) in one process. It records only the first and the last use of each
 /// key.
 ///
@@ -45,13 +48,14 @@ pub struct MemoryStore {
 }
 
 #[derive(Default)]
-struct Tables {
+pub(super) struct Tables {
     records: RecordTable,
     requests: HashMap<[u8; 32], IssueRequest>,
     /// The requests for each key, which are forgotten with it.
     requests_of: HashMap<KeyId, Vec<[u8; 32]>>,
     trail: Journal<TrailRecord>,
     events: Journal<KeptEvent>,
+    pub(super) outbox: DeliveryTable,
     /// The number of the last batch of each node.
     last_batches: HashMap<[u8; 16], u64>,
     /// The nodes in the order of their first batch, for eviction.
@@ -67,21 +71,25 @@ impl MemoryStore {
         }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Tables> {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Tables> {
         self.tables.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Tables> {
         self.tables.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Encodes a cursor: the store, the list, and the position in the list.
-    fn cursor(&self, list: &str, position: impl fmt::Display) -> Cursor {
+    pub(super) fn cursor(&self, list: &str, position: impl fmt::Display) -> Cursor {
         Cursor::new(format!("{}-{list}-{position}", self.id))
     }
 
     /// Decodes the position of a cursor of this store for a list.
-    fn position<'c>(&self, list: &str, cursor: &'c Cursor) -> Result<&'c str, StoreError> {
+    pub(super) fn position<'c>(
+        &self,
+        list: &str,
+        cursor: &'c Cursor,
+    ) -> Result<&'c str, StoreError> {
         let begin = format!("{}-{list}-", self.id);
         let position = cursor.as_str().strip_prefix(&begin);
         position.ok_or_else(StoreError::invalid_cursor)
@@ -138,10 +146,16 @@ impl ManagedKeyStore for MemoryStore {
                 }
                 Step::Request { request, replaces } => tables.remember(request, replaces),
                 Step::Cap(_) => {}
-                Step::Event { event, .. } => {
-                    let id = format!("msg_{}_{at}", change.id());
-                    let size = event.size() + id.len();
-                    tables.events.push(KeptEvent::new(id, event.clone()), size);
+                Step::Event {
+                    event,
+                    once,
+                    only_to,
+                } => {
+                    if once.is_none_or(|mark| tables.outbox.add_mark(mark)) {
+                        let id = format!("msg_{}_{at}", change.id());
+                        let event = KeptEvent::new(id, event.clone());
+                        tables.tell(event, only_to, change.at());
+                    }
                 }
             }
         }
@@ -247,6 +261,10 @@ impl ManagedKeyStore for MemoryStore {
         Ok(read.end(next == events.last()).gap(!events.reaches(after)))
     }
 
+    fn outbox(&self) -> Option<BoxedOutbox> {
+        Some(BoxedOutbox::new(self.clone()))
+    }
+
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         let mut tables = self.write();
         let last = tables.last_batches.get(batch.node()).copied();
@@ -312,6 +330,14 @@ impl Tables {
             }
         }
         Ok(())
+    }
+
+    /// Adds an event, and its deliveries.
+    fn tell(&mut self, event: KeptEvent, only_to: Option<&str>, at: SystemTime) {
+        let number = self.events.last() + 1;
+        self.outbox.tell(number, &event, only_to, at);
+        let size = event.event.size() + event.id.len();
+        self.events.push(event, size);
     }
 
     fn delete(&mut self, id: &KeyId) {

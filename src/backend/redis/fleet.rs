@@ -18,9 +18,9 @@ use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::key::verifier::PepperRing;
 use crate::store::{
-    AgedRecord, BoxedFeed, Change, ChangedKey, Floor, Followed, IssueRequest, KeptEvent, KeyQuery,
-    KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, Step, StoreError, StoreErrorKind,
-    TrailQuery, TrailRecord, UsageBatch,
+    AgedRecord, BoxedFeed, BoxedOutbox, Change, ChangedKey, Floor, Followed, IssueRequest,
+    KeptEvent, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, Step,
+    StoreError, StoreErrorKind, TrailQuery, TrailRecord, UsageBatch,
 };
 #[cfg(feature = "testing")]
 use crate::util::clock::Clock;
@@ -394,6 +394,10 @@ impl<S: ManagedKeyStore> ManagedKeyStore for RedisFleet<S> {
 
     async fn events(&self, start: &Start, limit: u32) -> Result<Followed<KeptEvent>, StoreError> {
         self.store.events(start, limit).await
+    }
+
+    fn outbox(&self) -> Option<BoxedOutbox> {
+        self.store.outbox()
     }
 
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {

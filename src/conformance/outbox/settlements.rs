@@ -1,0 +1,221 @@
+//! Settlements, replays, and what a deleted endpoint leaves behind.
+
+use crate::conformance::outbox::harness::{Suite, at, failed, kind, retry};
+use crate::conformance::promise::Promise;
+use crate::store::{
+    Delivery, DeliveryRecord, DeliveryState, Endpoint, ManagedKeyStore, Outcome, Settlement,
+    StoreErrorKind,
+};
+
+const RECORDED: Promise = Promise("the outcome of an attempt is recorded");
+const SETTLED: Promise = Promise("a delivery that is settled is not claimed again");
+const LATE: Promise = Promise("an attempt is settled after its lease, if it is still the last");
+const STALE: Promise = Promise("the settlement of an earlier attempt changes nothing");
+const RETRIED: Promise = Promise("a failed attempt is made again at its time");
+const REPLAYED: Promise = Promise("a replay makes deliveries due again that failed");
+const GOES_ON: Promise = Promise("a replay begins the schedule anew, and the attempts go on");
+const OF_EVENT: Promise = Promise("a replay of one event leaves the others as they are");
+const DELETED: Promise = Promise("a deleted endpoint leaves no delivery behind");
+const REFUSED: Promise = Promise("a cause that not every store can keep is refused");
+
+pub(super) async fn suite<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
+    records_outcomes(suite).await;
+    ignores_stale_settlements(suite).await;
+    replays(suite).await;
+    deletes(suite).await;
+}
+
+/// Puts a sink, tells it events at the second 1, and claims their deliveries.
+async fn claimed<S: ManagedKeyStore>(
+    suite: &Suite<'_, S>,
+    name: &str,
+    count: usize,
+) -> (Endpoint, Vec<Delivery>) {
+    let sink = suite.sink(name);
+    suite.put(&sink).await;
+    suite.tell(1, "acme.test", count).await;
+    let claimed = suite.claim_all(1, &sink).await;
+    RECORDED.holds(claimed.len() == count, format_args!("{claimed:?}"));
+    (sink, claimed)
+}
+
+async fn record<S: ManagedKeyStore>(suite: &Suite<'_, S>, of: &Delivery) -> DeliveryRecord {
+    let listed = suite.of_endpoint(&of.endpoint.id).await;
+    let record = listed.into_iter().find(|it| it.event == of.event);
+    RECORDED.holds(record.is_some(), format_args!("{of:?} is not listed"));
+    record.expect("it was just checked")
+}
+
+async fn records_outcomes<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
+    let (sink, claimed) = claimed(suite, "outcomes", 3).await;
+    let [taken, later, gone] = &claimed[..] else {
+        return;
+    };
+    let outcomes = [
+        (taken, Outcome::Delivered),
+        (later, retry(500)),
+        (gone, failed()),
+    ];
+    for (delivery, outcome) in outcomes {
+        let is_settled = suite.settle(delivery, 7, outcome).await;
+        RECORDED.holds(is_settled, format_args!("{delivery:?} is not settled"));
+    }
+    for (delivery, state, cause) in [
+        (taken, DeliveryState::Delivered, None),
+        (later, DeliveryState::Pending, Some("a time-out")),
+        (gone, DeliveryState::Failed, Some("410 Gone, for ünïcode")),
+    ] {
+        let is_pending = state == DeliveryState::Pending;
+        let seen = record(suite, delivery).await;
+        let is_right = seen.state == state
+            && seen.attempts == 1
+            && seen.cause.as_deref() == cause
+            && seen.next_at == is_pending.then(|| at(500))
+            && seen.settled_at == (!is_pending).then(|| at(7));
+        RECORDED.holds(is_right, format_args!("{seen:?}"));
+    }
+    let early = suite.claim_all(499, &sink).await;
+    RETRIED.holds(early.is_empty(), format_args!("{early:?}"));
+    let again = suite.claim_all(500, &sink).await;
+    RETRIED.holds(
+        again.len() == 1 && again[0].event == later.event,
+        format_args!("{again:?}"),
+    );
+    RETRIED.holds(
+        (again[0].attempt, again[0].step) == (2, 2),
+        format_args!("{again:?}"),
+    );
+    // Nobody claimed it again, although its lease has ended.
+    let is_settled = suite.settle(&again[0], 9_000, Outcome::Delivered).await;
+    LATE.holds(is_settled, "it is not settled");
+    let seen = record(suite, later).await;
+    RECORDED.holds(
+        seen.state == DeliveryState::Delivered && seen.cause.as_deref() == Some("a time-out"),
+        format_args!("{seen:?}"),
+    );
+    let claimed = suite.claim_all(100_000, &sink).await;
+    SETTLED.holds(claimed.is_empty(), format_args!("{claimed:?}"));
+    for cause in ["a\0".to_owned(), "a".repeat(256)] {
+        let settlement = Settlement::new(taken, at(8), Outcome::Failed { cause });
+        let settled = kind(suite.outbox.settle(&settlement).await);
+        REFUSED.holds(
+            settled == Err(StoreErrorKind::Refused),
+            format_args!("{settled:?}"),
+        );
+    }
+    suite.delete(&sink.id).await;
+}
+
+async fn ignores_stale_settlements<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
+    let (sink, first) = claimed(suite, "stale", 1).await;
+    let second = suite.claim_all(100, &sink).await;
+    let before = record(suite, &first[0]).await;
+    for outcome in [Outcome::Delivered, retry(7), failed()] {
+        let is_settled = suite.settle(&first[0], 101, outcome).await;
+        let after = record(suite, &first[0]).await;
+        STALE.holds(
+            !is_settled && after == before,
+            format_args!("{after:?} after {before:?}"),
+        );
+    }
+    let is_settled = suite.settle(&second[0], 102, Outcome::Delivered).await;
+    STALE.holds(is_settled, "the last attempt is not settled");
+    let before = record(suite, &first[0]).await;
+    for outcome in [failed(), retry(7), Outcome::Delivered] {
+        let is_settled = suite.settle(&second[0], 103, outcome).await;
+        let after = record(suite, &first[0]).await;
+        STALE.holds(
+            !is_settled && after == before,
+            format_args!("{after:?} after it was settled: {before:?}"),
+        );
+    }
+    suite.delete(&sink.id).await;
+}
+
+async fn replays<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
+    let (sink, claimed) = claimed(suite, "replays", 4).await;
+    let [first, second, taken, pending] = &claimed[..] else {
+        return;
+    };
+    let outcomes = [
+        (first, failed()),
+        (second, failed()),
+        (taken, Outcome::Delivered),
+        (pending, retry(100_000)),
+    ];
+    for (delivery, outcome) in outcomes {
+        suite.settle(delivery, 2, outcome).await;
+    }
+    let replayed = suite.replay(&sink.id, Some(&first.event.id), 200).await;
+    OF_EVENT.holds(replayed == 1, format_args!("{replayed}"));
+    let other = record(suite, second).await;
+    OF_EVENT.holds(
+        other.state == DeliveryState::Failed,
+        format_args!("{other:?}"),
+    );
+    let seen = record(suite, first).await;
+    let is_due = seen.state == DeliveryState::Pending && seen.next_at == Some(at(200));
+    REPLAYED.holds(
+        is_due && seen.settled_at.is_none() && seen.attempts == 1,
+        format_args!("{seen:?}"),
+    );
+    // The answer to a settlement was lost, and it is sent again after the replay.
+    let is_settled = suite.settle(first, 3, failed()).await;
+    STALE.holds(
+        !is_settled,
+        "a replayed delivery is settled by an attempt from before",
+    );
+    let early = suite.claim_all(199, &sink).await;
+    REPLAYED.holds(early.is_empty(), format_args!("{early:?}"));
+    let again = suite.claim_all(200, &sink).await;
+    REPLAYED.holds(
+        again.len() == 1 && again[0].event == first.event,
+        format_args!("{again:?}"),
+    );
+    GOES_ON.holds(
+        (again[0].attempt, again[0].step) == (2, 1),
+        format_args!("{again:?}"),
+    );
+    suite.settle(&again[0], 201, failed()).await;
+
+    let replayed = suite.replay(&sink.id, None, 300).await;
+    REPLAYED.holds(replayed == 2, format_args!("{replayed} instead of 2"));
+    let again = suite.claim_all(300, &sink).await;
+    let mut steps: Vec<_> = again.iter().map(|it| (it.attempt, it.step)).collect();
+    steps.sort_unstable();
+    GOES_ON.holds(steps == [(2, 1), (3, 1)], format_args!("{again:?}"));
+    // One that was delivered, and one that is pending.
+    for (delivery, expected) in [(taken, 1), (pending, 0)] {
+        let replayed = suite.replay(&sink.id, Some(&delivery.event.id), 400).await;
+        REPLAYED.holds(
+            replayed == expected,
+            format_args!("{replayed} instead of {expected}"),
+        );
+    }
+    for (endpoint, event) in [("nobody", None), (sink.id.as_str(), Some("msg_x"))] {
+        let replayed = suite.replay(endpoint, event, 400).await;
+        REPLAYED.holds(replayed == 0, format_args!("{replayed} of nothing"));
+    }
+    suite.delete(&sink.id).await;
+}
+
+async fn deletes<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
+    let (sink, claimed) = claimed(suite, "deleted", 3).await;
+    suite.settle(&claimed[0], 2, failed()).await;
+    suite.delete(&sink.id).await;
+    let is_settled = suite.settle(&claimed[1], 3, Outcome::Delivered).await;
+    let replayed = suite.replay(&sink.id, None, 3).await;
+    DELETED.holds(
+        !is_settled && replayed == 0,
+        format_args!("{is_settled} and {replayed}"),
+    );
+    // Another one of the same name has no part in it.
+    suite.put(&sink).await;
+    let listed = suite.of_endpoint(&sink.id).await;
+    let claimed = suite.claim_all(100_000, &sink).await;
+    DELETED.holds(
+        listed.is_empty() && claimed.is_empty(),
+        format_args!("{listed:?} and {claimed:?}"),
+    );
+    suite.delete(&sink.id).await;
+}
