@@ -146,10 +146,12 @@ async fn the_postgres_store_passes_the_conformance_suites() {
     let pg = Pg::new().await;
     conformance::managed_key_store(&pg.store).await;
     conformance::change_feed(&pg.store, &pg.store).await;
+    conformance::outbox(&pg.store).await;
     // As another process sees it.
     let other = PostgresStore::new(PgPool::connect(&pg.url).await.unwrap());
     conformance::managed_key_store(&other).await;
     conformance::change_feed(&other, &pg.store).await;
+    conformance::outbox(&other).await;
 }
 
 #[tokio::test]
@@ -157,6 +159,7 @@ async fn a_pool_of_one_is_enough() {
     let pg = Pg::with_pool(1).await;
     conformance::managed_key_store(&pg.store).await;
     conformance::change_feed(&pg.store, &pg.store).await;
+    conformance::outbox(&pg.store).await;
     assert!(pg.store.verify_trail().await.unwrap().is_ok());
 }
 
@@ -426,6 +429,8 @@ async fn a_role_without_rights_to_create_migrates_nothing_and_works() {
     let store = PostgresStore::new(pool);
     store.migrate().await.unwrap();
     conformance::managed_key_store(&store).await;
+    conformance::outbox(&store).await;
+    store.purge_events(SystemTime::now()).await.unwrap();
     let error = store.purge_trail(SystemTime::now()).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Refused);
 }

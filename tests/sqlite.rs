@@ -107,10 +107,12 @@ async fn the_sqlite_store_passes_the_conformance_suites() {
     let sqlite = Sqlite::new().await;
     conformance::managed_key_store(&sqlite.store).await;
     conformance::change_feed(&sqlite.store, &sqlite.store).await;
+    conformance::outbox(&sqlite.store).await;
     // As another process sees it.
     let other = SqliteStore::open(sqlite.folder.file()).await.unwrap();
     conformance::managed_key_store(&other).await;
     conformance::change_feed(&other, &sqlite.store).await;
+    conformance::outbox(&other).await;
 }
 
 #[tokio::test]

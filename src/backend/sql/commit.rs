@@ -8,10 +8,11 @@ use super::chain::{self, Link};
 use super::record_row;
 use super::session::{Driver, Query, Session, SqlError};
 use super::store::{Access, SqlStore};
+use super::tell::Told;
 use super::trail_row;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
-use crate::store::{AccountCap, Change, Event, IssueRequest, Step, StoreError, TrailRecord};
+use crate::store::{AccountCap, Change, IssueRequest, Step, StoreError, TrailRecord};
 
 /// The attempts at a change that the database asks to run again, or whose connection is lost.
 const ATTEMPTS: u32 = 4;
@@ -52,7 +53,7 @@ struct Steps<'c> {
     writes: Vec<Write<'c>>,
     requests: Vec<(&'c IssueRequest, Option<KeyId>)>,
     caps: Vec<&'c AccountCap>,
-    events: Vec<(usize, &'c Event)>,
+    events: Vec<Told<'c>>,
 }
 
 impl<D: Driver> SqlStore<D> {
@@ -124,7 +125,7 @@ impl<D: Driver> SqlStore<D> {
         self.update(session, &steps.updates, &mut rows).await?;
         self.check_caps(session, &steps.caps, &counts).await?;
         self.add_trail(session, &steps.writes, &mut rows).await?;
-        self.add_events(session, change, &steps.events).await
+        self.tell(session, change, &steps.events).await
     }
 
     /// Creates records, and adds their rows of the trail.
@@ -370,36 +371,6 @@ impl<D: Driver> SqlStore<D> {
         Ok(())
     }
 
-    async fn add_events(
-        &self,
-        session: &mut D::Session,
-        change: &Change,
-        events: &[(usize, &Event)],
-    ) -> Result<(), SqlError> {
-        const COLUMNS: usize = 6;
-        let insert = self.sql(
-            "INSERT INTO {events} (id, kind, at, key_id, account, data) VALUES {values} \
-             ON CONFLICT (id) DO NOTHING",
-        );
-        for events in events.chunks(D::DIALECT.most_parameters / COLUMNS) {
-            let rows = events.iter().map(|(at, event)| {
-                vec![
-                    Cell::text(event_id(change, *at)),
-                    Cell::text(event.kind.as_str()),
-                    Cell::instant(event.at),
-                    Cell::optional_id(event.key),
-                    Cell::optional_text(event.account.as_deref()),
-                    Cell::text(event.data.as_str()),
-                ]
-            });
-            let written = session.execute(Query::of_rows(&insert, rows)).await?;
-            if written != events.len() as u64 {
-                return Err(StoreError::already_exists().into());
-            }
-        }
-        Ok(())
-    }
-
     /// Returns whether a change was carried out before.
     async fn is_committed(
         &self,
@@ -407,19 +378,16 @@ impl<D: Driver> SqlStore<D> {
         change: &Change,
         steps: &Steps<'_>,
     ) -> Result<bool, SqlError> {
-        let (statement, cell) = match steps.events.first() {
-            Some((at, _)) => (
-                "SELECT seq FROM {events} WHERE id = $1",
-                Cell::text(event_id(change, *at)),
-            ),
-            None => (
-                "SELECT seq FROM {trail} WHERE change = $1 LIMIT 1",
-                Cell::bytes(*change.id().as_bytes()),
-            ),
-        };
-        let rows: Vec<Row> = session
-            .fetch(Query::new(self.sql(statement), [cell]))
-            .await?;
+        if self.has_told(session, &steps.events).await? {
+            return Ok(true);
+        }
+        if steps.writes.is_empty() {
+            return Ok(false);
+        }
+        // Its events may all have been left out.
+        let statement = self.sql("SELECT seq FROM {trail} WHERE change = $1 LIMIT 1");
+        let cell = Cell::bytes(*change.id().as_bytes());
+        let rows = session.fetch(Query::new(statement, [cell])).await?;
         Ok(!rows.is_empty())
     }
 }
@@ -458,7 +426,13 @@ impl<'c> Steps<'c> {
                 }
                 Step::Request { request, replaces } => steps.requests.push((request, replaces)),
                 Step::Cap(cap) => steps.caps.push(cap),
-                Step::Event { event, .. } => steps.events.push((at, event)),
+                Step::Event {
+                    event,
+                    once,
+                    only_to,
+                } => steps
+                    .events
+                    .push(Told::new(change, at, event, once, only_to)),
             }
         }
         Ok(steps)
@@ -475,8 +449,3 @@ pub(super) const HASHED: [&str; trail_row::COLUMNS.len() + 1] = {
     }
     columns
 };
-
-/// The id of an event: of its change, and of its place in that.
-fn event_id(change: &Change, at: usize) -> String {
-    format!("msg_{}_{at}", change.id())
-}

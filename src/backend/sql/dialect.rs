@@ -28,6 +28,13 @@ pub(super) struct Dialect {
     pub(super) begin_page: &'static str,
     /// Locks the rows of a query until the end of the transaction.
     pub(super) for_update: &'static str,
+    /// Keeps the endpoints `n` of a query from being deleted until the end of the transaction.
+    pub(super) for_key_share: &'static str,
+    /// The function that finds a text in another one: 0 if it is not there.
+    pub(super) position: &'static str,
+    /// Joins the deliveries `d` of an endpoint `n` to claim. Between the two comes the query for
+    /// their `event_seq`.
+    pub(super) join_claimed: [&'static str; 2],
     /// Locks the accounts in `{values}` one after the other, until the end of the transaction.
     /// Empty if there is one writer at a time.
     pub(super) lock_account: &'static str,

@@ -15,8 +15,14 @@ use crate::store::{
 /// The changes that the feed returns at a time.
 const MOST_CHANGES: usize = 2_000;
 
-/// The events that are deleted in one transaction.
+/// The events, or the marks, that are deleted in one transaction.
 const PURGED_AT_ONCE: usize = 5_000;
+
+/// The time for which a mark is kept longer than its event: two months.
+const MARKS_KEPT: Duration = Duration::from_secs(62 * 86_400);
+
+/// The columns of an event, in the order in which [`event`] reads them.
+pub(super) const COLUMNS: [&str; 6] = ["id", "kind", "at", "key_id", "account", "data"];
 
 impl<D: Driver> SqlStore<D> {
     pub(super) async fn events(
@@ -35,9 +41,9 @@ impl<D: Driver> SqlStore<D> {
             matches!(start, Start::After(_)) && self.within(self.is_lost("events", &after)).await?;
         let after = if gap { Self::beginning() } else { after };
         let limit = limit.max(1) as usize;
-        let columns = "id, kind, at, key_id, account, data";
+        let columns = COLUMNS.join(", ");
         let found = self
-            .within(self.follow("events", columns, &after, limit))
+            .within(self.follow("events", &columns, &after, limit))
             .await?;
         let events = found.rows.into_iter().map(|mut row| event(&mut row));
         let events = events.collect::<Result<_, _>>()?;
@@ -46,17 +52,30 @@ impl<D: Driver> SqlStore<D> {
             .gap(gap))
     }
 
-    /// Deletes the events from before a time, and returns their number. A reader that has not read
-    /// them is told of the gap.
+    /// Deletes the events from before a time with their deliveries, and returns their number. A
+    /// reader that has not read them is told of the gap. Their marks are kept for longer.
     pub(super) async fn purge_events(&self, before: SystemTime) -> Result<u64, StoreError> {
         let mut purged = 0;
         loop {
             let deleted = self.within(self.purge_some_events(before)).await?;
             if deleted == 0 {
-                return Ok(purged);
+                break;
             }
             purged += deleted;
         }
+        if let Some(before) = before.checked_sub(MARKS_KEPT) {
+            while self.within(self.purge_some_marks(before)).await? > 0 {}
+        }
+        Ok(purged)
+    }
+
+    async fn purge_some_marks(&self, before: SystemTime) -> Result<u64, SqlError> {
+        let delete = self.sql(&format!(
+            "DELETE FROM {{told}} WHERE id IN \
+             (SELECT id FROM {{told}} WHERE at < $1 ORDER BY at LIMIT {PURGED_AT_ONCE})"
+        ));
+        let query = Query::new(delete, [Cell::instant(before)]);
+        self.write_one(query).await
     }
 
     async fn purge_some_events(&self, before: SystemTime) -> Result<u64, SqlError> {
@@ -92,6 +111,13 @@ impl<D: Driver> SqlStore<D> {
         ));
         let bounds = [at, Cell::integer(last)];
         session.execute(Query::new(mark, bounds.clone())).await?;
+        let deliveries = self.sql(
+            "DELETE FROM {deliveries} WHERE event_seq IN \
+             (SELECT seq FROM {events} WHERE at < $1 AND seq <= $2)",
+        );
+        session
+            .execute(Query::new(deliveries, bounds.clone()))
+            .await?;
         let delete = self.sql("DELETE FROM {events} WHERE at < $1 AND seq <= $2");
         let deleted = session.execute(Query::new(delete, bounds)).await?;
         session.run("COMMIT").await?;
@@ -182,7 +208,8 @@ impl<D: Driver> SqlStore<D> {
     }
 }
 
-fn event(row: &mut Row) -> Result<KeptEvent, StoreError> {
+/// Reads an event from its [`COLUMNS`].
+pub(super) fn event(row: &mut Row) -> Result<KeptEvent, StoreError> {
     let id = row.text("id")?;
     let kind = row.text("kind")?;
     let event = Event::new(kind, row.instant("at")?)

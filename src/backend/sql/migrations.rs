@@ -118,7 +118,7 @@ async fn adapt<D: Driver>(session: &mut D::Session, names: &Names) -> Result<(),
         return Ok(());
     }
     let adapted = "UPDATE {trail} SET xid = DEFAULT; UPDATE {events} SET xid = DEFAULT; \
-                   DELETE FROM {marks}; {mark_server}";
+                   DELETE FROM {marks} WHERE name <> 'announced'; {mark_server}";
     session.run(&names.fill(adapted, &D::DIALECT)).await
 }
 

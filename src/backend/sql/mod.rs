@@ -5,10 +5,12 @@
 
 mod cell;
 mod chain;
+mod claims;
 mod commit;
 mod dialect;
 #[cfg(feature = "postgres")]
 mod doorbell;
+mod endpoints;
 mod events;
 mod follow;
 mod guards;
@@ -17,6 +19,7 @@ mod listener;
 mod lists;
 mod migrations;
 mod names;
+mod outbox;
 mod ports;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -25,6 +28,7 @@ mod session;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod store;
+mod tell;
 mod trail;
 mod trail_row;
 mod usage;

@@ -61,6 +61,14 @@ impl Names {
         format!("{}.{}", self.schema, self.prefix)
     }
 
+    /// Returns the name of the store among those that use the same secrets.
+    pub(super) fn namespace(&self) -> String {
+        if self.schema.is_empty() {
+            return self.prefix.clone();
+        }
+        self.to_string()
+    }
+
     /// Returns the name of a table, quoted, with its schema.
     pub(super) fn table(&self, name: &str) -> String {
         let Self { schema, prefix } = self;
@@ -103,6 +111,9 @@ impl Names {
             "trail",
             "stubs",
             "events",
+            "endpoints",
+            "deliveries",
+            "told",
             "marks",
             "migrations",
         ] {
@@ -124,6 +135,8 @@ impl Names {
             ("trail_by_transaction", &by_transaction("trail")),
             ("events_by_transaction", &by_transaction("events")),
             ("for_update", dialect.for_update),
+            ("for_key_share", dialect.for_key_share),
+            ("position", dialect.position),
             ("mark_server", &mark_server),
         ] {
             filled = filled.replace(&format!("{{{name}}}"), text);

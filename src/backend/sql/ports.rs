@@ -75,6 +75,10 @@ macro_rules! ports {
 
             /// Deletes the events from before a time, and returns their number. A reader that has
             /// not read them is told of a [gap](crate::store::Followed).
+            ///
+            /// Their [deliveries](crate::store::Outbox) are deleted, too, also those that are
+            /// pending. The marks of events that are told [once](crate::store::Once) are kept for 62
+            /// days longer.
             pub async fn purge_events(&self, before: SystemTime) -> Result<u64, StoreError> {
                 self.0.purge_events(before).await
             }
@@ -138,10 +142,16 @@ macro_rules! ports {
                 self.0.events(start, limit).await
             }
 
+            fn outbox(&self) -> Option<$crate::store::BoxedOutbox> {
+                Some($crate::store::BoxedOutbox::new(self.clone()))
+            }
+
             async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
                 self.0.record_usage(batch).await
             }
         }
+
+        $crate::backend::sql::ports::outbox!($name);
 
         impl ChangeFeed for $name {
             async fn changes_since(
@@ -155,4 +165,80 @@ macro_rules! ports {
     };
 }
 
-pub(super) use ports;
+/// Implements [`Outbox`](crate::store::Outbox) for such a struct.
+macro_rules! outbox {
+    ($name:ident) => {
+        impl $crate::store::Outbox for $name {
+            fn namespace(&self) -> String {
+                self.0.namespace()
+            }
+
+            async fn put_endpoint(
+                &self,
+                endpoint: &$crate::store::Endpoint,
+            ) -> Result<(), StoreError> {
+                self.0.put_endpoint(endpoint).await
+            }
+
+            async fn delete_endpoint(&self, id: &str) -> Result<bool, StoreError> {
+                self.0.delete_endpoint(id).await
+            }
+
+            async fn find_endpoint(
+                &self,
+                id: &str,
+            ) -> Result<Option<$crate::store::Endpoint>, StoreError> {
+                self.0.find_endpoint(id).await
+            }
+
+            async fn endpoints(
+                &self,
+                account: Option<&str>,
+                paging: &Paging,
+            ) -> Result<Page<$crate::store::Endpoint>, StoreError> {
+                self.0.endpoints(account, paging).await
+            }
+
+            async fn claim(
+                &self,
+                claim: &$crate::store::Claim,
+            ) -> Result<Vec<$crate::store::Delivery>, StoreError> {
+                self.0.claim(claim).await
+            }
+
+            async fn settle(
+                &self,
+                settlement: &$crate::store::Settlement,
+            ) -> Result<bool, StoreError> {
+                self.0.settle(settlement).await
+            }
+
+            async fn deliveries(
+                &self,
+                query: &$crate::store::DeliveryQuery,
+                paging: &Paging,
+            ) -> Result<Page<$crate::store::DeliveryRecord>, StoreError> {
+                self.0.deliveries(query, paging).await
+            }
+
+            async fn replay(
+                &self,
+                endpoint: &str,
+                event: Option<&str>,
+                at: SystemTime,
+            ) -> Result<u64, StoreError> {
+                self.0.replay(endpoint, event, at).await
+            }
+
+            async fn announced_until(&self) -> Result<Option<SystemTime>, StoreError> {
+                self.0.announced_until().await
+            }
+
+            async fn set_announced_until(&self, until: SystemTime) -> Result<(), StoreError> {
+                self.0.set_announced_until(until).await
+            }
+        }
+    };
+}
+
+pub(super) use {outbox, ports};

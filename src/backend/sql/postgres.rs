@@ -143,6 +143,9 @@ impl Driver for PostgresDriver {
                 SET LOCAL enable_sort = off; SET LOCAL enable_incremental_sort = off; \
                 SET LOCAL jit = off",
         for_update: "FOR UPDATE",
+        for_key_share: "FOR KEY SHARE OF n",
+        position: "strpos",
+        join_claimed: ["CROSS JOIN LATERAL (", " FOR UPDATE SKIP LOCKED) AS d"],
         lock_account: "SELECT pg_advisory_xact_lock(hashtextextended(name, 0)) \
              FROM (VALUES {values}) AS names(name)",
         lock_migrations: "SELECT pg_advisory_xact_lock(1952541489, hashtext('{names}'))",

@@ -216,6 +216,13 @@ impl Driver for SqliteDriver {
         begin_snapshot: "BEGIN",
         begin_page: "",
         for_update: "",
+        for_key_share: "",
+        position: "instr",
+        // There is no LATERAL. One transaction writes at a time, so nothing is locked.
+        join_claimed: [
+            "JOIN {deliveries} AS d ON d.endpoint_id = n.id AND d.event_seq IN (",
+            ")",
+        ],
         lock_account: "",
         lock_migrations: "",
         has_schemas: false,

@@ -93,6 +93,16 @@ impl<D: Driver> SqlStore<D> {
         Ok(self.server.get().copied().unwrap_or_default())
     }
 
+    /// Runs one statement that writes, in a transaction, and returns the number of its rows.
+    pub(super) async fn write_one(&self, query: Query) -> Result<u64, SqlError> {
+        let mut session = self.session(Access::Write).await?;
+        session.run(D::DIALECT.begin).await?;
+        let written = session.execute(query).await?;
+        session.run("COMMIT").await?;
+        session.finish();
+        Ok(written)
+    }
+
     /// Runs one statement, and returns its rows.
     pub(super) async fn fetch(&self, query: Query) -> Result<Vec<Row>, SqlError> {
         let mut session = self.session(Access::Read).await?;

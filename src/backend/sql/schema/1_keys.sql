@@ -134,6 +134,50 @@ CREATE TABLE {events} (
 CREATE INDEX "{prefix}events_by_age" ON {events} (at);
 {events_by_transaction}
 
+-- An endpoint without a URL is a sink.
+CREATE TABLE {endpoints} (
+  id {text} NOT NULL PRIMARY KEY,
+  url {text},
+  secret_master {text},
+  secret_generation {integer},
+  previous_master {text},
+  previous_generation {integer},
+  previous_until {integer},
+  account {text},
+  kinds {text} NOT NULL DEFAULT '',
+  version {integer} NOT NULL,
+  created_at {integer} NOT NULL,
+  disabled_at {integer},
+  disabled_reason {text},
+  CHECK ((url IS NULL) = (secret_master IS NULL)),
+  CHECK ((disabled_at IS NULL) = (disabled_reason IS NULL))
+){strict};
+CREATE INDEX "{prefix}endpoints_by_account" ON {endpoints} (account, id);
+
+-- The attempt is the token of a claim. The step is the number of the attempt in the schedule: 0 if
+-- the delivery was not claimed since it was added or replayed.
+CREATE TABLE {deliveries} (
+  event_seq {integer} NOT NULL,
+  endpoint_id {text} NOT NULL,
+  state {text} NOT NULL,
+  attempt {integer} NOT NULL,
+  step {integer} NOT NULL,
+  next_at {integer},
+  settled_at {integer},
+  cause {text},
+  PRIMARY KEY (event_seq, endpoint_id),
+  CHECK ((state = 'pending') = (next_at IS NOT NULL))
+){updated};
+CREATE INDEX "{prefix}deliveries_pending" ON {deliveries} (endpoint_id, next_at) WHERE state = 'pending';
+CREATE INDEX "{prefix}deliveries_failed" ON {deliveries} (endpoint_id, event_seq) WHERE state = 'failed';
+CREATE INDEX "{prefix}deliveries_by_endpoint" ON {deliveries} (endpoint_id, event_seq);
+
+CREATE TABLE {told} (
+  id {bytes} NOT NULL PRIMARY KEY,
+  at {integer} NOT NULL
+){strict};
+CREATE INDEX "{prefix}told_by_age" ON {told} (at);
+
 CREATE TABLE {marks} (
   name {text} NOT NULL PRIMARY KEY,
   number {integer} NOT NULL

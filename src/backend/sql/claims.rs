@@ -1,0 +1,212 @@
+//! Deliveries to carry out: claims, and settlements.
+
+use std::collections::BTreeMap;
+
+use super::cell::Cell;
+use super::session::{Driver, Query, Session, SqlError};
+use super::store::{Access, SqlStore};
+use super::{endpoints, events};
+use crate::store::{Claim, Delivery, Outcome, Settlement, StoreError, is_endpoint_id};
+
+/// The most deliveries of a claim.
+const MOST_CLAIMED: u32 = 200;
+
+/// The attempt and the step of each claimed delivery, by its event and its endpoint.
+type Claimed = BTreeMap<(i64, String), (u64, u32)>;
+
+impl<D: Driver> SqlStore<D> {
+    pub(super) async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>, StoreError> {
+        // Without the lock of SQLite's writer, since mostly nothing is due.
+        let ready = self.within(self.ready(claim)).await?;
+        if ready.is_empty() || claim.most_per_endpoint == 0 {
+            return Ok(Vec::new());
+        }
+        self.within(self.take(claim, ready)).await
+    }
+
+    /// Returns endpoints with deliveries that are due, at most as many as the claim can serve.
+    async fn ready(&self, claim: &Claim) -> Result<Vec<String>, SqlError> {
+        let Some(query) = ready_query(claim) else {
+            return Ok(Vec::new());
+        };
+        let query = Query {
+            sql: self.sql(&query.sql),
+            ..query
+        };
+        let rows = self.fetch(query).await?.into_iter();
+        Ok(rows
+            .map(|mut row| row.text("id"))
+            .collect::<Result<_, _>>()?)
+    }
+
+    /// Claims deliveries of these endpoints, and reads them.
+    async fn take(&self, claim: &Claim, ready: Vec<String>) -> Result<Vec<Delivery>, SqlError> {
+        let mut session = self.session(Access::Write).await?;
+        session.run(D::DIALECT.begin).await?;
+        let query = take_query(claim, &D::DIALECT.join_claimed, ready);
+        let query = Query {
+            sql: self.sql(&query.sql),
+            ..query
+        };
+        let mut claimed = Claimed::new();
+        for mut row in session.fetch(query).await? {
+            let place = (row.integer("event_seq")?, row.text("endpoint_id")?);
+            let attempt = row.count("attempt")?;
+            let step = u32::try_from(row.integer("step")?).unwrap_or(u32::MAX);
+            claimed.insert(place, (attempt, step));
+        }
+        let deliveries = self.read_claimed(&mut session, &claimed).await?;
+        session.run("COMMIT").await?;
+        session.finish();
+        Ok(deliveries)
+    }
+
+    async fn read_claimed(
+        &self,
+        session: &mut D::Session,
+        claimed: &Claimed,
+    ) -> Result<Vec<Delivery>, SqlError> {
+        if claimed.is_empty() {
+            return Ok(Vec::new()); // others were faster
+        }
+        let of = |name: &str, columns: &[&str]| -> String {
+            let columns = columns.iter().map(|column| format!("{name}.{column}"));
+            columns.collect::<Vec<_>>().join(", ")
+        };
+        // The values come first in the join, so that each event and each endpoint is looked up.
+        let select = self.sql(&format!(
+            "WITH c(seq, endpoint) AS (VALUES {{values}}) SELECT c.seq, c.endpoint, {}, {} \
+             FROM c CROSS JOIN {{events}} AS e CROSS JOIN {{endpoints}} AS n \
+             WHERE e.seq = c.seq AND n.id = c.endpoint ORDER BY c.seq, c.endpoint",
+            of("e", &events::COLUMNS),
+            of("n", &endpoints::COLUMNS)
+        ));
+        let places = claimed.keys();
+        let places =
+            places.map(|(seq, endpoint)| vec![Cell::integer(*seq), Cell::text(endpoint.as_str())]);
+        let mut deliveries = Vec::new();
+        for mut row in session.fetch(Query::of_rows(&select, places)).await? {
+            let place = (row.integer("event_seq")?, row.text("endpoint_id")?);
+            let (event, endpoint) = (events::event(&mut row)?, endpoints::endpoint(&mut row)?);
+            if let Some((attempt, step)) = claimed.get(&place) {
+                let delivery = Delivery::new(event, endpoint);
+                deliveries.push(delivery.with_attempt(*attempt, *step));
+            }
+        }
+        Ok(deliveries)
+    }
+
+    /// Records the outcome of an attempt, unless the delivery was claimed again, or replayed: it
+    /// has no step then.
+    pub(super) async fn settle(&self, settlement: &Settlement) -> Result<bool, StoreError> {
+        settlement.check().map_err(StoreError::refused)?;
+        if settlement.event.contains('\0') || !is_endpoint_id(&settlement.endpoint) {
+            return Ok(false); // there is no such delivery
+        }
+        let (state, next_at, cause) = match &settlement.outcome {
+            Outcome::Delivered => ("delivered", None, None),
+            Outcome::Failed { cause } => ("failed", None, Some(cause)),
+            Outcome::Retry { at, cause } => ("pending", Some(*at), Some(cause)),
+        };
+        let settled_at = next_at.is_none().then_some(settlement.at);
+        let update = self.sql(
+            "UPDATE {deliveries} \
+             SET state = $4, next_at = $5, settled_at = $6, cause = COALESCE($7, cause) \
+             WHERE event_seq = (SELECT seq FROM {events} WHERE id = $1) AND endpoint_id = $2 \
+             AND attempt = $3 AND step > 0 AND state = 'pending'",
+        );
+        let cells = [
+            Cell::text(settlement.event.as_str()),
+            Cell::text(settlement.endpoint.as_str()),
+            Cell::count(settlement.attempt),
+            Cell::text(state),
+            Cell::optional_instant(next_at),
+            Cell::optional_instant(settled_at),
+            Cell::optional_text(cause.map(String::as_str)),
+        ];
+        let settle = self.write_one(Query::new(update, cells));
+        Ok(self.within(settle).await? == 1)
+    }
+}
+
+/// Returns the query for endpoints with deliveries that are due, in no order, or `None` if none can
+/// be.
+///
+/// A scan over the index of pending deliveries would read a backlog to its end. This one jumps from
+/// endpoint to endpoint, and looks at the first delivery of each.
+fn ready_query(claim: &Claim) -> Option<Query> {
+    let most = claim.most.min(MOST_CLAIMED);
+    // There may be more than a statement may have parameters, and nothing in an id needs quoting.
+    let list = |ids: &[String]| -> String {
+        let ids = ids.iter().filter(|id| is_endpoint_id(id));
+        ids.map(|id| format!("'{id}'"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let (sinks, except) = (list(&claim.sinks), list(&claim.except));
+    let targets = match (claim.webhooks, sinks.is_empty()) {
+        (false, true) => return None,
+        (true, true) => "n.url IS NOT NULL".to_owned(),
+        (false, false) => format!("n.url IS NULL AND n.id IN ({sinks})"),
+        (true, false) => format!("(n.url IS NOT NULL OR n.id IN ({sinks}))"),
+    };
+    let except = match except.as_str() {
+        "" => String::new(),
+        ids => format!("AND n.id NOT IN ({ids})"),
+    };
+    let next = |condition: &str| {
+        format!(
+            "(SELECT d.endpoint_id FROM {{deliveries}} AS d WHERE d.state = 'pending' {condition} \
+             ORDER BY d.endpoint_id LIMIT 1)"
+        )
+    };
+    let (first, next) = (next(""), next("AND d.endpoint_id > w.id"));
+    let is_kept = claim.sinks.is_empty() && claim.except.is_empty();
+    let sql = format!(
+        "WITH RECURSIVE waiting(id) AS (SELECT {first} UNION ALL \
+         SELECT {next} FROM waiting AS w WHERE w.id IS NOT NULL) \
+         SELECT n.id FROM waiting AS w CROSS JOIN {{endpoints}} AS n \
+         WHERE n.id = w.id AND n.disabled_at IS NULL AND {targets} {except} \
+         AND EXISTS (SELECT 1 FROM {{deliveries}} AS d \
+         WHERE d.endpoint_id = n.id AND d.state = 'pending' AND d.next_at <= $1) \
+         ORDER BY random() LIMIT {most}"
+    );
+    Some(Query {
+        sql,
+        cells: vec![Cell::instant(claim.at)],
+        is_kept,
+    })
+}
+
+/// Returns the statement that claims deliveries of endpoints: of each as many as it may have, or as
+/// many as there are for each.
+fn take_query(claim: &Claim, join_claimed: &[&str; 2], ready: Vec<String>) -> Query {
+    let most = claim.most.min(MOST_CLAIMED);
+    let share = most.div_ceil(u32::try_from(ready.len()).unwrap_or(u32::MAX).max(1));
+    let each = claim.most_per_endpoint.min(share);
+    let [join, end] = join_claimed;
+    let top = format!(
+        "SELECT t.event_seq FROM {{deliveries}} AS t WHERE t.endpoint_id = n.id \
+         AND t.state = 'pending' AND t.next_at <= $1 ORDER BY t.next_at LIMIT {each}"
+    );
+    let mut cells = vec![Cell::instant(claim.at), Cell::instant(claim.until())];
+    let numbers = ready.into_iter().map(|id| {
+        cells.push(Cell::text(id));
+        format!("(${})", cells.len())
+    });
+    let values = numbers.collect::<Vec<_>>().join(", ");
+    // Once: if it were evaluated again for each delivery, it would claim more than it may.
+    let sql = format!(
+        "WITH ready(id) AS (VALUES {values}), due(seq, endpoint) AS MATERIALIZED (\
+         SELECT d.event_seq, n.id FROM ready AS r CROSS JOIN {{endpoints}} AS n {join}{top}{end} \
+         WHERE n.id = r.id AND n.disabled_at IS NULL LIMIT {most}) \
+         UPDATE {{deliveries}} SET next_at = $2, attempt = attempt + 1, step = step + 1 \
+         WHERE (event_seq, endpoint_id) IN (SELECT seq, endpoint FROM due) \
+         RETURNING event_seq, endpoint_id, attempt, step"
+    );
+    Query {
+        sql,
+        cells,
+        is_kept: false,
+    }
+}

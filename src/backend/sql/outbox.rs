@@ -1,0 +1,260 @@
+//! The rest of the outbox: the list of deliveries, replays, and the place of announcements.
+
+use std::time::SystemTime;
+
+use super::cell::{Cell, Row, corrupt};
+use super::endpoints::ATTEMPTS;
+use super::events;
+use super::session::{Driver, Query, Session, SqlError};
+use super::store::{Access, SqlStore};
+use crate::store::{
+    Cursor, DeliveryQuery, DeliveryRecord, DeliveryState, Page, Paging, StoreError, is_endpoint_id,
+};
+
+/// The deliveries that a page with a filter looks at, at most.
+const MOST_SCANNED: u32 = 2_000;
+
+/// The deliveries that are replayed in one transaction.
+const REPLAYED_AT_ONCE: u32 = 1_000;
+
+/// A place in the list of deliveries: the number of the event, and the endpoint.
+#[derive(Clone)]
+struct Place(i64, String);
+
+impl<D: Driver> SqlStore<D> {
+    pub(super) fn namespace(&self) -> String {
+        self.names.namespace()
+    }
+
+    pub(super) async fn deliveries(
+        &self,
+        query: &DeliveryQuery,
+        paging: &Paging,
+    ) -> Result<Page<DeliveryRecord>, StoreError> {
+        let list = query.fingerprint();
+        let after = match paging.cursor() {
+            None => Place(i64::MAX, String::new()),
+            Some(cursor) => decode(&list, cursor)?,
+        };
+        let is_of_nobody = |id: &String| !is_endpoint_id(id);
+        if query.endpoint.as_ref().is_some_and(is_of_nobody) {
+            return Ok(Page::new(Vec::new(), None));
+        }
+        let limit = paging.limit() as usize;
+        let page = self
+            .within(self.delivery_rows(query, &after, limit))
+            .await?;
+        let (rows, scanned) = page;
+        let has_more = rows.len() > limit;
+        let mut items = Vec::new();
+        let mut last = None;
+        for mut row in rows.into_iter().take(limit) {
+            let place = Place(row.integer("event_seq")?, row.text("endpoint_id")?);
+            items.push(delivery(&mut row, place.1.clone())?);
+            last = Some(place);
+        }
+        let next = if has_more { last } else { scanned };
+        let next = next.map(|Place(seq, id)| Cursor::new(format!("d1-{list}-{seq}-{id}")));
+        Ok(Page::new(items, next))
+    }
+
+    /// Returns the rows of a page, and one more if there is one, and the place of the last delivery
+    /// that was looked at if that was not the last one of all.
+    async fn delivery_rows(
+        &self,
+        query: &DeliveryQuery,
+        after: &Place,
+        limit: usize,
+    ) -> Result<(Vec<Row>, Option<Place>), SqlError> {
+        let (mut before, order) = match query.endpoint {
+            Some(_) => (
+                "d.endpoint_id = $1 AND d.event_seq < $2",
+                "d.event_seq DESC",
+            ),
+            None => (
+                "$1 IS NULL AND (d.event_seq, d.endpoint_id) < ($2, $3)",
+                "d.event_seq DESC, d.endpoint_id DESC",
+            ),
+        };
+        let ends;
+        let mut cells = vec![
+            Cell::optional_text(query.endpoint.as_deref()),
+            Cell::integer(after.0),
+        ];
+        if query.endpoint.is_none() {
+            cells.push(Cell::text(after.1.as_str()));
+        }
+        // The failed ones of an endpoint have an index.
+        let is_scan = match (&query.endpoint, query.state) {
+            (_, None) | (Some(_), Some(DeliveryState::Failed)) => false,
+            (_, Some(_)) => true,
+        };
+        let mut scanned = None;
+        if is_scan {
+            let end = self.sql(&format!(
+                "SELECT d.event_seq, d.endpoint_id FROM {{deliveries}} AS d WHERE {before} \
+                 ORDER BY {order} LIMIT 1 OFFSET {}",
+                MOST_SCANNED - 1
+            ));
+            let rows = self.fetch(Query::new(end, cells.clone())).await?;
+            if let Some(mut row) = rows.into_iter().next() {
+                let end = Place(row.integer("event_seq")?, row.text("endpoint_id")?);
+                let number = cells.len();
+                ends = format!(
+                    "{before} AND (d.event_seq, d.endpoint_id) >= (${}, ${})",
+                    number + 1,
+                    number + 2
+                );
+                before = &ends;
+                cells.extend([Cell::integer(end.0), Cell::text(end.1.as_str())]);
+                scanned = Some(end);
+            }
+        }
+        let state = query.state.map_or(String::new(), |state| {
+            format!("AND d.state = '{}'", state.as_str())
+        });
+        let columns = events::COLUMNS
+            .map(|column| format!("e.{column}"))
+            .join(", ");
+        let select = self.sql(&format!(
+            "SELECT d.event_seq, d.endpoint_id, d.state, d.attempt, d.next_at, d.settled_at, \
+             d.cause, {columns} FROM {{deliveries}} AS d CROSS JOIN {{events}} AS e \
+             WHERE {before} {state} AND e.seq = d.event_seq ORDER BY {order} LIMIT {}",
+            limit + 1
+        ));
+        Ok((self.fetch(Query::new(select, cells)).await?, scanned))
+    }
+
+    pub(super) async fn replay(
+        &self,
+        endpoint: &str,
+        event: Option<&str>,
+        at: SystemTime,
+    ) -> Result<u64, StoreError> {
+        if !is_endpoint_id(endpoint) || event.is_some_and(|event| event.contains('\0')) {
+            return Ok(0);
+        }
+        if let Some(event) = event {
+            let update = self.sql(
+                "UPDATE {deliveries} \
+                 SET state = 'pending', step = 0, next_at = $2, settled_at = NULL \
+                 WHERE endpoint_id = $1 AND state <> 'pending' \
+                 AND event_seq = (SELECT seq FROM {events} WHERE id = $3)",
+            );
+            let cells = [Cell::text(endpoint), Cell::instant(at), Cell::text(event)];
+            return self.within(self.write_one(Query::new(update, cells))).await;
+        }
+        // In the order of events, so that what fails meanwhile is not replayed for ever.
+        let (mut replayed, mut after) = (0, 0);
+        loop {
+            let (count, last) = self.within(self.replay_some(endpoint, at, after)).await?;
+            replayed += count;
+            let Some(last) = last else {
+                return Ok(replayed);
+            };
+            after = last;
+        }
+    }
+
+    /// Replays the next deliveries that failed. Returns their number, and the number of the last
+    /// event.
+    async fn replay_some(
+        &self,
+        endpoint: &str,
+        at: SystemTime,
+        after: i64,
+    ) -> Result<(u64, Option<i64>), SqlError> {
+        let mut attempt = 1;
+        loop {
+            match self.try_replay(endpoint, at, after).await {
+                // A purge of events deleted the same deliveries.
+                Err(SqlError::Again(_)) if attempt < ATTEMPTS => attempt += 1,
+                result => return result,
+            }
+        }
+    }
+
+    async fn try_replay(
+        &self,
+        endpoint: &str,
+        at: SystemTime,
+        after: i64,
+    ) -> Result<(u64, Option<i64>), SqlError> {
+        let update = self.sql(&format!(
+            "UPDATE {{deliveries}} \
+             SET state = 'pending', step = 0, next_at = $2, settled_at = NULL \
+             WHERE endpoint_id = $1 AND state = 'failed' AND event_seq IN \
+             (SELECT event_seq FROM {{deliveries}} \
+             WHERE endpoint_id = $1 AND state = 'failed' AND event_seq > $3 \
+             ORDER BY event_seq LIMIT {REPLAYED_AT_ONCE}) RETURNING event_seq"
+        ));
+        let cells = [
+            Cell::text(endpoint),
+            Cell::instant(at),
+            Cell::integer(after),
+        ];
+        let mut session = self.session(Access::Write).await?;
+        session.run(D::DIALECT.begin).await?;
+        let rows = session.fetch(Query::new(update, cells)).await?;
+        session.run("COMMIT").await?;
+        session.finish();
+        let count = rows.len() as u64;
+        let mut last = None;
+        for mut row in rows {
+            last = last.max(Some(row.integer("event_seq")?));
+        }
+        Ok((count, last))
+    }
+
+    pub(super) async fn announced_until(&self) -> Result<Option<SystemTime>, StoreError> {
+        let select = self.sql("SELECT number FROM {marks} WHERE name = 'announced'");
+        let rows = self.within(self.fetch(Query::new(select, []))).await?;
+        let row = rows.into_iter().next();
+        row.map(|mut row| row.instant("number")).transpose()
+    }
+
+    pub(super) async fn set_announced_until(&self, until: SystemTime) -> Result<(), StoreError> {
+        let insert = self.sql(
+            "INSERT INTO {marks} AS m (name, number) VALUES ('announced', $1) \
+             ON CONFLICT (name) DO UPDATE SET number = excluded.number \
+             WHERE excluded.number > m.number",
+        );
+        let query = Query::new(insert, [Cell::instant(until)]);
+        self.within(self.write_one(query)).await.map(drop)
+    }
+}
+
+fn decode(list: &str, cursor: &Cursor) -> Result<Place, StoreError> {
+    let place = || {
+        let text = cursor.as_str().strip_prefix("d1-")?;
+        let (seq, id) = text
+            .strip_prefix(list)?
+            .strip_prefix('-')?
+            .split_once('-')?;
+        is_endpoint_id(id).then_some(Place(seq.parse().ok()?, id.to_owned()))
+    };
+    place().ok_or_else(StoreError::invalid_cursor)
+}
+
+/// Reads the state of a delivery, and its event.
+fn delivery(row: &mut Row, endpoint: String) -> Result<DeliveryRecord, StoreError> {
+    let state = match row.text("state")?.as_str() {
+        "pending" => DeliveryState::Pending,
+        "delivered" => DeliveryState::Delivered,
+        "failed" => DeliveryState::Failed,
+        _ => return Err(corrupt("state")),
+    };
+    let attempts = row.count("attempt")?;
+    let next_at = row.optional_instant("next_at")?;
+    let settled_at = row.optional_instant("settled_at")?;
+    let cause = row.optional_text("cause")?;
+    Ok(DeliveryRecord {
+        event: events::event(row)?,
+        endpoint,
+        state,
+        attempts,
+        next_at,
+        settled_at,
+        cause,
+    })
+}
