@@ -134,7 +134,7 @@ impl<D: Driver> SqlStore<D> {
 ///
 /// A scan over the index of pending deliveries would read a backlog to its end. This one jumps from
 /// endpoint to endpoint, and looks at the first delivery of each.
-fn ready_query(claim: &Claim) -> Option<Query> {
+pub(super) fn ready_query(claim: &Claim) -> Option<Query> {
     let most = claim.most.min(MOST_CLAIMED);
     // There may be more than a statement may have parameters, and nothing in an id needs quoting.
     let list = |ids: &[String]| -> String {
@@ -180,7 +180,7 @@ fn ready_query(claim: &Claim) -> Option<Query> {
 
 /// Returns the statement that claims deliveries of endpoints: of each as many as it may have, or as
 /// many as there are for each.
-fn take_query(claim: &Claim, join_claimed: &[&str; 2], ready: Vec<String>) -> Query {
+pub(super) fn take_query(claim: &Claim, join_claimed: &[&str; 2], ready: Vec<String>) -> Query {
     let most = claim.most.min(MOST_CLAIMED);
     let share = most.div_ceil(u32::try_from(ready.len()).unwrap_or(u32::MAX).max(1));
     let each = claim.most_per_endpoint.min(share);

@@ -271,6 +271,8 @@ fn read(row: &SqliteRow) -> Result<Row, sqlx::Error> {
 mod tests {
     use super::*;
     use crate::backend::sql::session::Session;
+    use crate::backend::sql::{claims, tell};
+    use crate::store::Claim;
 
     /// Each connection has the settings that a commit needs to be on disk.
     #[tokio::test]
@@ -311,6 +313,50 @@ mod tests {
             // A reader cannot write.
             let write = session.run("CREATE TABLE t (a)").await;
             assert_eq!(write.is_ok(), at == 0);
+        }
+        store.close().await;
+        for end in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{end}", path.display()));
+        }
+    }
+
+    /// A statement that reads a whole table, or sorts one, would be slow with a backlog.
+    #[tokio::test]
+    async fn deliveries_are_looked_up_in_indexes() {
+        let name = format!("tower-api-key-plans-{}.db", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let store = SqliteStore::open(&path).await.unwrap();
+        store.migrate().await.unwrap();
+        let plan = async |query: Query| {
+            let sql = store.0.sql(&format!("EXPLAIN QUERY PLAN {}", query.sql));
+            let query = Query { sql, ..query };
+            let rows = store.0.fetch(query).await.unwrap();
+            let detail = |mut row: Row| {
+                row.take(3);
+                row.text("detail").unwrap()
+            };
+            rows.into_iter().map(detail).collect::<Vec<_>>()
+        };
+        let claim = Claim::new(SystemTime::UNIX_EPOCH, Duration::from_secs(1));
+        let ids = ["a", "b"].map(str::to_owned).to_vec();
+        let join = &SqliteDriver::DIALECT.join_claimed;
+        let told = vec![Cell::text("msg"), Cell::Text(None), Cell::integer(0)];
+        for query in [
+            claims::ready_query(&claim).unwrap(),
+            claims::take_query(&claim, join, ids),
+            Query::of_rows(&tell::insert_deliveries(), [told.clone(), told]),
+        ] {
+            let steps = plan(query).await;
+            // The scan of the index of pending deliveries ends at its first entry.
+            let is_scan = |step: &&String| {
+                let is_table = ["SCAN d ", "SCAN e", "SCAN n", "SCAN api"];
+                let is_table = is_table.iter().any(|begin| step.starts_with(begin));
+                is_table && !step.ends_with("COVERING INDEX api_key_deliveries_pending")
+            };
+            assert_eq!(steps.iter().find(is_scan), None, "{steps:#?}");
+            // Only the endpoints that are ready are sorted.
+            let sorts = steps.iter().filter(|step| step.contains("TEMP B-TREE"));
+            assert!(sorts.count() <= 1, "{steps:#?}");
         }
         store.close().await;
         for end in ["", "-wal", "-shm"] {

@@ -151,7 +151,7 @@ impl<D: Driver> SqlStore<D> {
 
 /// Returns the statement that adds the deliveries of events. Each case looks up its endpoints in an
 /// index. An endpoint that is being deleted is waited for, so that it leaves no delivery behind.
-fn insert_deliveries() -> String {
+pub(super) fn insert_deliveries() -> String {
     let takes = "t.only_to IS NULL AND n.disabled_at IS NULL AND (n.kinds = '' \
                  OR {position}(' ' || n.kinds || ' ', ' ' || e.kind || ' ') > 0)";
     let cases = [
