@@ -1,13 +1,13 @@
 //! The outbox in SQLite and PostgreSQL, beyond the conformance suite.
 //!
-//! `OUTBOX_PENDING` sets how many deliveries wait for one endpoint; 5,000 unless set.
+//! `OUTBOX_PENDING` sets how many deliveries wait for one endpoint; 20,000 unless set.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 #[allow(dead_code, unreachable_pub, reason = "each suite uses its part")]
 #[path = "support/postgres.rs"]
 mod server;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -187,14 +187,17 @@ async fn claims_at_once_are_exclusive_in_sqlite() {
 
 fn pending() -> u64 {
     let asked = std::env::var("OUTBOX_PENDING").ok();
-    asked.map_or(5_000, |text| text.parse().unwrap())
+    asked.map_or(20_000, |text| text.parse().unwrap())
 }
 
 /// The server counts the rows that are read. A claim reads a few of an endpoint, however many wait,
-/// and looks at one row of each other endpoint.
+/// and looks at one row of each other endpoint. A page reads what it returns, or what a scan for a
+/// filter may look at.
 #[tokio::test]
-async fn a_claim_reads_few_rows_however_many_wait() {
+async fn claims_and_pages_read_few_rows_however_many_wait() {
     const ENDPOINTS: i64 = 100;
+    // 2,000 are looked at twice, and each is counted in the index and in the table.
+    const MOST_OF_PAGE: i64 = 4 * 2_000 + 100;
     let pg = Pg::new();
     pg.store(1).await;
     let pending = pending();
@@ -205,6 +208,8 @@ async fn a_claim_reads_few_rows_however_many_wait() {
          SELECT 'msg_' || n, 'acme.test', n, '{{}}' FROM generate_series(1, {pending}) AS n; \
          INSERT INTO {{deliveries}} (event_seq, endpoint_id, state, attempt, step, next_at) \
          SELECT seq, 'sink_1', 'pending', 0, 0, seq FROM {{events}}; \
+         INSERT INTO {{deliveries}} (event_seq, endpoint_id, state, attempt, step, settled_at) \
+         SELECT seq, 'sink_2', 'delivered', 1, 1, seq FROM {{events}} WHERE seq > 1; \
          INSERT INTO {{deliveries}} (event_seq, endpoint_id, state, attempt, step, next_at) \
          SELECT 1, 'sink_' || n, 'pending', 0, 0, 4000000000000000 \
          FROM generate_series(2, {ENDPOINTS}) AS n"
@@ -235,7 +240,7 @@ async fn a_claim_reads_few_rows_however_many_wait() {
             pg.sql(read).parse::<i64>().unwrap()
         };
         // Nothing is due, then one endpoint has it all.
-        let ids = vec!["sink_1".to_owned(), "sink_7".to_owned()];
+        let ids = ["sink_1", "sink_2", "sink_7"].map(str::to_owned);
         for (second, expected) in [(0, 0), (2_000_000_000, 4)] {
             let mut claim = claim(0, &ids);
             claim.at = UNIX_EPOCH + Duration::from_secs(second);
@@ -248,6 +253,27 @@ async fn a_claim_reads_few_rows_however_many_wait() {
             assert_eq!(claimed.len(), expected);
             // An index counts an entry, and the table its row.
             assert!(rows <= 4 * ENDPOINTS + 100, "{rows} rows for {expected}");
+        }
+        let of_one = DeliveryQuery::new().with_endpoint("sink_1".to_owned());
+        let of_two = DeliveryQuery::new().with_endpoint("sink_2".to_owned());
+        let all = DeliveryQuery::new();
+        for (query, most) in [
+            (all.clone(), 200),
+            (of_one.clone(), 200),
+            (of_one.clone().with_state(DeliveryState::Failed), 200),
+            (of_one.with_state(DeliveryState::Delivered), MOST_OF_PAGE),
+            (
+                of_two.clone().with_state(DeliveryState::Pending),
+                MOST_OF_PAGE,
+            ),
+            (of_two.with_state(DeliveryState::Delivered), MOST_OF_PAGE),
+            (all.with_state(DeliveryState::Failed), MOST_OF_PAGE),
+        ] {
+            let before = read().await;
+            store.deliveries(&query, &Paging::first(50)).await.unwrap();
+            let rows = read().await - before;
+            println!("{mode}, analyzed: {is_analyzed}, {query:?}: {rows} rows");
+            assert!(rows <= most, "{rows} rows for {query:?}");
         }
     }
 }
@@ -290,7 +316,7 @@ async fn calls_dropped_at_every_await_lose_nothing(store: &(impl ManagedKeyStore
         drop_after(polls, store.set_announced_until(at(second))).await;
     }
     // What a dropped claim has leased is due after its lease. All are delivered once.
-    let mut delivered = BTreeMap::new();
+    let mut delivered = BTreeSet::new();
     loop {
         let claimed = store.claim(&claim(1_000_000, &ids)).await.unwrap();
         if claimed.is_empty() {
@@ -299,7 +325,7 @@ async fn calls_dropped_at_every_await_lose_nothing(store: &(impl ManagedKeyStore
         for delivery in claimed {
             let outcome = Settlement::new(&delivery, at(1_000_001), Outcome::Delivered);
             assert!(store.settle(&outcome).await.unwrap());
-            assert!(delivered.insert(place(&delivery), ()).is_none());
+            assert!(delivered.insert(place(&delivery)));
         }
     }
     for id in &ids {
@@ -438,7 +464,10 @@ async fn a_purge_takes_deliveries_and_leaves_marks<S: ManagedKeyStore + Outbox, 
     };
     store.commit(&told(10)).await.unwrap();
     tell(store, 11 * DAY, 3).await;
-    let claimed = store.claim(&claim(10 * DAY, &[id.clone()])).await.unwrap();
+    let claimed = store
+        .claim(&claim(10 * DAY, std::slice::from_ref(&id)))
+        .await
+        .unwrap();
     assert_eq!(claimed.len(), 1);
     assert_eq!(purge(at(10 * DAY)).await, 0);
     assert_eq!(all_of(store, &id).await.len(), 4);

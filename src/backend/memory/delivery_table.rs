@@ -188,15 +188,9 @@ impl DeliveryTable {
     }
 
     pub(super) fn replay(&mut self, endpoint: &str, event: Option<&str>, at: SystemTime) -> u64 {
-        let places: Vec<Place> = match event {
+        let places = match event {
             Some(event) => self.place(event, endpoint).into_iter().collect(),
-            None => {
-                let settled = self.settled.kept.iter();
-                let failed = settled.filter(|((_, id), kept)| {
-                    id == endpoint && kept.state == DeliveryState::Failed
-                });
-                failed.map(|(place, _)| place.clone()).collect()
-            }
+            None => self.failed(endpoint),
         };
         let mut replayed = 0;
         for place in places {
@@ -212,6 +206,15 @@ impl DeliveryTable {
             replayed += 1;
         }
         replayed
+    }
+
+    fn failed(&self, endpoint: &str) -> Vec<Place> {
+        let settled = self.settled.kept.iter();
+        let is_failed = |((_, id), kept): &(&Place, &Kept)| {
+            id == endpoint && kept.state == DeliveryState::Failed
+        };
+        let failed = settled.filter(is_failed);
+        failed.map(|(place, _)| place.clone()).collect()
     }
 
     /// Returns the deliveries before a place, the newest event first.
@@ -253,7 +256,7 @@ impl DeliveryTable {
     fn insert(&mut self, place: Place, kept: Kept) {
         let id = (kept.event.id.clone(), place.1.clone());
         self.numbers.insert(id, place.0);
-        let shelf = match kept.next_at {
+        let of_state = match kept.next_at {
             Some(next_at) => {
                 let due = self.due.entry(place.1.clone()).or_default();
                 due.insert((next_at, place.0));
@@ -261,7 +264,7 @@ impl DeliveryTable {
             }
             None => &mut self.settled,
         };
-        shelf.insert(place, kept);
+        of_state.insert(place, kept);
         while let Some(oldest) = self.pending.surplus().or_else(|| self.settled.surplus()) {
             self.remove(&oldest);
         }

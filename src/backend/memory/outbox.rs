@@ -35,8 +35,10 @@ impl Outbox for MemoryStore {
         account: Option<&str>,
         paging: &Paging,
     ) -> Result<Page<Endpoint>, StoreError> {
-        let list = fingerprint(&[Some("endpoints"), account]);
-        let after = paging.cursor().map(|cursor| self.position(&list, cursor));
+        let query_id = fingerprint(&[Some("endpoints"), account]);
+        let after = paging
+            .cursor()
+            .map(|cursor| self.position(&query_id, cursor));
         let after = after.transpose()?;
         let tables = self.read();
         let is_of = |endpoint: &&Endpoint| {
@@ -50,7 +52,7 @@ impl Outbox for MemoryStore {
         let items: Vec<Endpoint> = items.cloned().collect();
         let has_more = endpoints.next().is_some();
         let last = items.last().filter(|_| has_more);
-        let next = last.map(|last| self.cursor(&list, &last.id));
+        let next = last.map(|last| self.cursor(&query_id, &last.id));
         Ok(Page::new(items, next))
     }
 
@@ -68,8 +70,8 @@ impl Outbox for MemoryStore {
         query: &DeliveryQuery,
         paging: &Paging,
     ) -> Result<Page<DeliveryRecord>, StoreError> {
-        let list = query.fingerprint();
-        let after = paging.cursor().map(|cursor| self.place(&list, cursor));
+        let query_id = query.fingerprint();
+        let after = paging.cursor().map(|cursor| self.place(&query_id, cursor));
         let after = after.transpose()?;
         let tables = self.read();
         let mut found = tables.outbox.before(after, query);
@@ -81,7 +83,7 @@ impl Outbox for MemoryStore {
         }
         let has_more = found.next().is_some();
         let next = last.filter(|_| has_more);
-        let next = next.map(|(number, id)| self.cursor(&list, format_args!("{number}-{id}")));
+        let next = next.map(|(number, id)| self.cursor(&query_id, format_args!("{number}-{id}")));
         Ok(Page::new(items, next))
     }
 

@@ -143,10 +143,10 @@ impl<D: Driver> SqlStore<D> {
         if account.is_some_and(|account| account.contains('\0')) {
             return Ok(Page::new(Vec::new(), None)); // no endpoint has such an account
         }
-        let list = fingerprint(&[Some("endpoints"), account]);
+        let query_id = fingerprint(&[Some("endpoints"), account]);
         let after = match paging.cursor() {
             None => "",
-            Some(cursor) => decode(&list, cursor)?,
+            Some(cursor) => decode(&query_id, cursor)?,
         };
         let (columns, limit) = (COLUMNS.join(", "), paging.limit() as usize);
         let condition = match account {
@@ -167,7 +167,7 @@ impl<D: Driver> SqlStore<D> {
             .map(|mut row| endpoint(&mut row))
             .collect::<Result<_, _>>()?;
         let last = items.last().filter(|_| has_more);
-        let next = last.map(|last| Cursor::new(format!("e1-{list}-{}", last.id)));
+        let next = last.map(|last| Cursor::new(format!("e1-{query_id}-{}", last.id)));
         Ok(Page::new(items, next))
     }
 }

@@ -184,7 +184,7 @@ impl<D: Driver> SqlStore<D> {
         ))
     }
 
-    async fn page(&self, query: Query) -> Result<Vec<Row>, SqlError> {
+    pub(super) async fn page(&self, query: Query) -> Result<Vec<Row>, SqlError> {
         let begin = D::DIALECT.begin_page;
         if begin.is_empty() {
             return self.fetch(query).await;

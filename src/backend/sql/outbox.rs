@@ -31,10 +31,10 @@ impl<D: Driver> SqlStore<D> {
         query: &DeliveryQuery,
         paging: &Paging,
     ) -> Result<Page<DeliveryRecord>, StoreError> {
-        let list = query.fingerprint();
+        let query_id = query.fingerprint();
         let after = match paging.cursor() {
             None => Place(i64::MAX, String::new()),
-            Some(cursor) => decode(&list, cursor)?,
+            Some(cursor) => decode(&query_id, cursor)?,
         };
         let is_of_nobody = |id: &String| !is_endpoint_id(id);
         if query.endpoint.as_ref().is_some_and(is_of_nobody) {
@@ -54,7 +54,7 @@ impl<D: Driver> SqlStore<D> {
             last = Some(place);
         }
         let next = if has_more { last } else { scanned };
-        let next = next.map(|Place(seq, id)| Cursor::new(format!("d1-{list}-{seq}-{id}")));
+        let next = next.map(|Place(seq, id)| Cursor::new(format!("d1-{query_id}-{seq}-{id}")));
         Ok(Page::new(items, next))
     }
 
@@ -66,63 +66,22 @@ impl<D: Driver> SqlStore<D> {
         after: &Place,
         limit: usize,
     ) -> Result<(Vec<Row>, Option<Place>), SqlError> {
-        let (mut before, order) = match query.endpoint {
-            Some(_) => (
-                "d.endpoint_id = $1 AND d.event_seq < $2",
-                "d.event_seq DESC",
-            ),
-            None => (
-                "$1 IS NULL AND (d.event_seq, d.endpoint_id) < ($2, $3)",
-                "d.event_seq DESC, d.endpoint_id DESC",
-            ),
+        let mut scan = Scan::new(query, after);
+        let end = if scan.is_filtered {
+            let end = Query::new(self.sql(&scan.end()), scan.cells.clone());
+            self.page(end).await?.into_iter().next()
+        } else {
+            None
         };
-        let ends;
-        let mut cells = vec![
-            Cell::optional_text(query.endpoint.as_deref()),
-            Cell::integer(after.0),
-        ];
-        if query.endpoint.is_none() {
-            cells.push(Cell::text(after.1.as_str()));
-        }
-        // The failed ones of an endpoint have an index.
-        let is_scan = match (&query.endpoint, query.state) {
-            (_, None) | (Some(_), Some(DeliveryState::Failed)) => false,
-            (_, Some(_)) => true,
+        let end = match end {
+            None => None,
+            Some(mut row) => Some(Place(row.integer("event_seq")?, row.text("endpoint_id")?)),
         };
-        let mut scanned = None;
-        if is_scan {
-            let end = self.sql(&format!(
-                "SELECT d.event_seq, d.endpoint_id FROM {{deliveries}} AS d WHERE {before} \
-                 ORDER BY {order} LIMIT 1 OFFSET {}",
-                MOST_SCANNED - 1
-            ));
-            let rows = self.fetch(Query::new(end, cells.clone())).await?;
-            if let Some(mut row) = rows.into_iter().next() {
-                let end = Place(row.integer("event_seq")?, row.text("endpoint_id")?);
-                let number = cells.len();
-                ends = format!(
-                    "{before} AND (d.event_seq, d.endpoint_id) >= (${}, ${})",
-                    number + 1,
-                    number + 2
-                );
-                before = &ends;
-                cells.extend([Cell::integer(end.0), Cell::text(end.1.as_str())]);
-                scanned = Some(end);
-            }
+        if let Some(end) = &end {
+            scan.stop_at(end);
         }
-        let state = query.state.map_or(String::new(), |state| {
-            format!("AND d.state = '{}'", state.as_str())
-        });
-        let columns = events::COLUMNS
-            .map(|column| format!("e.{column}"))
-            .join(", ");
-        let select = self.sql(&format!(
-            "SELECT d.event_seq, d.endpoint_id, d.state, d.attempt, d.next_at, d.settled_at, \
-             d.cause, {columns} FROM {{deliveries}} AS d CROSS JOIN {{events}} AS e \
-             WHERE {before} {state} AND e.seq = d.event_seq ORDER BY {order} LIMIT {}",
-            limit + 1
-        ));
-        Ok((self.fetch(Query::new(select, cells)).await?, scanned))
+        let page = self.sql(&scan.page(limit + 1));
+        Ok((self.page(Query::new(page, scan.cells)).await?, end))
     }
 
     pub(super) async fn replay(
@@ -221,6 +180,77 @@ impl<D: Driver> SqlStore<D> {
         );
         let query = Query::new(insert, [Cell::instant(until)]);
         self.within(self.write_one(query)).await.map(drop)
+    }
+}
+
+/// A scan over deliveries from a place on, in the order of an index.
+struct Scan {
+    condition: String,
+    order: &'static str,
+    state: Option<DeliveryState>,
+    cells: Vec<Cell>,
+    /// The index has deliveries that do not pass the filter.
+    is_filtered: bool,
+}
+
+impl Scan {
+    fn new(query: &DeliveryQuery, after: &Place) -> Self {
+        let Place(seq, endpoint) = after;
+        let (condition, order, cells) = match &query.endpoint {
+            Some(only) => (
+                "d.endpoint_id = $2 AND d.event_seq < $1",
+                "d.event_seq DESC",
+                vec![Cell::integer(*seq), Cell::text(only.as_str())],
+            ),
+            None => (
+                "(d.event_seq, d.endpoint_id) < ($1, $2)",
+                "d.event_seq DESC, d.endpoint_id DESC",
+                vec![Cell::integer(*seq), Cell::text(endpoint.as_str())],
+            ),
+        };
+        // Those of an endpoint that failed have an index of their own.
+        let has_index = query.endpoint.is_some() && query.state == Some(DeliveryState::Failed);
+        Self {
+            condition: condition.to_owned(),
+            order,
+            state: query.state,
+            cells,
+            is_filtered: query.state.is_some() && !has_index,
+        }
+    }
+
+    /// Returns the query for the last delivery that the scan may look at.
+    fn end(&self) -> String {
+        let Self {
+            condition, order, ..
+        } = self;
+        format!(
+            "SELECT d.event_seq, d.endpoint_id FROM {{deliveries}} AS d WHERE {condition} \
+             ORDER BY {order} LIMIT 1 OFFSET {}",
+            MOST_SCANNED - 1
+        )
+    }
+
+    fn stop_at(&mut self, end: &Place) {
+        let Place(seq, endpoint) = end;
+        self.condition += " AND (d.event_seq, d.endpoint_id) >= ($3, $4)";
+        let end = [Cell::integer(*seq), Cell::text(endpoint.as_str())];
+        self.cells.extend(end);
+    }
+
+    fn page(&self, limit: usize) -> String {
+        let Self {
+            condition, order, ..
+        } = self;
+        let state = self.state.map(DeliveryState::as_str);
+        let state = state.map_or(String::new(), |state| format!("AND d.state = '{state}'"));
+        let columns = events::COLUMNS.map(|column| format!("e.{column}"));
+        let columns = columns.join(", ");
+        format!(
+            "SELECT d.event_seq, d.endpoint_id, d.state, d.attempt, d.next_at, d.settled_at, \
+             d.cause, {columns} FROM {{deliveries}} AS d CROSS JOIN {{events}} AS e \
+             WHERE {condition} {state} AND e.seq = d.event_seq ORDER BY {order} LIMIT {limit}"
+        )
     }
 }
 

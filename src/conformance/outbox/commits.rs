@@ -87,8 +87,8 @@ async fn follows_account_and_kind<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
         let is_ours = |it: &&Event| events.contains(it);
         let taken = deliveries.iter().map(|it| &it.event.event);
         let taken: Vec<&Event> = taken.filter(is_ours).collect();
-        let takes = |it: &&Event| endpoint.takes(&it.kind, it.account.as_deref());
-        let expected: Vec<&Event> = events.iter().filter(takes).collect();
+        let is_taken = |it: &&Event| endpoint.takes(&it.kind, it.account.as_deref());
+        let expected: Vec<&Event> = events.iter().filter(is_taken).collect();
         TAKEN.holds(
             taken.len() == expected.len() && expected.iter().all(|it| taken.contains(it)),
             format_args!("{taken:?} instead of {expected:?} for {endpoint:?}"),
