@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use server::Postgres;
 use tower_api_key::key::KeyDigest;
 use tower_api_key::store::sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use tower_api_key::store::sqlx::{self, Connection, PgConnection};
+use tower_api_key::store::sqlx::{self, Connection, PgConnection, SqliteConnection};
 use tower_api_key::store::{
     Action, Actor, Change, Claim, Delivery, DeliveryQuery, DeliveryState, Endpoint, Event, Once,
     Outbox, Outcome, Paging, PostgresStore, Settlement, SqliteStore, Start, StoreErrorKind, Target,
@@ -597,6 +597,40 @@ async fn all_that_failed_is_replayed_and_deleted_in_postgres() {
 #[tokio::test]
 async fn all_that_failed_is_replayed_and_deleted_in_sqlite() {
     all_that_failed_is_replayed_and_deleted(&Folder::new().store().await).await;
+}
+
+/// Looking for something to do does not wait for a writer, nor make one wait.
+#[tokio::test]
+async fn a_claim_of_nothing_takes_no_lock_in_sqlite() {
+    let folder = Folder::new();
+    let store = folder.store().await.time_limit(Duration::from_secs(1));
+    let ids = ["a".to_owned()];
+    store.put_endpoint(&sink("a")).await.unwrap();
+    tell(&store, 5, 1).await;
+    let path = folder.0.join("keys.db");
+    let mut other = SqliteConnection::connect(path.to_str().unwrap())
+        .await
+        .unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    assert!(store.claim(&claim(4, &ids)).await.unwrap().is_empty());
+    let late = store.claim(&claim(5, &ids)).await.unwrap_err();
+    assert_eq!(late.kind(), StoreErrorKind::Unavailable);
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    assert_eq!(store.claim(&claim(5, &ids)).await.unwrap().len(), 1);
+}
+
+/// Numbers of transactions mean nothing in another server, but times do.
+#[tokio::test]
+async fn the_time_of_announcements_survives_a_move_to_another_server() {
+    let pg = Pg::new();
+    let store = pg.store(2).await;
+    store.set_announced_until(at(7)).await.unwrap();
+    pg.sql("UPDATE {marks} SET number = 7 WHERE name = 'server'");
+    let moved = pg.store(2).await;
+    assert_eq!(moved.announced_until().await.unwrap(), Some(at(7)));
 }
 
 #[tokio::test]

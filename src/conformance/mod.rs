@@ -29,6 +29,8 @@
 //! # async fn main() {
 //! // In a test of yours, against a live backend:
 //! conformance::managed_key_store(&my::Store::default()).await;
+//! // Only for a store that delivers events.
+//! conformance::outbox(&my::Store::default()).await;
 //!
 //! conformance::rate_limiter::on_its_own_clock(&my::Limiter::default()).await;
 //! // Only for a limiter on the clock of its caller. 1,000 is the number of random decisions.

@@ -20,6 +20,8 @@ const FAIR: Promise = Promise("an endpoint with many deliveries does not hold up
 const CHOSEN: Promise = Promise("only deliveries of the endpoints that were asked for are claimed");
 const DISABLED: Promise = Promise("the deliveries of a disabled endpoint wait");
 
+const SERVED: Promise = Promise("a claim passes over endpoints that are disabled or busy");
+
 /// The number of concurrent claimers.
 const CLAIMERS: usize = 8;
 
@@ -32,6 +34,7 @@ pub(super) async fn suite<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
     is_bounded_and_fair(suite).await;
     chooses_endpoints(suite).await;
     leaves_disabled_endpoints_alone(suite).await;
+    passes_over_others(suite).await;
 }
 
 async fn leases<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
@@ -236,4 +239,35 @@ async fn leaves_disabled_endpoints_alone<S: ManagedKeyStore>(suite: &Suite<'_, S
         format_args!("{claimed:?} after it was enabled"),
     );
     suite.delete(&sink.id).await;
+}
+
+/// Claims one delivery at a time, where most of those that are due must wait.
+async fn passes_over_others<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
+    let names = (0..9).map(|number| format!("passed-{number}"));
+    let sinks: Vec<Endpoint> = names.map(|name| suite.sink(&name)).collect();
+    for sink in &sinks {
+        suite.put(sink).await;
+    }
+    suite.tell(1, "acme.test", 5).await;
+    let (disabled, others) = sinks.split_at(4);
+    let (served, busy) = (&others[0], &others[1..]);
+    for sink in disabled {
+        let off = Disabled::new(at(2), "by hand");
+        let off = sink.clone().with_version(2).with_disabled(off);
+        suite.put(&off).await;
+    }
+    let all: Vec<&Endpoint> = sinks.iter().collect();
+    let mut claim = Suite::<S>::claim_of(3, &all);
+    claim.most = 1;
+    claim.except = busy.iter().map(|sink| sink.id.clone()).collect();
+    for _ in 0..5 {
+        let claimed = suite.claim(&claim).await;
+        SERVED.holds(
+            claimed.len() == 1 && claimed[0].endpoint == *served,
+            format_args!("{claimed:?}"),
+        );
+    }
+    for sink in &sinks {
+        suite.delete(&sink.id).await;
+    }
 }
