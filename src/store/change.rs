@@ -7,7 +7,7 @@ use crate::key::record::KeyRecord;
 use crate::key::text::{self, KeyRecordError};
 use crate::store::account_cap::AccountCap;
 use crate::store::change_id::ChangeId;
-use crate::store::endpoint;
+use crate::store::endpoint::Endpoint;
 use crate::store::event::Event;
 use crate::store::issue_request::IssueRequest;
 use crate::store::once::Once;
@@ -234,7 +234,7 @@ impl Change {
     ) -> Result<Self, KeyRecordError> {
         event.check()?;
         let endpoint = endpoint.into();
-        if !endpoint::is_id(&endpoint) {
+        if !Endpoint::is_id(&endpoint) {
             return Err(KeyRecordError::EndpointId(endpoint));
         }
         self.steps

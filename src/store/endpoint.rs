@@ -121,6 +121,13 @@ impl Endpoint {
         self
     }
 
+    /// Returns whether a text can be the id of an endpoint: 1 to 64 letters, digits, `_` and `-` of
+    /// ASCII.
+    pub fn is_id(text: &str) -> bool {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        (1..=64).contains(&text.len()) && text.bytes().all(is_plain)
+    }
+
     /// Returns whether the endpoint takes events of a kind and an account.
     pub fn takes(&self, kind: &str, account: Option<&str>) -> bool {
         let is_of_account = self
@@ -136,7 +143,7 @@ impl Endpoint {
     /// # Errors
     /// If a text, a time or a number is one that not every store can keep.
     pub fn check(&self) -> Result<(), KeyRecordError> {
-        if !is_id(&self.id) {
+        if !Self::is_id(&self.id) {
             return Err(KeyRecordError::EndpointId(self.id.clone()));
         }
         if self.version == 0 || i64::try_from(self.version).is_err() {
@@ -212,10 +219,4 @@ impl Disabled {
             reason: reason.into(),
         }
     }
-}
-
-/// Returns whether a text can be the id of an endpoint.
-pub(crate) fn is_id(id: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-    (1..=64).contains(&id.len()) && id.bytes().all(is_plain)
 }

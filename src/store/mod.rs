@@ -35,7 +35,6 @@ pub use audit_key::{AuditKey, AuditKeyError};
 pub use change::{Change, Step};
 pub use change_id::ChangeId;
 pub(crate) use dynamic::{DynKeyStore, DynManagedKeyStore};
-pub(crate) use endpoint::is_id as is_endpoint_id;
 pub use endpoint::{Disabled, Endpoint, SecretName, Target, WebhookTarget};
 pub use error::{StoreError, StoreErrorKind};
 pub use event::{Event, Followed, KeptEvent, Start};

@@ -6,7 +6,7 @@ use super::cell::Cell;
 use super::session::{Driver, Query, Session, SqlError};
 use super::store::{Access, SqlStore};
 use super::{endpoints, events};
-use crate::store::{Claim, Delivery, Outcome, Settlement, StoreError, is_endpoint_id};
+use crate::store::{Claim, Delivery, Endpoint, Outcome, Settlement, StoreError};
 
 /// The most deliveries of a claim.
 const MOST_CLAIMED: u32 = 200;
@@ -100,7 +100,7 @@ impl<D: Driver> SqlStore<D> {
     /// has no step then.
     pub(super) async fn settle(&self, settlement: &Settlement) -> Result<bool, StoreError> {
         settlement.check().map_err(StoreError::refused)?;
-        if settlement.event.contains('\0') || !is_endpoint_id(&settlement.endpoint) {
+        if settlement.event.contains('\0') || !Endpoint::is_id(&settlement.endpoint) {
             return Ok(false); // there is no such delivery
         }
         let (state, next_at, cause) = match &settlement.outcome {
@@ -138,7 +138,7 @@ pub(super) fn ready_query(claim: &Claim) -> Option<Query> {
     let most = claim.most.min(MOST_CLAIMED);
     // There may be more than a statement may have parameters, and nothing in an id needs quoting.
     let list = |ids: &[String]| -> String {
-        let ids = ids.iter().filter(|id| is_endpoint_id(id));
+        let ids = ids.iter().filter(|id| Endpoint::is_id(id));
         ids.map(|id| format!("'{id}'"))
             .collect::<Vec<_>>()
             .join(", ")

@@ -5,7 +5,7 @@ use super::session::{Driver, Query, Session, SqlError};
 use super::store::{Access, SqlStore};
 use crate::store::{
     Cursor, Disabled, Endpoint, Page, Paging, SecretName, StoreError, Target, WebhookTarget,
-    fingerprint, is_endpoint_id,
+    fingerprint,
 };
 
 /// The columns of an endpoint, in the order in which [`endpoint`] reads them.
@@ -89,7 +89,7 @@ impl<D: Driver> SqlStore<D> {
     }
 
     pub(super) async fn find_endpoint(&self, id: &str) -> Result<Option<Endpoint>, StoreError> {
-        if !is_endpoint_id(id) {
+        if !Endpoint::is_id(id) {
             return Ok(None);
         }
         self.within(self.look_up(id)).await
@@ -108,7 +108,7 @@ impl<D: Driver> SqlStore<D> {
     /// Deletes an endpoint, so that nothing is added or claimed for it any more, then its
     /// deliveries, in parts.
     pub(super) async fn delete_endpoint(&self, id: &str) -> Result<bool, StoreError> {
-        if !is_endpoint_id(id) {
+        if !Endpoint::is_id(id) {
             return Ok(false);
         }
         let delete = self.sql("DELETE FROM {endpoints} WHERE id = $1");
@@ -176,7 +176,7 @@ fn decode<'c>(list: &str, cursor: &'c Cursor) -> Result<&'c str, StoreError> {
     let id = || {
         let text = cursor.as_str().strip_prefix("e1-")?;
         let id = text.strip_prefix(list)?.strip_prefix('-')?;
-        is_endpoint_id(id).then_some(id)
+        Endpoint::is_id(id).then_some(id)
     };
     id().ok_or_else(StoreError::invalid_cursor)
 }

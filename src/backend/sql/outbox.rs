@@ -8,7 +8,7 @@ use super::events;
 use super::session::{Driver, Query, Session, SqlError};
 use super::store::{Access, SqlStore};
 use crate::store::{
-    Cursor, DeliveryQuery, DeliveryRecord, DeliveryState, Page, Paging, StoreError, is_endpoint_id,
+    Cursor, DeliveryQuery, DeliveryRecord, DeliveryState, Endpoint, Page, Paging, StoreError,
 };
 
 /// The deliveries that a page with a filter looks at, at most.
@@ -36,7 +36,7 @@ impl<D: Driver> SqlStore<D> {
             None => Place(i64::MAX, String::new()),
             Some(cursor) => decode(&query_id, cursor)?,
         };
-        let is_of_nobody = |id: &String| !is_endpoint_id(id);
+        let is_of_nobody = |id: &String| !Endpoint::is_id(id);
         if query.endpoint.as_ref().is_some_and(is_of_nobody) {
             return Ok(Page::new(Vec::new(), None));
         }
@@ -90,7 +90,7 @@ impl<D: Driver> SqlStore<D> {
         event: Option<&str>,
         at: SystemTime,
     ) -> Result<u64, StoreError> {
-        if !is_endpoint_id(endpoint) || event.is_some_and(|event| event.contains('\0')) {
+        if !Endpoint::is_id(endpoint) || event.is_some_and(|event| event.contains('\0')) {
             return Ok(0);
         }
         if let Some(event) = event {
@@ -261,7 +261,7 @@ fn decode(list: &str, cursor: &Cursor) -> Result<Place, StoreError> {
             .strip_prefix(list)?
             .strip_prefix('-')?
             .split_once('-')?;
-        is_endpoint_id(id).then_some(Place(seq.parse().ok()?, id.to_owned()))
+        Endpoint::is_id(id).then_some(Place(seq.parse().ok()?, id.to_owned()))
     };
     place().ok_or_else(StoreError::invalid_cursor)
 }
