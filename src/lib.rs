@@ -56,6 +56,7 @@
 //! | [`manage`] | issuing, importing, adopting, rotating, updating and revoking keys, the worker |
 //! | [`observe`] | the port to observers, metrics |
 //! | [`clock`] | the port to time, and a clock for tests |
+//! | `webhook` | signed webhooks, and the client that sends them |
 //! | `testing`, `conformance` | for tests of an application, and of a port's implementation |
 //!
 //! Setters named `add_…`, `per_…`, `global` and `require…` add to what is there. Every other setter
@@ -90,6 +91,8 @@
 //! - `serde`: [`KeyRecord`] as a document, without its verifier unless `KeyRecord::expose_parts`
 //!   adds it.
 //! - `metrics`: an observer that counts decisions and waits by the `metrics` facade.
+//! - `webhook`: the module `webhook`, signed webhooks and the client that sends them. Needs the
+//!   runtime of tokio.
 //! - `testing`: callers for tests of handlers, and a store that fails, hangs or lags behind. The
 //!   module `testing` is a page on testing.
 //! - `conformance`: suites in which implementors of the ports find out whether they keep their
@@ -120,6 +123,9 @@ pub mod observe;
 mod shared;
 pub mod store;
 mod util;
+#[cfg(feature = "webhook")]
+#[cfg_attr(docsrs, doc(cfg(feature = "webhook")))]
+pub mod webhook;
 // Beside the layers: what stands behind the ports, and what is promised at them.
 mod backend;
 #[cfg(feature = "conformance")]

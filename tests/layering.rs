@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// The layers from the top: a module imports from its own layer or a lower one. Those in one layer
 /// do not know each other's insides, and no two of them import each other.
-const ORDER: &str = "lib, guide, api_keys > middleware, manage > shared > observe > http > cache > limit, store \
-                     > document, key > util";
+const ORDER: &str = "lib, guide, api_keys > middleware, manage > shared > observe, webhook > http > cache \
+                     > limit, store > document, key > util";
 
 /// The lowest layer that knows of HTTP, and the only one that knows of tower.
 const HTTP: &str = "http";
@@ -221,6 +221,17 @@ fn middleware_and_management_do_not_import_each_other() {
             _ => continue,
         };
         assert!(!file.imports().contains(other), "{}", file.path.display());
+    }
+}
+
+/// Whoever sends webhooks needs nothing of requests with keys, nor of caches and limits.
+#[test]
+fn webhooks_know_only_keys_and_stores() {
+    for file in files().iter().filter(|file| file.module == "webhook") {
+        for import in file.imports() {
+            let is_allowed = ["key", "store", "util"].contains(&import.as_str());
+            assert!(is_allowed, "{} imports `{import}`", file.path.display());
+        }
     }
 }
 
