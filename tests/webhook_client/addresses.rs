@@ -161,12 +161,23 @@ async fn a_name_that_cannot_be_resolved_is_an_error() {
 async fn a_scheme_or_a_port_that_is_not_allowed_is_refused() {
     let receiver = Receiver::answering(OK).await;
     let client = HttpsClient::new().dangerous_allow_private_addresses();
-    let kind = send(&client, &receiver.url()).await.unwrap_err();
-    assert_eq!(kind, SendErrorKind::UrlRefused);
-    let client = client.dangerous_allow_http();
-    let kind = send(&client, &receiver.url()).await.unwrap_err();
-    assert_eq!(kind, SendErrorKind::UrlRefused);
+    let without_http = client.clone().allow_ports([receiver.port]);
+    let without_port = client.dangerous_allow_http();
+    for client in [without_http, without_port] {
+        let kind = send(&client, &receiver.url()).await.unwrap_err();
+        assert_eq!(kind, SendErrorKind::UrlRefused);
+    }
     assert_eq!(receiver.connections().await, 0);
+}
+
+/// Linux connects to itself then, which is not the address that was checked.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_connection_that_leads_elsewhere_is_refused() {
+    let receiver = Receiver::answering(OK).await;
+    let url = format!("http://0.0.0.0:{}/s3cret", receiver.port);
+    let kind = send(&local([receiver.port]), &url).await.unwrap_err();
+    assert_eq!(kind, SendErrorKind::AddressRefused);
 }
 
 /// The limit that is set is the limit, between a second and a minute.

@@ -53,11 +53,13 @@ impl Authority {
     }
 }
 
+type Hellos = Arc<Mutex<Vec<(Option<String>, Option<Vec<u8>>)>>>;
+
 /// A receiver with TLS.
 struct Secure {
     receiver: Receiver,
-    /// The names that clients asked for.
-    names: Arc<Mutex<Vec<Option<String>>>>,
+    /// The names that clients asked for, and the protocols that were agreed on.
+    hellos: Hellos,
 }
 
 impl Secure {
@@ -65,8 +67,8 @@ impl Secure {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let config = Arc::new(config);
         let answer: Arc<[u8]> = answer.as_bytes().into();
-        let names: Arc<Mutex<Vec<_>>> = Arc::default();
-        let seen = names.clone();
+        let hellos = Hellos::default();
+        let seen = hellos.clone();
         let receiver = Receiver::doing(move |stream: TcpStream, received| {
             let (config, answer, seen) = (config.clone(), answer.clone(), seen.clone());
             async move {
@@ -74,15 +76,16 @@ impl Secure {
                     return;
                 };
                 let name = hello.client_hello().server_name().map(str::to_owned);
-                seen.lock().unwrap().push(name);
                 if let Ok(stream) = hello.into_stream(config).await {
+                    let protocol = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+                    seen.lock().unwrap().push((name, protocol));
                     serve(stream, answer, received).await;
                 }
             }
         });
         Self {
             receiver: receiver.await,
-            names,
+            hellos,
         }
     }
 
@@ -106,8 +109,8 @@ async fn a_request_arrives_over_tls_at_the_host_of_the_name() {
         assert_eq!(answer.status(), StatusCode::OK);
         assert!(is_signed(&secure.receiver.next().await, &secret(1)));
     }
-    let names = secure.names.lock().unwrap().clone();
-    assert_eq!(names, vec![Some("hooks.example".to_owned()); 2]);
+    let hello = (Some("hooks.example".to_owned()), Some(b"http/1.1".to_vec()));
+    assert_eq!(*secure.hellos.lock().unwrap(), [hello.clone(), hello]);
 }
 
 #[tokio::test]
@@ -116,7 +119,7 @@ async fn an_address_may_have_a_certificate() {
     let secure = authority.receiver("127.0.0.1").await;
     let client = secure.client().with_roots([authority.der()]).unwrap();
     assert!(send(&client, &secure.url("127.0.0.1")).await.is_ok());
-    assert_eq!(*secure.names.lock().unwrap(), [None]);
+    assert_eq!(secure.hellos.lock().unwrap()[0].0, None);
 }
 
 #[tokio::test]
