@@ -2,6 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+#[cfg(target_os = "linux")]
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
 use tower_api_key::webhook::{HttpsClient, SendErrorKind, WebhookClient};
 
 use super::receiver::Receiver;
@@ -57,14 +63,15 @@ async fn a_name_of_private_addresses_is_refused() {
 #[tokio::test]
 async fn beside_a_public_address_a_private_one_is_not_used() {
     let receiver = Receiver::answering(OK).await;
-    for addresses in [
+    let url = format!("http://hooks.example:{}/", receiver.port);
+    let lists = [
         ["127.0.0.1", NOBODY],
         [NOBODY, "127.0.0.1"],
         [NOBODY, "::ffff:127.0.0.1"],
-    ] {
-        let client = guarded(&receiver).resolver(Answers::new(&[&addresses]));
-        let url = format!("http://hooks.example:{}/", receiver.port);
-        let kind = send(&client, &url).await.unwrap_err();
+    ];
+    let clients = lists.map(|list| guarded(&receiver).resolver(Answers::new(&[&list])));
+    for sent in join_all(clients.iter().map(|client| send(client, &url))).await {
+        let kind = sent.unwrap_err();
         let is_tried = [SendErrorKind::ConnectFailed, SendErrorKind::TimeLimit].contains(&kind);
         assert!(is_tried, "{kind}");
     }
@@ -168,6 +175,26 @@ async fn a_scheme_or_a_port_that_is_not_allowed_is_refused() {
         assert_eq!(kind, SendErrorKind::UrlRefused);
     }
     assert_eq!(receiver.connections().await, 0);
+}
+
+/// Linux drops what it has no room for.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_address_that_swallows_packets_leaves_time_for_the_next() {
+    let receiver = Receiver::answering(OK).await;
+    let full = TcpSocket::new_v4().unwrap();
+    full.bind(([127, 0, 0, 2], receiver.port).into()).unwrap();
+    let full = full.listen(1).unwrap();
+    let address = full.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    let connect = || timeout(Duration::from_millis(200), TcpStream::connect(address));
+    while let Ok(stream) = connect().await {
+        waiting.push(stream.unwrap());
+    }
+    let answers = Answers::new(&[&["127.0.0.2", "127.0.0.1"]]);
+    let client = local([receiver.port]).resolver(answers);
+    let url = format!("http://hooks.example:{}/", receiver.port);
+    assert!(send(&client, &url).await.is_ok());
 }
 
 /// Linux connects to itself then, which is not the address that was checked.
