@@ -310,8 +310,9 @@ impl Bench {
             let age = self.now - known.created_at;
             let used_at = known.created_at + self.random.next() % age.max(1);
             let day = UsagePeriod::Day(u32::try_from(used_at / DAY)?);
-            let mut of_key = KeyUsage::new(known.id, known.account.name(), day, at(used_at));
-            of_key.allowed = 1 + self.random.next() % 1_000;
+            let mut of_key =
+                KeyUsage::new(known.id, known.account.name(), day).used_at(at(used_at));
+            of_key.counts.allowed = 1 + self.random.next() % 1_000;
             usage.push(of_key);
         }
         self.batches += 1;

@@ -113,6 +113,7 @@ mod api_keys;
 mod cache;
 #[cfg(feature = "serde")]
 mod document;
+pub mod events;
 pub mod guide;
 pub mod http;
 pub mod key;
@@ -122,6 +123,7 @@ mod middleware;
 pub mod observe;
 mod shared;
 pub mod store;
+pub mod usage;
 mod util;
 #[cfg(feature = "webhook")]
 #[cfg_attr(docsrs, doc(cfg(feature = "webhook")))]

@@ -1,12 +1,16 @@
 //! The state that all clones and layers of an `ApiKeys` share: store, cache, formats, peppers,
 //! limits and clock.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::cache::{FormatFacts, KeyCache};
+use crate::cache::{CachedKey, FormatFacts, KeyCache};
+use crate::events::{DynEventSink, DynWebhooks};
+use crate::http::rejection::Rejection;
 use crate::http::request_head::RequestHead;
 use crate::key::format::KeyFormat;
 use crate::key::formats::KeyFormats;
@@ -18,8 +22,9 @@ use crate::key::verifier::PepperRing;
 use crate::limit::failed_attempts::FailedAttempts;
 use crate::limit::key_services::KeyServices;
 use crate::observe::Observers;
-use crate::observe::last_uses::LastUses;
-use crate::store::{DynChangeFeed, DynKeyStore, DynManagedKeyStore};
+use crate::observe::nearly_used::NearlyUsed;
+use crate::store::{BoxedOutbox, DynChangeFeed, DynKeyStore, DynManagedKeyStore};
+use crate::usage::{Counted, UsageTable};
 use crate::util::clock::{Clock, Now};
 use crate::util::log_throttle::{LogOnce, OutageLog};
 use crate::util::timestamp::nanoseconds;
@@ -40,12 +45,19 @@ pub(crate) struct Shared {
     pub(crate) subjects: Subjects,
     pub(crate) log_throttles: LogThrottles,
     pub(crate) observers: Observers,
+    pub(crate) nearly_used: NearlyUsed,
     /// The last work of the worker.
     pub(crate) worker: Heartbeat,
     pub(crate) feed: Option<FollowedFeed>,
-    pub(crate) last_uses: LastUses,
+    pub(crate) usage: Arc<UsageTable>,
     /// The store that uses are recorded in. `None` if the store is only read.
     pub(crate) usage_store: Option<Arc<dyn DynManagedKeyStore>>,
+    /// The outbox of the store, if it has one.
+    pub(crate) outbox: Option<BoxedOutbox>,
+    /// The sinks of the application, by the ids of their endpoints.
+    pub(crate) sinks: BTreeMap<String, Arc<dyn DynEventSink>>,
+    /// The sender of webhooks, if they are set up.
+    pub(crate) webhooks: Option<Arc<dyn DynWebhooks>>,
     pub(crate) idle: IdleEnds,
 }
 
@@ -138,6 +150,35 @@ impl Shared {
     ) -> Option<Box<str>> {
         let (_, subject) = self.subjects.iter().find(|(other, _)| **other == *name)?;
         subject(request, key).map(String::into)
+    }
+
+    /// Counts an admitted request of a key.
+    #[inline]
+    pub(crate) fn count_admission(
+        &self,
+        key: &CachedKey,
+        now: SystemTime,
+        cost: u64,
+        client: impl FnOnce() -> Option<IpAddr>,
+    ) {
+        let table = &self.usage;
+        if table.is_on() {
+            let meter = key.meter_in(table);
+            meter.admitted(now, cost, || table.shown(client()));
+        }
+    }
+
+    /// Counts a denied request of a key.
+    pub(crate) fn count_denial(&self, key: &CachedKey, now: SystemTime, rejection: &Rejection) {
+        let table = &self.usage;
+        if !table.is_on() {
+            return;
+        }
+        let as_ = match rejection {
+            Rejection::RateLimited { .. } | Rejection::CostExceedsQuota { .. } => Counted::Limited,
+            _ => Counted::Refused,
+        };
+        key.meter_in(table).denied(now, as_);
     }
 
     /// Returns the readings of both clocks, for decisions about a request.

@@ -4,14 +4,13 @@
 //! said meanwhile.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "support/canary.rs"]
+mod canary;
 mod support;
-
-use std::fmt::Debug;
-use std::io;
-use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use canary::{Canary, Heard};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use support::{DAY, Down, EchoService, READ, World};
@@ -27,61 +26,6 @@ use tower_http::trace::{DefaultMakeSpan, DefaultOnRequest, DefaultOnResponse, Tr
 use tracing::Level;
 
 type Body = http_body_util::Empty<bytes::Bytes>;
-
-/// Everything that was said, in one place.
-#[derive(Clone, Default)]
-struct Heard(Arc<Mutex<Vec<u8>>>);
-
-impl Heard {
-    fn note(&self, what: impl AsRef<[u8]>) {
-        let mut heard = self.0.lock().unwrap();
-        heard.extend_from_slice(what.as_ref());
-        heard.push(b'\n');
-    }
-
-    fn debug(&self, what: &dyn Debug) {
-        self.note(format!("{what:?}"));
-        self.note(format!("{what:#?}"));
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
-
-impl io::Write for Heard {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// A key, and all the forms in which it would betray itself.
-struct Canary(Vec<String>);
-
-impl Canary {
-    fn of(key: &str) -> Self {
-        let secret = key.rsplit('_').next().unwrap();
-        // Not even a part of it: sixteen characters in the middle.
-        let part = &secret[secret.len() / 4..secret.len() / 4 + 16];
-        let percent = support::percent_encoded(key.as_bytes());
-        Self(vec![
-            part.to_owned(),
-            part.to_lowercase(),
-            percent,
-            STANDARD.encode(format!("{key}:")),
-            format!("{:?}", key.as_bytes()),
-        ])
-    }
-
-    fn sings_in(&self, text: &str) -> bool {
-        self.0.iter().any(|form| text.contains(form))
-    }
-}
 
 /// Sends the key in every way, and notes all that comes back.
 async fn sing<A>(keys: &ApiKeys<A>, key: &str, heard: &Heard) {

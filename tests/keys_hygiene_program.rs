@@ -52,8 +52,8 @@ impl Past {
 
     async fn record_use(&self, id: KeyId, ago: Duration) {
         let at = SystemTime::now() - ago;
-        let mut usage = KeyUsage::new(id, "acme", UsagePeriod::Day(1), at);
-        usage.last_address = Some("192.0.2.7".parse().unwrap());
+        let mut usage = KeyUsage::new(id, "acme", UsagePeriod::Day(1)).used_at(at);
+        usage.used.as_mut().unwrap().last_address = Some("192.0.2.7".parse().unwrap());
         let node = *KeyDigest::of(&id.to_string()).id().as_bytes();
         let batch = UsageBatch::new(node, 1, [usage]).unwrap();
         self.store.record_usage(&batch).await.unwrap();

@@ -31,7 +31,8 @@ use tower_api_key::store::sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptio
 use tower_api_key::store::sqlx::{self, Connection, PgConnection, Row};
 use tower_api_key::store::{
     Action, Actor, AuditKey, Change, ChangeFeed, Cursor, Event, KeyOrder, KeyQuery, KeyState,
-    Paging, PostgresStore, Start, StoreError, StoreErrorKind, TrailReport,
+    KeyUsage, Paging, PostgresStore, Start, StoreError, StoreErrorKind, TrailReport, UsageBatch,
+    UsagePeriod, UsageQuery, UsageRow,
 };
 use tower_api_key::{ApiKeys, KeyId, KeyRecord, KeyStore, ManagedKeyStore, conformance};
 
@@ -412,6 +413,90 @@ async fn tables_restored_from_another_server_are_adapted() {
 }
 
 /// A role with the rights to rows only, as a service should have.
+/// Ten nodes record the same keys, each in an order of its own, while the keys change and go. None
+/// is in a deadlock, no first use is told twice, and the sums are exact.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_record_the_same_keys_do_not_wait_for_each_other_in_a_circle() {
+    const NODES: u8 = 10;
+    const BATCHES: u64 = 12;
+    const KEYS: usize = 150;
+    let pg = Pg::new().await;
+    let keys = ApiKeys::builder(pg.store.clone()).build().unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..KEYS {
+        ids.push(keys.issue("acme").await.unwrap().id());
+    }
+    let deadlocks =
+        "SELECT deadlocks::text FROM pg_stat_database WHERE datname = current_database()";
+    let before: String = sqlx::query_scalar(deadlocks)
+        .fetch_one(&pg.pool)
+        .await
+        .unwrap();
+    let nodes = (1..=NODES).map(|node| {
+        let (url, mut ids) = (pg.url.clone(), ids.clone());
+        tokio::spawn(async move {
+            let pool = PgPoolOptions::new()
+                .max_connections(2)
+                .connect(&url)
+                .await
+                .unwrap();
+            let store = PostgresStore::new(pool);
+            for number in 1..=BATCHES {
+                ids.rotate_left(usize::from(node) * 7);
+                if number % 2 == 0 {
+                    ids.reverse();
+                }
+                let usage = ids.iter().map(|id| {
+                    let day = UsagePeriod::Day(u32::try_from(number % 3).unwrap());
+                    let mut usage = KeyUsage::new(*id, "acme", day).used_at(SystemTime::now());
+                    usage.counts.allowed = 1;
+                    usage.counts.units = [("tokens".to_owned(), 3)].into();
+                    usage
+                });
+                let batch = UsageBatch::new([node; 16], number, usage).unwrap();
+                for _ in 0..2 {
+                    store.record_usage(&batch).await.unwrap();
+                }
+            }
+        })
+    });
+    let nodes: Vec<_> = nodes.collect();
+    for id in ids.iter().step_by(10) {
+        keys.suspend(*id).await.unwrap();
+        keys.resume(*id).await.unwrap();
+    }
+    keys.revoke_all().of_account("acme").await.unwrap();
+    for node in nodes {
+        node.await.unwrap();
+    }
+    let after: String = sqlx::query_scalar(deadlocks)
+        .fetch_one(&pg.pool)
+        .await
+        .unwrap();
+    assert_eq!(before, after);
+    let query = UsageQuery::days(0, 9);
+    let page = keys_usage(&pg.store, &query).await;
+    let allowed: u64 = page.iter().map(|row| row.counts.allowed).sum();
+    let tokens: i64 = page.iter().map(|row| row.counts.units["tokens"]).sum();
+    let expected = u64::from(NODES) * BATCHES * KEYS as u64;
+    assert_eq!(
+        (allowed, tokens),
+        (expected, i64::try_from(expected * 3).unwrap())
+    );
+    let told = pg.store.events(&Start::Beginning, 100_000).await.unwrap();
+    let first = told
+        .items
+        .iter()
+        .filter(|kept| kept.event.kind == KeyUsage::FIRST_USED);
+    assert_eq!(first.count(), KEYS);
+}
+
+async fn keys_usage(store: &PostgresStore, query: &UsageQuery) -> Vec<UsageRow> {
+    let page = store.usage(query, &Paging::first(1_000)).await.unwrap();
+    assert!(page.next.is_none());
+    page.items
+}
+
 #[tokio::test]
 async fn a_role_without_rights_to_create_migrates_nothing_and_works() {
     let pg = Pg::new().await;

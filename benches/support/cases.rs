@@ -1,9 +1,12 @@
 //! The cases: who sends what to which stack of layers, and what must come back.
 
 use std::cell::OnceCell;
+use std::future::IntoFuture;
+use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -22,7 +25,7 @@ use super::requests::{Bare, Credentials, Request};
 use super::serve::{Stack, stack};
 
 /// All cases, those next to each other that are compared.
-pub(crate) const NAMES: [&str; 21] = [
+pub(crate) const NAMES: [&str; 22] = [
     "bare_hot",
     "floor_hot",
     "full_hot",
@@ -36,6 +39,7 @@ pub(crate) const NAMES: [&str; 21] = [
     "no_limits_10k",
     "window_10k",
     "observed_10k",
+    "metered_10k",
     "tower_http_bearer",
     "bad_checksum",
     "unknown_remembered",
@@ -187,6 +191,12 @@ impl Sets {
                 let stack = stack(keys.expect("limits that can be kept").layer().layer(Bare));
                 ("bare_10k", some.any(), accepted(ALL), stack)
             }
+            "metered_10k" => {
+                let keys = builder(some.keys(), Limits::new().per_key(RATE)).build();
+                let keys = keys.expect("limits that can be kept");
+                let stack = stack(metered(&keys).layer().layer(Bare));
+                ("bare_10k", some.any(), accepted(ALL), stack)
+            }
             "tower_http_bearer" => {
                 let stack = stack(peers::bearer(Bare, &some.keys()[0]));
                 ("bare_hot", some.one(), accepted(PLAIN), stack)
@@ -275,6 +285,15 @@ impl Set {
     fn assembled(&self) -> Box<dyn Stack> {
         stack(self.by_hand().layer(peers::governor(Bare)))
     }
+}
+
+/// Begins to count usage, which a worker does, and never records it.
+fn metered(keys: &ApiKeys) -> &ApiKeys {
+    let mut worker = Box::pin(keys.worker().into_future());
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(worker.as_mut().poll(&mut context).is_pending());
+    mem::forget(worker); // it counts for as long as its worker is there
+    keys
 }
 
 /// Counts by key what was admitted, and how it was answered.

@@ -1,5 +1,6 @@
 //! The builder and its settings, each with its default and the risk of changing it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use super::{ApiKeys, Managed};
 use crate::backend::memory::limiter::MemoryLimiter;
 use crate::cache::adoption::{Adopter, Adoption};
 use crate::cache::{Cache, KeyCache};
+use crate::events::{DynEventSink, DynWebhooks, EventSink};
 use crate::http::request_head::RequestHead;
 use crate::key::format::{KeyFormat, KeyFormatError};
 use crate::key::formats::KeyFormats;
@@ -25,10 +27,11 @@ use crate::limit::rule::LimitsError;
 use crate::limit::rule_editions::RuleEditions;
 use crate::manage::policy::IssuePolicy;
 use crate::manage::retire::SHORTEST_IDLE;
-use crate::observe::last_uses::LastUses;
+use crate::observe::nearly_used::NearlyUsed;
 use crate::observe::{Observer, Observers};
 use crate::shared::{FollowedFeed, Heartbeat, IdleEnds, LogThrottles, Shared, Subjects};
-use crate::store::{ChangeFeed, DynChangeFeed, DynKeyStore, DynManagedKeyStore};
+use crate::store::{ChangeFeed, DynChangeFeed, DynKeyStore, DynManagedKeyStore, Endpoint};
+use crate::usage::{Metering, UsageTable};
 use crate::util::clock::{Clock, SystemClock};
 use crate::util::log_throttle::LineBudget;
 
@@ -51,12 +54,42 @@ pub struct ApiKeysBuilder<A = Managed> {
     hides_addresses: bool,
     feed: Option<Arc<dyn DynChangeFeed>>,
     usage_store: Option<Arc<dyn DynManagedKeyStore>>,
+    metering: Metering,
+    sinks: BTreeMap<String, Arc<dyn DynEventSink>>,
+    pub(super) webhooks: Option<Arc<dyn DynWebhooks>>,
     pub(super) adopted: Vec<(KeyFormat, Arc<Adopter>)>,
     cache: Cache,
     idle: IdleEnds,
 }
 
 impl ApiKeysBuilder {
+    /// Adds a sink that events are delivered to. Default: none. For each name, the last sink counts.
+    ///
+    /// The name is that of the [endpoint](crate::store::Endpoint) of the sink: 1 to 64 letters,
+    /// digits, `_` and `-`. Use the same name in all processes. The [worker](ApiKeys::worker)
+    /// creates the endpoint when it starts for the first time, and the sink gets the events from
+    /// then on. If you remove a sink, delete its endpoint: its events wait there.
+    ///
+    /// ```
+    /// # use tower_api_key::events::{EventSink, KeptEvent, SinkError};
+    /// # use tower_api_key::{ApiKeys, MemoryStore};
+    /// struct Printed;
+    ///
+    /// impl EventSink for Printed {
+    ///     async fn take(&self, kept: &KeptEvent) -> Result<(), SinkError> {
+    ///         println!("{} {}", kept.event.kind, kept.event.data);
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// let keys = ApiKeys::builder(MemoryStore::new()).sink("printed", Printed).build()?;
+    /// # Ok::<(), tower_api_key::BuildError>(())
+    /// ```
+    pub fn sink(mut self, name: impl Into<String>, sink: impl EventSink) -> Self {
+        self.sinks.insert(name.into(), Arc::new(sink));
+        self
+    }
+
     /// Sets the policy of issuing. Default: everything is allowed.
     pub fn issue_policy(mut self, policy: IssuePolicy) -> Self {
         self.idle = IdleEnds {
@@ -87,6 +120,9 @@ impl<A> ApiKeysBuilder<A> {
             hides_addresses: false,
             feed: None,
             usage_store: None,
+            metering: Metering::new(),
+            sinks: BTreeMap::new(),
+            webhooks: None,
             adopted: Vec::new(),
             cache: Cache::default(),
             idle: IdleEnds::default(),
@@ -331,6 +367,21 @@ impl<A> ApiKeysBuilder<A> {
         self
     }
 
+    /// Sets how usage is counted. Default: [by UTC day, every 30 seconds](Metering).
+    ///
+    /// ```
+    /// # use tower_api_key::usage::Metering;
+    /// # use tower_api_key::{ApiKeys, MemoryStore};
+    /// let keys = ApiKeys::builder(MemoryStore::new())
+    ///     .metering(Metering::new().by_hour())
+    ///     .build()?;
+    /// # Ok::<(), tower_api_key::BuildError>(())
+    /// ```
+    pub fn metering(mut self, metering: Metering) -> Self {
+        self.metering = metering;
+        self
+    }
+
     /// Sets the clock. Default: [`SystemClock`].
     ///
     /// ```
@@ -409,6 +460,16 @@ impl<A> ApiKeysBuilder<A> {
         if ends.into_iter().flatten().any(|idle| idle < SHORTEST_IDLE) {
             return Err(BuildError::IdleTooShort);
         }
+        if let Some(name) = self.sinks.keys().find(|name| !Endpoint::is_id(name)) {
+            return Err(BuildError::SinkName(name.clone()));
+        }
+        let has_outbox = self
+            .usage_store
+            .as_ref()
+            .is_some_and(|it| it.outbox().is_some());
+        if !has_outbox && (!self.sinks.is_empty() || self.webhooks.is_some()) {
+            return Err(BuildError::NoOutbox);
+        }
         Ok(self.assemble(formats))
     }
 
@@ -472,13 +533,17 @@ impl<A> ApiKeysBuilder<A> {
             subjects: self.subjects,
             log_throttles: LogThrottles::default(),
             observers,
+            nearly_used: NearlyUsed::default(),
             worker: Heartbeat::default(),
             feed: feed.map(|feed| FollowedFeed {
                 feed,
                 heartbeat: Heartbeat::default(),
             }),
-            last_uses: LastUses::new(hides_addresses),
+            usage: UsageTable::new(self.metering, hides_addresses),
+            outbox: self.usage_store.as_ref().and_then(|store| store.outbox()),
             usage_store: self.usage_store,
+            sinks: self.sinks,
+            webhooks: self.webhooks,
             idle: self.idle,
         };
         ApiKeys {
@@ -519,4 +584,10 @@ pub enum BuildError {
     /// Keys would end after less than a day without a use.
     #[error("keys are ended after a day without a use, or later: see IssuePolicy::end_when_idle")]
     IdleTooShort,
+    /// The name of a sink is not 1 to 64 ASCII letters, digits, `_` and `-`.
+    #[error("{0:?} is no name of a sink: use 1 to 64 letters, digits, '_' and '-'")]
+    SinkName(String),
+    /// There is a sink, or webhooks are set up, and the store delivers no events.
+    #[error("the store delivers no events to sinks and webhooks: its `outbox` returns none")]
+    NoOutbox,
 }

@@ -1,12 +1,16 @@
 //! The composition root: the handle that an application holds.
 
 mod adopt;
+mod announce;
 mod builder;
+mod deliver;
 mod end_idle;
 mod follow;
-mod record_uses;
+mod record_usage;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "webhook")]
+mod webhooks;
 mod worker;
 
 use std::fmt;
@@ -26,6 +30,7 @@ use crate::limit::rule::LimitsError;
 use crate::manage::Manager;
 use crate::manage::change::{ResumeKey, RevokeKey, SuspendKey};
 use crate::manage::contain::RevokeAll;
+use crate::manage::endpoints::{EndpointError, Endpoints};
 use crate::manage::family::{EndGrace, RevokeFamily};
 use crate::manage::import::ImportKeys;
 use crate::manage::issue::IssueKey;
@@ -36,6 +41,7 @@ use crate::manage::purge::PurgeKeys;
 use crate::manage::retire::RetireIdle;
 use crate::manage::rotate::RotateKey;
 use crate::manage::update::UpdateKey;
+use crate::manage::usage::ReadUsage;
 use crate::middleware::config::Config;
 use crate::middleware::gate::Gate;
 use crate::middleware::layer::ApiKeyLayer;
@@ -269,6 +275,32 @@ impl ApiKeys {
         paging: &Paging,
     ) -> Result<Page<TrailRecord>, StoreError> {
         self.access.store.trail(query, paging).await
+    }
+
+    /// Returns the endpoints that events are delivered to, to register webhooks and to look after
+    /// them. An error if the store has no [outbox](crate::store::Outbox).
+    pub fn endpoints(&self) -> Result<Endpoints, EndpointError> {
+        Endpoints::new(&self.shared, &self.access.store)
+    }
+
+    /// Reads the recorded usage of some days when the returned future is awaited: of today, unless
+    /// it is told others.
+    ///
+    /// ```
+    /// # use tower_api_key::ApiKeys;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let keys = ApiKeys::in_memory();
+    /// let report = keys.usage().of_account("acme").last_days(30).by_lineage().await?;
+    /// for row in &report.rows {
+    ///     println!("day {}: {} requests", row.period.day(), row.counts.allowed);
+    /// }
+    /// println!("{:?}", report.total().units.get("requests"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn usage(&self) -> ReadUsage {
+        ReadUsage::new(Arc::clone(&self.access.store), self.now())
     }
 
     fn manager(&self) -> Manager {

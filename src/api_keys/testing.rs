@@ -107,6 +107,7 @@ use crate::manage::issue::IssueKey;
 use crate::store::{
     BoxedFeed, BoxedOutbox, Change, Followed, KeptEvent, KeyQuery, KeyStore, ListedKey,
     ManagedKeyStore, Page, Paging, Start, StoreError, TrailQuery, TrailRecord, UsageBatch,
+    UsageQuery, UsageRow,
 };
 
 /// Creates a caller with this account, for tests of handlers. Configure its key as with
@@ -273,13 +274,22 @@ impl<S: ManagedKeyStore> ManagedKeyStore for TroubledStore<S> {
         self.inner.store.events(start, limit).await
     }
 
+    async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
+        self.pass().await?;
+        self.inner.store.record_usage(batch).await
+    }
+
     fn outbox(&self) -> Option<BoxedOutbox> {
         self.inner.store.outbox()
     }
 
-    async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
+    async fn usage(
+        &self,
+        query: &UsageQuery,
+        paging: &Paging,
+    ) -> Result<Page<UsageRow>, StoreError> {
         self.pass().await?;
-        self.inner.store.record_usage(batch).await
+        self.inner.store.usage(query, paging).await
     }
 }
 

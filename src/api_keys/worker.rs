@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use super::announce::announce;
+use super::deliver::{self, Deliverer};
 use super::end_idle::end_idle;
 use super::follow::follow;
-use super::record_uses::UseRecorder;
+use super::record_usage::UsageRecorder;
 use crate::manage::BoxFuture;
 use crate::shared::{Heartbeat, LastBeat, Shared};
 use crate::util::timestamp::nanoseconds;
@@ -22,7 +24,9 @@ use crate::util::timestamp::nanoseconds;
 /// more do no harm.
 ///
 /// Without a worker, all decisions stay correct, but:
-/// - the first and last uses of keys are not recorded, and lists do not tell them;
+/// - [usage](crate::usage) is not counted, and lists do not tell when keys were used;
+/// - nobody is told that a key expires soon, has expired, or is still in use after its rotation;
+/// - events are not delivered to sinks and webhooks;
 /// - idle keys do not end ([`IssuePolicy::end_when_idle`](crate::manage::IssuePolicy::end_when_idle));
 /// - values that [observers](crate::observe::Observer) keep for a key that is no longer used stay
 ///   until the cache evicts its entry;
@@ -59,6 +63,7 @@ impl Worker {
         let shared = &*self.shared;
         let mut sweeping = pin!(sweep(shared));
         let mut ending = pin!(end_idle(&self.shared));
+        let mut announcing = pin!(announce(shared));
         let mut following = pin!(async {
             match &shared.feed {
                 Some(feed) => follow(shared, feed).await,
@@ -66,7 +71,8 @@ impl Worker {
             }
         });
         let store = shared.usage_store.as_ref();
-        let mut recorder = store.map(|store| UseRecorder::new(shared, store));
+        let mut recorder = store.map(|store| UsageRecorder::new(shared, store));
+        let mut deliverer = Deliverer::new(shared);
         {
             let mut recording = pin!(async {
                 match &mut recorder {
@@ -74,6 +80,7 @@ impl Worker {
                     None => pending().await,
                 }
             });
+            let mut delivering = pin!(deliver::run(&mut deliverer));
             let mut stop = pin!(stop);
             poll_fn(|cx| {
                 if stop.as_mut().poll(cx).is_ready() {
@@ -82,14 +89,19 @@ impl Worker {
                 // None of these completes.
                 let _: Poll<Infallible> = sweeping.as_mut().poll(cx);
                 let _: Poll<Infallible> = ending.as_mut().poll(cx);
+                let _: Poll<Infallible> = announcing.as_mut().poll(cx);
                 let _: Poll<Infallible> = following.as_mut().poll(cx);
                 let _: Poll<Infallible> = recording.as_mut().poll(cx);
+                let _: Poll<Infallible> = delivering.as_mut().poll(cx);
                 Poll::Pending
             })
             .await;
         }
         if let Some(recorder) = &mut recorder {
             recorder.finish().await;
+        }
+        if let Some(deliverer) = &mut deliverer {
+            deliverer.finish().await;
         }
         shared.cache.drop_all_observer_values();
         shared.worker.stop();

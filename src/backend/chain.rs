@@ -5,7 +5,7 @@ use crate::key::record::KeyRecord;
 use crate::store::{
     AgedRecord, BoxedFeed, BoxedOutbox, Change, Floor, Followed, IssueRequest, KeptEvent, KeyQuery,
     KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, Step, StoreError, TrailQuery,
-    TrailRecord, UsageBatch,
+    TrailRecord, UsageBatch, UsageQuery, UsageRow,
 };
 
 /// A writable store, followed by a read-only store such as a
@@ -148,5 +148,13 @@ impl<M: ManagedKeyStore, R: KeyStore> ManagedKeyStore for StoreChain<M, R> {
 
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         self.managed.record_usage(batch).await
+    }
+
+    async fn usage(
+        &self,
+        query: &UsageQuery,
+        paging: &Paging,
+    ) -> Result<Page<UsageRow>, StoreError> {
+        self.managed.usage(query, paging).await
     }
 }

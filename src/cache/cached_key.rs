@@ -1,8 +1,8 @@
 //! A cached key: a record, and what the request path needs beside it.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use super::coherent::EntryMeta;
@@ -21,6 +21,7 @@ use crate::key::verifier::Verifier;
 use crate::key::web_origin::AllowedOrigins;
 use crate::limit::compiled_rules::{ChargedKey, PlanIndex};
 use crate::limit::key_services::KeyServices;
+use crate::usage::{Meter, UsageTable};
 
 /// The facts of a key that every request reads, in 72 bytes, and its record beside them.
 ///
@@ -37,9 +38,6 @@ pub(crate) struct CachedKey {
     /// Uses lately in the lower half, and samples of the eviction policy since the last use in the
     /// upper half. See [`KeyMap`](super::key_map::KeyMap).
     usage: AtomicU8,
-    /// The minute in which a use was noted last: see
-    /// [`LastUses`](crate::observe::last_uses::LastUses).
-    noted_in: AtomicU16,
     verifier: Verifier,
     /// `None` in an allocation that waits for a key.
     cold: Option<Box<Cold>>,
@@ -77,6 +75,7 @@ struct Cold {
     /// threads would share.
     key_services: Arc<KeyServices>,
     observer_slots: ObserverSlots,
+    meter: OnceLock<Arc<Meter>>,
     weight: u32,
 }
 
@@ -137,7 +136,6 @@ impl CachedKey {
                 )
                 .with(Traits::DIGEST, is_digest),
             usage: AtomicU8::new(0),
-            noted_in: AtomicU16::new(0),
             verifier: record.verifier().clone(),
             cold: None,
         };
@@ -146,6 +144,7 @@ impl CachedKey {
             environment,
             format,
             observer_slots: ObserverSlots::new(key_services.observers),
+            meter: OnceLock::new(),
             key_services,
             weight: 0,
         });
@@ -162,7 +161,6 @@ impl CachedKey {
             plan: PlanIndex::default(),
             traits: Traits::default(),
             usage: AtomicU8::new(0),
-            noted_in: AtomicU16::new(0),
             verifier: Verifier::sha256(KeyDigest::from_bytes([0; 32])),
             cold: None,
         }
@@ -189,17 +187,31 @@ impl CachedKey {
     pub(super) fn without_slots(&self) -> Self {
         let key = self.with_record(self.cold().record.clone());
         key.set_uses(self.uses());
+        key.keep_meter_of(self);
         key
     }
 
-    /// Returns whether a use was noted in this minute.
+    /// Returns the meter of the key, created on first use.
     #[inline]
-    pub(crate) fn is_noted_in(&self, minute: u16) -> bool {
-        self.noted_in.load(Ordering::Relaxed) == minute
+    pub(crate) fn meter_in(&self, table: &Arc<UsageTable>) -> &Arc<Meter> {
+        let cold = self.cold();
+        let create = || table.meter(&cold.record, &cold.environment);
+        cold.meter.get_or_init(create)
     }
 
-    pub(crate) fn set_noted_in(&self, minute: u16) {
-        self.noted_in.store(minute, Ordering::Relaxed);
+    /// Returns the meter of the key, if its usage is counted.
+    pub(crate) fn meter(&self) -> Option<&Arc<Meter>> {
+        self.cold().meter.get()
+    }
+
+    /// Goes on with the meter of an older entry, unless its counts are those of another account.
+    pub(super) fn keep_meter_of(&self, older: &Self) {
+        let cold = self.cold();
+        if let Some(meter) = older.meter()
+            && meter.is_of(&cold.record, &cold.environment)
+        {
+            let _ = cold.meter.set(Arc::clone(meter)); // a request may have been faster
+        }
     }
 
     #[inline]

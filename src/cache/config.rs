@@ -53,7 +53,8 @@ impl Cache {
     /// (about 600 bytes each).
     ///
     /// When the memory is full, the keys that are used least are evicted, and loaded again when
-    /// they are used. Keys that do not exist have memory of their own.
+    /// they are used. Keys that do not exist have memory of their own. The counts of
+    /// [usage](crate::usage) take 200 bytes more for each key in use, which are not part of this.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = bytes;
         self

@@ -210,6 +210,20 @@ impl KeyMap {
         true
     }
 
+    /// Puts the meters that found no room on the list of those with counts there.
+    pub(super) fn list_meters(&self) {
+        for stripe in 0..Striped::<Stripe>::COUNT {
+            let locked = self.stripes.at(stripe);
+            for bucket in 0..locked.keys.buckets() {
+                for key in locked.keys.bucket(bucket).flatten() {
+                    if let Some(meter) = key.meter() {
+                        meter.list_again();
+                    }
+                }
+            }
+        }
+    }
+
     /// Drops the values that observers keep in those keys for which `is_meant` says so. The values
     /// are dropped outside of all locks, since that runs code of the application.
     pub(super) fn drop_observer_values(&self, is_meant: impl Fn(EntryMeta) -> bool) {
@@ -295,7 +309,12 @@ impl Stripe {
     fn insert(&mut self, id: &KeyId, key: Arc<CachedKey>) -> Option<Arc<CachedKey>> {
         let slot = self.keys.find_or_insert(id.half(), |_, _| false);
         match slot.and_then(|slot| self.keys.get_mut(slot)) {
-            Some(entry) => entry.replace(key),
+            Some(entry) => {
+                if let Some(older) = entry.as_ref().filter(|older| older.is(id)) {
+                    key.keep_meter_of(older);
+                }
+                entry.replace(key)
+            }
             None => Some(key),
         }
     }

@@ -271,6 +271,11 @@ impl KeyCache {
         self.entries.map().drop_observer_values(is_over);
     }
 
+    /// Puts the meters that found no room on the list of those with counts there.
+    pub(crate) fn list_meters(&self) {
+        self.entries.map().list_meters();
+    }
+
     /// Drops all values that observers keep.
     pub(crate) fn drop_all_observer_values(&self) {
         self.entries.map().drop_observer_values(|_| true);

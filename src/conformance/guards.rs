@@ -83,7 +83,8 @@ impl<S: ManagedKeyStore> GuardSuite<'_, S> {
         let conflict = StoreErrorKind::Conflict;
         self.fails(VERSIONS, &Self::delete(&key), conflict).await;
         self.commit(&Self::create(&key)).await;
-        let usage = KeyUsage::new(key.id(), self.account.as_str(), UsagePeriod::Day(0), NOW);
+        let usage =
+            KeyUsage::new(key.id(), self.account.as_str(), UsagePeriod::Day(0)).used_at(NOW);
         if self.keeps.keeps_part(Part::Usage) {
             let batch = UsageBatch::new(*digests.id().as_bytes(), 1, [usage]);
             let batch = batch.expect("the suite's usage can be kept");

@@ -37,6 +37,7 @@ pub(super) enum Part {
     Trail,
     Events,
     Usage,
+    Reports,
     Deletions,
     Requests,
     Caps,
@@ -166,6 +167,12 @@ impl Keeps {
     /// Declares that the store records no usage.
     pub fn without_usage(mut self) -> Self {
         self.parts_left_out.push(Part::Usage);
+        self
+    }
+
+    /// Declares that the store records usage and does not report it.
+    pub fn without_usage_reports(mut self) -> Self {
+        self.parts_left_out.push(Part::Reports);
         self
     }
 

@@ -7,7 +7,7 @@ use crate::conformance::keeps::{Field, Keeps};
 use crate::conformance::key_store::key_store;
 use crate::conformance::promise::Promise;
 use crate::conformance::records::{Digests, all_kinds, full, named, same, with_nanoseconds};
-use crate::conformance::{events, guards, lists, trails, usage};
+use crate::conformance::{events, guards, lists, trails, usage, usage_reports};
 use crate::key::containment::Revocation;
 use crate::key::digest::KeyId;
 use crate::key::record::{KeyRecord, Rotation};
@@ -83,6 +83,7 @@ pub async fn managed_key_store_keeping<S: ManagedKeyStore>(store: &S, keeps: &Ke
     trails::suite(store, keeps).await;
     events::suite(store, keeps).await;
     usage::suite(store, keeps).await;
+    usage_reports::suite(store, keeps).await;
     guards::suite(store, keeps).await;
 }
 

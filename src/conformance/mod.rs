@@ -53,6 +53,7 @@ pub mod rate_limiter;
 mod records;
 mod trails;
 mod usage;
+mod usage_reports;
 
 pub use change_feed::change_feed;
 pub use keeps::{Field, Keeps};

@@ -132,9 +132,9 @@ impl<S: ManagedKeyStore> UsageSuite<'_, S> {
     ) -> Result<(), StoreError> {
         let usage = uses.iter().map(|(key, first, last)| {
             let day = UsagePeriod::Day(0);
-            let mut usage = KeyUsage::new(*key, self.account.as_str(), day, second(*first));
-            usage.last_used_at = second(*last);
-            usage.allowed = 1;
+            let usage = KeyUsage::new(*key, self.account.as_str(), day);
+            let mut usage = usage.used_at(second(*first)).used_at(second(*last));
+            usage.counts.allowed = 1;
             usage
         });
         let batch = UsageBatch::new(node, number, usage);

@@ -344,8 +344,8 @@
 //! # keys.rotate(old).grace(40 * DAY).await?;
 //! # keys.rotate(other).grace(40 * DAY).await?;
 //! # clock.advance(35 * DAY);
-//! # let mut usage = KeyUsage::new(old, "globex", UsagePeriod::Day(1), keys.now());
-//! # usage.last_address = Some("192.0.2.7".parse()?);
+//! # let mut usage = KeyUsage::new(old, "globex", UsagePeriod::Day(1)).used_at(keys.now());
+//! # usage.used.as_mut().expect("it was used").last_address = Some("192.0.2.7".parse()?);
 //! # store.record_usage(&UsageBatch::new([1; 16], 1, [usage])?).await?;
 //! let listed = keys.find_listed(&old).await?.ok_or("no such key")?;
 //! if let (Some(at), Some(address)) = (listed.last_used_at, listed.last_address) {

@@ -209,6 +209,8 @@
 //! - [`testing`]: test handlers, whole services, expiry and outages.
 //! - [`operating`]: logs, metrics, health, outages, restarts and shutdown.
 //! - [`fleet`]: several processes as one, with Redis: what fails when, sizes, proxies, upgrades.
+//! - [`usage`]: count requests and units, and report them by key, account and day.
+//! - [`webhooks`]: tell the owners of keys what happens to them.
 //! - [`rotation`]: rotate keys, update their fields, and act after a leak.
 //! - [`wrong_tool`]: decide between an API key, OAuth 2.0, a JWT and mTLS.
 //! - [`key_holders`]: advice for those who hold your keys.
@@ -239,4 +241,6 @@ pub mod rotation;
 pub mod sources;
 pub mod stores;
 pub mod testing;
+pub mod usage;
+pub mod webhooks;
 pub mod wrong_tool;

@@ -52,7 +52,10 @@
 //! - The worker follows the [feed](crate::KeyStore::feed) of changes, which the stores in SQLite
 //!   and PostgreSQL have. Without the worker, a feed has no effect, and changes by other processes
 //!   are known after [`Cache::max_staleness`].
-//! - The worker records the first and last uses of keys. Without the worker, no use is recorded.
+//! - The worker records [usage](super::usage), and the first and last uses of keys. Without the
+//!   worker, nothing is counted.
+//! - The worker announces expiries and limits that are nearly used up, and delivers
+//!   [events](super::webhooks) to sinks and webhooks.
 //! - The worker ends idle keys, if the [policy](crate::manage::IssuePolicy::end_when_idle) says so.
 //! - The worker drops the values that observers keep for keys that are no longer used, and for all
 //!   keys when the worker is stopped. Therefore stop the worker after the last request, and wait
@@ -87,7 +90,10 @@
 //! | `WARN` | `the feed of changes failed; …` | fix the feed |
 //! | `WARN` | `the feed of changes cannot tell …` each second | see [`stores`], section Restore |
 //! | `WARN` | `LISTEN does not work here; …` | see [`stores`], section Several processes |
-//! | `WARN` | `the last uses of keys could not be recorded; …` | fix the store |
+//! | `WARN` | `usage could not be recorded; …` | fix the store |
+//! | `WARN` | `more keys were in use than usage is kept of …` | see [`usage`](super::usage), section How exact it is |
+//! | `WARN` | `events could not be announced; …`, `events could not be delivered; …` | fix the store |
+//! | `WARN` | `the delivery of an event is given up` | tell the owner of the endpoint; replay it |
 //! | `WARN` | `keys name a plan that there is not; …` | add the plan |
 //! | `INFO` | `request refused`, up to 20 a minute, then a `WARN` | none |
 //! | `DEBUG` | `request refused`, beyond 20 a minute | none |

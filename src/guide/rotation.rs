@@ -165,8 +165,8 @@
 //!
 //! - Uses are recorded by [workers](crate::ApiKeys::worker): run one in each process. Requests to a
 //!   process without a worker are not recorded.
-//! - The last use is exact to the minute, and is recorded within a second. Wait for the rarest job
-//!   of the owner, such as a monthly export.
+//! - The last use is recorded within 36 seconds. Wait for the rarest job of the owner, such as a
+//!   monthly export.
 //! - A store that records no usage refuses the call.
 //! - [`KeyOrder::LeastRecentlyUsed`] lists all keys, beginning with those that were never used.
 //! - The chapter [`issuing`](crate::guide::issuing) shows how to find old keys that are still in

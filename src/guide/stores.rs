@@ -234,14 +234,13 @@
 //! GRANT INSERT, UPDATE ON tower_api_key.keys, tower_api_key.uses, tower_api_key.usage,
 //!     tower_api_key.flushes, tower_api_key.requests, tower_api_key.endpoints,
 //!     tower_api_key.deliveries TO service;
-//! GRANT INSERT ON tower_api_key.trail, tower_api_key.events, tower_api_key.told TO service;
-//! -- Only for a role that announces expiries, or manages endpoints:
 //! GRANT INSERT, UPDATE ON tower_api_key.marks TO service;
+//! GRANT INSERT ON tower_api_key.trail, tower_api_key.events, tower_api_key.told TO service;
+//! -- Only for a role that deletes endpoints:
 //! GRANT DELETE ON tower_api_key.endpoints, tower_api_key.deliveries TO service;
 //! -- Only for a role that purges keys or events:
 //! GRANT DELETE ON tower_api_key.keys, tower_api_key.uses, tower_api_key.requests,
 //!     tower_api_key.events, tower_api_key.deliveries, tower_api_key.told TO service;
-//! GRANT INSERT, UPDATE ON tower_api_key.marks TO service;
 //! ```
 //!
 //! Run these statements again after a migration that adds tables. A process that only verifies keys
@@ -315,11 +314,11 @@
 //! Lists return [`first_used_at`] and [`last_used_at`] of each key, and [`ApiKeys::find_listed`]
 //! those of one key:
 //!
-//! - The first use is recorded within a second, and the last use is exact to the minute. A key in
-//!   constant use is written at most once a minute by each process.
+//! - The first use is recorded within a second, and the last use within 36 seconds, with the
+//!   [usage](super::usage). A key in constant use is written twice a minute by each process.
 //! - Each batch of uses has a number, and is recorded once even if a response is lost.
-//! - A crash loses the uses that were noted in the last second. During an outage of the database,
-//!   the uses of up to 50,000 keys wait in memory.
+//! - A crash loses the uses since the last record. During an outage of the database, the uses of
+//!   up to 100,000 keys wait in memory.
 //! - The address of the last use is stored in the table `uses`, unless the builder was told to
 //!   [`log_without_addresses`].
 //! - A store that records no usage refuses `find_listed`, and does not claim that a key was never
@@ -447,11 +446,13 @@
 //! |---|---|---|
 //! | a key with its first record of the trail | 1.3 KB | 1.8 KB |
 //! | each further change of a key | up to 0.8 KB | up to 0.9 KB |
-//! | requests | none | none |
+//! | an event, until it is purged | 0.4 KB | 0.5 KB |
+//! | a day on which a key is used, for requests and for each further unit | 0.3 KB | 0.4 KB |
+//! | a request | none | none |
 //!
-//! Reasons, metadata and names add their own length. Requests update the row with the last use of
-//! their key, and add no row. `purge_trail` bounds the growth by changes. Each start of a worker
-//! adds a row of less than 100 bytes.
+//! Reasons, metadata and names add their own length. Each change of a key is an event, too.
+//! `purge_trail` and `purge_events` bound the growth by changes. Usage by hour takes a row for each
+//! hour instead of each day. Each start of a worker adds a row of less than 100 bytes.
 //!
 //! [`ApiKeysBuilder::dangerous_adopt`]: crate::ApiKeysBuilder::dangerous_adopt
 //! [`ApiKeys::find_listed`]: crate::ApiKeys::find_listed

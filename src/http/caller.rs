@@ -255,7 +255,14 @@ impl Caller {
         let key = self.key.charged_key(self.key_id());
         self.key
             .key_services()
-            .refund(key, &self.request_limits, receipt, Some(unit), units)
+            .refund(
+                key,
+                &self.request_limits,
+                receipt,
+                Some(unit),
+                units,
+                |refunded| self.count_units(unit, -signed(refunded)),
+            )
             .await?;
         Ok(())
     }
@@ -285,12 +292,40 @@ impl Caller {
     /// ```
     pub async fn charge(&self, unit: &str, units: u64) -> Result<(), ChargeError> {
         self.check_unit(unit)?;
+        self.count_units(unit, signed(units));
         let key = self.key.charged_key(self.key_id());
         let key_services = self.key.key_services();
         key_services
             .charge(key, &self.request_limits, unit, units)
             .await?;
         Ok(())
+    }
+
+    /// Counts units for the [usage](crate::usage) of the key, without charging a limit: for a bill,
+    /// such as megabytes that were sent. [`charge`](Self::charge) and [`refund`](Self::refund) count
+    /// their units themselves.
+    ///
+    /// Name few units. At most 16 names are counted for each key at a time, and those beyond as
+    /// `other`. The name is 1 to 255 bytes; units with another name are left out. Nothing is counted
+    /// without a [worker](crate::ApiKeys::worker).
+    ///
+    /// ```
+    /// # use tower_api_key::Caller;
+    /// # fn handler(caller: Caller, body: &[u8]) {
+    /// caller.count("bytes", body.len() as u64);
+    /// # }
+    /// ```
+    pub fn count(&self, unit: &str, units: u64) {
+        let is_name = (1..=255).contains(&unit.len()) && !unit.contains('\0');
+        if is_name {
+            self.count_units(unit, signed(units));
+        }
+    }
+
+    fn count_units(&self, unit: &str, units: i64) {
+        if let Some(meter) = self.key.meter() {
+            meter.add_units(self.key.key_services().clock.now(), unit, units);
+        }
     }
 
     /// Returns the current state of the limits that apply to this request, without charging them:
@@ -354,6 +389,10 @@ impl Caller {
     pub(crate) fn belongs_to(&self, key_services: &Arc<KeyServices>) -> bool {
         Arc::ptr_eq(self.key.key_services(), key_services)
     }
+}
+
+fn signed(units: u64) -> i64 {
+    i64::try_from(units).unwrap_or(i64::MAX)
 }
 
 impl fmt::Debug for Caller {

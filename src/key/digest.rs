@@ -180,7 +180,7 @@ pub(super) fn constant_time_eq(left: &[u8; 32], right: &[u8; 32]) -> bool {
     difference.ct_eq(&0).into()
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes
         .iter()

@@ -90,6 +90,8 @@ pub struct Charge<'a> {
     unit: &'a str,
     home: Home<'a>,
     is_report_only: bool,
+    /// The percents of the quota whose use is told; 0 for none.
+    tell_at: u8,
 }
 
 /// The account that a charge belongs to.
@@ -140,6 +142,7 @@ impl<'a> Charge<'a> {
             unit: REQUESTS,
             home,
             is_report_only: false,
+            tell_at: 0,
         }
     }
 
@@ -190,6 +193,18 @@ impl<'a> Charge<'a> {
     pub const fn report_only(mut self) -> Self {
         self.is_report_only = true;
         self
+    }
+
+    /// Sets the percents of the quota whose use is told.
+    #[inline]
+    pub(crate) const fn telling_at(mut self, percent: u8) -> Self {
+        self.tell_at = percent;
+        self
+    }
+
+    /// Returns the percents of the quota whose use is told; 0 for none.
+    pub(crate) const fn tell_at(&self) -> u8 {
+        self.tell_at
     }
 
     /// Sets another subject.

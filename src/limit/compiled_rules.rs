@@ -38,6 +38,8 @@ pub(crate) struct CompiledRules {
     of_any_path: Vec<Route>,
     /// The cost in requests of each endpoint. The last cost is for requests without an endpoint.
     costs: Vec<u64>,
+    /// The cost in other units of each endpoint that has one.
+    unit_costs: HashMap<u32, Vec<(String, u64)>>,
     /// The units that any limit counts, and `requests`.
     units: BTreeSet<Arc<str>>,
     ipv6_prefix: Ipv6Prefix,
@@ -50,6 +52,8 @@ pub(crate) struct CompiledRules {
     unknown_plans: Mutex<BTreeSet<String>>,
     /// Set if there are report-only limits.
     has_report_only: bool,
+    /// Set if a limit tells when it is nearly used up.
+    tells: bool,
     has_calendar: bool,
     /// The name under which keys are throttled.
     throttle: LimitName,
@@ -195,6 +199,7 @@ impl CompiledRules {
         let has_calendar = limits.have_calendar();
         let need_address = limits.all_rules().any(|rule| rule.by == By::Address);
         let has_report_only = limits.all_rules().any(|rule| rule.is_report_only);
+        let tells = limits.all_rules().any(|rule| rule.tell_at > 0);
         let units = limits.all_rules().map(|rule| Arc::clone(&rule.unit));
         let units = units.chain([REQUESTS.into()]).collect();
         let no_endpoint = Endpoint::any("");
@@ -216,6 +221,12 @@ impl CompiledRules {
         let bundles: Vec<Box<[Rule]>> = bundles.collect();
         let costs = limits.endpoints.iter();
         let costs = costs.map(|at| at.cost_and_need(REQUESTS).0);
+        let unit_costs = limits.endpoints.iter().enumerate().map(|(at, endpoint)| {
+            let costs = endpoint.costs.iter().filter(|(_, units)| **units > 0);
+            let costs: Vec<_> = costs.map(|(unit, units)| (unit.clone(), *units)).collect();
+            (index(at), costs)
+        });
+        let unit_costs = unit_costs.filter(|(_, costs)| !costs.is_empty()).collect();
         let plans: Vec<String> = limits.plans.iter().map(|plan| plan.name.clone()).collect();
         let default = |name| plans.iter().position(|plan| *plan == name);
         let default_plan = limits.default_plan.and_then(default);
@@ -227,9 +238,11 @@ impl CompiledRules {
             names,
             unknown_plans: Mutex::default(),
             has_report_only,
+            tells,
             has_calendar,
             default_plan: plan_index(default_plan.unwrap_or(plans.len())),
             costs: costs.chain([1]).collect(),
+            unit_costs,
             units,
             endpoints: HashMap::new(),
             strictest,
@@ -256,6 +269,12 @@ impl CompiledRules {
     /// Returns whether any rule needs the client's address.
     pub(crate) fn need_address(&self) -> bool {
         self.need_address
+    }
+
+    /// Returns whether a limit tells when it is nearly used up.
+    #[inline]
+    pub(crate) fn tells(&self) -> bool {
+        self.tells
     }
 
     /// Returns whether there are report-only limits.
@@ -449,7 +468,8 @@ impl CompiledRules {
             };
             let mut charge = Charge::new(&rule.name, subject, quota, rule.cost)
                 .needing(rule.need)
-                .with_unit(&rule.unit);
+                .with_unit(&rule.unit)
+                .telling_at(rule.tell_at);
             if let Some(key) = key {
                 charge = charge.with_home_of(key.record);
             }
@@ -470,6 +490,22 @@ impl CompiledRules {
             let charge = Charge::new(&self.throttle, subject, throttling.quota, cost);
             charges.push(charge.with_home_of(key.record));
         }
+    }
+
+    /// Returns the cost of a request, in requests.
+    #[inline]
+    pub(crate) fn cost_of(&self, request: &RequestLimits) -> u64 {
+        self.costs[request.endpoint as usize]
+    }
+
+    /// Returns the cost of a request in each other unit that it takes in advance.
+    #[inline]
+    pub(crate) fn unit_costs_of(&self, request: &RequestLimits) -> &[(String, u64)] {
+        if self.unit_costs.is_empty() {
+            return &[];
+        }
+        let costs = self.unit_costs.get(&request.endpoint);
+        costs.map_or(&[], Vec::as_slice)
     }
 
     /// Returns the application's own subject of the request that a rule counts by.

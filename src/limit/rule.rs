@@ -38,6 +38,8 @@ pub struct Limit {
     across_environments: bool,
     is_anonymous: bool,
     is_report_only: bool,
+    /// 0 for a limit that tells nothing.
+    tell_at: u8,
 }
 
 impl Limit {
@@ -109,6 +111,26 @@ impl Limit {
         self
     }
 
+    /// Tells the owner of a budget by the event `limit.nearly_used` when so many percent of the quota
+    /// are used: once a month for a quota by month, and once a day for all others. Default: nobody
+    /// is told. The number is clamped to 1 to 100.
+    ///
+    /// Only limits by key and by account have an owner. The [worker](crate::ApiKeys::worker) stores
+    /// the event within a minute, if the store has an [outbox](crate::store::Outbox).
+    ///
+    /// ```
+    /// use tower_api_key::limit::Limit;
+    /// use tower_api_key::{Limits, Quota};
+    ///
+    /// let limit = Limit::from(Quota::per_utc_month(10_000)).tell_at(80);
+    /// let limits = Limits::new().per_account(limit);
+    /// ```
+    #[must_use]
+    pub fn tell_at(mut self, percent: u8) -> Self {
+        self.tell_at = percent.clamp(1, 100);
+        self
+    }
+
     /// Gives an account one budget for its keys of all environments. Default: one budget for each
     /// environment, so that test keys do not use the budget of live keys. Only limits by account
     /// depend on this.
@@ -136,6 +158,7 @@ impl From<Quota> for Limit {
             across_environments: false,
             is_anonymous: false,
             is_report_only: false,
+            tell_at: 0,
         }
     }
 }
@@ -151,6 +174,7 @@ pub(super) struct Rule {
     pub(super) unit: Arc<str>,
     pub(super) is_anonymous: bool,
     pub(super) is_report_only: bool,
+    pub(super) tell_at: u8,
     /// The cost of each request that the rule applies to, and the units that must remain.
     pub(super) cost: u64,
     pub(super) need: u64,
@@ -209,6 +233,7 @@ impl Rule {
             unit: limit.unit.as_deref().unwrap_or(REQUESTS).into(),
             is_anonymous: limit.is_anonymous,
             is_report_only: limit.is_report_only,
+            tell_at: limit.tell_at,
             cost: 1,
             need: 1,
         }

@@ -179,7 +179,7 @@ impl RevokeAll {
                 let now = self.manager.shared.now();
                 let change = Change::new(self.origin.clone(), now);
                 let change = change.add_event(self.event(contained.revoked, now))?;
-                let told = self.manager.commit(&change).await;
+                let told = self.manager.commit(change).await;
                 told.map_err(failed(contained.revoked))?;
                 return Ok(contained);
             }
@@ -225,7 +225,7 @@ impl RevokeAll {
                 let ended = key.clone().with_revoked(revocation.clone());
                 change = change.update(Action::REVOKED, key, ended)?;
             }
-            match self.manager.commit(&change).await {
+            match self.manager.commit(change).await {
                 Ok(()) => revoked += keys.len() as u64,
                 Err(error) if error.kind() == StoreErrorKind::Conflict => {
                     for key in keys {

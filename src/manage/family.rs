@@ -124,8 +124,9 @@ impl RevokeFamily {
                     let ended = (*key).clone().with_revoked(revocation.clone());
                     change = change.update(Action::REVOKED, key, ended)?;
                 }
-                match manager.commit(&change).await {
-                    Ok(()) => revoked.extend(change.records().cloned()),
+                let records: Vec<KeyRecord> = change.records().cloned().collect();
+                match manager.commit(change).await {
+                    Ok(()) => revoked.extend(records),
                     Err(error)
                         if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS =>
                     {

@@ -190,7 +190,7 @@ impl Manager {
                 return Ok(0);
             }
             let change = self.import_change(origin, &missing)?;
-            match self.commit(&change).await {
+            match self.commit(change).await {
                 Ok(()) => return Ok(missing.len() as u64),
                 Err(error) if error.kind() != StoreErrorKind::AlreadyExists => {
                     return Err(error.into());

@@ -371,7 +371,7 @@ impl IssueKey {
         if let Some(cap) = policy.cap(&self.account, now) {
             change = change.add_cap(cap)?;
         }
-        match self.manager.commit(&change).await {
+        match self.manager.commit(change).await {
             Ok(()) => Ok(IssuedKey { plaintext, record }),
             Err(error) if error.kind() == StoreErrorKind::CapReached => {
                 Err(policy.too_many_keys(&self.account).into())

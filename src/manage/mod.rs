@@ -5,11 +5,13 @@
 pub(crate) mod change;
 pub(crate) mod contain;
 mod edits;
+pub(crate) mod endpoints;
 pub(crate) mod family;
 mod idempotency;
 pub(crate) mod import;
 pub(crate) mod issue;
 mod issue_error;
+mod key_events;
 mod lineage;
 pub(crate) mod own;
 pub(crate) mod pages;
@@ -20,6 +22,7 @@ pub(crate) mod rotate;
 mod rotate_error;
 mod unused;
 pub(crate) mod update;
+pub(crate) mod usage;
 
 pub use crate::cache::KeyToAdopt;
 pub use change::{ChangeError, ResumeKey, RevokeKey, SuspendKey};
@@ -79,8 +82,9 @@ impl Manager {
         }
     }
 
-    /// Commits a change, and outdates what is cached of its keys.
-    async fn commit(&self, change: &Change) -> Result<(), StoreError> {
+    /// Commits a change with the events about it, and outdates what is cached of its keys.
+    async fn commit(&self, change: Change) -> Result<(), StoreError> {
+        let change = key_events::announced(change).map_err(StoreError::refused)?;
         let cache = &self.shared.cache;
         // Even if the commit fails or is cancelled: the store may have written.
         let _outdate = OnDrop(|| {
@@ -94,7 +98,7 @@ impl Manager {
                 }
             }
         });
-        self.store.commit(change).await?;
+        self.store.commit(&change).await?;
         for step in change.steps() {
             if let Step::Update { record, .. } = step {
                 cache.remember(record.clone());
@@ -149,7 +153,7 @@ impl Manager {
             let now = self.shared.now();
             let change = Change::new(origin.clone(), now);
             let change = change.update(action.clone(), &seen, changed.clone())?;
-            match self.commit(&change).await {
+            match self.commit(change).await {
                 Ok(()) => return Ok(changed),
                 Err(error) if error.kind() != StoreErrorKind::Conflict => return Err(error.into()),
                 Err(error) if attempt == ATTEMPTS => return Err(error.into()),

@@ -136,7 +136,7 @@ impl PurgeKeys {
         for key in keys {
             change = change.delete(Action::PURGED, key)?;
         }
-        match self.manager.commit(&change).await {
+        match self.manager.commit(change).await {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == StoreErrorKind::Conflict => Ok(false),
             Err(error) => Err(error.into()),

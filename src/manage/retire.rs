@@ -3,8 +3,6 @@
 use std::future::IntoFuture;
 use std::time::{Duration, SystemTime};
 
-use serde_json::json;
-
 use crate::key::record::KeyRecord;
 use crate::key::text::KeyRecordError;
 use crate::manage::pages::KeyPages;
@@ -149,20 +147,17 @@ impl RetireIdle {
     /// Ends a key. Returns whether it was still as it was seen.
     async fn end(&self, key: &ListedKey, now: SystemTime) -> Result<bool, RetireError> {
         let record = &key.record;
-        let data = json!({
-            "key_id": record.id().to_string(),
-            "last_used_at": key.last_used_at.map(timestamp::rfc3339),
-            "idle_days": self.idle.as_secs() / 86_400,
-        });
-        let event = Event::new(Action::RETIRED.as_str(), now)
-            .with_key(record.id())
-            .with_account(record.account().to_owned())
-            .with_data(data.to_string());
+        let last_used_at = key.last_used_at.map(timestamp::rfc3339);
+        let more = [
+            ("last_used_at", last_used_at.into()),
+            ("idle_days", (self.idle.as_secs() / 86_400).into()),
+        ];
         let ended = record.clone().with_expires_at(now);
+        let event = Event::of_key(Action::RETIRED.as_str(), &ended, now, more);
         let change = Change::new(self.origin.clone(), now)
             .update(Action::RETIRED, record, ended)?
             .add_event(event)?;
-        match self.manager.commit(&change).await {
+        match self.manager.commit(change).await {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == StoreErrorKind::Conflict => Ok(false),
             Err(error) => Err(error.into()),

@@ -3,8 +3,6 @@
 use std::future::IntoFuture;
 use std::time::{Duration, SystemTime};
 
-use serde_json::json;
-
 use crate::key::containment::Revocation;
 use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::format::KeyFormat;
@@ -268,7 +266,7 @@ impl RotateKey {
         if self.tells {
             change = change.add_event(event(&record, &ended, now))?;
         }
-        match manager.commit(&change).await {
+        match manager.commit(change).await {
             Ok(()) => Ok(RotatedKey {
                 plaintext,
                 record,
@@ -448,17 +446,15 @@ fn lifetime(key: &KeyRecord) -> Option<Duration> {
 }
 
 fn event(new: &KeyRecord, old: &KeyRecord, now: SystemTime) -> Event {
-    let data = json!({
-        "key_id": old.id().to_string(),
-        "successor_id": new.id().to_string(),
-        "expires_at": old.expires_at().map(timestamp::rfc3339),
-        "is_revoked": old.revoked().is_some(),
-        "successor_expires_at": new.expires_at().map(timestamp::rfc3339),
-    });
-    Event::new(Action::ROTATED.as_str(), now)
-        .with_key(old.id())
-        .with_account(old.account().to_owned())
-        .with_data(data.to_string())
+    let more = [
+        ("successor_id", new.id().to_string().into()),
+        ("is_revoked", old.revoked().is_some().into()),
+        (
+            "successor_expires_at",
+            new.expires_at().map(timestamp::rfc3339).into(),
+        ),
+    ];
+    Event::of_key(Action::ROTATED.as_str(), old, now, more)
 }
 
 impl IntoFuture for RotateKey {

@@ -139,7 +139,8 @@ impl UpdateKey {
         if let Some(cap) = manager.policy.cap(&account, now).filter(|_| is_longer) {
             change = change.add_cap(cap)?;
         }
-        match manager.commit(&change).await {
+        let updated = change.records().next().cloned();
+        match manager.commit(change).await {
             Ok(()) => {}
             Err(error) if error.kind() == StoreErrorKind::CapReached => {
                 return Err(manager.policy.too_many_keys(&account).into());
@@ -152,7 +153,6 @@ impl UpdateKey {
             }
             Err(error) => return Err(error.into()),
         }
-        let updated = change.records().next().cloned();
         Ok(updated.unwrap_or(self.seen))
     }
 }

@@ -69,6 +69,10 @@ impl Gate {
             charges,
             verdict,
         } = reason.into();
+        if let Some(key) = key {
+            self.shared
+                .count_denial(key.cached_key(), context.now().wall(), &rejection);
+        }
         self.shared.observers.decided(&Decision {
             outcome: Err(&rejection),
             key,
@@ -86,6 +90,26 @@ impl Gate {
         })
     }
 
+    /// Counts an admitted request of a key.
+    #[inline]
+    pub(super) fn count_admission(
+        &self,
+        context: &Context<'_>,
+        key: &CachedKey,
+        request_limits: &RequestLimits,
+    ) {
+        let rules = self.rules_of(request_limits);
+        let cost = rules.cost_of(request_limits);
+        let now = context.now().wall();
+        self.shared
+            .count_admission(key, now, cost, || context.client());
+        for (unit, units) in rules.unit_costs_of(request_limits) {
+            if let Some(meter) = key.meter() {
+                meter.add_units(now, unit, i64::try_from(*units).unwrap_or(i64::MAX));
+            }
+        }
+    }
+
     /// Announces an admission. Call it before the request is changed, since `context` borrows the
     /// request.
     pub(super) fn announce_admission(
@@ -96,11 +120,6 @@ impl Gate {
         charges: &[Charge<'_>],
         verdict: Option<&Verdict>,
     ) {
-        if let Some(key) = key {
-            let now = context.now().wall();
-            let last_uses = &self.shared.last_uses;
-            last_uses.note(key.cached_key(), now, || context.client());
-        }
         let observers = &self.shared.observers;
         let reported = match key {
             Some(key) if self.config.reports.are_on() => self.reported(context, key.cached_key()),

@@ -153,6 +153,7 @@ impl Gate {
             }
         };
         // 9. Admit.
+        self.count_admission(&context, &key, &request_limits);
         self.announce_admission(&context, Some(facts), carriers, &charges, verdict.as_ref());
         drop(charges); // they borrow the key
         self.admit(request, key, lifecycle, carriers, request_limits, within)

@@ -142,6 +142,7 @@ impl Gate {
                     if let Err(rejection) = checked {
                         self.deny(&context, rejection, Some(facts), carriers)
                     } else {
+                        self.count_admission(&context, &again, &request_limits);
                         self.announce_admission(
                             &context,
                             Some(facts),
@@ -267,7 +268,14 @@ impl Gate {
         receipt: &Receipt,
     ) {
         let key_services = &self.shared.key_services;
-        let refunded = key_services.refund(key.charged_key(id), request_limits, receipt, None, ALL);
+        let refunded = key_services.refund(
+            key.charged_key(id),
+            request_limits,
+            receipt,
+            None,
+            ALL,
+            |_| {}, // the request was not counted
+        );
         if let Err(error) = refunded.await {
             trace::refund_failed(&error);
         }

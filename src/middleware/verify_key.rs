@@ -39,7 +39,7 @@ impl Gate {
         let key = self.compare(&digest, lookup)?;
         let lifecycle = key.lifecycle(shared.now(), shared.warning);
         check_status(&key, lifecycle)?;
-        shared.last_uses.note(&key, shared.now(), || None);
+        shared.count_admission(&key, shared.now(), 1, || None);
         let request_limits = shared
             .key_services
             .enforcer

@@ -2,10 +2,10 @@
 //!
 //! [`Observer`] is the port. The logs of this library are based on the same announcements.
 
-pub(crate) mod last_uses;
 mod log;
 #[cfg(feature = "metrics")]
 pub(crate) mod metrics;
+pub(crate) mod nearly_used;
 
 use std::any::Any;
 use std::fmt;

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 
 use super::{
     AgedRecord, BoxedFeed, BoxedOutbox, Change, Floor, IssueRequest, KeyQuery, KeyStore, ListedKey,
-    ManagedKeyStore, Page, Paging, StoreError, TrailQuery, TrailRecord, UsageBatch,
+    ManagedKeyStore, Page, Paging, StoreError, TrailQuery, TrailRecord, UsageBatch, UsageQuery,
+    UsageRow,
 };
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
@@ -85,6 +86,12 @@ pub(crate) trait DynManagedKeyStore: DynKeyStore {
     fn outbox(&self) -> Option<BoxedOutbox>;
 
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError>;
+
+    async fn usage(
+        &self,
+        query: &UsageQuery,
+        paging: &Paging,
+    ) -> Result<Page<UsageRow>, StoreError>;
 }
 
 #[async_trait]
@@ -127,6 +134,14 @@ impl<S: ManagedKeyStore> DynManagedKeyStore for S {
 
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         ManagedKeyStore::record_usage(self, batch).await
+    }
+
+    async fn usage(
+        &self,
+        query: &UsageQuery,
+        paging: &Paging,
+    ) -> Result<Page<UsageRow>, StoreError> {
+        ManagedKeyStore::usage(self, query, paging).await
     }
 }
 

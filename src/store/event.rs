@@ -2,9 +2,14 @@
 
 use std::time::SystemTime;
 
+use serde_json::{Map, Value};
+
 use crate::key::digest::KeyId;
+use crate::key::environment::Environment;
+use crate::key::record::KeyRecord;
 use crate::key::text::{self, KeyRecordError};
 use crate::store::page::Cursor;
+use crate::util::timestamp::rfc3339;
 
 /// A notification of a change for other systems. A store keeps it in the transaction of its
 /// [`Change`](crate::store::Change). An event never contains a key.
@@ -34,6 +39,33 @@ impl Event {
             account: None,
             data: "{}".to_owned(),
         }
+    }
+
+    /// Creates an event about a key: with its account, and its facts as data, which has no secret.
+    /// `more` is added to the data.
+    pub(crate) fn of_key<'m>(
+        kind: &str,
+        record: &KeyRecord,
+        at: SystemTime,
+        more: impl IntoIterator<Item = (&'m str, Value)>,
+    ) -> Self {
+        let text = |text: Option<&str>| text.map(|text| shortened(text).to_owned());
+        let environment = record.environment().map(Environment::as_str);
+        let facts: [(&str, Value); 7] = [
+            ("key_id", record.id().to_string().into()),
+            ("account", record.account().into()),
+            ("name", text(record.name()).into()),
+            ("prefix", record.prefix().into()),
+            ("environment", environment.into()),
+            ("version", record.version().into()),
+            ("expires_at", record.expires_at().map(rfc3339).into()),
+        ];
+        let facts = facts.into_iter().chain(more);
+        let data: Map<String, Value> = facts.map(|(name, it)| (name.to_owned(), it)).collect();
+        Self::new(kind, at)
+            .with_key(record.id())
+            .with_account(record.account().to_owned())
+            .with_data(Value::Object(data).to_string())
     }
 
     /// Sets the key that the event is about.
@@ -69,11 +101,19 @@ impl Event {
         }
         text::check_indexed("the account", self.account.as_deref().unwrap_or_default())?;
         text::check("the data of an event", &self.data)?;
-        if serde_json::from_str::<serde_json::Map<_, _>>(&self.data).is_err() {
+        if serde_json::from_str::<Map<_, _>>(&self.data).is_err() {
             return Err(KeyRecordError::EventData);
         }
         text::check_instant("the instant of an event", Some(self.at))
     }
+}
+
+/// Returns the beginning of a text that has room in an event.
+fn shortened(text: &str) -> &str {
+    const MOST: usize = 255;
+    let ends = text.char_indices().map(|(at, _)| at);
+    let end = ends.chain([text.len()]).take_while(|at| *at <= MOST).last();
+    &text[..end.unwrap_or_default()]
 }
 
 /// An event as stored, with its id.

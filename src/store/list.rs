@@ -53,6 +53,8 @@ pub enum ExpiryFilter {
     Never,
     /// Keys that expire before this time, or have expired.
     Before(SystemTime),
+    /// Keys that expire at the first time or later, and before the second.
+    Between(SystemTime, SystemTime),
 }
 
 /// The state of a key in lists. Each key is in exactly one state.
@@ -144,6 +146,16 @@ impl KeyQuery {
         self
     }
 
+    /// Lists only keys that expire, or have expired, at a time or later, and before another. The next
+    /// to expire comes first. Keys in any state are listed: add [`with_state`](Self::with_state).
+    #[must_use]
+    pub fn expiring_between(mut self, from: SystemTime, before: SystemTime) -> Self {
+        let [from, before] = [from, before].map(microseconds_down);
+        self.expiry = Some(ExpiryFilter::Between(from, before));
+        self.order = KeyOrder::EndingSoon;
+        self
+    }
+
     /// Lists only keys that never expire. Keys in any state are listed: add
     /// [`with_state`](Self::with_state).
     #[must_use]
@@ -213,6 +225,7 @@ impl KeyQuery {
             self.expiry.map(|expiry| match expiry {
                 ExpiryFilter::Never => "never",
                 ExpiryFilter::Before(_) => "before",
+                ExpiryFilter::Between(..) => "between",
             }),
             self.idle_since.map(|_| "idle"),
             self.revoked_before.map(|_| "revoked"),
@@ -240,6 +253,9 @@ impl KeyQuery {
                 None => true,
                 Some(ExpiryFilter::Never) => key.expires_at().is_none(),
                 Some(ExpiryFilter::Before(at)) => key.expires_at().is_some_and(|end| end < at),
+                Some(ExpiryFilter::Between(from, before)) => key
+                    .expires_at()
+                    .is_some_and(|end| (from..before).contains(&end)),
             }
             && self.idle_since.is_none_or(|at| listed.is_idle_since(at))
             && self

@@ -22,6 +22,7 @@ mod outbox;
 mod page;
 mod trail;
 mod usage;
+mod usage_report;
 mod verified_trail;
 
 use std::future::Future;
@@ -53,7 +54,9 @@ pub use page::{Cursor, Page, Paging};
 pub use trail::{
     Action, ActionError, Actor, ActorKind, ActorKindError, Origin, TrailQuery, TrailRecord,
 };
-pub use usage::{KeyUsage, UsageBatch, UsagePeriod};
+pub use usage::{KeyUsage, UsageBatch, UsageCounts, UsagePeriod, UseTimes};
+pub(crate) use usage_report::UsagePlace;
+pub use usage_report::{UsageDetail, UsageQuery, UsageRow};
 pub use verified_trail::{BrokenTrail, TrailFault, TrailReport};
 
 pub use crate::backend::chain::StoreChain;
@@ -354,6 +357,8 @@ pub trait ManagedKeyStore: KeyStore {
     /// - Only usage changes, no record and no version. The first and last use of a key that does
     ///   not exist are dropped; its counts are kept with its account.
     /// - The last use of a key never moves backward, and the first use never forward.
+    /// - A store that keeps events keeps one of the [first use](KeyUsage::first_use) of each key, in
+    ///   the same transaction.
     ///
     /// The default is an error. Without this method, lists do not tell when a key was used.
     ///
@@ -364,6 +369,20 @@ pub trait ManagedKeyStore: KeyStore {
     ) -> impl Future<Output = Result<(), StoreError>> + Send {
         let _ = batch;
         let refused = StoreError::refused("this store records no usage");
+        async move { Err(refused) }
+    }
+
+    /// Reads a page of recorded usage, sorted by account, period, key and environment, without lag.
+    ///
+    /// Usage is kept after its key was deleted. The default is an error. Without this method, usage
+    /// is recorded and not reported.
+    fn usage(
+        &self,
+        query: &UsageQuery,
+        paging: &Paging,
+    ) -> impl Future<Output = Result<Page<UsageRow>, StoreError>> + Send {
+        let _ = (query, paging);
+        let refused = StoreError::refused("this store reports no usage");
         async move { Err(refused) }
     }
 }
@@ -430,5 +449,13 @@ impl<S: ManagedKeyStore> ManagedKeyStore for Arc<S> {
 
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         ManagedKeyStore::record_usage(&**self, batch).await
+    }
+
+    async fn usage(
+        &self,
+        query: &UsageQuery,
+        paging: &Paging,
+    ) -> Result<Page<UsageRow>, StoreError> {
+        ManagedKeyStore::usage(&**self, query, paging).await
     }
 }

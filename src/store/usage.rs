@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::text::{self, KeyRecordError};
+use crate::store::event::Event;
 use crate::util::timestamp;
 
 /// A batch of usage counts, to be recorded exactly once.
@@ -23,31 +24,55 @@ pub struct UsageBatch {
 }
 
 /// The counts of one key in one period, to be added to the recorded counts.
+///
+/// Counts without a key are those of an account, and counts without an account those of nobody in
+/// particular: a process in which too many keys were in use while the store was down has added them
+/// up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyUsage {
-    /// The key. `None` for usage that is no longer itemized by key.
+    /// The key. `None` for usage that is not itemized by key.
     pub key: Option<KeyId>,
+    /// The first key of its chain of rotations; the key itself if it was never rotated.
+    pub lineage: Option<KeyId>,
     /// The account that the key belongs to. `None` for usage that is not itemized by account.
     pub account: Option<String>,
     /// The environment of the key.
     pub environment: Option<Environment>,
     /// The period of the counts.
     pub period: UsagePeriod,
-    /// The first use in the batch.
-    pub first_used_at: SystemTime,
-    /// The last use in the batch.
-    pub last_used_at: SystemTime,
-    /// The address of the last use.
+    /// The times of the requests that were admitted. `None` if there were none.
+    pub used: Option<UseTimes>,
+    /// The counts.
+    pub counts: UsageCounts,
+}
+
+/// The times at which a key was used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UseTimes {
+    /// The first use.
+    pub first: SystemTime,
+    /// The last use.
+    pub last: SystemTime,
+    /// The address of a late use, if it is known.
     pub last_address: Option<IpAddr>,
+}
+
+/// Counts of requests and units.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct UsageCounts {
     /// The number of requests that were admitted.
     pub allowed: u64,
     /// The number of requests that a limit denied.
     pub limited: u64,
     /// The number of requests that were denied for another reason.
     pub refused: u64,
-    /// The units that were charged, by name.
-    pub units: BTreeMap<String, u64>,
+    /// The units that were used, by name, less those that were refunded. `requests` are the costs
+    /// of the admitted requests. A refund counts when it is made, so the units of a period can be
+    /// negative.
+    pub units: BTreeMap<String, i64>,
 }
 
 /// A period that usage is counted in.
@@ -89,8 +114,10 @@ impl UsageBatch {
         }
         for counts in folded.values_mut() {
             counts.check()?;
-            counts.first_used_at = timestamp::microseconds_down(counts.first_used_at);
-            counts.last_used_at = timestamp::microseconds_down(counts.last_used_at);
+            if let Some(used) = &mut counts.used {
+                used.first = timestamp::microseconds_down(used.first);
+                used.last = timestamp::microseconds_down(used.last);
+            }
         }
         Ok(Self {
             node,
@@ -116,36 +143,44 @@ impl UsageBatch {
     }
 }
 
-impl KeyUsage {
-    /// Creates the counts of a key that was used once. All counts are zero.
-    pub fn new(
-        key: KeyId,
-        account: impl Into<String>,
-        period: UsagePeriod,
-        used_at: SystemTime,
-    ) -> Self {
-        Self {
-            key: Some(key),
-            account: Some(account.into()),
-            environment: None,
-            period,
-            first_used_at: used_at,
-            last_used_at: used_at,
-            last_address: None,
-            allowed: 0,
-            limited: 0,
-            refused: 0,
-            units: BTreeMap::new(),
+impl UsagePeriod {
+    /// Returns the day, or the hour, of a time. Times are clamped to the years 1970 to 9999.
+    pub fn at(at: SystemTime, by_hour: bool) -> Self {
+        let hours = u32::try_from(timestamp::unix_seconds(at) / 3_600).unwrap_or(u32::MAX);
+        if by_hour {
+            Self::Hour(hours)
+        } else {
+            Self::Day(hours / 24)
         }
     }
 
-    /// Adds other counts of the same key and period.
-    fn add(&mut self, other: Self) {
-        if other.last_used_at >= self.last_used_at {
-            self.last_used_at = other.last_used_at;
-            self.last_address = other.last_address.or(self.last_address);
+    /// Returns the time at which the period begins.
+    pub fn begins_at(self) -> SystemTime {
+        let hours = match self {
+            Self::Day(day) => u64::from(day) * 24,
+            Self::Hour(hour) => u64::from(hour),
+        };
+        UNIX_EPOCH + Duration::from_secs(hours * 3_600)
+    }
+
+    /// Returns the day that the period is, or is a part of, in days since 1 January 1970, UTC.
+    pub const fn day(self) -> u32 {
+        match self {
+            Self::Day(day) => day,
+            Self::Hour(hour) => hour / 24,
         }
-        self.first_used_at = self.first_used_at.min(other.first_used_at);
+    }
+}
+
+impl UsageCounts {
+    /// Returns whether nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        let requests = [self.allowed, self.limited, self.refused];
+        requests == [0; 3] && self.units.values().all(|units| *units == 0)
+    }
+
+    /// Adds other counts.
+    pub fn add(&mut self, other: Self) {
         self.allowed = self.allowed.saturating_add(other.allowed);
         self.limited = self.limited.saturating_add(other.limited);
         self.refused = self.refused.saturating_add(other.refused);
@@ -154,49 +189,133 @@ impl KeyUsage {
             *sum = sum.saturating_add(count);
         }
     }
+}
+
+impl UseTimes {
+    /// Creates the times of one use, from an unknown address.
+    pub const fn once(at: SystemTime) -> Self {
+        Self {
+            first: at,
+            last: at,
+            last_address: None,
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        if other.last >= self.last {
+            self.last = other.last;
+            self.last_address = other.last_address.or(self.last_address);
+        }
+        self.first = self.first.min(other.first);
+    }
+}
+
+impl KeyUsage {
+    /// The kind of the event that tells the first use of a key.
+    pub const FIRST_USED: &str = "api_key.first_used";
+
+    /// Creates the usage of a key that was not used and never rotated. All counts are zero.
+    pub fn new(key: KeyId, account: impl Into<String>, period: UsagePeriod) -> Self {
+        Self {
+            key: Some(key),
+            lineage: Some(key),
+            account: Some(account.into()),
+            environment: None,
+            period,
+            used: None,
+            counts: UsageCounts::default(),
+        }
+    }
+
+    /// Adds a use at a time, from an unknown address.
+    #[must_use]
+    pub fn used_at(mut self, at: SystemTime) -> Self {
+        let once = UseTimes::once(at);
+        match &mut self.used {
+            Some(used) => used.add(once),
+            None => self.used = Some(once),
+        }
+        self
+    }
+
+    /// Returns the event that a store keeps with the first use of a key: if the usage has a use, and
+    /// the store knows the key and no use of it.
+    pub fn first_use(&self) -> Option<Event> {
+        let (key, used) = (self.key?, self.used?);
+        let mut data = serde_json::Map::new();
+        data.insert("key_id".to_owned(), key.to_string().into());
+        if let Some(environment) = &self.environment {
+            data.insert("environment".to_owned(), environment.as_str().into());
+        }
+        let data = serde_json::Value::Object(data).to_string();
+        let event = Event::new(Self::FIRST_USED, used.first).with_key(key);
+        Some(event.with_account(self.account.clone()).with_data(data))
+    }
+
+    /// Leaves the key out.
+    pub(crate) fn fold_into_account(&mut self) {
+        self.key = None;
+        self.lineage = None;
+        self.used = None;
+    }
+
+    /// Leaves the account out.
+    pub(crate) fn fold_into_rest(&mut self) {
+        self.fold_into_account();
+        self.account = None;
+        self.environment = None;
+    }
+
+    /// Adds other usage of the same key and period.
+    pub(crate) fn add(&mut self, other: Self) {
+        match (&mut self.used, other.used) {
+            (Some(used), Some(other)) => used.add(other),
+            (used, other) => *used = used.or(other),
+        }
+        self.counts.add(other.counts);
+    }
 
     fn check(&self) -> Result<(), KeyRecordError> {
         text::check_indexed("the account", self.account.as_deref().unwrap_or_default())?;
-        for unit in self.units.keys() {
+        for unit in self.counts.units.keys() {
             if unit.is_empty() {
                 return Err(KeyRecordError::Empty("the name of a unit"));
             }
             text::check_indexed("the name of a unit", unit)?;
         }
-        let counts = [self.allowed, self.limited, self.refused];
-        if counts
-            .iter()
-            .chain(self.units.values())
-            .any(|count| i64::try_from(*count).is_err())
-        {
+        let counts = [
+            self.counts.allowed,
+            self.counts.limited,
+            self.counts.refused,
+        ];
+        if counts.iter().any(|count| i64::try_from(*count).is_err()) {
             return Err(KeyRecordError::Number("a count"));
         }
-        text::check_instant("the first use", Some(self.first_used_at))?;
-        text::check_instant("the last use", Some(self.last_used_at))
+        let (first, last) = self.used.map(|used| (used.first, used.last)).unzip();
+        text::check_instant("the first use", first)?;
+        text::check_instant("the last use", last)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
-
     use super::*;
     use crate::key::digest::KeyDigest;
 
     fn counts(key: &str, second: u64) -> KeyUsage {
         let at = UNIX_EPOCH + Duration::from_nanos(second * 1_000_000_000 + 1);
         let key = KeyDigest::of(key).id();
-        KeyUsage::new(key, "acme", UsagePeriod::Day(7), at)
+        KeyUsage::new(key, "acme", UsagePeriod::Day(7)).used_at(at)
     }
 
     #[test]
     fn counts_of_the_same_key_and_period_are_summed() {
         let mut first = counts("a", 20);
-        (first.allowed, first.limited) = (2, 1);
-        first.units.insert("tokens".to_owned(), 40);
+        (first.counts.allowed, first.counts.limited) = (2, 1);
+        first.counts.units.insert("tokens".to_owned(), 40);
         let mut second = counts("a", 10);
-        second.allowed = 3;
-        second.units.insert("tokens".to_owned(), 2);
+        second.counts.allowed = 3;
+        second.counts.units.insert("tokens".to_owned(), 2);
         let mut hour = counts("a", 30);
         hour.period = UsagePeriod::Hour(7);
         let mut anonymous = counts("a", 30);
@@ -204,13 +323,13 @@ mod tests {
         let batch = UsageBatch::new([1; 16], 1, [first, second, hour, anonymous, counts("b", 5)]);
         let batch = batch.unwrap();
         assert_eq!(batch.usage().len(), 4);
-        let of_key = |usage: &&KeyUsage| usage.allowed > 0;
+        let of_key = |usage: &&KeyUsage| usage.counts.allowed > 0;
         let added = batch.usage().iter().find(of_key).unwrap();
-        assert_eq!((added.allowed, added.limited), (5, 1));
-        assert_eq!(added.units["tokens"], 42);
+        assert_eq!((added.counts.allowed, added.counts.limited), (5, 1));
+        assert_eq!(added.counts.units["tokens"], 42);
         let since = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap();
-        assert_eq!(since(added.first_used_at), Duration::from_secs(10));
-        assert_eq!(since(added.last_used_at), Duration::from_secs(20));
+        assert_eq!(since(added.used.unwrap().first), Duration::from_secs(10));
+        assert_eq!(since(added.used.unwrap().last), Duration::from_secs(20));
     }
 
     #[test]
@@ -222,10 +341,9 @@ mod tests {
         };
         assert!(of(|_| ()).is_ok());
         assert!(of(|usage| usage.account = Some("\0".to_owned())).is_err());
-        assert!(of(|usage| usage.allowed = u64::MAX).is_err());
-        assert!(of(|usage| usage.units = [("u".repeat(256), 1)].into()).is_err());
-        assert!(of(|usage| usage.units = [(String::new(), 1)].into()).is_err());
-        assert!(of(|usage| usage.units = [("u".to_owned(), u64::MAX)].into()).is_err());
+        assert!(of(|usage| usage.counts.allowed = u64::MAX).is_err());
+        assert!(of(|usage| usage.counts.units = [("u".repeat(256), 1)].into()).is_err());
+        assert!(of(|usage| usage.counts.units = [(String::new(), 1)].into()).is_err());
         for number in [0, 1 << 63, u64::MAX] {
             assert!(UsageBatch::new([1; 16], number, []).is_err());
         }

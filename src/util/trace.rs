@@ -190,13 +190,22 @@ pub(crate) fn listening_works() {
     info!(target: TARGET, "LISTEN works again");
 }
 
-/// Logs uses of keys that could not be recorded. They are kept and recorded later.
-pub(crate) fn uses_not_recorded(error: &(dyn Error + 'static)) {
+/// Logs usage that could not be recorded. It is kept and recorded later.
+pub(crate) fn usage_not_recorded(error: &(dyn Error + 'static)) {
     let causes = Causes(error);
     warn!(
         target: TARGET,
         error = %causes,
-        "the last uses of keys could not be recorded; it is tried again"
+        "usage could not be recorded; it is tried again"
+    );
+}
+
+/// Logs that more keys were in use than usage is counted of.
+pub(crate) fn usage_folded() {
+    warn!(
+        target: TARGET,
+        "more keys were in use than usage is kept of while it cannot be recorded; the usage of some \
+         may be recorded for their accounts only: see Metering::max_keys"
     );
 }
 
@@ -276,10 +285,32 @@ pub(crate) fn copy_without_seal(key_id: &dyn fmt::Display) {
     );
 }
 
-/// Logs that a store records no uses. It is asked again each minute.
-pub(crate) fn uses_refused(error: &(dyn Error + 'static)) {
+/// Logs events that could not be stored. It is tried again.
+pub(crate) fn not_announced(error: &(dyn Error + 'static)) {
     let causes = Causes(error);
-    debug!(target: TARGET, error = %causes, "the store does not record the last uses of keys");
+    warn!(target: TARGET, error = %causes, "events could not be announced; it is tried again");
+}
+
+/// Logs that the outbox failed. Deliveries are made later.
+pub(crate) fn not_delivered(error: &(dyn Error + 'static)) {
+    let causes = Causes(error);
+    warn!(target: TARGET, error = %causes, "events could not be delivered; it is tried again");
+}
+
+/// Logs an attempt at a delivery that failed.
+pub(crate) fn delivery_failed(event: &str, endpoint: &str, cause: &str) {
+    info!(target: TARGET, event, endpoint, cause, "the delivery of an event failed");
+}
+
+/// Logs a delivery that is not tried again.
+pub(crate) fn delivery_given_up(event: &str, endpoint: &str) {
+    warn!(target: TARGET, event, endpoint, "the delivery of an event is given up");
+}
+
+/// Logs that a store records no usage. It is asked again each minute.
+pub(crate) fn usage_refused(error: &(dyn Error + 'static)) {
+    let causes = Causes(error);
+    debug!(target: TARGET, error = %causes, "the store does not record usage");
 }
 
 /// Logs a gap in the feed.

@@ -70,7 +70,7 @@ pub async fn live(store: impl ManagedKeyStore + Clone, number: u8, steps: usize)
             }
             5 => {
                 batches += 1;
-                let usage = KeyUsage::new(id, "acme", UsagePeriod::Day(1), keys.now());
+                let usage = KeyUsage::new(id, "acme", UsagePeriod::Day(1)).used_at(keys.now());
                 let batch = UsageBatch::new([number; 16], batches, [usage]).unwrap();
                 store.record_usage(&batch).await.unwrap();
             }

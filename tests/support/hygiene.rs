@@ -25,8 +25,8 @@ fn build<S: ManagedKeyStore>(store: S) -> (ApiKeys, ManualClock) {
 }
 
 async fn record_use(store: &impl ManagedKeyStore, id: KeyId, at: SystemTime) {
-    let mut usage = KeyUsage::new(id, "acme", UsagePeriod::Day(1), at);
-    usage.last_address = Some("192.0.2.7".parse().unwrap());
+    let mut usage = KeyUsage::new(id, "acme", UsagePeriod::Day(1)).used_at(at);
+    usage.used.as_mut().unwrap().last_address = Some("192.0.2.7".parse().unwrap());
     let node = *KeyDigest::of(&format!("{id} {at:?}")).id().as_bytes();
     let batch = UsageBatch::new(node, 1, [usage]).unwrap();
     store.record_usage(&batch).await.unwrap();

@@ -211,7 +211,7 @@ pub async fn a_repeated_request_issues_one_key<S: ManagedKeyStore + Clone>(store
 }
 
 pub async fn record_use(store: &impl ManagedKeyStore, id: KeyId, at: SystemTime) {
-    let usage = KeyUsage::new(id, "acme", UsagePeriod::Day(1), at);
+    let usage = KeyUsage::new(id, "acme", UsagePeriod::Day(1)).used_at(at);
     let node = *KeyDigest::of(&format!("{id} {at:?}")).id().as_bytes();
     let batch = UsageBatch::new(node, 1, [usage]).unwrap();
     store.record_usage(&batch).await.unwrap();

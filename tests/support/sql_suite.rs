@@ -405,10 +405,10 @@ pub async fn usage_changes_nothing_but_usage<D: Database>(database: D) {
     let before = store.find(&key.id()).await.unwrap();
     let gone = KeyDigest::of("gone").id();
     for number in 1..=3 {
-        let mut used = KeyUsage::new(key.id(), "acme", UsagePeriod::Day(1), at(number));
-        used.allowed = 2;
-        used.units.insert("tokens".to_owned(), 40);
-        let of_nobody = KeyUsage::new(gone, "acme", UsagePeriod::Day(1), at(number));
+        let mut used = KeyUsage::new(key.id(), "acme", UsagePeriod::Day(1)).used_at(at(number));
+        used.counts.allowed = 2;
+        used.counts.units.insert("tokens".to_owned(), 40);
+        let of_nobody = KeyUsage::new(gone, "acme", UsagePeriod::Day(1)).used_at(at(number));
         let batch = UsageBatch::new([1; 16], number, [used, of_nobody]).unwrap();
         store.record_usage(&batch).await.unwrap();
         store.record_usage(&batch).await.unwrap(); // the answer was lost
@@ -553,7 +553,7 @@ pub async fn calls_dropped_at_every_await_leave_the_store_whole<D: Database>(dat
         let create = change(1)
             .create(Action::ISSUED, record(&format!("new {polls}")))
             .unwrap();
-        let number = KeyUsage::new(id, "acme", UsagePeriod::Day(1), at(1));
+        let number = KeyUsage::new(id, "acme", UsagePeriod::Day(1)).used_at(at(1));
         let batch = UsageBatch::new([polls; 16], 1, [number]).unwrap();
         drop_after(polls, store.find(&id)).await;
         drop_after(polls, store.list(&query, &Paging::first(5))).await;

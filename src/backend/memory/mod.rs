@@ -8,3 +8,4 @@ pub(crate) mod limiter;
 mod outbox;
 mod record_table;
 pub(crate) mod store;
+mod usage;

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
-use crate::store::{AccountCap, KeyOrder, KeyUsage, ListedKey};
+use crate::store::{AccountCap, ExpiryFilter, KeyOrder, KeyQuery, KeyUsage, ListedKey};
 
 /// The orders of lists.
 const ORDERS: [KeyOrder; 4] = [
@@ -131,23 +131,38 @@ impl RecordTable {
     }
 
     /// Records uses of a key, if the key exists. Its sort key changes only in `LeastRecentlyUsed`.
-    pub(super) fn record_use(&mut self, usage: &KeyUsage) {
+    /// Returns whether it is the first use of the key.
+    pub(super) fn record_use(&mut self, usage: &KeyUsage) -> bool {
         const ORDER: KeyOrder = KeyOrder::LeastRecentlyUsed;
         let stored = usage.key.as_ref().and_then(|key| self.keys.get_mut(key));
-        let Some(stored) = stored else { return };
-        let (first, last) = (usage.first_used_at, usage.last_used_at);
+        let (Some(stored), Some(used)) = (stored, &usage.used) else {
+            return false;
+        };
+        let (first, last) = (used.first, used.last);
+        let is_first = stored.listed.first_used_at.is_none();
         let before = stored.sort_key(ORDER);
         let listed = &mut stored.listed;
         listed.first_used_at = Some(listed.first_used_at.map_or(first, |at| at.min(first)));
         if listed.last_used_at <= Some(last) {
             listed.last_used_at = Some(last);
-            listed.last_address = usage.last_address.or(listed.last_address);
+            listed.last_address = used.last_address.or(listed.last_address);
         }
         let after = stored.sort_key(ORDER);
         if before != after {
             let index = &mut self.indexes[index_of(ORDER)];
             before.map(|sort_key| index.remove(&sort_key));
             index.extend(after);
+        }
+        is_first
+    }
+
+    /// Returns the position before the first key that a list may have; `None` for its beginning.
+    pub(super) fn before_first(query: &KeyQuery) -> Option<SortKey> {
+        match (query.expiry, query.order) {
+            (Some(ExpiryFilter::Between(from, _)), KeyOrder::EndingSoon) => {
+                Some((microseconds(from).checked_sub(1)?, u64::MAX))
+            }
+            _ => None,
         }
     }
 

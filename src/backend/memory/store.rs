@@ -8,12 +8,13 @@ use std::time::{Duration, SystemTime};
 use super::delivery_table::DeliveryTable;
 use super::journal::Journal;
 use super::record_table::RecordTable;
+use super::usage::Usage;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::store::{
     BoxedOutbox, Change, ChangeFeed, ChangeId, ChangedKey, Changes, Cursor, FeedError, Followed,
     IssueRequest, KeptEvent, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start,
-    Step, StoreError, TrailQuery, TrailRecord, UsageBatch,
+    Step, StoreError, TrailQuery, TrailRecord, UsageBatch, UsagePlace, UsageQuery, UsageRow,
 };
 
 /// The maximum number of records that are examined for one page of a list.
@@ -28,8 +29,8 @@ const MOST_NODES: usize = 10_000;
 /// of each as fit into 16 MiB. Of the deliveries of events, it keeps the latest 10,000 that are
 /// pending and the latest 10,000 that are settled, or as many of each as fit into 16 MiB, and the
 /// latest 100,000 marks of events that are told [once](crate::store::Once). It is also a [feed](ChangeFeed) of its own changes, for several
-/// [`ApiKeys`](crate::ApiKeys) in one process. It records only the first and the last use of each
-/// key.
+/// [`ApiKeys`](crate::ApiKeys) in one process. It keeps the usage of at most 100,000 keys and
+/// periods, the latest ones.
 ///
 /// ```
 /// use tower_api_key::key::KeyDigest;
@@ -55,6 +56,7 @@ pub(super) struct Tables {
     requests_of: HashMap<KeyId, Vec<[u8; 32]>>,
     trail: Journal<TrailRecord>,
     events: Journal<KeptEvent>,
+    usage: Usage,
     pub(super) outbox: DeliveryTable,
     /// The number of the last batch of each node.
     last_batches: HashMap<[u8; 16], u64>,
@@ -165,7 +167,7 @@ impl ManagedKeyStore for MemoryStore {
     async fn list(&self, query: &KeyQuery, paging: &Paging) -> Result<Page<ListedKey>, StoreError> {
         let list = query.fingerprint();
         let after = match paging.cursor() {
-            None => None,
+            None => RecordTable::before_first(query),
             Some(cursor) => {
                 let position = self.position(&list, cursor)?.split_once('-');
                 let position =
@@ -275,10 +277,37 @@ impl ManagedKeyStore for MemoryStore {
             return Err(StoreError::conflict());
         }
         tables.set_last_batch(*batch.node(), batch.number());
-        for usage in batch.usage() {
-            tables.records.record_use(usage);
+        let change = ChangeId::unique();
+        for (at, usage) in batch.usage().iter().enumerate() {
+            tables.usage.record(usage);
+            if tables.records.record_use(usage)
+                && let Some(event) = usage.first_use()
+            {
+                let told_at = event.at;
+                let event = KeptEvent::new(format!("msg_{change}_{at}"), event);
+                tables.tell(event, None, told_at);
+            }
         }
         Ok(())
+    }
+
+    async fn usage(
+        &self,
+        query: &UsageQuery,
+        paging: &Paging,
+    ) -> Result<Page<UsageRow>, StoreError> {
+        let list = query.fingerprint();
+        let after = match paging.cursor() {
+            None => None,
+            Some(cursor) => {
+                let place = UsagePlace::from_text(self.position(&list, cursor)?);
+                Some(place.ok_or_else(StoreError::invalid_cursor)?)
+            }
+        };
+        let limit = paging.limit() as usize;
+        let (rows, next) = self.read().usage.report(query, after.as_ref(), limit);
+        let next = next.map(|place| self.cursor(&list, place.to_text()));
+        Ok(Page::new(rows, next))
     }
 }
 

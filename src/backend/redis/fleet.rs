@@ -20,7 +20,7 @@ use crate::key::verifier::PepperRing;
 use crate::store::{
     AgedRecord, BoxedFeed, BoxedOutbox, Change, ChangedKey, Floor, Followed, IssueRequest,
     KeptEvent, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, Step,
-    StoreError, StoreErrorKind, TrailQuery, TrailRecord, UsageBatch,
+    StoreError, StoreErrorKind, TrailQuery, TrailRecord, UsageBatch, UsageQuery, UsageRow,
 };
 #[cfg(feature = "testing")]
 use crate::util::clock::Clock;
@@ -402,6 +402,14 @@ impl<S: ManagedKeyStore> ManagedKeyStore for RedisFleet<S> {
 
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         self.store.record_usage(batch).await
+    }
+
+    async fn usage(
+        &self,
+        query: &UsageQuery,
+        paging: &Paging,
+    ) -> Result<Page<UsageRow>, StoreError> {
+        self.store.usage(query, paging).await
     }
 }
 

@@ -121,6 +121,14 @@ impl Row {
         self.optional_text(column)?.ok_or_else(|| corrupt(column))
     }
 
+    /// Reads bytes of any number.
+    pub(super) fn any_bytes(&mut self, column: &'static str) -> Result<Vec<u8>, StoreError> {
+        match self.0.next() {
+            Some(Cell::Bytes(Some(bytes))) => Ok(bytes),
+            _ => Err(corrupt(column)),
+        }
+    }
+
     pub(super) fn optional_bytes<const N: usize>(
         &mut self,
         column: &'static str,

@@ -45,7 +45,7 @@ type TrailRows = BTreeMap<[u8; 16], Vec<Cell>>;
 
 /// The steps of a change by their kind, in the order in which they were added.
 #[derive(Default)]
-struct Steps<'c> {
+pub(super) struct Steps<'c> {
     creates: Vec<Write<'c>>,
     /// Updates and deletions.
     updates: Vec<Write<'c>>,
@@ -53,7 +53,7 @@ struct Steps<'c> {
     writes: Vec<Write<'c>>,
     requests: Vec<(&'c IssueRequest, Option<KeyId>)>,
     caps: Vec<&'c AccountCap>,
-    events: Vec<Told<'c>>,
+    pub(super) events: Vec<Told<'c>>,
 }
 
 impl<D: Driver> SqlStore<D> {
@@ -394,7 +394,7 @@ impl<D: Driver> SqlStore<D> {
 
 impl<'c> Steps<'c> {
     /// Sorts the steps of a change by their kind. A record that is written twice is an error.
-    fn of(change: &'c Change) -> Result<Self, StoreError> {
+    pub(super) fn of(change: &'c Change) -> Result<Self, StoreError> {
         let mut steps = Self::default();
         let mut written: HashSet<KeyId> = HashSet::new();
         for (at, step) in change.steps().enumerate() {

@@ -49,7 +49,9 @@ impl Scan {
         let (position, is_descending, condition) = match order {
             KeyOrder::Newest => ("listed_at", true, ""),
             KeyOrder::EndingSoon => match query.expiry {
-                Some(ExpiryFilter::Before(_)) => ("expires_at", false, " AND expires_at < $8"),
+                Some(ExpiryFilter::Before(_) | ExpiryFilter::Between(..)) => {
+                    ("expires_at", false, " AND expires_at < $8")
+                }
                 _ => ("expires_at", false, " AND expires_at IS NOT NULL"),
             },
             KeyOrder::LeastRecentlyUsed if query.idle_since.is_some() => {
@@ -128,7 +130,13 @@ impl<D: Driver> SqlStore<D> {
         let scan = Scan::of(query);
         let fingerprint = query.fingerprint();
         let (position, id) = match paging.cursor() {
-            None => scan.beginning(),
+            None => match (query.expiry, query.order) {
+                // From the first of them on: many keys may have expired before.
+                (Some(ExpiryFilter::Between(from, _)), KeyOrder::EndingSoon) => {
+                    (microseconds(from) - 1, [0xff; 16])
+                }
+                _ => scan.beginning(),
+            },
             Some(cursor) => decode(&fingerprint, cursor)?,
         };
         let limit = paging.limit() as usize;
@@ -147,13 +155,17 @@ impl<D: Driver> SqlStore<D> {
             // The state of a key does not change within a microsecond of the store.
             Cell::integer(microseconds(at)),
             Cell::optional_instant(match query.expiry {
-                Some(ExpiryFilter::Before(at)) => Some(at),
+                Some(ExpiryFilter::Before(at) | ExpiryFilter::Between(_, at)) => Some(at),
                 _ => None,
             }),
             Cell::optional_instant(query.idle_since),
             Cell::optional_instant(query.revoked_before),
             Cell::integer(i64::from(query.expiry == Some(ExpiryFilter::Never))),
             Cell::integer(i64::from(query.is_rotated)),
+            Cell::optional_instant(match query.expiry {
+                Some(ExpiryFilter::Between(from, _)) => Some(from),
+                _ => None,
+            }),
         ];
         let rows = self
             .within(self.page(Query::new(statement, parameters)))
@@ -304,7 +316,8 @@ const FILTER: &str = "($4 IS NULL OR k.prefix = $4) \
       AND COALESCE((SELECT u.last_used FROM {uses} AS u WHERE u.key_id = k.id), -1) < $9) \
     AND ($10 IS NULL OR k.revoked_at < $10) \
     AND ($11 = 0 OR k.expires_at IS NULL) \
-    AND ($12 = 0 OR k.rotated_to IS NOT NULL)";
+    AND ($12 = 0 OR k.rotated_to IS NOT NULL) \
+    AND ($13 IS NULL OR k.expires_at >= $13)";
 
 /// The number of a state in [`FILTER`].
 const fn number(state: KeyState) -> i64 {

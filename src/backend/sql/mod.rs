@@ -32,6 +32,7 @@ mod tell;
 mod trail;
 mod trail_row;
 mod usage;
+mod usage_report;
 mod verify;
 
 pub use migrations::Migration;

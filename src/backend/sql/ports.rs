@@ -149,6 +149,14 @@ macro_rules! ports {
             async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
                 self.0.record_usage(batch).await
             }
+
+            async fn usage(
+                &self,
+                query: &UsageQuery,
+                paging: &Paging,
+            ) -> Result<Page<UsageRow>, StoreError> {
+                self.0.usage(query, paging).await
+            }
         }
 
         $crate::backend::sql::ports::outbox!($name);

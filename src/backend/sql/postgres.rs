@@ -21,7 +21,7 @@ use crate::key::record::KeyRecord;
 use crate::store::{
     AuditKey, BoxedFeed, Change, ChangeFeed, Changes, Cursor, FeedError, Followed, IssueRequest,
     KeptEvent, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, StoreError,
-    TrailQuery, TrailRecord, TrailReport, UsageBatch,
+    TrailQuery, TrailRecord, TrailReport, UsageBatch, UsageQuery, UsageRow,
 };
 
 /// A store in `PostgreSQL` 13 or newer, over the application's own pool. Feature `postgres`.

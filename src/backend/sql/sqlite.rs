@@ -23,7 +23,7 @@ use crate::key::record::KeyRecord;
 use crate::store::{
     AuditKey, BoxedFeed, Change, ChangeFeed, Changes, Cursor, FeedError, Followed, IssueRequest,
     KeptEvent, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, StoreError,
-    TrailQuery, TrailRecord, TrailReport, UsageBatch,
+    TrailQuery, TrailRecord, TrailReport, UsageBatch, UsageQuery, UsageRow,
 };
 
 /// The time for which a connection waits for a lock of another one.

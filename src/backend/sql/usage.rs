@@ -1,24 +1,21 @@
-//! Usage: first and last uses, and counts, in numbered batches.
+//! Recording usage: first and last uses, and counts, in numbered batches.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::SystemTime;
 
 use super::cell::Cell;
+use super::commit::Steps;
 use super::session::{Driver, Query, Session, SqlError};
 use super::store::{Access, SqlStore};
-use crate::store::{KeyUsage, StoreError, UsageBatch, UsagePeriod};
+use crate::limit::charge::REQUESTS;
+use crate::store::{Actor, ActorKind, Change, KeyUsage, StoreError, UsageBatch, UsagePeriod};
 
-/// The uses of a key in a batch.
-struct Uses {
-    first: SystemTime,
-    last: SystemTime,
-    address: Option<IpAddr>,
-}
+/// The usage of each key in a batch with all its uses, in the order of ids.
+type Uses = BTreeMap<[u8; 16], KeyUsage>;
 
 /// The columns of a use in a statement, and those of counts.
 const USES_COLUMNS: usize = 4;
-const COUNTS_COLUMNS: usize = 10;
+const COUNTS_COLUMNS: usize = 11;
 
 /// The attempts at a batch, if the database asks to run it again.
 const ATTEMPTS: u32 = 3;
@@ -41,8 +38,11 @@ impl<D: Driver> SqlStore<D> {
         let mut session = self.session(Access::Write).await?;
         session.run(D::DIALECT.begin).await?;
         if self.take_number(&mut session, batch).await? {
-            self.record_uses(&mut session, batch.usage()).await?;
+            let uses = uses(batch.usage());
+            let new = self.lock_uses(&mut session, &uses).await?;
+            self.record_uses(&mut session, &uses).await?;
             self.record_counts(&mut session, batch.usage()).await?;
+            self.tell_first_uses(&mut session, &new).await?;
             session.run("COMMIT").await?;
         } else {
             session.run("ROLLBACK").await?;
@@ -62,11 +62,10 @@ impl<D: Driver> SqlStore<D> {
              ON CONFLICT (node) DO UPDATE SET number = excluded.number, at = excluded.at \
              WHERE f.number = excluded.number - 1",
         );
-        let at = batch.usage().iter().map(|it| it.last_used_at).max();
         let cells = [
             Cell::bytes(*batch.node()),
             Cell::count(batch.number()),
-            Cell::instant(at.unwrap_or(SystemTime::UNIX_EPOCH)),
+            Cell::instant(last_time(batch.usage())),
         ];
         if session.execute(Query::new(statement, cells)).await? == 1 {
             return Ok(true);
@@ -82,27 +81,35 @@ impl<D: Driver> SqlStore<D> {
         Err(StoreError::conflict().into())
     }
 
-    /// Updates the first and the last use of keys. A key that does not exist has no row.
-    async fn record_uses(
+    /// Locks the uses of the keys, and returns the usage of those that were never used before.
+    ///
+    /// All are locked, in the order of ids: nodes that record the same keys would otherwise wait
+    /// for each other in a circle.
+    async fn lock_uses(
         &self,
         session: &mut D::Session,
-        usage: &[KeyUsage],
-    ) -> Result<(), SqlError> {
-        let mut uses: BTreeMap<[u8; 16], Uses> = BTreeMap::new();
-        for counts in usage {
-            let Some(key) = &counts.key else { continue };
-            let seen = uses.entry(*key.as_bytes()).or_insert(Uses {
-                first: counts.first_used_at,
-                last: counts.last_used_at,
-                address: counts.last_address,
-            });
-            seen.first = seen.first.min(counts.first_used_at);
-            if counts.last_used_at >= seen.last {
-                seen.last = counts.last_used_at;
-                seen.address = counts.last_address.or(seen.address);
+        uses: &Uses,
+    ) -> Result<Vec<KeyUsage>, SqlError> {
+        let lock = self.sql(
+            "SELECT key_id, CASE WHEN first_used IS NULL THEN 1 END FROM {uses} \
+             WHERE key_id IN ({values}) ORDER BY key_id {for_update}",
+        );
+        let ids: Vec<_> = uses.keys().collect();
+        let mut new = Vec::new();
+        for ids in ids.chunks(D::DIALECT.most_parameters) {
+            let rows = ids.iter().map(|id| vec![Cell::bytes(**id)]);
+            for mut row in session.fetch(Query::of_rows(&lock, rows)).await? {
+                let id: [u8; 16] = row.bytes("key_id")?;
+                let is_new = row.optional_integer("first_used")?.is_some();
+                new.extend(uses.get(&id).filter(|_| is_new).cloned());
             }
         }
-        let uses: Vec<_> = uses.into_iter().collect();
+        Ok(new)
+    }
+
+    /// Updates the first and the last use of keys. A key that does not exist has no row.
+    async fn record_uses(&self, session: &mut D::Session, uses: &Uses) -> Result<(), SqlError> {
+        let uses: Vec<_> = uses.values().collect();
         // In the order of ids, so that nodes that flush the same keys do not wait for each other in
         // a circle. The batch comes first in the join, and each key is looked up. SQLite would read
         // the whole table of uses for an UPDATE: 1.9 s of a million for 500 keys, not 20 ms.
@@ -121,17 +128,36 @@ impl<D: Driver> SqlStore<D> {
                THEN u.last_address ELSE COALESCE(excluded.last_address, u.last_address) END",
         );
         for uses in uses.chunks(D::DIALECT.most_parameters / USES_COLUMNS) {
-            let rows = uses.iter().map(|(key, used)| {
-                vec![
-                    Cell::bytes(*key),
+            let rows = uses.iter().filter_map(|usage| {
+                let (key, used) = (usage.key?, usage.used?);
+                Some(vec![
+                    Cell::id(key),
                     Cell::instant(used.first),
                     Cell::instant(used.last),
-                    Cell::Text(used.address.map(|address| address.to_string())),
-                ]
+                    Cell::Text(used.last_address.map(|address| address.to_string())),
+                ])
             });
             session.execute(Query::of_rows(&update, rows)).await?;
         }
         Ok(())
+    }
+
+    /// Keeps an event of the first use of each of these keys.
+    async fn tell_first_uses(
+        &self,
+        session: &mut D::Session,
+        new: &[KeyUsage],
+    ) -> Result<(), SqlError> {
+        if new.is_empty() {
+            return Ok(());
+        }
+        let at = last_time(new);
+        let mut change = Change::new(Actor::new(ActorKind::System, "usage"), at);
+        for event in new.iter().filter_map(KeyUsage::first_use) {
+            change = change.add_event(event).map_err(StoreError::refused)?;
+        }
+        let steps = Steps::of(&change)?;
+        self.tell(session, &change, &steps.events).await
     }
 
     /// Adds counts, in the order of the batch: the same in all nodes.
@@ -142,7 +168,7 @@ impl<D: Driver> SqlStore<D> {
     ) -> Result<(), SqlError> {
         let insert = self.sql(
             "INSERT INTO {usage} AS u (account, hours, begins, key_id, environment, unit, \
-             allowed, limited, refused, units) VALUES {values} \
+             lineage, allowed, limited, refused, units) VALUES {values} \
              ON CONFLICT (account, hours, begins, key_id, environment, unit) DO UPDATE SET \
              allowed = u.allowed + excluded.allowed, limited = u.limited + excluded.limited, \
              refused = u.refused + excluded.refused, units = u.units + excluded.units",
@@ -157,20 +183,49 @@ impl<D: Driver> SqlStore<D> {
     }
 }
 
+/// Returns the time of the last use, by the clock of who counted.
+fn last_time(usage: &[KeyUsage]) -> SystemTime {
+    let times = usage.iter().map(|usage| match &usage.used {
+        Some(used) => used.last,
+        None => usage.period.begins_at(),
+    });
+    times.max().unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// Returns the usage of each key that was used in a batch.
+fn uses(usage: &[KeyUsage]) -> Uses {
+    let mut uses = Uses::new();
+    for counts in usage {
+        let (Some(key), Some(_)) = (&counts.key, &counts.used) else {
+            continue;
+        };
+        match uses.get_mut(key.as_bytes()) {
+            Some(used) => used.add(counts.clone()),
+            None => {
+                uses.insert(*key.as_bytes(), counts.clone());
+            }
+        }
+    }
+    uses
+}
+
 /// Returns the rows of the counts of a key in a period: one for requests, with an empty unit, and
-/// one for each unit.
+/// one for each further unit.
 fn count_rows(usage: &KeyUsage) -> Vec<Vec<Cell>> {
     let (hours, begins) = match usage.period {
         UsagePeriod::Day(day) => (24, i64::from(day) * 24),
         UsagePeriod::Hour(hour) => (1, i64::from(hour)),
     };
     // What is not itemized by key has no id; what is not itemized by account either, one zero byte.
-    let key = match (&usage.key, &usage.account) {
-        (Some(key), _) => key.as_bytes().to_vec(),
-        (None, Some(_)) => Vec::new(),
-        (None, None) => vec![0],
+    let (key, lineage) = match (&usage.key, &usage.account) {
+        (Some(key), _) => {
+            let lineage = usage.lineage.as_ref().unwrap_or(key);
+            (key.as_bytes().to_vec(), lineage.as_bytes().to_vec())
+        }
+        (None, Some(_)) => (Vec::new(), Vec::new()),
+        (None, None) => (vec![0], vec![0]),
     };
-    let row = |unit: &str, counts: [u64; 4]| {
+    let row = |unit: &str, counts: [i64; 4]| {
         let environment = usage.environment.as_ref().map_or("", |it| it.as_str());
         let mut row = vec![
             Cell::text(usage.account.as_deref().unwrap_or_default()),
@@ -179,17 +234,28 @@ fn count_rows(usage: &KeyUsage) -> Vec<Vec<Cell>> {
             Cell::bytes(key.clone()),
             Cell::text(environment),
             Cell::text(unit),
+            Cell::bytes(lineage.clone()),
         ];
-        row.extend(counts.map(Cell::count));
+        row.extend(counts.map(Cell::integer));
         row
     };
-    let requests = [usage.allowed, usage.limited, usage.refused, 0];
+    let counts = &usage.counts;
+    let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let requests = counts.units.get(REQUESTS).copied().unwrap_or_default();
+    let requests = [
+        whole(counts.allowed),
+        whole(counts.limited),
+        whole(counts.refused),
+        requests,
+    ];
     let mut rows = Vec::new();
     if requests != [0; 4] {
         rows.push(row("", requests));
     }
-    for (unit, units) in usage.units.iter().filter(|(_, units)| **units > 0) {
-        rows.push(row(unit, [0, 0, 0, *units]));
+    for (unit, units) in &counts.units {
+        if unit != REQUESTS && *units != 0 {
+            rows.push(row(unit, [0, 0, 0, *units]));
+        }
     }
     rows
 }

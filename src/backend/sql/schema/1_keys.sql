@@ -62,6 +62,7 @@ CREATE TABLE {usage} (
   key_id {bytes} NOT NULL,
   environment {text} NOT NULL,
   unit {text} NOT NULL,
+  lineage {bytes} NOT NULL,
   allowed {integer} NOT NULL,
   limited {integer} NOT NULL,
   refused {integer} NOT NULL,
@@ -69,6 +70,7 @@ CREATE TABLE {usage} (
   PRIMARY KEY (account, hours, begins, key_id, environment, unit)
 ){updated};
 CREATE INDEX "{prefix}usage_by_key" ON {usage} (key_id, hours, begins);
+CREATE INDEX "{prefix}usage_by_lineage" ON {usage} (lineage, hours, begins);
 CREATE INDEX "{prefix}usage_by_time" ON {usage} (hours, begins);
 
 CREATE TABLE {flushes} (

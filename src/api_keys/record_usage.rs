@@ -1,4 +1,4 @@
-//! Records the uses of keys: a task of the worker.
+//! Records usage: a task of the worker.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use crate::store::{DynManagedKeyStore, StoreError, StoreErrorKind, UsageBatch};
 use crate::util::clock::within;
 use crate::util::trace;
 
-/// The time between two batches.
+/// The time between two looks: the first use of a key is recorded at the next one.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// The longest pause after batches that could not be recorded. The pause is doubled for each.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The pause after a store has refused a batch. Nothing is noted meanwhile.
+/// The pause after a store has refused a batch. Nothing is counted meanwhile.
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
 /// The time limit of a call.
@@ -27,11 +27,15 @@ const TIME_LIMIT: Duration = Duration::from_secs(5);
 /// The most keys in a batch.
 const MOST_KEYS: usize = 2_000;
 
-/// The most batches that are recorded at the end.
-const LAST_BATCHES: usize = 25;
+/// The most batches of counts without a key.
+const SUMS: usize = 10;
 
-/// Sends batches of uses to the store, one at a time.
-pub(super) struct UseRecorder<'s> {
+/// The shares of the time between two records, in percent, of which each process draws one, so
+/// that the processes of a fleet do not record all at once.
+const JITTER: std::ops::Range<u32> = 80..121;
+
+/// Sends batches of usage to the store, one at a time.
+pub(super) struct UsageRecorder<'s> {
     shared: &'s Shared,
     store: &'s Arc<dyn DynManagedKeyStore>,
     node: [u8; 16],
@@ -39,11 +43,13 @@ pub(super) struct UseRecorder<'s> {
     number: u64,
     /// A batch that may or may not have been recorded. It is sent again as it is.
     unconfirmed: Option<UsageBatch>,
-    /// Requests note uses for this recorder.
+    /// Requests count for this recorder.
     is_on: bool,
+    /// The time, by the monotonic clock, at which all counts are recorded.
+    due: Duration,
 }
 
-impl<'s> UseRecorder<'s> {
+impl<'s> UsageRecorder<'s> {
     pub(super) fn new(shared: &'s Shared, store: &'s Arc<dyn DynManagedKeyStore>) -> Self {
         Self {
             shared,
@@ -52,16 +58,17 @@ impl<'s> UseRecorder<'s> {
             number: 1,
             unconfirmed: None,
             is_on: false,
+            due: Duration::ZERO,
         }
     }
 
-    /// Lets requests note uses, or no longer.
+    /// Lets requests count, or no longer.
     fn turn(&mut self, is_on: bool) {
         if is_on && !self.is_on {
-            self.shared.last_uses.add_recorder();
+            self.shared.usage.add_recorder();
         }
         if !is_on && self.is_on {
-            self.shared.last_uses.remove_recorder();
+            self.shared.usage.remove_recorder();
         }
         self.is_on = is_on;
     }
@@ -69,14 +76,15 @@ impl<'s> UseRecorder<'s> {
     /// Records forever.
     pub(super) async fn run(&mut self) -> Infallible {
         self.turn(true);
+        self.draw_due();
         let mut pause = EVERY;
         loop {
             self.shared.clock.sleep(pause).await;
-            pause = match self.record().await {
+            pause = match self.record_due().await {
                 Ok(()) => EVERY,
                 Err(error) if error.kind() == StoreErrorKind::Refused => {
                     // The store records no usage; or its tables are not there yet.
-                    trace::uses_refused(&error);
+                    trace::usage_refused(&error);
                     self.unconfirmed = None;
                     self.turn(false);
                     self.shared.clock.sleep(REFUSED_PAUSE).await;
@@ -84,47 +92,71 @@ impl<'s> UseRecorder<'s> {
                     EVERY
                 }
                 Err(error) => {
-                    trace::uses_not_recorded(&error);
+                    trace::usage_not_recorded(&error);
                     (pause * 2).min(LONGEST_PAUSE)
                 }
             };
         }
     }
 
-    /// Records what is left, and notes nothing any more.
+    /// Records what is left, and counts nothing any more.
     pub(super) async fn finish(&mut self) {
         self.turn(false);
-        for _ in 0..LAST_BATCHES {
-            match self.record_batch().await {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => {
-                    if error.kind() != StoreErrorKind::Refused {
-                        trace::uses_not_recorded(&error);
-                    }
-                    return;
-                }
-            }
+        self.shared.cache.list_meters();
+        if let Err(error) = self.record(true).await
+            && error.kind() != StoreErrorKind::Refused
+        {
+            trace::usage_not_recorded(&error);
         }
     }
 
-    /// Records all that is noted.
-    async fn record(&mut self) -> Result<(), StoreError> {
-        while self.record_batch().await? {}
+    /// Records the counts of keys that count for the first time, and all counts if they are due.
+    async fn record_due(&mut self) -> Result<(), StoreError> {
+        let now = self.shared.clock.monotonic();
+        let usage = &self.shared.usage;
+        let is_due = now >= self.due || usage.is_half_full();
+        self.record(is_due).await?;
+        if is_due {
+            self.draw_due();
+            if usage.take_overflow() {
+                trace::usage_folded();
+                self.shared.cache.list_meters();
+            }
+        }
+        Ok(())
+    }
+
+    fn draw_due(&mut self) {
+        let mut byte = [0];
+        let _ = SysRng.try_fill_bytes(&mut byte);
+        let percent = JITTER.start + u32::from(byte[0]) % (JITTER.end - JITTER.start);
+        let every = self.shared.usage.settings().record_every;
+        self.due = self.shared.clock.monotonic() + every * percent / 100;
+    }
+
+    /// Records the counts of keys that count for the first time, or all counts.
+    async fn record(&mut self, all: bool) -> Result<(), StoreError> {
+        // While requests go on counting, the list is never empty: what was there is recorded.
+        let most = self.shared.usage.settings().most_keys.div_ceil(MOST_KEYS) + 1;
+        for _ in 0..most + SUMS {
+            if !self.record_batch(all).await? {
+                break;
+            }
+        }
         Ok(())
     }
 
     /// Records one batch. Returns whether there was one.
-    async fn record_batch(&mut self) -> Result<bool, StoreError> {
+    async fn record_batch(&mut self, all: bool) -> Result<bool, StoreError> {
         let batch = if let Some(batch) = self.unconfirmed.take() {
             batch
         } else {
-            let uses = self.shared.last_uses.take(MOST_KEYS);
-            if uses.is_empty() {
+            let usage = self.shared.usage.take(MOST_KEYS, all);
+            if usage.is_empty() {
                 return Ok(false);
             }
             // An error if the clock stands before 1970 or after 9999.
-            let batch = UsageBatch::new(self.node, self.number, uses);
+            let batch = UsageBatch::new(self.node, self.number, usage);
             batch.map_err(StoreError::unavailable)?
         };
         // Kept from here on: the call may be dropped, or late.
@@ -143,8 +175,8 @@ impl<'s> UseRecorder<'s> {
                 // backup, for example. Go on as a new node.
                 self.node = random();
                 self.number = 1;
-                let uses = batch.usage().to_vec();
-                self.unconfirmed = UsageBatch::new(self.node, self.number, uses).ok();
+                let usage = batch.usage().to_vec();
+                self.unconfirmed = UsageBatch::new(self.node, self.number, usage).ok();
                 Err(error)
             }
             Err(error) => Err(error),
@@ -152,8 +184,8 @@ impl<'s> UseRecorder<'s> {
     }
 }
 
-/// Requests note nothing if the worker is dropped.
-impl Drop for UseRecorder<'_> {
+/// Requests count nothing if the worker is dropped.
+impl Drop for UsageRecorder<'_> {
     fn drop(&mut self) {
         self.turn(false);
     }

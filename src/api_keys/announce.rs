@@ -1,0 +1,189 @@
+//! Announces expiries, and limits that are nearly used up: a task of the worker.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::time::{Duration, SystemTime};
+
+use crate::key::record::KeyRecord;
+use crate::shared::Shared;
+use crate::store::{
+    Actor, ActorKind, Change, DynManagedKeyStore, DynOutbox, Event, KeyQuery, ListedKey, Once,
+    Paging, StoreError,
+};
+use crate::util::timestamp::{microseconds_down, rfc3339};
+use crate::util::trace;
+
+/// The time between two looks.
+const EVERY: Duration = Duration::from_secs(60);
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The days before an expiry on which it is announced, the earliest first.
+const REMINDERS: [u32; 3] = [30, 7, 1];
+
+/// The days before the end of a grace on which uses of the old key are told.
+const LAST_CALLS: [u32; 2] = [7, 1];
+
+/// The keys that are read, and whose events are stored, at a time.
+const AT_ONCE: u32 = 100;
+
+/// The kinds of events.
+const EXPIRING: &str = "api_key.expiring";
+const EXPIRED: &str = "api_key.expired";
+const STILL_USED: &str = "api_key.rotated_key_in_use";
+
+/// Announces expiries forever, if the store has an outbox.
+pub(super) async fn announce(shared: &Shared) -> Infallible {
+    let (Some(store), Some(outbox)) = (&shared.usage_store, &shared.outbox) else {
+        return pending().await;
+    };
+    loop {
+        shared.clock.sleep(EVERY).await;
+        let now = microseconds_down(shared.now());
+        if let Err(error) = announce_until(&**store, &*outbox.0, now).await {
+            trace::not_announced(&error);
+        }
+        if let Err(error) = announce_limits(shared, &**store).await {
+            trace::not_announced(&error);
+        }
+    }
+}
+
+/// Announces the limits that are nearly used up.
+async fn announce_limits(
+    shared: &Shared,
+    store: &dyn DynManagedKeyStore,
+) -> Result<(), StoreError> {
+    loop {
+        let events = shared.nearly_used.take(AT_ONCE as usize);
+        if events.is_empty() {
+            return Ok(());
+        }
+        let mut change = Change::new(system(), shared.now());
+        for (event, once) in &events {
+            let added = change.add_event_once(event.clone(), *once);
+            change = added.map_err(StoreError::refused)?;
+        }
+        if let Err(error) = store.commit(&change).await {
+            shared.nearly_used.put_back(events);
+            return Err(error);
+        }
+    }
+}
+
+fn system() -> Actor {
+    Actor::new(ActorKind::System, "announcements")
+}
+
+/// Announces what has come near since the last look of any process.
+///
+/// Several processes may look at the same time. The mark of each event keeps it from being told
+/// twice, and the time of the last look is set only when all is told.
+async fn announce_until(
+    store: &dyn DynManagedKeyStore,
+    outbox: &dyn DynOutbox,
+    now: SystemTime,
+) -> Result<(), StoreError> {
+    // The first look of all begins here, and tells nothing of before.
+    let since = outbox.announced_until().await?.unwrap_or(now);
+    if since < now {
+        for days in REMINDERS.into_iter().chain([0]) {
+            let look = Look { since, now, days };
+            look.announce(store).await?;
+        }
+    }
+    outbox.set_announced_until(now).await
+}
+
+/// A look at the keys that have come nearer to their expiry than a number of days since a time.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    since: SystemTime,
+    now: SystemTime,
+    days: u32,
+}
+
+impl Look {
+    async fn announce(self, store: &dyn DynManagedKeyStore) -> Result<(), StoreError> {
+        let ahead = DAY * self.days;
+        let after = |at: SystemTime| at.checked_add(ahead + Duration::from_micros(1));
+        let (Some(from), Some(before)) = (after(self.since), after(self.now)) else {
+            return Ok(()); // the end of time
+        };
+        let query = KeyQuery::new().expiring_between(from, before);
+        let mut paging = Paging::first(AT_ONCE);
+        loop {
+            let page = store.list(&query, &paging).await?;
+            let mut change = Change::new(system(), self.now);
+            for key in &page.items {
+                if let Some((event, once)) = self.event(key) {
+                    let added = change.add_event_once(event, once);
+                    change = added.map_err(StoreError::refused)?;
+                }
+            }
+            if change.steps().len() > 0 {
+                store.commit(&change).await?;
+            }
+            let Some(next) = page.next else { return Ok(()) };
+            paging = paging.after(next);
+        }
+    }
+
+    /// Returns the event about a key, if there is something to tell.
+    fn event(self, key: &ListedKey) -> Option<(Event, Once)> {
+        let record = &key.record;
+        let end = record.expires_at()?;
+        let is_new = record.created_at().is_some_and(|at| at > self.since);
+        if record.revoked().is_some() || self.stage(end) != self.days {
+            return None; // it ended before, or a nearer stage tells more
+        }
+        let once = |kind: &str| {
+            let end = end
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default();
+            let (end, days) = (end.as_micros().to_string(), self.days.to_string());
+            Once::of([kind, &record.id().to_string(), &end, &days])
+        };
+        if self.days == 0 {
+            let event = Event::of_key(EXPIRED, record, self.now, []);
+            return Some((event, once(EXPIRED)));
+        }
+        if record.rotated_to().is_some() {
+            let event = self.still_used(key)?;
+            return Some((event, once(STILL_USED)));
+        }
+        // A key that was issued for a week need not be told at once that it ends in a week.
+        let event = Event::of_key(EXPIRING, record, self.now, [("days", self.days.into())]);
+        (!is_new).then(|| (event, once(EXPIRING)))
+    }
+
+    /// Returns the last of the numbers of days that the expiry is nearer than; 0 if it is over.
+    fn stage(self, end: SystemTime) -> u32 {
+        let left = end.duration_since(self.now).unwrap_or_default();
+        if left.is_zero() {
+            return 0;
+        }
+        let reached = REMINDERS.into_iter().filter(|days| left <= DAY * *days);
+        reached.last().unwrap_or(u32::MAX)
+    }
+
+    /// Returns the event about a key that was rotated, whose grace is nearly over, and which
+    /// somebody still uses.
+    fn still_used(self, key: &ListedKey) -> Option<Event> {
+        let record: &KeyRecord = &key.record;
+        let successor = record.rotated_to()?;
+        let used = key.last_used_at?;
+        // A use before the rotation, or long ago, tells nothing of today.
+        let ago = self.now.duration_since(used).unwrap_or_default();
+        let is_recent = used > successor.at && ago <= DAY * self.days;
+        if !is_recent || !LAST_CALLS.contains(&self.days) {
+            return None;
+        }
+        let more = [
+            ("days", self.days.into()),
+            ("successor_id", successor.successor.to_string().into()),
+            ("last_used_at", rfc3339(used).into()),
+        ];
+        Some(Event::of_key(STILL_USED, record, self.now, more))
+    }
+}

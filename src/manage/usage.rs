@@ -1,0 +1,139 @@
+//! Reading the recorded usage.
+
+use std::collections::BTreeMap;
+use std::future::IntoFuture;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::key::digest::KeyId;
+use crate::manage::BoxFuture;
+use crate::store::{
+    DynManagedKeyStore, Paging, StoreError, UsageCounts, UsageDetail, UsagePeriod, UsageQuery,
+    UsageRow,
+};
+
+/// A report of usage, read when awaited: [`ApiKeys::usage`](crate::ApiKeys::usage).
+///
+/// By default, it has one row for each account and day, of today.
+///
+/// Counts of the last 30 seconds may still be in the processes that counted them. A day is complete
+/// a minute after its end, unless a process could not reach the store.
+#[derive(Debug)]
+#[must_use = "nothing is read until this is awaited"]
+pub struct ReadUsage {
+    store: Arc<dyn DynManagedKeyStore>,
+    now: SystemTime,
+    query: UsageQuery,
+}
+
+/// The usage of some days: the result of [`ReadUsage`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct UsageReport {
+    /// The rows, sorted by account, period, key and environment.
+    pub rows: Vec<UsageRow>,
+}
+
+impl ReadUsage {
+    pub(crate) fn new(store: Arc<dyn DynManagedKeyStore>, now: SystemTime) -> Self {
+        Self {
+            store,
+            now,
+            query: UsageQuery::last_days(1, now),
+        }
+    }
+
+    /// Reads the usage of the last days, today included. Days are those of UTC.
+    pub fn last_days(mut self, days: u32) -> Self {
+        let last = UsageQuery::last_days(days, self.now);
+        (self.query.first_day, self.query.last_day) = (last.first_day, last.last_day);
+        self
+    }
+
+    /// Reads the usage from the day of a time to that of another, both included.
+    pub fn between(mut self, first: SystemTime, last: SystemTime) -> Self {
+        let day = |at| UsagePeriod::at(at, false).day();
+        (self.query.first_day, self.query.last_day) = (day(first), day(last));
+        self
+    }
+
+    /// Reads only the usage of an account. Default: of all.
+    pub fn of_account(mut self, account: impl Into<String>) -> Self {
+        self.query.account = Some(account.into());
+        self
+    }
+
+    /// Reads only the usage of a key, by itself. Default: of all.
+    pub fn of_key(mut self, key: KeyId) -> Self {
+        self.query.key = Some(key);
+        self
+    }
+
+    /// Reads only the usage of a chain of rotations, by the [first
+    /// key](crate::KeyRecord::lineage) of the chain. Default: of all.
+    pub fn of_lineage(mut self, first: KeyId) -> Self {
+        self.query.lineage = Some(first);
+        self
+    }
+
+    /// Gives a row for each key.
+    pub fn by_key(mut self) -> Self {
+        self.query.detail = UsageDetail::Key;
+        self
+    }
+
+    /// Gives a row for each chain of rotations, so that the curve of an application goes on when
+    /// its key is rotated.
+    pub fn by_lineage(mut self) -> Self {
+        self.query.detail = UsageDetail::Lineage;
+        self
+    }
+
+    /// Gives a row for each hour instead of each day. Only what was [counted by
+    /// hour](crate::usage::Metering::by_hour) is reported.
+    pub fn by_hour(mut self) -> Self {
+        self.query.by_hour = true;
+        self
+    }
+}
+
+impl IntoFuture for ReadUsage {
+    type Output = Result<UsageReport, StoreError>;
+    type IntoFuture = BoxFuture<Result<UsageReport, StoreError>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let mut report = UsageReport::default();
+            let mut paging = Paging::first(Paging::MOST);
+            loop {
+                let page = self.store.usage(&self.query, &paging).await?;
+                report.rows.extend(page.items);
+                let Some(next) = page.next else {
+                    return Ok(report);
+                };
+                paging = paging.after(next);
+            }
+        })
+    }
+}
+
+impl UsageReport {
+    /// Returns the sum of all rows.
+    pub fn total(&self) -> UsageCounts {
+        let mut total = UsageCounts::default();
+        for row in &self.rows {
+            total.add(row.counts.clone());
+        }
+        total
+    }
+
+    /// Returns the sums of all periods with usage, in their order.
+    pub fn by_period(&self) -> BTreeMap<UsagePeriod, UsageCounts> {
+        let mut periods: BTreeMap<UsagePeriod, UsageCounts> = BTreeMap::new();
+        for row in &self.rows {
+            let sum = periods.entry(row.period).or_default();
+            sum.add(row.counts.clone());
+        }
+        periods
+    }
+}

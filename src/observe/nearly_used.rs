@@ -1,0 +1,166 @@
+//! Limits that are nearly used up, to be told to the owners of keys.
+
+use std::collections::hash_map::RandomState;
+use std::collections::{HashSet, VecDeque};
+use std::hash::BuildHasher;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::key::digest::KeyId;
+use crate::key::environment::Environment;
+use crate::key::quota::{Calendar, QuotaKind};
+use crate::limit::charge::{Charge, Subject};
+use crate::limit::verdict::{BudgetStatus, Verdict};
+use crate::store::{Event, Once};
+use crate::usage::UsagePeriod;
+use crate::util::timestamp::{civil_date, unix_seconds};
+
+/// The kind of the event.
+const NEARLY_USED: &str = "limit.nearly_used";
+
+/// The budgets whose events wait to be stored. Further ones are found again by the next request.
+const MOST_WAITING: usize = 1_000;
+
+/// The budgets that are remembered as told. If there are more, all are forgotten: the store knows.
+const MOST_TOLD: usize = 10_000;
+
+/// The budgets that have come near their end.
+#[derive(Debug, Default)]
+pub(crate) struct NearlyUsed {
+    keys: RandomState,
+    found: Mutex<Found>,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    /// Hashes of a budget and its period.
+    told: HashSet<u64>,
+    waiting: VecDeque<(Event, Once)>,
+}
+
+impl NearlyUsed {
+    /// Looks whether a request that was admitted has brought a budget near its end.
+    #[cold]
+    pub(crate) fn look(&self, charges: &[Charge<'_>], verdict: &Verdict, now: SystemTime) {
+        for (charge, status) in charges.iter().zip(verdict.statuses()) {
+            if is_near(charge, status) {
+                self.add(charge, status, now);
+            }
+        }
+    }
+
+    fn add(&self, charge: &Charge<'_>, status: &BudgetStatus, now: SystemTime) {
+        let Some(owner) = Owner::of(charge) else {
+            return; // a budget of nobody in particular
+        };
+        let period = period(charge, now);
+        let hash = self.keys.hash_one((&owner, charge.name().as_str(), period));
+        let mut found = self.found();
+        if found.told.contains(&hash) || found.waiting.len() >= MOST_WAITING {
+            return;
+        }
+        if found.told.len() >= MOST_TOLD {
+            found.told.clear();
+        }
+        found.told.insert(hash);
+        let once = Once::of([
+            NEARLY_USED,
+            &owner.to_text(),
+            charge.name().as_str(),
+            &period.to_string(),
+        ]);
+        let event = event(charge, status, &owner, now);
+        found.waiting.push_back((event, once));
+    }
+
+    /// Takes at most so many events.
+    pub(crate) fn take(&self, most: usize) -> Vec<(Event, Once)> {
+        let waiting = &mut self.found().waiting;
+        let count = most.min(waiting.len());
+        waiting.drain(..count).collect()
+    }
+
+    /// Puts back events that could not be stored.
+    pub(crate) fn put_back(&self, events: Vec<(Event, Once)>) {
+        let mut found = self.found();
+        for event in events.into_iter().rev() {
+            found.waiting.push_front(event);
+        }
+        found.waiting.truncate(MOST_WAITING);
+    }
+
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The owner of a budget.
+#[derive(Debug, Hash)]
+struct Owner<'a> {
+    account: Option<&'a str>,
+    key: Option<KeyId>,
+    environment: Option<&'a str>,
+}
+
+impl<'a> Owner<'a> {
+    fn of(charge: &Charge<'a>) -> Option<Self> {
+        let account = charge.home();
+        let (key, environment) = match charge.subject() {
+            Subject::Key(key) => (Some(key), None),
+            Subject::Account(_) => (None, None),
+            Subject::AccountIn(_, environment) => (None, Some(environment)),
+            _ => return None,
+        };
+        Some(Self {
+            account,
+            key,
+            environment: environment.map(Environment::as_str),
+        })
+    }
+
+    fn to_text(&self) -> String {
+        let key = self.key.map(|key| key.to_string());
+        let parts = [self.account, key.as_deref(), self.environment];
+        json!(parts).to_string()
+    }
+}
+
+/// Returns whether the share of the quota that a limit tells of is used.
+fn is_near(charge: &Charge<'_>, status: &BudgetStatus) -> bool {
+    let percent = u128::from(charge.tell_at());
+    let (limit, remaining) = (charge.quota().limit(), status.remaining());
+    percent > 0 && u128::from(remaining) * 100 <= u128::from(limit) * (100 - percent.min(100))
+}
+
+/// Returns the number of the period in which an event about a budget is told once: the month of a
+/// quota by month, and the day of all others.
+fn period(charge: &Charge<'_>, now: SystemTime) -> u64 {
+    if let QuotaKind::Calendar(Calendar::Month) = charge.quota().kind() {
+        let (year, month, _) = civil_date(unix_seconds(now) / 86_400);
+        return year * 12 + month;
+    }
+    UsagePeriod::at(now, false).day().into()
+}
+
+fn event(charge: &Charge<'_>, status: &BudgetStatus, owner: &Owner<'_>, now: SystemTime) -> Event {
+    let mut data = json!({
+        "account": owner.account,
+        "limit": charge.name().as_str(),
+        "unit": charge.unit(),
+        "quota": charge.quota().to_string(),
+        "remaining": status.remaining(),
+        "percent": charge.tell_at(),
+    });
+    if let Some(key) = owner.key {
+        data["key_id"] = key.to_string().into();
+    }
+    if let Some(environment) = owner.environment {
+        data["environment"] = Value::from(environment);
+    }
+    Event::new(NEARLY_USED, now.max(UNIX_EPOCH))
+        .with_key(owner.key)
+        .with_account(owner.account.map(str::to_owned))
+        .with_data(data.to_string())
+}

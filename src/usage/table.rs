@@ -1,0 +1,202 @@
+//! The table of usage that is not recorded yet.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::meter::{Meter, Table};
+use super::metering::Metering;
+use crate::key::environment::Environment;
+use crate::key::record::KeyRecord;
+use crate::store::{KeyUsage, UsagePeriod};
+
+/// The sums of accounts that are kept; those of more accounts are added up without an account.
+const MOST_SUMS: usize = 10_000;
+
+/// The meters with counts, and the sums of counts that have lost their key.
+pub(crate) struct UsageTable {
+    /// The workers that record what is counted. Without one, nothing is counted.
+    recorders: AtomicUsize,
+    hides_addresses: bool,
+    settings: Metering,
+    lists: Mutex<Lists>,
+    /// A meter found no room on the list.
+    has_overflowed: AtomicBool,
+    sums: Mutex<HashMap<Sum, KeyUsage>>,
+}
+
+#[derive(Default)]
+struct Lists {
+    /// Those of keys that are used for the first time, and are recorded at once.
+    new: Vec<Arc<Meter>>,
+    others: Vec<Arc<Meter>>,
+}
+
+/// The counts that are added up.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Sum {
+    /// `None` if there are too many accounts.
+    account: Option<String>,
+    environment: Option<Environment>,
+    period: UsagePeriod,
+}
+
+impl UsageTable {
+    pub(crate) fn new(settings: Metering, hides_addresses: bool) -> Arc<Self> {
+        Arc::new(Self {
+            recorders: AtomicUsize::new(0),
+            hides_addresses,
+            settings,
+            lists: Mutex::default(),
+            has_overflowed: AtomicBool::new(false),
+            sums: Mutex::default(),
+        })
+    }
+
+    /// Counts a worker that records what is counted.
+    pub(crate) fn add_recorder(&self) {
+        self.recorders.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove_recorder(&self) {
+        self.recorders.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Returns whether usage is counted.
+    #[inline]
+    pub(crate) fn is_on(&self) -> bool {
+        self.recorders.load(Ordering::Relaxed) > 0
+    }
+
+    /// Creates the meter of a key.
+    pub(crate) fn meter(
+        self: &Arc<Self>,
+        record: &KeyRecord,
+        environment: &Environment,
+    ) -> Arc<Meter> {
+        let table: Weak<Self> = Arc::downgrade(self);
+        Arc::new(Meter::new(
+            table,
+            self.settings.by_hour,
+            record,
+            environment,
+        ))
+    }
+
+    pub(crate) fn settings(&self) -> Metering {
+        self.settings
+    }
+
+    /// Returns the address as it is recorded: not at all, if addresses are hidden.
+    pub(crate) fn shown(&self, client: Option<IpAddr>) -> Option<IpAddr> {
+        client.filter(|_| !self.hides_addresses)
+    }
+
+    /// Returns whether a meter found no room on the list since the last call.
+    pub(crate) fn take_overflow(&self) -> bool {
+        self.has_overflowed.swap(false, Ordering::Relaxed)
+    }
+
+    /// Returns whether so many counts wait that they should be recorded soon.
+    pub(crate) fn is_half_full(&self) -> bool {
+        self.lists().len() >= self.settings.most_keys.div_ceil(2)
+    }
+
+    /// Takes the counts of at most so many keys, to be recorded: those that count for the first
+    /// time; or, if `all` is set, all, and those that have lost their key as well.
+    pub(crate) fn take(&self, most: usize, all: bool) -> Vec<KeyUsage> {
+        let meters = self.lists().take(most, all);
+        let mut taken: Vec<KeyUsage> = meters.iter().flat_map(|meter| meter.take()).collect();
+        drop(meters); // some may be the last of a key that has left the cache
+        if all && taken.len() < most {
+            let mut sums = self.sums();
+            let some: Vec<Sum> = sums.keys().take(most - taken.len()).cloned().collect();
+            taken.extend(some.iter().filter_map(|sum| sums.remove(sum)));
+        }
+        taken
+    }
+
+    fn lists(&self) -> MutexGuard<'_, Lists> {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sums(&self) -> MutexGuard<'_, HashMap<Sum, KeyUsage>> {
+        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table for UsageTable {
+    fn list(&self, meter: &Arc<Meter>, is_first_use: bool) -> bool {
+        let mut lists = self.lists();
+        if lists.len() >= self.settings.most_keys {
+            self.has_overflowed.store(true, Ordering::Relaxed);
+            return false;
+        }
+        let list = if is_first_use {
+            &mut lists.new
+        } else {
+            &mut lists.others
+        };
+        list.push(Arc::clone(meter));
+        true
+    }
+
+    #[cold]
+    fn fold(&self, mut usage: KeyUsage) {
+        if !self.is_on() && usage.counts.is_empty() {
+            return;
+        }
+        usage.fold_into_account();
+        let mut sums = self.sums();
+        let mut sum = Sum::of(&usage);
+        if sums.len() >= MOST_SUMS && !sums.contains_key(&sum) {
+            usage.fold_into_rest();
+            sum = Sum::of(&usage);
+        }
+        match sums.get_mut(&sum) {
+            Some(other) => other.add(usage),
+            None => {
+                sums.insert(sum, usage);
+            }
+        }
+    }
+}
+
+impl Lists {
+    fn len(&self) -> usize {
+        self.new.len() + self.others.len()
+    }
+
+    fn take(&mut self, most: usize, all: bool) -> Vec<Arc<Meter>> {
+        let from = |list: &mut Vec<Arc<Meter>>, most: usize| {
+            list.split_off(list.len().saturating_sub(most))
+        };
+        let mut taken = from(&mut self.new, most);
+        if all {
+            let room = most - taken.len();
+            taken.extend(from(&mut self.others, room));
+        }
+        taken
+    }
+}
+
+impl Sum {
+    fn of(usage: &KeyUsage) -> Self {
+        Self {
+            account: usage.account.clone(),
+            environment: usage.environment.clone(),
+            period: usage.period,
+        }
+    }
+}
+
+impl fmt::Debug for UsageTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UsageTable")
+            .field("listed", &self.lists().len())
+            .field("sums", &self.sums().len())
+            .finish_non_exhaustive()
+    }
+}
