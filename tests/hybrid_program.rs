@@ -93,7 +93,7 @@ fn an_application_and_its_user_are_proved_apart() {
 }
 
 #[test]
-fn an_application_sees_its_own_usage_soon() {
+fn an_application_sees_its_usage_soon() {
     let service = Service::start();
     let [key, token] = [service.printed("active"), service.printed("token")].map(Some);
     for _ in 0..3 {

@@ -16,10 +16,13 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use programs::{Folder, failed, is_time, names, program, texts};
 use serde_json::{Value, json};
+use tower_api_key::ManagedKeyStore;
+use tower_api_key::key::KeyDigest;
+use tower_api_key::store::{KeyUsage, SqliteStore, UsageBatch, UsagePeriod};
 
 /// The longest wait for a process to know of a change.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -733,6 +736,7 @@ fn errors_are_one_line_and_tell_wrong_usage_apart() {
         &["issue", "acme", "--expires-in", "18446744073709551615"],
         &["issue", &"a".repeat(256)],
         &["issue", "acme", "--actor", &"a".repeat(256)],
+        &["usage", "--days", "18446744073709551615"],
     ] {
         folder.error(arguments, 1);
     }
@@ -764,6 +768,14 @@ fn errors_are_one_line_and_tell_wrong_usage_apart() {
         &["revoke-all", "--issued-before", "2026-02-30T00:00:00Z"],
         &["issue", "acme", "--scope", "two words"],
         &["issue", "acme", "--environment", "UPPER"],
+        &["usage", "acme"],
+        &["usage", "--days", "0"],
+        &["usage", "--days", "a week"],
+        &["usage", "--days", "-7"],
+        &["usage", "--by-key", "--by-lineage"],
+        &["usage", "--by-key=yes"],
+        &["usage", "--status", "live"],
+        &["list", "--by-key"],
     ] {
         let error = folder.error(arguments, 2);
         assert!(error.contains("--help"), "{error}");
@@ -781,4 +793,218 @@ fn errors_are_one_line_and_tell_wrong_usage_apart() {
             .starts_with("usage: keys")
     );
     assert_eq!(folder.json(&["list"]), json!([]));
+}
+
+/// Returns today, in days since 1970, of which enough is left for a test.
+fn today() -> u32 {
+    let seconds = || {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs()
+    };
+    let day = Duration::from_secs(86_400).as_secs();
+    while seconds() % day > day - 60 {
+        sleep(Duration::from_secs(1)); // nobody can set the clock of another process
+    }
+    u32::try_from(seconds() / day).unwrap()
+}
+
+fn date(day: u32) -> String {
+    rfc3339::format(UsagePeriod::Day(day).begins_at())[..10].to_owned()
+}
+
+/// The usage of a key on a day: the requests that were allowed, limited and refused.
+fn used(key: &str, account: &str, day: u32, counts: [u64; 3]) -> KeyUsage {
+    let mut usage = KeyUsage::new(key.parse().unwrap(), account, UsagePeriod::Day(day));
+    let [allowed, limited, refused] = counts;
+    usage.counts.allowed = allowed;
+    usage.counts.limited = limited;
+    usage.counts.refused = refused;
+    usage
+}
+
+/// Records usage in the file, as a worker does.
+fn record(folder: &Folder, usage: impl IntoIterator<Item = KeyUsage>) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let store = SqliteStore::open(folder.file()).await.unwrap();
+        store.migrate().await.unwrap();
+        let batch = UsageBatch::new([7; 16], 1, usage).unwrap();
+        store.record_usage(&batch).await.unwrap();
+        store.close().await;
+    });
+}
+
+/// The id of a key that is not in the store: usage is kept after its key was deleted.
+fn deleted(key: &str) -> String {
+    KeyDigest::of(key).id().to_string()
+}
+
+#[test]
+fn usage_is_a_table_by_day_with_bars_in_which_gaps_are_seen() {
+    let (folder, today) = (Folder::new(), today());
+    let id = deleted("a");
+    let mut week_ago = used(&id, "acme", today - 6, [70, 9, 1]);
+    week_ago.environment = Some("live".parse().unwrap());
+    week_ago.counts.units = [("requests".to_owned(), 70), ("tokens".to_owned(), -3)].into();
+    let mut refund = used(&id, "acme", today - 1, [0; 3]);
+    refund.counts.units = [("tokens".to_owned(), -9)].into();
+    record(
+        &folder,
+        [
+            used(&id, "acme", today - 7, [1_000, 0, 0]),
+            week_ago,
+            used(&id, "acme", today - 4, [18, 1, 1]),
+            used(&id, "globex", today - 4, [0, 0, 40]),
+            refund,
+            used(&id, "acme", today, [1, 0, 0]),
+        ],
+    );
+    let [d6, d5, d4, d3, d2, d1, d0] = [6, 5, 4, 3, 2, 1, 0].map(|days| date(today - days));
+    let [longest, half, quarter] = [40, 20, 10].map(|length| "#".repeat(length));
+    let expected = format!(
+        "\
+DAY         ACCOUNT  ENVIRONMENT  ALLOWED  LIMITED  REFUSED  UNITS                  REQUESTS
+{d6}  acme     live         70       9        1        requests=70 tokens=-3  {longest}
+{d5}
+{d4}  acme     -            18       1        1                               {quarter}
+{d4}  globex   -            0        0        40                              {half}
+{d3}
+{d2}
+{d1}  acme     -            0        0        0        tokens=-9
+{d0}  acme     -            1        0        0                               #
+"
+    );
+    assert_eq!(folder.text(&["usage"]), expected);
+    assert_eq!(folder.text(&["usage", "--days", "7"]), expected);
+
+    let of_two_days = folder.text(&["usage", "--days", "2", "--account", "acme"]);
+    assert_eq!(of_two_days.lines().count(), 3, "{of_two_days}");
+    assert!(
+        of_two_days.trim_end().ends_with(&longest),
+        "1 request is the most now: {of_two_days}"
+    );
+    let with_more = folder.text(&["usage", "--days", "8"]);
+    assert_eq!(with_more.lines().count(), expected.lines().count() + 1);
+    let of_another = folder.text(&["usage", "--account", "globex"]);
+    assert!(!of_another.contains("acme"), "{of_another}");
+    assert_eq!(of_another.lines().count(), 1 + 7, "{of_another}");
+    let forever = folder.text(&["usage", "--days", "3000000"]);
+    assert!(forever.contains("\n1970-01-01\n"), "it ends there");
+}
+
+#[test]
+fn usage_as_json_has_the_fields_that_scripts_rely_on() {
+    let (folder, today) = (Folder::new(), today());
+    let id = deleted("a");
+    let mut usage = used(&id, "acme", today - 2, [3, 2, 1]);
+    usage.environment = Some("test".parse().unwrap());
+    usage.counts.units = [("tokens".to_owned(), -3)].into();
+    record(&folder, [used(&id, "acme", today, [1, 0, 0]), usage]);
+    let by_account = json!([
+        {
+            "day": date(today - 2), "account": "acme", "key_id": null, "environment": "test",
+            "allowed": 3, "limited": 2, "refused": 1, "units": { "tokens": -3 },
+        },
+        {
+            "day": date(today), "account": "acme", "key_id": null, "environment": null,
+            "allowed": 1, "limited": 0, "refused": 0, "units": {},
+        },
+    ]);
+    assert_eq!(folder.json(&["usage"]), by_account);
+    for detail in ["--by-key", "--by-lineage"] {
+        let mut by_key = by_account.clone();
+        for row in by_key.as_array_mut().unwrap() {
+            row["key_id"] = json!(id);
+        }
+        assert_eq!(folder.json(&["usage", detail]), by_key, "{detail}");
+    }
+}
+
+#[test]
+fn usage_of_a_key_goes_on_under_its_lineage_when_it_is_rotated() {
+    let (folder, today) = (Folder::new(), today());
+    let issued = folder.json(&["issue", "acme"]);
+    let [first] = texts(&issued, ["key_id"]);
+    let rotated = folder.json(&["rotate", first]);
+    let [second] = texts(&rotated, ["key_id"]);
+    let mut of_second = used(second, "acme", today, [5, 0, 0]);
+    of_second.lineage = Some(first.parse().unwrap());
+    record(&folder, [used(first, "acme", today, [2, 0, 0]), of_second]);
+
+    let told = |detail: &str| {
+        let rows = folder.json(&["usage", "--days", "1", detail]);
+        let rows = rows.as_array().unwrap().iter().map(|row| {
+            let [id] = texts(row, ["key_id"]);
+            (id.to_owned(), row["allowed"].as_u64().unwrap())
+        });
+        rows.collect::<Vec<_>>()
+    };
+    assert_eq!(told("--by-lineage"), [(first.to_owned(), 7)]);
+    let mut by_key = [(first.to_owned(), 2), (second.to_owned(), 5)];
+    by_key.sort();
+    assert_eq!(told("--by-key"), by_key);
+    let table = folder.text(&["usage", "--by-key"]);
+    assert!(table.lines().next().unwrap().contains("KEY ID"), "{table}");
+    assert!(table.contains(first) && table.contains(second), "{table}");
+    let table = folder.text(&["usage", "--by-lineage"]);
+    assert!(table.contains(first) && !table.contains(second), "{table}");
+}
+
+#[test]
+fn usage_without_a_key_or_an_account_has_dashes() {
+    let (folder, today) = (Folder::new(), today());
+    let id = deleted("a");
+    let mut of_account = used(&id, "acme", today, [2, 0, 0]);
+    (of_account.key, of_account.lineage) = (None, None);
+    let mut of_nobody = of_account.clone();
+    of_nobody.account = None;
+    of_nobody.counts.allowed = 4;
+    record(&folder, [of_account, of_nobody]);
+
+    let table = folder.text(&["usage", "--by-key", "--days", "1"]);
+    let cells = table.lines().skip(1).map(|line| {
+        let cells: Vec<_> = line.split_whitespace().collect();
+        cells[1..5].join(" ")
+    });
+    let mut cells: Vec<_> = cells.collect();
+    cells.sort();
+    assert_eq!(cells, ["- - - 4", "acme - - 2"]);
+    let rows = folder.json(&["usage", "--by-key"]);
+    let rows = rows.as_array().unwrap();
+    let nobody = rows.iter().find(|row| row["allowed"] == 4).unwrap();
+    assert_eq!([&nobody["account"], &nobody["key_id"]], [&Value::Null; 2]);
+    let of_account = folder.json(&["usage", "--account", "acme"]);
+    assert_eq!(of_account.as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn usage_of_odd_names_cannot_control_a_terminal() {
+    let (folder, today) = (Folder::new(), today());
+    let account = "two\nlines\u{1b}[31m";
+    let mut usage = used(&deleted("a"), account, today, [1, 0, 0]);
+    usage.counts.units = [("a\rb\u{9b}c".to_owned(), 1)].into();
+    record(&folder, [usage]);
+    for detail in ["--by-key", "--by-lineage", "--days=7"] {
+        let table = folder.text(&["usage", detail, "--account", account]);
+        let mut shown = table.chars().filter(|it| *it != '\n');
+        assert!(!shown.any(char::is_control), "{table:?}");
+        assert_eq!(table.lines().count(), 1 + 7, "{table}");
+        assert!(table.contains("two lines [31m"), "{table}");
+        assert!(table.contains("a b c=1"), "{table}");
+    }
+    let rows = folder.json(&["usage", "--account", account]);
+    assert_eq!(rows[0]["account"], account);
+}
+
+#[test]
+fn usage_of_an_empty_file_is_days_without_any() {
+    let (folder, today) = (Folder::new(), today());
+    assert_eq!(folder.json(&["usage"]), json!([]));
+    let table = folder.text(&["usage", "--days", "3"]);
+    let lines: Vec<_> = table.lines().skip(1).collect();
+    assert_eq!(lines, [2, 1, 0].map(|days| date(today - days)));
+    let of_nobody = folder.json(&["usage", "--account", "nobody"]);
+    assert_eq!(of_nobody, json!([]));
 }

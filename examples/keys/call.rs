@@ -11,7 +11,7 @@ use crate::failure::{Failure, failure, usage};
 use crate::rfc3339;
 
 /// Each command, with the number of its arguments and with its options.
-const COMMANDS: [(&str, usize, &[&str]); 13] = [
+const COMMANDS: [(&str, usize, &[&str]); 14] = [
     ("issue", 1, ISSUE_OPTIONS),
     ("list", 0, LIST_OPTIONS),
     ("show", 1, &[]),
@@ -23,6 +23,7 @@ const COMMANDS: [(&str, usize, &[&str]); 13] = [
     ("revoke-all", 0, REVOKE_ALL_OPTIONS),
     ("retire-idle", 1, &["rotated-only", "account"]),
     ("purge", 0, &["dead-for"]),
+    ("usage", 0, &["account", "days", "by-key", "by-lineage"]),
     ("trail", 1, &[]),
     ("verify-trail", 0, &[]),
 ];
@@ -46,7 +47,15 @@ const LIST_OPTIONS: &[&str] = &[
 const REVOKE_ALL_OPTIONS: &[&str] = &["account", "prefix", "issued-before", "reason"];
 const COMMON_OPTIONS: &[&str] = &["db", "actor"];
 /// The options without a value.
-const FLAGS: &[&str] = &["reissue", "never-expires", "rotated-only"];
+const FLAGS: &[&str] = &[
+    "reissue",
+    "never-expires",
+    "rotated-only",
+    "by-key",
+    "by-lineage",
+];
+
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 
 /// Days that no record has room for: until after the year 9999.
 const MOST_DAYS: u64 = 3_000_000;
@@ -178,7 +187,7 @@ fn parse_days(of: &str, days: &str) -> Result<Duration, Failure> {
     if days > MOST_DAYS {
         return Err(failure(format!("{of} is given too many days")));
     }
-    Ok(Duration::from_secs(days * 86_400))
+    Ok(Duration::from_secs(days * DAY.as_secs()))
 }
 
 fn system_user() -> Option<String> {

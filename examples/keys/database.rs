@@ -65,6 +65,7 @@ impl Database {
             "revoke-all" => self.revoke_all(call).await,
             "retire-idle" => self.retire_idle(call).await,
             "purge" => self.purge(call).await,
+            "usage" => self.usage(call).await,
             "trail" => self.trail(call.id()?).await,
             _ => self.verify_trail().await,
         }

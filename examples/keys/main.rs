@@ -1,5 +1,5 @@
-//! Issues, lists, updates, rotates, suspends, revokes, retires and purges the keys in a file, from
-//! the command line.
+//! Issues, lists, updates, rotates, suspends, revokes, retires and purges the keys in a file, and
+//! shows their usage, from the command line.
 //!
 //! `cargo run --features sqlite --example keys -- --db keys.db issue acme --scope reports:read`
 //! issues a key; `--help` lists the commands. Processes that use the file, such as the example
@@ -17,6 +17,7 @@ mod list;
 mod output;
 #[path = "../support/rfc3339.rs"]
 mod rfc3339;
+mod usage_report;
 
 use std::env;
 use std::ffi::OsString;
@@ -43,6 +44,7 @@ usage: keys --db FILE COMMAND
   revoke-all [--account A] [--prefix P] [--issued-before TIME] [--reason R]
   retire-idle DAYS [--rotated-only] [--account A]
   purge --dead-for DAYS
+  usage [--account A] [--days N] [--by-key | --by-lineage]
   trail ID
   verify-trail
 
@@ -68,6 +70,14 @@ retire-idle ends the live keys that were neither used nor changed for a time, of
 they expire. With --rotated-only, it ends only those that were rotated. Each process that uses the
 file must run a worker, which records uses, or keys in use look idle. purge deletes the keys that
 are revoked or expired for longer than a time; their trail stays.
+
+usage shows the requests of the last 7 days, or of as many as --days names, today included: those
+that were allowed, that a limit denied, and that were refused for another reason; and the units that
+were used. Days are those of UTC, and a day without usage is an empty line. There is a line for each
+account and environment; with --by-key for each key; and with --by-lineage for each key with all
+keys that it was rotated to, under the ID of the first. A - stands for an account, a key or an
+environment that was not recorded. The bar is all requests of a line, in proportion to the line with
+the most. Workers record usage every 30 seconds.
 
 A status is live, active, deprecated, not_yet_active, suspended, expired or revoked; a live key is
 active or deprecated. The audit key is KEYS_AUDIT_KEY (64 hex digits), or else in FILE.audit-key.
