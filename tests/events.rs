@@ -487,10 +487,23 @@ async fn several_processes_take_each_event_once_and_one_that_dies_loses_none() {
     assert_eq!(ids.len(), 100);
 }
 
+/// A sink that waits until it is let go on.
+#[derive(Clone)]
+struct Waiting(Arc<tokio::sync::Notify>, Sink);
+
+impl EventSink for Waiting {
+    async fn take(&self, kept: &KeptEvent) -> Result<(), SinkError> {
+        self.1.attempts.fetch_add(1, Ordering::Relaxed);
+        self.0.notified().await;
+        self.1.taken.lock().unwrap().push(kept.id.clone());
+        Ok(())
+    }
+}
+
 #[tokio::test]
 async fn deliveries_that_have_begun_end_when_the_worker_is_stopped() {
     let store = MemoryStore::new();
-    let sink = Sink::default();
+    let sink = Waiting(Arc::default(), Sink::default());
     let clock = ManualClock::at(today());
     let keys = ApiKeys::builder(store.clone())
         .clock(clock.clone())
@@ -505,9 +518,134 @@ async fn deliveries_that_have_begun_end_when_the_worker_is_stopped() {
     keys.issue("acme").await.unwrap();
     clock.advance(SECOND);
     assert!(is_waiting(&mut worker));
+    assert_eq!(sink.1.attempts.load(Ordering::Relaxed), 1);
+    stop.send(()).unwrap();
+    assert!(is_waiting(&mut worker));
+    sink.0.notify_one();
+    worker.await;
+    assert_eq!(sink.1.taken.lock().unwrap().len(), 1);
+    let endpoints = keys.endpoints().unwrap();
+    let pending = DeliveryQuery::new().with_state(DeliveryState::Pending);
+    let paging = Paging::first(10);
+    let page = endpoints.deliveries("mail", &pending, &paging).await;
+    assert!(page.unwrap().items.is_empty());
+}
+
+/// A panic in a sink ends neither the worker nor the deliveries to others.
+#[tokio::test]
+async fn a_sink_that_panics_has_failed_and_nothing_else() {
+    struct Panics;
+
+    impl EventSink for Panics {
+        async fn take(&self, _: &KeptEvent) -> Result<(), SinkError> {
+            panic!("a sink of the application panicked, as it should in this test")
+        }
+    }
+
+    let store = MemoryStore::new();
+    let clock = ManualClock::at(today());
+    let sink = Sink::default();
+    let mut process = Process::with(store.clone(), &clock, |it| {
+        it.sink("bad", Panics).sink("mail", sink.clone())
+    });
+    process.keys.issue("acme").await.unwrap();
+    process.pass(SECOND);
+    process.pass(SECOND);
+    assert_eq!(sink.taken.lock().unwrap().len(), 1);
+    let endpoints = process.keys.endpoints().unwrap();
+    let all = DeliveryQuery::new();
+    let paging = Paging::first(10);
+    let page = endpoints.deliveries("bad", &all, &paging).await.unwrap();
+    assert_eq!(page.items[0].state, DeliveryState::Pending);
+    assert_eq!(page.items[0].cause.as_deref(), Some("the attempt panicked"));
+}
+
+/// A key that ends at once, while others look, is told all the same.
+#[tokio::test]
+async fn a_key_that_ends_at_the_moment_of_a_look_is_told() {
+    let store = MemoryStore::new();
+    let clock = ManualClock::at(today());
+    let mut process = Process::new(store.clone(), &clock);
+    let key = process.keys.issue("acme").await.unwrap();
+    process.pass(MINUTE);
+    process.pass(MINUTE);
+    // The look was at this moment, and the clock has stood still since.
+    process
+        .keys
+        .rotate(key.id())
+        .grace(Duration::ZERO)
+        .await
+        .unwrap();
+    process.pass(MINUTE);
+    process.pass(MINUTE);
+    let kinds = kinds(&store).await;
+    let expired = kinds.iter().filter(|kind| *kind == "api_key.expired");
+    assert_eq!(expired.count(), 1, "{kinds:?}");
+}
+
+/// A process with a wrong clock does not end the announcements of the others.
+#[tokio::test]
+async fn a_clock_that_was_a_year_ahead_does_not_end_announcements() {
+    let store = MemoryStore::new();
+    let outbox = store.outbox().unwrap();
+    let wrong = ManualClock::at(today() + 365 * DAY);
+    let mut ahead = Process::new(store.clone(), &wrong);
+    ahead.pass(MINUTE);
+    ahead.pass(MINUTE);
+    drop((ahead, outbox));
+    let clock = ManualClock::at(today());
+    let mut process = Process::new(store.clone(), &clock);
+    process
+        .keys
+        .issue("acme")
+        .expires_in(2 * DAY)
+        .await
+        .unwrap();
+    for _ in 0..50 {
+        process.pass(DAY / 20);
+    }
+    let kinds = kinds(&store).await;
+    assert_eq!(
+        kinds,
+        ["api_key.issued", "api_key.expiring", "api_key.expired"]
+    );
+}
+
+/// Units that are charged after the work may use a budget up at once: the first to show it is a
+/// request that is denied. And nothing is lost when the worker is stopped.
+#[tokio::test]
+async fn a_budget_that_is_used_up_after_the_work_is_told_also_at_the_end() {
+    let store = MemoryStore::new();
+    let clock = ManualClock::at(today());
+    let tokens = Limit::named("tokens", Quota::per_utc_month(100)).unit("tokens");
+    let keys = ApiKeys::builder(store.clone())
+        .clock(clock.clone())
+        .limits(Limits::new().per_account(tokens.tell_at(90)))
+        .build()
+        .unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut worker = Box::pin(keys.worker().until(async {
+        let _ = stopped.await;
+    }));
+    assert!(is_waiting(&mut worker));
+    let key = keys.issue("acme").await.unwrap();
+    let caller = keys.verify(key.expose_secret()).await.unwrap();
+    caller.charge("tokens", 500).await.unwrap();
+    let request = http::Request::builder()
+        .header("x-api-key", key.expose_secret())
+        .body(())
+        .unwrap();
+    let response = keys
+        .layer()
+        .layer(EchoService)
+        .oneshot(request)
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 429);
     stop.send(()).unwrap();
     worker.await;
-    assert_eq!(sink.taken.lock().unwrap().len(), 1);
+    let kinds = kinds(&store).await;
+    assert!(kinds.contains(&"limit.nearly_used".to_owned()), "{kinds:?}");
 }
 
 #[test]

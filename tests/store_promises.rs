@@ -14,7 +14,7 @@ use tower_api_key::conformance::{self, Field, Keeps};
 use tower_api_key::store::{
     Change, ChangeFeed, ChangedKey, Changes, Cursor, FeedError, Followed, IssueRequest, KeptEvent,
     KeyOrder, KeyQuery, ListedKey, Page, Paging, Start, Step, StoreError, StoreErrorKind,
-    TrailQuery, TrailRecord, UsageBatch,
+    TrailQuery, TrailRecord, UsageBatch, UsageDetail, UsageQuery, UsageRow,
 };
 use tower_api_key::{KeyId, KeyRecord, KeyStore, ManagedKeyStore, MemoryStore};
 
@@ -52,6 +52,12 @@ enum Fault {
     TellsLowVersions,
     TakesAnyFeedCursor,
     TellsAllAtFirst,
+    ReportsTwice,
+    ReportsUnsorted,
+    ReportsWithoutUnits,
+    ReportsAllDays,
+    TakesAnyReportCursor,
+    CutsCurves,
 }
 
 /// A store in memory with something wrong.
@@ -238,6 +244,42 @@ impl ManagedKeyStore for Twisted {
         Ok(read)
     }
 
+    async fn usage(
+        &self,
+        query: &UsageQuery,
+        paging: &Paging,
+    ) -> Result<Page<UsageRow>, StoreError> {
+        let mut query = query.clone();
+        if self.is(Fault::ReportsAllDays) {
+            (query.first_day, query.last_day) = (0, u32::MAX - 1);
+        }
+        if self.is(Fault::CutsCurves) && query.lineage.is_some() {
+            query = query.with_detail(UsageDetail::Key);
+        }
+        let mut page = match self.store.usage(&query, paging).await {
+            Err(error)
+                if self.is(Fault::TakesAnyReportCursor)
+                    && error.kind() == StoreErrorKind::InvalidCursor =>
+            {
+                self.store
+                    .usage(&query, &Paging::first(paging.limit()))
+                    .await?
+            }
+            page => page?,
+        };
+        match self.fault {
+            Fault::ReportsTwice => page.items.extend(page.items.first().cloned()),
+            Fault::ReportsUnsorted => page.items.reverse(),
+            Fault::ReportsWithoutUnits => {
+                page.items
+                    .iter_mut()
+                    .for_each(|row| row.counts.units.clear());
+            }
+            _ => {}
+        }
+        Ok(page)
+    }
+
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         let recorded = self.store.record_usage(batch).await;
         match self.fault {
@@ -373,6 +415,40 @@ fn a_store_with_a_faulty_trail_fails_with_the_broken_promise() {
             Fault::ReadsMoreEvents,
             "no more events are read than were asked for",
         ),
+    ] {
+        let store = Twisted::new(fault);
+        assert_eq!(
+            broken(conformance::managed_key_store(&store)),
+            promise,
+            "{fault:?}"
+        );
+    }
+}
+
+#[test]
+fn a_store_with_faulty_reports_fails_with_the_broken_promise() {
+    for (fault, promise) in [
+        (
+            Fault::ReportsTwice,
+            "a report has the sums of what was recorded",
+        ),
+        (
+            Fault::ReportsUnsorted,
+            "a report has the sums of what was recorded",
+        ),
+        (
+            Fault::ReportsWithoutUnits,
+            "a report has the sums of what was recorded",
+        ),
+        (
+            Fault::ReportsAllDays,
+            "a report has the sums of what was recorded",
+        ),
+        (
+            Fault::TakesAnyReportCursor,
+            "a cursor of another query is refused",
+        ),
+        (Fault::CutsCurves, "a chain of rotations is one curve"),
     ] {
         let store = Twisted::new(fault);
         assert_eq!(

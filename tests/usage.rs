@@ -33,6 +33,10 @@ struct Counting {
     batches: Arc<Mutex<Vec<UsageBatch>>>,
     loses_answers: Arc<AtomicBool>,
     forgets: Arc<AtomicBool>,
+    /// The calls to come that are refused, as if a right were missing.
+    refusals: Arc<AtomicU64>,
+    /// The calls to come that fail.
+    failures: Arc<AtomicU64>,
 }
 
 impl KeyStore for Counting {
@@ -81,6 +85,17 @@ impl ManagedKeyStore for Counting {
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         if self.forgets.swap(false, Ordering::Relaxed) {
             return Err(StoreError::conflict());
+        }
+        let counts_down = |left: &AtomicU64| {
+            let less = |left: u64| left.checked_sub(1);
+            left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+                .is_ok()
+        };
+        if counts_down(&self.refusals) {
+            return Err(StoreError::refused("permission denied for table usage"));
+        }
+        if counts_down(&self.failures) {
+            return Err(StoreError::unavailable("it is down"));
         }
         self.store.record_usage(batch).await?;
         self.batches.lock().unwrap().push(batch.clone());
@@ -535,6 +550,107 @@ fn no_count_is_lost_or_doubled_between_threads() {
         worker.await.unwrap();
     });
     assert_eq!(allowed(&recorded(&store)), 4 * EACH);
+}
+
+/// A batch that is refused is kept, with its number, until the right is there.
+#[tokio::test]
+async fn a_batch_that_is_refused_for_a_while_is_recorded_once() {
+    let store = Counting::default();
+    let mut process = Process::new(store.clone());
+    let key = process.keys.issue("acme").await.unwrap();
+    store.refusals.store(3, Ordering::Relaxed);
+    process.keys.verify(key.expose_secret()).await.unwrap();
+    for _ in 0..500 {
+        process.pass(SECOND);
+    }
+    let batches = store.batches.lock().unwrap().clone();
+    assert_eq!(batches.len(), 1);
+    assert_eq!((batches[0].number(), allowed(batches[0].usage())), (1, 1));
+}
+
+/// The end is not given up for one failure, and lists those that found no room.
+#[tokio::test]
+async fn all_is_recorded_at_the_end_after_a_failure_and_from_a_list_that_is_full() {
+    let store = Counting::default();
+    let plaintexts: Vec<String> = strangers().take(50).collect();
+    for plaintext in &plaintexts {
+        create_in(&store.store, imported(plaintext));
+    }
+    let keys = ApiKeys::builder(store.clone())
+        .clock(ManualClock::at(today()))
+        .metering(Metering::new().max_keys(8))
+        .build()
+        .unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut worker = Box::pin(keys.worker().until(async {
+        let _ = stopped.await;
+    }));
+    assert!(is_waiting(&mut worker));
+    for plaintext in &plaintexts {
+        keys.verify(plaintext).await.unwrap();
+    }
+    store.failures.store(2, Ordering::Relaxed);
+    stop.send(()).unwrap();
+    worker.await;
+    assert_eq!(allowed(&recorded(&store)), 50);
+}
+
+/// A record of a store of the application's own that no other store could keep costs only itself.
+#[tokio::test]
+async fn usage_that_cannot_be_kept_is_left_out_alone() {
+    let store = Counting::default();
+    let plaintexts: Vec<String> = strangers().take(20).collect();
+    let records = plaintexts.iter().enumerate().map(|(at, plaintext)| {
+        let account = if at == 7 {
+            "a".repeat(300)
+        } else {
+            "acme".to_owned()
+        };
+        KeyRecord::imported(KeyDigest::of(plaintext), account)
+    });
+    let store = Counting {
+        store: records.collect(),
+        ..store
+    };
+    let mut process = Process::new(store.clone());
+    for plaintext in &plaintexts {
+        process.keys.verify(plaintext).await.unwrap();
+    }
+    process.pass(ALL);
+    assert_eq!(allowed(&recorded(&store)), 19);
+    process.keys.verify(&plaintexts[0]).await.unwrap();
+    process.pass(ALL);
+    assert_eq!(allowed(&recorded(&store)), 20);
+}
+
+/// After a long outage, a key has many rows: batches stay small.
+#[tokio::test]
+async fn batches_are_bounded_by_their_rows() {
+    let store = Counting::default();
+    let metering = Metering::new().by_hour();
+    let (mut process, plaintexts) = keys_in_use(&store, metering, 400).await;
+    store.failures.store(u64::MAX, Ordering::Relaxed);
+    for _ in 0..40 {
+        for plaintext in &plaintexts {
+            process.keys.verify(plaintext).await.unwrap();
+        }
+        process.pass(Duration::from_secs(3_600));
+    }
+    store.failures.store(0, Ordering::Relaxed);
+    for _ in 0..10 {
+        process.pass(ALL);
+    }
+    let batches = store.batches.lock().unwrap().clone();
+    let rows = |batch: &UsageBatch| {
+        let rows = batch
+            .usage()
+            .iter()
+            .map(|usage| 1 + usage.counts.units.len());
+        rows.sum::<usize>()
+    };
+    let most = batches.iter().map(rows).max().unwrap();
+    assert!(most < 4_200, "{most} rows in a batch");
+    assert_eq!(allowed(&recorded(&store)), 40 * 400);
 }
 
 /// A store that records no usage is asked again each minute, since it may just be set up.

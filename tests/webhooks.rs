@@ -496,6 +496,62 @@ async fn an_account_manages_its_own_endpoints_and_tests_them() {
     assert!(acme.find(id).await.unwrap().is_none());
 }
 
+/// A customer cannot make each change of its keys a change of thousands of rows.
+#[tokio::test]
+async fn an_account_has_few_endpoints() {
+    let process = Process::new(MemoryStore::new(), &clock());
+    let endpoints = process.endpoints();
+    let url = "http://127.0.0.1:9/";
+    let register = (0..30).map(|_| endpoints.register(url).into_future());
+    let registered = futures_util::future::join_all(register).await;
+    let refused = registered
+        .iter()
+        .filter(|it| matches!(it, Err(EndpointError::TooMany)));
+    assert!(refused.count() >= 30 - Endpoints::MOST_PER_ACCOUNT);
+    let page = endpoints.list(&Paging::first(100)).await.unwrap();
+    assert!(page.items.len() <= Endpoints::MOST_PER_ACCOUNT);
+    // Others have room, and so has the account when one is deleted.
+    let others = process.keys.endpoints().unwrap().of_account("globex");
+    others.register(url).await.unwrap();
+    for endpoint in page.items {
+        assert!(endpoints.delete(&endpoint.id).await.unwrap());
+    }
+    endpoints.register(url).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_rotation_whose_answer_was_lost_does_not_cut_off_the_old_secret() {
+    let clock = clock();
+    let process = Process::new(MemoryStore::new(), &clock);
+    let endpoints = process.endpoints();
+    let hook = endpoints
+        .register("http://127.0.0.1:9/token/s3cret")
+        .await
+        .unwrap();
+    let id = &hook.endpoint().id;
+    let new = endpoints.rotate_secret(id, DAY).await.unwrap();
+    let again = endpoints.rotate_secret(id, DAY).await;
+    assert!(matches!(again, Err(EndpointError::RotatedLately(_))));
+    assert_eq!(endpoints.expose_secret(id).await.unwrap(), new);
+    // After a leak, at once; and after the overlap.
+    let leaked = endpoints.rotate_secret(id, Duration::ZERO).await.unwrap();
+    clock.advance(SECOND);
+    let last = endpoints.rotate_secret(id, Duration::MAX).await.unwrap();
+    let secrets = [hook.expose_secret(), &new, &leaked, &last];
+    for (at, secret) in secrets.iter().enumerate() {
+        assert!(!secrets[..at].contains(secret));
+    }
+    let found = endpoints.find(id).await.unwrap().unwrap();
+    let debug = format!(
+        "{found:?} {hook:?} {:?}",
+        endpoints.register("http://a.example/s3cret")
+    );
+    assert!(
+        !debug.contains("s3cret") && debug.contains("http://127.0.0.1:9"),
+        "{debug}"
+    );
+}
+
 #[tokio::test]
 async fn without_the_setting_nothing_is_registered() {
     let keys = ApiKeys::in_memory();

@@ -10,6 +10,7 @@ use crate::store::{
     Actor, ActorKind, Change, DynManagedKeyStore, DynOutbox, Event, KeyQuery, ListedKey, Once,
     Paging, StoreError,
 };
+use crate::util::clock::within;
 use crate::util::timestamp::{microseconds_down, rfc3339};
 use crate::util::trace;
 
@@ -17,6 +18,12 @@ use crate::util::trace;
 const EVERY: Duration = Duration::from_secs(60);
 
 const DAY: Duration = Duration::from_secs(86_400);
+
+/// The time for which a look goes back behind the end of the last one.
+const OVERLAP: Duration = Duration::from_secs(300);
+
+/// The time limit of a call.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 /// The days before an expiry on which it is announced, the earliest first.
 const REMINDERS: [u32; 3] = [30, 7, 1];
@@ -40,12 +47,22 @@ pub(super) async fn announce(shared: &Shared) -> Infallible {
     loop {
         shared.clock.sleep(EVERY).await;
         let now = microseconds_down(shared.now());
-        if let Err(error) = announce_until(&**store, &*outbox.0, now).await {
+        if let Err(error) = announce_until(shared, &**store, &*outbox.0, now).await {
             trace::not_announced(&error);
         }
         if let Err(error) = announce_limits(shared, &**store).await {
             trace::not_announced(&error);
         }
+    }
+}
+
+/// Announces what waits for the next look, when the worker is stopped.
+pub(super) async fn announce_what_waits(shared: &Shared) {
+    let (Some(store), Some(_)) = (&shared.usage_store, &shared.outbox) else {
+        return;
+    };
+    if let Err(error) = announce_limits(shared, &**store).await {
+        trace::not_announced(&error);
     }
 }
 
@@ -64,7 +81,7 @@ async fn announce_limits(
             let added = change.add_event_once(event.clone(), *once);
             change = added.map_err(StoreError::refused)?;
         }
-        if let Err(error) = store.commit(&change).await {
+        if let Err(error) = in_time(shared, store.commit(&change)).await {
             shared.nearly_used.put_back(events);
             return Err(error);
         }
@@ -80,19 +97,48 @@ fn system() -> Actor {
 /// Several processes may look at the same time. The mark of each event keeps it from being told
 /// twice, and the time of the last look is set only when all is told.
 async fn announce_until(
+    shared: &Shared,
     store: &dyn DynManagedKeyStore,
     outbox: &dyn DynOutbox,
     now: SystemTime,
 ) -> Result<(), StoreError> {
     // The first look of all begins here, and tells nothing of before.
-    let since = outbox.announced_until().await?.unwrap_or(now);
-    if since < now {
-        for days in REMINDERS.into_iter().chain([0]) {
-            let look = Look { since, now, days };
-            look.announce(store).await?;
-        }
+    let until = in_time(shared, outbox.announced_until())
+        .await?
+        .unwrap_or(now);
+    for days in REMINDERS.into_iter().chain([0]) {
+        let since = since(until, now);
+        let look = Look { since, now, days };
+        look.announce(shared, store).await?;
     }
-    outbox.set_announced_until(now).await
+    in_time(shared, outbox.set_announced_until(now)).await
+}
+
+/// Returns the time that a look begins with, after the end of the last look.
+///
+/// It begins a little earlier: a change that ends a key at once is committed after that time, and
+/// clocks differ. If a process with a wrong clock has set an end that lies far ahead, the last day
+/// is looked at each time. The marks keep what was told from being told again.
+fn since(until: SystemTime, now: SystemTime) -> SystemTime {
+    let is_wrong = until.duration_since(now).is_ok_and(|ahead| ahead > OVERLAP);
+    let (from, overlap) = if is_wrong {
+        (now, DAY)
+    } else {
+        (until, OVERLAP)
+    };
+    from.min(now)
+        .checked_sub(overlap)
+        .unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// Makes a call within its time limit.
+async fn in_time<T>(
+    shared: &Shared,
+    call: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let late = || StoreError::unavailable(format!("no answer in {TIME_LIMIT:?}"));
+    let answer = within(&*shared.clock, TIME_LIMIT, call).await;
+    answer.unwrap_or_else(|| Err(late()))
 }
 
 /// A look at the keys that have come nearer to their expiry than a number of days since a time.
@@ -104,7 +150,11 @@ struct Look {
 }
 
 impl Look {
-    async fn announce(self, store: &dyn DynManagedKeyStore) -> Result<(), StoreError> {
+    async fn announce(
+        self,
+        shared: &Shared,
+        store: &dyn DynManagedKeyStore,
+    ) -> Result<(), StoreError> {
         let ahead = DAY * self.days;
         let after = |at: SystemTime| at.checked_add(ahead + Duration::from_micros(1));
         let (Some(from), Some(before)) = (after(self.since), after(self.now)) else {
@@ -113,7 +163,7 @@ impl Look {
         let query = KeyQuery::new().expiring_between(from, before);
         let mut paging = Paging::first(AT_ONCE);
         loop {
-            let page = store.list(&query, &paging).await?;
+            let page = in_time(shared, store.list(&query, &paging)).await?;
             let mut change = Change::new(system(), self.now);
             for key in &page.items {
                 if let Some((event, once)) = self.event(key) {
@@ -122,7 +172,7 @@ impl Look {
                 }
             }
             if change.steps().len() > 0 {
-                store.commit(&change).await?;
+                in_time(shared, store.commit(&change)).await?;
             }
             let Some(next) = page.next else { return Ok(()) };
             paging = paging.after(next);
@@ -133,7 +183,6 @@ impl Look {
     fn event(self, key: &ListedKey) -> Option<(Event, Once)> {
         let record = &key.record;
         let end = record.expires_at()?;
-        let is_new = record.created_at().is_some_and(|at| at > self.since);
         if record.revoked().is_some() || self.stage(end) != self.days {
             return None; // it ended before, or a nearer stage tells more
         }
@@ -153,18 +202,24 @@ impl Look {
             return Some((event, once(STILL_USED)));
         }
         // A key that was issued for a week need not be told at once that it ends in a week.
+        let life = record
+            .created_at()
+            .and_then(|at| end.duration_since(at).ok());
+        if life.is_some_and(|life| life <= DAY * self.days) {
+            return None;
+        }
         let event = Event::of_key(EXPIRING, record, self.now, [("days", self.days.into())]);
-        (!is_new).then(|| (event, once(EXPIRING)))
+        Some((event, once(EXPIRING)))
     }
 
-    /// Returns the last of the numbers of days that the expiry is nearer than; 0 if it is over.
+    /// Returns the least of the numbers of days that the expiry is nearer than; 0 if it is over.
     fn stage(self, end: SystemTime) -> u32 {
         let left = end.duration_since(self.now).unwrap_or_default();
         if left.is_zero() {
             return 0;
         }
         let reached = REMINDERS.into_iter().filter(|days| left <= DAY * *days);
-        reached.last().unwrap_or(u32::MAX)
+        reached.min().unwrap_or(u32::MAX)
     }
 
     /// Returns the event about a key that was rotated, whose grace is nearly over, and which

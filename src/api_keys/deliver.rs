@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::{Future, pending, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
@@ -28,6 +29,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(60);
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 
+/// The time limit of a claim, which may be more than one call of a database with a limit of its own.
+const CLAIM_LIMIT: Duration = Duration::from_secs(15);
+
 /// The time for which a claimed delivery belongs to this process: longer than an attempt and all
 /// calls after it.
 const LEASE: Duration = Duration::from_secs(120);
@@ -36,7 +40,7 @@ const LEASE: Duration = Duration::from_secs(120);
 const FINISH_LIMIT: Duration = Duration::from_secs(10);
 
 /// The most deliveries at a time, and the most to one endpoint.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 64;
 const TO_ONE: u32 = 4;
 
 /// The longest cause that is recorded, in bytes.
@@ -73,13 +77,15 @@ impl<'s> Deliverer<'s> {
     /// Delivers forever.
     pub(super) async fn run(&mut self) -> Infallible {
         let mut pause = EVERY;
-        while let Err(error) = register_sinks(self.shared, self.outbox).await {
-            trace::not_delivered(&error);
-            self.shared.clock.sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-        pause = EVERY;
+        let mut is_registered = self.shared.sinks.is_empty();
         loop {
+            if !is_registered {
+                // The sinks that are registered get their events meanwhile.
+                match register_sinks(self.shared, self.outbox).await {
+                    Ok(()) => is_registered = true,
+                    Err(error) => trace::not_delivered(&error),
+                }
+            }
             let claimed = self.claim().await;
             match claimed {
                 // There may be more.
@@ -133,7 +139,7 @@ impl<'s> Deliverer<'s> {
         claim.except.dedup();
         let outbox = self.outbox;
         let shared = self.shared;
-        let mut claiming = pin!(within(&*shared.clock, CALL_LIMIT, outbox.claim(&claim)));
+        let mut claiming = pin!(within(&*shared.clock, CLAIM_LIMIT, outbox.claim(&claim)));
         // Deliveries go on meanwhile.
         let claimed = poll_fn(|cx| {
             self.in_flight
@@ -209,14 +215,17 @@ fn late() -> StoreError {
 /// Makes one attempt at a delivery, and records its outcome. If that fails, the delivery is made
 /// again when its lease ends.
 async fn work(shared: &Shared, outbox: &dyn DynOutbox, delivery: Delivery) {
-    let attempt = within(
-        &*shared.clock,
-        ATTEMPT_LIMIT,
-        attempt(shared, outbox, &delivery),
-    );
-    let attempt = attempt.await;
+    let attempt = AssertUnwindSafe(attempt(shared, outbox, &delivery));
+    let attempt = within(&*shared.clock, ATTEMPT_LIMIT, caught(attempt)).await;
     let attempt = attempt.unwrap_or_else(|| Err(Failure::new("no end after 60 seconds")));
     let now = shared.now();
+    if let Err(failure) = &attempt
+        && failure.is_of_this_process
+    {
+        // Another process may do better. It claims the delivery when the lease ends, and the
+        // schedule does not go on meanwhile.
+        return trace::delivery_failed(&delivery.event.id, &delivery.endpoint.id, &failure.cause);
+    }
     if let Err(failure) = &attempt {
         trace::delivery_failed(&delivery.event.id, &delivery.endpoint.id, &failure.cause);
         if failure.is_gone {
@@ -234,6 +243,17 @@ async fn work(shared: &Shared, outbox: &dyn DynOutbox, delivery: Delivery) {
     }
 }
 
+/// Makes a failure of a panic in a sink or a client, which must not end the worker.
+async fn caught(attempt: AssertUnwindSafe<impl Future<Output = Attempt>>) -> Attempt {
+    let mut attempt = pin!(attempt.0);
+    poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| attempt.as_mut().poll(cx)));
+        // The panic hook has reported it.
+        polled.unwrap_or_else(|_| Poll::Ready(Err(Failure::new("the attempt panicked"))))
+    })
+    .await
+}
+
 async fn attempt(shared: &Shared, outbox: &dyn DynOutbox, delivery: &Delivery) -> Attempt {
     match &delivery.endpoint.target {
         Target::Webhook(_) => match &shared.webhooks {
@@ -241,14 +261,14 @@ async fn attempt(shared: &Shared, outbox: &dyn DynOutbox, delivery: &Delivery) -
                 let namespace = outbox.namespace();
                 webhooks.deliver(&namespace, delivery, shared.now()).await
             }
-            None => Err(Failure::new("this process sends no webhooks")),
+            None => Err(Failure::of_this_process("this process sends no webhooks")),
         },
         Target::Sink => match shared.sinks.get(&delivery.endpoint.id) {
             Some(sink) => sink.take(&delivery.event).await.map_err(|error| Failure {
                 is_final: error.is_final(),
                 ..Failure::new(error.to_string())
             }),
-            None => Err(Failure::new("this process has no such sink")),
+            None => Err(Failure::of_this_process("this process has no such sink")),
         },
     }
 }

@@ -8,7 +8,7 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 
 use crate::shared::Shared;
-use crate::store::{DynManagedKeyStore, StoreError, StoreErrorKind, UsageBatch};
+use crate::store::{DynManagedKeyStore, KeyUsage, StoreError, StoreErrorKind, UsageBatch};
 use crate::util::clock::within;
 use crate::util::trace;
 
@@ -26,6 +26,9 @@ const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// The most keys in a batch.
 const MOST_KEYS: usize = 2_000;
+
+/// The attempts at the end at batches that fail.
+const LAST_ATTEMPTS: u32 = 3;
 
 /// The most batches of counts without a key.
 const SUMS: usize = 10;
@@ -45,6 +48,8 @@ pub(super) struct UsageRecorder<'s> {
     unconfirmed: Option<UsageBatch>,
     /// Requests count for this recorder.
     is_on: bool,
+    /// The store has refused a batch, which was logged.
+    is_refused: bool,
     /// The time, by the monotonic clock, at which all counts are recorded.
     due: Duration,
 }
@@ -58,6 +63,7 @@ impl<'s> UsageRecorder<'s> {
             number: 1,
             unconfirmed: None,
             is_on: false,
+            is_refused: false,
             due: Duration::ZERO,
         }
     }
@@ -84,8 +90,9 @@ impl<'s> UsageRecorder<'s> {
                 Ok(()) => EVERY,
                 Err(error) if error.kind() == StoreErrorKind::Refused => {
                     // The store records no usage; or its tables are not there yet.
-                    trace::usage_refused(&error);
-                    self.unconfirmed = None;
+                    // The batch is kept: it may have been recorded before its answer was lost, and
+                    // its number must not be given to other counts.
+                    trace::usage_refused(&error, std::mem::replace(&mut self.is_refused, true));
                     self.turn(false);
                     self.shared.clock.sleep(REFUSED_PAUSE).await;
                     self.turn(true);
@@ -102,11 +109,22 @@ impl<'s> UsageRecorder<'s> {
     /// Records what is left, and counts nothing any more.
     pub(super) async fn finish(&mut self) {
         self.turn(false);
-        self.shared.cache.list_meters();
-        if let Err(error) = self.record(true).await
-            && error.kind() != StoreErrorKind::Refused
-        {
-            trace::usage_not_recorded(&error);
+        let mut attempts = LAST_ATTEMPTS;
+        loop {
+            // Those that found no room on the list come there in turns.
+            self.shared.cache.list_meters();
+            match self.record(true).await {
+                Ok(()) if self.shared.usage.take_overflow() => {}
+                Ok(()) => return,
+                Err(error) if error.kind() == StoreErrorKind::Refused => return,
+                Err(error) => {
+                    trace::usage_not_recorded(&error);
+                    attempts -= 1;
+                    if attempts == 0 {
+                        return;
+                    }
+                }
+            }
         }
     }
 
@@ -124,6 +142,15 @@ impl<'s> UsageRecorder<'s> {
             }
         }
         Ok(())
+    }
+
+    /// Creates a batch of the usage that every store can keep. A store of the application's own may
+    /// have a record with an account that others refuse, and the clock may stand before 1970.
+    fn batch_of_good(&self, usage: Vec<KeyUsage>) -> Result<UsageBatch, StoreError> {
+        let (node, number) = (self.node, self.number);
+        let is_good = |usage: &KeyUsage| UsageBatch::new(node, number, [usage.clone()]).is_ok();
+        let good = usage.into_iter().filter(is_good);
+        UsageBatch::new(node, number, good).map_err(StoreError::unavailable)
     }
 
     fn draw_due(&mut self) {
@@ -155,9 +182,13 @@ impl<'s> UsageRecorder<'s> {
             if usage.is_empty() {
                 return Ok(false);
             }
-            // An error if the clock stands before 1970 or after 9999.
-            let batch = UsageBatch::new(self.node, self.number, usage);
-            batch.map_err(StoreError::unavailable)?
+            match UsageBatch::new(self.node, self.number, usage.iter().cloned()) {
+                Ok(batch) => batch,
+                Err(error) => {
+                    trace::usage_left_out(&error);
+                    self.batch_of_good(usage)?
+                }
+            }
         };
         // Kept from here on: the call may be dropped, or late.
         let batch = self.unconfirmed.insert(batch);

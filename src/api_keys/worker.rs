@@ -3,12 +3,12 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, IntoFuture, pending, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::announce::announce;
+use super::announce::{announce, announce_what_waits};
 use super::deliver::{self, Deliverer};
 use super::end_idle::end_idle;
 use super::follow::follow;
@@ -61,19 +61,19 @@ impl Worker {
     /// remaining work, and returns.
     pub async fn until(self, stop: impl Future<Output = ()>) {
         let shared = &*self.shared;
-        let mut sweeping = pin!(sweep(shared));
-        let mut ending = pin!(end_idle(&self.shared));
-        let mut announcing = pin!(announce(shared));
-        let mut following = pin!(async {
-            match &shared.feed {
-                Some(feed) => follow(shared, feed).await,
-                None => pending().await,
-            }
-        });
         let store = shared.usage_store.as_ref();
         let mut recorder = store.map(|store| UsageRecorder::new(shared, store));
         let mut deliverer = Deliverer::new(shared);
         {
+            let mut sweeping = pin!(sweep(shared));
+            let mut ending = pin!(end_idle(&self.shared));
+            let mut announcing = pin!(announce(shared));
+            let mut following = pin!(async {
+                match &shared.feed {
+                    Some(feed) => follow(shared, feed).await,
+                    None => pending().await,
+                }
+            });
             let mut recording = pin!(async {
                 match &mut recorder {
                     Some(recorder) => recorder.run().await,
@@ -97,18 +97,46 @@ impl Worker {
             })
             .await;
         }
-        if let Some(recorder) = &mut recorder {
-            recorder.finish().await;
-        }
-        if let Some(deliverer) = &mut deliverer {
-            deliverer.finish().await;
-        }
+        // The calls of the tasks above were dropped, and hold no connection that these wait for.
+        let record = pin!(async {
+            if let Some(recorder) = &mut recorder {
+                recorder.finish().await;
+            }
+        });
+        let announce = pin!(announce_what_waits(shared));
+        let deliver = pin!(async {
+            if let Some(deliverer) = &mut deliverer {
+                deliverer.finish().await;
+            }
+        });
+        // At the same time: a delivery in progress may hold the connection that the others need.
+        all([record, announce, deliver]).await;
         shared.cache.drop_all_observer_values();
         shared.worker.stop();
         if let Some(feed) = &shared.feed {
             feed.heartbeat.stop();
         }
     }
+}
+
+/// Waits until all futures have completed.
+async fn all(futures: [Pin<&mut (dyn Future<Output = ()> + Send)>; 3]) {
+    let mut left = futures.map(Some);
+    poll_fn(|cx| {
+        for slot in &mut left {
+            if slot
+                .as_mut()
+                .is_some_and(|it| it.as_mut().poll(cx).is_ready())
+            {
+                *slot = None;
+            }
+        }
+        if left.iter().all(Option::is_none) {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Periodically releases the values that observers keep for idle keys, and reports the refusals

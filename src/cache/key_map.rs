@@ -41,6 +41,7 @@ use super::entry_pool::EntryPool;
 use super::epochs::{Epoch, StripeHash};
 use super::frequency_sketch::FrequencySketch;
 use crate::key::digest::KeyId;
+use crate::usage::Meter;
 use crate::util::cuckoo::CuckooTable;
 use crate::util::striped::Striped;
 
@@ -213,12 +214,17 @@ impl KeyMap {
     /// Puts the meters that found no room on the list of those with counts there.
     pub(super) fn list_meters(&self) {
         for stripe in 0..Striped::<Stripe>::COUNT {
-            let locked = self.stripes.at(stripe);
-            for bucket in 0..locked.keys.buckets() {
-                for key in locked.keys.bucket(bucket).flatten() {
-                    if let Some(meter) = key.meter() {
-                        meter.list_again();
-                    }
+            for begin in (0..).step_by(BUCKETS_AT_ONCE) {
+                let locked = self.stripes.at(stripe);
+                let buckets = locked.keys.buckets();
+                for bucket in begin..buckets.min(begin + BUCKETS_AT_ONCE) {
+                    let meters = locked.keys.bucket(bucket).flatten();
+                    meters
+                        .filter_map(|key| key.meter())
+                        .for_each(Meter::list_again);
+                }
+                if begin + BUCKETS_AT_ONCE >= buckets {
+                    break;
                 }
             }
         }

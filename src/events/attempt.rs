@@ -20,6 +20,8 @@ pub(crate) struct Failure {
     pub(crate) is_final: bool,
     /// The receiver wants no more events.
     pub(crate) is_gone: bool,
+    /// The attempt was not made at all, since this process cannot make it. Another one may.
+    pub(crate) is_of_this_process: bool,
 }
 
 impl Failure {
@@ -30,6 +32,15 @@ impl Failure {
             retry_after: None,
             is_final: false,
             is_gone: false,
+            is_of_this_process: false,
+        }
+    }
+
+    /// Creates a failure of a process that cannot make the attempt.
+    pub(crate) fn of_this_process(cause: &str) -> Self {
+        Self {
+            is_of_this_process: true,
+            ..Self::new(cause)
         }
     }
 }

@@ -91,6 +91,7 @@
 //! | `WARN` | `the feed of changes cannot tell …` each second | see [`stores`], section Restore |
 //! | `WARN` | `LISTEN does not work here; …` | see [`stores`], section Several processes |
 //! | `WARN` | `usage could not be recorded; …` | fix the store |
+//! | `WARN` | `the store does not record usage` | add the rights, or the method `record_usage` |
 //! | `WARN` | `more keys were in use than usage is kept of …` | see [`usage`](super::usage), section How exact it is |
 //! | `WARN` | `events could not be announced; …`, `events could not be delivered; …` | fix the store |
 //! | `WARN` | `the delivery of an event is given up` | tell the owner of the endpoint; replay it |

@@ -86,9 +86,11 @@
 //! - **Never too high.** Each process numbers its batches, and the store takes a number once, in the
 //!   transaction of the counts. A batch whose answer was lost is sent again as it is.
 //! - **Too low by at most the last interval.** A process that is killed loses what it counted since
-//!   its last record: 36 seconds at most, by default. A worker that is
-//!   [stopped](crate::manage::Worker::until) records everything first. A refund that is lost this
-//!   way leaves the units too high by as much.
+//!   its last record: 37 seconds at most, by default. A worker that is
+//!   [stopped](crate::manage::Worker::until) records what is left first, if the store answers. A
+//!   refund that is lost this way, or that was made while the limiter was out, leaves the units too
+//!   high by as much.
+//! - **A count stops** at 999,999,999,999,999 for each key, day and unit.
 //! - **The day is that of the decision**, by the clock of the process. A day is complete a minute
 //!   after its end, unless a process could not reach the store. Bill a day later.
 //! - **Memory is bounded.** While the store is down, the counts of 100,000 keys wait. Those of

@@ -7,11 +7,14 @@
 //! makes: expiries, limits, first uses. The module [`events`](crate::events) lists all kinds.
 //!
 //! The data of an event about a key has its id, account, name, prefix, environment, version and
-//! expiry, the kind of the actor, and a few facts of its kind. It never has the key, the reason of a
-//! revocation, or metadata. Order events by `version`, since they may arrive in another order.
+//! expiry, and a few facts of its kind; that of a first use has the id and the environment only. It
+//! never has the key, the reason of a revocation, or metadata. Order the events of changes by
+//! `version`, since they may arrive in another order.
 //!
 //! An event is announced once, also by many processes that look at the same time: the store keeps a
-//! mark of each announcement. If a key's expiry is changed, the new expiry is announced anew.
+//! mark of each announcement. If a key's expiry is changed, the new one is announced at those of the
+//! 30, 7 and 1 days that are still to come. Keep the clocks right: a process whose clock is ahead
+//! announces early, and what was announced is not announced again.
 //!
 //! # A sink of the application
 //!
@@ -72,10 +75,11 @@
 //! **Secrets.** The secret of an endpoint is derived from a master secret of yours, the names of the
 //! tables, the endpoint's id and a generation. None is stored. Keep the master (32 random bytes or
 //! more) where you keep the [audit key](crate::store::AuditKey), the same in all processes. To replace
-//! it, start all processes with the new one as current and the old one as
-//! [retired](crate::webhook::WebhookMasters::with_retired), give each endpoint a new secret with
-//! [`rotate_secret`], and remove the old master when no endpoint names it. During the overlap both
-//! secrets sign.
+//! it in a running fleet, add the new one to all processes as
+//! [retired](crate::webhook::WebhookMasters::with_retired) first; then make it the current one, and the
+//! old one retired; give each endpoint a new secret with [`rotate_secret`]; and remove the old master
+//! when no endpoint names it. During the overlap both secrets sign. A process that does not know a
+//! master leaves the delivery to another one.
 //!
 //! **Attempts.** At once, then after 5 seconds, 5 and 30 minutes, 2, 5, 10, 14, 20 and 24 hours, each
 //! with up to a fifth added by chance. `Retry-After` makes a pause longer. 2xx is a success; a
@@ -96,7 +100,8 @@
 //! # Retention
 //!
 //! Events stay until you delete them, with `purge_events` of the store, and their deliveries with
-//! them: those that are still pending, too. Keep events for at least four days.
+//! them: those that are still pending, too. Keep events for at least four days, and for two weeks if
+//! receivers ask for longer pauses.
 //!
 //! [`deliveries`]: crate::events::Endpoints::deliveries
 //! [`replay_failed`]: crate::events::Endpoints::replay_failed

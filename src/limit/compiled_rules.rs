@@ -22,6 +22,10 @@ use crate::util::trace;
 pub(crate) type Charges<'a> = SmallVec<[Charge<'a>; 2]>;
 
 /// Validated rules, indexed for requests.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts about all rules, each asked by itself"
+)]
 #[derive(Debug)]
 pub(crate) struct CompiledRules {
     edition: u16,

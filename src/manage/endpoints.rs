@@ -14,8 +14,9 @@ use crate::shared::Shared;
 use crate::store::{
     Actor, ActorKind, Change, DeliveryQuery, DeliveryRecord, Disabled, DynManagedKeyStore,
     DynOutbox, Endpoint, Event, Page, Paging, SecretName, StoreError, StoreErrorKind, Target,
-    WebhookTarget,
+    WebhookTarget, origin_of,
 };
+use crate::util::timestamp::unix_seconds;
 
 /// The endpoints that events are delivered to: [`ApiKeys::endpoints`](crate::ApiKeys::endpoints).
 ///
@@ -61,7 +62,6 @@ pub struct RegisteredWebhook {
 }
 
 /// A registration of a webhook, carried out when awaited: [`Endpoints::register`].
-#[derive(Debug)]
 #[must_use = "nothing is registered until this is awaited"]
 pub struct RegisterWebhook {
     endpoints: Endpoints,
@@ -96,6 +96,19 @@ pub enum EndpointError {
     /// The operating system returned no random bytes.
     #[error("the operating system returned no random bytes")]
     NoRandomness,
+    /// The account has [as many endpoints](Endpoints::MOST_PER_ACCOUNT) as it can have.
+    #[error(
+        "the account has {} endpoints, which is the most: delete one",
+        Endpoints::MOST_PER_ACCOUNT
+    )]
+    TooMany,
+    /// The secret was rotated lately, and the one before it still signs. It may have been this
+    /// call, whose answer was lost: see [`Endpoints::expose_secret`].
+    #[error(
+        "the secret of the endpoint {0:?} was rotated, and the one before still signs: read the new \
+         one with `expose_secret`, or rotate without an overlap"
+    )]
+    RotatedLately(String),
     /// Somebody else changed the endpoint at the same time. Try again.
     #[error("somebody else changed the endpoint {0:?} at the same time: try again")]
     Changed(String),
@@ -114,6 +127,13 @@ impl From<StoreError> for EndpointError {
 }
 
 impl Endpoints {
+    /// The most endpoints of an account: 8. Each event about the account is delivered to each, in
+    /// the transaction of the change.
+    pub const MOST_PER_ACCOUNT: usize = 8;
+
+    /// The longest overlap of two secrets: a year.
+    const LONGEST_OVERLAP: Duration = Duration::from_secs(365 * 86_400);
+
     pub(crate) fn new(
         shared: &Arc<Shared>,
         store: &Arc<dyn DynManagedKeyStore>,
@@ -134,6 +154,9 @@ impl Endpoints {
     }
 
     /// Registers a webhook when the returned future is awaited.
+    ///
+    /// After an error of the store, read the [list](Self::list) before you register again: the
+    /// webhook may have been registered.
     ///
     /// Danger: without [`of_account`](Self::of_account), the webhook gets the events of all accounts.
     pub fn register(&self, url: impl Into<String>) -> RegisterWebhook {
@@ -170,7 +193,12 @@ impl Endpoints {
     }
 
     /// Gives a webhook a new secret, and returns it as text: `whsec_…`. The old one also signs for a
-    /// time, so that the receiver can be changed meanwhile. With a time of zero, it does not.
+    /// time of at most a year, so that the receiver can be changed meanwhile. With a time of zero,
+    /// it does not: after a leak.
+    ///
+    /// While the old secret signs, another rotation with an overlap is an error
+    /// ([`RotatedLately`](EndpointError::RotatedLately)): the receiver may still know the old one
+    /// only.
     ///
     /// The new secret is derived from the current master secret: rotate all secrets before you
     /// remove an old master.
@@ -183,10 +211,21 @@ impl Endpoints {
         let webhooks = webhooks.ok_or(EndpointError::NoWebhooks)?;
         let mut endpoint = self.existing(id).await?;
         let target = webhook_of(&endpoint)?.clone();
-        let generation = target.secret.generation.saturating_add(1);
+        let now = self.shared.now();
+        let is_overlapping = target
+            .previous
+            .as_ref()
+            .is_some_and(|(_, until)| now < *until);
+        if is_overlapping && !overlap.is_zero() {
+            return Err(EndpointError::RotatedLately(endpoint.id));
+        }
+        // Not the next number: after the restore of a backup, that secret was in use before.
+        let seconds = u32::try_from(unix_seconds(now)).unwrap_or(u32::MAX);
+        let next = target.secret.generation.saturating_add(1);
+        let generation = next.max(seconds);
         let name = SecretName::new(webhooks.master(), generation);
         let secret = self.secret(&endpoint, &name)?;
-        let until = self.shared.now().checked_add(overlap);
+        let until = now.checked_add(overlap.min(Self::LONGEST_OVERLAP));
         let previous = until.filter(|_| !overlap.is_zero());
         let previous = previous.map(|until| (target.secret, until));
         let target = WebhookTarget::new(target.url, name).with_previous(previous);
@@ -226,9 +265,10 @@ impl Endpoints {
 
     /// Deletes an endpoint, with what it has not delivered. Returns whether there was one.
     pub async fn delete(&self, id: &str) -> Result<bool, EndpointError> {
-        if self.find(id).await?.is_none() {
+        if self.find(id).await?.is_none() && self.account.is_some() {
             return Ok(false);
         }
+        // Also if there is none: a deletion that was cut off may have left deliveries.
         Ok(self.outbox.delete_endpoint(id).await?)
     }
 
@@ -268,6 +308,19 @@ impl Endpoints {
         self.existing(id).await?;
         let now = self.shared.now();
         Ok(self.outbox.replay(id, Some(event), now).await? > 0)
+    }
+
+    /// Checks that the account has no more endpoints than it can have.
+    async fn check_count(&self, most: usize) -> Result<(), EndpointError> {
+        let Some(account) = self.account.as_deref() else {
+            return Ok(());
+        };
+        let paging = Paging::first(u32::try_from(most + 1).unwrap_or(u32::MAX));
+        let page = self.outbox.endpoints(Some(account), &paging).await?;
+        if page.items.len() > most {
+            return Err(EndpointError::TooMany);
+        }
+        Ok(())
     }
 
     async fn existing(&self, id: &str) -> Result<Endpoint, EndpointError> {
@@ -322,7 +375,15 @@ impl RegisterWebhook {
         endpoint.check()?;
         let name = webhook_of(&endpoint)?.secret.clone();
         let secret = endpoints.secret(&endpoint, &name)?;
+        endpoints
+            .check_count(Endpoints::MOST_PER_ACCOUNT - 1)
+            .await?;
         endpoints.outbox.put_endpoint(&endpoint).await?;
+        // Once more: others may have registered at the same time.
+        if let Err(error) = endpoints.check_count(Endpoints::MOST_PER_ACCOUNT).await {
+            endpoints.outbox.delete_endpoint(&endpoint.id).await?;
+            return Err(error);
+        }
         Ok(RegisteredWebhook { endpoint, secret })
     }
 }
@@ -352,6 +413,16 @@ fn webhook_of(endpoint: &Endpoint) -> Result<&WebhookTarget, EndpointError> {
     match &endpoint.target {
         Target::Webhook(target) => Ok(target),
         _ => Err(EndpointError::NoWebhook(endpoint.id.clone())),
+    }
+}
+
+/// Shows no path of the URL, which may have a secret of its owner.
+impl fmt::Debug for RegisterWebhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegisterWebhook")
+            .field("url", &origin_of(&self.url))
+            .field("kinds", &self.kinds)
+            .finish_non_exhaustive()
     }
 }
 

@@ -16,7 +16,7 @@ use crate::store::{
 ///
 /// By default, it has one row for each account and day, of today.
 ///
-/// Counts of the last 30 seconds may still be in the processes that counted them. A day is complete
+/// Counts of the last 37 seconds may still be in the processes that counted them. A day is complete
 /// a minute after its end, unless a process could not reach the store.
 #[derive(Debug)]
 #[must_use = "nothing is read until this is awaited"]

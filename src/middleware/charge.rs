@@ -93,7 +93,7 @@ impl Gate {
                     trace::limiter_recovered(failures);
                 }
                 self.store_verdict(verdict, announced);
-                if verdict.is_allowed() && self.rules().tells() {
+                if self.rules().tells() {
                     self.shared.nearly_used.look(charges, verdict, now.wall());
                 }
                 self.within_or_denial(charges, verdict, payer, Some(asked_at), now)

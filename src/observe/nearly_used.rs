@@ -41,7 +41,8 @@ struct Found {
 }
 
 impl NearlyUsed {
-    /// Looks whether a request that was admitted has brought a budget near its end.
+    /// Looks whether a budget is near its end. A request that was denied may be the first to show
+    /// it, since units are also charged after the work.
     #[cold]
     pub(crate) fn look(&self, charges: &[Charge<'_>], verdict: &Verdict, now: SystemTime) {
         for (charge, status) in charges.iter().zip(verdict.statuses()) {
@@ -88,7 +89,6 @@ impl NearlyUsed {
         for event in events.into_iter().rev() {
             found.waiting.push_front(event);
         }
-        found.waiting.truncate(MOST_WAITING);
     }
 
     fn found(&self) -> MutexGuard<'_, Found> {

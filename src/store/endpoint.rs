@@ -1,5 +1,6 @@
 //! Endpoints: the destinations of events.
 
+use std::fmt;
 use std::time::SystemTime;
 
 use crate::key::text::{self, KeyRecordError};
@@ -41,7 +42,7 @@ pub enum Target {
 }
 
 /// The address of a webhook, and the names of the secrets that sign for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WebhookTarget {
     /// The URL, at most 2,048 bytes.
@@ -192,6 +193,29 @@ impl WebhookTarget {
         self.previous = previous.map(|(name, until)| (name, timestamp::microseconds_down(until)));
         self
     }
+}
+
+/// Shows no path of the URL, which may have a secret of its owner.
+impl fmt::Debug for WebhookTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebhookTarget")
+            .field("url", &origin_of(&self.url))
+            .field("secret", &self.secret)
+            .field("previous", &self.previous)
+            .finish()
+    }
+}
+
+/// Returns the scheme and the host of a URL, without a user.
+pub(crate) fn origin_of(url: &str) -> &str {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return "[REDACTED]";
+    };
+    let host = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    if rest[..host].contains('@') {
+        return "[REDACTED]";
+    }
+    &url[..scheme.len() + 3 + host]
 }
 
 impl SecretName {

@@ -36,6 +36,7 @@ pub use audit_key::{AuditKey, AuditKeyError};
 pub use change::{Change, Step};
 pub use change_id::ChangeId;
 pub(crate) use dynamic::{DynKeyStore, DynManagedKeyStore};
+pub(crate) use endpoint::origin_of;
 pub use endpoint::{Disabled, Endpoint, SecretName, Target, WebhookTarget};
 pub use error::{StoreError, StoreErrorKind};
 pub use event::{Event, Followed, KeptEvent, Start};

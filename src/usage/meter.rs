@@ -23,7 +23,7 @@ const MOST_PERIODS: usize = 48;
 const MOST_UNITS: usize = 16;
 
 /// The name of units that have no room of their own.
-const OTHER: &str = "other";
+pub(super) const OTHER: &str = "other";
 
 /// The nanoseconds of an hour.
 const HOUR: u64 = 3_600_000_000_000;
@@ -308,7 +308,7 @@ impl Meter {
     pub(crate) fn list_again(self: &Arc<Self>) {
         let counts = [&self.allowed, &self.limited, &self.refused];
         let is_empty = counts.iter().all(|count| count.load(SeqCst) == 0);
-        if !is_empty || self.rest().is_some() {
+        if !is_empty || self.further.load(SeqCst) != 0 || self.rest().is_some() {
             self.list();
         }
     }

@@ -45,15 +45,18 @@ impl Metering {
         self
     }
 
-    /// Sets the time between two records of the same key. Default: 30 seconds; at least one second.
+    /// Sets the time between two records of the same key. Default: 30 seconds. The
+    /// time is clamped to one second to one day.
     ///
     /// A process that is killed loses the counts of this time. The first use of a key is recorded
     /// within a second in any case.
     #[must_use]
     pub const fn record_every(mut self, time: Duration) -> Self {
-        let least = Duration::from_secs(1);
-        self.record_every = if time.as_nanos() < least.as_nanos() {
-            least
+        let seconds = time.as_secs();
+        self.record_every = if seconds < 1 {
+            Duration::from_secs(1)
+        } else if seconds > 86_400 {
+            Duration::from_secs(86_400)
         } else {
             time
         };

@@ -1,16 +1,23 @@
 //! The table of usage that is not recorded yet.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::meter::{Meter, Table};
+use super::meter::{Meter, OTHER, Table};
 use super::metering::Metering;
 use crate::key::environment::Environment;
 use crate::key::record::KeyRecord;
-use crate::store::{KeyUsage, UsagePeriod};
+use crate::store::{KeyUsage, UsageCounts, UsagePeriod};
+
+/// The rows of a database that a batch has, about: what a slow one writes within a time limit.
+const MOST_ROWS: usize = 4_000;
+
+/// The units of a sum that are counted by name.
+const MOST_UNITS: usize = 64;
 
 /// The sums of accounts that are kept; those of more accounts are added up without an account.
 const MOST_SUMS: usize = 10_000;
@@ -107,9 +114,22 @@ impl UsageTable {
     /// Takes the counts of at most so many keys, to be recorded: those that count for the first
     /// time; or, if `all` is set, all, and those that have lost their key as well.
     pub(crate) fn take(&self, most: usize, all: bool) -> Vec<KeyUsage> {
-        let meters = self.lists().take(most, all);
-        let mut taken: Vec<KeyUsage> = meters.iter().flat_map(|meter| meter.take()).collect();
-        drop(meters); // some may be the last of a key that has left the cache
+        let mut meters = self.lists().take(most, all);
+        let mut taken: Vec<KeyUsage> = Vec::new();
+        let mut rows = 0;
+        while let Some(meter) = meters.pop() {
+            let usage = meter.take();
+            // A row for each period and unit: after an outage, one key may have hundreds.
+            rows += usage
+                .iter()
+                .map(|it| 1 + it.counts.units.len())
+                .sum::<usize>();
+            taken.extend(usage);
+            if rows >= MOST_ROWS {
+                break;
+            }
+        }
+        self.lists().others.append(&mut meters);
         if all && taken.len() < most {
             let mut sums = self.sums();
             let some: Vec<Sum> = sums.keys().take(most - taken.len()).cloned().collect();
@@ -155,12 +175,26 @@ impl Table for UsageTable {
             usage.fold_into_rest();
             sum = Sum::of(&usage);
         }
-        match sums.get_mut(&sum) {
-            Some(other) => other.add(usage),
-            None => {
-                sums.insert(sum, usage);
+        let kept = match sums.entry(sum) {
+            Entry::Occupied(entry) => {
+                let kept = entry.into_mut();
+                kept.add(usage);
+                kept
             }
-        }
+            Entry::Vacant(entry) => entry.insert(usage),
+        };
+        keep_few_units(&mut kept.counts);
+    }
+}
+
+/// Adds the units with the last names up, if there are many names.
+fn keep_few_units(counts: &mut UsageCounts) {
+    while counts.units.len() > MOST_UNITS {
+        let last = counts.units.keys().rev().find(|name| *name != OTHER);
+        let Some(last) = last.cloned() else { return };
+        let units = counts.units.remove(&last).unwrap_or_default();
+        let other = counts.units.entry(OTHER.to_owned()).or_default();
+        *other = other.saturating_add(units);
     }
 }
 

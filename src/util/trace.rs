@@ -308,9 +308,19 @@ pub(crate) fn delivery_given_up(event: &str, endpoint: &str) {
 }
 
 /// Logs that a store records no usage. It is asked again each minute.
-pub(crate) fn usage_refused(error: &(dyn Error + 'static)) {
+pub(crate) fn usage_refused(error: &(dyn Error + 'static), is_known: bool) {
     let causes = Causes(error);
-    debug!(target: TARGET, error = %causes, "the store does not record usage");
+    if is_known {
+        debug!(target: TARGET, error = %causes, "the store does not record usage");
+    } else {
+        warn!(target: TARGET, error = %causes, "the store does not record usage");
+    }
+}
+
+/// Logs usage that is left out of a batch, since no store can keep it.
+pub(crate) fn usage_left_out(error: &(dyn Error + 'static)) {
+    let causes = Causes(error);
+    warn!(target: TARGET, error = %causes, "the usage of some keys cannot be kept, and is left out");
 }
 
 /// Logs a gap in the feed.

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use http::StatusCode;
 
 use super::client::{BoxedWebhookClient, WebhookClient};
+use super::error::SendErrorKind;
 use super::https::HttpsClient;
 use super::masters::WebhookMasters;
 use super::payload::payload;
@@ -83,7 +84,7 @@ impl Webhooks {
         let mut secrets = names.filter_map(|name| self.secret(namespace, endpoint, name));
         // Without any, the delivery waits for a process that knows the master.
         let Some(first) = secrets.next() else {
-            return Err(Failure::new("the master secret is not known"));
+            return Err(Failure::of_this_process("the master secret is not known"));
         };
         let body = payload(&delivery.event.event);
         let mut request = WebhookRequest::new(url, &id, now, body, &first);
@@ -117,7 +118,10 @@ impl DynWebhooks for Webhooks {
         let request = self.request(namespace, delivery, target, now)?;
         // The kind only: the text may name addresses of the network here.
         let answer = self.client.send(request).await;
-        let answer = answer.map_err(|error| Failure::new(error.kind().as_str()))?;
+        let answer = answer.map_err(|error| Failure {
+            is_final: error.kind() == SendErrorKind::UrlRefused,
+            ..Failure::new(error.kind().as_str())
+        })?;
         let status = answer.status();
         if status.is_success() {
             return Ok(());
