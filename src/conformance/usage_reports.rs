@@ -11,7 +11,7 @@ use crate::key::record::KeyRecord;
 use crate::limit::charge::REQUESTS;
 use crate::store::{
     Action, Actor, Change, Cursor, KeyUsage, ManagedKeyStore, Paging, Start, StoreErrorKind,
-    UsageBatch, UsageDetail, UsagePeriod, UsageQuery, UsageRow,
+    UsageBatch, UsageCounts, UsageDetail, UsagePeriod, UsageQuery, UsageRow,
 };
 
 const ANSWERS: Promise = Promise("a live store answers");
@@ -24,6 +24,7 @@ const HOURS: Promise = Promise("usage by hour is reported by hour and by day");
 const FOLDED: Promise =
     Promise("usage without a key stays with its account, and other usage apart");
 const CURSORS: Promise = Promise("a cursor of another query is refused");
+const BOUNDED: Promise = Promise("counts stop at the largest one, and are recorded");
 const ONCE: Promise = Promise("the first use of a key is told once");
 
 /// The days of the suite, which are its own: 2,000 years after others.
@@ -97,6 +98,7 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
     );
     suite.pages().await;
     suite.cursors().await;
+    suite.stops_at_the_most(&mut digests).await;
     if keeps.keeps_part(Part::Events) {
         tells_first_use(store, &mut digests).await;
     }
@@ -220,6 +222,48 @@ impl<S: ManagedKeyStore> ReportSuite<'_, S> {
                 let paged = self.read(&query, limit).await;
                 PAGES.holds(paged == whole, format_args!("{paged:?}, not {whole:?}"));
             }
+        }
+    }
+
+    /// Counts that are too large for sums do not fail a batch, which would be sent again for ever.
+    async fn stops_at_the_most(&self, digests: &mut Digests) {
+        let (key, node) = (digests.id(), *digests.id().as_bytes());
+        let account = format!("initech {key}");
+        let (least, most) = (-UsageCounts::MOST, UsageCounts::MOST);
+        let steps = [
+            (most, most),
+            (most, most),
+            (least, 0),
+            (i64::MAX, most),
+            (i64::MAX, most),
+            (i64::MIN, 0),
+            (i64::MIN, least),
+            (i64::MIN, least),
+        ];
+        let mut allowed = 0;
+        for (number, (units, expected)) in (1..).zip(steps) {
+            let mut usage = KeyUsage::new(key, account.as_str(), UsagePeriod::Day(DAY));
+            usage.counts.allowed = units.unsigned_abs();
+            usage.counts.units = [("tokens".to_owned(), units)].into();
+            allowed += usage.counts.allowed.min(most.unsigned_abs());
+            allowed = allowed.min(most.unsigned_abs());
+            // Another period of the same account, so that the report adds up two such counts.
+            let mut later = usage.clone();
+            later.period = UsagePeriod::Hour(DAY * 24);
+            let batch = UsageBatch::new(node, number, [usage, later]);
+            let batch = batch.expect("the suite's usage can be kept");
+            let recorded = self.store.record_usage(&batch).await;
+            BOUNDED.holds(recorded.is_ok(), format_args!("{recorded:?} for {units}"));
+            let query = UsageQuery::days(DAY, DAY).with_account(account.clone());
+            let rows = self.read(&query, 100).await;
+            let [row] = &rows[..] else {
+                return BOUNDED.holds(false, format_args!("{rows:?} instead of one row"));
+            };
+            let tokens = row.counts.units.get("tokens").copied().unwrap_or_default();
+            BOUNDED.holds(
+                (row.counts.allowed, tokens) == (allowed, expected),
+                format_args!("{row:?} instead of {allowed} and {expected}"),
+            );
         }
     }
 

@@ -60,6 +60,8 @@ pub struct UseTimes {
 }
 
 /// Counts of requests and units.
+///
+/// No count that is kept is above [`MOST`](Self::MOST), nor below −`MOST`: sums stop there.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct UsageCounts {
@@ -86,11 +88,12 @@ pub enum UsagePeriod {
 }
 
 impl UsageBatch {
-    /// Creates a batch. Counts with the same account, key, environment and period are added up.
+    /// Creates a batch. Counts with the same account, key, environment and period are added up. A
+    /// count above [`UsageCounts::MOST`] is lowered to it.
     ///
     /// # Errors
-    /// If the number is 0 or above 2⁶³ − 1, or if a count, a text or a time is one that not every
-    /// store can keep.
+    /// If the number is 0 or above 2⁶³ − 1, or if a text or a time is one that not every store can
+    /// keep.
     pub fn new(
         node: [u8; 16],
         number: u64,
@@ -100,7 +103,8 @@ impl UsageBatch {
             return Err(KeyRecordError::Number("the number of a batch"));
         }
         let mut folded: BTreeMap<_, KeyUsage> = BTreeMap::new();
-        for counts in usage {
+        for mut counts in usage {
+            counts.counts.saturate();
             let environment = counts.environment.as_ref();
             let environment = environment.map(|it| it.as_str().to_owned());
             let account = counts.account.clone();
@@ -173,13 +177,17 @@ impl UsagePeriod {
 }
 
 impl UsageCounts {
+    /// The largest count that is kept: 10¹⁵ − 1. Thousands of such counts can be added up without
+    /// an overflow, and JSON can hold each.
+    pub const MOST: i64 = 999_999_999_999_999;
+
     /// Returns whether nothing was counted.
     pub fn is_empty(&self) -> bool {
         let requests = [self.allowed, self.limited, self.refused];
         requests == [0; 3] && self.units.values().all(|units| *units == 0)
     }
 
-    /// Adds other counts.
+    /// Adds other counts. Sums stop at [`MOST`](Self::MOST), and at −`MOST`.
     pub fn add(&mut self, other: Self) {
         self.allowed = self.allowed.saturating_add(other.allowed);
         self.limited = self.limited.saturating_add(other.limited);
@@ -187,6 +195,16 @@ impl UsageCounts {
         for (unit, count) in other.units {
             let sum = self.units.entry(unit).or_default();
             *sum = sum.saturating_add(count);
+        }
+        self.saturate();
+    }
+
+    fn saturate(&mut self) {
+        for count in [&mut self.allowed, &mut self.limited, &mut self.refused] {
+            *count = (*count).min(Self::MOST.unsigned_abs());
+        }
+        for units in self.units.values_mut() {
+            *units = (*units).clamp(-Self::MOST, Self::MOST);
         }
     }
 }
@@ -283,14 +301,6 @@ impl KeyUsage {
             }
             text::check_indexed("the name of a unit", unit)?;
         }
-        let counts = [
-            self.counts.allowed,
-            self.counts.limited,
-            self.counts.refused,
-        ];
-        if counts.iter().any(|count| i64::try_from(*count).is_err()) {
-            return Err(KeyRecordError::Number("a count"));
-        }
         let (first, last) = self.used.map(|used| (used.first, used.last)).unzip();
         text::check_instant("the first use", first)?;
         text::check_instant("the last use", last)
@@ -333,6 +343,24 @@ mod tests {
     }
 
     #[test]
+    fn counts_stop_at_the_largest_that_is_kept() {
+        let mut usage = counts("a", 1);
+        (usage.counts.allowed, usage.counts.limited) = (u64::MAX, 3);
+        let units = [("tokens", i64::MAX), ("refunds", i64::MIN), ("few", -7)];
+        usage.counts.units = units.map(|(unit, count)| (unit.to_owned(), count)).into();
+        let most = UsageCounts::MOST;
+        for usage in [vec![usage.clone()], vec![usage.clone(), usage.clone()]] {
+            let times = usage.len();
+            let batch = UsageBatch::new([1; 16], 1, usage).unwrap();
+            let kept = &batch.usage()[0].counts;
+            assert_eq!(kept.allowed, most.unsigned_abs());
+            assert_eq!(kept.limited, 3 * times as u64);
+            assert_eq!((kept.units["tokens"], kept.units["refunds"]), (most, -most));
+            assert_eq!(kept.units["few"], if times == 1 { -7 } else { -14 });
+        }
+    }
+
+    #[test]
     fn invalid_usage_is_refused() {
         let of = |change: fn(&mut KeyUsage)| {
             let mut usage = counts("a", 1);
@@ -341,7 +369,6 @@ mod tests {
         };
         assert!(of(|_| ()).is_ok());
         assert!(of(|usage| usage.account = Some("\0".to_owned())).is_err());
-        assert!(of(|usage| usage.counts.allowed = u64::MAX).is_err());
         assert!(of(|usage| usage.counts.units = [("u".repeat(256), 1)].into()).is_err());
         assert!(of(|usage| usage.counts.units = [(String::new(), 1)].into()).is_err());
         for number in [0, 1 << 63, u64::MAX] {

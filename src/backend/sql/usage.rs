@@ -8,7 +8,9 @@ use super::commit::Steps;
 use super::session::{Driver, Query, Session, SqlError};
 use super::store::{Access, SqlStore};
 use crate::limit::charge::REQUESTS;
-use crate::store::{Actor, ActorKind, Change, KeyUsage, StoreError, UsageBatch, UsagePeriod};
+use crate::store::{
+    Actor, ActorKind, Change, KeyUsage, StoreError, UsageBatch, UsageCounts, UsagePeriod,
+};
 
 /// The usage of each key in a batch with all its uses, in the order of ids.
 type Uses = BTreeMap<[u8; 16], KeyUsage>;
@@ -166,13 +168,13 @@ impl<D: Driver> SqlStore<D> {
         session: &mut D::Session,
         usage: &[KeyUsage],
     ) -> Result<(), SqlError> {
-        let insert = self.sql(
-            "INSERT INTO {usage} AS u (account, hours, begins, key_id, environment, unit, \
-             lineage, allowed, limited, refused, units) VALUES {values} \
-             ON CONFLICT (account, hours, begins, key_id, environment, unit) DO UPDATE SET \
-             allowed = u.allowed + excluded.allowed, limited = u.limited + excluded.limited, \
-             refused = u.refused + excluded.refused, units = u.units + excluded.units",
-        );
+        let set = ["allowed", "limited", "refused", "units"].map(add_count);
+        let set = set.join(", ");
+        let insert = self.sql(&format!(
+            "INSERT INTO {{usage}} AS u (account, hours, begins, key_id, environment, unit, \
+             lineage, allowed, limited, refused, units) VALUES {{values}} \
+             ON CONFLICT (account, hours, begins, key_id, environment, unit) DO UPDATE SET {set}"
+        ));
         let rows: Vec<Vec<Cell>> = usage.iter().flat_map(count_rows).collect();
         for rows in rows.chunks(D::DIALECT.most_parameters / COUNTS_COLUMNS) {
             session
@@ -181,6 +183,17 @@ impl<D: Driver> SqlStore<D> {
         }
         Ok(())
     }
+}
+
+/// Returns the assignment that adds a count to the one that is kept. A sum that overflows would fail
+/// the batch, which would be sent again for ever.
+fn add_count(column: &str) -> String {
+    let most = UsageCounts::MOST;
+    format!(
+        "{column} = CASE WHEN u.{column} > {most} - excluded.{column} THEN {most} \
+         WHEN u.{column} < -{most} - excluded.{column} THEN -{most} \
+         ELSE u.{column} + excluded.{column} END"
+    )
 }
 
 /// Returns the time of the last use, by the clock of who counted.

@@ -136,7 +136,9 @@ fn fold(rows: Vec<Row>, by_hour: bool) -> Result<Vec<(UsagePlace, UsageRow)>, St
         match places.last_mut() {
             Some((last, usage)) if *last == place => usage.counts.add(counts),
             _ => {
-                let usage = place.row(by_hour, counts);
+                let mut sum = UsageCounts::default();
+                sum.add(counts); // with the bound on counts
+                let usage = place.row(by_hour, sum);
                 let usage = usage.ok_or_else(|| corrupt("environment"))?;
                 places.push((place, usage));
             }
