@@ -48,7 +48,8 @@ pub trait Outbox: Send + Sync + 'static {
     /// Deletes an endpoint with its deliveries. Returns whether there was one.
     ///
     /// From the moment on at which the endpoint is gone, nothing is claimed for it. If the future is
-    /// dropped then, a part of the deliveries may be left, which another call deletes.
+    /// dropped then, a part of the deliveries may be left. Another call deletes them, although it
+    /// returns `false`, and so does the creation of an endpoint with the same id.
     fn delete_endpoint(&self, id: &str) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// Finds an endpoint.
