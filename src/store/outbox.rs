@@ -68,6 +68,9 @@ pub trait Outbox: Send + Sync + 'static {
     /// Claims deliveries that are due, each for one process: counts the attempt, and sets the time
     /// of the next attempt to the [end of the lease](Claim::until).
     ///
+    /// A claim takes no step of the schedule: a process that crashes, or does not get the response,
+    /// made no attempt.
+    ///
     /// Endpoints with many deliveries do not hold up others: each endpoint gives at most
     /// [`most_per_endpoint`](Claim::most_per_endpoint), those that are due longest first. If more
     /// endpoints have deliveries due than a claim can serve, they take turns, or chance decides: an
@@ -81,7 +84,8 @@ pub trait Outbox: Send + Sync + 'static {
         claim: &Claim,
     ) -> impl Future<Output = Result<Vec<Delivery>, StoreError>> + Send;
 
-    /// Records the outcome of an attempt. Returns `false`, and changes nothing, if the delivery is
+    /// Records the outcome of an attempt. [`Outcome::Retry`] goes to the next step of the schedule.
+    /// Returns `false`, and changes nothing, if the delivery is
     /// settled already, was claimed or replayed since, or is gone.
     ///
     /// An attempt may be settled after the end of its lease, as long as nobody claimed the delivery
@@ -106,7 +110,8 @@ pub trait Outbox: Send + Sync + 'static {
     /// Makes the deliveries of an endpoint that failed due at a time, with a new schedule: all, or
     /// only that of one event, which may also have been delivered. Returns their number.
     ///
-    /// The numbers of attempts go on. A delivery that is pending stays as it is. If the future is
+    /// The numbers of attempts go on. A replay takes one, so that earlier attempts cannot be settled
+    /// any more. A delivery that is pending stays as it is. If the future is
     /// dropped, a part of the deliveries may be due.
     fn replay(
         &self,
@@ -179,8 +184,8 @@ pub struct Delivery {
     /// The number of the attempt, from 1 on, which no other attempt of this delivery has. It never
     /// starts again.
     pub attempt: u64,
-    /// The number of the attempt in the schedule, from 1 on. A [replay](Outbox::replay) starts
-    /// again at 1.
+    /// The step in the schedule, from 1 on: one more than the attempts that were settled as
+    /// [`Outcome::Retry`] since the first one, or since the last [replay](Outbox::replay).
     pub step: u32,
 }
 
@@ -195,7 +200,7 @@ impl Delivery {
         }
     }
 
-    /// Sets the number of the attempt, and its number in the schedule.
+    /// Sets the number of the attempt, and its step in the schedule.
     #[must_use]
     pub fn with_attempt(mut self, attempt: u64, step: u32) -> Self {
         (self.attempt, self.step) = (attempt, step);
@@ -339,7 +344,8 @@ pub struct DeliveryRecord {
     pub endpoint: String,
     /// The state.
     pub state: DeliveryState,
-    /// The number of attempts so far.
+    /// The number of the last attempt, or of the last replay if that came later. Attempts without an
+    /// outcome are counted, too.
     pub attempts: u64,
     /// The time of the next attempt, if the delivery is pending.
     pub next_at: Option<SystemTime>,

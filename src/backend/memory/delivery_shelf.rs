@@ -25,9 +25,8 @@ pub(super) struct Shelf {
 pub(super) struct Kept {
     pub(super) event: Arc<KeptEvent>,
     pub(super) attempt: u64,
-    /// The number of the attempt in the schedule; 0 if it was not claimed since it was added or
-    /// replayed.
-    pub(super) step: u32,
+    /// The attempts that were settled with a retry since it was added or replayed.
+    pub(super) retries: u32,
     pub(super) state: DeliveryState,
     /// Set if it is pending.
     pub(super) next_at: Option<SystemTime>,

@@ -66,7 +66,7 @@ impl DeliveryTable {
             let kept = Kept {
                 event: Arc::clone(&event),
                 attempt: 0,
-                step: 0,
+                retries: 0,
                 state: DeliveryState::Pending,
                 next_at: Some(at),
                 settled_at: None,
@@ -153,21 +153,20 @@ impl DeliveryTable {
         let endpoint = self.endpoints.get(&place.1)?.clone();
         let mut kept = self.remove(&place)?;
         kept.attempt += 1;
-        kept.step = kept.step.saturating_add(1);
         kept.next_at = Some(claim.until());
         let delivery = Delivery::new((*kept.event).clone(), endpoint);
-        let delivery = delivery.with_attempt(kept.attempt, kept.step);
+        let delivery = delivery.with_attempt(kept.attempt, kept.retries.saturating_add(1));
         self.insert(place, kept);
         Some(delivery)
     }
 
-    /// Records the outcome of an attempt, unless the delivery was claimed again, or replayed: it
-    /// has no step then.
+    /// Records the outcome of an attempt, unless the delivery was claimed or replayed since: both
+    /// take the next attempt.
     pub(super) fn settle(&mut self, settlement: &Settlement) -> bool {
         let Some(place) = self.place(&settlement.event, &settlement.endpoint) else {
             return false;
         };
-        let is_claimed = |kept: &Kept| kept.attempt == settlement.attempt && kept.step > 0;
+        let is_claimed = |kept: &Kept| kept.attempt == settlement.attempt && kept.attempt > 0;
         if !self.pending.kept.get(&place).is_some_and(is_claimed) {
             return false;
         }
@@ -182,6 +181,9 @@ impl DeliveryTable {
         kept.settled_at = kept.next_at.is_none().then_some(settlement.at);
         if let Outcome::Failed { cause } | Outcome::Retry { cause, .. } = &settlement.outcome {
             kept.cause = Some(cause.clone());
+        }
+        if matches!(settlement.outcome, Outcome::Retry { .. }) {
+            kept.retries = kept.retries.saturating_add(1);
         }
         self.insert(place, kept);
         true
@@ -200,7 +202,8 @@ impl DeliveryTable {
             let Some(mut kept) = self.remove(&place) else {
                 continue;
             };
-            (kept.state, kept.step) = (DeliveryState::Pending, 0);
+            (kept.state, kept.retries) = (DeliveryState::Pending, 0);
+            kept.attempt += 1;
             (kept.next_at, kept.settled_at) = (Some(at), None);
             self.insert(place, kept);
             replayed += 1;

@@ -11,7 +11,7 @@ use crate::store::{Claim, Delivery, Endpoint, Outcome, Settlement, StoreError};
 /// The most deliveries of a claim.
 const MOST_CLAIMED: u32 = 200;
 
-/// The attempt and the step of each claimed delivery, by its event and its endpoint.
+/// The attempt and the step in the schedule of each claimed delivery, by its event and its endpoint.
 type Claimed = BTreeMap<(i64, String), (u64, u32)>;
 
 impl<D: Driver> SqlStore<D> {
@@ -52,8 +52,8 @@ impl<D: Driver> SqlStore<D> {
         for mut row in session.fetch(query).await? {
             let place = (row.integer("event_seq")?, row.text("endpoint_id")?);
             let attempt = row.count("attempt")?;
-            let step = u32::try_from(row.integer("step")?).unwrap_or(u32::MAX);
-            claimed.insert(place, (attempt, step));
+            let retries = u32::try_from(row.integer("step")?).unwrap_or(u32::MAX);
+            claimed.insert(place, (attempt, retries.saturating_add(1)));
         }
         let deliveries = self.read_claimed(&mut session, &claimed).await?;
         session.run("COMMIT").await?;
@@ -96,24 +96,28 @@ impl<D: Driver> SqlStore<D> {
         Ok(deliveries)
     }
 
-    /// Records the outcome of an attempt, unless the delivery was claimed again, or replayed: it
-    /// has no step then.
+    /// Records the outcome of an attempt, unless the delivery was claimed or replayed since: both
+    /// take the next attempt.
     pub(super) async fn settle(&self, settlement: &Settlement) -> Result<bool, StoreError> {
         settlement.check().map_err(StoreError::refused)?;
         if settlement.event.contains('\0') || !Endpoint::is_id(&settlement.endpoint) {
             return Ok(false); // there is no such delivery
         }
-        let (state, next_at, cause) = match &settlement.outcome {
-            Outcome::Delivered => ("delivered", None, None),
-            Outcome::Failed { cause } => ("failed", None, Some(cause)),
-            Outcome::Retry { at, cause } => ("pending", Some(*at), Some(cause)),
+        if settlement.attempt == 0 {
+            return Ok(false); // there is no such attempt
+        }
+        let (state, step, next_at, cause) = match &settlement.outcome {
+            Outcome::Delivered => ("delivered", 0, None, None),
+            Outcome::Failed { cause } => ("failed", 0, None, Some(cause)),
+            Outcome::Retry { at, cause } => ("pending", 1, Some(*at), Some(cause)),
         };
         let settled_at = next_at.is_none().then_some(settlement.at);
         let update = self.sql(
             "UPDATE {deliveries} \
-             SET state = $4, next_at = $5, settled_at = $6, cause = COALESCE($7, cause) \
+             SET state = $4, next_at = $5, settled_at = $6, cause = COALESCE($7, cause), \
+             step = step + $8 \
              WHERE event_seq = (SELECT seq FROM {events} WHERE id = $1) AND endpoint_id = $2 \
-             AND attempt = $3 AND step > 0 AND state = 'pending'",
+             AND attempt = $3 AND state = 'pending'",
         );
         let cells = [
             Cell::text(settlement.event.as_str()),
@@ -123,6 +127,7 @@ impl<D: Driver> SqlStore<D> {
             Cell::optional_instant(next_at),
             Cell::optional_instant(settled_at),
             Cell::optional_text(cause.map(String::as_str)),
+            Cell::integer(step),
         ];
         let settle = self.write_one(Query::new(update, cells));
         Ok(self.within(settle).await? == 1)
@@ -200,7 +205,7 @@ pub(super) fn take_query(claim: &Claim, join_claimed: &[&str; 2], ready: Vec<Str
         "WITH ready(id) AS (VALUES {values}), due(seq, endpoint) AS MATERIALIZED (\
          SELECT d.event_seq, n.id FROM ready AS r CROSS JOIN {{endpoints}} AS n {join}{top}{end} \
          WHERE n.id = r.id AND n.disabled_at IS NULL LIMIT {most}) \
-         UPDATE {{deliveries}} SET next_at = $2, attempt = attempt + 1, step = step + 1 \
+         UPDATE {{deliveries}} SET next_at = $2, attempt = attempt + 1 \
          WHERE (event_seq, endpoint_id) IN (SELECT seq, endpoint FROM due) \
          RETURNING event_seq, endpoint_id, attempt, step"
     );

@@ -96,7 +96,8 @@ impl<D: Driver> SqlStore<D> {
         if let Some(event) = event {
             let update = self.sql(
                 "UPDATE {deliveries} \
-                 SET state = 'pending', step = 0, next_at = $2, settled_at = NULL \
+                 SET state = 'pending', attempt = attempt + 1, step = 0, next_at = $2, \
+                 settled_at = NULL \
                  WHERE endpoint_id = $1 AND state <> 'pending' \
                  AND event_seq = (SELECT seq FROM {events} WHERE id = $3)",
             );
@@ -141,7 +142,8 @@ impl<D: Driver> SqlStore<D> {
     ) -> Result<(u64, Option<i64>), SqlError> {
         let update = self.sql(&format!(
             "UPDATE {{deliveries}} \
-             SET state = 'pending', step = 0, next_at = $2, settled_at = NULL \
+             SET state = 'pending', attempt = attempt + 1, step = 0, next_at = $2, \
+             settled_at = NULL \
              WHERE endpoint_id = $1 AND state = 'failed' AND event_seq IN \
              (SELECT event_seq FROM {{deliveries}} \
              WHERE endpoint_id = $1 AND state = 'failed' AND event_seq > $3 \

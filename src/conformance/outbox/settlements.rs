@@ -12,6 +12,7 @@ const SETTLED: Promise = Promise("a delivery that is settled is not claimed agai
 const LATE: Promise = Promise("an attempt is settled after its lease, if it is still the last");
 const STALE: Promise = Promise("the settlement of an earlier attempt changes nothing");
 const RETRIED: Promise = Promise("a failed attempt is made again at its time");
+const STEPS: Promise = Promise("a retry goes to the next step, and a claim alone does not");
 const REPLAYED: Promise = Promise("a replay makes deliveries due again that failed");
 const GOES_ON: Promise = Promise("a replay begins the schedule anew, and the attempts go on");
 const OF_EVENT: Promise = Promise("a replay of one event leaves the others as they are");
@@ -85,6 +86,12 @@ async fn records_outcomes<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
         (again[0].attempt, again[0].step) == (2, 2),
         format_args!("{again:?}"),
     );
+    // The process crashed before the attempt, or did not get the response.
+    let again = suite.claim_all(8_000, &sink).await;
+    STEPS.holds(
+        again.len() == 1 && (again[0].attempt, again[0].step) == (3, 2),
+        format_args!("{again:?}"),
+    );
     // Nobody claimed it again, although its lease has ended.
     let is_settled = suite.settle(&again[0], 9_000, Outcome::Delivered).await;
     LATE.holds(is_settled, "it is not settled");
@@ -156,7 +163,7 @@ async fn replays<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
     let seen = record(suite, first).await;
     let is_due = seen.state == DeliveryState::Pending && seen.next_at == Some(at(200));
     REPLAYED.holds(
-        is_due && seen.settled_at.is_none() && seen.attempts == 1,
+        is_due && seen.settled_at.is_none() && seen.attempts == 2,
         format_args!("{seen:?}"),
     );
     // The answer to a settlement was lost, and it is sent again after the replay.
@@ -165,6 +172,8 @@ async fn replays<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
         !is_settled,
         "a replayed delivery is settled by an attempt from before",
     );
+    let after = record(suite, first).await;
+    STALE.holds(after == seen, format_args!("{after:?} after {seen:?}"));
     let early = suite.claim_all(199, &sink).await;
     REPLAYED.holds(early.is_empty(), format_args!("{early:?}"));
     let again = suite.claim_all(200, &sink).await;
@@ -173,7 +182,7 @@ async fn replays<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
         format_args!("{again:?}"),
     );
     GOES_ON.holds(
-        (again[0].attempt, again[0].step) == (2, 1),
+        (again[0].attempt, again[0].step) == (3, 1),
         format_args!("{again:?}"),
     );
     suite.settle(&again[0], 201, failed()).await;
@@ -183,7 +192,10 @@ async fn replays<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
     let again = suite.claim_all(300, &sink).await;
     let mut steps: Vec<_> = again.iter().map(|it| (it.attempt, it.step)).collect();
     steps.sort_unstable();
-    GOES_ON.holds(steps == [(2, 1), (3, 1)], format_args!("{again:?}"));
+    GOES_ON.holds(steps == [(3, 1), (5, 1)], format_args!("{again:?}"));
+    // Also after the claim that followed.
+    let is_settled = suite.settle(first, 301, failed()).await;
+    STALE.holds(!is_settled, "an attempt from before two replays is settled");
     // One that was delivered, and one that is pending.
     for (delivery, expected) in [(taken, 1), (pending, 0)] {
         let replayed = suite.replay(&sink.id, Some(&delivery.event.id), 400).await;

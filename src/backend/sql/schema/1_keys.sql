@@ -156,8 +156,8 @@ CREATE TABLE {endpoints} (
 ){strict};
 CREATE INDEX "{prefix}endpoints_by_account" ON {endpoints} (account, id);
 
--- The attempt is the token of a claim. The step is the number of the attempt in the schedule: 0 if
--- the delivery was not claimed since it was added or replayed.
+-- The attempt is the token of a claim; a replay takes one, too. The step is the number of attempts
+-- that were settled with a retry since the delivery was added or replayed.
 CREATE TABLE {deliveries} (
   event_seq {integer} NOT NULL,
   endpoint_id {text} NOT NULL,
