@@ -56,6 +56,9 @@ impl<D: Driver> SqlStore<D> {
             claimed.insert(place, (attempt, retries.saturating_add(1)));
         }
         let deliveries = self.read_claimed(&mut session, &claimed).await?;
+        if deliveries.len() < claimed.len() {
+            self.give_up_lost(&mut session, claim, &claimed).await?;
+        }
         session.run("COMMIT").await?;
         session.finish();
         Ok(deliveries)
@@ -94,6 +97,30 @@ impl<D: Driver> SqlStore<D> {
             }
         }
         Ok(deliveries)
+    }
+
+    /// Settles the claimed deliveries whose event is gone. They would be leased for ever.
+    async fn give_up_lost(
+        &self,
+        session: &mut D::Session,
+        claim: &Claim,
+        claimed: &Claimed,
+    ) -> Result<(), SqlError> {
+        let update = self.sql(
+            "UPDATE {deliveries} \
+             SET state = 'failed', next_at = NULL, settled_at = $3, cause = 'the event is gone' \
+             WHERE event_seq = $1 AND endpoint_id = $2 \
+             AND NOT EXISTS (SELECT 1 FROM {events} WHERE seq = $1)",
+        );
+        for (seq, endpoint) in claimed.keys() {
+            let cells = [
+                Cell::integer(*seq),
+                Cell::text(endpoint.as_str()),
+                Cell::instant(claim.at),
+            ];
+            session.execute(Query::new(update.as_str(), cells)).await?;
+        }
+        Ok(())
     }
 
     /// Records the outcome of an attempt, unless the delivery was claimed or replayed since: both

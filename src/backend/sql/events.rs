@@ -86,40 +86,40 @@ impl<D: Driver> SqlStore<D> {
         } else {
             "seq"
         };
-        // The bound is fixed first, so that the mark covers what is deleted.
-        let last = self.sql(&format!(
-            "SELECT max(seq) FROM (SELECT seq FROM {{events}} WHERE at < $1 \
-             ORDER BY at, seq LIMIT {PURGED_AT_ONCE}) AS old"
+        // They are fixed first: others may commit old ones meanwhile, whose deliveries would stay.
+        let old = self.sql(&format!(
+            "SELECT seq, {number} FROM {{events}} WHERE at < $1 \
+             ORDER BY at, seq LIMIT {PURGED_AT_ONCE}"
         ));
-        let at = Cell::instant(before);
-        let rows = session.fetch(Query::new(last, [at.clone()])).await?;
-        let last = rows.into_iter().next();
-        let last = last
-            .map(|mut row| row.optional_integer("seq"))
-            .transpose()?;
-        let Some(last) = last.flatten() else {
+        let old = Query::new(old, [Cell::instant(before)]);
+        let (mut seqs, mut last) = (Vec::new(), 0);
+        for mut row in session.fetch(old).await? {
+            seqs.push(row.integer("seq")?.to_string());
+            last = row.integer("number")?.max(last);
+        }
+        if seqs.is_empty() {
             session.run("ROLLBACK").await?;
             session.finish();
             return Ok(0);
-        };
-        let mark = self.sql(&format!(
-            "INSERT INTO {{marks}} AS m (name, number) \
-             SELECT 'events', max({number}) FROM {{events}} WHERE at < $1 AND seq <= $2 \
-             GROUP BY 1 \
+        }
+        let mark = self.sql(
+            "INSERT INTO {marks} AS m (name, number) VALUES ('events', $1) \
              ON CONFLICT (name) DO UPDATE SET number = CASE \
-             WHEN m.number > excluded.number THEN m.number ELSE excluded.number END"
-        ));
-        let bounds = [at, Cell::integer(last)];
-        session.execute(Query::new(mark, bounds.clone())).await?;
-        let deliveries = self.sql(
-            "DELETE FROM {deliveries} WHERE event_seq IN \
-             (SELECT seq FROM {events} WHERE at < $1 AND seq <= $2)",
+             WHEN m.number > excluded.number THEN m.number ELSE excluded.number END",
         );
-        session
-            .execute(Query::new(deliveries, bounds.clone()))
-            .await?;
-        let delete = self.sql("DELETE FROM {events} WHERE at < $1 AND seq <= $2");
-        let deleted = session.execute(Query::new(delete, bounds)).await?;
+        let last = Cell::integer(last);
+        session.execute(Query::new(mark, [last])).await?;
+        let mut deleted = 0;
+        for (table, column) in [("deliveries", "event_seq"), ("events", "seq")] {
+            let seqs = seqs.join(", "); // more than a statement may have parameters
+            let delete = format!("DELETE FROM {{{table}}} WHERE {column} IN ({seqs})");
+            let delete = Query {
+                sql: self.sql(&delete),
+                cells: Vec::new(),
+                is_kept: false,
+            };
+            deleted = session.execute(delete).await?;
+        }
         session.run("COMMIT").await?;
         session.finish();
         Ok(deleted)
