@@ -236,6 +236,7 @@
 //!     tower_api_key.deliveries TO service;
 //! GRANT INSERT, UPDATE ON tower_api_key.marks TO service;
 //! GRANT INSERT ON tower_api_key.trail, tower_api_key.events, tower_api_key.told TO service;
+//! GRANT DELETE ON tower_api_key.flushes TO service;
 //! -- Only for a role that deletes endpoints:
 //! GRANT DELETE ON tower_api_key.endpoints, tower_api_key.deliveries TO service;
 //! -- Only for a role that purges keys or events:
@@ -452,7 +453,8 @@
 //!
 //! Reasons, metadata and names add their own length. Each change of a key is an event, too.
 //! `purge_trail` and `purge_events` bound the growth by changes. Usage by hour takes a row for each
-//! hour instead of each day. Each start of a worker adds a row of less than 100 bytes.
+//! hour instead of each day. Each start of a worker adds a row of less than 100 bytes to `flushes`. A
+//! later start deletes it when the process has recorded no use for 30 days.
 //!
 //! [`ApiKeysBuilder::dangerous_adopt`]: crate::ApiKeysBuilder::dangerous_adopt
 //! [`ApiKeys::find_listed`]: crate::ApiKeys::find_listed

@@ -1,7 +1,7 @@
 //! Recording usage: first and last uses, and counts, in numbered batches.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::cell::Cell;
 use super::commit::Steps;
@@ -18,6 +18,11 @@ type Uses = BTreeMap<[u8; 16], KeyUsage>;
 /// The columns of a use in a statement, and those of counts.
 const USES_COLUMNS: usize = 4;
 const COUNTS_COLUMNS: usize = 11;
+
+/// The time for which the number of a node is kept after its last use, and the numbers that are
+/// deleted at once.
+const NUMBERS_KEPT: Duration = Duration::from_secs(30 * 86_400);
+const DELETED_AT_ONCE: u32 = 1_000;
 
 /// The attempts at a batch, if the database asks to run it again.
 const ATTEMPTS: u32 = 3;
@@ -45,6 +50,9 @@ impl<D: Driver> SqlStore<D> {
             self.record_uses(&mut session, &uses).await?;
             self.record_counts(&mut session, batch.usage()).await?;
             self.tell_first_uses(&mut session, &new).await?;
+            if batch.number() == 1 {
+                self.delete_old_numbers(&mut session, batch).await?;
+            }
             session.run("COMMIT").await?;
         } else {
             session.run("ROLLBACK").await?;
@@ -81,6 +89,26 @@ impl<D: Driver> SqlStore<D> {
             return Ok(false); // it was recorded before
         }
         Err(StoreError::conflict().into())
+    }
+
+    /// Deletes numbers of nodes that have not recorded for long. Each start of a process leaves one,
+    /// so that a few at each start are enough.
+    async fn delete_old_numbers(
+        &self,
+        session: &mut D::Session,
+        batch: &UsageBatch,
+    ) -> Result<(), SqlError> {
+        let before = last_time(batch.usage()).checked_sub(NUMBERS_KEPT);
+        let Some(before) = before.filter(|before| *before > UNIX_EPOCH) else {
+            return Ok(());
+        };
+        let delete = self.sql(&format!(
+            "DELETE FROM {{flushes}} WHERE node IN (SELECT node FROM {{flushes}} \
+             WHERE at < $1 ORDER BY node LIMIT {DELETED_AT_ONCE})"
+        ));
+        let query = Query::new(delete, [Cell::instant(before)]);
+        session.execute(query).await?;
+        Ok(())
     }
 
     /// Locks the uses of the keys, and returns the usage of those that were never used before.
@@ -202,7 +230,7 @@ fn last_time(usage: &[KeyUsage]) -> SystemTime {
         Some(used) => used.last,
         None => usage.period.begins_at(),
     });
-    times.max().unwrap_or(SystemTime::UNIX_EPOCH)
+    times.max().unwrap_or(UNIX_EPOCH)
 }
 
 /// Returns the usage of each key that was used in a batch.
