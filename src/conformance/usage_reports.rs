@@ -222,6 +222,13 @@ impl<S: ManagedKeyStore> ReportSuite<'_, S> {
                 let paged = self.read(&query, limit).await;
                 PAGES.holds(paged == whole, format_args!("{paged:?}, not {whole:?}"));
             }
+            // Of all accounts; others may report at the same time.
+            let query = UsageQuery::days(DAY, DAY + 2).with_detail(detail);
+            for limit in [1, 3] {
+                let mut paged = self.read(&query, limit).await;
+                paged.retain(|row| row.account.as_ref() == Some(&self.acme));
+                PAGES.holds(paged == whole, format_args!("{paged:?}, not {whole:?}"));
+            }
         }
     }
 

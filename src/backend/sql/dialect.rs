@@ -35,6 +35,9 @@ pub(super) struct Dialect {
     /// Joins the deliveries `d` of an endpoint `n` to claim. Between the two comes the query for
     /// their `event_seq`.
     pub(super) join_claimed: [&'static str; 2],
+    /// Looks up the rows `u` of a table for each row to the left, in this order. Between the two
+    /// comes the table, and the condition.
+    pub(super) look_up: [&'static str; 2],
     /// Locks the accounts in `{values}` one after the other, until the end of the transaction.
     /// Empty if there is one writer at a time.
     pub(super) lock_account: &'static str,

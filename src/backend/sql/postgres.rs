@@ -146,6 +146,8 @@ impl Driver for PostgresDriver {
         for_key_share: "FOR KEY SHARE OF n",
         position: "strpos",
         join_claimed: ["CROSS JOIN LATERAL (", " FOR UPDATE SKIP LOCKED) AS d"],
+        // The OFFSET keeps the planner from joining in another order.
+        look_up: ["CROSS JOIN LATERAL (SELECT * FROM", " OFFSET 0) AS u"],
         lock_account: "SELECT pg_advisory_xact_lock(hashtextextended(name, 0)) \
              FROM (VALUES {values}) AS names(name)",
         lock_migrations: "SELECT pg_advisory_xact_lock(1952541489, hashtext('{names}'))",

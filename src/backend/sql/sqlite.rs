@@ -223,6 +223,7 @@ impl Driver for SqliteDriver {
             "JOIN {deliveries} AS d ON d.endpoint_id = n.id AND d.event_seq IN (",
             ")",
         ],
+        look_up: ["CROSS JOIN", ""],
         lock_account: "",
         lock_migrations: "",
         has_schemas: false,
