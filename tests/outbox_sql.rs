@@ -497,6 +497,78 @@ async fn a_purge_takes_deliveries_and_leaves_marks_in_both() {
     a_purge_takes_deliveries_and_leaves_marks(&store, purge).await;
 }
 
+/// An old event is committed while a purge has deleted the deliveries of others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_leaves_no_delivery_without_its_event() {
+    let pg = Pg::new();
+    let store = pg.store(2).await;
+    store.put_endpoint(&sink("a")).await.unwrap();
+    tell(&store, 1, 1).await;
+    let mut other = PgConnection::connect(&pg.url).await.unwrap();
+    let begin = "BEGIN; \
+                 INSERT INTO tower_api_key.events (id, kind, at, data) VALUES ('b', 'b', 0, '[]'); \
+                 INSERT INTO tower_api_key.deliveries \
+                 (event_seq, endpoint_id, state, attempt, step, next_at) \
+                 SELECT seq, 'a', 'pending', 0, 0, 0 FROM tower_api_key.events WHERE id = 'b'; \
+                 SELECT 1 FROM tower_api_key.deliveries ORDER BY event_seq LIMIT 1 FOR UPDATE";
+    sqlx::raw_sql(begin).execute(&mut other).await.unwrap();
+    tell(&store, 1, 1).await;
+    let purging = {
+        let store = store.clone();
+        tokio::spawn(async move { store.purge_events(at(9)).await.unwrap() })
+    };
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                   AND wait_event_type = 'Lock'";
+    while pg.sql(waiting) != "1" {
+        assert!(!purging.is_finished(), "it does not wait");
+        tokio::task::yield_now().await;
+    }
+    sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    assert_eq!(purging.await.unwrap(), 3);
+    let left =
+        "SELECT (SELECT count(*) FROM {events}) || ' ' || (SELECT count(*) FROM {deliveries})";
+    assert_eq!(pg.sql(left), "0 0");
+}
+
+/// A delivery whose event is gone is claimed once, and then no more.
+#[tokio::test]
+async fn a_delivery_without_its_event_is_given_up() {
+    let pg = Pg::new();
+    let store = pg.store(2).await;
+    store.put_endpoint(&sink("a")).await.unwrap();
+    tell(&store, 1, 2).await;
+    pg.sql("DELETE FROM {events} WHERE seq = (SELECT min(seq) FROM {events})");
+    let ids = ["a".to_owned()];
+    let claimed = store.claim(&claim(1, &ids)).await.unwrap();
+    assert_eq!(claimed.len(), 1);
+    let states = "SELECT string_agg(state || ' ' || attempt, ', ' ORDER BY event_seq) \
+                  FROM {deliveries}";
+    assert_eq!(pg.sql(states), "failed 1, pending 1");
+    let claimed = store.claim(&claim(1_000, &ids)).await.unwrap();
+    assert_eq!((claimed.len(), claimed[0].attempt), (1, 2));
+    assert_eq!(pg.sql(states), "failed 1, pending 2");
+}
+
+/// A deletion was dropped after the endpoint, before its deliveries.
+#[tokio::test]
+async fn leftovers_of_an_endpoint_are_deleted_with_it_or_by_its_successor() {
+    let pg = Pg::new();
+    let store = pg.store(2).await;
+    let count = || pg.sql("SELECT count(*) FROM {deliveries}");
+    for is_deleted_again in [true, false] {
+        store.put_endpoint(&sink("a")).await.unwrap();
+        tell(&store, 1, 2).await;
+        pg.sql("DELETE FROM {endpoints}");
+        assert_eq!(count(), "2");
+        if is_deleted_again {
+            assert!(!store.delete_endpoint("a").await.unwrap());
+        } else {
+            store.put_endpoint(&sink("a")).await.unwrap();
+        }
+        assert_eq!(count(), "0");
+    }
+}
+
 /// An endpoint that is being deleted, when an event for it is committed, leaves no delivery behind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_waits_for_the_deletion_of_an_endpoint() {

@@ -19,7 +19,7 @@ mod sql_suite;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use server::Postgres;
 use sql_suite::Database;
@@ -30,9 +30,9 @@ use tower_api_key::key::KeyDigest;
 use tower_api_key::store::sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
 use tower_api_key::store::sqlx::{self, Connection, PgConnection, Row};
 use tower_api_key::store::{
-    Action, Actor, AuditKey, Change, ChangeFeed, Cursor, Event, KeyOrder, KeyQuery, KeyState,
-    KeyUsage, Paging, PostgresStore, Start, StoreError, StoreErrorKind, TrailReport, UsageBatch,
-    UsagePeriod, UsageQuery, UsageRow,
+    Action, Actor, AuditKey, Change, ChangeFeed, Claim, Cursor, Endpoint, Event, KeyOrder,
+    KeyQuery, KeyState, KeyUsage, Outbox, Outcome, Paging, PostgresStore, Settlement, Start,
+    StoreError, StoreErrorKind, Target, TrailReport, UsageBatch, UsagePeriod, UsageQuery, UsageRow,
 };
 use tower_api_key::{ApiKeys, KeyId, KeyRecord, KeyStore, ManagedKeyStore, conformance};
 
@@ -499,6 +499,7 @@ async fn keys_usage(store: &PostgresStore, query: &UsageQuery) -> Vec<UsageRow> 
 
 #[tokio::test]
 async fn a_role_without_rights_to_create_migrates_nothing_and_works() {
+    const DAY: Duration = Duration::from_secs(86_400);
     let pg = Pg::new().await;
     let role = format!("service_{}", pg.url.rsplit('/').next().unwrap());
     let grants = include_str!("../src/guide/stores.rs");
@@ -506,18 +507,150 @@ async fn a_role_without_rights_to_create_migrates_nothing_and_works() {
     let (grants, _) = grants.split_once("//! ```").unwrap();
     let grants = format!("GRANT USAGE{grants}");
     let grants = grants.replace("//! ", "").replace("service", &role);
-    for sql in [format!("CREATE ROLE {role} LOGIN"), grants] {
-        pg.server.sql(&pg.url, &sql);
-    }
+    let [base, for_deletions, for_purges] = grants.split("-- Only ").collect::<Vec<_>>()[..] else {
+        panic!("three parts: {grants}");
+    };
+    let grant = |sql: &str| {
+        pg.server
+            .sql(&pg.url, &sql.replace("for a role", "-- for a role"))
+    };
+    grant(&format!("CREATE ROLE {role} LOGIN"));
+    grant(base);
     let options: PgConnectOptions = pg.url.parse().unwrap();
     let pool = PgPool::connect_with(options.username(&role)).await.unwrap();
     let store = PostgresStore::new(pool);
     store.migrate().await.unwrap();
-    conformance::managed_key_store(&store).await;
+
+    let sink = Endpoint::new("a", Target::Sink, UNIX_EPOCH);
+    store.put_endpoint(&sink).await.unwrap();
+    store.put_endpoint(&sink.with_version(2)).await.unwrap();
+    let key = KeyRecord::imported(KeyDigest::of("a"), "acme");
+    let mut usage = KeyUsage::new(key.id(), "acme", UsagePeriod::Day(100));
+    usage = usage.used_at(UNIX_EPOCH + 100 * DAY);
+    usage.counts.allowed = 1;
+    let change = Change::new(Actor::service("test"), UNIX_EPOCH);
+    let change = change.create(Action::ISSUED, key).unwrap();
+    let change = change.add_event(Event::new("acme.test", UNIX_EPOCH));
+    store.commit(&change.unwrap()).await.unwrap();
+    let mut claim = Claim::new(UNIX_EPOCH, DAY);
+    claim.sinks = vec!["a".to_owned()];
+    let claimed = store.claim(&claim).await.unwrap();
+    let failed = Outcome::Failed {
+        cause: "by hand".to_owned(),
+    };
+    let settlement = Settlement::new(&claimed[0], UNIX_EPOCH, failed);
+    assert!(store.settle(&settlement).await.unwrap());
+    let replayed = store.replay("a", None, UNIX_EPOCH).await.unwrap();
+    assert_eq!(replayed, 1);
+    // The second deletes old numbers of nodes.
+    for node in [1, 2] {
+        let batch = UsageBatch::new([node; 16], 1, [usage.clone()]).unwrap();
+        store.record_usage(&batch).await.unwrap();
+    }
+    store.set_announced_until(UNIX_EPOCH).await.unwrap();
+
+    let error = store.delete_endpoint("a").await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Refused);
+    grant(for_deletions);
+    assert!(store.delete_endpoint("a").await.unwrap());
     conformance::outbox(&store).await;
+    let error = store.purge_events(SystemTime::now()).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Refused);
+    grant(for_purges);
     store.purge_events(SystemTime::now()).await.unwrap();
+    conformance::managed_key_store(&store).await;
     let error = store.purge_trail(SystemTime::now()).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Refused);
+}
+
+/// The row of a node is deleted by a later start, unless it was used within 30 days.
+#[tokio::test]
+async fn numbers_of_nodes_that_are_gone_are_deleted() {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let pg = Pg::new().await;
+    let key = KeyRecord::imported(KeyDigest::of("a"), "acme");
+    let record = async |node: u8, number: u64, day: u32| {
+        let usage = KeyUsage::new(key.id(), "acme", UsagePeriod::Day(day));
+        let mut usage = usage.used_at(UNIX_EPOCH + day * DAY);
+        usage.counts.allowed = 1;
+        let batch = UsageBatch::new([node; 16], number, [usage]).unwrap();
+        pg.store.record_usage(&batch).await.unwrap();
+    };
+    let nodes = || {
+        let nodes = "SELECT string_agg(CAST(get_byte(node, 0) AS text), ' ' ORDER BY node) \
+                     FROM tower_api_key.flushes";
+        pg.server.sql(&pg.url, nodes)
+    };
+    record(1, 1, 100).await;
+    record(2, 1, 110).await;
+    record(3, 1, 130).await;
+    assert_eq!(nodes(), "1 2 3");
+    record(3, 2, 139).await;
+    assert_eq!(
+        nodes(),
+        "1 2 3",
+        "only the first batch of a node deletes some"
+    );
+    record(4, 1, 139).await;
+    assert_eq!(nodes(), "2 3 4");
+    record(2, 2, 139).await;
+    record(5, 1, 160).await;
+    assert_eq!(nodes(), "2 3 4 5");
+    record(6, 1, 170).await;
+    assert_eq!(nodes(), "5 6");
+}
+
+/// The server counts the rows that are read. A page over all accounts reads those of its own
+/// accounts, however many follow, and however long they have been there.
+#[tokio::test]
+async fn a_report_over_all_accounts_reads_few_rows_for_a_page() {
+    const PAGE: u32 = 1_000;
+    let pg = Pg::with_pool(1).await;
+    let fill = "INSERT INTO tower_api_key.usage (account, hours, begins, key_id, environment, unit, \
+                lineage, allowed, limited, refused, units) \
+                SELECT 'acme ' || account, 24, day * 24, '\\x61', '', '', '\\x61', 1, 0, 0, 0 \
+                FROM generate_series(1, 2000) AS account, generate_series(1, 90) AS day";
+    pg.server.sql(&pg.url, fill);
+    for (mode, is_analyzed) in [
+        ("force_generic_plan", false),
+        ("force_custom_plan", false),
+        ("force_generic_plan", true),
+        ("force_custom_plan", true),
+    ] {
+        if is_analyzed {
+            pg.server.sql(&pg.url, "ANALYZE");
+        }
+        let options: PgConnectOptions = pg.url.parse().unwrap();
+        let options = options.options([("plan_cache_mode", mode)]);
+        let pool = PgPoolOptions::new().max_connections(1);
+        let pool = pool.connect_with(options).await.unwrap();
+        let store = PostgresStore::new(pool.clone());
+        let read = async || {
+            let flush = "SELECT pg_stat_force_next_flush()";
+            sqlx::query(flush).execute(&pool).await.unwrap();
+            let read = "SELECT sum(seq_tup_read + COALESCE(idx_tup_fetch, 0)) + \
+                        (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes \
+                         WHERE relname = 'usage') \
+                        FROM pg_stat_user_tables WHERE relname = 'usage'";
+            pg.server.sql(&pg.url, read).parse::<i64>().unwrap()
+        };
+        for (days, expected) in [(31..=60, 60_000), (77..=77, 2_000)] {
+            let query = UsageQuery::days(*days.start(), *days.end());
+            let (mut paging, mut rows, mut most) = (Paging::first(PAGE), 0, 0);
+            loop {
+                let before = read().await;
+                let page = store.usage(&query, &paging).await.unwrap();
+                most = most.max(read().await - before);
+                rows += page.items.len();
+                let Some(next) = page.next else { break };
+                paging = paging.after(next);
+            }
+            println!("{mode}, analyzed: {is_analyzed}, {days:?}: at most {most} rows of a page");
+            assert_eq!(rows, expected);
+            // About two of a page are counted, then added up, each in the index and the table.
+            assert!(most <= 12 * i64::from(PAGE), "{most} rows");
+        }
+    }
 }
 
 /// A long list is read in parts, while writers go on.
