@@ -6,6 +6,8 @@
 mod canary;
 mod support;
 
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use canary::{Canary, Heard};
@@ -22,14 +24,14 @@ use tracing::Level;
 const MASTER: &[u8; 32] = b"a-master-secret-that-must-not-go";
 
 /// A client that notes what it would send, and fails every second time.
-struct Noting(Heard, std::sync::atomic::AtomicUsize);
+struct Noting(Heard, AtomicBool);
 
 impl WebhookClient for Noting {
     async fn send(&self, request: WebhookRequest) -> Result<WebhookResponse, SendError> {
         self.0.debug(&request);
         self.0.note(request.body());
         self.0.debug(&request.headers());
-        if self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 2 == 0 {
+        if self.1.fetch_xor(true, Ordering::Relaxed) {
             return Err(SendError::new(
                 SendErrorKind::TlsFailed,
                 "10.0.0.7 has no certificate",
@@ -65,7 +67,7 @@ async fn invariant_2_no_key_in_any_event_body_table_or_log() {
     let store = store.audit_key(AuditKey::new(MASTER).unwrap());
     let clock = ManualClock::at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_860_000));
     let masters = WebhookMasters::new("2026", MASTER).unwrap();
-    let webhooks = Webhooks::new(masters).client(Noting(heard.clone(), Default::default()));
+    let webhooks = Webhooks::new(masters).client(Noting(heard.clone(), AtomicBool::default()));
     heard.debug(&webhooks);
     let limit = tower_api_key::limit::Limit::from(Quota::per_hour(2)).tell_at(50);
     let keys = ApiKeys::builder(store.clone())
@@ -110,13 +112,7 @@ async fn invariant_2_no_key_in_any_event_body_table_or_log() {
     heard.debug(&told);
     worker.abort();
     store.close().await;
-    for end in ["", "-wal", "-shm"] {
-        let file = format!("{}{end}", path.display());
-        if let Ok(bytes) = std::fs::read(&file) {
-            heard.note(String::from_utf8_lossy(&bytes).as_bytes());
-            std::fs::remove_file(&file).unwrap();
-        }
-    }
+    note_file(&path, &heard);
     let text = heard.text();
     // What should be there is there: bodies, tables, logs and events.
     for expected in [
@@ -156,3 +152,14 @@ async fn invariant_2_no_key_in_any_event_body_table_or_log() {
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
+
+/// Notes what is in the file of the database, and deletes it.
+fn note_file(path: &Path, heard: &Heard) {
+    for end in ["", "-wal", "-shm"] {
+        let file = format!("{}{end}", path.display());
+        if let Ok(bytes) = std::fs::read(&file) {
+            heard.note(String::from_utf8_lossy(&bytes).as_bytes());
+            std::fs::remove_file(&file).unwrap();
+        }
+    }
+}

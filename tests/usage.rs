@@ -278,7 +278,7 @@ async fn what_is_noted_is_recorded_when_the_worker_stops() {
 }
 
 /// Keys whose worker has run once, and the records of so many keys.
-async fn keys_in_use(store: &Counting, metering: Metering, count: usize) -> (Process, Vec<String>) {
+fn keys_in_use(store: &Counting, metering: Metering, count: usize) -> (Process, Vec<String>) {
     let plaintexts: Vec<String> = strangers().take(count).collect();
     for plaintext in &plaintexts {
         create_in(&store.store, imported(plaintext));
@@ -302,7 +302,7 @@ async fn invariant_7_the_usage_that_is_not_recorded_is_bounded_and_whole() {
     const MOST: usize = 1_000;
     let store = Counting::default();
     let metering = Metering::new().max_keys(MOST);
-    let (mut process, plaintexts) = keys_in_use(&store, metering, 1_200).await;
+    let (mut process, plaintexts) = keys_in_use(&store, metering, 1_200);
     // Also the second time after it was full.
     for round in 1..=2 {
         for plaintext in &plaintexts {
@@ -321,7 +321,7 @@ async fn invariant_7_the_usage_that_is_not_recorded_is_bounded_and_whole() {
 async fn keys_that_are_loaded_anew_go_on_with_their_counts() {
     let store = Counting::default();
     let metering = Metering::new().max_keys(10);
-    let (mut process, plaintexts) = keys_in_use(&store, metering, 30).await;
+    let (mut process, plaintexts) = keys_in_use(&store, metering, 30);
     for plaintext in &plaintexts {
         process.keys.verify(plaintext).await.unwrap();
         process.keys.invalidate_all();
@@ -628,7 +628,7 @@ async fn usage_that_cannot_be_kept_is_left_out_alone() {
 async fn batches_are_bounded_by_their_rows() {
     let store = Counting::default();
     let metering = Metering::new().by_hour();
-    let (mut process, plaintexts) = keys_in_use(&store, metering, 400).await;
+    let (mut process, plaintexts) = keys_in_use(&store, metering, 400);
     store.failures.store(u64::MAX, Ordering::Relaxed);
     for _ in 0..40 {
         for plaintext in &plaintexts {

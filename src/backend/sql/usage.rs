@@ -159,12 +159,12 @@ impl<D: Driver> SqlStore<D> {
         );
         for uses in uses.chunks(D::DIALECT.most_parameters / USES_COLUMNS) {
             let rows = uses.iter().filter_map(|usage| {
-                let (key, used) = (usage.key?, usage.used?);
+                let (key, times) = (usage.key?, usage.used?);
                 Some(vec![
                     Cell::id(key),
-                    Cell::instant(used.first),
-                    Cell::instant(used.last),
-                    Cell::Text(used.last_address.map(|address| address.to_string())),
+                    Cell::instant(times.first),
+                    Cell::instant(times.last),
+                    Cell::Text(times.last_address.map(|address| address.to_string())),
                 ])
             });
             session.execute(Query::of_rows(&update, rows)).await?;
@@ -241,7 +241,7 @@ fn uses(usage: &[KeyUsage]) -> Uses {
             continue;
         };
         match uses.get_mut(key.as_bytes()) {
-            Some(used) => used.add(counts.clone()),
+            Some(others) => others.add(counts.clone()),
             None => {
                 uses.insert(*key.as_bytes(), counts.clone());
             }
