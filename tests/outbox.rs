@@ -75,6 +75,8 @@ enum Fault {
     ListsOldestFirst,
     TakesAnyCursor,
     StepsBack,
+    CountsClaims,
+    ChangesItsName,
 }
 
 /// The outbox in memory with something wrong.
@@ -198,6 +200,9 @@ impl ManagedKeyStore for Faulty {
 
 impl Outbox for Faulty {
     fn namespace(&self) -> String {
+        if self.has(Fault::ChangesItsName) {
+            return Arc::strong_count(&self.announced).to_string(); // another one for each instance
+        }
         self.inner.namespace()
     }
 
@@ -262,6 +267,14 @@ impl Outbox for Faulty {
                 }
             }
             Fault::ServesAll => claim.except.clear(),
+            Fault::CountsClaims => {
+                let claimed = self.inner.claim(&claim).await?.into_iter();
+                let count = |delivery: Delivery| {
+                    let attempt = delivery.attempt;
+                    delivery.with_attempt(attempt, u32::try_from(attempt).unwrap())
+                };
+                return Ok(claimed.map(count).collect());
+            }
             Fault::RacesClaims => return self.race(&claim).await,
             Fault::TakesNewestFirst => {
                 let mut claimed = self.inner.claim(&claim).await?;
@@ -293,7 +306,8 @@ impl Outbox for Faulty {
             (Fault::SettlesAnyAttempt, Some(seen)) => settlement.attempt = seen.attempts,
             (Fault::SettlesAfterReplay, Some(seen)) if seen.next_at.is_some() => {
                 let is_settled = self.inner.settle(&settlement).await?;
-                return Ok(is_settled || seen.attempts == settlement.attempt);
+                let is_replayed = seen.attempts == settlement.attempt + 1 && seen.cause.is_some();
+                return Ok(is_settled || is_replayed);
             }
             (Fault::ForgetsRetries, Some(_)) => {
                 if let Outcome::Retry { at, .. } = &mut settlement.outcome {
@@ -435,6 +449,14 @@ fn a_faulty_outbox_fails_with_the_broken_promise() {
         (
             Fault::StepsBack,
             "the time of announcements never moves backward",
+        ),
+        (
+            Fault::CountsClaims,
+            "a claim without a settlement takes no step of the schedule",
+        ),
+        (
+            Fault::ChangesItsName,
+            "the namespace of an outbox does not change",
         ),
     ];
     for (fault, promise) in faults {
