@@ -76,7 +76,7 @@
 //! tables, the endpoint's id and a generation. None is stored. Keep the master (32 random bytes or
 //! more) where you keep the [audit key](crate::store::AuditKey), the same in all processes. To replace
 //! it in a running fleet, add the new one to all processes as
-//! [retired](crate::webhook::WebhookMasters::with_retired) first; then make it the current one, and the
+//! retired (`WebhookMasters::with_retired`) first; then make it the current one, and the
 //! old one retired; give each endpoint a new secret with [`rotate_secret`]; and remove the old master
 //! when no endpoint names it. During the overlap both secrets sign. A process that does not know a
 //! master leaves the delivery to another one.
@@ -90,7 +90,7 @@
 //! public addresses only, checks the address it is connected to, uses no proxy of the environment, and
 //! gives up after 20 seconds in all. It cannot know which public addresses are yours: if your own
 //! services have some, put the workers where they cannot reach them, or send through a proxy of yours
-//! with a [`WebhookClient`](crate::webhook::WebhookClient) of your own.
+//! with a `WebhookClient` of your own.
 //!
 //! **Processes.** Any number of them deliver, without a leader. A process claims a delivery for two
 //! minutes; if it dies, another one takes the delivery over, with the same id. At most four deliveries
