@@ -8,9 +8,8 @@ use crate::key::record::KeyRecord;
 use crate::shared::Shared;
 use crate::store::{
     Actor, ActorKind, Change, DynManagedKeyStore, DynOutbox, Event, KeyQuery, ListedKey, Once,
-    Paging, StoreError,
+    Paging, StoreError, in_time,
 };
-use crate::util::clock::within;
 use crate::util::timestamp::{microseconds_down, rfc3339};
 use crate::util::trace;
 
@@ -81,7 +80,7 @@ async fn announce_limits(
             let added = change.add_event_once(event.clone(), *once);
             change = added.map_err(StoreError::refused)?;
         }
-        if let Err(error) = in_time(shared, store.commit(&change)).await {
+        if let Err(error) = in_time(&*shared.clock, TIME_LIMIT, store.commit(&change)).await {
             shared.nearly_used.put_back(events);
             return Err(error);
         }
@@ -103,7 +102,7 @@ async fn announce_until(
     now: SystemTime,
 ) -> Result<(), StoreError> {
     // The first look of all begins here, and tells nothing of before.
-    let until = in_time(shared, outbox.announced_until())
+    let until = in_time(&*shared.clock, TIME_LIMIT, outbox.announced_until())
         .await?
         .unwrap_or(now);
     for days in REMINDERS.into_iter().chain([0]) {
@@ -111,7 +110,7 @@ async fn announce_until(
         let look = Look { since, now, days };
         look.announce(shared, store).await?;
     }
-    in_time(shared, outbox.set_announced_until(now)).await
+    in_time(&*shared.clock, TIME_LIMIT, outbox.set_announced_until(now)).await
 }
 
 /// Returns the time that a look begins with, after the end of the last look.
@@ -129,16 +128,6 @@ fn since(until: SystemTime, now: SystemTime) -> SystemTime {
     from.min(now)
         .checked_sub(overlap)
         .unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
-/// Makes a call within its time limit.
-async fn in_time<T>(
-    shared: &Shared,
-    call: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    let late = || StoreError::unavailable(format!("no answer in {TIME_LIMIT:?}"));
-    let answer = within(&*shared.clock, TIME_LIMIT, call).await;
-    answer.unwrap_or_else(|| Err(late()))
 }
 
 /// A look at the keys that have come nearer to their expiry than a number of days since a time.
@@ -163,7 +152,7 @@ impl Look {
         let query = KeyQuery::new().expiring_between(from, before);
         let mut paging = Paging::first(AT_ONCE);
         loop {
-            let page = in_time(shared, store.list(&query, &paging)).await?;
+            let page = in_time(&*shared.clock, TIME_LIMIT, store.list(&query, &paging)).await?;
             let mut change = Change::new(system(), self.now);
             for key in &page.items {
                 if let Some((event, once)) = self.event(key) {
@@ -172,7 +161,7 @@ impl Look {
                 }
             }
             if change.steps().len() > 0 {
-                in_time(shared, store.commit(&change)).await?;
+                in_time(&*shared.clock, TIME_LIMIT, store.commit(&change)).await?;
             }
             let Some(next) = page.next else { return Ok(()) };
             paging = paging.after(next);

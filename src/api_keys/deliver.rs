@@ -14,7 +14,7 @@ use crate::events::{Attempt, Failure, next_attempt};
 use crate::shared::Shared;
 use crate::store::{
     Claim, Delivery, Disabled, DynOutbox, Endpoint, Outcome, Settlement, StoreError,
-    StoreErrorKind, Target,
+    StoreErrorKind, Target, in_time,
 };
 use crate::util::clock::within;
 use crate::util::trace;
@@ -139,14 +139,14 @@ impl<'s> Deliverer<'s> {
         claim.except.dedup();
         let outbox = self.outbox;
         let shared = self.shared;
-        let mut claiming = pin!(within(&*shared.clock, CLAIM_LIMIT, outbox.claim(&claim)));
+        let mut claiming = pin!(in_time(&*shared.clock, CLAIM_LIMIT, outbox.claim(&claim)));
         // Deliveries go on meanwhile.
         let claimed = poll_fn(|cx| {
             self.in_flight
                 .retain_mut(|it| it.work.as_mut().poll(cx).is_pending());
             claiming.as_mut().poll(cx)
         });
-        let claimed = claimed.await.unwrap_or_else(|| Err(late()))?;
+        let claimed = claimed.await?;
         let count = claimed.len();
         for delivery in claimed {
             self.in_flight.push(InFlight {
@@ -193,23 +193,19 @@ pub(super) async fn run(deliverer: &mut Option<Deliverer<'_>>) -> Infallible {
 /// Creates the endpoints of the sinks. They take the events from then on.
 async fn register_sinks(shared: &Shared, outbox: &dyn DynOutbox) -> Result<(), StoreError> {
     for name in shared.sinks.keys() {
-        let found = within(&*shared.clock, CALL_LIMIT, outbox.find_endpoint(name)).await;
-        if found.unwrap_or_else(|| Err(late()))?.is_some() {
+        let found = in_time(&*shared.clock, CALL_LIMIT, outbox.find_endpoint(name)).await;
+        if found?.is_some() {
             continue;
         }
         let endpoint = Endpoint::new(name, Target::Sink, shared.now());
-        let put = within(&*shared.clock, CALL_LIMIT, outbox.put_endpoint(&endpoint)).await;
-        match put.unwrap_or_else(|| Err(late())) {
+        let put = in_time(&*shared.clock, CALL_LIMIT, outbox.put_endpoint(&endpoint)).await;
+        match put {
             // Another process was faster.
             Err(error) if error.kind() == StoreErrorKind::AlreadyExists => {}
             result => result?,
         }
     }
     Ok(())
-}
-
-fn late() -> StoreError {
-    StoreError::unavailable(format!("no answer in {CALL_LIMIT:?}"))
 }
 
 /// Makes one attempt at a delivery, and records its outcome. If that fails, the delivery is made
@@ -237,8 +233,8 @@ async fn work(shared: &Shared, outbox: &dyn DynOutbox, delivery: Delivery) {
         trace::delivery_given_up(&delivery.event.id, &delivery.endpoint.id);
     }
     let settlement = Settlement::new(&delivery, now, outcome);
-    let settled = within(&*shared.clock, CALL_LIMIT, outbox.settle(&settlement)).await;
-    if let Err(error) = settled.unwrap_or_else(|| Err(late())) {
+    let settled = in_time(&*shared.clock, CALL_LIMIT, outbox.settle(&settlement)).await;
+    if let Err(error) = settled {
         trace::not_delivered(&error);
     }
 }
@@ -297,15 +293,15 @@ async fn disable(shared: &Shared, outbox: &dyn DynOutbox, endpoint: &Endpoint, c
         let disabled = Disabled::new(shared.now(), shortened(cause));
         let next = endpoint.version.saturating_add(1);
         let disabled = endpoint.clone().with_version(next).with_disabled(disabled);
-        let put = within(&*shared.clock, CALL_LIMIT, outbox.put_endpoint(&disabled)).await;
-        match put.unwrap_or_else(|| Err(late())) {
+        let put = in_time(&*shared.clock, CALL_LIMIT, outbox.put_endpoint(&disabled)).await;
+        match put {
             Ok(()) => return,
             Err(error) if error.kind() == StoreErrorKind::Conflict => {
                 let id = &endpoint.id;
-                let found = within(&*shared.clock, CALL_LIMIT, outbox.find_endpoint(id)).await;
+                let found = in_time(&*shared.clock, CALL_LIMIT, outbox.find_endpoint(id)).await;
                 match found {
                     // If the target is another one now, it did not ask for this.
-                    Some(Ok(Some(found))) if found.target == endpoint.target => endpoint = found,
+                    Ok(Some(found)) if found.target == endpoint.target => endpoint = found,
                     _ => return,
                 }
             }

@@ -8,8 +8,7 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 
 use crate::shared::Shared;
-use crate::store::{DynManagedKeyStore, KeyUsage, StoreError, StoreErrorKind, UsageBatch};
-use crate::util::clock::within;
+use crate::store::{DynManagedKeyStore, KeyUsage, StoreError, StoreErrorKind, UsageBatch, in_time};
 use crate::util::trace;
 
 /// The time between two looks: the first use of a key is recorded at the next one.
@@ -193,9 +192,7 @@ impl<'s> UsageRecorder<'s> {
         // Kept from here on: the call may be dropped, or late.
         let batch = self.unconfirmed.insert(batch);
         let call = self.store.record_usage(batch);
-        let answer = within(&*self.shared.clock, TIME_LIMIT, call).await;
-        let late = || StoreError::unavailable(format!("no answer in {TIME_LIMIT:?}"));
-        match answer.unwrap_or_else(|| Err(late())) {
+        match in_time(&*self.shared.clock, TIME_LIMIT, call).await {
             Ok(()) => {
                 self.number += 1;
                 self.unconfirmed = None;

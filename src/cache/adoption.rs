@@ -14,9 +14,9 @@ use crate::key::plaintext::PlaintextKey;
 use crate::key::record::KeyRecord;
 use crate::key::verifier::PepperRing;
 use crate::store::{
-    Action, Actor, ActorKind, Change, DynManagedKeyStore, StoreError, StoreErrorKind,
+    Action, Actor, ActorKind, Change, DynManagedKeyStore, StoreError, StoreErrorKind, in_time,
 };
-use crate::util::clock::{Clock, within};
+use crate::util::clock::Clock;
 
 /// The time limit of an adoption, with the wait for its turn.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
@@ -103,9 +103,7 @@ impl Adoption {
         key: Arc<AdoptableKey>,
         clock: &dyn Clock,
     ) -> Result<Option<KeyRecord>, StoreError> {
-        let late = || StoreError::unavailable(format!("no answer in {TIME_LIMIT:?}"));
-        let result = within(clock, TIME_LIMIT, self.take_turn(key, clock)).await;
-        result.unwrap_or_else(|| Err(late()))
+        in_time(clock, TIME_LIMIT, self.take_turn(key, clock)).await
     }
 
     async fn take_turn(

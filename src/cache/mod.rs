@@ -26,8 +26,8 @@ use std::time::Duration;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::limit::key_services::KeyServices;
-use crate::store::{AgedRecord, DynKeyStore, Floor, StoreError, StoreErrorKind};
-use crate::util::clock::{Clock, within};
+use crate::store::{AgedRecord, DynKeyStore, Floor, StoreError, StoreErrorKind, in_time};
+use crate::util::clock::Clock;
 use crate::util::timestamp::nanoseconds;
 use crate::util::trace;
 pub use adoption::KeyToAdopt;
@@ -369,12 +369,10 @@ impl KeyLoader {
 
     /// Finds a key in the store, within the time limit.
     async fn find(&self, id: &KeyId) -> Result<Option<AgedRecord>, StoreError> {
-        let limit = self.time_limit;
         let version = self.recent.version_of(id);
         let floor = Floor::new(version, self.max_age());
         let found = self.store.find_at_least(id, &floor);
-        let found = within(&*self.clock, limit, found).await;
-        found.unwrap_or_else(|| Err(StoreError::unavailable(format!("no answer in {limit:?}"))))
+        in_time(&*self.clock, self.time_limit, found).await
     }
 
     /// Finds a key in the store, or else asks the application for it.

@@ -61,7 +61,7 @@ pub(crate) struct Meter {
     state: AtomicU8,
     limited: AtomicU64,
     refused: AtomicU64,
-    /// What few keys have, and few requests count.
+    /// The parts that few keys have and few requests change.
     rest: Mutex<Option<Box<Rest>>>,
     key: KeyId,
     lineage: KeyId,

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// How usage is counted: [`ApiKeysBuilder::metering`](crate::ApiKeysBuilder::metering).
+/// The settings of the metering: see
+/// [`ApiKeysBuilder::metering`](crate::ApiKeysBuilder::metering).
 ///
 /// By default, usage is counted by UTC day, and recorded every 30 seconds. Nothing is counted
 /// without a [worker](crate::ApiKeys::worker), or if the store records no usage.

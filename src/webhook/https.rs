@@ -100,7 +100,7 @@ impl HttpsClient {
     /// Trusts further certificate authorities, beside those that Mozilla does, by their
     /// certificates in DER: such as the one of your company. Default: none.
     ///
-    /// Whoever has the key of such an authority can pose as any receiver.
+    /// The holder of such an authority's key can pose as any receiver.
     pub fn with_roots(
         mut self,
         certificates: impl IntoIterator<Item = impl AsRef<[u8]>>,

@@ -28,9 +28,9 @@ const MOST_NODES: usize = 10_000;
 /// The store keeps the latest 10,000 records of the trail and the latest 10,000 events, or as many
 /// of each as fit into 16 MiB. Of the deliveries of events, it keeps the latest 10,000 that are
 /// pending and the latest 10,000 that are settled, or as many of each as fit into 16 MiB, and the
-/// latest 100,000 marks of events that are told [once](crate::store::Once). It is also a [feed](ChangeFeed) of its own changes, for several
-/// [`ApiKeys`](crate::ApiKeys) in one process. It keeps the usage of at most 100,000 keys and
-/// periods, the latest ones.
+/// latest 100,000 marks of events that are told [once](crate::store::Once). It keeps the usage of at
+/// most 100,000 keys and periods, the latest ones. It is also a [feed](ChangeFeed) of its own
+/// changes, for several [`ApiKeys`](crate::ApiKeys) in one process.
 ///
 /// ```
 /// use tower_api_key::key::KeyDigest;
