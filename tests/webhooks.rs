@@ -423,6 +423,8 @@ async fn both_secrets_sign_during_an_overlap_also_across_masters() {
     process
         .until("the event after it", || receiver.came().len() == 2)
         .await;
+    // A process dropped before the outcome is kept leaves a delivery to make again.
+    process.settled(&id).await;
     let came = receiver.came();
     assert!(came[0].is_signed_by(&new) && came[0].is_signed_by(hook.expose_secret()));
     assert!(came[1].is_signed_by(&new) && !came[1].is_signed_by(hook.expose_secret()));
