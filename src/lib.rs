@@ -109,6 +109,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // From the top: each layer uses those below it. `tests/layering.rs` holds the house to it.
+pub mod anomaly;
 mod api_keys;
 mod cache;
 #[cfg(feature = "serde")]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use crate::anomaly::WatchTable;
 use crate::cache::{CachedKey, FormatFacts, KeyCache};
 use crate::events::{DynEventSink, DynWebhooks};
 use crate::http::rejection::Rejection;
@@ -22,6 +23,7 @@ use crate::key::verifier::PepperRing;
 use crate::limit::failed_attempts::FailedAttempts;
 use crate::limit::key_services::KeyServices;
 use crate::observe::Observers;
+use crate::observe::countries::Countries;
 use crate::observe::nearly_used::NearlyUsed;
 use crate::store::{BoxedOutbox, DynChangeFeed, DynKeyStore, DynManagedKeyStore};
 use crate::usage::{Counted, UsageTable};
@@ -50,6 +52,10 @@ pub(crate) struct Shared {
     pub(crate) worker: Heartbeat,
     pub(crate) feed: Option<FollowedFeed>,
     pub(crate) usage: Arc<UsageTable>,
+    /// The watches of keys, if anomalies are detected.
+    pub(crate) watch: Option<Arc<WatchTable>>,
+    /// The source of the countries of clients.
+    pub(crate) countries: Option<Arc<dyn Countries>>,
     /// The store that uses are recorded in. `None` if the store is only read.
     pub(crate) usage_store: Option<Arc<dyn DynManagedKeyStore>>,
     /// The outbox of the store, if it has one.
@@ -179,6 +185,29 @@ impl Shared {
             _ => Counted::Refused,
         };
         key.meter_in(table).denied(now, as_);
+    }
+
+    /// Lets anomaly detection see a request of a key.
+    #[inline]
+    pub(crate) fn see(
+        &self,
+        key: &CachedKey,
+        now: SystemTime,
+        request: RequestHead<'_>,
+        client: impl FnOnce() -> Option<IpAddr>,
+    ) {
+        let Some(table) = self.watch.as_ref().filter(|table| table.is_on()) else {
+            return;
+        };
+        let Some(watch) = key.watch_in(table) else {
+            return;
+        };
+        match &self.countries {
+            Some(countries) => {
+                watch.see(now, client(), |client| countries.country(client, request));
+            }
+            None => watch.see(now, None, |_| None),
+        }
     }
 
     /// Returns the readings of both clocks, for decisions about a request.

@@ -780,7 +780,7 @@ impl ManagedKeyStore for FaultyStore {
 fn a_faulty_store_fails_with_the_broken_promise() {
     use StoreFault as Fault;
     let keeps = Keeps::everything().without_lists().without_trail();
-    let keeps = keeps.without_events().without_usage();
+    let keeps = keeps.without_events().without_usage().without_profiles();
     let keeps = keeps.without_deletions().without_requests().without_caps();
     let faults = [
         (

@@ -13,8 +13,8 @@ use support::block_on;
 use tower_api_key::conformance::{self, Field, Keeps};
 use tower_api_key::store::{
     Change, ChangeFeed, ChangedKey, Changes, Cursor, FeedError, Followed, IssueRequest, KeptEvent,
-    KeyOrder, KeyQuery, ListedKey, Page, Paging, Start, Step, StoreError, StoreErrorKind,
-    TrailQuery, TrailRecord, UsageBatch, UsageDetail, UsageQuery, UsageRow,
+    KeptProfile, KeyOrder, KeyQuery, ListedKey, Page, Paging, Start, Step, StoreError,
+    StoreErrorKind, TrailQuery, TrailRecord, UsageBatch, UsageDetail, UsageQuery, UsageRow,
 };
 use tower_api_key::{KeyId, KeyRecord, KeyStore, ManagedKeyStore, MemoryStore};
 
@@ -58,6 +58,10 @@ enum Fault {
     ReportsAllDays,
     TakesAnyReportCursor,
     CutsCurves,
+    SavesAnyVersion,
+    SavesAllOrNone,
+    CutsProfiles,
+    KeepsProfiles,
 }
 
 /// A store in memory with something wrong.
@@ -244,6 +248,48 @@ impl ManagedKeyStore for Twisted {
         Ok(read)
     }
 
+    async fn profiles(&self, lineages: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError> {
+        let mut profiles = self.store.profiles(lineages).await?;
+        if self.is(Fault::CutsProfiles) {
+            for profile in &mut profiles {
+                profile.data.truncate(255);
+            }
+        }
+        if self.is(Fault::KeepsProfiles) {
+            let missing = |id: &&KeyId| profiles.iter().all(|profile| profile.lineage != **id);
+            let missing: Vec<_> = lineages.iter().filter(missing).collect();
+            for id in missing {
+                let query = TrailQuery::new().with_key(*id);
+                let trail = self.store.trail(&query, &Paging::first(9)).await?;
+                let mut actions = trail.items.iter().map(|it| it.action.as_str());
+                if actions.any(|action| action == "api_key.purged") {
+                    profiles.push(KeptProfile::new(*id, 1, *b"a"));
+                }
+            }
+        }
+        Ok(profiles)
+    }
+
+    async fn save_profiles(&self, profiles: &[KeptProfile]) -> Result<Vec<KeyId>, StoreError> {
+        let ids: Vec<_> = profiles.iter().map(|profile| profile.lineage).collect();
+        let kept = self.store.profiles(&ids).await?;
+        let version = |id: &KeyId| {
+            let kept = kept.iter().find(|kept| kept.lineage == *id);
+            kept.map_or(0, |kept| kept.version)
+        };
+        let mut profiles = profiles.to_vec();
+        if self.is(Fault::SavesAnyVersion) {
+            for profile in &mut profiles {
+                profile.version = version(&profile.lineage) + 1;
+            }
+        }
+        let is_next = |it: &KeptProfile| it.version == version(&it.lineage) + 1;
+        if self.is(Fault::SavesAllOrNone) && !profiles.iter().all(is_next) {
+            return Ok(Vec::new());
+        }
+        self.store.save_profiles(&profiles).await
+    }
+
     async fn usage(
         &self,
         query: &UsageQuery,
@@ -373,6 +419,32 @@ fn a_store_with_faulty_lists_fails_with_the_broken_promise() {
             "a listed key has the whole record",
         ),
         (Fault::NeverEnds, "a list ends"),
+    ] {
+        let store = Twisted::new(fault);
+        assert_eq!(
+            broken(conformance::managed_key_store(&store)),
+            promise,
+            "{fault:?}"
+        );
+    }
+}
+
+#[test]
+fn a_store_with_faulty_profiles_fails_with_the_broken_promise() {
+    for (fault, promise) in [
+        (
+            Fault::SavesAnyVersion,
+            "a profile of another version than the next is not saved",
+        ),
+        (
+            Fault::SavesAllOrNone,
+            "each profile of a call is saved or not by itself",
+        ),
+        (Fault::CutsProfiles, "a profile is found as it was saved"),
+        (
+            Fault::KeepsProfiles,
+            "a profile is kept for as long as a key of its lineage",
+        ),
     ] {
         let store = Twisted::new(fault);
         assert_eq!(
@@ -608,7 +680,7 @@ fn a_store_that_declares_what_it_does_not_keep_passes() {
         Field::Rotation,
     ];
     let keeps = Keeps::everything().without_lists().without_trail();
-    let keeps = keeps.without_events().without_usage();
+    let keeps = keeps.without_events().without_usage().without_profiles();
     let keeps = keeps.without_deletions().without_requests().without_caps();
     let keeps = fields.into_iter().fold(keeps, Keeps::without);
     let store = Small(MemoryStore::new());
@@ -636,7 +708,9 @@ fn an_unimplemented_call_of_a_store_is_refused() {
     let batch = UsageBatch::new([0; 16], 1, Vec::new()).unwrap();
     let usage = block_on(store.record_usage(&batch)).unwrap_err();
     let request = block_on(store.find_request(&[0; 32])).unwrap_err();
-    for error in [list, trail, events, usage, request] {
+    let profiles = block_on(store.profiles(&[])).unwrap_err();
+    let saved = block_on(store.save_profiles(&[])).unwrap_err();
+    for error in [list, trail, events, usage, request, profiles, saved] {
         assert_eq!(error.kind(), StoreErrorKind::Refused);
         assert_eq!(error.to_string(), "the key store does not support this");
     }

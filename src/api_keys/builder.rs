@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{ApiKeys, Managed};
+use crate::anomaly::{AnomalyDetection, WatchTable};
 use crate::backend::memory::limiter::MemoryLimiter;
 use crate::cache::adoption::{Adopter, Adoption};
 use crate::cache::{Cache, KeyCache};
@@ -27,6 +28,7 @@ use crate::limit::rule::LimitsError;
 use crate::limit::rule_editions::RuleEditions;
 use crate::manage::policy::IssuePolicy;
 use crate::manage::retire::SHORTEST_IDLE;
+use crate::observe::countries::Countries;
 use crate::observe::nearly_used::NearlyUsed;
 use crate::observe::{Observer, Observers};
 use crate::shared::{FollowedFeed, Heartbeat, IdleEnds, LogThrottles, Shared, Subjects};
@@ -55,6 +57,8 @@ pub struct ApiKeysBuilder<A = Managed> {
     feed: Option<Arc<dyn DynChangeFeed>>,
     usage_store: Option<Arc<dyn DynManagedKeyStore>>,
     metering: Metering,
+    detection: Option<AnomalyDetection>,
+    countries: Option<Arc<dyn Countries>>,
     sinks: BTreeMap<String, Arc<dyn DynEventSink>>,
     pub(super) webhooks: Option<Arc<dyn DynWebhooks>>,
     pub(super) adopted: Vec<(KeyFormat, Arc<Adopter>)>,
@@ -90,6 +94,37 @@ impl ApiKeysBuilder {
         self
     }
 
+    /// Switches [anomaly detection](crate::anomaly) on. Default: off.
+    ///
+    /// The [worker](ApiKeys::worker) detects: without one in a process, the requests to it are not
+    /// seen. The store must keep [profiles](crate::ManagedKeyStore::profiles).
+    ///
+    /// ```
+    /// use tower_api_key::anomaly::{Actions, AnomalyDetection, CountryHeader};
+    /// use tower_api_key::{ApiKeys, MemoryStore};
+    ///
+    /// let keys = ApiKeys::builder(MemoryStore::new())
+    ///     .anomaly_detection(AnomalyDetection::new().actions(Actions::recommended()).dry_run())
+    ///     .countries(CountryHeader::new("cf-ipcountry")?)
+    ///     .build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn anomaly_detection(mut self, detection: AnomalyDetection) -> Self {
+        self.detection = Some(detection);
+        self
+    }
+
+    /// Sets the source of the countries of clients, for anomaly detection. Default: none, and no
+    /// country is new.
+    ///
+    /// The address of the client is that of
+    /// [`ApiKeyLayer::client_address`](crate::ApiKeyLayer::client_address). A client whose address is
+    /// not known has no country.
+    pub fn countries(mut self, countries: impl Countries) -> Self {
+        self.countries = Some(Arc::new(countries));
+        self
+    }
+
     /// Sets the policy of issuing. Default: everything is allowed.
     pub fn issue_policy(mut self, policy: IssuePolicy) -> Self {
         self.idle = IdleEnds {
@@ -121,6 +156,8 @@ impl<A> ApiKeysBuilder<A> {
             feed: None,
             usage_store: None,
             metering: Metering::new(),
+            detection: None,
+            countries: None,
             sinks: BTreeMap::new(),
             webhooks: None,
             adopted: Vec::new(),
@@ -540,6 +577,11 @@ impl<A> ApiKeysBuilder<A> {
                 heartbeat: Heartbeat::default(),
             }),
             usage: UsageTable::new(self.metering, hides_addresses),
+            watch: self.detection.map(|mut detection| {
+                detection.hides_addresses = hides_addresses;
+                WatchTable::new(detection)
+            }),
+            countries: self.countries,
             outbox: self.usage_store.as_ref().and_then(|store| store.outbox()),
             usage_store: self.usage_store,
             sinks: self.sinks,

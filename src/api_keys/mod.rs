@@ -9,6 +9,7 @@ mod follow;
 mod record_usage;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod watch;
 #[cfg(feature = "webhook")]
 mod webhooks;
 mod worker;

@@ -13,6 +13,7 @@ use super::deliver::{self, Deliverer};
 use super::end_idle::end_idle;
 use super::follow::follow;
 use super::record_usage::UsageRecorder;
+use super::watch::{self, Lookout};
 use crate::manage::BoxFuture;
 use crate::shared::{Heartbeat, LastBeat, Shared};
 use crate::util::timestamp::nanoseconds;
@@ -27,6 +28,7 @@ use crate::util::timestamp::nanoseconds;
 /// - [usage](crate::usage) is not counted, and lists do not tell when keys were used;
 /// - nobody is told that a key expires soon, has expired, or is still in use after its rotation;
 /// - events are not delivered to sinks and webhooks;
+/// - [anomalies](crate::anomaly) are not detected;
 /// - idle keys do not end ([`IssuePolicy::end_when_idle`](crate::manage::IssuePolicy::end_when_idle));
 /// - values that [observers](crate::observe::Observer) keep for a key that is no longer used stay
 ///   until the cache evicts its entry;
@@ -64,6 +66,7 @@ impl Worker {
         let store = shared.usage_store.as_ref();
         let mut recorder = store.map(|store| UsageRecorder::new(shared, store));
         let mut deliverer = Deliverer::new(shared);
+        let mut lookout = Lookout::new(&self.shared);
         {
             let mut sweeping = pin!(sweep(shared));
             let mut ending = pin!(end_idle(&self.shared));
@@ -81,6 +84,7 @@ impl Worker {
                 }
             });
             let mut delivering = pin!(deliver::run(&mut deliverer));
+            let mut looking = pin!(watch::run(&mut lookout));
             let mut stop = pin!(stop);
             poll_fn(|cx| {
                 if stop.as_mut().poll(cx).is_ready() {
@@ -93,6 +97,7 @@ impl Worker {
                 let _: Poll<Infallible> = following.as_mut().poll(cx);
                 let _: Poll<Infallible> = recording.as_mut().poll(cx);
                 let _: Poll<Infallible> = delivering.as_mut().poll(cx);
+                let _: Poll<Infallible> = looking.as_mut().poll(cx);
                 Poll::Pending
             })
             .await;
@@ -104,13 +109,18 @@ impl Worker {
             }
         });
         let announce = pin!(announce_what_waits(shared));
+        let look = pin!(async {
+            if let Some(lookout) = &mut lookout {
+                lookout.finish().await;
+            }
+        });
         let deliver = pin!(async {
             if let Some(deliverer) = &mut deliverer {
                 deliverer.finish().await;
             }
         });
         // At the same time: a delivery in progress may hold the connection that the others need.
-        all([record, announce, deliver]).await;
+        all([record, announce, look, deliver]).await;
         shared.cache.drop_all_observer_values();
         shared.worker.stop();
         if let Some(feed) = &shared.feed {
@@ -120,7 +130,7 @@ impl Worker {
 }
 
 /// Waits until all futures have completed.
-async fn all(futures: [Pin<&mut (dyn Future<Output = ()> + Send)>; 3]) {
+async fn all(futures: [Pin<&mut (dyn Future<Output = ()> + Send)>; 4]) {
     let mut left = futures.map(Some);
     poll_fn(|cx| {
         for slot in &mut left {

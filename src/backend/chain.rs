@@ -3,9 +3,9 @@
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::store::{
-    AgedRecord, BoxedFeed, BoxedOutbox, Change, Floor, Followed, IssueRequest, KeptEvent, KeyQuery,
-    KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, Step, StoreError, TrailQuery,
-    TrailRecord, UsageBatch, UsageQuery, UsageRow,
+    AgedRecord, BoxedFeed, BoxedOutbox, Change, Floor, Followed, IssueRequest, KeptEvent,
+    KeptProfile, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, Step,
+    StoreError, TrailQuery, TrailRecord, UsageBatch, UsageQuery, UsageRow,
 };
 
 /// A writable store, followed by a read-only store such as a
@@ -156,5 +156,13 @@ impl<M: ManagedKeyStore, R: KeyStore> ManagedKeyStore for StoreChain<M, R> {
         paging: &Paging,
     ) -> Result<Page<UsageRow>, StoreError> {
         self.managed.usage(query, paging).await
+    }
+
+    async fn profiles(&self, lineages: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError> {
+        self.managed.profiles(lineages).await
+    }
+
+    async fn save_profiles(&self, profiles: &[KeptProfile]) -> Result<Vec<KeyId>, StoreError> {
+        self.managed.save_profiles(profiles).await
     }
 }

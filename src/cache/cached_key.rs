@@ -9,6 +9,7 @@ use super::coherent::EntryMeta;
 use super::epochs::Epoch;
 use super::frequency_sketch::MOST;
 use super::observer_slots::ObserverSlots;
+use crate::anomaly::{Watch, WatchTable};
 use crate::key::digest::{KeyDigest, KeyId};
 use crate::key::environment::Environment;
 use crate::key::footprint::allocation;
@@ -76,6 +77,7 @@ struct Cold {
     key_services: Arc<KeyServices>,
     observer_slots: ObserverSlots,
     meter: OnceLock<Arc<Meter>>,
+    watch: OnceLock<Arc<Watch>>,
     weight: u32,
 }
 
@@ -145,6 +147,7 @@ impl CachedKey {
             format,
             observer_slots: ObserverSlots::new(key_services.observers),
             meter: OnceLock::new(),
+            watch: OnceLock::new(),
             key_services,
             weight: 0,
         });
@@ -187,7 +190,7 @@ impl CachedKey {
     pub(super) fn without_slots(&self) -> Self {
         let key = self.with_record(self.cold().record.clone());
         key.set_uses(self.uses());
-        key.keep_meter_of(self);
+        key.keep_counts_of(self);
         key
     }
 
@@ -204,13 +207,30 @@ impl CachedKey {
         self.cold().meter.get()
     }
 
-    /// Goes on with the meter of an older entry, unless its counts are those of another account.
-    pub(super) fn keep_meter_of(&self, older: &Self) {
+    /// Returns the watch of the key, created on first use. Anybody may use a publishable key, so
+    /// that it has none.
+    #[inline]
+    pub(crate) fn watch_in(&self, table: &Arc<WatchTable>) -> Option<&Arc<Watch>> {
+        if self.kind() == KeyKind::Publishable {
+            return None;
+        }
+        let cold = self.cold();
+        Some(cold.watch.get_or_init(|| table.watch(&cold.record)))
+    }
+
+    /// Goes on with the meter and the watch of an older entry, unless its counts are those of another
+    /// account, or what is watched may be another.
+    pub(super) fn keep_counts_of(&self, older: &Self) {
         let cold = self.cold();
         if let Some(meter) = older.meter()
             && meter.is_of(&cold.record, &cold.environment)
         {
             let _ = cold.meter.set(Arc::clone(meter)); // a request may have been faster
+        }
+        if let Some(watch) = older.cold().watch.get()
+            && watch.is_of(&cold.record)
+        {
+            let _ = cold.watch.set(Arc::clone(watch));
         }
     }
 

@@ -317,7 +317,7 @@ impl Stripe {
         match slot.and_then(|slot| self.keys.get_mut(slot)) {
             Some(entry) => {
                 if let Some(older) = entry.as_ref().filter(|older| older.is(id)) {
-                    key.keep_meter_of(older);
+                    key.keep_counts_of(older);
                 }
                 entry.replace(key)
             }

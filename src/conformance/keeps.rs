@@ -38,6 +38,7 @@ pub(super) enum Part {
     Events,
     Usage,
     Reports,
+    Profiles,
     Deletions,
     Requests,
     Caps,
@@ -173,6 +174,12 @@ impl Keeps {
     /// Declares that the store records usage and does not report it.
     pub fn without_usage_reports(mut self) -> Self {
         self.parts_left_out.push(Part::Reports);
+        self
+    }
+
+    /// Declares that the store keeps no profiles.
+    pub fn without_profiles(mut self) -> Self {
+        self.parts_left_out.push(Part::Profiles);
         self
     }
 

@@ -7,7 +7,7 @@ use crate::conformance::keeps::{Field, Keeps};
 use crate::conformance::key_store::key_store;
 use crate::conformance::promise::Promise;
 use crate::conformance::records::{Digests, all_kinds, full, named, same, with_nanoseconds};
-use crate::conformance::{events, guards, lists, trails, usage, usage_reports};
+use crate::conformance::{events, guards, lists, profiles, trails, usage, usage_reports};
 use crate::key::containment::Revocation;
 use crate::key::digest::KeyId;
 use crate::key::record::{KeyRecord, Rotation};
@@ -46,6 +46,8 @@ const RIVALS: usize = 12;
 /// - Lists contain each key once, in the requested order and state, page by page, even while keys
 ///   change. The trail has one record per write, and none of a failed change. Events are read once,
 ///   in order. A batch of usage is recorded once, and changes nothing but usage.
+/// - A profile is saved in the version that follows the kept one, and is deleted with the last key
+///   of its lineage.
 /// - A deleted key is gone, and its trail stays. A request for a key is remembered once. Of
 ///   concurrent writers under a cap on the keys of an account, as many succeed as it allows.
 ///
@@ -85,6 +87,7 @@ pub async fn managed_key_store_keeping<S: ManagedKeyStore>(store: &S, keeps: &Ke
     usage::suite(store, keeps).await;
     usage_reports::suite(store, keeps).await;
     guards::suite(store, keeps).await;
+    profiles::suite(store, keeps).await;
 }
 
 /// A change of records that every store can keep.

@@ -47,6 +47,7 @@ mod key_store;
 mod lists;
 mod managed_key_store;
 mod outbox;
+mod profiles;
 mod promise;
 mod random;
 pub mod rate_limiter;

@@ -233,7 +233,7 @@
 //! GRANT SELECT ON ALL TABLES IN SCHEMA tower_api_key TO service;
 //! GRANT INSERT, UPDATE ON tower_api_key.keys, tower_api_key.uses, tower_api_key.usage,
 //!     tower_api_key.flushes, tower_api_key.requests, tower_api_key.endpoints,
-//!     tower_api_key.deliveries TO service;
+//!     tower_api_key.deliveries, tower_api_key.profiles TO service;
 //! GRANT INSERT, UPDATE ON tower_api_key.marks TO service;
 //! GRANT INSERT ON tower_api_key.trail, tower_api_key.events, tower_api_key.told TO service;
 //! GRANT DELETE ON tower_api_key.flushes TO service;
@@ -241,7 +241,8 @@
 //! GRANT DELETE ON tower_api_key.endpoints, tower_api_key.deliveries TO service;
 //! -- Only for a role that purges keys or events:
 //! GRANT DELETE ON tower_api_key.keys, tower_api_key.uses, tower_api_key.requests,
-//!     tower_api_key.events, tower_api_key.deliveries, tower_api_key.told TO service;
+//!     tower_api_key.events, tower_api_key.deliveries, tower_api_key.told,
+//!     tower_api_key.profiles TO service;
 //! ```
 //!
 //! Run these statements again after a migration that adds tables. A process that only verifies keys

@@ -250,6 +250,14 @@ pub enum NotFound {
 }
 
 impl Rejection {
+    /// Returns whether the key is denied because of its status.
+    pub(crate) const fn is_by_status(&self) -> bool {
+        matches!(
+            self,
+            Self::Expired { .. } | Self::Revoked | Self::Suspended | Self::NotYetActive { .. }
+        )
+    }
+
     /// Returns the machine-readable code, which stays the same from release to release.
     pub const fn code(&self) -> &'static str {
         match self {

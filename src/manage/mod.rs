@@ -2,6 +2,7 @@
 //!
 //! [`ApiKeys`](crate::ApiKeys) starts these calls; each is a future with setters.
 
+pub(crate) mod alert;
 pub(crate) mod change;
 pub(crate) mod contain;
 mod edits;

@@ -70,8 +70,11 @@ impl Gate {
             verdict,
         } = reason.into();
         if let Some(key) = key {
-            self.shared
-                .count_denial(key.cached_key(), context.now().wall(), &rejection);
+            let (key, now) = (key.cached_key(), context.now().wall());
+            self.shared.count_denial(key, now, &rejection);
+            if !rejection.is_by_status() {
+                self.shared.see(key, now, context.head, || context.client());
+            }
         }
         self.shared.observers.decided(&Decision {
             outcome: Err(&rejection),
@@ -103,6 +106,7 @@ impl Gate {
         let now = context.now().wall();
         self.shared
             .count_admission(key, now, cost, || context.client());
+        self.shared.see(key, now, context.head, || context.client());
         for (unit, units) in rules.unit_costs_of(request_limits) {
             if let Some(meter) = key.meter() {
                 meter.add_units(now, unit, i64::try_from(*units).unwrap_or(i64::MAX));

@@ -2,6 +2,7 @@
 //!
 //! [`Observer`] is the port. The logs of this library are based on the same announcements.
 
+pub(crate) mod countries;
 mod log;
 #[cfg(feature = "metrics")]
 pub(crate) mod metrics;

@@ -5,9 +5,9 @@ use std::fmt;
 use async_trait::async_trait;
 
 use super::{
-    AgedRecord, BoxedFeed, BoxedOutbox, Change, Floor, IssueRequest, KeyQuery, KeyStore, ListedKey,
-    ManagedKeyStore, Page, Paging, StoreError, TrailQuery, TrailRecord, UsageBatch, UsageQuery,
-    UsageRow,
+    AgedRecord, BoxedFeed, BoxedOutbox, Change, Floor, IssueRequest, KeptProfile, KeyQuery,
+    KeyStore, ListedKey, ManagedKeyStore, Page, Paging, StoreError, TrailQuery, TrailRecord,
+    UsageBatch, UsageQuery, UsageRow,
 };
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
@@ -92,6 +92,10 @@ pub(crate) trait DynManagedKeyStore: DynKeyStore {
         query: &UsageQuery,
         paging: &Paging,
     ) -> Result<Page<UsageRow>, StoreError>;
+
+    async fn profiles(&self, lineages: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError>;
+
+    async fn save_profiles(&self, profiles: &[KeptProfile]) -> Result<Vec<KeyId>, StoreError>;
 }
 
 #[async_trait]
@@ -142,6 +146,14 @@ impl<S: ManagedKeyStore> DynManagedKeyStore for S {
         paging: &Paging,
     ) -> Result<Page<UsageRow>, StoreError> {
         ManagedKeyStore::usage(self, query, paging).await
+    }
+
+    async fn profiles(&self, lineages: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError> {
+        ManagedKeyStore::profiles(self, lineages).await
+    }
+
+    async fn save_profiles(&self, profiles: &[KeptProfile]) -> Result<Vec<KeyId>, StoreError> {
+        ManagedKeyStore::save_profiles(self, profiles).await
     }
 }
 

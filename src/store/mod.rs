@@ -21,6 +21,7 @@ mod list;
 mod once;
 mod outbox;
 mod page;
+mod profile;
 mod trail;
 mod usage;
 mod usage_report;
@@ -54,6 +55,7 @@ pub use outbox::{
     Settlement,
 };
 pub use page::{Cursor, Page, Paging};
+pub use profile::KeptProfile;
 pub use trail::{
     Action, ActionError, Actor, ActorKind, ActorKindError, Origin, TrailQuery, TrailRecord,
 };
@@ -388,6 +390,35 @@ pub trait ManagedKeyStore: KeyStore {
         let refused = StoreError::refused("this store reports no usage");
         async move { Err(refused) }
     }
+
+    /// Reads the profiles of lineages, in any order, without lag. Lineages without one are left out.
+    ///
+    /// The default is an error. Without this method and [`save_profiles`](Self::save_profiles), no
+    /// [anomalies](crate::anomaly) are detected.
+    fn profiles(
+        &self,
+        lineages: &[KeyId],
+    ) -> impl Future<Output = Result<Vec<KeptProfile>, StoreError>> + Send {
+        let _ = lineages;
+        let refused = StoreError::refused("this store keeps no profiles");
+        async move { Err(refused) }
+    }
+
+    /// Saves each of these profiles whose version follows the kept one, and version 1 where none is
+    /// kept. Returns the lineages of those that were saved, in any order.
+    ///
+    /// Of several processes that save the same version, exactly one succeeds. A profile changes
+    /// nothing but itself, and is deleted with the last key of its lineage.
+    ///
+    /// The default is an error.
+    fn save_profiles(
+        &self,
+        profiles: &[KeptProfile],
+    ) -> impl Future<Output = Result<Vec<KeyId>, StoreError>> + Send {
+        let _ = profiles;
+        let refused = StoreError::refused("this store keeps no profiles");
+        async move { Err(refused) }
+    }
 }
 
 /// Delegates to the shared store.
@@ -460,5 +491,13 @@ impl<S: ManagedKeyStore> ManagedKeyStore for Arc<S> {
         paging: &Paging,
     ) -> Result<Page<UsageRow>, StoreError> {
         ManagedKeyStore::usage(&**self, query, paging).await
+    }
+
+    async fn profiles(&self, lineages: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError> {
+        ManagedKeyStore::profiles(&**self, lineages).await
+    }
+
+    async fn save_profiles(&self, profiles: &[KeptProfile]) -> Result<Vec<KeyId>, StoreError> {
+        ManagedKeyStore::save_profiles(&**self, profiles).await
     }
 }

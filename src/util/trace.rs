@@ -209,6 +209,70 @@ pub(crate) fn usage_folded() {
     );
 }
 
+/// The facts of an anomaly that are logged.
+pub(crate) struct Anomaly<'a> {
+    pub(crate) severity: &'static str,
+    pub(crate) key_id: String,
+    pub(crate) account: &'a str,
+    pub(crate) detectors: String,
+    pub(crate) action: &'static str,
+}
+
+/// Logs an anomaly that is low or medium.
+pub(crate) fn anomaly(anomaly: &Anomaly<'_>) {
+    let Anomaly {
+        severity,
+        key_id,
+        account,
+        detectors,
+        action,
+    } = anomaly;
+    info!(target: TARGET, severity, key_id, account, detectors, action, "a key is used in an unusual way");
+}
+
+/// Logs an anomaly that is high.
+pub(crate) fn high_anomaly(anomaly: &Anomaly<'_>) {
+    let Anomaly {
+        severity,
+        key_id,
+        account,
+        detectors,
+        action,
+    } = anomaly;
+    warn!(target: TARGET, severity, key_id, account, detectors, action, "a key is used in a very unusual way");
+}
+
+/// Logs an anomaly that is critical.
+pub(crate) fn critical_anomaly(anomaly: &Anomaly<'_>) {
+    let Anomaly {
+        severity,
+        key_id,
+        account,
+        detectors,
+        action,
+    } = anomaly;
+    error!(target: TARGET, severity, key_id, account, detectors, action, "a key is probably in the wrong hands");
+}
+
+/// Logs that the store does not keep profiles.
+pub(crate) fn profiles_refused(error: &(dyn Error + 'static), was_logged: bool) {
+    if !was_logged {
+        let causes = Causes(error);
+        warn!(target: TARGET, error = %causes, "the store keeps no profiles of keys, so no anomalies are detected");
+    }
+}
+
+/// Logs a look for anomalies that failed. It is tried again.
+pub(crate) fn not_looked(error: &(dyn Error + 'static)) {
+    let causes = Causes(error);
+    warn!(target: TARGET, error = %causes, "anomalies cannot be looked for at present; it is tried again");
+}
+
+/// Logs a profile that cannot be read. Learning begins anew.
+pub(crate) fn profile_damaged(lineage: &dyn fmt::Display) {
+    warn!(target: TARGET, %lineage, "the profile of a key is damaged; what is usual for the key is learned anew");
+}
+
 /// Logs idle keys that could not be ended. They are looked for again in an hour.
 pub(crate) fn idle_keys_not_ended(error: &(dyn Error + 'static)) {
     let causes = Causes(error);

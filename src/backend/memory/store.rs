@@ -13,8 +13,9 @@ use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::store::{
     BoxedOutbox, Change, ChangeFeed, ChangeId, ChangedKey, Changes, Cursor, FeedError, Followed,
-    IssueRequest, KeptEvent, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start,
-    Step, StoreError, TrailQuery, TrailRecord, UsageBatch, UsagePlace, UsageQuery, UsageRow,
+    IssueRequest, KeptEvent, KeptProfile, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page,
+    Paging, Start, Step, StoreError, TrailQuery, TrailRecord, UsageBatch, UsagePlace, UsageQuery,
+    UsageRow,
 };
 
 /// The maximum number of records that are examined for one page of a list.
@@ -57,6 +58,7 @@ pub(super) struct Tables {
     trail: Journal<TrailRecord>,
     events: Journal<KeptEvent>,
     usage: Usage,
+    profiles: HashMap<KeyId, KeptProfile>,
     pub(super) outbox: DeliveryTable,
     /// The number of the last batch of each node.
     last_batches: HashMap<[u8; 16], u64>,
@@ -143,7 +145,7 @@ impl ManagedKeyStore for MemoryStore {
                     tables.trail.push(trail.clone(), trail.size());
                 }
                 Step::Delete { record, trail } => {
-                    tables.delete(&record.id());
+                    tables.delete(record);
                     tables.trail.push(trail.clone(), trail.size());
                 }
                 Step::Request { request, replaces } => tables.remember(request, replaces),
@@ -309,6 +311,26 @@ impl ManagedKeyStore for MemoryStore {
         let next = next.map(|place| self.cursor(&list, place.to_text()));
         Ok(Page::new(rows, next))
     }
+
+    async fn profiles(&self, lineages: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError> {
+        let tables = self.read();
+        let kept = lineages.iter();
+        let kept = kept.filter_map(|lineage| tables.profiles.get(lineage).cloned());
+        Ok(kept.collect())
+    }
+
+    async fn save_profiles(&self, profiles: &[KeptProfile]) -> Result<Vec<KeyId>, StoreError> {
+        let kept = &mut self.write().profiles;
+        let mut saved = Vec::new();
+        for profile in profiles {
+            let version = kept.get(&profile.lineage).map_or(0, |kept| kept.version);
+            if profile.version.checked_sub(1) == Some(version) {
+                kept.insert(profile.lineage, profile.clone());
+                saved.push(profile.lineage);
+            }
+        }
+        Ok(saved)
+    }
 }
 
 impl Tables {
@@ -369,8 +391,12 @@ impl Tables {
         self.events.push(event, size);
     }
 
-    fn delete(&mut self, id: &KeyId) {
+    fn delete(&mut self, record: &KeyRecord) {
+        let (id, lineage) = (&record.id(), record.lineage());
         self.records.delete(id);
+        if self.records.lineage(&lineage).next().is_none() {
+            self.profiles.remove(&lineage);
+        }
         for request in self.requests_of.remove(id).unwrap_or_default() {
             self.requests.remove(&request);
         }

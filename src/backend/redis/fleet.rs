@@ -19,8 +19,8 @@ use crate::key::record::KeyRecord;
 use crate::key::verifier::PepperRing;
 use crate::store::{
     AgedRecord, BoxedFeed, BoxedOutbox, Change, ChangedKey, Floor, Followed, IssueRequest,
-    KeptEvent, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start, Step,
-    StoreError, StoreErrorKind, TrailQuery, TrailRecord, UsageBatch, UsageQuery, UsageRow,
+    KeptEvent, KeptProfile, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, Start,
+    Step, StoreError, StoreErrorKind, TrailQuery, TrailRecord, UsageBatch, UsageQuery, UsageRow,
 };
 #[cfg(feature = "testing")]
 use crate::util::clock::Clock;
@@ -410,6 +410,14 @@ impl<S: ManagedKeyStore> ManagedKeyStore for RedisFleet<S> {
         paging: &Paging,
     ) -> Result<Page<UsageRow>, StoreError> {
         self.store.usage(query, paging).await
+    }
+
+    async fn profiles(&self, lineages: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError> {
+        self.store.profiles(lineages).await
+    }
+
+    async fn save_profiles(&self, profiles: &[KeptProfile]) -> Result<Vec<KeyId>, StoreError> {
+        self.store.save_profiles(profiles).await
     }
 }
 

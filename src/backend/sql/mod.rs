@@ -23,6 +23,7 @@ mod outbox;
 mod ports;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod profiles;
 mod record_row;
 mod session;
 #[cfg(feature = "sqlite")]

@@ -107,6 +107,7 @@ impl Names {
             "uses",
             "usage",
             "flushes",
+            "profiles",
             "requests",
             "trail",
             "stubs",

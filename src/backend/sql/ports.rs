@@ -157,6 +157,20 @@ macro_rules! ports {
             ) -> Result<Page<UsageRow>, StoreError> {
                 self.0.usage(query, paging).await
             }
+
+            async fn profiles(
+                &self,
+                lineages: &[KeyId],
+            ) -> Result<Vec<$crate::store::KeptProfile>, StoreError> {
+                self.0.profiles(lineages).await
+            }
+
+            async fn save_profiles(
+                &self,
+                profiles: &[$crate::store::KeptProfile],
+            ) -> Result<Vec<KeyId>, StoreError> {
+                self.0.save_profiles(profiles).await
+            }
         }
 
         $crate::backend::sql::ports::outbox!($name);

@@ -79,6 +79,12 @@ CREATE TABLE {flushes} (
   at {integer} NOT NULL
 ){updated};
 
+CREATE TABLE {profiles} (
+  lineage {bytes} NOT NULL PRIMARY KEY,
+  version {integer} NOT NULL,
+  data {bytes} NOT NULL
+){updated};
+
 CREATE TABLE {requests} (
   id {bytes} NOT NULL PRIMARY KEY,
   fingerprint {bytes} NOT NULL,

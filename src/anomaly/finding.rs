@@ -1,0 +1,113 @@
+//! Findings of detectors, and the alerts that they make together.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use crate::anomaly::severity::Severity;
+use crate::key::digest::KeyId;
+
+/// The most facts of a finding, and the longest text of one, in bytes.
+const MOST_FACTS: usize = 16;
+const LONGEST: usize = 256;
+
+/// An anomaly that a detector has found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finding {
+    pub(super) severity: Severity,
+    pub(super) facts: Map<String, Value>,
+}
+
+impl Finding {
+    /// Creates a finding of a severity.
+    pub fn new(severity: Severity) -> Self {
+        Self {
+            severity,
+            facts: Map::new(),
+        }
+    }
+
+    /// Adds a fact for the alert. There may be 16 facts, of 256 bytes each; what is longer is cut,
+    /// and further facts are left out. Do not add secrets.
+    #[must_use]
+    pub fn fact(self, name: impl Into<String>, value: impl fmt::Display) -> Self {
+        let value = value.to_string();
+        self.with(name.into(), shortened(&value).into())
+    }
+
+    pub(super) fn with(mut self, name: impl Into<String>, value: Value) -> Self {
+        if self.facts.len() < MOST_FACTS {
+            let name = name.into();
+            self.facts.insert(shortened(&name).to_owned(), value);
+        }
+        self
+    }
+}
+
+/// Returns the beginning of a text that has room in an alert.
+fn shortened(text: &str) -> &str {
+    let end = (0..=LONGEST.min(text.len())).rev();
+    let end = end.into_iter().find(|at| text.is_char_boundary(*at));
+    &text[..end.unwrap_or_default()]
+}
+
+/// A finding with its detector.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Found {
+    pub(super) detector: String,
+    /// What tells it from others of the detector, such as a country.
+    pub(super) detail: String,
+    pub(super) finding: Finding,
+}
+
+/// An alert about a key: what was found, and how severe it is altogether.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Alert {
+    pub(crate) key: KeyId,
+    pub(crate) severity: Severity,
+    pub(super) found: Vec<Found>,
+    /// The detectors that found something shortly before, which raises the severity.
+    pub(super) after: Vec<Box<str>>,
+    pub(crate) hourly_average: f64,
+}
+
+impl Alert {
+    /// Returns the facts for an event.
+    pub(crate) fn facts(&self) -> Vec<(&'static str, Value)> {
+        let found = self.found.iter().map(|found| {
+            let mut facts = found.finding.facts.clone();
+            facts.insert("detector".to_owned(), found.detector.as_str().into());
+            let severity = found.finding.severity.as_str();
+            facts.insert("severity".to_owned(), severity.into());
+            Value::Object(facts)
+        });
+        let mut facts = vec![
+            ("severity", self.severity.as_str().into()),
+            ("findings", found.collect()),
+        ];
+        if !self.after.is_empty() {
+            let after = self.after.iter().map(|name| Value::from(&**name));
+            facts.push(("after", after.collect()));
+        }
+        facts
+    }
+
+    /// Returns the names of the detectors, for logs and reasons.
+    pub(crate) fn detectors(&self) -> String {
+        let mut names: Vec<&str> = Vec::new();
+        let found = self.found.iter().map(|found| found.detector.as_str());
+        for name in found.chain(self.after.iter().map(|name| &**name)) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names.join(", ")
+    }
+
+    /// Returns what tells the alert from other alerts about the key.
+    pub(crate) fn identity(&self) -> String {
+        let found = self.found.iter();
+        let found = found.map(|found| format!("{} {}", found.detector, found.detail));
+        found.collect::<Vec<_>>().join("; ")
+    }
+}

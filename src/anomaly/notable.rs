@@ -1,0 +1,14 @@
+//! What a process looks out for, as the profile of a key tells it.
+
+use crate::anomaly::country::Country;
+
+/// What is notable for a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Notable {
+    /// The requests since the last look that are.
+    pub(super) requests: u64,
+    /// The hours of the UTC day that are not, as bits.
+    pub(super) usual_hours: u32,
+    /// The countries that are not. `None` if no country is.
+    pub(super) countries: Option<Box<[Country]>>,
+}

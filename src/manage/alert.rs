@@ -1,0 +1,176 @@
+//! Alerts of anomaly detection: an event, and the action that the application chose.
+
+use std::time::SystemTime;
+
+use serde_json::Value;
+
+use crate::anomaly::{Action as Measure, Alert, AnomalyDetection, Severity};
+use crate::key::containment::{Revocation, Suspension, Throttling};
+use crate::key::record::KeyRecord;
+use crate::manage::change::ChangeError;
+use crate::manage::{ATTEMPTS, Manager};
+use crate::store::{
+    Action, Actor, ActorKind, Change, Event, Once, Origin, StoreError, StoreErrorKind,
+};
+use crate::util::trace;
+
+/// The reason of a revocation by the library.
+const AUTOMATIC: &str = "automatic_security";
+
+/// A measure against a key, as a change of its record.
+struct Planned {
+    action: Action,
+    record: KeyRecord,
+}
+
+impl Manager {
+    /// Tells an alert once, and carries out the action on it, in one transaction. `hour` tells it
+    /// from the same finding later.
+    pub(crate) async fn raise(
+        &self,
+        alert: &Alert,
+        detection: &AnomalyDetection,
+        hour: u32,
+    ) -> Result<(), ChangeError> {
+        let measure = detection.actions.of(alert.severity);
+        let mut attempt = 1;
+        loop {
+            let Some(seen) = self.find_newest(&alert.key).await? else {
+                return Ok(()); // the key was deleted meanwhile
+            };
+            let now = self.shared.now();
+            let planned = if detection.is_dry_run {
+                None
+            } else {
+                planned(&seen, measure, alert, now)
+            };
+            let origin = Origin::new(Actor::new(ActorKind::System, "anomaly detection"));
+            let reason = format!("{} anomaly: {}", alert.severity, alert.detectors());
+            let mut change = Change::new(origin.with_reason(reason), now);
+            let done = planned.is_some();
+            if let Some(Planned { action, record }) = planned {
+                let next = seen.version().saturating_add(1);
+                change = change.update(action, &seen, record.with_version(next).rounded())?;
+            }
+            let once = Once::of([
+                "anomaly",
+                &alert.key.to_string(),
+                &alert.identity(),
+                &hour.to_string(),
+            ]);
+            let event = event(alert, &seen, detection, done, now);
+            change = change.add_event_once(event, once)?;
+            match self.commit(change).await {
+                Ok(()) => {
+                    let action = if done { measure } else { Measure::Tell };
+                    log(alert, seen.account(), action);
+                    return Ok(());
+                }
+                Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {
+                    attempt += 1;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Returns the change of a record that a measure makes; `None` if it is only told, or if the key is
+/// no better than that already.
+fn planned(seen: &KeyRecord, measure: Measure, alert: &Alert, now: SystemTime) -> Option<Planned> {
+    if seen.revoked().is_some() {
+        return None;
+    }
+    let reason = || format!("{} anomaly: {}", alert.severity, alert.detectors());
+    let is_suspended = seen.suspended().is_some_and(|it| it.holds_at(now));
+    let record = seen.clone();
+    match measure {
+        Measure::Tell => None,
+        Measure::Throttle { quota, time } => {
+            let is_throttled = seen.throttled().is_some_and(|it| it.holds_at(now));
+            if is_throttled || is_suspended {
+                return None;
+            }
+            let quota = Measure::quota(quota, alert.hourly_average);
+            let until = now + Measure::bounded(time);
+            let throttling = Throttling::new(quota, until).with_reason(reason());
+            Some(Planned {
+                action: Action::THROTTLED,
+                record: record.with_throttled(throttling),
+            })
+        }
+        Measure::Suspend { time } => {
+            if is_suspended {
+                return None;
+            }
+            let until = time.map(|time| now + Measure::bounded(time));
+            let suspension = Suspension::new(now).with_until(until).with_reason(reason());
+            Some(Planned {
+                action: Action::SUSPENDED,
+                record: record.with_suspended(suspension),
+            })
+        }
+        Measure::Revoke => {
+            let revocation = Revocation::new(now).with_reason(AUTOMATIC.to_owned());
+            Some(Planned {
+                action: Action::REVOKED,
+                record: record.with_revoked(revocation),
+            })
+        }
+    }
+}
+
+/// Returns the event of an alert. Only a high or critical one belongs to the account of the key.
+fn event(
+    alert: &Alert,
+    seen: &KeyRecord,
+    detection: &AnomalyDetection,
+    done: bool,
+    now: SystemTime,
+) -> Event {
+    let kind = match alert.severity {
+        Severity::Low => "anomaly.low",
+        Severity::Medium => "anomaly.medium",
+        Severity::High => "anomaly.high",
+        Severity::Critical => "anomaly.critical",
+    };
+    let measure = detection.actions.of(alert.severity);
+    let action = if done || detection.is_dry_run {
+        measure
+    } else {
+        Measure::Tell
+    };
+    let mut facts = alert.facts();
+    facts.push(("action", action.as_str().into()));
+    if detection.is_dry_run {
+        facts.push(("dry_run", Value::Bool(true)));
+    }
+    let event = Event::of_key(kind, seen, now, facts);
+    if alert.severity >= Severity::High {
+        return event;
+    }
+    event.with_account(None)
+}
+
+fn log(alert: &Alert, account: &str, action: Measure) {
+    let anomaly = trace::Anomaly {
+        severity: alert.severity.as_str(),
+        key_id: alert.key.to_string(),
+        account,
+        detectors: alert.detectors(),
+        action: action.as_str(),
+    };
+    match alert.severity {
+        Severity::Low | Severity::Medium => trace::anomaly(&anomaly),
+        Severity::High => trace::high_anomaly(&anomaly),
+        Severity::Critical => trace::critical_anomaly(&anomaly),
+    }
+}
+
+/// Returns whether the error may be over later. Otherwise the alert cannot be stored at all.
+pub(crate) fn may_be_over(error: ChangeError) -> Result<(), StoreError> {
+    match error {
+        ChangeError::Store(error) => Err(error),
+        ChangeError::Invalid(_) | ChangeError::NotFound(_) => Ok(()),
+    }
+}
