@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tower::Layer;
+use tower_api_key::anomaly::{AnomalyDetection, CountryHeader};
 use tower_api_key::http::NotFound;
 use tower_api_key::limit::MemoryLimiter;
 use tower_api_key::observe::{Answered, Decision, Observer};
@@ -21,11 +22,11 @@ use super::floor::{Floor, FloorLayer};
 use super::keys;
 use super::peers;
 use super::random::Random;
-use super::requests::{Bare, Credentials, Request};
+use super::requests::{Bare, COUNTRY, Credentials, Request};
 use super::serve::{Stack, stack};
 
 /// All cases, those next to each other that are compared.
-pub(crate) const NAMES: [&str; 22] = [
+pub(crate) const NAMES: [&str; 25] = [
     "bare_hot",
     "floor_hot",
     "full_hot",
@@ -40,6 +41,9 @@ pub(crate) const NAMES: [&str; 22] = [
     "window_10k",
     "observed_10k",
     "metered_10k",
+    "bare_addressed",
+    "addressed_10k",
+    "watched_10k",
     "tower_http_bearer",
     "bad_checksum",
     "unknown_remembered",
@@ -194,8 +198,25 @@ impl Sets {
             "metered_10k" => {
                 let keys = builder(some.keys(), Limits::new().per_key(RATE)).build();
                 let keys = keys.expect("limits that can be kept");
-                let stack = stack(metered(&keys).layer().layer(Bare));
+                let stack = stack(worked(&keys).layer().layer(Bare));
                 ("bare_10k", some.any(), accepted(ALL), stack)
+            }
+            "bare_addressed" => (name, some.addressed(), accepted(PLAIN), stack(Bare)),
+            "addressed_10k" => (
+                "bare_addressed",
+                some.addressed(),
+                accepted(ALL),
+                some.full(),
+            ),
+            "watched_10k" => {
+                let countries = CountryHeader::new(COUNTRY).expect("the name of a header");
+                let keys = builder(some.keys(), Limits::new().per_key(RATE))
+                    .anomaly_detection(AnomalyDetection::new())
+                    .countries(countries)
+                    .build();
+                let keys = keys.expect("limits that can be kept");
+                let stack = stack(worked(&keys).layer().layer(Bare));
+                ("bare_addressed", some.addressed(), accepted(ALL), stack)
             }
             "tower_http_bearer" => {
                 let stack = stack(peers::bearer(Bare, &some.keys()[0]));
@@ -262,6 +283,10 @@ impl Set {
         Credentials::one(&self.keys()[0])
     }
 
+    fn addressed(&self) -> Credentials {
+        Credentials::Addressed(Rc::clone(self.keys()))
+    }
+
     fn any(&self) -> Credentials {
         Credentials::AnyOf(Rc::clone(self.keys()))
     }
@@ -287,8 +312,9 @@ impl Set {
     }
 }
 
-/// Begins to count usage, which a worker does, and never records it.
-fn metered(keys: &ApiKeys) -> &ApiKeys {
+/// Begins to count usage, and to watch keys if anomalies are detected, which a worker does. It never
+/// records what was counted.
+fn worked(keys: &ApiKeys) -> &ApiKeys {
     let mut worker = Box::pin(keys.worker().into_future());
     let mut context = Context::from_waker(Waker::noop());
     assert!(worker.as_mut().poll(&mut context).is_pending());

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::hint::black_box;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -12,6 +13,7 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderValue, Response};
 use http_body_util::Empty;
 use tower::Service;
+use tower_api_key::http::PeerAddr;
 
 use super::random::Random;
 
@@ -22,6 +24,8 @@ pub(crate) type Request = http::Request<Empty<Bytes>>;
 pub(crate) enum Credentials {
     /// Any of these keys.
     AnyOf(Rc<[Box<str>]>),
+    /// Any of these keys, from a client with an address and a country.
+    Addressed(Rc<[Box<str>]>),
     None,
 }
 
@@ -34,6 +38,7 @@ impl Credentials {
     pub(crate) fn draw(&self, count: usize, random: &mut Random, requests: &mut Vec<Request>) {
         requests.extend((0..count).map(|_| match self {
             Self::AnyOf(keys) => request(Some(&keys[random.below(keys.len())])),
+            Self::Addressed(keys) => addressed(&keys[random.below(keys.len())]),
             Self::None => request(None),
         }));
     }
@@ -41,11 +46,35 @@ impl Credentials {
     /// A request with each of the keys, one after the other.
     pub(crate) fn each(&self) -> impl Iterator<Item = Request> {
         let (keys, without) = match self {
-            Self::AnyOf(keys) => (&keys[..], None),
+            Self::AnyOf(keys) | Self::Addressed(keys) => (&keys[..], None),
             Self::None => (&[][..], Some(request(None))),
         };
-        keys.iter().map(|key| request(Some(key))).chain(without)
+        let is_addressed = matches!(self, Self::Addressed(_));
+        let with = move |key: &Box<str>| {
+            if is_addressed {
+                addressed(key)
+            } else {
+                request(Some(key))
+            }
+        };
+        keys.iter().map(with).chain(without)
     }
+}
+
+/// The header in which a proxy tells the country of a client.
+pub(crate) const COUNTRY: &str = "cf-ipcountry";
+
+/// A request of a client that always has the same address.
+fn addressed(key: &str) -> Request {
+    let mut request = request(Some(key));
+    let headers = request.headers_mut();
+    headers.insert(COUNTRY, HeaderValue::from_static("DE"));
+    let client = key
+        .bytes()
+        .fold(7, |sum: u32, byte| sum.wrapping_mul(31) ^ u32::from(byte));
+    let client = SocketAddr::from((Ipv4Addr::from_bits(client), 443));
+    request.extensions_mut().insert(PeerAddr(client));
+    request
 }
 
 /// A GET as a client of an API sends it.
