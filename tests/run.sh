@@ -56,6 +56,23 @@ if ! command -v redis-server >/dev/null; then
     }
 fi
 
+# nginx. Each test starts one of its own, so the package shall not start one on port 80.
+install_nginx() {
+    as_root apt-get update || return
+    if command -v systemctl >/dev/null; then
+        as_root systemctl mask nginx.service >/dev/null 2>&1 || true
+    fi
+    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get install -y --no-install-recommends nginx
+}
+
+if ! command -v nginx /usr/sbin/nginx >/dev/null; then
+    install_nginx || {
+        echo "nginx cannot be installed with apt-get: put its program into PATH" >&2
+        exit 1
+    }
+fi
+
 if [ "${1:-}" = --full ]; then
     shift
     export CRASH_ROUNDS=100 CRASH_CHANGES=100 CONTAINED_KEYS=100000 OUTBOX_PENDING=100000

@@ -205,6 +205,7 @@
 //! - [`issuing`]: issue keys by a policy and once per request, and end or delete old ones.
 //! - [`limits`]: limit the use by key, account, address, plan and endpoint.
 //! - [`proxies`]: find the client's address behind a proxy, for allow-lists and limits.
+//! - [`forward_auth`]: protect services in any language, by nginx, Traefik or Envoy.
 //! - [`errors`]: choose the format of refusals, and look up the codes.
 //! - [`testing`]: test handlers, whole services, expiry and outages.
 //! - [`operating`]: logs, metrics, health, outages, restarts and shutdown.
@@ -231,6 +232,7 @@
 
 pub mod errors;
 pub mod fleet;
+pub mod forward_auth;
 pub mod issuing;
 pub mod key_holders;
 pub mod limits;

@@ -202,9 +202,10 @@
 //!
 //! - A proxy in front of the layer sees the key. Configure its access log without `Authorization`
 //!   and `X-API-Key`.
-//! - A gateway that asks your service whether to forward a request (`auth_request`, forward auth)
-//!   decides by HTTP status, and a gRPC refusal has the status 200. Set [`GrpcRequests::Never`] if
-//!   the gateway asks with the method of the original request.
+//! - A proxy can ask a service whether to let a request pass (`auth_request`, forward auth), for
+//!   applications in any language: see the chapter [`forward_auth`](crate::guide::forward_auth).
+//!   Such proxies decide by HTTP status, and a gRPC refusal has the status 200. Set
+//!   [`GrpcRequests::Never`] if the proxy asks with the method of the original request.
 //! - If your service is a proxy itself, [`ApiKeyLayer::pass_on`] passes the caller on as request
 //!   headers. A service that trusts these headers must be reachable through the layer only.
 //!
