@@ -19,10 +19,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request};
+use axum::middleware::{self, Next};
 use nginx::{Answer, Application, Nginx};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -35,6 +37,9 @@ use service::{REPORTS_READ, REPORTS_WRITE, limits};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// The heads of what nginx asked, and the sizes of the bodies.
+type Questions = Arc<Mutex<Vec<(HeaderMap, usize)>>>;
+
 /// The service of the example, an application, and nginx in front of both.
 struct World {
     keys: ApiKeys,
@@ -42,6 +47,7 @@ struct World {
     service: axum::Router,
     application: Application,
     nginx: Nginx,
+    questions: Questions,
     /// Serves while it is there.
     asked: Option<tokio::runtime::Runtime>,
 }
@@ -55,7 +61,18 @@ impl World {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = service.clone();
+        let questions = Questions::default();
+        let noted = Arc::clone(&questions);
+        let note = move |request: Request<Body>, next: Next| {
+            let noted = Arc::clone(&noted);
+            async move {
+                let (head, body) = request.into_parts();
+                let size = to_bytes(body, 65_536).await.unwrap().len();
+                noted.lock().unwrap().push((head.headers.clone(), size));
+                next.run(Request::from_parts(head, Body::empty())).await
+            }
+        };
+        let serving = service.clone().layer(middleware::from_fn(note));
         let serving = serving.into_make_service_with_connect_info::<SocketAddr>();
         runtime.spawn(async move { axum::serve(listener, serving).await });
         let application = Application::start();
@@ -66,6 +83,7 @@ impl World {
             service,
             application,
             nginx,
+            questions,
             asked: Some(runtime),
         }
     }
@@ -172,6 +190,11 @@ fn the_application_gets_the_facts_and_never_the_key() {
         let received = world.application.requests().pop().unwrap();
         assert_eq!(received.line, "POST /v1/reports?a=b HTTP/1.1");
         assert_eq!(received.body, b"the body");
+        let (question, size) = world.questions.lock().unwrap().pop().unwrap();
+        assert_eq!(size, 0, "a body is not asked about");
+        for name in ["content-length", "transfer-encoding"] {
+            assert!(!question.contains_key(name), "{question:?}");
+        }
         assert!(!received.text().contains(&key), "{received:?}");
         assert_eq!(received.header("authorization"), None);
         assert_eq!(received.header("x-key-account"), Some("acme"));
@@ -359,6 +382,36 @@ fn an_outage_closes_the_door() {
     assert!(world.application.requests().is_empty());
 }
 
+/// A question that is not answered may have been charged.
+#[test]
+fn a_question_is_not_asked_twice() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::<Mutex<usize>>::default();
+    let counted = Arc::clone(&asked);
+    // Answers the first question on a connection, and closes it at the second one.
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let lines = BufReader::new(connection.try_clone().unwrap()).lines();
+            let ends = lines.map_while(Result::ok).filter(String::is_empty);
+            for (question, _) in ends.take(2).enumerate() {
+                *counted.lock().unwrap() += 1;
+                if question == 0 {
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                    connection.write_all(answer).unwrap();
+                }
+            }
+        }
+    });
+    let application = Application::start();
+    let nginx = Nginx::start(address, application.address);
+    let statuses = [(); 2].map(|()| nginx.ask("GET", "/v1/whoami", &[], b"").status);
+    assert_eq!(statuses, [200, 503]);
+    assert_eq!(*asked.lock().unwrap(), 2);
+    assert_eq!(application.requests().len(), 1);
+}
+
 /// The upload could be large. nginx says `100 Continue` to a client that waits for that, but
 /// answers before the body comes.
 #[test]
@@ -488,6 +541,8 @@ fn a_client_cannot_choose_its_address() {
         );
         let forged = [("x-api-key", here.as_str()), (name, "192.0.2.7")];
         assert_eq!(world.get("/v1/whoami", &forged).status, 200, "{name}");
+        let received = world.application.requests().pop().unwrap();
+        assert_eq!(received.header("x-forwarded-for"), Some("127.0.0.1"));
     }
 }
 

@@ -14,6 +14,7 @@ mod original;
 #[path = "../examples/forward_auth/service.rs"]
 mod service;
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -29,7 +30,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use tower_api_key::http::CallerFact;
-use tower_api_key::key::AllowedNetworks;
+use tower_api_key::key::{AllowedNetworks, KeyFormat};
 use tower_api_key::store::StoreError;
 use tower_api_key::{ApiKeys, Environment, KeyId, KeyRecord, KeyStore, MemoryStore};
 
@@ -288,6 +289,36 @@ async fn a_question_that_is_missing_malformed_or_repeated_is_refused() {
     }
 }
 
+/// The layer sees the client's request: one spelling of its path, and nothing of the proxy.
+#[test]
+fn the_original_request_is_rebuilt() {
+    let asking = Request::get("/nginx")
+        .header("x-original-method", "PATCH")
+        .header("x-original-uri", "/caf%c3%A9/?q=%c3#")
+        .header("x-forwarded-for", "192.0.2.7")
+        .header("forwarded", "for=192.0.2.9")
+        .header("x-client-address", "192.0.2.8")
+        .header("x-api-key", "a key")
+        .header("accept", "text/plain");
+    let unclear = asking.body(Body::empty()).unwrap();
+    let mut asking = Request::new(Body::empty());
+    *asking.headers_mut() = unclear.headers().clone();
+    assert!(
+        original::Proxy::Nginx.original(unclear).is_err(),
+        "it has a fragment"
+    );
+    let uri = HeaderValue::from_static("/caf%c3%A9/?q=%c3");
+    asking.headers_mut().insert("x-original-uri", uri);
+    let original = original::Proxy::Nginx.original(asking).unwrap();
+    assert_eq!(original.method(), Method::PATCH);
+    assert_eq!(original.uri(), "/caf%C3%A9/?q=%c3");
+    let names = original.headers().keys().map(HeaderName::as_str);
+    let names: BTreeSet<_> = names.collect();
+    assert_eq!(names, BTreeSet::from(["accept", "x-api-key"]));
+    let peer = original.extensions().get::<tower_api_key::http::PeerAddr>();
+    assert_eq!(peer.unwrap().0.to_string(), "192.0.2.7:0");
+}
+
 /// The values of a list in YAML, after the line with its name.
 fn list<'y>(yaml: &'y str, name: &str, item: &str) -> Vec<&'y str> {
     let (_, rest) = yaml.split_once(name).unwrap();
@@ -410,9 +441,19 @@ async fn traefik_and_envoy_pass_on_the_facts_and_never_the_key() {
     ] {
         let forged = CallerFact::ALL.map(|fact| (fact.header(), "root"));
         let overrides = [
-            ("x-http-method-override", "root"),
-            ("x-original-url", "root"),
+            "forwarded",
+            "x-forwarded-method",
+            "x-forwarded-prefix",
+            "x-forwarded-uri",
+            "x-http-method",
+            "x-http-method-override",
+            "x-method-override",
+            "x-original-method",
+            "x-original-uri",
+            "x-original-url",
+            "x-rewrite-url",
         ];
+        let overrides = overrides.map(|name| (name, "root"));
         let client = [&carrier[..], &forged, &overrides].concat();
         let request = ("GET", "/v1/reports/7?a=b");
         for received in [
@@ -516,6 +557,17 @@ async fn a_route_has_its_cost_and_scope_whatever_is_appended() {
         )
         .await;
     assert_eq!(told.header("x-ratelimit-remaining"), Some("35"));
+    let told = world.ask("GET", "/envoy/v1/reports/7", &client).await;
+    assert_eq!(
+        told.header("x-ratelimit-remaining"),
+        Some("33"),
+        "any id is one route"
+    );
+    assert_eq!(
+        told.header("x-key-plan"),
+        Some(""),
+        "a fact that is missing is told, too"
+    );
     for (method, uri) in [
         ("POST", "/v1/reports/"),
         ("POST", "/V1/reports"),
@@ -618,6 +670,25 @@ async fn of_any_other_token_nothing_is_told() {
     let here = format!("client_ip=192.0.2.7&token={}", listed.expose_secret());
     let told = world.introspect(&asker, &here).await;
     assert_eq!(told.json()["active"], true, "its client is where it may be");
+}
+
+/// Publishable keys are public, so holding one proves nothing.
+#[tokio::test]
+async fn a_publishable_key_is_not_active() {
+    let public = KeyFormat::new("pk_live", Environment::LIVE).unwrap();
+    let public = public.publishable();
+    let secret = KeyFormat::new("sk_live", Environment::LIVE).unwrap();
+    let keys = ApiKeys::builder(MemoryStore::new()).formats([secret, public]);
+    let keys = keys.limits(limits()).build().unwrap();
+    let service = service::service(&keys.to_read_only());
+    let asker = keys.issue("billing").scopes([INTROSPECT]).await.unwrap();
+    let key = keys.issue("acme").publishable().await.unwrap();
+    let form = format!("token={}", key.expose_secret());
+    let told = introspect_by(&service, asker.expose_secret(), &form).await;
+    assert_eq!(
+        (told.status, told.body.as_str()),
+        (200, r#"{"active":false}"#)
+    );
 }
 
 #[tokio::test]
