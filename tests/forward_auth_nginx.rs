@@ -382,6 +382,21 @@ fn an_outage_closes_the_door() {
     assert!(world.application.requests().is_empty());
 }
 
+#[test]
+fn no_location_is_open() {
+    let world = World::new();
+    // The first is for nginx itself. The second is a location that the operator added.
+    for (path, status) in [
+        ("/forward-auth", 404),
+        ("/v1/reports/7", 401),
+        ("/new", 401),
+    ] {
+        let told = world.get(path, &[("x-key-account", "root")]);
+        assert_eq!(told.status, status, "{path}");
+    }
+    assert!(world.application.requests().is_empty());
+}
+
 /// A question that is not answered may have been charged.
 #[test]
 fn a_question_is_not_asked_twice() {

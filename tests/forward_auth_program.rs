@@ -783,7 +783,7 @@ async fn guesses_are_limited_for_each_asker() {
     assert_eq!(told.json()["active"], true);
 }
 
-/// A store that fails for keys other than the asker's.
+/// A store that fails when it is told to. A key that was found before is in the cache.
 #[derive(Clone)]
 struct Failing {
     inner: MemoryStore,

@@ -124,7 +124,8 @@
 //! `X-Refusal-Status` and `X-Refusal-Body`. The configuration makes the response from them with
 //! `return`. The service is not asked again, so nothing is charged twice, and the refusal does not
 //! wait until the client has sent its body. Several challenges are joined in one
-//! `WWW-Authenticate`, since nginx before 1.23 reads only the first line.
+//! `WWW-Authenticate`, since nginx before 1.23 reads only the first line. The settings stand in
+//! `server`, so a new location is protected, too.
 //!
 //! # What must hold
 //!

@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 const SHIPPED: &str = include_str!("../../examples/forward_auth/nginx.conf");
 
+/// A location that an operator adds, with nothing but its own.
+const OTHER_LOCATION: &str = "location /v1/reports { proxy_pass http://application; }";
+
 /// nginx, in a folder of its own. It is stopped in the end.
 pub struct Nginx {
     process: Child,
@@ -28,7 +31,8 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Starts nginx with the shipped configuration, in which only the addresses are replaced.
+    /// Starts nginx with the shipped configuration, in which only the addresses are replaced, and a
+    /// location is added.
     pub fn start(forward_auth: SocketAddr, application: SocketAddr) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed);
@@ -41,7 +45,10 @@ impl Nginx {
             for (before, after) in [
                 ("server 127.0.0.1:4180;", format!("server {forward_auth};")),
                 ("server 127.0.0.1:3000;", format!("server {application};")),
-                ("listen 127.0.0.1:8080;", format!("listen {address};")),
+                (
+                    "listen 127.0.0.1:8080;",
+                    format!("listen {address};\n    {OTHER_LOCATION}"),
+                ),
             ] {
                 assert_eq!(shipped.matches(before).count(), 1, "{before}");
                 shipped = shipped.replace(before, &after);
