@@ -12,6 +12,8 @@
 //! | `full_hot`, `full_10k`, `full_1m` | 1; 10,000; 1,000,000 | this library, one limit, default headers |
 //! | `no_limits_10k`, `window_10k` | 10,000 | the same without a limit; with one of another kind |
 //! | `observed_10k` | 10,000 | as `full_10k`, with an observer that counts decisions and answers by key |
+//! | `keyed_10k` | 10,000 | as `full_10k`, with a keyed checksum |
+//! | `bad_keyed`, `bad_keyed_by_two` | 1 that is forged | the same, with 1 or 2 secrets: 401 without a look into the store |
 //! | `bad_checksum` | 1 with a typo | as `full_10k`: 401 without a look into the store |
 //! | `unknown_remembered` | 1 that no store has | as `full_10k`: 401 |
 //! | `missing` | none | as `full_10k`: 401 |
@@ -46,7 +48,7 @@ const BATCH: usize = 256;
 const WARM_UP: usize = 2;
 
 /// What is compared, in what is added to the bare service: a name, ours, theirs.
-const ADDED: [(&str, &str, &str); 14] = [
+const ADDED: [(&str, &str, &str); 15] = [
     ("full_hot/assembled", "full_hot", "assembled_hot"),
     ("full_hot/floor_hot", "full_hot", "floor_hot"),
     ("full_10k/assembled", "full_10k", "assembled_10k"),
@@ -60,6 +62,7 @@ const ADDED: [(&str, &str, &str); 14] = [
         "hand_written_10k",
     ),
     ("window_10k/floor", "window_10k", "floor_10k"),
+    ("keyed_10k/full_10k", "keyed_10k", "full_10k"),
     ("observed_10k/full_10k", "observed_10k", "full_10k"),
     ("assembled_hot/floor_hot", "assembled_hot", "floor_hot"),
     ("assembled_10k/floor", "assembled_10k", "floor_10k"),
@@ -72,8 +75,10 @@ const ADDED: [(&str, &str, &str); 14] = [
 ];
 
 /// What is compared with nothing taken off.
-const WHOLE: [(&str, &str, &str); 3] = [
+const WHOLE: [(&str, &str, &str); 5] = [
     ("bad_checksum/floor", "bad_checksum", "floor_10k"),
+    ("bad_keyed/floor", "bad_keyed", "floor_10k"),
+    ("bad_keyed_by_two/floor", "bad_keyed_by_two", "floor_10k"),
     (
         "unknown_remembered/floor",
         "unknown_remembered",

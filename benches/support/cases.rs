@@ -26,7 +26,7 @@ use super::requests::{Bare, COUNTRY, Credentials, Request};
 use super::serve::{Stack, stack};
 
 /// All cases, those next to each other that are compared.
-pub(crate) const NAMES: [&str; 25] = [
+pub(crate) const NAMES: [&str; 28] = [
     "bare_hot",
     "floor_hot",
     "full_hot",
@@ -45,7 +45,10 @@ pub(crate) const NAMES: [&str; 25] = [
     "addressed_10k",
     "watched_10k",
     "tower_http_bearer",
+    "keyed_10k",
     "bad_checksum",
+    "bad_keyed",
+    "bad_keyed_by_two",
     "unknown_remembered",
     "bare_missing",
     "missing",
@@ -222,6 +225,18 @@ impl Sets {
                 let stack = stack(peers::bearer(Bare, &some.keys()[0]));
                 ("bare_hot", some.one(), accepted(PLAIN), stack)
             }
+            "keyed_10k" => {
+                let (keys, stack) = keyed(&[1]);
+                let credentials = Credentials::AnyOf(keys.into());
+                ("bare_10k", credentials, accepted(ALL), stack)
+            }
+            "bad_keyed" | "bad_keyed_by_two" => {
+                let secrets: &[u8] = if name == "bad_keyed" { &[1] } else { &[1, 2] };
+                let (_, stack) = keyed(secrets);
+                let expected = refused(Rejection::NotFound(NotFound::Malformed));
+                // Forged: nothing is wrong with its plain checksum.
+                ("bare_hot", some.one(), expected, stack)
+            }
             "bad_checksum" => {
                 let key = keys::bad_checksum(&some.keys()[0]);
                 let expected = refused(Rejection::NotFound(NotFound::Malformed));
@@ -310,6 +325,16 @@ impl Set {
     fn assembled(&self) -> Box<dyn Stack> {
         stack(self.by_hand().layer(peers::governor(Bare)))
     }
+}
+
+/// Keys with a checksum under a ring of these secrets, and this library, which knows them.
+fn keyed(secrets: &[u8]) -> (Vec<Box<str>>, Box<dyn Stack>) {
+    let format = keys::keyed_format(secrets);
+    let issued = (0..10_000).map(|_| format.generate().expect("random bytes"));
+    let issued: Vec<Box<str>> = issued.map(|key| key.expose_secret().into()).collect();
+    let keys = builder(&issued, Limits::new().per_key(RATE)).formats([format]);
+    let layer = keys.build().expect("limits that can be kept").layer();
+    (issued, stack(layer.layer(Bare)))
 }
 
 /// Begins to count usage, and to watch keys if anomalies are detected, which a worker does. It never

@@ -1,7 +1,7 @@
 //! Keys of the format `sk_live`, as the library issues them but from a generator with a seed, so
 //! that each run has the same.
 
-use tower_api_key::key::{KeyDigest, KeyFormat};
+use tower_api_key::key::{ChecksumRing, KeyDigest, KeyFormat};
 use tower_api_key::{Environment, KeyRecord, MemoryStore};
 
 use super::random::Random;
@@ -35,6 +35,15 @@ pub(crate) fn store(keys: &[Box<str>]) -> MemoryStore {
         .enumerate()
         .map(|(at, key)| KeyRecord::imported(KeyDigest::of(key), format!("account-{at}")));
     records.collect()
+}
+
+/// The format with a keyed checksum, under a ring of these secrets.
+pub(crate) fn keyed_format(secrets: &[u8]) -> KeyFormat {
+    let ring = ChecksumRing::new(&[secrets[0]; 32]);
+    let ring = secrets[1..].iter().fold(ring, |ring, secret| {
+        ring.and_then(|ring| ring.add_retired(&[*secret; 32]))
+    });
+    format().keyed_checksum(&ring.expect("secrets of 32 bytes"))
 }
 
 fn format() -> KeyFormat {

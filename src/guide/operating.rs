@@ -238,8 +238,9 @@
 //!   library, an edited row is a fault of its audit trail. In a table of yours, give the row the
 //!   next higher [version], and call [`ApiKeys::invalidate`].
 //!
-//! Formats, sources, peppers and error formats require a restart. Keep old formats and retired
-//! peppers in the configuration for as long as their keys are in use.
+//! Formats, sources, peppers and error formats require a restart. Keep old formats, retired peppers
+//! and retired secrets of a [`ChecksumRing`](crate::key::ChecksumRing) in the configuration for as
+//! long as their keys are in use.
 //!
 //! # The clock
 //!

@@ -196,6 +196,8 @@
 //! - A key in the cache is admitted even beyond the quota. A valid key that this process has not
 //!   found before is refused, until the address may try again.
 //! - Keys with an invalid checksum cause no lookup, and are not counted.
+//! - A stranger can make up keys with a valid checksum. With [`KeyFormat::keyed_checksum`] that takes
+//!   a secret of yours, and made-up keys cause no lookup either.
 //! - The quota protects the store. A key of 256 bits cannot be guessed, with or without the quota.
 //!
 //! # More about proxies
@@ -214,6 +216,7 @@
 //! [`ClientAddress`]: crate::http::ClientAddress
 //! [`ClientAddress::from_fn`]: crate::http::ClientAddress::from_fn
 //! [`GrpcRequests::Never`]: crate::http::GrpcRequests::Never
+//! [`KeyFormat::keyed_checksum`]: crate::key::KeyFormat::keyed_checksum
 //! [`Limits::per_ip`]: crate::Limits::per_ip
 //! [`PeerAddr`]: crate::http::PeerAddr
 //! [`TrustedProxies`]: crate::http::TrustedProxies

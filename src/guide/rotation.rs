@@ -448,6 +448,18 @@
 //! A record without a pepper can be converted, since its verifier is the digest of the key:
 //! [`ApiKeys::import`] does so, and [`PepperRing::verifier`] computes the verifier.
 //!
+//! # Runbook: a leaked secret of checksums
+//!
+//! With a secret of a [`ChecksumRing`], a person can write keys that are looked up. None of them is
+//! admitted, and no key has to be replaced. Watch the lookups of unknown keys, and set
+//! [`failed_attempts`] if they become many.
+//!
+//! 1. Add a new secret as a retired one in all processes, and make it the current one when all have
+//!    it: see [`ChecksumRing`].
+//! 2. Rotate the keys at their usual pace. A successor has the new checksum.
+//! 3. Remove the leaked secret when the keys under it have ended. A key that is left is from then on
+//!    refused as malformed, with 401 `api_key_not_found`.
+//!
 //! The calls of this chapter are tried in `tests/runbooks.rs`.
 //!
 //! [`AlreadyRotated`]: crate::manage::RotateError::AlreadyRotated
@@ -461,6 +473,7 @@
 //! [`ApiKeys::revoke_own`]: crate::ApiKeys::revoke_own
 //! [`ApiKeys::suspend`]: crate::ApiKeys::suspend
 //! [`ApiKeys::update`]: crate::ApiKeys::update
+//! [`ChecksumRing`]: crate::key::ChecksumRing
 //! [`IssueKey::expires_in`]: crate::manage::IssueKey::expires_in
 //! [`KeyOrder::LeastRecentlyUsed`]: crate::store::KeyOrder::LeastRecentlyUsed
 //! [`NotRotatable`]: crate::manage::RotateError::NotRotatable
@@ -470,5 +483,6 @@
 //! [`TooEarly`]: crate::manage::RotateError::TooEarly
 //! [`TooManyPredecessors`]: crate::manage::RotateError::TooManyPredecessors
 //! [`dangerous_guessable`]: crate::key::KeyFormat::dangerous_guessable
+//! [`failed_attempts`]: crate::ApiKeysBuilder::failed_attempts
 //! [`key_holders`]: crate::guide::key_holders
 //! [`log_without_addresses`]: crate::ApiKeysBuilder::log_without_addresses

@@ -29,11 +29,11 @@ pub(crate) fn encode_into(text: &mut String, bytes: &[u8]) {
     text.extend(digits.iter().map(|&digit| char::from(digit)));
 }
 
-/// Encodes a 32-bit number in six digits, left-padded with `0`.
-pub(crate) fn six_digits(mut number: u32) -> [u8; 6] {
+/// Returns the lowest six digits of a number, left-padded with `0`. A 32-bit number has no more.
+pub(crate) fn six_digits(mut number: u64) -> [u8; 6] {
     let mut digits = [b'0'; 6];
     for digit in digits.iter_mut().rev() {
-        *digit = DIGITS[number as usize % 62];
+        *digit = DIGITS[(number % 62) as usize];
         number /= 62;
     }
     digits
@@ -98,7 +98,7 @@ mod tests {
 
         #[test]
         fn six_digits_hold_every_checksum(number: u32) {
-            let text = six_digits(number);
+            let text = six_digits(number.into());
             let (bytes, lost) = decode(std::str::from_utf8(&text).unwrap(), 4);
             prop_assert_eq!((bytes, lost), (number.to_be_bytes().to_vec(), 0));
         }

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::key::alphabet::Alphabet;
 use crate::key::base62;
+use crate::key::checksum::{CHECKSUM_LENGTH, Checksum, ChecksumRing, plain};
 use crate::key::environment::Environment;
 use crate::key::kind::KeyKind;
 use crate::key::plaintext::PlaintextKey;
@@ -22,7 +23,6 @@ pub(crate) const MAX_KEY_LENGTH: usize = 512;
 /// The minimum number of bits of an imported secret. A shorter one may be found by brute force
 /// (NIST SP 800-63B, ASVS 6.5.2).
 const MIN_IMPORTED_BITS: f64 = 112.0;
-const CHECKSUM_LENGTH: usize = 6;
 /// The number of connectors that may follow an imported key as a typo.
 const REACH_OF_SLIPS: usize = 8;
 
@@ -36,7 +36,8 @@ const MAX_PREFIX_LENGTH: usize = 32;
 /// A key is `PREFIX_SECRET[CHECKSUM]`. The secret is 32 random bytes from the operating system, in
 /// base 62 (letters and digits). The checksum is the CRC-32 of the secret's text in six base-62
 /// digits, as in GitHub's tokens. It authenticates nothing: typos, truncated pastes and junk are
-/// refused without a lookup in the store, and secret scanners find keys reliably.
+/// refused without a lookup in the store, and secret scanners find keys reliably. Anybody can
+/// compute it; a [keyed checksum](Self::keyed_checksum) only who has its secret.
 ///
 /// ```
 /// use tower_api_key::key::KeyFormat;
@@ -61,8 +62,11 @@ pub struct KeyFormat {
 /// The part of a key after its lead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum KeyBody {
-    /// A key issued by this crate: random bytes in base 62, with or without a checksum.
-    Issued { secret_bytes: usize, checksum: bool },
+    /// A key issued by this crate: random bytes in base 62, and perhaps a checksum.
+    Issued {
+        secret_bytes: usize,
+        checksum: Checksum,
+    },
     /// A key issued elsewhere: any text of this alphabet and length.
     Imported {
         alphabet: Alphabet,
@@ -95,7 +99,7 @@ impl KeyFormat {
             kind: KeyKind::Secret,
             body: KeyBody::Issued {
                 secret_bytes: 32,
-                checksum: true,
+                checksum: Checksum::Plain,
             },
         }
     }
@@ -243,7 +247,48 @@ impl KeyFormat {
     #[must_use]
     pub fn without_checksum(mut self) -> Self {
         if let KeyBody::Issued { checksum, .. } = &mut self.body {
-            *checksum = false;
+            *checksum = Checksum::None;
+        }
+        self
+    }
+
+    /// Computes the checksum under a secret, so that forged keys are refused without a lookup.
+    /// Default: the CRC-32, which anybody can compute.
+    ///
+    /// The six digits come from an HMAC-SHA-256 of the secret under the ring, bound to the prefix.
+    /// Without the ring, one in 62⁶ forged keys (5.7 × 10¹⁰, 35.7 bits) is hashed and looked up, for
+    /// each secret in the ring; all others are refused as malformed. A malformed key of the right
+    /// length and alphabet costs an HMAC for each secret in the ring, where it would cost a CRC-32.
+    ///
+    /// - It authenticates nothing. A key is proved by its record, as always, and a key that is
+    ///   revoked, expired or deleted keeps its checksum.
+    /// - Keys that were issued with another checksum are refused as malformed, unless the ring has
+    ///   their secret, or
+    ///   [accepts the plain checksum](ChecksumRing::dangerous_accept_unkeyed). If a secret is lost,
+    ///   so are the keys under it.
+    /// - All processes need the same ring: see [in a fleet](ChecksumRing#in-a-fleet).
+    /// - Secret scanners cannot check it. The keys look the same.
+    ///
+    /// No effect on imported formats.
+    ///
+    /// ```
+    /// use tower_api_key::key::{ChecksumRing, KeyFormat};
+    /// use tower_api_key::Environment;
+    ///
+    /// # fn secret(_: &str) -> [u8; 32] { [7; 32] }
+    /// let ring = ChecksumRing::new(&secret("KEY_CHECKSUM_2026_11"))?;
+    /// let plain = KeyFormat::new("acme_live", Environment::LIVE)?;
+    /// let keyed = plain.clone().keyed_checksum(&ring);
+    ///
+    /// let forged = plain.generate()?; // anybody can do so
+    /// assert!(!keyed.matches(forged.expose_secret()));
+    /// assert!(keyed.matches(keyed.generate()?.expose_secret()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn keyed_checksum(mut self, ring: &ChecksumRing) -> Self {
+        if let KeyBody::Issued { checksum, .. } = &mut self.body {
+            *checksum = Checksum::Keyed(ring.for_lead(&self.lead));
         }
         self
     }
@@ -278,23 +323,22 @@ impl KeyFormat {
         let KeyBody::Issued {
             secret_bytes,
             checksum,
-        } = self.body
+        } = &self.body
         else {
             return Err(GenerateError::Imported);
         };
         let mut bytes = Zeroizing::new([0u8; MAX_SECRET_BYTES]);
-        let bytes = &mut bytes[..secret_bytes];
+        let bytes = &mut bytes[..*secret_bytes];
         SysRng
             .try_fill_bytes(bytes)
             .map_err(|error| GenerateError::Entropy(Box::new(error)))?;
 
         let lead = self.lead.len();
         // Allocate the final size: growing would leave a copy of the secret behind.
-        let mut text = String::with_capacity(lead + base62::width(secret_bytes) + CHECKSUM_LENGTH);
+        let mut text = String::with_capacity(lead + base62::width(*secret_bytes) + CHECKSUM_LENGTH);
         text.push_str(&self.lead);
         base62::encode_into(&mut text, bytes);
-        if checksum {
-            let digits = checksum_of(&text.as_bytes()[lead..]);
+        if let Some(digits) = checksum.of(&text.as_bytes()[lead..]) {
             text.extend(digits.map(char::from));
         }
         Ok(PlaintextKey::from(text))
@@ -312,11 +356,11 @@ impl KeyFormat {
 
     /// Returns the length of an issued key after its lead; 0 for an imported format.
     pub(super) fn issued_length(&self) -> usize {
-        match self.body {
+        match &self.body {
             KeyBody::Issued {
                 secret_bytes,
                 checksum,
-            } => base62::width(secret_bytes) + if checksum { CHECKSUM_LENGTH } else { 0 },
+            } => base62::width(*secret_bytes) + checksum.length(),
             KeyBody::Imported { .. } => 0,
         }
     }
@@ -331,11 +375,18 @@ impl KeyFormat {
                 checksum,
             } => {
                 let secret = base62::width(*secret_bytes);
-                let length = secret + if *checksum { CHECKSUM_LENGTH } else { 0 };
-                // Check the checksum first: it alone refuses nearly all junk.
-                rest.len() == length
-                    && (!checksum || checksum_of(&rest[..secret]) == rest[secret..])
-                    && are_alphanumeric(rest)
+                if rest.len() != secret + checksum.length() {
+                    return false;
+                }
+                let (secret, digits) = rest.split_at(secret);
+                match checksum {
+                    Checksum::None => are_alphanumeric(rest),
+                    // Check the checksum first: it alone refuses nearly all junk.
+                    Checksum::Plain => plain(secret) == digits && are_alphanumeric(rest),
+                    Checksum::Keyed(keyed) => {
+                        are_alphanumeric(rest) && keyed.matches(secret, digits)
+                    }
+                }
             }
         }
     }
@@ -402,10 +453,6 @@ impl KeyFormat {
 fn are_alphanumeric(bytes: &[u8]) -> bool {
     let is_one = |byte: u8| (byte | 0x20).wrapping_sub(b'a') < 26 || byte.wrapping_sub(b'0') < 10;
     bytes.iter().fold(true, |all, byte| all & is_one(*byte))
-}
-
-fn checksum_of(secret: &[u8]) -> [u8; CHECKSUM_LENGTH] {
-    base62::six_digits(crc32fast::hash(secret))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "at most 512")]
@@ -490,18 +537,6 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_agrees_with_github_tokens() {
-        for (secret, checksum) in [
-            ("zQWBuTSOoRi4A9spHcVY5ncnsDkxkJ", "0mLq17"),
-            ("adE7dp8rHP6gUTuPwxLTZjZdtya3sV", "0UQzQM"),
-            ("H3xbiBdlzffNx7Y56iNsPw3joObj7U", "2nO29h"),
-            ("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "0uCPlr"),
-        ] {
-            assert_eq!(checksum_of(secret.as_bytes()), checksum.as_bytes());
-        }
-    }
-
-    #[test]
     fn a_valid_checksum_does_not_excuse_invalid_characters() {
         for (character, matches) in [("a", true), ("-", false), ("_", false), ("é", false)] {
             let mut key = "sk_live_".to_owned();
@@ -509,7 +544,7 @@ mod tests {
             while key.len() < "sk_live_".len() + 43 {
                 key.push('0');
             }
-            let checksum = checksum_of(&key.as_bytes()["sk_live_".len()..]);
+            let checksum = plain(&key.as_bytes()["sk_live_".len()..]);
             key.extend(checksum.map(char::from));
             assert_eq!(live("sk_live").matches(&key), matches, "{key}");
         }

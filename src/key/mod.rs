@@ -1,7 +1,8 @@
 //! Keys as values: formats, digests and records.
 //!
 //! - [`KeyFormat`] generates and recognizes keys, over an [`Alphabet`]. [`KeyDigest`] is the
-//!   SHA-256 of a key, and [`PepperRing`] creates peppered [`Verifier`]s.
+//!   SHA-256 of a key, and [`PepperRing`] creates peppered [`Verifier`]s. A [`ChecksumRing`] keeps
+//!   forged keys from the store.
 //! - [`KeyRecord`](crate::KeyRecord) is the stored data of a key. [`ScopeSet`], [`AllowedNetworks`]
 //!   and [`AllowedOrigins`] restrict a key, and [`Lifecycle`] is its status at a time.
 //!
@@ -10,6 +11,7 @@
 pub(crate) mod alphabet;
 pub(crate) mod base62;
 pub(crate) mod canonical;
+mod checksum;
 mod claim;
 pub(crate) mod containment;
 pub(crate) mod diff;
@@ -34,6 +36,7 @@ pub(crate) mod verifier;
 pub(crate) mod web_origin;
 
 pub use alphabet::Alphabet;
+pub use checksum::{ChecksumRing, ChecksumRingError};
 pub use containment::{Revocation, Suspension, Throttling};
 pub use diff::{FieldChange, FieldValue};
 pub use digest::{KeyDigest, KeyIdError};
