@@ -26,6 +26,7 @@ use crate::key::digest::KeyId;
 use crate::key::formats::KeyFormats;
 use crate::key::lifecycle::Lifecycle;
 use crate::key::record::KeyRecord;
+use crate::key::scanner::ScannerRules;
 use crate::limit::limits::Limits;
 use crate::limit::rule::LimitsError;
 use crate::manage::Manager;
@@ -401,6 +402,18 @@ impl<A> ApiKeys<A> {
     /// Returns the current status of a key, by the clock and the warning window of the layers.
     pub fn lifecycle(&self, record: &KeyRecord) -> Lifecycle {
         record.lifecycle(self.shared.now(), self.shared.warning)
+    }
+
+    /// Returns the rules by which secret scanners find the keys of all formats, adopted ones
+    /// included.
+    ///
+    /// ```
+    /// # use tower_api_key::ApiKeys;
+    /// let rules = ApiKeys::in_memory().scanner_rules();
+    /// assert!(rules.trufflehog().contains("api-key-sk-live"));
+    /// ```
+    pub fn scanner_rules(&self) -> ScannerRules {
+        ScannerRules::new(self.shared.formats.iter())
     }
 
     /// Returns the same keys without the right to change them, for code that should only verify.

@@ -213,6 +213,7 @@
 //! - [`usage`]: count requests and units, and report them by key, account and day.
 //! - [`webhooks`]: tell the owners of keys what happens to them.
 //! - [`rotation`]: rotate keys, update their fields, and act after a leak.
+//! - [`scanners`]: find leaked keys in code and logs with secret scanners.
 //! - [`wrong_tool`]: decide between an API key, OAuth 2.0, a JWT and mTLS.
 //! - [`key_holders`]: advice for those who hold your keys.
 //!
@@ -240,6 +241,7 @@ pub mod operating;
 pub mod own_table;
 pub mod proxies;
 pub mod rotation;
+pub mod scanners;
 pub mod sources;
 pub mod stores;
 pub mod testing;

@@ -41,6 +41,11 @@ impl Alphabet {
         byte < 128 && self.0 >> byte & 1 == 1
     }
 
+    /// Returns the characters in the order of ASCII.
+    pub(super) fn characters(self) -> impl Iterator<Item = u8> + Clone {
+        (0..128u8).filter(move |byte| self.contains(*byte))
+    }
+
     /// Returns whether the alphabets have a character in common.
     pub(super) fn meets(self, other: Self) -> bool {
         self.0 & other.0 != 0
@@ -53,10 +58,7 @@ impl Alphabet {
 
 impl fmt::Debug for Alphabet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let characters: String = (0..128u8)
-            .filter(|byte| self.contains(*byte))
-            .map(char::from)
-            .collect();
+        let characters: String = self.characters().map(char::from).collect();
         f.debug_tuple("Alphabet").field(&characters).finish()
     }
 }

@@ -57,8 +57,8 @@ pub(super) fn plain(secret: &[u8]) -> [u8; CHECKSUM_LENGTH] {
 /// accepted: keep a secret in the ring for as long as its keys are in use. Keep secrets outside of
 /// the database, such as in the environment or a secret manager.
 ///
-/// A checksum authenticates nothing. With a stolen secret, a stranger can write keys that are looked
-/// up, as under the plain checksum, and gets in with none of them.
+/// A checksum authenticates nothing. With a stolen secret, a stranger can write keys that are
+/// looked up, as under the plain checksum, and gets in with none of them.
 ///
 /// # In a fleet
 ///
@@ -68,8 +68,11 @@ pub(super) fn plain(secret: &[u8]) -> [u8; CHECKSUM_LENGTH] {
 ///
 /// | change | first, in all processes | then |
 /// |---|---|---|
-/// | to a keyed checksum | `new(&new)?.dangerous_issue_unkeyed()` | `new(&new)?.dangerous_accept_unkeyed()` |
+/// | to a keyed checksum | [`dangerous_issue_unkeyed`] | [`dangerous_accept_unkeyed`] |
 /// | to another secret | `new(&old)?.add_retired(&new)?` | `new(&new)?.add_retired(&old)?` |
+///
+/// [`dangerous_issue_unkeyed`]: Self::dangerous_issue_unkeyed
+/// [`dangerous_accept_unkeyed`]: Self::dangerous_accept_unkeyed
 ///
 /// ```
 /// use tower_api_key::key::{ChecksumRing, KeyFormat};
@@ -316,7 +319,8 @@ mod tests {
     /// A release that computes another checksum refuses every key that was issued under a ring.
     ///
     /// ```python
-    /// derived = hmac.new(bytes([1]) * 32, b"tower-api-key checksum v1acme_live_", "sha256").digest()
+    /// label = b"tower-api-key checksum v1"
+    /// derived = hmac.new(bytes([1]) * 32, label + b"acme_live_", "sha256").digest()
     /// mac = hmac.new(derived, b"A" * 43, "sha256").digest()
     /// number = int.from_bytes(mac[:8], "big") % 62**6
     /// # and in base 62 (0-9A-Za-z), on the left with zeros: the digits

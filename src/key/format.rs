@@ -365,6 +365,17 @@ impl KeyFormat {
         }
     }
 
+    /// Returns the length of the secret, if keys have only the checksum that anybody can compute.
+    pub(super) fn plainly_checked_secret(&self) -> Option<usize> {
+        match self.body {
+            KeyBody::Issued {
+                secret_bytes,
+                checksum: Checksum::Plain,
+            } => Some(base62::width(secret_bytes)),
+            _ => None,
+        }
+    }
+
     pub(super) fn body_matches(&self, rest: &[u8]) -> bool {
         match &self.body {
             KeyBody::Imported {

@@ -5,6 +5,7 @@
 //!   forged keys from the store.
 //! - [`KeyRecord`](crate::KeyRecord) is the stored data of a key. [`ScopeSet`], [`AllowedNetworks`]
 //!   and [`AllowedOrigins`] restrict a key, and [`Lifecycle`] is its status at a time.
+//! - [`ScannerRules`] are rules by which secret scanners find keys.
 //!
 //! All values and decisions here are pure, without clocks, stores or HTTP.
 
@@ -29,6 +30,7 @@ pub(crate) mod plaintext;
 pub(crate) mod quota;
 mod quota_text;
 pub(crate) mod record;
+pub(crate) mod scanner;
 pub(crate) mod scope;
 pub(crate) mod text;
 mod token;
@@ -46,6 +48,7 @@ pub use kind::KeyKind;
 pub use lifecycle::{KeyStatus, KeyStatusError, Lifecycle, WarningWindow};
 pub use network::{AllowedNetworks, Network, NetworkError};
 pub use record::Rotation;
+pub use scanner::ScannerRules;
 pub use scope::{RequiredScopes, ScopeError, ScopeSet};
 pub use text::{KeyRecordError, OptionalText};
 pub use verifier::{PepperError, PepperId, PepperRing, Verifier};
