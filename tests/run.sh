@@ -73,6 +73,26 @@ if ! command -v nginx /usr/sbin/nginx >/dev/null; then
     }
 fi
 
+# A secret scanner, and the engines of others, for Python, in a virtual environment of their own.
+scanners=${SCANNERS:-target/scanners}
+install_scanners() {
+    if ! python3 -c 'import ensurepip' 2>/dev/null; then
+        as_root apt-get update &&
+            as_root env DEBIAN_FRONTEND=noninteractive \
+                apt-get install -y --no-install-recommends python3-venv || return
+    fi
+    python3 -m venv "$scanners" &&
+        "$scanners"/bin/pip install --quiet \
+            detect-secrets==1.5.0 google-re2==1.1.20251105 hyperscan==0.9.1
+}
+
+if ! "$scanners"/bin/python -c 'import detect_secrets, hyperscan, re2' 2>/dev/null; then
+    install_scanners || {
+        echo "The scanners cannot be installed with pip: name an environment in SCANNERS" >&2
+        exit 1
+    }
+fi
+
 if [ "${1:-}" = --full ]; then
     shift
     export CRASH_ROUNDS=100 CRASH_CHANGES=100 CONTAINED_KEYS=100000 OUTBOX_PENDING=100000

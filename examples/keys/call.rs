@@ -11,7 +11,7 @@ use crate::failure::{Failure, failure, usage};
 use crate::rfc3339;
 
 /// Each command, with the number of its arguments and with its options.
-const COMMANDS: [(&str, usize, &[&str]); 14] = [
+const COMMANDS: [(&str, usize, &[&str]); 15] = [
     ("issue", 1, ISSUE_OPTIONS),
     ("list", 0, LIST_OPTIONS),
     ("show", 1, &[]),
@@ -26,6 +26,7 @@ const COMMANDS: [(&str, usize, &[&str]); 14] = [
     ("usage", 0, &["account", "days", "by-key", "by-lineage"]),
     ("trail", 1, &[]),
     ("verify-trail", 0, &[]),
+    ("scanner-rules", 1, &["format"]),
 ];
 const ISSUE_OPTIONS: &[&str] = &[
     "scope",
@@ -46,6 +47,8 @@ const LIST_OPTIONS: &[&str] = &[
 ];
 const REVOKE_ALL_OPTIONS: &[&str] = &["account", "prefix", "issued-before", "reason"];
 const COMMON_OPTIONS: &[&str] = &["db", "actor"];
+/// The options that may be given several times.
+const REPEATED: &[&str] = &["scope", "format"];
 /// The options without a value.
 const FLAGS: &[&str] = &[
     "reissue",
@@ -63,7 +66,7 @@ const MOST_DAYS: u64 = 3_000_000;
 /// The arguments of the program.
 pub(crate) struct Call {
     pub(crate) command: String,
-    /// The account, the ID or the days, if the command takes one.
+    /// The account, the ID, the days or the scanner, if the command takes one.
     pub(crate) subject: String,
     options: Vec<(String, String)>,
     pub(crate) is_json: bool,
@@ -91,7 +94,7 @@ impl Call {
             if !known.any(|it| *it == name) && !COMMON_OPTIONS.contains(&name) {
                 return Err(usage(format!("there is no option --{name}")));
             }
-            if name != "scope" && options.iter().any(|(given, _)| given == name) {
+            if !REPEATED.contains(&name) && options.iter().any(|(given, _)| given == name) {
                 return Err(usage(format!("--{name} is given twice")));
             }
             if FLAGS.contains(&name) {
@@ -127,7 +130,7 @@ impl Call {
         })
     }
 
-    fn options(&self, name: &str) -> impl Iterator<Item = &str> {
+    pub(crate) fn options(&self, name: &str) -> impl Iterator<Item = &str> {
         let given = self.options.iter().filter(move |(it, _)| it == name);
         given.map(|(_, value)| value.as_str())
     }

@@ -1,5 +1,5 @@
 //! Issues, lists, updates, rotates, suspends, revokes, retires and purges the keys in a file, and
-//! shows their usage, from the command line.
+//! shows their usage, from the command line. Writes rules by which secret scanners find keys.
 //!
 //! `cargo run --features sqlite --example keys -- --db keys.db issue acme --scope reports:read`
 //! issues a key; `--help` lists the commands. Processes that use the file, such as the example
@@ -17,6 +17,7 @@ mod list;
 mod output;
 #[path = "../support/rfc3339.rs"]
 mod rfc3339;
+mod scanner_rules;
 mod usage_report;
 
 use std::env;
@@ -26,7 +27,7 @@ use std::process::ExitCode;
 use call::Call;
 use database::Database;
 use failure::{Failure, usage};
-use output::{on_one_line, print};
+use output::{Output, on_one_line, print};
 
 const USAGE: &str = "\
 usage: keys --db FILE COMMAND
@@ -47,6 +48,7 @@ usage: keys --db FILE COMMAND
   usage [--account A] [--days N] [--by-key | --by-lineage]
   trail ID
   verify-trail
+  scanner-rules gitleaks | trufflehog | github | detect-secrets [--format PREFIX[=ENVIRONMENT]]...
 
 options of every command:
   --db FILE      the file of the keys (default: KEYS_DB); created if it is missing
@@ -79,6 +81,11 @@ keys that it was rotated to, under the ID of the first. A - stands for an accoun
 environment that was not recorded. The bar is all requests of a line, in proportion to the line with
 the most. Workers record usage every 30 seconds.
 
+scanner-rules writes the file by which a secret scanner finds keys: the configuration of gitleaks or
+TruffleHog, custom patterns of GitHub, or a plugin of detect-secrets. It needs no --db. A --format
+is the prefix of keys that an application issues, such as acme_live, or acme_test=test; without any,
+the rules are for the keys that this program issues.
+
 A status is live, active, deprecated, not_yet_active, suspended, expired or revoked; a live key is
 active or deprecated. The audit key is KEYS_AUDIT_KEY (64 hex digits), or else in FILE.audit-key.
 ";
@@ -105,14 +112,21 @@ async fn run() -> Result<bool, Failure> {
         return Ok(true);
     }
     let call = Call::parse(arguments)?;
-    let database = Database::open(&call).await?;
-    let output = database.run(&call).await;
-    database.store.close().await;
-    let output = output?;
+    let output = match call.command.as_str() {
+        "scanner-rules" => scanner_rules::scanner_rules(&call)?,
+        _ => run_on_database(&call).await?,
+    };
     if call.is_json {
         print(&format!("{}\n", output.json))?;
     } else {
         print(&output.text)?;
     }
     Ok(output.is_ok)
+}
+
+async fn run_on_database(call: &Call) -> Result<Output, Failure> {
+    let database = Database::open(call).await?;
+    let output = database.run(call).await;
+    database.store.close().await;
+    output
 }
