@@ -6,7 +6,7 @@
 //! | a cached key, without limits | 0 |
 //! | a cached key, with one limit or two | 0 |
 //! | a cached key, with three limits | 3: more charges, standings and parts of the receipt than are kept in place |
-//! | a bad checksum, no key | 0 |
+//! | a bad checksum, plain or keyed, or no key | 0 |
 //! | a cached key, and a limiter elsewhere that answers at once | 3, of 2.7 KB: the wait, what it is about, the limiter's answer |
 //! | a key that no store has, when it is first looked for | 4, of 2.0 KB: the wait, the load and its flight, the store's answer |
 //!
@@ -32,8 +32,11 @@ use http_body_util::{BodyExt, Empty, Full};
 use support::{at_once, is_waiting, strangers, today};
 use tower::{Layer, Service};
 use tower_api_key::clock::{Clock, ManualClock};
+use tower_api_key::key::{ChecksumRing, KeyFormat};
 use tower_api_key::limit::{Charge, LimiterError, MemoryLimiter, RateLimiter, Refund, Verdict};
-use tower_api_key::{ApiKeys, Caller, IssuedKey, Limits, MemoryStore, Quota, Rejection};
+use tower_api_key::{
+    ApiKeys, Caller, Environment, IssuedKey, Limits, MemoryStore, Quota, Rejection,
+};
 
 /// It answers with nothing.
 #[derive(Clone)]
@@ -309,6 +312,17 @@ fn a_bad_checksum_or_a_missing_key_allocates_nothing_beyond_the_answer() {
     for request in requests {
         hold(refused_above_bare(&keys, request, usual), 0, 0);
     }
+}
+
+#[test]
+fn a_forged_key_allocates_nothing_beyond_the_answer() {
+    let ring = ChecksumRing::new(&[1; 32]).unwrap();
+    let ring = ring.add_retired(&[2; 32]).unwrap();
+    let plain = KeyFormat::new("sk_live", Environment::LIVE).unwrap();
+    let keys = ApiKeys::builder(MemoryStore::new()).formats([plain.keyed_checksum(&ring)]);
+    let forged = strangers().next().unwrap();
+    let above = refused_above_bare(&keys.build().unwrap(), &bearing(&forged), usual);
+    hold(above, 0, 0);
 }
 
 /// Junk costs little. (glibc tidies its heap for an allocation of more than a kilobyte at once.)

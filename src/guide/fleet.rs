@@ -172,6 +172,8 @@
 //! - When the layout of copies changes, old and new processes keep their copies apart, too. Each
 //!   change fences off the copies of its own layout only, so during the upgrade a revocation relies
 //!   on the news, or on `max_staleness`.
+//! - Bring a new format, or a new secret of a [`ChecksumRing`], to all processes before any of them
+//!   issues keys in it. A process that lacks it refuses such a key with 401, as any malformed one.
 //! - Migrate the tables of SQL first: see the chapter [`stores`].
 //! - When a quota changes, used units stay used. While old and new processes run, each decides by
 //!   its own quota, over the same budget.
@@ -180,6 +182,7 @@
 //!
 //! [`ApiKeys::health`]: crate::ApiKeys::health
 //! [`Cache::max_staleness`]: crate::Cache::max_staleness
+//! [`ChecksumRing`]: crate::key::ChecksumRing
 //! [`LimiterOutage`]: crate::limit::LimiterOutage
 //! [`operating`]: crate::guide::operating
 //! [`proxies`]: crate::guide::proxies

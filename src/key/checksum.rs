@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::key::base62;
 use crate::key::digest::constant_time_eq;
@@ -251,8 +251,10 @@ impl LeadSecret {
         let mut mac = hmac_under(secret);
         mac.update(LABEL);
         mac.update(lead.as_bytes());
-        let derived: [u8; 32] = mac.finalize().into_bytes().into();
-        let derived = Zeroizing::new(derived);
+        let mut bytes = mac.finalize().into_bytes();
+        let mut derived = Zeroizing::new([0; 32]);
+        derived.copy_from_slice(&bytes);
+        bytes.as_mut_slice().zeroize();
         Self {
             keyed: hmac_under(&*derived),
             derived,

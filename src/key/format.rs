@@ -258,7 +258,9 @@ impl KeyFormat {
     /// The six digits come from an HMAC-SHA-256 of the secret under the ring, bound to the prefix.
     /// Without the ring, one in 62⁶ forged keys (5.7 × 10¹⁰, 35.7 bits) is hashed and looked up, for
     /// each secret in the ring; all others are refused as malformed. A malformed key of the right
-    /// length and alphabet costs an HMAC for each secret in the ring, where it would cost a CRC-32.
+    /// length and alphabet costs an HMAC for each secret in the ring, where it would cost a CRC-32:
+    /// its answer takes 1.4 times as long under one secret, and 1.9 times under two. That of a
+    /// cached key takes 1.15 times as long (`benches/overhead`).
     ///
     /// - It authenticates nothing. A key is proved by its record, as always, and a key that is
     ///   revoked, expired or deleted keeps its checksum.
