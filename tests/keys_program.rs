@@ -281,7 +281,11 @@ fn json_has_the_fields_that_scripts_rely_on() {
     assert!(is_time(&listed["created_at"]));
     assert_eq!(folder.json(&["show", id]), *listed);
 
-    for (command, status) in [("suspend", "suspended"), ("resume", "active")] {
+    for (command, status) in [
+        ("suspend", "suspended"),
+        ("resume", "active"),
+        ("unthrottle", "active"),
+    ] {
         let changed = folder.json(&[command, id]);
         let wanted = json!({ "key_id": id, "account": "acme", "status": status });
         assert_eq!(changed, wanted);
@@ -587,7 +591,15 @@ fn people_read_columns_and_see_a_key_once() {
 
     let [secret, new_secret] = [key, new].map(|key| key.rsplit('_').next().unwrap());
     let mut printed = rotated.replace(new, "") + &replaced;
-    for command in ["suspend", "resume", "show", "trail", "revoke", "list"] {
+    for command in [
+        "suspend",
+        "resume",
+        "unthrottle",
+        "show",
+        "trail",
+        "revoke",
+        "list",
+    ] {
         let arguments: &[&str] = if command == "list" {
             &[command]
         } else {
@@ -722,6 +734,7 @@ fn errors_are_one_line_and_tell_wrong_usage_apart() {
         &["show", &nobody][..],
         &["suspend", &nobody],
         &["resume", &nobody],
+        &["unthrottle", &nobody],
         &["revoke", &nobody],
         &["trail", &nobody, "--json"],
         &["update", &nobody, "--plan", "pro"],

@@ -18,7 +18,7 @@ use tower_api_key::store::{
     Action, Actor, Change, KeyQuery, Origin, Paging, Step, StoreError, StoreErrorKind, TrailQuery,
 };
 use tower_api_key::{
-    ApiKeys, Environment, KeyId, KeyRecord, KeyStore, ManagedKeyStore, MemoryStore,
+    ApiKeys, Environment, KeyId, KeyRecord, KeyStore, ManagedKeyStore, MemoryStore, Quota,
 };
 
 fn keys_in(store: &MemoryStore) -> ApiKeys {
@@ -698,4 +698,43 @@ async fn an_import_is_repeated_without_harm() {
     let long = KeyRecord::imported(KeyDigest::of("key"), "a".repeat(256));
     let error = keys.import([long]).await.unwrap_err();
     assert!(matches!(error, ImportError::Invalid { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_key_is_throttled_until_a_time_or_until_the_throttle_is_ended() {
+    let store = MemoryStore::new();
+    let keys = keys_in(&store);
+    let issued = keys.issue("acme").await.unwrap();
+    let (id, key) = (issued.id(), issued.expose_secret());
+    let throttle = || keys.throttle(id, Quota::per_hour(2), today() + DAY);
+    let changed = throttle()
+        .by(Actor::user("ops@example.com"))
+        .reason("a runaway script")
+        .await
+        .unwrap();
+    let throttled = changed.throttled().unwrap();
+    assert_eq!(throttled.quota, Quota::per_hour(2));
+    assert_eq!(throttled.until, today() + DAY);
+    assert_eq!(throttled.reason.as_deref(), Some("a runaway script"));
+    assert_eq!(
+        [(); 3].map(|()| status(&keys, key).as_u16()),
+        [200, 200, 429]
+    );
+    let again = throttle().reason("a runaway script").await.unwrap();
+    assert_eq!(again.version(), changed.version(), "nothing changed");
+
+    let freed = keys.unthrottle(id).await.unwrap();
+    assert_eq!(freed.throttled(), None);
+    assert_eq!(status(&keys, key), StatusCode::OK);
+    let again = keys.unthrottle(id).await.unwrap();
+    assert_eq!(again.version(), freed.version());
+    let trail = TrailQuery::new().with_key(id).newest_first();
+    let trail = keys.trail(&trail, &Paging::first(2)).await.unwrap();
+    let actions: Vec<_> = trail.items.iter().map(|it| it.action.clone()).collect();
+    assert_eq!(actions, [Action::UNTHROTTLED, Action::THROTTLED]);
+    let missing = keys
+        .unthrottle(KeyDigest::of("none").id())
+        .await
+        .unwrap_err();
+    assert!(matches!(missing, ChangeError::NotFound(_)));
 }

@@ -11,7 +11,7 @@ use crate::failure::{Failure, failure, usage};
 use crate::rfc3339;
 
 /// Each command, with the number of its arguments and with its options.
-const COMMANDS: [(&str, usize, &[&str]); 15] = [
+const COMMANDS: [(&str, usize, &[&str]); 16] = [
     ("issue", 1, ISSUE_OPTIONS),
     ("list", 0, LIST_OPTIONS),
     ("show", 1, &[]),
@@ -19,6 +19,7 @@ const COMMANDS: [(&str, usize, &[&str]); 15] = [
     ("rotate", 1, &["grace", "compromised"]),
     ("suspend", 1, &[]),
     ("resume", 1, &[]),
+    ("unthrottle", 1, &[]),
     ("revoke", 1, &["reason"]),
     ("revoke-all", 0, REVOKE_ALL_OPTIONS),
     ("retire-idle", 1, &["rotated-only", "account"]),

@@ -55,6 +55,10 @@ impl Database {
                 let resumed = self.keys.resume(call.id()?).by(call.actor()).await?;
                 Ok(self.changed(&resumed))
             }
+            "unthrottle" => {
+                let unthrottled = self.keys.unthrottle(call.id()?).by(call.actor()).await?;
+                Ok(self.changed(&unthrottled))
+            }
             "revoke" => {
                 let mut revoke = self.keys.revoke(call.id()?).by(call.actor());
                 if let Some(reason) = call.option("reason") {

@@ -41,6 +41,7 @@ usage: keys --db FILE COMMAND
   rotate ID [--grace DAYS | --compromised REASON]
   suspend ID
   resume ID
+  unthrottle ID
   revoke ID [--reason R]
   revoke-all [--account A] [--prefix P] [--issued-before TIME] [--reason R]
   retire-idle DAYS [--rotated-only] [--account A]

@@ -64,8 +64,9 @@ async fn main() -> Result<(), Error> {
         story.ask(OWNER).await? == 403,
         "the key does not work for its owner, either",
     )?;
-    println!("An operator resumes the key, and its owner rotates it, with an hour of grace.");
+    println!("An operator frees the key, and its owner rotates it, with an hour of grace.");
     story.keys.resume(story.key.id()).await?;
+    story.keys.unthrottle(story.key.id()).await?;
     story.keys.rotate(story.key.id()).grace(HOUR).await?;
     ensure(
         story.ask(OWNER).await? == 200,

@@ -25,6 +25,7 @@ use crate::http::render::error_response::Rendered;
 use crate::key::digest::KeyId;
 use crate::key::formats::KeyFormats;
 use crate::key::lifecycle::Lifecycle;
+use crate::key::quota::Quota;
 use crate::key::record::KeyRecord;
 use crate::key::scanner::ScannerRules;
 use crate::limit::limits::Limits;
@@ -42,6 +43,7 @@ use crate::manage::policy::IssuePolicy;
 use crate::manage::purge::PurgeKeys;
 use crate::manage::retire::RetireIdle;
 use crate::manage::rotate::RotateKey;
+use crate::manage::throttle::{ThrottleKey, UnthrottleKey};
 use crate::manage::update::UpdateKey;
 use crate::manage::usage::ReadUsage;
 use crate::middleware::config::Config;
@@ -202,6 +204,17 @@ impl ApiKeys {
     /// Ends the suspension of a key when the returned future is awaited.
     pub fn resume(&self, id: KeyId) -> ResumeKey {
         ResumeKey::new(self.manager(), id)
+    }
+
+    /// Gives a key a quota until a time, in addition to all limits, when the returned future is
+    /// awaited.
+    pub fn throttle(&self, id: KeyId, quota: Quota, until: SystemTime) -> ThrottleKey {
+        ThrottleKey::new(self.manager(), id, quota, until)
+    }
+
+    /// Ends the throttle of a key when the returned future is awaited.
+    pub fn unthrottle(&self, id: KeyId) -> UnthrottleKey {
+        UnthrottleKey::new(self.manager(), id)
     }
 
     /// Reads a page of the list of keys.

@@ -8,7 +8,7 @@
 //!
 //! | kind | about |
 //! |---|---|
-//! | `api_key.issued`, `api_key.updated`, `api_key.suspended`, `api_key.resumed`, `api_key.throttled`, `api_key.revoked` | a change of a key |
+//! | `api_key.issued`, `api_key.updated`, `api_key.suspended`, `api_key.resumed`, `api_key.throttled`, `api_key.unthrottled`, `api_key.revoked` | a change of a key |
 //! | `api_key.rotated` | a rotation, with the id of the successor |
 //! | `api_key.retired` | the end of a key that was not used for long |
 //! | `api_key.revoked_all` | a revocation of many keys, with their number |
@@ -16,6 +16,7 @@
 //! | `api_key.expiring` | a key that expires in 30, 7 or 1 `days` |
 //! | `api_key.expired` | a key that has expired |
 //! | `api_key.rotated_key_in_use` | an old key that is still used 7 or 1 `days` before its grace ends |
+//! | `anomaly.low`, `anomaly.medium`, `anomaly.high`, `anomaly.critical` | an [anomaly](crate::anomaly) in the use of a key; the first two belong to no account, so that only operators get them |
 //! | `limit.nearly_used` | a budget of which the share that [`Limit::tell_at`](crate::limit::Limit::tell_at) names is used |
 //! | `webhook.test` | nothing: a test of an endpoint |
 //!

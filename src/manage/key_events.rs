@@ -8,12 +8,13 @@ use crate::util::timestamp::rfc3339;
 /// The changes that are told, each for each key. A rotation and the end of an idle key are told with
 /// more facts, by those who make them. Imports and deletions are not told, since they may be of a
 /// million keys that nothing happens to.
-const TOLD: [Action; 6] = [
+const TOLD: [Action; 7] = [
     Action::ISSUED,
     Action::UPDATED,
     Action::SUSPENDED,
     Action::RESUMED,
     Action::THROTTLED,
+    Action::UNTHROTTLED,
     Action::REVOKED,
 ];
 

@@ -21,6 +21,7 @@ pub(crate) mod purge;
 pub(crate) mod retire;
 pub(crate) mod rotate;
 mod rotate_error;
+pub(crate) mod throttle;
 mod unused;
 pub(crate) mod update;
 pub(crate) mod usage;
@@ -40,6 +41,7 @@ pub use purge::{PurgeError, PurgeKeys};
 pub use retire::{RetireError, RetireIdle};
 pub use rotate::{RotateKey, RotatedKey};
 pub use rotate_error::RotateError;
+pub use throttle::{ThrottleKey, UnthrottleKey};
 pub use update::{UpdateError, UpdateKey};
 
 pub use crate::api_keys::{Health, Managed, ReadOnly, Worker, WorkerHealth};

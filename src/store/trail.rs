@@ -149,6 +149,8 @@ impl Action {
     pub const RESUMED: Self = Self::of("api_key.resumed");
     /// A key was given a quota for a limited time: `api_key.throttled`.
     pub const THROTTLED: Self = Self::of("api_key.throttled");
+    /// The throttle of a key was ended: `api_key.unthrottled`.
+    pub const UNTHROTTLED: Self = Self::of("api_key.unthrottled");
     /// A key was revoked: `api_key.revoked`.
     pub const REVOKED: Self = Self::of("api_key.revoked");
 
