@@ -231,6 +231,7 @@
 //! [`RequireScope`]: crate::RequireScope
 //! [`StaticStore`]: crate::store::StaticStore
 
+pub mod anomalies;
 pub mod errors;
 pub mod fleet;
 pub mod forward_auth;

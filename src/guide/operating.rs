@@ -95,7 +95,13 @@
 //! | `WARN` | `more keys were in use than usage is kept of …` | see [`usage`](super::usage), section How exact it is |
 //! | `WARN` | `events could not be announced; …`, `events could not be delivered; …` | fix the store |
 //! | `WARN` | `the delivery of an event is given up` | tell the owner of the endpoint; replay it |
+//! | `ERROR` | `a key is probably in the wrong hands` | see [`anomalies`](super::anomalies) |
+//! | `WARN` | `a key is used in a very unusual way` | see [`anomalies`](super::anomalies) |
+//! | `WARN` | `anomalies cannot be looked for at present; …` | fix the store |
+//! | `WARN` | `the store keeps no profiles of keys, …` | add the rights, or the method `save_profiles` |
+//! | `WARN` | `the profile of a key is damaged; …` | none; it is learned anew |
 //! | `WARN` | `keys name a plan that there is not; …` | add the plan |
+//! | `INFO` | `a key is used in an unusual way` | see [`anomalies`](super::anomalies) |
 //! | `INFO` | `request refused`, up to 20 a minute, then a `WARN` | none |
 //! | `DEBUG` | `request refused`, beyond 20 a minute | none |
 //! | `TRACE` | `API key accepted` | none |
