@@ -55,6 +55,7 @@
 //! | [`http`] | client addresses, error formats, headers, the service and its futures |
 //! | [`manage`] | issuing, importing, adopting, rotating, updating and revoking keys, the worker |
 //! | [`observe`] | the port to observers, metrics |
+//! | [`redact`] | redaction of keys in logs, errors and JSON |
 //! | [`clock`] | the port to time, and a clock for tests |
 //! | `webhook` | signed webhooks, and the client that sends them |
 //! | `testing`, `conformance` | for tests of an application, and of a port's implementation |
@@ -122,6 +123,7 @@ pub mod limit;
 pub mod manage;
 mod middleware;
 pub mod observe;
+pub mod redact;
 mod shared;
 pub mod store;
 pub mod usage;

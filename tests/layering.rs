@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// The layers from the top: a module imports from its own layer or a lower one. Those in one layer
 /// do not know each other's insides, and no two of them import each other.
 const ORDER: &str = "lib, guide, api_keys > middleware, manage > shared > observe, webhook > events > http \
-                     > cache > usage, anomaly > limit, store > document, key > util";
+                     > cache > usage, anomaly > limit, store > redact > document, key > util";
 
 /// The lowest layer that knows of HTTP, and the only one that knows of tower.
 const HTTP: &str = "http";

@@ -49,6 +49,7 @@ use crate::manage::usage::ReadUsage;
 use crate::middleware::config::Config;
 use crate::middleware::gate::Gate;
 use crate::middleware::layer::ApiKeyLayer;
+use crate::redact::Redactor;
 use crate::shared::Shared;
 use crate::store::{
     DynManagedKeyStore, KeyQuery, KeyStore, ListedKey, ManagedKeyStore, Page, Paging, StoreError,
@@ -339,6 +340,12 @@ impl<A> ApiKeys<A> {
     /// Creates a layer that requires one of these keys, with the defaults of [`ApiKeyLayer`].
     pub fn layer(&self) -> ApiKeyLayer {
         ApiKeyLayer::new(self.gate())
+    }
+
+    /// Creates a redactor of keys in the formats of these keys, and of well-known shapes, for logs
+    /// and error texts: `sk_live_…` becomes `sk_live_[REDACTED]`.
+    pub fn redactor(&self) -> Redactor {
+        Redactor::of(self.shared.formats.iter().cloned())
     }
 
     /// Verifies a key that did not come in an HTTP request, for example in the first message of a

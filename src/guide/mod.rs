@@ -214,6 +214,7 @@
 //! - [`webhooks`]: tell the owners of keys what happens to them.
 //! - [`rotation`]: rotate keys, update their fields, and act after a leak.
 //! - [`scanners`]: find leaked keys in code and logs with secret scanners.
+//! - [`leaks`]: keep keys out of logs and errors.
 //! - [`wrong_tool`]: decide between an API key, OAuth 2.0, a JWT and mTLS.
 //! - [`key_holders`]: advice for those who hold your keys.
 //!
@@ -237,6 +238,7 @@ pub mod fleet;
 pub mod forward_auth;
 pub mod issuing;
 pub mod key_holders;
+pub mod leaks;
 pub mod limits;
 pub mod operating;
 pub mod own_table;

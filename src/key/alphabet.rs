@@ -37,7 +37,12 @@ impl Alphabet {
         Self(set)
     }
 
-    pub(super) fn contains(self, byte: u8) -> bool {
+    /// Returns the characters of both alphabets.
+    pub(crate) const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub(crate) fn contains(self, byte: u8) -> bool {
         byte < 128 && self.0 >> byte & 1 == 1
     }
 

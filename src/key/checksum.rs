@@ -19,7 +19,7 @@ const LABEL: &[u8] = b"tower-api-key checksum v1";
 
 /// The checksum at the end of issued keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Checksum {
+pub(crate) enum Checksum {
     None,
     /// The CRC-32 of the secret.
     Plain,
@@ -190,7 +190,7 @@ pub enum ChecksumRingError {
 
 /// The checksum of the keys with one lead, under the secrets of a ring.
 #[derive(Clone)]
-pub(super) struct KeyedChecksum {
+pub(crate) struct KeyedChecksum {
     /// The secrets, the current one first.
     secrets: Arc<[LeadSecret]>,
     unkeyed: Unkeyed,

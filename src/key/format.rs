@@ -28,7 +28,7 @@ const REACH_OF_SLIPS: usize = 8;
 
 /// The number of characters after a prefix that cannot be an accident. It is shorter than every
 /// secret.
-const CLAIMING_LENGTH: usize = 16;
+pub(crate) const CLAIMING_LENGTH: usize = 16;
 const MAX_PREFIX_LENGTH: usize = 32;
 
 /// A format of keys, with their environment and kind.
@@ -61,7 +61,7 @@ pub struct KeyFormat {
 
 /// The part of a key after its lead.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum KeyBody {
+pub(crate) enum KeyBody {
     /// A key issued by this crate: random bytes in base 62, and perhaps a checksum.
     Issued {
         secret_bytes: usize,
@@ -347,17 +347,17 @@ impl KeyFormat {
     }
 
     /// Returns the prefix of the keys of this format, including the separator.
-    pub(super) fn lead(&self) -> &str {
+    pub(crate) fn lead(&self) -> &str {
         &self.lead
     }
 
     /// Returns the part of a key after its lead.
-    pub(super) fn body(&self) -> &KeyBody {
+    pub(crate) fn body(&self) -> &KeyBody {
         &self.body
     }
 
     /// Returns the length of an issued key after its lead; 0 for an imported format.
-    pub(super) fn issued_length(&self) -> usize {
+    pub(crate) fn issued_length(&self) -> usize {
         match &self.body {
             KeyBody::Issued {
                 secret_bytes,
@@ -378,7 +378,7 @@ impl KeyFormat {
         }
     }
 
-    pub(super) fn body_matches(&self, rest: &[u8]) -> bool {
+    pub(crate) fn body_matches(&self, rest: &[u8]) -> bool {
         match &self.body {
             KeyBody::Imported {
                 alphabet, length, ..

@@ -1,0 +1,37 @@
+//! Redaction of whole texts.
+
+use std::borrow::Cow;
+use std::string::FromUtf8Error;
+
+use crate::redact::search::{REDACTED, Search};
+
+/// Returns a text without its secrets. If `is_named`, the text is the value of a field whose name
+/// announces a credential.
+pub(super) fn redact<'t>(search: &Search, text: &'t str, is_named: bool) -> Cow<'t, str> {
+    let Cow::Owned(safe) = redact_bytes(search, text.as_bytes(), is_named) else {
+        return Cow::Borrowed(text);
+    };
+    // Secrets are of ASCII characters, so what is left is UTF-8.
+    let lossy = |error: FromUtf8Error| String::from_utf8_lossy(error.as_bytes()).into_owned();
+    Cow::Owned(String::from_utf8(safe).unwrap_or_else(lossy))
+}
+
+/// Returns bytes without the secrets in them.
+pub(super) fn redact_bytes<'t>(search: &Search, text: &'t [u8], is_named: bool) -> Cow<'t, [u8]> {
+    let Some(mut secret) = search.next_secret(text, 0, is_named) else {
+        return Cow::Borrowed(text);
+    };
+    let mut safe = Vec::with_capacity(text.len());
+    let mut at = 0;
+    loop {
+        safe.extend_from_slice(&text[at..secret.start]);
+        safe.extend_from_slice(REDACTED.as_bytes());
+        at = secret.end;
+        match search.next_secret(text, at, is_named) {
+            Some(next) => secret = next,
+            None => break,
+        }
+    }
+    safe.extend_from_slice(&text[at..]);
+    Cow::Owned(safe)
+}
