@@ -11,7 +11,7 @@ use crate::failure::{Failure, failure, usage};
 use crate::rfc3339;
 
 /// Each command, with the number of its arguments and with its options.
-const COMMANDS: [(&str, usize, &[&str]); 16] = [
+const COMMANDS: [(&str, usize, &[&str]); 17] = [
     ("issue", 1, ISSUE_OPTIONS),
     ("list", 0, LIST_OPTIONS),
     ("show", 1, &[]),
@@ -28,6 +28,7 @@ const COMMANDS: [(&str, usize, &[&str]); 16] = [
     ("trail", 1, &[]),
     ("verify-trail", 0, &[]),
     ("scanner-rules", 1, &["format"]),
+    ("redact", 0, &[]),
 ];
 const ISSUE_OPTIONS: &[&str] = &[
     "scope",

@@ -1,5 +1,6 @@
 //! Issues, lists, updates, rotates, suspends, revokes, retires and purges the keys in a file, and
-//! shows their usage, from the command line. Writes rules by which secret scanners find keys.
+//! shows their usage, from the command line. Writes rules by which secret scanners find keys, and
+//! takes keys out of a text.
 //!
 //! `cargo run --features sqlite --example keys -- --db keys.db issue acme --scope reports:read`
 //! issues a key; `--help` lists the commands. Processes that use the file, such as the example
@@ -15,6 +16,7 @@ mod failure;
 mod issue;
 mod list;
 mod output;
+mod redact;
 #[path = "../support/rfc3339.rs"]
 mod rfc3339;
 mod scanner_rules;
@@ -50,6 +52,7 @@ usage: keys --db FILE COMMAND
   trail ID
   verify-trail
   scanner-rules gitleaks | trufflehog | github | detect-secrets [--format PREFIX[=ENVIRONMENT]]...
+  redact
 
 options of every command:
   --db FILE      the file of the keys (default: KEYS_DB); created if it is missing
@@ -87,6 +90,9 @@ TruffleHog, custom patterns of GitHub, or a plugin of detect-secrets. It needs n
 is the prefix of keys that an application issues, such as acme_live, or acme_test=test; without any,
 the rules are for the keys that this program issues.
 
+redact copies standard input to standard output without the keys, tokens and secrets of webhooks in
+it: sk_live_... becomes sk_live_[REDACTED]. It needs no file.
+
 A status is live, active, deprecated, not_yet_active, suspended, expired or revoked; a live key is
 active or deprecated. The audit key is KEYS_AUDIT_KEY (64 hex digits), or else in FILE.audit-key.
 ";
@@ -114,6 +120,10 @@ async fn run() -> Result<bool, Failure> {
     }
     let call = Call::parse(arguments)?;
     let output = match call.command.as_str() {
+        "redact" => {
+            redact::redact()?;
+            return Ok(true);
+        }
         "scanner-rules" => scanner_rules::scanner_rules(&call)?,
         _ => run_on_database(&call).await?,
     };
