@@ -11,14 +11,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use canary::{Canary, Heard};
+use tower_api_key::anomaly::{Actions, AnomalyDetection, Baseline, CountryHeader, UsageSpike};
 use tower_api_key::clock::ManualClock;
 use tower_api_key::events::{EventSink, KeptEvent, SinkError};
+use tower_api_key::http::PeerAddr;
 use tower_api_key::store::{AuditKey, SqliteStore, Start};
 use tower_api_key::webhook::{
     SendError, SendErrorKind, WebhookClient, WebhookMasters, WebhookRequest, WebhookResponse,
     Webhooks,
 };
-use tower_api_key::{ApiKeys, Limits, ManagedKeyStore, Quota};
+use tower_api_key::{ApiKeys, IssuedKey, Limits, ManagedKeyStore, Quota};
 use tracing::Level;
 
 const MASTER: &[u8; 32] = b"a-master-secret-that-must-not-go";
@@ -51,6 +53,7 @@ impl EventSink for NotingSink {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, in which all is heard")]
 async fn invariant_2_no_key_in_any_event_body_table_or_log() {
     let heard = Heard::default();
     let writer = heard.clone();
@@ -74,6 +77,8 @@ async fn invariant_2_no_key_in_any_event_body_table_or_log() {
         .clock(clock.clone())
         .webhooks(webhooks)
         .sink("mail", NotingSink(heard.clone()))
+        .anomaly_detection(watching())
+        .countries(CountryHeader::new("x-country").unwrap())
         .limits(Limits::new().per_account(limit))
         .build()
         .unwrap();
@@ -97,6 +102,7 @@ async fn invariant_2_no_key_in_any_event_body_table_or_log() {
     let second = keys.rotate(first.id()).await.unwrap();
     let caller = keys.verify(second.expose_secret()).await.unwrap();
     caller.count("bytes", 7);
+    let stolen = stolen(&keys).await;
     keys.suspend(second.id()).reason("unpaid").await.unwrap();
     keys.resume(second.id()).await.unwrap();
     let new_secret = endpoints.rotate_secret(&id, DAY).await.unwrap();
@@ -119,6 +125,9 @@ async fn invariant_2_no_key_in_any_event_body_table_or_log() {
         "\"type\":\"api_key.rotated\"",
         "api_key.expiring",
         "webhook.test",
+        "anomaly.critical",
+        "geographic_anomaly",
+        "a key is probably in the wrong hands",
         "the delivery of an event failed",
         "tls_failed",
         "hooks.acme.example",
@@ -132,6 +141,7 @@ async fn invariant_2_no_key_in_any_event_body_table_or_log() {
         first.expose_secret(),
         second.expose_secret(),
         third.expose_secret(),
+        stolen.expose_secret(),
     ]
     .into_iter()
     .chain(secrets);
@@ -152,6 +162,33 @@ async fn invariant_2_no_key_in_any_event_body_table_or_log() {
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
+
+/// Detects anomalies, against a baseline by which each use of a key is one.
+fn watching() -> AnomalyDetection {
+    let baseline = Baseline::new().active_hours([]).hourly_average(0);
+    AnomalyDetection::new()
+        .usage_spike(UsageSpike::new().floor(0))
+        .baseline(move |_| Some(baseline.clone().countries([])))
+        .actions(Actions::recommended())
+}
+
+/// A key that a thief has used.
+async fn stolen(keys: &ApiKeys) -> IssuedKey {
+    let stolen = keys.issue("acme").await.unwrap();
+    for _ in 0..3 {
+        let request = http::Request::get("/?api_key=none")
+            .header(
+                "authorization",
+                format!("Bearer {}", stolen.expose_secret()),
+            )
+            .header("x-country", "BR")
+            .extension(PeerAddr(([203, 0, 113, 7], 1).into()))
+            .body(())
+            .unwrap();
+        support::call(support::echoing(&keys.layer()), request).await;
+    }
+    stolen
+}
 
 /// Notes what is in the file of the database, and deletes it.
 fn note_file(path: &Path, heard: &Heard) {

@@ -399,6 +399,8 @@ fn pieces() -> impl Strategy<Value = Vec<Vec<u8>>> {
         "u00",
         "2",
         "eyJhbGciOiJIUzI1NiJ9",
+        "authorization: AWS4-HMAC-",
+        "SHA256",
         "m",
         "acme_2026_",
     ]);

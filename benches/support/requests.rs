@@ -50,14 +50,14 @@ impl Credentials {
             Self::None => (&[][..], Some(request(None))),
         };
         let is_addressed = matches!(self, Self::Addressed(_));
-        let with = move |key: &Box<str>| {
+        let with = move |key: &str| {
             if is_addressed {
                 addressed(key)
             } else {
                 request(Some(key))
             }
         };
-        keys.iter().map(with).chain(without)
+        keys.iter().map(move |key| with(key)).chain(without)
     }
 }
 

@@ -171,7 +171,7 @@ mod tests {
 
     fn used(hours: &[(u32, u64)], countries: &[String]) -> Profile {
         let now = UNIX_EPOCH + Duration::from_secs(400_000 * 3_600);
-        let mut profile = Profile::new(now);
+        let mut profile = Profile::new(400_000);
         for (hour, requests) in hours {
             profile.add(400_000 + hour, *requests, f64::MAX);
         }

@@ -30,6 +30,11 @@ pub(super) struct Seen {
 }
 
 impl Observation {
+    /// Returns the first hour of the requests, since 1970.
+    pub(crate) fn first_hour(&self) -> u32 {
+        self.seen.requests.first().map_or(0, |(hour, _)| *hour)
+    }
+
     /// Returns the last hour of the requests, since 1970.
     pub(crate) fn last_hour(&self) -> u32 {
         self.seen.requests.last().map_or(0, |(hour, _)| *hour)

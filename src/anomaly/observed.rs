@@ -84,9 +84,12 @@ impl Observed<'_> {
     }
 
     /// Returns the requests of the last hour, in all processes, as far as they have told. Requests
-    /// that were denied are counted, too.
+    /// that were denied are counted, too. If the look is late, it is the busiest of the hours that
+    /// the observation is about.
     pub fn requests_in_last_hour(&self) -> f64 {
-        self.profile.last_hour(self.now)
+        let hours = self.observation.seen.requests.iter();
+        let hours = hours.map(|(hour, _)| self.profile.requests_in(*hour));
+        hours.fold(self.profile.last_hour(self.now), f64::max)
     }
 
     /// Returns the average number of requests in an hour with any: what is given, or else learned.

@@ -83,9 +83,8 @@ pub(super) struct Told {
 }
 
 impl Profile {
-    /// Creates the profile of a key that was not seen before.
-    pub(crate) fn new(now: SystemTime) -> Self {
-        let hour = hour_of(now);
+    /// Creates the profile of a key that is used for the first time in an hour since 1970.
+    pub(crate) fn new(hour: u32) -> Self {
         Self {
             since: hour,
             hour,
@@ -184,6 +183,15 @@ impl Profile {
         match hour_of(now).wrapping_sub(self.hour) {
             0 => number(self.current) + number(self.previous) * rest,
             1 => number(self.current) * rest,
+            _ => 0.0,
+        }
+    }
+
+    /// Returns the requests of an hour since 1970, if it is one of the last two.
+    pub(super) fn requests_in(&self, hour: u32) -> f64 {
+        match self.hour.wrapping_sub(hour) {
+            0 => number(self.current),
+            1 => number(self.previous),
             _ => 0.0,
         }
     }

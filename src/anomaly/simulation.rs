@@ -182,7 +182,7 @@ impl Key {
             burst: None,
             moves_on: 20 + random.below(35) as u32,
             vacation: random.below(200) as u32,
-            profile: Profile::new(at(0, 0.0)),
+            profile: Profile::new(FIRST_HOUR),
             id: KeyId::from_bytes((u128::from(number)).to_be_bytes()),
             random,
         }

@@ -228,21 +228,28 @@ impl Work<'_> {
         now: SystemTime,
     ) -> Result<Option<KeptProfile>, StoreError> {
         let version = kept.as_ref().map_or(0, |kept| kept.version);
+        let seen = || {
+            batch
+                .seen
+                .iter()
+                .filter(|(_, seen)| seen.lineage == lineage)
+        };
+        let first = || seen().map(|(_, seen)| seen.first_hour()).min();
+        let new = || Profile::new(first().unwrap_or_default());
         let profile = kept.map(|kept| Profile::from_bytes(&kept.data));
         let mut profile = match profile {
-            None => Profile::new(now),
+            None => new(),
             Some(Ok(profile)) if profile.has_write(batch.write) => return Ok(None), // told before
             Some(Ok(profile)) => profile,
             // A process with a later version of the library looks at the key.
             Some(Err(NoProfile::Later)) => return Ok(None),
             Some(Err(NoProfile::Damaged)) => {
                 trace::profile_damaged(&lineage);
-                Profile::new(now)
+                new()
             }
         };
         let settings = &self.table.settings;
-        let seen = batch.seen.iter();
-        for (watch, seen) in seen.filter(|(_, seen)| seen.lineage == lineage) {
+        for (watch, seen) in seen() {
             let (alert, notable) = settings.assess(&mut profile, seen, now);
             if let Some(alert) = alert {
                 let raise = self.manager.raise(&alert, settings, seen.last_hour());

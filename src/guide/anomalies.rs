@@ -60,7 +60,7 @@
 //! # Countries
 //!
 //! [`ApiKeysBuilder::countries`] takes a source of countries: [`CountryHeader`] for a header that a
-//! proxy sets, or your own [`Countries`], such as a database in the format of MaxMind
+//! proxy sets, or your own [`Countries`], such as a database in the format of `MaxMind`
 //! (`examples/watching/geo_database.rs`). It is asked when a key is used from another network than
 //! lately, and once a day. Set [`ApiKeyLayer::client_address`] first, if there is a proxy.
 //!

@@ -22,6 +22,8 @@ const BLOCK: usize = 32;
 const PART: usize = 256;
 /// How far before a place an escape may begin that ends after it.
 const ESCAPE: usize = 16;
+/// The maximum length of the name of a scheme that signs requests.
+const SIGNING_SCHEME: usize = 24;
 /// The number of characters of a credential that are searched for signs of randomness.
 const SIGNS: usize = 64;
 /// The number of bytes at the end of a text that may be the beginning of a secret: the longest key
@@ -258,6 +260,9 @@ impl Search {
         if value.len() < CLAIMING_LENGTH || word == Word::Scheme && !is_random(value) {
             return None;
         }
+        if is_signing_scheme(value) {
+            return None;
+        }
         let start = at + self.length_of_lead(value);
         (start < end.characters).then(|| Secret::run(text, start, Run::TOKEN))
     }
@@ -297,6 +302,9 @@ impl Search {
             Read::No => false,
         };
         if value.len() < CLAIMING_LENGTH || self.shapes.iter().any(is_lead) {
+            return Read::Cut;
+        }
+        if may_be_signing_scheme(value) {
             return Read::Cut;
         }
         if word == Word::Name || is_random(value) {
@@ -345,6 +353,19 @@ fn is_inside_token(text: &[u8]) -> bool {
 fn is_random(value: &[u8]) -> bool {
     let mut near = value.iter().take(SIGNS).enumerate();
     near.any(|(at, byte)| byte.is_ascii_digit() || at > 0 && byte.is_ascii_uppercase())
+}
+
+/// Returns whether a token is the name of a scheme that signs requests, such as `AWS4-HMAC-SHA256`.
+fn is_signing_scheme(value: &[u8]) -> bool {
+    let ends = [&b"-SHA256"[..], b"-SHA384", b"-SHA512"];
+    may_be_signing_scheme(value) && ends.iter().any(|end| value.ends_with(end))
+}
+
+/// Returns whether a token is the name of such a scheme, or the beginning of one.
+fn may_be_signing_scheme(value: &[u8]) -> bool {
+    let is_in_name =
+        |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'-';
+    value.len() <= SIGNING_SCHEME && value.iter().all(is_in_name)
 }
 
 /// Returns the end of the colour at the start of a run: the run in `ESC[31mKEY` begins with `31m`.
