@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::anomaly::WatchTable;
+use crate::anomaly::{WatchTable, network_of, number_of};
 use crate::cache::{CachedKey, FormatFacts, KeyCache};
 use crate::events::{DynEventSink, DynWebhooks};
 use crate::http::rejection::Rejection;
@@ -126,6 +126,7 @@ impl Heartbeat {
 #[derive(Debug, Default)]
 pub(crate) struct LogThrottles {
     pub(crate) untrusted_forwarding: LogOnce,
+    pub(crate) later_profile: LogOnce,
     pub(crate) no_address_for_allow_list: LogOnce,
     pub(crate) no_address_for_limits: LogOnce,
     pub(crate) store: OutageLog,
@@ -202,11 +203,25 @@ impl Shared {
         let Some(watch) = key.watch_in(table) else {
             return;
         };
-        match &self.countries {
-            Some(countries) => {
-                watch.see(now, client(), |client| countries.country(client, request));
-            }
-            None => watch.see(now, None, |_| None),
+        let Some(countries) = &self.countries else {
+            return watch.see(now, None, || None);
+        };
+        if countries.needs_address() {
+            let client = client();
+            let place = || Some((countries.country(client, request)?, client));
+            return watch.see(now, client.map(network_of), place);
+        }
+        let country = countries.country(None, request);
+        watch.see(now, country.map(number_of), || Some((country?, client())));
+    }
+
+    /// Lets anomaly detection see a use of a key that came in no request.
+    pub(crate) fn see_use(&self, key: &CachedKey, now: SystemTime) {
+        let Some(table) = self.watch.as_ref().filter(|table| table.is_on()) else {
+            return;
+        };
+        if let Some(watch) = key.watch_in(table) {
+            watch.see(now, None, || None);
         }
     }
 

@@ -248,16 +248,16 @@ impl ManagedKeyStore for Twisted {
         Ok(read)
     }
 
-    async fn profiles(&self, lineages: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError> {
-        let mut profiles = self.store.profiles(lineages).await?;
+    async fn profiles(&self, keys: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError> {
+        let mut profiles = self.store.profiles(keys).await?;
         if self.is(Fault::CutsProfiles) {
             for profile in &mut profiles {
                 profile.data.truncate(255);
             }
         }
         if self.is(Fault::KeepsProfiles) {
-            let missing = |id: &&KeyId| profiles.iter().all(|profile| profile.lineage != **id);
-            let missing: Vec<_> = lineages.iter().filter(missing).collect();
+            let missing = |id: &&KeyId| profiles.iter().all(|profile| profile.key != **id);
+            let missing: Vec<_> = keys.iter().filter(missing).collect();
             for id in missing {
                 let query = TrailQuery::new().with_key(*id);
                 let trail = self.store.trail(&query, &Paging::first(9)).await?;
@@ -271,19 +271,19 @@ impl ManagedKeyStore for Twisted {
     }
 
     async fn save_profiles(&self, profiles: &[KeptProfile]) -> Result<Vec<KeyId>, StoreError> {
-        let ids: Vec<_> = profiles.iter().map(|profile| profile.lineage).collect();
+        let ids: Vec<_> = profiles.iter().map(|profile| profile.key).collect();
         let kept = self.store.profiles(&ids).await?;
         let version = |id: &KeyId| {
-            let kept = kept.iter().find(|kept| kept.lineage == *id);
+            let kept = kept.iter().find(|kept| kept.key == *id);
             kept.map_or(0, |kept| kept.version)
         };
         let mut profiles = profiles.to_vec();
         if self.is(Fault::SavesAnyVersion) {
             for profile in &mut profiles {
-                profile.version = version(&profile.lineage) + 1;
+                profile.version = version(&profile.key) + 1;
             }
         }
-        let is_next = |it: &KeptProfile| it.version == version(&it.lineage) + 1;
+        let is_next = |it: &KeptProfile| it.version == version(&it.key) + 1;
         if self.is(Fault::SavesAllOrNone) && !profiles.iter().all(is_next) {
             return Ok(Vec::new());
         }
@@ -441,10 +441,7 @@ fn a_store_with_faulty_profiles_fails_with_the_broken_promise() {
             "each profile of a call is saved or not by itself",
         ),
         (Fault::CutsProfiles, "a profile is found as it was saved"),
-        (
-            Fault::KeepsProfiles,
-            "a profile is kept for as long as a key of its lineage",
-        ),
+        (Fault::KeepsProfiles, "a profile is deleted with its key"),
     ] {
         let store = Twisted::new(fault);
         assert_eq!(

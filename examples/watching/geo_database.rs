@@ -30,8 +30,8 @@ impl GeoDatabase {
 }
 
 impl Countries for GeoDatabase {
-    fn country(&self, client: IpAddr, _request: RequestHead<'_>) -> Option<Country> {
-        let found = self.0.lookup(client).ok()?;
+    fn country(&self, client: Option<IpAddr>, _request: RequestHead<'_>) -> Option<Country> {
+        let found = self.0.lookup(client?).ok()?;
         let code: Option<&str> = found.decode_path(&path!["country", "iso_code"]).ok()?;
         Country::new(code?).ok()
     }

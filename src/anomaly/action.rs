@@ -22,7 +22,8 @@ pub enum Action {
     Tell,
     /// A throttle of the key, with an end. A throttle that the key has already is kept.
     Throttle {
-        /// The quota of the key. `None` for twice its hourly average, at least 60 requests per hour.
+        /// The quota of the key. `None` for twice its hourly average, at least 60 requests per hour;
+        /// a key whose average is not known yet is not throttled then.
         quota: Option<Quota>,
         /// The time until the throttle ends.
         time: Duration,
@@ -69,9 +70,19 @@ impl Action {
         }
     }
 
-    /// Returns the quota of a throttle of a key with an hourly average.
-    pub(crate) fn quota(quota: Option<Quota>, hourly_average: f64) -> Quota {
-        quota.unwrap_or_else(|| {
+    /// Returns the time after which it ends, if it does.
+    pub(super) const fn time(&self) -> Option<Duration> {
+        match self {
+            Self::Throttle { time, .. } => Some(*time),
+            Self::Suspend { time } => *time,
+            Self::Tell | Self::Revoke => None,
+        }
+    }
+
+    /// Returns the quota of a throttle of a key with an hourly average. `None` if neither is known.
+    pub(crate) fn quota(quota: Option<Quota>, hourly_average: Option<f64>) -> Option<Quota> {
+        quota.or_else(|| {
+            let hourly_average = hourly_average?;
             let limit = (2.0 * hourly_average).ceil().clamp(LEAST, 1e9);
             #[expect(
                 clippy::cast_possible_truncation,
@@ -79,7 +90,7 @@ impl Action {
                 reason = "clamped"
             )]
             let limit = limit as u64;
-            Quota::try_per_hour(limit).unwrap_or(const { Quota::per_hour(1_000_000_000) })
+            Quota::try_per_hour(limit).ok()
         })
     }
 

@@ -17,10 +17,17 @@ pub(crate) enum NoProfile {
 }
 
 impl Profile {
-    /// Encodes the profile: about 150 bytes, at most 600.
+    /// Encodes the profile: about 250 bytes, at most 700.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![VERSION];
-        for number in [self.since, self.hour, self.weighed_on] {
+        let numbers = [
+            self.since,
+            self.hour,
+            self.weighed_on,
+            self.days,
+            self.learned_on,
+        ];
+        for number in numbers {
             bytes.extend(number.to_le_bytes());
         }
         for number in [self.current, self.previous] {
@@ -65,7 +72,11 @@ impl Profile {
             0 => return Err(NoProfile::Damaged),
             _ => return Err(NoProfile::Later),
         }
-        let [since, hour, weighed_on] = [reader.u32()?, reader.u32()?, reader.u32()?];
+        let mut numbers = [0; 5];
+        for number in &mut numbers {
+            *number = reader.u32()?;
+        }
+        let [since, hour, weighed_on, days, learned_on] = numbers;
         let [current, previous] = [reader.u64()?, reader.u64()?];
         let mut averages = [0.0; 5];
         for number in &mut averages {
@@ -100,6 +111,8 @@ impl Profile {
             hour,
             current,
             previous,
+            days,
+            learned_on,
             active_hours,
             mean,
             log_mean,
@@ -186,7 +199,7 @@ mod tests {
                 severity,
             });
         }
-        for write in 0..12 {
+        for write in 0..20 {
             profile.written(write);
         }
         profile
@@ -200,12 +213,12 @@ mod tests {
         ) {
             let profile = used(&hours, &countries);
             let bytes = profile.to_bytes();
-            prop_assert!(bytes.len() <= 600, "{}", bytes.len());
+            prop_assert!(bytes.len() <= 700, "{}", bytes.len());
             let back = Profile::from_bytes(&bytes).unwrap();
             // Rounded once, it stays the same.
             prop_assert_eq!(back.to_bytes(), bytes.clone());
             prop_assert_eq!((&back.countries, &back.told), (&profile.countries, &profile.told));
-            prop_assert!(back.has_write(11) && !back.has_write(3));
+            prop_assert!(back.has_write(19) && !back.has_write(3));
             for cut in 0..bytes.len() {
                 prop_assert_eq!(Profile::from_bytes(&bytes[..cut]), Err(NoProfile::Damaged));
             }

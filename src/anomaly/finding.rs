@@ -68,7 +68,8 @@ pub(crate) struct Alert {
     pub(super) found: Vec<Found>,
     /// The detectors that found something shortly before, which raises the severity.
     pub(super) after: Vec<Box<str>>,
-    pub(crate) hourly_average: f64,
+    /// `None` if it is not known.
+    pub(crate) hourly_average: Option<f64>,
 }
 
 impl Alert {

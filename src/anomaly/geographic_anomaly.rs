@@ -37,7 +37,7 @@ impl GeographicAnomaly {
     pub(super) fn detect<'o>(&'o self, observed: &'o Observed<'_>) -> impl Iterator<Item = Found> {
         observed.new_countries().map(|(country, client)| {
             let mut finding = Finding::new(self.severity).with("country", country.as_str().into());
-            if !observed.hides_addresses {
+            if let Some(client) = client.filter(|_| !observed.hides_addresses) {
                 finding = finding.with("address", client.to_string().into());
             }
             Found {

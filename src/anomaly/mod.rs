@@ -55,6 +55,7 @@ pub(crate) use encoding::NoProfile;
 pub(crate) use finding::Alert;
 pub use finding::Finding;
 pub use geographic_anomaly::GeographicAnomaly;
+pub(crate) use notable::Notable;
 pub(crate) use observation::Observation;
 pub use observed::{Detector, Observed};
 pub(crate) use profile::Profile;
@@ -62,7 +63,7 @@ pub use settings::AnomalyDetection;
 pub use severity::Severity;
 pub use temporal_anomaly::TemporalAnomaly;
 pub use usage_spike::UsageSpike;
-pub(crate) use watch::Watch;
+pub(crate) use watch::{Watch, network_of, number_of};
 pub(crate) use watch_table::WatchTable;
 
 pub use crate::observe::countries::{Countries, CountryHeader};

@@ -1,6 +1,7 @@
 //! What a process looks out for, as the profile of a key tells it.
 
 use crate::anomaly::country::Country;
+use crate::anomaly::hours::ALL_HOURS;
 
 /// What is notable for a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,4 +12,15 @@ pub(crate) struct Notable {
     pub(super) usual_hours: u32,
     /// The countries that are not. `None` if no country is.
     pub(super) countries: Option<Box<[Country]>>,
+}
+
+impl Notable {
+    /// Creates what lets the worker look only now and then.
+    pub(crate) const fn quiet() -> Self {
+        Self {
+            requests: u64::MAX,
+            usual_hours: ALL_HOURS,
+            countries: None,
+        }
+    }
 }

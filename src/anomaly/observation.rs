@@ -13,8 +13,10 @@ use crate::key::digest::KeyId;
 #[derive(Debug, Clone)]
 pub(crate) struct Observation {
     pub(crate) key: KeyId,
-    /// The first key of the chain of rotations, whose profile it is added to.
-    pub(crate) lineage: KeyId,
+    /// The key that this one replaced, whose profile it begins with.
+    pub(crate) predecessor: Option<KeyId>,
+    /// The hour of the look, since 1970.
+    pub(super) hour: u32,
     pub(crate) account: Box<str>,
     pub(crate) baseline: Option<Arc<Baseline>>,
     pub(super) seen: Seen,
@@ -25,19 +27,25 @@ pub(crate) struct Observation {
 pub(super) struct Seen {
     /// The requests of each hour since 1970, in its order. At most two hours.
     pub(super) requests: SmallVec<[(u32, u64); 2]>,
-    /// At most eight.
-    pub(super) countries: SmallVec<[(Country, IpAddr); 1]>,
+    /// At most eight, each with an address there if that is known.
+    pub(super) countries: SmallVec<[(Country, Option<IpAddr>); 1]>,
 }
 
 impl Observation {
     /// Returns the first hour of the requests, since 1970.
     pub(crate) fn first_hour(&self) -> u32 {
-        self.seen.requests.first().map_or(0, |(hour, _)| *hour)
+        self.seen
+            .requests
+            .first()
+            .map_or(self.hour, |(hour, _)| *hour)
     }
 
     /// Returns the last hour of the requests, since 1970.
     pub(crate) fn last_hour(&self) -> u32 {
-        self.seen.requests.last().map_or(0, |(hour, _)| *hour)
+        self.seen
+            .requests
+            .last()
+            .map_or(self.hour, |(hour, _)| *hour)
     }
 }
 
@@ -46,8 +54,8 @@ impl Observation {
 pub(super) const MOST_COUNTRIES: usize = 8;
 
 impl Seen {
-    /// Adds requests of an hour. Those of hours before the last two are counted with the older one
-    /// of these.
+    /// Adds requests of an hour. Those of hours before the last two are dropped: nobody learned of
+    /// them in time, and added to a later hour they would look like a spike.
     pub(super) fn add(&mut self, hour: u32, requests: u64) {
         if requests == 0 {
             return;
@@ -58,32 +66,47 @@ impl Seen {
             _ => self.requests.insert(at, (hour, requests)),
         }
         if self.requests.len() > 2 {
-            let (_, oldest) = self.requests.remove(0);
-            let next = &mut self.requests[0].1;
-            *next = next.saturating_add(oldest);
+            self.requests.remove(0);
         }
     }
 
-    /// Adds a country with an address there. Returns whether there is room for it.
-    pub(super) fn add_country(&mut self, country: Country, client: IpAddr) -> bool {
-        if self.countries.iter().any(|(known, _)| *known == country) {
+    /// Adds a country with an address there. If there is no room, it takes the place of one that is
+    /// `known`, unless it is itself. Returns whether it was added.
+    pub(super) fn add_country(
+        &mut self,
+        country: Country,
+        client: Option<IpAddr>,
+        known: Option<&[Country]>,
+    ) -> bool {
+        let mut countries = self.countries.iter();
+        if countries.any(|(other, _)| *other == country) {
             return true;
         }
-        if self.countries.len() >= MOST_COUNTRIES {
-            return false;
+        if self.countries.len() < MOST_COUNTRIES {
+            self.countries.push((country, client));
+            return true;
         }
-        self.countries.push((country, client));
-        true
+        let Some(known) = known.filter(|known| !known.contains(&country)) else {
+            return false;
+        };
+        let mut countries = self.countries.iter_mut();
+        match countries.find(|(other, _)| known.contains(other)) {
+            Some(place) => {
+                *place = (country, client);
+                true
+            }
+            None => false,
+        }
     }
 
-    /// Adds what was seen besides.
-    pub(super) fn add_all(&mut self, other: Self) {
+    /// Adds what was seen besides. Returns whether there was room for all countries.
+    pub(super) fn add_all(&mut self, other: Self, known: Option<&[Country]>) -> bool {
         for (hour, requests) in other.requests {
             self.add(hour, requests);
         }
-        for (country, client) in other.countries {
-            self.add_country(country, client);
-        }
+        let countries = other.countries.into_iter();
+        let added = countries.map(|(country, client)| self.add_country(country, client, known));
+        added.fold(true, |all, is_added| all & is_added)
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -54,7 +54,7 @@ pub struct Observed<'a> {
     pub(super) observation: &'a Observation,
     /// As it was before the observation, but for the requests.
     pub(super) profile: &'a Profile,
-    pub(super) new_countries: &'a [(Country, IpAddr)],
+    pub(super) new_countries: &'a [(Country, Option<IpAddr>)],
     pub(super) baseline: Option<&'a Baseline>,
     pub(super) now: SystemTime,
     pub(super) is_learned: bool,
@@ -84,7 +84,7 @@ impl Observed<'_> {
     }
 
     /// Returns the requests of the last hour, in all processes, as far as they have told. Requests
-    /// that were denied are counted, too. If the look is late, it is the busiest of the hours that
+    /// that a limit denied are counted, too. If the look is late, it is the busiest of the hours that
     /// the observation is about.
     pub fn requests_in_last_hour(&self) -> f64 {
         let hours = self.observation.seen.requests.iter();
@@ -97,11 +97,12 @@ impl Observed<'_> {
     pub fn hourly_average(&self) -> Option<f64> {
         let given = self.baseline.and_then(|it| it.hourly_average);
         let given = given.map(super::profile::number);
-        given.or_else(|| self.is_learned.then(|| self.profile.hourly_average()))
+        given.or_else(|| self.profile.hourly_average().filter(|_| self.is_learned))
     }
 
-    /// Returns the countries that the key was not used from before, each with an address there.
-    pub fn new_countries(&self) -> impl Iterator<Item = (Country, IpAddr)> {
+    /// Returns the countries that the key was not used from before, each with an address there if
+    /// that is known.
+    pub fn new_countries(&self) -> impl Iterator<Item = (Country, Option<IpAddr>)> {
         self.new_countries.iter().copied()
     }
 

@@ -13,10 +13,19 @@ pub(super) const MOST_COUNTRIES: usize = 32;
 pub(super) const MOST_TOLD: usize = 16;
 
 /// The writes that a profile remembers, to recognize one whose answer was lost.
-const MOST_WRITES: usize = 8;
+const MOST_WRITES: usize = 16;
 
 /// The days after which a country is forgotten in which the key was not used.
 const COUNTRY_KEPT: u16 = 180;
+
+/// The days with requests after which a key is known: one that was tried and then put aside is not.
+const LEAST_DAYS: u32 = 5;
+
+/// The findings of one detector that are told in a day.
+const MOST_OF_DETECTOR: usize = 8;
+
+/// The hour at the begin of 1980. A clock before it is not set.
+const CLOCKS_ARE_SET: u32 = 10 * 365 * 24;
 
 /// The hours with requests over which the average of requests is taken, the last ones: two weeks of
 /// a key that is always in use.
@@ -44,7 +53,7 @@ const PEAKS: f64 = 5.0;
 const FIRST_VARIANCE: f64 = 0.5;
 const FIRST_HOURS: f64 = 3.0;
 
-/// The usual use of the keys of a lineage.
+/// The usual use of a key.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Profile {
     /// The hour in which learning began. Hours are since 1970.
@@ -53,6 +62,9 @@ pub(crate) struct Profile {
     pub(super) hour: u32,
     pub(super) current: u64,
     pub(super) previous: u64,
+    /// The days with requests, and the last of them since 1970.
+    pub(super) days: u32,
+    pub(super) learned_on: u32,
     /// The hours with requests, the average of requests in them, and the average and variance of
     /// the logarithm of requests.
     pub(super) active_hours: f64,
@@ -90,6 +102,8 @@ impl Profile {
             hour,
             current: 0,
             previous: 0,
+            days: 0,
+            learned_on: 0,
             active_hours: 0.0,
             mean: 0.0,
             log_mean: 0.0,
@@ -103,9 +117,21 @@ impl Profile {
         }
     }
 
-    /// Returns whether the profile has learned for a number of hours.
+    /// Creates the profile of the successor of a key, which is used as its predecessor was.
+    pub(crate) fn inherited(&self, hour: u32) -> Self {
+        Self {
+            hour: hour.max(self.hour),
+            current: 0,
+            previous: 0,
+            told: Vec::new(),
+            writes: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    /// Returns whether the profile has learned for a number of hours, and on enough days.
     pub(super) fn has_learned(&self, hours: u32, now: SystemTime) -> bool {
-        hour_of(now).saturating_sub(self.since) >= hours
+        self.days >= LEAST_DAYS && hour_of(now).saturating_sub(self.since) >= hours
     }
 
     /// Adds requests of an hour. `most` is the number that one hour is learned as at most, so that a
@@ -138,6 +164,11 @@ impl Profile {
         if requests == 0 {
             return;
         }
+        let is_new_day = self.days == 0 || hour / 24 > self.learned_on;
+        if is_new_day {
+            self.days = self.days.saturating_add(1);
+            self.learned_on = hour / 24;
+        }
         self.age_to(hour / 24);
         self.weights[hour_of_day(hour)] += 1.0;
         let requests = number(requests).min(most);
@@ -164,16 +195,22 @@ impl Profile {
         self.weighed_on = day;
     }
 
-    /// Puts the profile right if its last hour lies ahead, since a process had a wrong clock.
-    pub(super) fn put_right(&mut self, now: SystemTime) {
+    /// Puts the profile right if its last hour lies ahead, since a process had a wrong clock. Returns
+    /// `false` if the clock here is not set.
+    pub(super) fn put_right(&mut self, now: SystemTime) -> bool {
         let hour = hour_of(now);
+        if hour < CLOCKS_ARE_SET && self.hour >= CLOCKS_ARE_SET {
+            return false;
+        }
         if self.hour > hour + 1 {
             (self.hour, self.current, self.previous) = (hour, 0, 0);
             self.weighed_on = self.weighed_on.min(hour / 24);
+            self.learned_on = self.learned_on.min(hour / 24);
         }
         self.since = self.since.min(hour);
         let minute = hour.saturating_add(1).saturating_mul(60);
         self.told.retain(|told| told.minute <= minute);
+        true
     }
 
     /// Returns the requests of the last hour, to the minute: all of the current hour, and of the
@@ -196,9 +233,9 @@ impl Profile {
         }
     }
 
-    /// Returns the average of requests in an hour with any; 0 if none was learned.
-    pub(super) fn hourly_average(&self) -> f64 {
-        self.mean
+    /// Returns the average of requests in an hour with any, if one was learned.
+    pub(super) fn hourly_average(&self) -> Option<f64> {
+        (self.active_hours > 0.0).then_some(self.mean)
     }
 
     /// Returns the number of requests in an hour above which chance is ruled out, by the variance of
@@ -252,12 +289,23 @@ impl Profile {
         }
     }
 
-    /// Remembers a finding that was told.
+    /// Returns whether so many findings of a detector were told lately that no more are.
+    pub(super) fn is_told_enough(&self, detector: u32, since: u32) -> bool {
+        let told = self.told.iter();
+        let told = told.filter(|told| told.detector == detector && told.minute > since);
+        told.count() >= MOST_OF_DETECTOR
+    }
+
+    /// Remembers a finding that was told, in the place of the same one, or of the oldest.
     pub(super) fn remember(&mut self, told: Told) {
         let is_same = |other: &Told| (other.detector, other.detail) == (told.detector, told.detail);
         self.told.retain(|other| !is_same(other));
         if self.told.len() >= MOST_TOLD {
-            self.told.remove(0);
+            // Of its own detector, if that has many: others are not forgotten for these.
+            let own = |other: &Told| other.detector == told.detector;
+            let has_many = self.told.iter().filter(|other| own(other)).count() >= MOST_OF_DETECTOR;
+            let oldest = self.told.iter().position(|other| !has_many || own(other));
+            self.told.remove(oldest.unwrap_or_default());
         }
         self.told.push(told);
     }

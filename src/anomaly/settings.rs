@@ -10,9 +10,17 @@ use crate::anomaly::geographic_anomaly::GeographicAnomaly;
 use crate::anomaly::observed::Detector;
 use crate::anomaly::temporal_anomaly::TemporalAnomaly;
 use crate::anomaly::usage_spike::UsageSpike;
+use crate::anomaly::{geographic_anomaly, temporal_anomaly, usage_spike};
 use crate::key::record::KeyRecord;
 
 const DAY: u64 = 86_400;
+
+/// The names of the detectors of this crate.
+pub(super) const OWN: [&str; 3] = [
+    geographic_anomaly::NAME,
+    usage_spike::NAME,
+    temporal_anomaly::NAME,
+];
 
 /// The settings of anomaly detection: see
 /// [`ApiKeysBuilder::anomaly_detection`](crate::ApiKeysBuilder::anomaly_detection).
@@ -143,6 +151,22 @@ impl AnomalyDetection {
     ) -> Self {
         self.baseline = Some(Arc::new(give));
         self
+    }
+
+    /// Returns the name of a detector of the application that is no name, or is that of another one.
+    pub(crate) fn bad_name(&self) -> Option<&str> {
+        let is_plain =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        let mut names: Vec<&str> = OWN.to_vec();
+        for detector in &self.detectors {
+            let name = detector.name();
+            let is_good = (1..=64).contains(&name.len()) && name.bytes().all(is_plain);
+            if !is_good || names.contains(&name) {
+                return Some(name);
+            }
+            names.push(name);
+        }
+        None
     }
 
     /// Returns the hours for which a key is only learned.

@@ -1,6 +1,6 @@
 //! Detection on simulated traffic: how often it is wrong, and how soon it finds a thief.
 //!
-//! `ANOMALY_KEYS` keys of seven kinds are used for `DAYS` days. Every ten minutes of use are an
+//! `ANOMALY_KEYS` keys of eight kinds are used for `DAYS` days. Every ten minutes of use are an
 //! observation, as the worker makes them. Each alert is a false alarm, since every request is the
 //! owner's. Then a thief comes to each key, in one of several ways, and the time until the alert is
 //! measured. The test prints the table that the guide has.
@@ -16,7 +16,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::observation::Seen;
@@ -34,7 +33,7 @@ const PARTS: u64 = 6;
 const FIRST_HOUR: u32 = 483_288;
 
 /// The kinds of keys.
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     Kind::Office,
     Kind::Nightly,
     Kind::Steady,
@@ -42,6 +41,7 @@ const KINDS: [Kind; 7] = [
     Kind::Growing,
     Kind::Seldom,
     Kind::Migrating,
+    Kind::Launched,
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +60,8 @@ enum Kind {
     Seldom,
     /// Of an office that moves to another country, over a week.
     Migrating,
+    /// Tried on two days by a developer, and in use by an office three weeks later, elsewhere.
+    Launched,
 }
 
 /// What a thief does, from a time on.
@@ -166,7 +168,7 @@ fn country(number: u64) -> Country {
 impl Key {
     fn new(number: u64) -> Self {
         let mut random = Random(number);
-        let kind = KINDS[(number % 7) as usize];
+        let kind = KINDS[(number % KINDS.len() as u64) as usize];
         let rate = match kind {
             Kind::Seldom => 3.0,
             Kind::Nightly => random.lognormal(2_000.0, 1.5),
@@ -198,7 +200,12 @@ impl Key {
             return 0.0;
         }
         match self.kind {
-            Kind::Office | Kind::Migrating => {
+            Kind::Launched if hour < 48 => {
+                let is_tried = local < 10 && self.random.share() < 0.3;
+                if is_tried { 3.0 } else { 0.0 }
+            }
+            Kind::Launched if day < 22 => 0.0,
+            Kind::Office | Kind::Migrating | Kind::Launched => {
                 if is_weekend && self.random.share() > 0.01 || local >= 10 {
                     // Somebody works late, now and then.
                     let is_late = !is_weekend && local < 13 && self.random.share() < 0.05;
@@ -245,6 +252,9 @@ impl Key {
             return country(self.random.below(600));
         }
         let day = hour / 24;
+        if self.kind == Kind::Launched && day < 20 {
+            return country(602);
+        }
         let has_moved = self.kind == Kind::Migrating
             && self.random.share() < f64::from(day.saturating_sub(self.moves_on)) / 7.0;
         if has_moved {
@@ -266,7 +276,7 @@ impl Key {
         for (requests, country) in uses {
             seen.add(FIRST_HOUR + hour, *requests);
             if *requests > 0 {
-                seen.add_country(*country, IpAddr::V4(Ipv4Addr::LOCALHOST));
+                seen.add_country(*country, None, None);
             }
         }
         if seen.is_empty() {
@@ -274,7 +284,8 @@ impl Key {
         }
         let observation = Observation {
             key: self.id,
-            lineage: self.id,
+            predecessor: None,
+            hour: FIRST_HOUR + hour,
             account: "acme".into(),
             baseline: None,
             seen,
@@ -349,7 +360,7 @@ fn steal(key: &mut Key, detection: &AnomalyDetection, theft: Theft, result: &mut
         let mean = key.mean(hour);
         let local = (hour + 24 - key.morning) % 24;
         let is_night = (12..23).contains(&local);
-        let usual = key.profile.hourly_average().max(10.0);
+        let usual = key.profile.hourly_average().unwrap_or_default().max(10.0);
         let stolen = match theft {
             Theft::Loud if is_night || since.is_some() => (usual * 20.0, country(675)),
             Theft::Spike => ((usual * 30.0).max(1_000.0), home),

@@ -4,13 +4,12 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::anomaly::observation::Observation;
 use crate::anomaly::settings::AnomalyDetection;
 use crate::anomaly::watch::{List, Watch};
 use crate::key::record::KeyRecord;
 
 /// The watches on the list. Those of more keys are listed when there is room.
-const MOST: usize = 100_000;
+pub(super) const MOST: usize = 100_000;
 
 /// The seconds after which a watch is looked at, even if nothing was notable.
 const EVERY: u64 = 600;
@@ -55,26 +54,11 @@ impl WatchTable {
         Arc::new(Watch::new(list, record, baseline))
     }
 
-    /// Takes what is due of at most so many watches at a second of the monotonic clock: what is
-    /// notable, or waits for long. With `all`, everything is due.
-    pub(crate) fn take(
-        &self,
-        most: usize,
-        second: u64,
-        all: bool,
-    ) -> Vec<(Arc<Watch>, Observation)> {
-        let mut taken = Vec::new();
-        self.listed().retain(|watch| {
-            if taken.len() >= most || !(all || watch.is_due(second, EVERY)) {
-                return true;
-            }
-            taken.push(Arc::clone(watch));
-            false
-        });
-        // Outside of the lock, in which requests list themselves.
-        let taken = taken.into_iter();
-        let seen = taken.filter_map(|watch| watch.take(second).map(|seen| (watch, seen)));
-        seen.collect()
+    /// Takes the watches off the list that are due at a second of the monotonic clock: with something
+    /// notable, or after a long wait. With `all`, everything is due.
+    pub(crate) fn take_due(&self, second: u64, all: bool) -> Vec<Arc<Watch>> {
+        let is_due = |watch: &mut Arc<Watch>| all || watch.is_due(second, EVERY);
+        self.listed().extract_if(.., is_due).collect()
     }
 
     fn listed(&self) -> MutexGuard<'_, Vec<Arc<Watch>>> {

@@ -500,6 +500,9 @@ impl<A> ApiKeysBuilder<A> {
         if let Some(name) = self.sinks.keys().find(|name| !Endpoint::is_id(name)) {
             return Err(BuildError::SinkName(name.clone()));
         }
+        if let Some(name) = self.detection.as_ref().and_then(|it| it.bad_name()) {
+            return Err(BuildError::DetectorName(name.to_owned()));
+        }
         let has_outbox = self
             .usage_store
             .as_ref()
@@ -629,6 +632,13 @@ pub enum BuildError {
     /// The name of a sink is not 1 to 64 ASCII letters, digits, `_` and `-`.
     #[error("{0:?} is no name of a sink: use 1 to 64 letters, digits, '_' and '-'")]
     SinkName(String),
+    /// The name of a detector is not 1 to 64 lower-case letters, digits and `_`, or another detector
+    /// has it.
+    #[error(
+        "{0:?} is no name of a detector, or that of another one: use 1 to 64 lower-case letters, \
+         digits and '_'"
+    )]
+    DetectorName(String),
     /// There is a sink, or webhooks are set up, and the store delivers no events.
     #[error("the store delivers no events to sinks and webhooks: its `outbox` returns none")]
     NoOutbox,

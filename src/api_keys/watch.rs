@@ -1,18 +1,19 @@
 //! Looks at what keys were used for, and raises alerts: a task of the worker.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rand::TryRng;
 use rand::rngs::SysRng;
 
-use crate::anomaly::{NoProfile, Observation, Profile, Watch, WatchTable};
+use crate::anomaly::{Alert, NoProfile, Notable, Observation, Profile, Watch, WatchTable};
 use crate::key::digest::KeyId;
+use crate::manage::ChangeError;
 use crate::manage::Manager;
-use crate::manage::alert::may_be_over;
 use crate::manage::policy::IssuePolicy;
 use crate::shared::Shared;
 use crate::store::{DynManagedKeyStore, KeptProfile, StoreError, StoreErrorKind, in_time};
@@ -20,6 +21,10 @@ use crate::util::trace;
 
 /// The time between two looks.
 const EVERY: Duration = Duration::from_secs(30);
+
+/// The pause after a failure, which doubles with each further one: an answer that was lost is best
+/// found again soon.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
 
 /// The longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
@@ -45,6 +50,8 @@ pub(super) struct Lookout<'s> {
     store: &'s Arc<dyn DynManagedKeyStore>,
     table: &'s Arc<WatchTable>,
     manager: Manager,
+    /// The watches that are due, of the look that has begun.
+    due: Vec<Arc<Watch>>,
     /// What was taken, and may have been told before its answer was lost.
     unconfirmed: Option<Batch>,
     is_on: bool,
@@ -55,6 +62,8 @@ pub(super) struct Lookout<'s> {
 struct Batch {
     write: u32,
     seen: Vec<(Arc<Watch>, Observation)>,
+    /// The alerts that were raised, each by its key and what tells it from others.
+    raised: HashSet<(KeyId, String)>,
 }
 
 impl<'s> Lookout<'s> {
@@ -67,6 +76,7 @@ impl<'s> Lookout<'s> {
             store,
             table,
             manager: Manager::new(Arc::clone(shared), Arc::clone(store), policy),
+            due: Vec::new(),
             unconfirmed: None,
             is_on: false,
             is_refused: false,
@@ -88,10 +98,14 @@ impl<'s> Lookout<'s> {
     async fn run(&mut self) -> Infallible {
         self.turn(true);
         let mut pause = EVERY;
+        let mut after_failure = FIRST_RETRY;
         loop {
             self.shared.clock.sleep(pause).await;
             pause = match self.look(false).await {
-                Ok(()) => EVERY,
+                Ok(()) => {
+                    after_failure = FIRST_RETRY;
+                    EVERY
+                }
                 Err(error) if error.kind() == StoreErrorKind::Refused => {
                     trace::profiles_refused(&error, std::mem::replace(&mut self.is_refused, true));
                     self.turn(false);
@@ -101,7 +115,9 @@ impl<'s> Lookout<'s> {
                 }
                 Err(error) => {
                     trace::not_looked(&error);
-                    (pause * 2).min(LONGEST_PAUSE)
+                    let pause = after_failure;
+                    after_failure = (pause * 2).min(LONGEST_PAUSE);
+                    pause
                 }
             };
         }
@@ -119,20 +135,27 @@ impl<'s> Lookout<'s> {
         }
     }
 
-    /// Looks at what is due, or at all.
+    /// Looks at what is due, or at all, when the look begins: what is notable meanwhile waits for the
+    /// next one, or clients could keep the worker at it.
     async fn look(&mut self, all: bool) -> Result<(), StoreError> {
+        let second = self.shared.clock.monotonic().as_secs();
+        if self.due.is_empty() || all {
+            self.due.extend(self.table.take_due(second, all));
+        }
         loop {
             let batch = if let Some(batch) = self.unconfirmed.take() {
                 batch
             } else {
-                let second = self.shared.clock.monotonic().as_secs();
-                let seen = self.table.take(AT_ONCE, second, all);
+                let rest = self.due.len().saturating_sub(AT_ONCE);
+                let due = self.due.split_off(rest).into_iter();
+                let seen = due.filter_map(|watch| watch.take(second).map(|seen| (watch, seen)));
                 Batch {
                     write: random(),
-                    seen,
+                    seen: seen.collect(),
+                    raised: HashSet::new(),
                 }
             };
-            if batch.seen.is_empty() {
+            if batch.seen.is_empty() && self.due.is_empty() {
                 return Ok(());
             }
             // Kept from here on: a call may be dropped, or late.
@@ -172,27 +195,26 @@ struct Work<'w> {
     manager: &'w Manager,
 }
 
+/// The profile that an observation is added to.
+enum Begun {
+    /// In the version that is kept, 0 if none is.
+    Profile(u64, Box<Profile>),
+    /// The observation was added before, and the answer was lost.
+    Told,
+    /// A later version of the library wrote it.
+    Later,
+}
+
 impl Work<'_> {
     /// Adds observations to the profiles in the store, and raises alerts before: an alert that was
     /// raised twice is told once, and one that is not raised would be lost with its finding.
     async fn tell(&self, batch: &mut Batch) -> Result<(), StoreError> {
         for _ in 0..ATTEMPTS {
-            let kept = self.profiles(&batch.seen).await?;
-            let now = self.shared.now();
-            let mut profiles = Vec::new();
-            let mut done = Vec::new();
-            for (lineage, kept) in kept {
-                match self.add(batch, lineage, kept, now).await? {
-                    Some(profile) => profiles.push(profile),
-                    None => done.push(lineage),
-                }
-            }
-            let save = self.store.save_profiles(&profiles);
-            done.extend(in_time(&*self.shared.clock, TIME_LIMIT, save).await?);
-            batch.seen.retain(|(_, seen)| !done.contains(&seen.lineage));
             if batch.seen.is_empty() {
                 return Ok(());
             }
+            let done = self.try_to_tell(batch).await?;
+            batch.seen.retain(|(_, seen)| !done.contains(&seen.key));
         }
         // Other processes were always faster.
         for (watch, seen) in batch.seen.drain(..) {
@@ -201,66 +223,124 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Reads the profiles of what was seen, in the order of lineages.
-    async fn profiles(
-        &self,
-        seen: &[(Arc<Watch>, Observation)],
-    ) -> Result<BTreeMap<KeyId, Option<KeptProfile>>, StoreError> {
-        let lineages = seen.iter().map(|(_, seen)| (seen.lineage, None));
-        let mut profiles: BTreeMap<KeyId, Option<KeptProfile>> = lineages.collect();
-        let lineages: Vec<KeyId> = profiles.keys().copied().collect();
-        let read = self.store.profiles(&lineages);
-        for kept in in_time(&*self.shared.clock, TIME_LIMIT, read).await? {
-            if let Some(place) = profiles.get_mut(&kept.lineage) {
-                *place = Some(kept);
-            }
-        }
-        Ok(profiles)
-    }
-
-    /// Adds what was seen of a lineage to its profile. Returns the profile to save; `None` if there
-    /// is nothing to save.
-    async fn add(
-        &self,
-        batch: &Batch,
-        lineage: KeyId,
-        kept: Option<KeptProfile>,
-        now: SystemTime,
-    ) -> Result<Option<KeptProfile>, StoreError> {
-        let version = kept.as_ref().map_or(0, |kept| kept.version);
-        let seen = || {
-            batch
-                .seen
-                .iter()
-                .filter(|(_, seen)| seen.lineage == lineage)
-        };
-        let first = || seen().map(|(_, seen)| seen.first_hour()).min();
-        let new = || Profile::new(first().unwrap_or_default());
-        let profile = kept.map(|kept| Profile::from_bytes(&kept.data));
-        let mut profile = match profile {
-            None => new(),
-            Some(Ok(profile)) if profile.has_write(batch.write) => return Ok(None), // told before
-            Some(Ok(profile)) => profile,
-            // A process with a later version of the library looks at the key.
-            Some(Err(NoProfile::Later)) => return Ok(None),
-            Some(Err(NoProfile::Damaged)) => {
-                trace::profile_damaged(&lineage);
-                new()
-            }
-        };
-        let settings = &self.table.settings;
-        for (watch, seen) in seen() {
-            let (alert, notable) = settings.assess(&mut profile, seen, now);
+    /// Tells observations. Returns the keys whose observations are told.
+    async fn try_to_tell(&self, batch: &mut Batch) -> Result<HashSet<KeyId>, StoreError> {
+        let kept = self.read(&batch.seen).await?;
+        let now = self.shared.now();
+        let mut profiles: BTreeMap<KeyId, (u64, Box<Profile>)> = BTreeMap::new();
+        let mut done = HashSet::new();
+        for (watch, seen) in &batch.seen {
+            let (_, profile) = match profiles.entry(seen.key) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => match self.begin(batch.write, seen, &kept) {
+                    Begun::Profile(version, profile) => entry.insert((version, profile)),
+                    Begun::Told => {
+                        done.insert(seen.key);
+                        continue;
+                    }
+                    Begun::Later => {
+                        watch.set(Notable::quiet());
+                        done.insert(seen.key);
+                        continue;
+                    }
+                },
+            };
+            let (alert, notable) = self.table.settings.assess(profile, seen, now);
             if let Some(alert) = alert {
-                let raise = self.manager.raise(&alert, settings, seen.last_hour());
-                raise.await.or_else(may_be_over)?;
+                self.raise(&mut batch.raised, &alert, seen.last_hour())
+                    .await?;
             }
             watch.set(notable);
         }
-        profile.written(batch.write);
-        let version = version.saturating_add(1);
-        Ok(Some(KeptProfile::new(lineage, version, profile.to_bytes())))
+        let profiles = profiles.into_iter().map(|(key, (version, mut profile))| {
+            profile.written(batch.write);
+            KeptProfile::new(key, version.saturating_add(1), profile.to_bytes())
+        });
+        let profiles: Vec<KeptProfile> = profiles.collect();
+        if !profiles.is_empty() {
+            let save = self.store.save_profiles(&profiles);
+            done.extend(in_time(&*self.shared.clock, TIME_LIMIT, save).await?);
+        }
+        Ok(done)
     }
+
+    /// Reads the profiles of keys, and of those that they replaced.
+    async fn read(
+        &self,
+        seen: &[(Arc<Watch>, Observation)],
+    ) -> Result<BTreeMap<KeyId, KeptProfile>, StoreError> {
+        let keys = seen
+            .iter()
+            .flat_map(|(_, seen)| [Some(seen.key), seen.predecessor]);
+        let keys: BTreeSet<KeyId> = keys.flatten().collect();
+        let keys: Vec<KeyId> = keys.into_iter().collect();
+        let read = in_time(&*self.shared.clock, TIME_LIMIT, self.store.profiles(&keys)).await?;
+        Ok(read.into_iter().map(|kept| (kept.key, kept)).collect())
+    }
+
+    /// Returns the profile that an observation is added to: that of its key; or that of the key which
+    /// it replaced, if it is used for the first time.
+    fn begin(&self, write: u32, seen: &Observation, kept: &BTreeMap<KeyId, KeptProfile>) -> Begun {
+        let hour = seen.first_hour();
+        let Some(own) = kept.get(&seen.key) else {
+            let predecessor = seen.predecessor.and_then(|key| kept.get(&key));
+            let predecessor = predecessor.and_then(|kept| Profile::from_bytes(&kept.data).ok());
+            let profile = predecessor.map(|profile| profile.inherited(hour));
+            let profile = profile.unwrap_or_else(|| Profile::new(hour));
+            return Begun::Profile(0, Box::new(profile));
+        };
+        match Profile::from_bytes(&own.data) {
+            Ok(profile) if profile.has_write(write) => Begun::Told,
+            Ok(profile) => Begun::Profile(own.version, Box::new(profile)),
+            Err(NoProfile::Damaged) => {
+                trace::profile_damaged(&seen.key);
+                Begun::Profile(own.version, Box::new(Profile::new(hour)))
+            }
+            Err(NoProfile::Later) => {
+                trace::profile_of_later_version(&self.shared.log_throttles.later_profile);
+                Begun::Later
+            }
+        }
+    }
+
+    /// Raises an alert, unless this batch has raised it. An alert that cannot be stored at all is
+    /// logged, so that it does not keep those of other keys waiting.
+    async fn raise(
+        &self,
+        raised: &mut HashSet<(KeyId, String)>,
+        alert: &Alert,
+        hour: u32,
+    ) -> Result<(), StoreError> {
+        let identity = (
+            alert.key,
+            format!("{} {}", alert.severity, alert.identity()),
+        );
+        if raised.contains(&identity) {
+            return Ok(());
+        }
+        let raise = async {
+            match self.manager.raise(alert, &self.table.settings, hour).await {
+                Err(ChangeError::Store(error)) if may_be_over(&error) => Err(error),
+                Err(error) => {
+                    let (severity, detectors) = (alert.severity.as_str(), alert.detectors());
+                    trace::alert_not_stored(&error, &alert.key, severity, &detectors);
+                    Ok(())
+                }
+                Ok(()) => Ok(()),
+            }
+        };
+        in_time(&*self.shared.clock, TIME_LIMIT, raise).await?;
+        raised.insert(identity);
+        Ok(())
+    }
+}
+
+/// Returns whether an error of a store may be over later.
+fn may_be_over(error: &StoreError) -> bool {
+    matches!(
+        error.kind(),
+        StoreErrorKind::Unavailable | StoreErrorKind::Conflict
+    )
 }
 
 /// Returns a random number, for the number of a write.

@@ -158,8 +158,8 @@ impl<M: ManagedKeyStore, R: KeyStore> ManagedKeyStore for StoreChain<M, R> {
         self.managed.usage(query, paging).await
     }
 
-    async fn profiles(&self, lineages: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError> {
-        self.managed.profiles(lineages).await
+    async fn profiles(&self, keys: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError> {
+        self.managed.profiles(keys).await
     }
 
     async fn save_profiles(&self, profiles: &[KeptProfile]) -> Result<Vec<KeyId>, StoreError> {

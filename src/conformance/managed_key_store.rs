@@ -46,8 +46,7 @@ const RIVALS: usize = 12;
 /// - Lists contain each key once, in the requested order and state, page by page, even while keys
 ///   change. The trail has one record per write, and none of a failed change. Events are read once,
 ///   in order. A batch of usage is recorded once, and changes nothing but usage.
-/// - A profile is saved in the version that follows the kept one, and is deleted with the last key
-///   of its lineage.
+/// - A profile is saved in the version that follows the kept one, and is deleted with its key.
 /// - A deleted key is gone, and its trail stays. A request for a key is remembered once. Of
 ///   concurrent writers under a cap on the keys of an account, as many succeed as it allows.
 ///

@@ -18,7 +18,7 @@ const VERSIONS: Promise = Promise("a profile of another version than the next is
 const EACH: Promise = Promise("each profile of a call is saved or not by itself");
 const ONE_SAVES: Promise = Promise("of saves of one version at once, exactly one is carried out");
 const ALONE: Promise = Promise("a profile changes nothing but itself");
-const DELETED: Promise = Promise("a profile is kept for as long as a key of its lineage");
+const DELETED: Promise = Promise("a profile is deleted with its key");
 
 /// The number of concurrent writers of the same profiles.
 const RIVALS: usize = 12;
@@ -45,9 +45,7 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
     suite.versions_are_kept(&mut digests).await;
     suite.one_of_many_saves(&mut digests).await;
     if keeps.keeps_part(Part::Deletions) {
-        suite
-            .a_profile_goes_with_its_keys(&mut digests, keeps)
-            .await;
+        suite.a_profile_goes_with_its_key(&mut digests).await;
     }
 }
 
@@ -63,10 +61,10 @@ impl<S: ManagedKeyStore> ProfileSuite<'_, S> {
         saved
     }
 
-    async fn read(&self, lineages: &[KeyId]) -> Vec<KeptProfile> {
-        let read = ANSWERS.answer(self.store.profiles(lineages).await, "profiles");
+    async fn read(&self, keys: &[KeyId]) -> Vec<KeptProfile> {
+        let read = ANSWERS.answer(self.store.profiles(keys).await, "profiles");
         let mut read = read;
-        read.sort_unstable_by_key(|profile| profile.lineage);
+        read.sort_unstable_by_key(|profile| profile.key);
         read
     }
 
@@ -88,7 +86,7 @@ impl<S: ManagedKeyStore> ProfileSuite<'_, S> {
             format_args!("{none:?} before any was saved"),
         );
         let none = self.read(&[]).await;
-        FOUND.holds(none.is_empty(), format_args!("{none:?} for no lineage"));
+        FOUND.holds(none.is_empty(), format_args!("{none:?} for no key"));
         let saved = self.save(&profiles).await;
         FOUND.holds(saved == ids[..3], format_args!("saved {saved:?}"));
         let read = self.read(&ids).await;
@@ -156,7 +154,7 @@ impl<S: ManagedKeyStore> ProfileSuite<'_, S> {
             for id in &ids {
                 let of_id: Vec<_> = winners.iter().filter(|(won, _)| won == id).collect();
                 ONE_SAVES.holds(of_id.len() == 1, format_args!("saved by {of_id:?}"));
-                let kept = read.iter().find(|profile| profile.lineage == *id);
+                let kept = read.iter().find(|profile| profile.key == *id);
                 let data = kept.map(|profile| (profile.version, usize::from(profile.data[0])));
                 ONE_SAVES.holds(
                     data == of_id.first().map(|(_, rival)| (version, *rival)),
@@ -166,35 +164,24 @@ impl<S: ManagedKeyStore> ProfileSuite<'_, S> {
         }
     }
 
-    async fn a_profile_goes_with_its_keys(&self, digests: &mut Digests, keeps: &Keeps) {
-        let first = named(digests.next(), "first");
-        let second = keeps.cut(named(digests.next(), "second").with_lineage(first.id()));
-        let has_lineage = second.lineage() == first.id();
-        let actor = || Actor::service("conformance");
-        let change = Change::new(actor(), UNIX_EPOCH)
-            .create(Action::ISSUED, first.clone())
-            .and_then(|change| change.create(Action::ISSUED, second.clone()));
+    async fn a_profile_goes_with_its_key(&self, digests: &mut Digests) {
+        let key = named(digests.next(), "watched");
+        let change = Change::new(Actor::service("conformance"), UNIX_EPOCH);
+        let change = change.create(Action::ISSUED, key.clone());
         let change = change.expect("the suite's records can be kept");
         ANSWERS.answer(self.store.commit(&change).await, "commit");
-        let profile = [KeptProfile::new(first.id(), 1, *b"a")];
+        let profile = [KeptProfile::new(key.id(), 1, *b"a")];
         self.save(&profile).await;
-        let found = ANSWERS.answer(self.store.find(&first.id()).await, "find");
+        let found = ANSWERS.answer(self.store.find(&key.id()).await, "find");
         let version = found.map(|record| record.version());
         ALONE.holds(version == Some(1), format_args!("version {version:?}"));
-        let delete = async |record| {
-            let change = Change::new(actor(), UNIX_EPOCH).delete(Action::PURGED, &record);
-            let change = change.expect("the suite's records can be kept");
-            ANSWERS.answer(self.store.commit(&change).await, "commit");
-        };
-        if has_lineage {
-            delete(first.clone()).await;
-            let read = self.read(&[first.id()]).await;
-            DELETED.holds(read == profile, format_args!("{read:?} with a successor"));
-            delete(second).await;
-        } else {
-            delete(first.clone()).await;
-        }
-        let read = self.read(&[first.id()]).await;
-        DELETED.holds(read.is_empty(), format_args!("{read:?} without a key"));
+        let read = self.read(&[key.id()]).await;
+        DELETED.holds(read == profile, format_args!("{read:?} before"));
+        let change = Change::new(Actor::service("conformance"), UNIX_EPOCH);
+        let change = change.delete(Action::PURGED, &key);
+        let change = change.expect("the suite's records can be kept");
+        ANSWERS.answer(self.store.commit(&change).await, "commit");
+        let read = self.read(&[key.id()]).await;
+        DELETED.holds(read.is_empty(), format_args!("{read:?} after"));
     }
 }

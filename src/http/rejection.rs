@@ -250,12 +250,9 @@ pub enum NotFound {
 }
 
 impl Rejection {
-    /// Returns whether the key is denied because of its status.
-    pub(crate) const fn is_by_status(&self) -> bool {
-        matches!(
-            self,
-            Self::Expired { .. } | Self::Revoked | Self::Suspended | Self::NotYetActive { .. }
-        )
+    /// Returns whether a limit of the key denied the request, and nothing else.
+    pub(crate) const fn is_by_limits(&self) -> bool {
+        matches!(self, Self::RateLimited(_) | Self::CostExceedsQuota { .. })
     }
 
     /// Returns the machine-readable code, which stays the same from release to release.

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::anomaly::{Action as Measure, Alert, AnomalyDetection, Severity};
 use crate::key::containment::{Revocation, Suspension, Throttling};
+use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::manage::change::ChangeError;
 use crate::manage::{ATTEMPTS, Manager};
@@ -35,11 +36,11 @@ impl Manager {
         let measure = detection.actions.of(alert.severity);
         let mut attempt = 1;
         loop {
-            let Some(seen) = self.find_newest(&alert.key).await? else {
+            let Some((seen, is_changeable)) = self.find_watched(&alert.key).await? else {
                 return Ok(()); // the key was deleted meanwhile
             };
             let now = self.shared.now();
-            let planned = if detection.is_dry_run {
+            let planned = if detection.is_dry_run || !is_changeable {
                 None
             } else {
                 planned(&seen, measure, alert, now)
@@ -55,6 +56,7 @@ impl Manager {
             let once = Once::of([
                 "anomaly",
                 &alert.key.to_string(),
+                alert.severity.as_str(),
                 &alert.identity(),
                 &hour.to_string(),
             ]);
@@ -62,8 +64,10 @@ impl Manager {
             change = change.add_event_once(event, once)?;
             match self.commit(change).await {
                 Ok(()) => {
-                    let action = if done { measure } else { Measure::Tell };
-                    log(alert, seen.account(), action);
+                    let is_dry_run = detection.is_dry_run;
+                    let is_named = done || is_dry_run;
+                    let action = if is_named { measure } else { Measure::Tell };
+                    log(alert, seen.account(), action, is_dry_run);
                     return Ok(());
                 }
                 Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {
@@ -71,6 +75,19 @@ impl Manager {
                 }
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// Finds the record of a key, and whether the key can be changed: one from the environment cannot,
+    /// and is told of all the same.
+    async fn find_watched(&self, id: &KeyId) -> Result<Option<(KeyRecord, bool)>, StoreError> {
+        match self.find_newest(id).await {
+            Ok(found) => Ok(found.map(|record| (record, true))),
+            Err(error) if error.kind() == StoreErrorKind::ReadOnly => {
+                let found = self.shared.store.find(id).await?;
+                Ok(found.map(|record| (record, false)))
+            }
+            Err(error) => Err(error),
         }
     }
 }
@@ -91,7 +108,7 @@ fn planned(seen: &KeyRecord, measure: Measure, alert: &Alert, now: SystemTime) -
             if is_throttled || is_suspended {
                 return None;
             }
-            let quota = Measure::quota(quota, alert.hourly_average);
+            let quota = Measure::quota(quota, alert.hourly_average)?;
             let until = now + Measure::bounded(time);
             let throttling = Throttling::new(quota, until).with_reason(reason());
             Some(Planned {
@@ -152,25 +169,18 @@ fn event(
     event.with_account(None)
 }
 
-fn log(alert: &Alert, account: &str, action: Measure) {
+fn log(alert: &Alert, account: &str, action: Measure, is_dry_run: bool) {
     let anomaly = trace::Anomaly {
         severity: alert.severity.as_str(),
         key_id: alert.key.to_string(),
         account,
         detectors: alert.detectors(),
         action: action.as_str(),
+        dry_run: is_dry_run,
     };
     match alert.severity {
         Severity::Low | Severity::Medium => trace::anomaly(&anomaly),
         Severity::High => trace::high_anomaly(&anomaly),
         Severity::Critical => trace::critical_anomaly(&anomaly),
-    }
-}
-
-/// Returns whether the error may be over later. Otherwise the alert cannot be stored at all.
-pub(crate) fn may_be_over(error: ChangeError) -> Result<(), StoreError> {
-    match error {
-        ChangeError::Store(error) => Err(error),
-        ChangeError::Invalid(_) | ChangeError::NotFound(_) => Ok(()),
     }
 }

@@ -72,7 +72,7 @@ impl Gate {
         if let Some(key) = key {
             let (key, now) = (key.cached_key(), context.now().wall());
             self.shared.count_denial(key, now, &rejection);
-            if !rejection.is_by_status() {
+            if rejection.is_by_limits() {
                 self.shared.see(key, now, context.head, || context.client());
             }
         }

@@ -39,7 +39,9 @@ impl Gate {
         let key = self.compare(&digest, lookup)?;
         let lifecycle = key.lifecycle(shared.now(), shared.warning);
         check_status(&key, lifecycle)?;
-        shared.count_admission(&key, shared.now(), 1, || None);
+        let now = shared.now();
+        shared.count_admission(&key, now, 1, || None);
+        shared.see_use(&key, now);
         let request_limits = shared
             .key_services
             .enforcer

@@ -13,8 +13,9 @@ use crate::http::request_head::RequestHead;
 /// The port to the countries of clients: see
 /// [`ApiKeysBuilder::countries`](crate::ApiKeysBuilder::countries).
 ///
-/// It is asked when a key is used from another network than before, in the request's own task, so it
-/// must not block. A database of networks in memory is fine.
+/// It is asked in the request's own task, so it must not block. A database of networks in memory is
+/// fine. A source that needs the address of the client is asked when a key is used from another
+/// network than lately, and once a day; any other with each request.
 ///
 /// ```
 /// use std::net::IpAddr;
@@ -24,9 +25,9 @@ use crate::http::request_head::RequestHead;
 /// struct Database { /* networks and their countries */ }
 ///
 /// impl Countries for Database {
-///     fn country(&self, client: IpAddr, _request: RequestHead<'_>) -> Option<Country> {
-///         // self.reader.lookup(client)…
-/// #       let _ = client;
+///     fn country(&self, client: Option<IpAddr>, _request: RequestHead<'_>) -> Option<Country> {
+///         // self.reader.lookup(client?)…
+/// #       let _ = client?;
 ///         Country::new("DE").ok()
 ///     }
 /// }
@@ -37,12 +38,27 @@ use crate::http::request_head::RequestHead;
 )]
 pub trait Countries: Send + Sync + 'static {
     /// Returns the country of a client; `None` if it is not known, and nothing is concluded then.
-    fn country(&self, client: IpAddr, request: RequestHead<'_>) -> Option<Country>;
+    ///
+    /// `client` is `None` if the address is not known, or not [needed](Self::needs_address).
+    fn country(&self, client: Option<IpAddr>, request: RequestHead<'_>) -> Option<Country>;
+
+    /// Returns whether the country depends on the address of the client. Default: it does.
+    ///
+    /// The address is that of
+    /// [`ApiKeyLayer::client_address`](crate::ApiKeyLayer::client_address): behind a proxy, set that
+    /// first.
+    fn needs_address(&self) -> bool {
+        true
+    }
 }
 
 impl<C: Countries + ?Sized> Countries for Arc<C> {
-    fn country(&self, client: IpAddr, request: RequestHead<'_>) -> Option<Country> {
+    fn country(&self, client: Option<IpAddr>, request: RequestHead<'_>) -> Option<Country> {
         (**self).country(client, request)
+    }
+
+    fn needs_address(&self) -> bool {
+        (**self).needs_address()
     }
 }
 
@@ -74,7 +90,7 @@ impl CountryHeader {
 }
 
 impl Countries for CountryHeader {
-    fn country(&self, _client: IpAddr, request: RequestHead<'_>) -> Option<Country> {
+    fn country(&self, _client: Option<IpAddr>, request: RequestHead<'_>) -> Option<Country> {
         let mut values = request.headers.get_all(&self.0).iter();
         let value = values.next()?;
         if values.next().is_some() {
@@ -83,6 +99,10 @@ impl Countries for CountryHeader {
         let code = value.to_str().ok()?.trim();
         let country = Country::new(code).ok()?;
         (country.as_str() != "XX").then_some(country)
+    }
+
+    fn needs_address(&self) -> bool {
+        false
     }
 }
 

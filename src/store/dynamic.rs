@@ -93,7 +93,7 @@ pub(crate) trait DynManagedKeyStore: DynKeyStore {
         paging: &Paging,
     ) -> Result<Page<UsageRow>, StoreError>;
 
-    async fn profiles(&self, lineages: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError>;
+    async fn profiles(&self, keys: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError>;
 
     async fn save_profiles(&self, profiles: &[KeptProfile]) -> Result<Vec<KeyId>, StoreError>;
 }
@@ -148,8 +148,8 @@ impl<S: ManagedKeyStore> DynManagedKeyStore for S {
         ManagedKeyStore::usage(self, query, paging).await
     }
 
-    async fn profiles(&self, lineages: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError> {
-        ManagedKeyStore::profiles(self, lineages).await
+    async fn profiles(&self, keys: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError> {
+        ManagedKeyStore::profiles(self, keys).await
     }
 
     async fn save_profiles(&self, profiles: &[KeptProfile]) -> Result<Vec<KeyId>, StoreError> {

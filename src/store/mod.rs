@@ -391,24 +391,25 @@ pub trait ManagedKeyStore: KeyStore {
         async move { Err(refused) }
     }
 
-    /// Reads the profiles of lineages, in any order, without lag. Lineages without one are left out.
+    /// Reads the profiles of keys, in any order, without lag. Keys without one are left out.
     ///
     /// The default is an error. Without this method and [`save_profiles`](Self::save_profiles), no
     /// [anomalies](crate::anomaly) are detected.
     fn profiles(
         &self,
-        lineages: &[KeyId],
+        keys: &[KeyId],
     ) -> impl Future<Output = Result<Vec<KeptProfile>, StoreError>> + Send {
-        let _ = lineages;
+        let _ = keys;
         let refused = StoreError::refused("this store keeps no profiles");
         async move { Err(refused) }
     }
 
     /// Saves each of these profiles whose version follows the kept one, and version 1 where none is
-    /// kept. Returns the lineages of those that were saved, in any order.
+    /// kept. Returns the keys of those that were saved, in any order.
     ///
     /// Of several processes that save the same version, exactly one succeeds. A profile changes
-    /// nothing but itself, and is deleted with the last key of its lineage.
+    /// nothing but itself, and is deleted with its key. It may be of a key that the store does not
+    /// have.
     ///
     /// The default is an error.
     fn save_profiles(
@@ -493,8 +494,8 @@ impl<S: ManagedKeyStore> ManagedKeyStore for Arc<S> {
         ManagedKeyStore::usage(&**self, query, paging).await
     }
 
-    async fn profiles(&self, lineages: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError> {
-        ManagedKeyStore::profiles(&**self, lineages).await
+    async fn profiles(&self, keys: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError> {
+        ManagedKeyStore::profiles(&**self, keys).await
     }
 
     async fn save_profiles(&self, profiles: &[KeptProfile]) -> Result<Vec<KeyId>, StoreError> {

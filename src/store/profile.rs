@@ -9,8 +9,8 @@ use crate::key::digest::KeyId;
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeptProfile {
-    /// The [lineage](crate::KeyRecord::lineage) of the key, so that a rotation keeps the profile.
-    pub lineage: KeyId,
+    /// The key.
+    pub key: KeyId,
     /// The version, from 1 on.
     pub version: u64,
     /// The profile, at most [`MOST_BYTES`](Self::MOST_BYTES).
@@ -18,24 +18,20 @@ pub struct KeptProfile {
 }
 
 impl KeptProfile {
-    /// The most bytes of a profile. Most have less than 200.
+    /// The most bytes of a profile. Most have less than 300.
     pub const MOST_BYTES: usize = 1_024;
 
     /// Creates a profile.
-    pub fn new(lineage: KeyId, version: u64, data: impl Into<Vec<u8>>) -> Self {
+    pub fn new(key: KeyId, version: u64, data: impl Into<Vec<u8>>) -> Self {
         let data = data.into();
-        Self {
-            lineage,
-            version,
-            data,
-        }
+        Self { key, version, data }
     }
 }
 
 impl fmt::Debug for KeptProfile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeptProfile")
-            .field("lineage", &self.lineage)
+            .field("key", &self.key)
             .field("version", &self.version)
             .field("bytes", &self.data.len())
             .finish()

@@ -216,6 +216,7 @@ pub(crate) struct Anomaly<'a> {
     pub(crate) account: &'a str,
     pub(crate) detectors: String,
     pub(crate) action: &'static str,
+    pub(crate) dry_run: bool,
 }
 
 /// Logs an anomaly that is low or medium.
@@ -226,8 +227,9 @@ pub(crate) fn anomaly(anomaly: &Anomaly<'_>) {
         account,
         detectors,
         action,
+        dry_run,
     } = anomaly;
-    info!(target: TARGET, severity, key_id, account, detectors, action, "a key is used in an unusual way");
+    info!(target: TARGET, severity, key_id, account, detectors, action, dry_run, "a key is used in an unusual way");
 }
 
 /// Logs an anomaly that is high.
@@ -238,8 +240,9 @@ pub(crate) fn high_anomaly(anomaly: &Anomaly<'_>) {
         account,
         detectors,
         action,
+        dry_run,
     } = anomaly;
-    warn!(target: TARGET, severity, key_id, account, detectors, action, "a key is used in a very unusual way");
+    warn!(target: TARGET, severity, key_id, account, detectors, action, dry_run, "a key is used in a very unusual way");
 }
 
 /// Logs an anomaly that is critical.
@@ -250,8 +253,14 @@ pub(crate) fn critical_anomaly(anomaly: &Anomaly<'_>) {
         account,
         detectors,
         action,
+        dry_run,
     } = anomaly;
-    error!(target: TARGET, severity, key_id, account, detectors, action, "a key is probably in the wrong hands");
+    error!(target: TARGET, severity, key_id, account, detectors, action, dry_run, "a key is probably in the wrong hands");
+}
+
+/// Logs that a detector of the application panicked.
+pub(crate) fn detector_panicked(detector: &str) {
+    error!(target: TARGET, detector, "a detector of anomalies panicked; it has found nothing");
 }
 
 /// Logs that the store does not keep profiles.
@@ -268,9 +277,27 @@ pub(crate) fn not_looked(error: &(dyn Error + 'static)) {
     warn!(target: TARGET, error = %causes, "anomalies cannot be looked for at present; it is tried again");
 }
 
+/// Logs an alert that cannot be stored at all.
+pub(crate) fn alert_not_stored(
+    error: &(dyn Error + 'static),
+    key_id: &dyn fmt::Display,
+    severity: &str,
+    detectors: &str,
+) {
+    let causes = Causes(error);
+    error!(target: TARGET, %key_id, severity, detectors, error = %causes, "an anomaly could not be stored, and nothing was done about it");
+}
+
+/// Logs profiles of a later version of this library.
+pub(crate) fn profile_of_later_version(once: &LogOnce) {
+    once.run(|| {
+        warn!(target: TARGET, "a later version of this library keeps profiles of keys; no anomalies of these keys are detected here");
+    });
+}
+
 /// Logs a profile that cannot be read. Learning begins anew.
-pub(crate) fn profile_damaged(lineage: &dyn fmt::Display) {
-    warn!(target: TARGET, %lineage, "the profile of a key is damaged; what is usual for the key is learned anew");
+pub(crate) fn profile_damaged(key_id: &dyn fmt::Display) {
+    warn!(target: TARGET, %key_id, "the profile of a key is damaged; what is usual for the key is learned anew");
 }
 
 /// Logs idle keys that could not be ended. They are looked for again in an hour.

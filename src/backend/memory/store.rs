@@ -145,7 +145,7 @@ impl ManagedKeyStore for MemoryStore {
                     tables.trail.push(trail.clone(), trail.size());
                 }
                 Step::Delete { record, trail } => {
-                    tables.delete(record);
+                    tables.delete(&record.id());
                     tables.trail.push(trail.clone(), trail.size());
                 }
                 Step::Request { request, replaces } => tables.remember(request, replaces),
@@ -312,10 +312,10 @@ impl ManagedKeyStore for MemoryStore {
         Ok(Page::new(rows, next))
     }
 
-    async fn profiles(&self, lineages: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError> {
+    async fn profiles(&self, keys: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError> {
         let tables = self.read();
-        let kept = lineages.iter();
-        let kept = kept.filter_map(|lineage| tables.profiles.get(lineage).cloned());
+        let kept = keys.iter();
+        let kept = kept.filter_map(|key| tables.profiles.get(key).cloned());
         Ok(kept.collect())
     }
 
@@ -323,10 +323,10 @@ impl ManagedKeyStore for MemoryStore {
         let kept = &mut self.write().profiles;
         let mut saved = Vec::new();
         for profile in profiles {
-            let version = kept.get(&profile.lineage).map_or(0, |kept| kept.version);
+            let version = kept.get(&profile.key).map_or(0, |kept| kept.version);
             if profile.version.checked_sub(1) == Some(version) {
-                kept.insert(profile.lineage, profile.clone());
-                saved.push(profile.lineage);
+                kept.insert(profile.key, profile.clone());
+                saved.push(profile.key);
             }
         }
         Ok(saved)
@@ -391,12 +391,9 @@ impl Tables {
         self.events.push(event, size);
     }
 
-    fn delete(&mut self, record: &KeyRecord) {
-        let (id, lineage) = (&record.id(), record.lineage());
+    fn delete(&mut self, id: &KeyId) {
         self.records.delete(id);
-        if self.records.lineage(&lineage).next().is_none() {
-            self.profiles.remove(&lineage);
-        }
+        self.profiles.remove(id);
         for request in self.requests_of.remove(id).unwrap_or_default() {
             self.requests.remove(&request);
         }

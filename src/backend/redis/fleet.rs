@@ -412,8 +412,8 @@ impl<S: ManagedKeyStore> ManagedKeyStore for RedisFleet<S> {
         self.store.usage(query, paging).await
     }
 
-    async fn profiles(&self, lineages: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError> {
-        self.store.profiles(lineages).await
+    async fn profiles(&self, keys: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError> {
+        self.store.profiles(keys).await
     }
 
     async fn save_profiles(&self, profiles: &[KeptProfile]) -> Result<Vec<KeyId>, StoreError> {

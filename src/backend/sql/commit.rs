@@ -211,7 +211,7 @@ impl<D: Driver> SqlStore<D> {
                 if write.is_delete {
                     // Its last record of the trail says that it has no state any more.
                     self.chain(write, Some(*last), &[], trail);
-                    deleted.push((write.record.id(), write.record.lineage()));
+                    deleted.push(write.record.id());
                     continue;
                 }
                 let mut cells = record_row::cells(write.record);
@@ -312,28 +312,23 @@ impl<D: Driver> SqlStore<D> {
         Ok(())
     }
 
-    /// Deletes records that are locked, with what is kept beside them. Each has its lineage.
-    async fn delete(
-        &self,
-        session: &mut D::Session,
-        keys: &[(KeyId, KeyId)],
-    ) -> Result<(), SqlError> {
-        for keys in keys.chunks(D::DIALECT.most_parameters) {
-            let rows = || keys.iter().map(|(id, _)| vec![Cell::id(*id)]);
+    /// Deletes records that are locked, with what is kept beside them.
+    async fn delete(&self, session: &mut D::Session, ids: &[KeyId]) -> Result<(), SqlError> {
+        for ids in ids.chunks(D::DIALECT.most_parameters) {
+            let rows = || ids.iter().map(|id| vec![Cell::id(*id)]);
             for delete in [
                 "DELETE FROM {uses} WHERE key_id IN ({values})",
                 "DELETE FROM {requests} WHERE key_id IN ({values})",
+                "DELETE FROM {profiles} WHERE key_id IN ({values})",
             ] {
                 session
                     .execute(Query::of_rows(&self.sql(delete), rows()))
                     .await?;
             }
             let delete = self.sql("DELETE FROM {keys} WHERE id IN ({values})");
-            if session.execute(Query::of_rows(&delete, rows())).await? != keys.len() as u64 {
+            if session.execute(Query::of_rows(&delete, rows())).await? != ids.len() as u64 {
                 return Err(StoreError::conflict().into());
             }
-            let lineages: Vec<_> = keys.iter().map(|(_, lineage)| *lineage).collect();
-            self.delete_profiles(session, &lineages).await?;
         }
         Ok(())
     }

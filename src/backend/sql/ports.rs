@@ -160,9 +160,9 @@ macro_rules! ports {
 
             async fn profiles(
                 &self,
-                lineages: &[KeyId],
+                keys: &[KeyId],
             ) -> Result<Vec<$crate::store::KeptProfile>, StoreError> {
-                self.0.profiles(lineages).await
+                self.0.profiles(keys).await
             }
 
             async fn save_profiles(

@@ -10,20 +10,17 @@ use crate::store::{KeptProfile, StoreError};
 const COLUMNS: usize = 3;
 
 impl<D: Driver> SqlStore<D> {
-    /// Reads the profiles of lineages. Those that have none are left out.
-    pub(super) async fn profiles(
-        &self,
-        lineages: &[KeyId],
-    ) -> Result<Vec<KeptProfile>, StoreError> {
+    /// Reads the profiles of keys. Those without one are left out.
+    pub(super) async fn profiles(&self, keys: &[KeyId]) -> Result<Vec<KeptProfile>, StoreError> {
         let select =
-            self.sql("SELECT lineage, version, data FROM {profiles} WHERE lineage IN ({values})");
+            self.sql("SELECT key_id, version, data FROM {profiles} WHERE key_id IN ({values})");
         let mut profiles = Vec::new();
-        for lineages in lineages.chunks(D::DIALECT.most_parameters) {
-            let rows = lineages.iter().map(|id| vec![Cell::id(*id)]);
+        for keys in keys.chunks(D::DIALECT.most_parameters) {
+            let rows = keys.iter().map(|id| vec![Cell::id(*id)]);
             let query = Query::of_rows(&select, rows);
             for mut row in self.within(self.fetch(query)).await? {
                 profiles.push(KeptProfile::new(
-                    row.id("lineage")?,
+                    row.id("key_id")?,
                     row.count("version")?,
                     row.any_bytes("data")?,
                 ));
@@ -32,7 +29,7 @@ impl<D: Driver> SqlStore<D> {
         Ok(profiles)
     }
 
-    /// Saves the profiles whose version follows the kept one. Returns the lineages of these.
+    /// Saves the profiles whose version follows the kept one. Returns their keys.
     pub(super) async fn save_profiles(
         &self,
         profiles: &[KeptProfile],
@@ -40,7 +37,7 @@ impl<D: Driver> SqlStore<D> {
         // In the order of ids, so that nodes with the same keys do not wait for each other in a
         // circle.
         let mut profiles: Vec<_> = profiles.iter().collect();
-        profiles.sort_unstable_by_key(|profile| profile.lineage);
+        profiles.sort_unstable_by_key(|profile| profile.key);
         let mut saved = Vec::new();
         for profiles in profiles.chunks(D::DIALECT.most_parameters / COLUMNS) {
             saved.extend(self.within(self.save_some_profiles(profiles)).await?);
@@ -50,16 +47,16 @@ impl<D: Driver> SqlStore<D> {
 
     async fn save_some_profiles(&self, profiles: &[&KeptProfile]) -> Result<Vec<KeyId>, SqlError> {
         let save = self.sql(
-            "WITH new(lineage, version, data) AS (VALUES {values}) \
-             INSERT INTO {profiles} AS p (lineage, version, data) \
-             SELECT lineage, version, data FROM new WHERE version = 1 OR EXISTS \
-             (SELECT 1 FROM {profiles} AS kept WHERE kept.lineage = new.lineage) \
-             ON CONFLICT (lineage) DO UPDATE SET version = excluded.version, data = excluded.data \
-             WHERE p.version = excluded.version - 1 RETURNING lineage",
+            "WITH new(key_id, version, data) AS (VALUES {values}) \
+             INSERT INTO {profiles} AS p (key_id, version, data) \
+             SELECT key_id, version, data FROM new WHERE version = 1 OR EXISTS \
+             (SELECT 1 FROM {profiles} AS kept WHERE kept.key_id = new.key_id) \
+             ON CONFLICT (key_id) DO UPDATE SET version = excluded.version, data = excluded.data \
+             WHERE p.version = excluded.version - 1 RETURNING key_id",
         );
         let rows = profiles.iter().map(|profile| {
             vec![
-                Cell::id(profile.lineage),
+                Cell::id(profile.key),
                 Cell::count(profile.version),
                 Cell::bytes(profile.data.clone()),
             ]
@@ -67,25 +64,7 @@ impl<D: Driver> SqlStore<D> {
         let mut session = self.session(Access::Write).await?;
         let rows = session.fetch(Query::of_rows(&save, rows)).await?;
         session.finish();
-        let saved = rows.into_iter().map(|mut row| row.id("lineage"));
+        let saved = rows.into_iter().map(|mut row| row.id("key_id"));
         Ok(saved.collect::<Result<_, _>>()?)
-    }
-
-    /// Deletes the profiles of lineages that have no key any more.
-    pub(super) async fn delete_profiles(
-        &self,
-        session: &mut D::Session,
-        lineages: &[KeyId],
-    ) -> Result<(), SqlError> {
-        let delete = self.sql(
-            "DELETE FROM {profiles} AS p WHERE p.lineage IN ({values}) \
-             AND NOT EXISTS (SELECT 1 FROM {keys} AS k WHERE k.id = p.lineage) \
-             AND NOT EXISTS (SELECT 1 FROM {keys} AS k WHERE k.lineage = p.lineage)",
-        );
-        for lineages in lineages.chunks(D::DIALECT.most_parameters) {
-            let rows = lineages.iter().map(|id| vec![Cell::id(*id)]);
-            session.execute(Query::of_rows(&delete, rows)).await?;
-        }
-        Ok(())
     }
 }

@@ -80,7 +80,7 @@ CREATE TABLE {flushes} (
 ){updated};
 
 CREATE TABLE {profiles} (
-  lineage {bytes} NOT NULL PRIMARY KEY,
+  key_id {bytes} NOT NULL PRIMARY KEY,
   version {integer} NOT NULL,
   data {bytes} NOT NULL
 ){updated};
