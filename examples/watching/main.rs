@@ -1,8 +1,8 @@
 //! A stolen key is noticed, told and stopped.
 //!
 //! `cargo run --features webhook --example watching` lets twenty days go by, on a clock that is moved
-//! by hand, in which a key is used as usual. Then a thief uses it, from another country, at night and
-//! at many times its rate. The example prints what happens from the first alert to the suspension,
+//! by hand, in which a key is used as usual. Then a thief uses it, from another country, in an hour
+//! in which it is never used, and at many times its rate. The example prints what happens from the first alert to the suspension,
 //! with the webhooks that the owner of the key gets, and then the same where revocation was chosen.
 //! It ends by itself, after some seconds, and fails if something is not as it says.
 
@@ -183,7 +183,7 @@ impl Story {
     }
 
     async fn first_requests_of_the_thief(&mut self) -> Result<(), Error> {
-        println!("At night, five requests come from Brazil.");
+        println!("In an hour in which it is never used, five requests come from Brazil.");
         for _ in 0..5 {
             ensure(
                 self.ask(THIEF).await? == 200,

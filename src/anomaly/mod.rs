@@ -21,8 +21,9 @@
 //!
 //! The [worker](crate::ApiKeys::worker) looks every 30 seconds at the keys that were used in a
 //! notable way, and every ten minutes at all others, and adds what it saw to the *profile* of the
-//! key in the store, which all processes share. A profile has up to 600 bytes, and neither addresses
-//! nor single requests. Publishable keys are not watched, since anybody may use them.
+//! key in the store, which all processes share. A profile has up to 700 bytes, and neither addresses
+//! nor single requests. Publishable keys are not watched, since anybody may use them. The chapter
+//! [`guide::anomalies`](crate::guide::anomalies) tells how to begin, and how good this is.
 //!
 //! What this cannot find: a thief who uses the key from the country of its owner, in its usual hours,
 //! and at its usual rate. Only a short life of keys, networks and scopes help then.

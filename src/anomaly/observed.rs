@@ -15,7 +15,8 @@ use crate::key::digest::KeyId;
 ///
 /// The [worker](crate::ApiKeys::worker) calls a detector with each observation of a key: within
 /// about 30 seconds after something notable, and every ten minutes otherwise, from each process that
-/// the key is used in. It must not block. A finding is told once in 24 hours for each key.
+/// the key is used in. It must not block. If it panics, that is logged, and it has found nothing. A
+/// finding is told once in 24 hours for each key, and acted upon like any other.
 ///
 /// ```
 /// use tower_api_key::anomaly::{AnomalyDetection, Detector, Finding, Observed, Severity};
@@ -41,7 +42,8 @@ use crate::key::digest::KeyId;
     note = "implement `Detector::name` and `Detector::detect`"
 )]
 pub trait Detector: Send + Sync + 'static {
-    /// Returns the name of the detector, for alerts. It tells detectors apart.
+    /// Returns the name of the detector, for alerts: 1 to 64 lower-case letters, digits and `_`, which
+    /// no other detector has.
     fn name(&self) -> &str;
 
     /// Returns a finding, if there is something to tell.
@@ -78,7 +80,7 @@ impl Observed<'_> {
     }
 
     /// Returns whether the learning time is over. Before, a detector of the application's own is
-    /// asked all the same, and what it finds is told.
+    /// asked all the same, and what it finds is told and acted upon.
     pub fn is_learned(&self) -> bool {
         self.is_learned
     }

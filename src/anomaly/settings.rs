@@ -94,6 +94,8 @@ impl AnomalyDetection {
     }
 
     /// Adds a detector of the application's own. Default: none.
+    ///
+    /// It is asked during the learning time, too, and what it finds is told and acted upon.
     pub fn detector(mut self, detector: impl Detector) -> Self {
         self.detectors.push(Arc::new(detector));
         self
@@ -110,8 +112,8 @@ impl AnomalyDetection {
     /// Sets the time for which a key is only learned, from its first request on. Default: 14 days;
     /// at least one hour. A rotation does not begin it anew.
     ///
-    /// Until then, nothing is found against a learned baseline. A shorter time than a week does not
-    /// see a weekend.
+    /// Until then, and until the key was used on five days, nothing is found against a learned
+    /// baseline. A shorter time than a week does not see a weekend.
     pub fn learning_time(mut self, time: Duration) -> Self {
         self.learning = time;
         self
@@ -134,7 +136,7 @@ impl AnomalyDetection {
 
     /// Sets a function that gives the baseline of a key, from its record. Default: all is learned.
     ///
-    /// It is called when a key is loaded, so it must not block.
+    /// It is called when a key is loaded, in a request: it must neither block nor panic.
     ///
     /// ```
     /// use tower_api_key::anomaly::{AnomalyDetection, Baseline, Country};

@@ -17,16 +17,25 @@
 //!
 //! # In four steps
 //!
-//! 1. Switch the detection on. By default, it tells and does nothing else. For 14 days it only
-//!    learns.
+//! 1. Switch the detection on. By default, it tells and does nothing else. A key is only learned for
+//!    14 days from its first request on, and until it was used on five days.
 //! 2. Read the alerts for some weeks: the events `anomaly.low` to `anomaly.critical`, with a
 //!    [sink](crate::ApiKeysBuilder::sink) or a webhook of all accounts, or in the log.
 //! 3. Choose [`Actions`], with [`dry_run`]: each alert says what would have been done.
 //! 4. Leave out `dry_run`.
 //!
-//! A suspended key is freed by [`ApiKeys::resume`], and a throttled one by [`ApiKeys::unthrottle`].
-//! An alert of the same finding comes again after 24 hours, so a key that was freed is not suspended
-//! again at once.
+//! # When a key was stopped
+//!
+//! 1. Read the alert, and ask the owner of the key.
+//! 2. If the use is not theirs, the key is stolen: call [`ApiKeys::revoke`], and see the runbook in
+//!    [`rotation`](crate::guide::rotation).
+//! 3. If it may be stolen, free it by [`ApiKeys::resume`] or [`ApiKeys::unthrottle`], and let the owner
+//!    [rotate](crate::ApiKeys::rotate) it at once. The same finding is not told again for 24 hours, or
+//!    until the action would have ended, if that is earlier: so a key that was freed is not stopped
+//!    again at once, and neither is a thief who has it.
+//! 4. If the use is theirs, free the key. What was new is known from now on.
+//!
+//! A key that cannot be changed, such as one of the environment, is told of and not stopped.
 //!
 //! # Who is told what
 //!
@@ -45,14 +54,15 @@
 //!   "key_id": "4b7e…", "account": "acme", "name": "nightly export", "…": "…",
 //!   "severity": "critical",
 //!   "findings": [
-//!     { "detector": "usage_spike", "severity": "high", "requests": 304, "hourly_average": 12 }
+//!     { "detector": "usage_spike", "severity": "high", "requests": 304.0, "hourly_average": 12.0 }
 //!   ],
 //!   "after": ["geographic_anomaly"],
 //!   "action": "suspend"
 //! }
 //! ```
 //!
-//! `after` names what was found up to an hour before, which made the anomaly more severe. `action` is
+//! `after` names what was found up to an hour before, or still goes on, which made the anomaly more
+//! severe. `action` is
 //! what was done: `none`, `throttle`, `suspend` or `revoke`; or what would have been, if `dry_run` is
 //! there. An alert and its action are one transaction. The trail has the action, with the actor
 //! `anomaly detection` and the detectors in its reason.
@@ -61,8 +71,10 @@
 //!
 //! [`ApiKeysBuilder::countries`] takes a source of countries: [`CountryHeader`] for a header that a
 //! proxy sets, or your own [`Countries`], such as a database in the format of `MaxMind`
-//! (`examples/watching/geo_database.rs`). It is asked when a key is used from another network than
-//! lately, and once a day. Set [`ApiKeyLayer::client_address`] first, if there is a proxy.
+//! (`examples/watching/geo_database.rs`). A header is read with each request. A database is asked when
+//! a key is used from another network than lately, and once a day: set
+//! [`ApiKeyLayer::client_address`] first, if there is a proxy. Your source must not block, and a panic
+//! in it is one in the request.
 //!
 //! Only the codes of countries are kept. An alert has one address of a new country, unless
 //! [`log_without_addresses`] is set.
@@ -70,7 +82,29 @@
 //! # Given baselines
 //!
 //! What you know of a key need not be learned: give it with [`AnomalyDetection::baseline`]. It holds
-//! from the first request on, without a learning time.
+//! from the first request on, without a learning time. The function is called when a key is loaded, in
+//! a request: a panic in it is one in the request.
+//!
+//! # Detectors of your own
+//!
+//! A [`Detector`] is asked with each look at a key, also while the key is learned, and what it finds is
+//! told and acted upon like the rest. It is called by the worker. If it panics, that is logged at
+//! `ERROR`, and it has found nothing.
+//!
+//! # What is seen
+//!
+//! Requests that were admitted, those that a limit denied, and uses by [`ApiKeys::verify`]. Not those
+//! that the status, the scopes or the networks of the key denied: they harm nobody, and whoever may not
+//! use a key must not get it suspended by trying. The log has them.
+//!
+//! Only processes with a worker see anything, from the first poll of the worker on. A successor begins
+//! with the profile of the key that it replaced.
+//!
+//! # In tests
+//!
+//! On a [`ManualClock`](crate::clock::ManualClock), spawn the worker and yield to it once; send
+//! requests; advance the clock by 30 seconds, and yield again, until the event is in the store. Give a
+//! baseline, so that nothing must be learned.
 //!
 //! # How good it is
 //!
@@ -109,11 +143,14 @@
 //!
 //! A request takes 5 % more instructions with all detectors and the counting of usage
 //! (`benches/instructions.sh addressed_10k watched_10k`). The store gets a read and a write of a
-//! profile, at most 600 bytes, for each key in use every ten minutes, 200 keys at a time. A key in
-//! the cache takes about 300 bytes more.
+//! profile, about 250 bytes and at most 700, for each key in use every ten minutes, 200 keys at a
+//! time. A key in the cache takes about 350 bytes more.
 //!
 //! [`Actions`]: crate::anomaly::Actions
 //! [`AnomalyDetection::baseline`]: crate::anomaly::AnomalyDetection::baseline
+//! [`ApiKeys::revoke`]: crate::ApiKeys::revoke
+//! [`ApiKeys::verify`]: crate::ApiKeys::verify
+//! [`Detector`]: crate::anomaly::Detector
 //! [`ApiKeyLayer::client_address`]: crate::ApiKeyLayer::client_address
 //! [`ApiKeys::resume`]: crate::ApiKeys::resume
 //! [`ApiKeys::unthrottle`]: crate::ApiKeys::unthrottle
