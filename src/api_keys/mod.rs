@@ -208,7 +208,7 @@ impl ApiKeys {
     }
 
     /// Gives a key a quota until a time, in addition to all limits, when the returned future is
-    /// awaited.
+    /// awaited. A time that is over throttles nothing, and replaces the throttle before all the same.
     pub fn throttle(&self, id: KeyId, quota: Quota, until: SystemTime) -> ThrottleKey {
         ThrottleKey::new(self.manager(), id, quota, until)
     }
