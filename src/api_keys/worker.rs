@@ -16,6 +16,7 @@ use super::record_usage::UsageRecorder;
 use super::watch::{self, Lookout};
 use crate::manage::BoxFuture;
 use crate::shared::{Heartbeat, LastBeat, Shared};
+use crate::util::join_all::join_all;
 use crate::util::timestamp::nanoseconds;
 
 /// The background work of an [`ApiKeys`](crate::ApiKeys):
@@ -120,33 +121,15 @@ impl Worker {
             }
         });
         // At the same time: a delivery in progress may hold the connection that the others need.
-        all([record, announce, look, deliver]).await;
+        let last: [Pin<&mut (dyn Future<Output = ()> + Send)>; 4] =
+            [record, announce, look, deliver];
+        join_all(last).await;
         shared.cache.drop_all_observer_values();
         shared.worker.stop();
         if let Some(feed) = &shared.feed {
             feed.heartbeat.stop();
         }
     }
-}
-
-/// Waits until all futures have completed.
-async fn all(futures: [Pin<&mut (dyn Future<Output = ()> + Send)>; 4]) {
-    let mut left = futures.map(Some);
-    poll_fn(|cx| {
-        for slot in &mut left {
-            if slot
-                .as_mut()
-                .is_some_and(|it| it.as_mut().poll(cx).is_ready())
-            {
-                *slot = None;
-            }
-        }
-        if left.iter().all(Option::is_none) {
-            return Poll::Ready(());
-        }
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Periodically releases the values that observers keep for idle keys, and reports the refusals

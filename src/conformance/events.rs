@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::conformance::join_all::join_all;
 use crate::conformance::keeps::{Keeps, Part};
 use crate::conformance::promise::Promise;
 use crate::conformance::records::{Digests, named};
 use crate::store::{
     Action, Actor, Change, Cursor, Event, KeptEvent, ManagedKeyStore, Once, Start, StoreErrorKind,
 };
+use crate::util::join_all::join_all;
 
 const ANSWERS: Promise = Promise("a live store answers");
 const REFUSED: Promise = Promise("what is not kept is refused to be read");

@@ -3,7 +3,6 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::conformance::join_all::join_all;
 use crate::conformance::keeps::{Field, Keeps, Part};
 use crate::conformance::promise::Promise;
 use crate::conformance::records::{Digests, named, same};
@@ -13,6 +12,7 @@ use crate::store::{
     AccountCap, Action, Actor, Change, IssueRequest, KeyUsage, ManagedKeyStore, StoreError,
     StoreErrorKind, TrailQuery, UsageBatch, UsagePeriod,
 };
+use crate::util::join_all::join_all;
 
 const ANSWERS: Promise = Promise("a live store answers");
 const REFUSED: Promise = Promise("what is not kept is refused");

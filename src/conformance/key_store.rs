@@ -1,11 +1,11 @@
 //! The suite for read-only stores.
 
-use crate::conformance::join_all::join_all;
 use crate::conformance::promise::Promise;
 use crate::conformance::records::{Digests, same};
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::store::KeyStore;
+use crate::util::join_all::join_all;
 
 const ANSWERS: Promise = Promise("a live store answers");
 const FOUND: Promise = Promise("a record is found as it is kept");

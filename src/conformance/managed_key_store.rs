@@ -2,7 +2,6 @@
 
 use std::time::UNIX_EPOCH;
 
-use crate::conformance::join_all::join_all;
 use crate::conformance::keeps::{Field, Keeps};
 use crate::conformance::key_store::key_store;
 use crate::conformance::promise::Promise;
@@ -12,6 +11,7 @@ use crate::key::containment::Revocation;
 use crate::key::digest::KeyId;
 use crate::key::record::{KeyRecord, Rotation};
 use crate::store::{Action, Actor, Change, ManagedKeyStore, StoreError, StoreErrorKind};
+use crate::util::join_all::join_all;
 
 const ANSWERS: Promise = Promise("a live store answers");
 const FOUND: Promise = Promise("a record is found as it was committed");

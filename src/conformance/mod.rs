@@ -41,7 +41,6 @@
 mod change_feed;
 mod events;
 mod guards;
-mod join_all;
 mod keeps;
 mod key_store;
 mod lists;

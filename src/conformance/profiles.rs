@@ -2,7 +2,6 @@
 
 use std::time::UNIX_EPOCH;
 
-use crate::conformance::join_all::join_all;
 use crate::conformance::keeps::{Keeps, Part};
 use crate::conformance::promise::Promise;
 use crate::conformance::records::{Digests, named};
@@ -10,6 +9,7 @@ use crate::key::digest::KeyId;
 use crate::store::{
     Action, Actor, Change, KeptProfile, ManagedKeyStore, StoreError, StoreErrorKind,
 };
+use crate::util::join_all::join_all;
 
 const ANSWERS: Promise = Promise("a live store answers");
 const REFUSED: Promise = Promise("what is not kept is refused");

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::conformance::join_all::join_all;
 use crate::conformance::keeps::{Keeps, Part};
 use crate::conformance::lists;
 use crate::conformance::promise::Promise;
@@ -13,6 +12,7 @@ use crate::store::{
     Action, Actor, Change, KeyOrder, KeyQuery, KeyUsage, ListedKey, ManagedKeyStore, StoreError,
     StoreErrorKind, UsageBatch, UsagePeriod,
 };
+use crate::util::join_all::join_all;
 
 const ANSWERS: Promise = Promise("a live store answers");
 const REFUSED: Promise = Promise("what is not kept is refused");

@@ -22,7 +22,7 @@
 //! - [`feed_pair`]: the stream beside a feed of the store's own.
 //! - `cache_get.lua`, `cache_fill.lua`, `cache_fence.lua`, `announce.lua`: the scripts of the store.
 //! - [`connection`]: a connection of ours, or of the application.
-//! - [`info`]: the answer to `INFO`; [`join_all`]: several calls at once.
+//! - [`info`]: the answer to `INFO`.
 
 mod breaker;
 mod budget_key;
@@ -35,7 +35,6 @@ mod dialing;
 mod feed_pair;
 mod fleet;
 mod info;
-mod join_all;
 mod limiter;
 mod link;
 mod parts;

@@ -7,10 +7,10 @@
 //! denied meanwhile that would have fit.
 
 use super::call_error::CallError;
-use super::join_all::join_all;
 use super::refunds::Refunds;
 use super::request::{Budgets, PackedRefund, Places};
 use super::take::{Take, Taken, TakenBudget};
+use crate::util::join_all::join_all;
 
 /// Takes from all budgets of a request, or from none. Returns how they stand, in their order.
 pub(super) async fn take(

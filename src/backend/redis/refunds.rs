@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::budget_key;
 use super::call_error::CallError;
 use super::denials::Denials;
-use super::join_all::join_all;
 use super::request::PackedRefund;
 use super::script::Script;
 use super::servers::Servers;
 use super::slots::slot_of;
+use crate::util::join_all::join_all;
 use crate::util::on_drop::OnDrop;
 
 /// The life of the note that a refund was done, in milliseconds. A refund is carried out in the

@@ -13,13 +13,13 @@ use redis::{Cmd, Value};
 
 use super::call_error::CallError;
 use super::copy::{Copy, LAYOUT, NoCopy};
-use super::join_all::join_all;
 use super::script::{GivenClock, Script, given_time};
 use super::servers::Servers;
 use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::key::verifier::PepperRing;
 use crate::store::{AgedRecord, ChangedKey, Floor};
+use crate::util::join_all::join_all;
 use crate::util::log_throttle::LogOncePer;
 use crate::util::trace;
 

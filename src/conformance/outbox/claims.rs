@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::conformance::join_all::join_all;
 use crate::conformance::outbox::harness::{ANSWERS, LEASE, Suite, at, events};
 use crate::conformance::promise::Promise;
 use crate::store::{Claim, Delivery, Disabled, Endpoint, ManagedKeyStore, Outcome};
+use crate::util::join_all::join_all;
 
 const DUE: Promise = Promise("a delivery is claimed once it is due, and not before");
 const LONGEST: Promise = Promise("of each endpoint, those that are due longest are claimed");

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use crate::conformance::join_all::join_all;
 use crate::conformance::outbox::harness::{ANSWERS, Suite, at, change, with_event};
 use crate::conformance::promise::Promise;
 use crate::conformance::records::{Digests, named};
@@ -10,6 +9,7 @@ use crate::store::{
     Action, Cursor, DeliveryState, Disabled, Endpoint, Event, KeptEvent, ManagedKeyStore, Once,
     Start, StoreError,
 };
+use crate::util::join_all::join_all;
 
 const TAKEN: Promise =
     Promise("an event is delivered to the endpoints that take it, and no others");

@@ -1,11 +1,11 @@
 //! Endpoints: puts, finds, lists and deletions.
 
-use crate::conformance::join_all::join_all;
 use crate::conformance::outbox::harness::{ANSWERS, Suite, at, kind};
 use crate::conformance::promise::Promise;
 use crate::store::{
     Cursor, Disabled, Endpoint, ManagedKeyStore, Paging, SecretName, StoreErrorKind, Target,
 };
+use crate::util::join_all::join_all;
 
 const KEPT: Promise = Promise("an endpoint is found as it was put");
 const CREATED_ONCE: Promise = Promise("an endpoint that exists is not created again");

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::conformance::join_all::join_all;
 use crate::conformance::outbox::harness::{ANSWERS, Suite, at, failed, kind, retry};
 use crate::conformance::promise::Promise;
 use crate::store::{
     Cursor, DeliveryQuery, DeliveryState, ManagedKeyStore, Outcome, Paging, StoreErrorKind,
 };
+use crate::util::join_all::join_all;
 
 const NEWEST: Promise = Promise("a list has each delivery once, the newest event first");
 const FILTERED: Promise = Promise("a list has the deliveries in the state that was asked for");

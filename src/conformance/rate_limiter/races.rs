@@ -3,7 +3,6 @@
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::conformance::join_all::join_all;
 use crate::conformance::promise::Promise;
 use crate::conformance::random::Random;
 use crate::conformance::rate_limiter::harness::{FixedClock, Harness, TestBudget};
@@ -11,6 +10,7 @@ use crate::conformance::rate_limiter::own_clock::quotas;
 use crate::key::quota::Quota;
 use crate::limit::limiter::RateLimiter;
 use crate::util::clock::{Clock, SystemClock};
+use crate::util::join_all::join_all;
 
 const EXACTLY: Promise = Promise("callers at once are admitted exactly the quota");
 
