@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::anomaly::severity::Severity;
 use crate::key::digest::KeyId;
+use crate::key::text::beginning;
 
 /// The most facts of a finding, and the longest text of one, in bytes.
 const MOST_FACTS: usize = 16;
@@ -32,23 +33,17 @@ impl Finding {
     #[must_use]
     pub fn fact(self, name: impl Into<String>, value: impl fmt::Display) -> Self {
         let value = value.to_string();
-        self.with(name.into(), shortened(&value).into())
+        self.with(name.into(), beginning(&value, LONGEST).into())
     }
 
     pub(super) fn with(mut self, name: impl Into<String>, value: Value) -> Self {
         if self.facts.len() < MOST_FACTS {
             let name = name.into();
-            self.facts.insert(shortened(&name).to_owned(), value);
+            self.facts
+                .insert(beginning(&name, LONGEST).to_owned(), value);
         }
         self
     }
-}
-
-/// Returns the beginning of a text that has room in an alert.
-fn shortened(text: &str) -> &str {
-    let end = (0..=LONGEST.min(text.len())).rev();
-    let end = end.into_iter().find(|at| text.is_char_boundary(*at));
-    &text[..end.unwrap_or_default()]
 }
 
 /// A finding with its detector.

@@ -11,6 +11,7 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 
 use crate::events::{Attempt, Failure, next_attempt};
+use crate::key::text::beginning;
 use crate::shared::Shared;
 use crate::store::{
     Claim, Delivery, Disabled, DynOutbox, Endpoint, Outcome, Settlement, StoreError,
@@ -313,11 +314,7 @@ async fn disable(shared: &Shared, outbox: &dyn DynOutbox, endpoint: &Endpoint, c
 /// Returns a cause that has room in a store.
 fn shortened(cause: &str) -> String {
     let plain: String = cause.chars().filter(|it| *it != '\0').collect();
-    let mut end = plain.len().min(LONGEST_CAUSE);
-    while !plain.is_char_boundary(end) {
-        end -= 1;
-    }
-    plain[..end].to_owned()
+    beginning(&plain, LONGEST_CAUSE).to_owned()
 }
 
 fn random() -> u64 {

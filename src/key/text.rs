@@ -113,6 +113,13 @@ pub(crate) fn check_indexed(field: &'static str, text: &str) -> Result<(), KeyRe
     check_within(field, text, LONGEST_INDEXED)
 }
 
+/// Returns the beginning of a text of at most so many bytes, which ends with a whole character.
+pub(crate) fn beginning(text: &str, most: usize) -> &str {
+    let mut ends = (0..=most.min(text.len())).rev();
+    let end = ends.find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or_default()]
+}
+
 fn check_within(field: &'static str, text: &str, longest: usize) -> Result<(), KeyRecordError> {
     if text.contains('\0') {
         return Err(KeyRecordError::Nul(field));

@@ -11,6 +11,9 @@ use crate::key::text::{self, KeyRecordError};
 use crate::store::page::Cursor;
 use crate::util::timestamp::rfc3339;
 
+/// The most bytes of a name in an event.
+const MOST_TEXT: usize = 255;
+
 /// A notification of a change for other systems. A store keeps it in the transaction of its
 /// [`Change`](crate::store::Change). An event never contains a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +52,8 @@ impl Event {
         at: SystemTime,
         more: impl IntoIterator<Item = (&'m str, Value)>,
     ) -> Self {
-        let text = |text: Option<&str>| text.map(|text| shortened(text).to_owned());
+        let text =
+            |text: Option<&str>| text.map(|text| text::beginning(text, MOST_TEXT).to_owned());
         let environment = record.environment().map(Environment::as_str);
         let facts: [(&str, Value); 7] = [
             ("key_id", record.id().to_string().into()),
@@ -106,14 +110,6 @@ impl Event {
         }
         text::check_instant("the instant of an event", Some(self.at))
     }
-}
-
-/// Returns the beginning of a text that has room in an event.
-fn shortened(text: &str) -> &str {
-    const MOST: usize = 255;
-    let ends = text.char_indices().map(|(at, _)| at);
-    let end = ends.chain([text.len()]).take_while(|at| *at <= MOST).last();
-    &text[..end.unwrap_or_default()]
 }
 
 /// An event as stored, with its id.
