@@ -455,7 +455,8 @@
 //! Reasons, metadata and names add their own length. Each change of a key is an event, too.
 //! `purge_trail` and `purge_events` bound the growth by changes. Usage by hour takes a row for each
 //! hour instead of each day. Each start of a worker adds a row of less than 100 bytes to `flushes`. A
-//! later start deletes it when the process has recorded no use for 30 days.
+//! later start deletes it when the process has recorded no use for 30 days. With anomaly detection, each
+//! key that is used has a row of about 300 bytes in `profiles`, which goes with the key.
 //!
 //! [`ApiKeysBuilder::dangerous_adopt`]: crate::ApiKeysBuilder::dangerous_adopt
 //! [`ApiKeys::find_listed`]: crate::ApiKeys::find_listed
