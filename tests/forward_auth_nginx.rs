@@ -25,6 +25,7 @@ use std::time::{Duration, SystemTime};
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request};
 use axum::middleware::{self, Next};
+use base64::prelude::{BASE64_STANDARD, Engine};
 use nginx::{Answer, Application, Nginx};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -413,7 +414,7 @@ fn a_question_is_not_asked_twice() {
             for (question, _) in ends.take(2).enumerate() {
                 *counted.lock().unwrap() += 1;
                 if question == 0 {
-                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                    let answer = b"HTTP/1.1 200 OK\r\nx-key-id: 7\r\ncontent-length: 0\r\n\r\n";
                     connection.write_all(answer).unwrap();
                 }
             }
@@ -544,7 +545,11 @@ fn a_client_cannot_choose_its_address() {
     for name in [
         "x-forwarded-for",
         "x-client-address",
+        "x-client-ip",
+        "x-cluster-client-ip",
         "x-real-ip",
+        "cf-connecting-ip",
+        "true-client-ip",
         "forwarded",
     ] {
         let forged = [("x-api-key", elsewhere.as_str()), (name, "192.0.2.7")];
@@ -558,6 +563,8 @@ fn a_client_cannot_choose_its_address() {
         assert_eq!(world.get("/v1/whoami", &forged).status, 200, "{name}");
         let received = world.application.requests().pop().unwrap();
         assert_eq!(received.header("x-forwarded-for"), Some("127.0.0.1"));
+        assert_eq!(received.header("x-real-ip"), Some("127.0.0.1"));
+        assert!(!received.text().contains("192.0.2.7"), "{received:?}");
     }
 }
 
@@ -606,6 +613,160 @@ fn a_websocket_is_upgraded() {
     assert_eq!(&echo, b"ping");
     let received = world.application.requests().pop().unwrap();
     assert_eq!(received.header("upgrade"), Some("websocket"));
+}
+
+/// By h2c, more requests would pass on the connection, and none would be decided on.
+#[test]
+fn only_a_websocket_is_upgraded() {
+    let world = World::new();
+    let key = world.key();
+    for upgrade in ["h2c", "H2C", "websocket, h2c", "websockets", "TLS/1.2"] {
+        let headers = [
+            ("x-api-key", key.as_str()),
+            ("connection", "Upgrade, HTTP2-Settings"),
+            ("upgrade", upgrade),
+            ("http2-settings", "AAMAAABkAAQCAAAAAAIAAAAA"),
+        ];
+        let told = world.get("/v1/whoami", &headers);
+        assert_eq!(told.status, 200, "{upgrade}: {told:?}");
+        let received = world.application.requests().pop().unwrap();
+        for name in ["upgrade", "http2-settings", "connection"] {
+            assert_eq!(received.header(name), None, "{upgrade}");
+        }
+    }
+}
+
+/// The question has the length of the body, but not the body.
+#[test]
+fn an_upload_has_the_limit_of_its_own_location() {
+    let world = World::new();
+    let key = world.key();
+    let headers = [("x-api-key", key.as_str())];
+    let body = vec![b'a'; 2_000_000];
+    let told = world.nginx.ask("POST", "/v1/reports", &headers, &body);
+    assert_eq!(told.status, 200, "{told:?}");
+    let received = world.application.requests().pop().unwrap();
+    assert_eq!(received.body.len(), body.len());
+}
+
+/// Listens in place of the service. Says this to each question, and keeps the connection open.
+fn says(answer: &'static str) -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let lines = BufReader::new(connection.try_clone().unwrap()).lines();
+            let ends = lines.map_while(Result::ok).filter(String::is_empty);
+            for _ in ends {
+                let _ = connection.write_all(answer.as_bytes());
+                if !answer.is_empty() && !answer.ends_with("\r\n\r\n") {
+                    break; // in the midst of it
+                }
+            }
+        }
+    });
+    address
+}
+
+/// Another program may listen in place of the service, or it may be out of order.
+#[test]
+fn only_an_answer_that_knows_the_caller_is_an_admission() {
+    for (answer, status) in [
+        (
+            "HTTP/1.1 200 OK\r\nx-key-id: 7\r\ncontent-length: 0\r\n\r\n",
+            200,
+        ),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", 502),
+        (
+            "HTTP/1.1 200 OK\r\nx-key-id:\r\ncontent-length: 0\r\n\r\n",
+            502,
+        ),
+        (
+            "HTTP/1.1 204 No Content\r\nx-key-account: root\r\n\r\n",
+            502,
+        ),
+        ("SSH-2.0-OpenSSH_9.2", 503),
+        ("HTTP/1.1 200 OK\r\nx-key-id: 7\r\nx-key-acc", 503),
+        (
+            "HTTP/1.1 302 Found\r\nx-key-id: 7\r\nlocation: /\r\ncontent-length: 0\r\n\r\n",
+            503,
+        ),
+        (
+            "HTTP/1.1 404 Not Found\r\nx-key-id: 7\r\ncontent-length: 0\r\n\r\n",
+            503,
+        ),
+        (
+            "HTTP/1.1 500 Oh\r\nx-key-id: 7\r\ncontent-length: 0\r\n\r\n",
+            503,
+        ),
+        ("", 503), // silent
+    ] {
+        let application = Application::start();
+        let patience = [("proxy_read_timeout 10s;", "proxy_read_timeout 300ms;")];
+        let nginx = Nginx::start_with(says(answer), application.address, &patience);
+        for path in ["/v1/whoami", "/v1/reports"] {
+            let told = nginx.ask("GET", path, &[("x-key-id", "7")], b"");
+            assert_eq!(told.status, status, "{answer}: {told:?}");
+        }
+        let is_admitted = !application.requests().is_empty();
+        assert_eq!(is_admitted, status == 200, "{answer}");
+    }
+}
+
+/// A layer may answer with problem details, or with a status of its own.
+#[test]
+fn a_refusal_keeps_its_status_and_type() {
+    let refusal = "HTTP/1.1 403 Forbidden\r\nx-refusal-status: 422\r\n\
+                   x-refusal-type: application/problem+json\r\n\
+                   x-refusal-body: {\"title\":\"No $way \\\\ \"}\r\ncontent-length: 0\r\n\r\n";
+    let application = Application::start();
+    let nginx = Nginx::start(says(refusal), application.address);
+    let told = nginx.ask("GET", "/v1/whoami", &[], b"");
+    assert_eq!(told.status, 422, "{told:?}");
+    assert_eq!(
+        told.header("content-type"),
+        Some("application/problem+json")
+    );
+    assert_eq!(told.body, br#"{"title":"No $way \\ "}"#);
+    let bare = "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n";
+    let nginx = Nginx::start(says(bare), application.address);
+    let told = nginx.ask("GET", "/v1/whoami", &[], b"");
+    assert_eq!((told.status, told.body.len()), (403, 0), "{told:?}");
+    assert!(application.requests().is_empty());
+}
+
+/// A client must not make the service seem to be down.
+#[test]
+fn a_head_that_cannot_be_read_is_an_error_of_the_client() {
+    let world = World::new();
+    let key = world.key();
+    let key = [("x-api-key", key.as_str())];
+    let names: Vec<_> = (0..110).map(|it| format!("x-{it}")).collect();
+    let many: Vec<_> = names.iter().map(|name| (name.as_str(), "")).collect();
+    for headers in [&many[..], &[("x-note", "a\u{1}b")]] {
+        let told = world.get("/v1/whoami", &[&key, headers].concat());
+        assert_eq!(told.status, 400, "{told:?}");
+        assert_eq!(told.error(), "unclear_request");
+        assert_eq!(told.header("retry-after"), None);
+        assert_eq!(told.header("cache-control"), Some("no-store"));
+    }
+    assert!(world.application.requests().is_empty());
+    assert_eq!(world.get("/v1/whoami", &key).status, 200);
+}
+
+/// By Basic, the key may be the user, which nginx logs by default.
+#[test]
+fn no_key_is_in_the_access_log() {
+    let world = World::new();
+    let basic = format!("Basic {}", BASE64_STANDARD.encode("sk_live_secret:"));
+    world.get(
+        "/v1/whoami?api_key=sk_live_secret",
+        &[("authorization", &basic)],
+    );
+    let log = world.nginx.log(1);
+    assert!(log.contains("\"GET /v1/whoami\" 40"), "{log}");
+    assert!(!log.contains("sk_live_secret"), "{log}");
 }
 
 #[test]
@@ -688,8 +849,14 @@ fn the_program_serves_nginx() {
     let reader = printed("reader");
     let told = nginx.ask("GET", "/v1/reports", &[("x-api-key", &reader)], b"");
     let refused = nginx.ask("POST", "/v1/reports", &[("x-api-key", &reader)], b"");
-    program.kill().unwrap();
-    program.wait().unwrap();
+    let pid = program.id().to_string();
+    let sent = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+    assert!(sent.success(), "the program still serves");
+    let ended = program.wait().unwrap();
+    assert!(
+        ended.success(),
+        "it stops as service managers ask: {ended:?}"
+    );
     assert_eq!(
         [told.status, refused.status],
         [200, 403],

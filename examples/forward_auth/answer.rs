@@ -3,7 +3,7 @@
 
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
-use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, WWW_AUTHENTICATE};
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use tower_api_key::http::CallerFact;
@@ -13,6 +13,7 @@ use crate::original::Proxy;
 /// The headers of a refusal in which nginx finds the response for the client.
 pub(crate) const REFUSAL_STATUS: &str = "x-refusal-status";
 pub(crate) const REFUSAL_BODY: &str = "x-refusal-body";
+pub(crate) const REFUSAL_TYPE: &str = "x-refusal-type";
 
 /// The header that tells Envoy which headers of the client's request to remove.
 pub(crate) const ENVOY_REMOVES: &str = "x-envoy-auth-headers-to-remove";
@@ -66,6 +67,9 @@ async fn for_nginx(response: Response) -> Response {
     // JSON in one line. A body that cannot be a header is left out, and the refusal stays one.
     if let Ok(body) = HeaderValue::from_bytes(&body) {
         head.headers.insert(REFUSAL_BODY, body);
+        if let Some(content_type) = head.headers.remove(CONTENT_TYPE) {
+            head.headers.insert(REFUSAL_TYPE, content_type);
+        }
     }
     join_challenges(&mut head.headers);
     Response::from_parts(head, Body::empty())

@@ -81,6 +81,18 @@ async fn keys() -> Result<ApiKeys<ReadOnly>, Error> {
     Ok(keys.to_read_only())
 }
 
+/// Waits until the program is told to end: by Ctrl-C or, as service managers do, by SIGTERM.
 async fn stopped() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
     let _ = tokio::signal::ctrl_c().await;
 }

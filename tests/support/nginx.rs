@@ -21,7 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SHIPPED: &str = include_str!("../../examples/forward_auth/nginx.conf");
 
 /// A location that an operator adds, with nothing but its own.
-const OTHER_LOCATION: &str = "location /v1/reports { proxy_pass http://application; }";
+const OTHER_LOCATION: &str =
+    "location /v1/reports { client_max_body_size 8m; proxy_pass http://$application; }";
 
 /// nginx, in a folder of its own. It is stopped in the end.
 pub struct Nginx {
@@ -31,9 +32,18 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Starts nginx with the shipped configuration, in which only the addresses are replaced, and a
-    /// location is added.
+    /// Starts nginx with the shipped configuration, in which only the addresses and the log are
+    /// replaced, and a location is added.
     pub fn start(forward_auth: SocketAddr, application: SocketAddr) -> Self {
+        Self::start_with(forward_auth, application, &[])
+    }
+
+    /// Starts nginx with settings replaced, too.
+    pub fn start_with(
+        forward_auth: SocketAddr,
+        application: SocketAddr,
+        replaced: &[(&str, &str)],
+    ) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed);
         let name = format!("tower-api-key-nginx-{}-{number}", std::process::id());
@@ -49,14 +59,22 @@ impl Nginx {
                     "listen 127.0.0.1:8080;",
                     format!("listen {address};\n    {OTHER_LOCATION}"),
                 ),
-            ] {
+                (
+                    "access_log /var/log/nginx/access.log",
+                    format!("access_log {}", folder.join("access.log").display()),
+                ),
+            ]
+            .into_iter()
+            .chain(replaced.iter().map(|(it, by)| (*it, (*by).to_owned())))
+            {
                 assert_eq!(shipped.matches(before).count(), 1, "{before}");
                 shipped = shipped.replace(before, &after);
             }
             fs::write(folder.join("forward_auth.conf"), shipped).unwrap();
             fs::write(folder.join("nginx.conf"), around(&folder)).unwrap();
+            let _ = fs::remove_file(folder.join("pid"));
             let mut process = program(&folder).spawn().expect("nginx starts");
-            if is_listening(&mut process, address) {
+            if is_listening(&mut process, &folder) {
                 return Self {
                     process,
                     address,
@@ -66,6 +84,19 @@ impl Nginx {
         }
         let log = fs::read_to_string(folder.join("error.log"));
         panic!("nginx could not listen on ten free ports: {log:?}");
+    }
+
+    /// The lines of the access log, once there are so many.
+    pub fn log(&self, lines: usize) -> String {
+        let begun = Instant::now();
+        loop {
+            let log = fs::read_to_string(self.folder.join("access.log")).unwrap();
+            if log.lines().count() >= lines {
+                return log;
+            }
+            assert!(begun.elapsed() < PATIENCE, "nginx logs too little: {log}");
+            thread::sleep(Duration::from_millis(5)); // another process writes
+        }
     }
 
     pub fn connect(&self) -> TcpStream {
@@ -155,14 +186,16 @@ fn free_address() -> SocketAddr {
         .unwrap()
 }
 
-/// Waits until nginx accepts connections. Returns `false` if it ends before that.
-fn is_listening(process: &mut Child, address: SocketAddr) -> bool {
+/// Waits until nginx has written its pid, which it does once it listens. Returns `false` if it ends
+/// before that: another program has taken the port.
+fn is_listening(process: &mut Child, folder: &Path) -> bool {
     let begun = Instant::now();
     loop {
         if process.try_wait().unwrap().is_some() {
             return false;
         }
-        if TcpStream::connect(address).is_ok() {
+        let pid = fs::read_to_string(folder.join("pid")).unwrap_or_default();
+        if pid.trim() == process.id().to_string() {
             return true;
         }
         assert!(begun.elapsed() < PATIENCE, "nginx does not listen");
