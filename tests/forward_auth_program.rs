@@ -266,6 +266,11 @@ async fn a_question_that_is_missing_malformed_or_repeated_is_refused() {
             &[method, (uri_header, "/v1/whoami%zz")],
             &[method, uri, ("x_key_account", "root")],
             &[method, uri, ("X-Key_Plan", "")],
+            &[method, uri, ("X.Key.Account", "root")],
+            &[method, uri, ("X_HTTP_Method_Override", "PUT")],
+            &[method, uri, ("X-Original_URL", "/v1/reports")],
+            &[method, uri, ("X!Rewrite-URL", "/v1/reports")],
+            &[method, uri, ("connection", "close, X-Key-Plan")],
         ] {
             let mut headers = question.to_vec();
             headers.push(("x-api-key", &key));
@@ -329,15 +334,32 @@ fn list<'y>(yaml: &'y str, name: &str, item: &str) -> Vec<&'y str> {
     listed
 }
 
-/// Does what Traefik does with the shipped configuration: copies the headers of the client, sets
-/// its own, and takes those of `authResponseHeaders` from the answer, or removes them. Returns what
-/// the application gets, or else what the client is told.
+/// Does what a current Traefik does with the shipped configuration: removes what `Connection` names,
+/// copies the headers of the client, sets its own, and takes those of `authResponseHeaders` from the
+/// answer, or removes them. Returns what the application gets, or else what the client is told.
 async fn by_traefik(
     world: &World,
     request_line: (&str, &str),
     client: &[(&str, &str)],
 ) -> Result<HeaderMap, Told> {
     let mut headers = map(client);
+    assert!(TRAEFIK.contains("rule: PathPrefix(`/`) && !HeaderRegexp(`Upgrade`, `(?i)h2c`)"));
+    let mut upgrades = headers.get_all("upgrade").iter();
+    if upgrades.any(|it| it.to_str().unwrap().to_lowercase().contains("h2c")) {
+        return Err(Told {
+            status: 404, // no router has it
+            headers: HeaderMap::new(),
+            body: String::new(),
+        });
+    }
+    let of_traefik = [
+        "for", "host", "method", "port", "prefix", "proto", "server", "uri",
+    ];
+    for name in of_traefik {
+        headers.remove(format!("x-forwarded-{name}"));
+    }
+    headers.insert("x-real-ip", HeaderValue::from_static("192.0.2.7"));
+    by_connection(&mut headers);
     for removed in TRAEFIK
         .lines()
         .filter_map(|line| line.trim().strip_suffix(": \"\""))
@@ -345,6 +367,9 @@ async fn by_traefik(
         headers.remove(removed);
     }
     let mut asking = headers.clone();
+    for hop in ["connection", "upgrade", "te"] {
+        asking.remove(hop);
+    }
     let (method, uri) = request_line;
     let own = [
         ("x-forwarded-method", method),
@@ -366,7 +391,24 @@ async fn by_traefik(
             headers.insert(name.parse::<HeaderName>().unwrap(), value.clone());
         }
     }
+    by_connection(&mut headers);
+    headers.insert("x-forwarded-for", HeaderValue::from_static("192.0.2.7"));
     Ok(headers)
+}
+
+/// Removes what `Connection` names, and leaves the upgrade.
+fn by_connection(headers: &mut HeaderMap) {
+    let named: Vec<_> = headers.get_all("connection").iter().cloned().collect();
+    headers.remove("connection");
+    for name in named.iter().flat_map(|it| it.to_str().unwrap().split(',')) {
+        match name.trim().to_lowercase().as_str() {
+            "upgrade" => {
+                let upgrade = HeaderValue::from_static("upgrade");
+                headers.insert("connection", upgrade);
+            }
+            name => drop(headers.remove(name)),
+        }
+    }
 }
 
 /// Does what Envoy does with the shipped configuration: removes headers, asks with the method, the
@@ -377,11 +419,14 @@ async fn by_envoy(
     client: &[(&str, &str)],
 ) -> Result<HeaderMap, Told> {
     let mut headers = map(client);
+    headers.append("x-forwarded-for", HeaderValue::from_static("192.0.2.7"));
     for removed in list(ENVOY, "request_mutations:", "- remove: ") {
         headers.remove(removed);
     }
-    assert!(ENVOY.contains("- append:"), "{ENVOY}");
-    headers.insert("x-client-address", "192.0.2.7".parse().unwrap());
+    let overwritten = ENVOY.lines();
+    for overwritten in overwritten.filter_map(|line| line.trim().strip_prefix("key: ")) {
+        headers.insert(overwritten, HeaderValue::from_static("192.0.2.7"));
+    }
     let mut asking = headers.clone();
     let allowed = list(ENVOY, "allowed_headers:", "- exact: ");
     let kept = |name: &HeaderName| name == "authorization" || allowed.contains(&name.as_str());
@@ -397,14 +442,14 @@ async fn by_envoy(
     if told.status != 200 {
         return Err(told);
     }
-    let removed = told.header("x-envoy-auth-headers-to-remove").unwrap();
-    for name in removed.split(", ") {
-        headers.remove(name);
-    }
     for name in list(ENVOY, "allowed_upstream_headers:", "- exact: ") {
         if let Some(value) = told.headers.get(name) {
             headers.insert(name.parse::<HeaderName>().unwrap(), value.clone());
         }
+    }
+    let removed = told.header("x-envoy-auth-headers-to-remove").unwrap();
+    for name in removed.split(", ") {
+        headers.remove(name);
     }
     Ok(headers)
 }
@@ -454,24 +499,97 @@ async fn traefik_and_envoy_pass_on_the_facts_and_never_the_key() {
             "x-rewrite-url",
         ];
         let overrides = overrides.map(|name| (name, "root"));
-        let client = [&carrier[..], &forged, &overrides].concat();
+        let addresses = [
+            "cf-connecting-ip",
+            "true-client-ip",
+            "x-client-address",
+            "x-client-ip",
+            "x-cluster-client-ip",
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "x-real-ip",
+        ];
+        let addresses = addresses.map(|name| (name, "root"));
+        let connection = [
+            ("connection", "Upgrade, X-Key-Id, X-Key-Account"),
+            ("upgrade", "websocket"),
+            ("http2-settings", "root"),
+        ];
+        let client = [&carrier[..], &forged, &overrides, &addresses, &connection].concat();
         let request = ("GET", "/v1/reports/7?a=b");
+        let client_of_envoy = [&carrier[..], &forged, &overrides, &addresses].concat();
         for received in [
             by_traefik(&world, request, &client).await.unwrap(),
-            by_envoy(&world, request, &client).await.unwrap(),
+            by_envoy(&world, request, &client_of_envoy).await.unwrap(),
         ] {
             let text = format!("{:?}", pairs(&received));
             assert!(!text.contains(&key) && !text.contains("root"), "{text}");
             assert_eq!(received["x-key-account"], "acme");
             assert_eq!(received["x-key-scopes"], "reports:read reports:write");
-            let plan = received.get("x-key-plan").map(HeaderValue::as_bytes);
-            assert!(
-                plan.is_none_or(<[u8]>::is_empty),
-                "the key has none: {plan:?}"
-            );
+            assert_eq!(received["x-key-id"].len(), 32);
+            assert_eq!(received["x-key-plan"], "", "the key has none");
+            assert_eq!(received["x-forwarded-for"], "192.0.2.7");
             let authorization = received.get("authorization");
             assert_eq!(authorization.map(|it| it.to_str().unwrap()), left);
         }
+    }
+}
+
+/// By h2c, more requests would pass on the connection, and none would be decided on.
+#[tokio::test]
+async fn traefik_upgrades_to_websockets_only() {
+    let world = World::new();
+    let key = world.key().await;
+    let upgraded = async |upgrade| {
+        let connection = ("connection", "Upgrade, HTTP2-Settings");
+        let client = [("x-api-key", &*key), connection, ("upgrade", upgrade)];
+        by_traefik(&world, ("GET", "/v1/live"), &client).await
+    };
+    assert_eq!(upgraded("websocket").await.unwrap()["upgrade"], "websocket");
+    for upgrade in ["h2c", "H2C", "websocket, h2c"] {
+        assert_eq!(upgraded(upgrade).await.unwrap_err().status, 404);
+    }
+}
+
+/// What the application answers under the names of the layer does not reach the client: Envoy
+/// would add the layer's beside it.
+#[test]
+fn envoy_tells_of_the_key_what_the_layer_says() {
+    let removed = list(ENVOY, "response_mutations:", "- remove: ");
+    let told = list(ENVOY, "allowed_client_headers_on_success:", "- exact: ");
+    let of_keys = told
+        .iter()
+        .filter(|name| name.starts_with("x-key-") || name.starts_with("x-ratelimit-"));
+    assert_eq!(removed, of_keys.copied().collect::<Vec<_>>());
+    // Responses pass the filters from the last to the first one.
+    let at = |text| ENVOY.find(text).unwrap();
+    assert!(at("filters.http.ext_authz") < at("response_mutations:"));
+    assert!(at("request_mutations:") < at("filters.http.ext_authz"));
+}
+
+/// nginx finds the body and its type in headers, which have one line.
+#[tokio::test]
+async fn a_refusal_that_is_no_line_stays_a_refusal() {
+    for (body, carried) in [
+        (r#"{"title":"No"}"#.to_owned(), true),
+        ("{\n}".to_owned(), false),
+        ("a".repeat(5_000), false),
+    ] {
+        let refusal = http::Response::builder()
+            .status(422)
+            .header("content-type", "application/problem+json")
+            .body(Body::from(body.clone()))
+            .unwrap();
+        let told = answer::answer(original::Proxy::Nginx, refusal).await;
+        assert_eq!(told.status(), 403);
+        assert_eq!(told.headers()["x-refusal-status"], "422");
+        let carries = |name| told.headers().get(name).map(HeaderValue::as_bytes);
+        assert_eq!(
+            carries("x-refusal-body"),
+            carried.then_some(body.as_bytes())
+        );
+        let of_type = carried.then_some(&b"application/problem+json"[..]);
+        assert_eq!(carries("x-refusal-type"), of_type);
     }
 }
 

@@ -59,13 +59,14 @@ pub(crate) async fn answer(proxy: Proxy, response: Response) -> Response {
 /// bring its `WWW-Authenticate` by itself, before nginx 1.23 one line only: all are in one here.
 async fn for_nginx(response: Response) -> Response {
     let (mut head, body) = response.into_parts();
-    let body = to_bytes(body, LONGEST_REFUSAL).await.unwrap_or_default();
+    let body = to_bytes(body, LONGEST_REFUSAL).await.ok();
+    let body = body.and_then(|body| HeaderValue::from_bytes(&body).ok());
     let status = HeaderValue::from(head.status.as_u16());
     head.status = StatusCode::FORBIDDEN;
     head.headers.remove(CONTENT_LENGTH);
     head.headers.insert(REFUSAL_STATUS, status);
     // JSON in one line. A body that cannot be a header is left out, and the refusal stays one.
-    if let Ok(body) = HeaderValue::from_bytes(&body) {
+    if let Some(body) = body {
         head.headers.insert(REFUSAL_BODY, body);
         if let Some(content_type) = head.headers.remove(CONTENT_TYPE) {
             head.headers.insert(REFUSAL_TYPE, content_type);

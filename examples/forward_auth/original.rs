@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::{CONTENT_LENGTH, FORWARDED, TRANSFER_ENCODING};
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, FORWARDED, TRANSFER_ENCODING};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 use tower_api_key::http::{
@@ -50,10 +50,11 @@ impl Proxy {
         let uri = uri_of(&target)?;
         let client = self.client_address().of(&asking);
         let mut headers = asking.into_parts().0.headers;
-        if headers.keys().any(|name| is_disguised(name.as_str())) {
-            return Err(unclear(
-                "a header could be taken for one of the key's facts",
-            ));
+        if !headers.keys().all(|name| is_plain_name(name.as_str())) {
+            return Err(unclear("a header could be taken for another one"));
+        }
+        if names_a_fact(&headers) {
+            return Err(unclear("its Connection names one of the key's facts"));
         }
         for name in OF_PROXIES {
             headers.remove(name);
@@ -169,11 +170,25 @@ fn is_plain(path: &str) -> bool {
     segments.iter().all(|it| !matches!(*it, "" | "." | ".."))
 }
 
-/// Returns whether a service behind CGI or a successor takes a header for a fact, since it reads
-/// `_` as `-`. The header's own name is no disguise: proxies overwrite it.
-fn is_disguised(name: &str) -> bool {
-    let is_fact = |fact: &CallerFact| fact.header() == name.replace('_', "-");
-    name.contains('_') && CallerFact::ALL.iter().any(is_fact)
+/// Returns whether all servers take a header for the same one. Those behind CGI, WSGI or Rack read
+/// `_`, and PHP also `.`, as `-`: so `X_Key_Account` would be a fact, and `X_HTTP_Method_Override`
+/// another method, though the proxy removes neither. nginx drops such headers by itself.
+fn is_plain_name(name: &str) -> bool {
+    name.bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+/// Returns whether a proxy would remove a fact, as it removes all that `Connection` names.
+fn names_a_fact(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(CONNECTION).iter();
+    let mut names = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    names.any(|name| {
+        let is_it = |fact: &CallerFact| {
+            name.trim_ascii()
+                .eq_ignore_ascii_case(fact.header().as_bytes())
+        };
+        CallerFact::ALL.iter().any(is_it)
+    })
 }
 
 fn unclear(reason: &'static str) -> ApiError {
