@@ -868,28 +868,32 @@ async fn a_malformed_question_about_a_token_is_an_oauth_error() {
     }
 }
 
-/// The guesses of one asker are used up, and it is denied; others go on.
+/// The guesses of one asker are used up, and it is denied; others go on. A text that is no key by
+/// its form was not looked up, and is free.
 #[tokio::test]
 async fn guesses_are_limited_for_each_asker() {
     let world = World::new();
     let (asker, other) = (world.asker().await, world.asker().await);
     let key = world.key().await;
     let good = format!("token={key}");
-    for guess in 0..20 {
-        let told = world
-            .introspect(&asker, &format!("token=sk_live_guess{guess}"))
-            .await;
-        assert_eq!(
-            (told.status, told.body.as_str()),
-            (200, r#"{"active":false}"#),
-            "{guess}"
-        );
-        if guess == 10 {
-            let told = world.introspect(&asker, &good).await;
-            assert_eq!(told.json()["active"], true, "a good key is no guess");
-        }
+    let inactive = (200, r#"{"active":false}"#);
+    let most = service::MOST_UNKNOWN_TOKENS.limit();
+    for text in 0..=most {
+        let form = format!("token=sk_live_text{text}");
+        let told = world.introspect(&asker, &form).await;
+        assert_eq!((told.status, told.body.as_str()), inactive, "{text}");
     }
-    for form in ["token=sk_live_guess", &good] {
+    let strangers = ApiKeys::in_memory();
+    for guess in 1..=most {
+        let told = world.introspect(&asker, &good).await;
+        assert_eq!(told.json()["active"], true, "a good key is no guess");
+        let unknown = strangers.issue("nobody").await.unwrap();
+        let form = format!("token={}", unknown.expose_secret());
+        let told = world.introspect(&asker, &form).await;
+        assert_eq!((told.status, told.body.as_str()), inactive, "{guess}");
+    }
+    let unknown = strangers.issue("nobody").await.unwrap();
+    for form in [&format!("token={}", unknown.expose_secret()), &good] {
         let told = world.introspect(&asker, form).await;
         assert_eq!(
             (told.status, told.code().as_str()),
@@ -915,6 +919,28 @@ impl KeyStore for Failing {
         }
         self.inner.find(id).await
     }
+}
+
+/// Another process revoked the key, and this one has the old record in its cache.
+#[tokio::test]
+async fn a_key_that_was_just_revoked_is_not_active() {
+    let store = Failing {
+        inner: MemoryStore::new(),
+        fails: Arc::default(),
+    };
+    let issuer = ApiKeys::builder(store.inner.clone()).build().unwrap();
+    let asker = issuer.issue("billing").scopes([INTROSPECT]).await.unwrap();
+    let key = issuer.issue("acme").await.unwrap();
+    let keys = ApiKeys::read_only(store).limits(limits()).build().unwrap();
+    let service = service::service(&keys);
+    let form = format!("token={}", key.expose_secret());
+    let told = introspect_by(&service, asker.expose_secret(), &form).await;
+    assert_eq!(told.json()["active"], true);
+    issuer.revoke(key.id()).await.unwrap();
+    let cached = keys.verify(key.expose_secret()).await;
+    assert!(cached.is_ok(), "the cached record is older: {cached:?}");
+    let told = introspect_by(&service, asker.expose_secret(), &form).await;
+    assert_eq!(told.body, r#"{"active":false}"#);
 }
 
 #[tokio::test]

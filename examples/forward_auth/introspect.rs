@@ -13,7 +13,8 @@ use axum::routing::post;
 use axum::{Extension, Json, Router};
 use percent_encoding::percent_decode;
 use serde_json::{Value, json};
-use tower_api_key::key::KeyKind;
+use tower_api_key::http::NotFound;
+use tower_api_key::key::{KeyKind, KeyStatus, WarningWindow};
 use tower_api_key::manage::ReadOnly;
 use tower_api_key::{ApiKeys, Caller, Environment, KeyRecord, Rejection, RequireScope, Scope};
 
@@ -51,37 +52,47 @@ async fn introspect(
 ) -> Response {
     let question = body.map_err(|rejection| Malformed::Body(rejection.status()));
     let question = question.and_then(|body| Question::read(&headers, &body));
-    let response = match question {
-        Ok(question) => match about(&keys, &asker, &question).await {
-            Ok(claims) => Json(claims).into_response(),
-            Err(outage) => outage.to_response(), // never `false`: nothing is known
-        },
+    let answer = match question {
+        Ok(question) => Ok(about(&keys, &question).await),
+        Err(malformed) => Err(malformed),
+    };
+    // An unknown token may be a guess. Once these are used up, the layer denies whoever asks.
+    if !matches!(answer, Ok(Ok(Token::Unknown))) {
+        let _ = asker.refund(UNKNOWN_TOKENS, 1).await; // without it, this counts as a guess
+    }
+    let response = match answer {
+        Ok(Ok(Token::Active(claims))) => Json(claims).into_response(),
+        Ok(Ok(Token::Inactive | Token::Unknown)) => {
+            Json(json!({ "active": false })).into_response()
+        }
+        Ok(Err(outage)) => outage.to_response(), // never `false`: nothing is known
         Err(malformed) => malformed.into_response(),
     };
     ([(CACHE_CONTROL, "no-store")], response).into_response()
 }
 
-/// Returns what is told about a token. An error is an outage.
-async fn about(
-    keys: &ApiKeys<ReadOnly>,
-    asker: &Caller,
-    question: &Question,
-) -> Result<Value, Rejection> {
-    let inactive = || Ok(json!({ "active": false }));
+/// What a token is.
+enum Token {
+    /// It is a usable key, with these claims.
+    Active(Value),
+    Inactive,
+    /// It has the form of a key, was looked up, and is none.
+    Unknown,
+}
+
+/// Returns what a token is. An error is an outage.
+async fn about(keys: &ApiKeys<ReadOnly>, question: &Question) -> Result<Token, Rejection> {
     let caller = match keys.verify(&question.token).await {
         Ok(caller) => caller,
         Err(outage @ Rejection::ServiceUnavailable { .. }) => return Err(outage),
-        Err(Rejection::NotFound(_)) => {
-            // It may be a guess. Once these are used up, the layer denies whoever asks.
-            let charged = asker.charge(UNKNOWN_TOKENS, 1).await;
-            return charged.map_or_else(|_| Err(unavailable()), |()| inactive());
-        }
-        Err(_) => return inactive(),
+        Err(Rejection::NotFound(NotFound::Unknown)) => return Ok(Token::Unknown),
+        Err(_) => return Ok(Token::Inactive),
     };
     let record = keys.find(&caller.key_id()).await;
     let record = record.map_err(|_| unavailable())?;
-    let Some(record) = record.filter(|record| is_usable(&caller, record, question.client)) else {
-        return inactive();
+    let is_usable = |record: &KeyRecord| is_usable(&caller, record, question.client, keys.now());
+    let Some(record) = record.filter(is_usable) else {
+        return Ok(Token::Inactive);
     };
     let mut claims = json!({
         "active": true,
@@ -96,14 +107,17 @@ async fn about(
             claims[claim] = seconds.into();
         }
     }
-    Ok(claims)
+    Ok(Token::Active(claims))
 }
 
 /// Returns whether a layer with the defaults would accept the key: `verify` checks neither the
 /// environment nor the kind nor the networks of a key. A key with an allow-list is usable only by a
-/// client whose address is told.
-fn is_usable(caller: &Caller, record: &KeyRecord, client: Option<IpAddr>) -> bool {
-    *caller.environment() == Environment::LIVE
+/// client whose address is told. The record is newer than the cached one that `verify` judged, so
+/// its status is looked at again.
+fn is_usable(caller: &Caller, record: &KeyRecord, client: Option<IpAddr>, now: SystemTime) -> bool {
+    let status = record.lifecycle(now, WarningWindow::default()).status();
+    matches!(status, KeyStatus::Active | KeyStatus::Deprecated)
+        && *caller.environment() == Environment::LIVE
         && caller.kind() == KeyKind::Secret
         && record.networks().allow(client)
 }

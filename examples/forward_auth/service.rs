@@ -20,10 +20,16 @@ use crate::original::{ENVOY_PREFIX, Proxy};
 pub(crate) const REPORTS_READ: Scope = Scope::from_static("reports:read");
 pub(crate) const REPORTS_WRITE: Scope = Scope::from_static("reports:write");
 
+/// The unknown tokens that one key may ask about. They may be those of strangers that a service
+/// passes on, and they deny that service its answers once these are used up: so there are many.
+pub(crate) const MOST_UNKNOWN_TOKENS: Quota = Quota::per_minute(1_000);
+
 /// Returns the limits of the upstream, and those of whoever introspects.
 pub(crate) fn limits() -> Limits {
     let introspection = Endpoint::verbatim(Method::POST, introspect::ROUTE)
-        .per_key(Limit::from(Quota::per_minute(20)).unit(UNKNOWN_TOKENS));
+        .cost(0)
+        .cost_in(UNKNOWN_TOKENS, 1) // given back if the token is none
+        .per_key(Limit::from(MOST_UNKNOWN_TOKENS).unit(UNKNOWN_TOKENS));
     Limits::new()
         .per_key(Quota::per_minute(60))
         .add_cost(Method::POST, "/v1/reports", 25)
