@@ -33,6 +33,11 @@
 //! listed there is refused with 404 `no_such_route`, so no other spelling of a path, such as
 //! `/V1/reports`, gets around the scope of a route.
 //!
+//! If the [source](crate::KeySource) of keys changes, so must all that name `X-API-Key`, or the key
+//! arrives at the application: `proxy_set_header X-API-Key ""` in `nginx.conf`,
+//! `authResponseHeaders` in `traefik.yml`, and for Envoy `allowed_headers` in `envoy.yaml` and the
+//! list of headers to remove in `answer.rs`.
+//!
 //! # The essence
 //!
 //! The layer must see the method and path of the client, and not those of the question. With
@@ -103,9 +108,22 @@
 //! | `X-Key-Status` | `active` or `deprecated` |
 //! | `Authorization` | a user's token, if one came beside the key in `X-API-Key` |
 //!
-//! A fact that the key does not have is missing, or empty with Envoy. What a client sends under
-//! these names never arrives, in any case, and with `_` for `-` neither. An application should
-//! refuse a request without `X-Key-Id`: it came around the proxy.
+//! A fact that the key does not have is missing with nginx, and empty with Traefik and Envoy. What
+//! a client sends under these names never arrives, in upper case neither. nginx drops headers whose
+//! name has another character than letters, digits and `-`, since some servers take `X_Key_Account`
+//! or `X.Key.Account` for `X-Key-Account`; with Traefik, a request with one is refused with 400
+//! `unclear_request`. Envoy refuses `_` by itself, and does not ask about `.`: an application that
+//! reads it as `-`, such as one in PHP, must refuse it.
+//!
+//! The client's address is in `X-Forwarded-For`, alone, and with nginx and Traefik in `X-Real-IP`,
+//! too. Other headers that name an address are removed: `Forwarded`, `True-Client-IP`,
+//! `X-Client-IP`, `X-Cluster-Client-IP`, `CF-Connecting-IP`. If your application reads one that is
+//! not listed, add it to the configuration.
+//!
+//! **An application must refuse a request without `X-Key-Id`.** It came around the proxy, or
+//! another program answered in place of the service: Traefik takes any 2xx for an admission, and
+//! Envoy 200. nginx refuses it by itself, with 502, in each location that passes on to
+//! `http://$application`.
 //!
 //! The key is in none of the headers that arrive. Do not add the [query] as a source of keys here:
 //! none of the three proxies takes a key out of the URL.
@@ -116,16 +134,29 @@
 //! |---|---|---|---|
 //! | 400, 401, 403, 404, 429 | as the layer wrote it | as the layer wrote it | as the layer wrote it |
 //! | 503 of the layer | as the layer wrote it | as the layer wrote it | 503 without a body |
+//! | a head that the service cannot read (control bytes, over 100 headers) | 400 `unclear_request` | 400 or 431 without a body | as Traefik, if Envoy passes it on |
 //! | the service is down | 503 `service_unavailable` | 500 | 503 without a body |
 //! | key and limits on success (`X-Key-Status`, `X-RateLimit-…`, `Deprecation`, …) | yes | no: Traefik cannot | yes |
 //!
 //! **nginx** passes on 401 and 403 only, makes 500 of all else, and drops the body. So the service
 //! answers nginx with 403 for each refusal, and with the true response in headers:
-//! `X-Refusal-Status` and `X-Refusal-Body`. The configuration makes the response from them with
-//! `return`. The service is not asked again, so nothing is charged twice, and the refusal does not
-//! wait until the client has sent its body. Several challenges are joined in one
-//! `WWW-Authenticate`, since nginx before 1.23 reads only the first line. The settings stand in
-//! `server`, so a new location is protected, too.
+//! `X-Refusal-Status`, `X-Refusal-Type` and `X-Refusal-Body`. The configuration makes the response
+//! from them with `return`, for the statuses that it lists; any other becomes 403. A body must be
+//! one line of at most 4,096 bytes, or else the refusal has none. The service is not asked again,
+//! so nothing is charged twice, and the refusal does not wait until the client has sent its body.
+//! Several challenges are joined in one `WWW-Authenticate`, since nginx before 1.23 reads only the
+//! first line. The settings stand in `server`, so a new location is protected, too, with these
+//! exceptions:
+//!
+//! - `return` and `rewrite … redirect` answer before nginx asks. So they are open.
+//! - `satisfy any` admits whoever another rule, such as `allow`, admits.
+//! - An internal redirect (`try_files`, `error_page`, `X-Accel-Redirect`) asks and charges again.
+//!   If only redirects reach the target, give it `internal;` and `auth_request off;`.
+//! - A `proxy_set_header` in a location takes away all those of the server, and so the facts. The
+//!   same goes for `auth_request_set`, `error_page` and `add_header`.
+//!
+//! nginx's default log has the user of Basic, which may be a key. The `log_format` of the
+//! configuration has neither the user nor the query.
 //!
 //! # What must hold
 //!
@@ -138,9 +169,19 @@
 //!   bytes that are not UTF-8. Headers by which an application would take another method or path
 //!   (`X-HTTP-Method-Override`, `X-Original-URL`, …) are removed. If your framework takes a method
 //!   from the form or the query (`_method`), switch that off.
+//! - **One request is decided on, and one is served.** After an upgrade to HTTP/2 (`Upgrade: h2c`),
+//!   which servers such as Hypercorn accept, a client would send more requests on the connection,
+//!   and nobody would decide on them. nginx and Envoy upgrade to WebSockets only. Traefik's rule
+//!   has no route for h2c, so each rule of yours needs that part; a current Traefik does not pass
+//!   h2c on.
+//! - **Traefik is a current version.** Before v2.11.9 and v3.1.3, `Connection: X-Key-Plan` of a
+//!   client removes a fact. Traefik does not tell the service what `Connection` names. With
+//!   Traefik, an application that finds one of the six `X-Key` headers missing (not empty) should
+//!   refuse.
 //! - **Each proxy is the outermost.** The client's address is the one that the proxy saw. Behind
-//!   another proxy, let the outer one tell it (`real_ip` in nginx, `forwardedHeaders.trustedIPs` in
-//!   Traefik, `xff_num_trusted_hops` in Envoy).
+//!   another proxy, let the outer one tell it: `real_ip` in nginx, the PROXY protocol in Traefik
+//!   (`proxyProtocol.trustedIPs`; `forwardedHeaders.trustedIPs` has no effect on the question), and
+//!   `xff_num_trusted_hops` in Envoy.
 //! - **The layer answers by HTTP status**, with [`GrpcRequests::Never`]: a gRPC refusal has the
 //!   status 200, which a proxy takes for approval.
 //!
@@ -165,12 +206,15 @@
 //! - A key with an allow-list is active only if the parameter `client_ip` has an address of the
 //!   list. Send the address of whoever presented the key.
 //! - If the store fails, the answer is 503. It is never `false`, since nothing is known.
-//! - Unknown tokens are counted: after 20 within a minute, the asker is denied with 429. Its other
-//!   limits apply, too.
+//! - Unknown tokens that have the form of a key are counted: after 1,000 within a minute
+//!   (`MOST_UNKNOWN_TOKENS`), the asker is denied with 429, whatever it asks about. Danger: whoever
+//!   can make a service introspect can invent such tokens, and so deny it its answers. Let such a
+//!   service limit its own clients before it asks, and give each service a key of its own. No other
+//!   answer is charged.
 //! - A request that cannot be read is answered as OAuth does: 400, or 413 above 8 KiB, with
 //!   `{"error":"invalid_request",…}`.
-//! - An answer is a state of the moment (`no-store`), and charges no limit of the key. Who caches it
-//!   learns of a revocation late.
+//! - An answer is a state of the moment (`no-store`), and charges no limit of the key. Who caches
+//!   it learns of a revocation late. An introspection is a use of the key: its last use is then.
 //!
 //! In a Rust service, use [`ApiKeys::verify`].
 //!
