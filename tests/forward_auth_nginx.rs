@@ -704,7 +704,12 @@ fn only_an_answer_that_knows_the_caller_is_an_admission() {
     ] {
         let application = Application::start();
         let patience = [("proxy_read_timeout 10s;", "proxy_read_timeout 300ms;")];
-        let nginx = Nginx::start_with(says(answer), application.address, &patience);
+        let patience = if answer.is_empty() {
+            &patience[..]
+        } else {
+            &[]
+        };
+        let nginx = Nginx::start_with(says(answer), application.address, patience);
         for path in ["/v1/whoami", "/v1/reports"] {
             let told = nginx.ask("GET", path, &[("x-key-id", "7")], b"");
             assert_eq!(told.status, status, "{answer}: {told:?}");

@@ -134,7 +134,7 @@
 //! |---|---|---|---|
 //! | 400, 401, 403, 404, 429 | as the layer wrote it | as the layer wrote it | as the layer wrote it |
 //! | 503 of the layer | as the layer wrote it | as the layer wrote it | 503 without a body |
-//! | a head that the service cannot read (control bytes, over 100 headers) | 400 `unclear_request` | 400 or 431 without a body | as Traefik, if Envoy passes it on |
+//! | a head that the service cannot read (control bytes, over 100 headers) | 400 `unclear_request` | 400 or 431 without a body | passes: Envoy asks with few headers |
 //! | the service is down | 503 `service_unavailable` | 500 | 503 without a body |
 //! | key and limits on success (`X-Key-Status`, `X-RateLimit-…`, `Deprecation`, …) | yes | no: Traefik cannot | yes |
 //!
@@ -156,7 +156,7 @@
 //!   same goes for `auth_request_set`, `error_page` and `add_header`.
 //!
 //! nginx's default log has the user of Basic, which may be a key. The `log_format` of the
-//! configuration has neither the user nor the query.
+//! configuration has neither the user nor the query. The error log has the whole request line.
 //!
 //! # What must hold
 //!
