@@ -33,6 +33,7 @@ pub(crate) fn limits() -> Limits {
     Limits::new()
         .per_key(Quota::per_minute(60))
         .add_cost(Method::POST, "/v1/reports", 25)
+        .add_cost(Method::GET, "/v1/reports", 1)
         .add_cost(Method::GET, "/v1/reports/{id}", 2)
         .add_endpoint(introspection)
 }

@@ -20,6 +20,9 @@
 //!     cargo run --example forward_auth -- serve 127.0.0.1:4180
 //! ```
 //!
+//! The last key has no prefix, so it is read from `X-API-Key` and `Authorization: ApiKey` only: under
+//! `Bearer`, it could be a user's token.
+//!
 //! The configurations of the proxies are beside the example. nginx's is tested with nginx 1.22;
 //! those of Traefik and Envoy are tested by clients that do what the documentation of the two says.
 //!
