@@ -54,6 +54,7 @@ fn main() {
     for (name, piece) in [
         ("underscores", "_"),
         ("leads", "sk_live_"),
+        ("glued_webhooks", "xwhsec_"),
         ("glued_leads", "ask_live_0123456789"),
         ("keys_in_a_run", "sk_live_0123456789abcdef_"),
         ("tokens_in_a_run", "Bearer%200123456789abcdef%20"),

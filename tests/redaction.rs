@@ -72,6 +72,8 @@ fn an_issued_key_is_redacted_in_every_dress() {
         "\u{1b}[31m§\u{1b}[0m",
         r"\x1b[1;31m§\x1b[0m \u{1b}[3m§\u{1b}[0m \u001b[m§",
         "\u{1b}[3mkey\u{1b}[0m\u{1b}[2m=\u{1b}[0m§",
+        "\u{1b}[1;38;2;255;100;100m§\u{1b}[0m \u{1b}[38:2::255:100:100m§ [1;38;2;255;100;100m§",
+        "<b>&quot;§&quot;</b> b\"§\" ApiKey(\"§\")",
         "é § ключ§\u{feff}§\u{200b}",
         "sk_live_§ prefix_§ §_suffix -§- .§. ~§~ §/§",
         "glued: word§ 9§ Bearer§ key§",
@@ -83,6 +85,12 @@ fn an_issued_key_is_redacted_in_every_dress() {
     becomes(&redactor, &escaped, "sk%5flive%5f[REDACTED]");
     let escaped = key.replace('_', "\\u005f");
     becomes(&redactor, &escaped, "sk\\u005flive\\u005f[REDACTED]");
+    let escaped = format!("`{}`", key.replace('_', "\\_")); // Markdown
+    becomes(&redactor, &escaped, "`sk\\_live\\_[REDACTED]`");
+    // Leads that end with the last digit of an underscore's escape hide no such escape.
+    let hidden = Redactor::of([issued("sk_live"), imported("5F", Alphabet::HEX, 40)]);
+    let escaped = key.replace('_', "%5F");
+    becomes(&hidden, &escaped, "sk%5Flive%5F[REDACTED]");
 }
 
 #[test]
@@ -125,6 +133,103 @@ fn inside_of_a_word_only_a_whole_key_is_redacted() {
     );
     stays(&short, "task_0123456789abcdef");
     becomes(&short, "ta-sk_0123456789abcdef", "ta-sk_[REDACTED]");
+}
+
+/// Keys without a checksum stand beside each other, and the first one hides the second lead.
+#[test]
+fn the_second_of_two_glued_keys_is_redacted() {
+    let redactor = Redactor::of([imported("acme:", Alphabet::HEX, 40)]);
+    let stripe = format!("pk_live_{SECRET}rk_live_{SECRET}sk_test_{SECRET}");
+    let expected = "pk_live_[REDACTED]_live_[REDACTED]_test_[REDACTED]";
+    becomes(&redactor, &stripe, expected);
+    let hex = "0af6".repeat(10);
+    let twice = format!("acme:{hex}acme:{hex}");
+    becomes(&redactor, &twice, "acme:[REDACTED]:[REDACTED]");
+    stays(&redactor, &format!("rk_live_short_disk_live_{SECRET}"));
+    stays(
+        &redactor,
+        &format!("list[disk_live_{SECRET}, a[i]disk_live_{SECRET}"),
+    );
+}
+
+/// The dresses of a key with characters that URLs, JSON and Markdown escape, in lead and body.
+#[test]
+fn an_imported_key_is_redacted_in_escapes() {
+    let body = "Ab+/-_9:".repeat(5);
+    let alphabet = Alphabet::ALPHANUMERIC;
+    let all = Alphabet::from_static(
+        "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_+/:",
+    );
+    let escaped = |text: &str, form: &dyn Fn(char) -> String| -> String {
+        let escape = |it: char| match it.is_ascii_alphanumeric() {
+            true => it.to_string(),
+            false => form(it),
+        };
+        text.chars().map(escape).collect()
+    };
+    let forms: [&dyn Fn(char) -> String; 7] = [
+        &|it| it.to_string(),
+        &|it| format!("%{:02X}", it as u32),
+        &|it| format!("%{:02x}", it as u32),
+        &|it| format!("%25{:02X}", it as u32),
+        &|it| format!("\\u{:04x}", it as u32),
+        &|it| format!("\\x{:02x}", it as u32),
+        &|it| format!("\\{it}"),
+    ];
+    for lead in [
+        "acme:",
+        "acme-",
+        "ac/me::",
+        "acme-live_",
+        "a+c.me=",
+        "acme5",
+    ] {
+        let redactor = Redactor::of([imported(lead, all, body.len())]);
+        let plain = Redactor::of([imported(lead, alphabet, 40)]);
+        for form in forms {
+            let safe = escaped(lead, form);
+            let key = safe.clone() + &escaped(&body, form);
+            for dress in [
+                "§",
+                "?a=§&b=c",
+                "\"§\"",
+                "a%20§ b",
+                "a\\n§\\u0022 b",
+                "word, (§)",
+            ] {
+                let expected = dress.replace('§', &format!("{safe}[REDACTED]"));
+                becomes(&redactor, &dress.replace('§', &key), &expected);
+            }
+            let key = safe.clone() + &"0aF6".repeat(10);
+            becomes(&plain, &key, &format!("{safe}[REDACTED]"));
+        }
+    }
+}
+
+#[test]
+fn of_several_formats_with_one_lead_the_longest_key_is_redacted() {
+    let short = imported("acme-", Alphabet::ALPHANUMERIC, 40);
+    let long = imported("acme-", Alphabet::BASE64URL, 64);
+    let other = imported("acme-live_", Alphabet::BASE64URL, 64);
+    let body = format!("{SECRET}-{SECRET}_{SECRET}-9");
+    for formats in [vec![short.clone(), long.clone()], vec![long, short]] {
+        let redactor = Redactor::of(formats);
+        becomes(&redactor, &format!("acme-{body}"), "acme-[REDACTED]");
+    }
+    let redactor = Redactor::of([issued("live"), other]);
+    becomes(
+        &redactor,
+        &format!("acme-live_{body}"),
+        "acme-live_[REDACTED]",
+    );
+    // A whole key, whose lead could begin a word, and a longer run.
+    let letters = imported("ve_a", Alphabet::HEX, 40);
+    let redactor = Redactor::of([letters, imported("ve_", Alphabet::BASE64URL, 64)]);
+    becomes(
+        &redactor,
+        &format!("ve_a{}.", "0af6".repeat(10)),
+        "ve_[REDACTED].",
+    );
 }
 
 /// A long run is searched in parts, which secrets may straddle.
@@ -291,6 +396,55 @@ fn credentials_after_schemes_and_names_are_redacted() {
     ] {
         becomes(&redactor, &text, expected);
     }
+    for (text, expected) in [
+        (
+            "Authorization: Token token=\"§\"",
+            "Authorization: Token token=\"[REDACTED]\"",
+        ),
+        (
+            "Authorization: OAuth oauth_token=\"§\"",
+            "Authorization: OAuth oauth_token=\"[REDACTED]\"",
+        ),
+        ("x-api-key: b\"§\"", "x-api-key: b\"[REDACTED]\""),
+        (
+            "{\"x-api-key\": String(\"§\")}",
+            "{\"x-api-key\": String(\"[REDACTED]\")}",
+        ),
+        (
+            "x-api-key=&quot;§&quot;",
+            "x-api-key=&quot;[REDACTED]&quot;",
+        ),
+        (
+            "\u{1b}[3mapi_key\u{1b}[0m\u{1b}[2m=\u{1b}[0m\u{1b}[1;38;2;255;100;100m§",
+            "\u{1b}[3mapi_key\u{1b}[0m\u{1b}[2m=\u{1b}[0m\u{1b}[1;38;2;255;100;100m[REDACTED]",
+        ),
+        ("acme_api_key=§", "acme_api_key=[REDACTED]"),
+        (
+            "\"acme_api_key\": \"§\"",
+            "\"acme_api_key\": \"[REDACTED]\"",
+        ),
+        ("x_api_key: §", "x_api_key: [REDACTED]"),
+        ("HTTP_X_API_KEY: §", "HTTP_X_API_KEY: [REDACTED]"),
+    ] {
+        becomes(&redactor, &text.replace('§', opaque), expected);
+    }
+    let debug = format!("ApiKey(\"{hex}\")");
+    becomes(&redactor, &debug, "ApiKey(\"[REDACTED]\")");
+    let named = format!("acme_api_key: {hex}");
+    becomes(&redactor, &named, "acme_api_key: [REDACTED]");
+    // The target of a log of this crate, or of another one.
+    stays(
+        &redactor,
+        "DEBUG tower_api_key: something-happened-in-the-middle",
+    );
+    stays(
+        &redactor,
+        "DEBUG tower_api_key::middleware_and_more_of_it: ok",
+    );
+    stays(
+        &redactor,
+        "DEBUG max_api_key: something-happened-in-the-middle",
+    );
     // The name of a scheme is no credential, and a signature is good for one request.
     let signed = "Authorization: AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1";
     stays(&redactor, &format!("{signed}, Signature={hex}"));
@@ -318,6 +472,71 @@ fn keys_of_imported_formats_are_redacted() {
     let bare = Redactor::of([imported("", Alphabet::HEX, 40)]);
     stays(&bare, &format!("sha1 {hex}"));
     becomes(&bare, &format!("X-API-Key: {hex}"), "X-API-Key: [REDACTED]");
+}
+
+/// After a name, the alphabets and lengths of formats count, with a lead and without one.
+#[test]
+fn all_of_an_imported_key_is_redacted_after_a_name() {
+    let hex = "0af6".repeat(8);
+    let with_colon =
+        Alphabet::from_static("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-:");
+    let led = Redactor::of([imported("acme-", with_colon, 40)]);
+    let text = "X-API-Key: acme-0123456789abcdef:SECRET, b";
+    becomes(&led, text, "X-API-Key: acme-[REDACTED], b");
+    becomes(&led, &text[11..], "acme-[REDACTED], b");
+    let bare = |lengths| KeyFormat::imported("", with_colon, lengths, Environment::LIVE);
+    let redactor = Redactor::of([bare(30..=65).unwrap()]);
+    for text in [
+        format!("{hex}:{hex}"),
+        format!("client42:{SECRET}"),
+        format!("a%3A{hex}%3a{hex}"),
+    ] {
+        becomes(
+            &redactor,
+            &format!("X-API-Key: {text}, b"),
+            "X-API-Key: [REDACTED], b",
+        );
+        becomes(
+            &redactor,
+            &format!("?api_key={text}&b"),
+            "?api_key=[REDACTED]&b",
+        );
+        let mut json = json!({"x-api-key": text});
+        redactor.redact_json(&mut json);
+        assert_eq!(json, json!({"x-api-key": "[REDACTED]"}));
+    }
+    stays(&redactor, &format!("{hex}:{hex} client42:{SECRET}"));
+    let short =
+        KeyFormat::dangerous_guessable("", Alphabet::ALPHANUMERIC, 12..=12, Environment::LIVE);
+    let short = Redactor::of([short.unwrap()]);
+    becomes(&short, "X-API-Key: Ab3dEf6hIj9l", "X-API-Key: [REDACTED]");
+    stays(&short, "X-API-Key: Ab3dEf6hIj9");
+}
+
+#[test]
+fn a_name_that_is_added_announces_credentials() {
+    let redactor = Redactor::new().add_name("X-Acme-Token").add_name("");
+    let opaque = "correct-horse-battery-staple";
+    for (text, expected) in [
+        ("x-acme-token: §", "x-acme-token: [REDACTED]"),
+        (
+            "{\"X-ACME-TOKEN\":\"§\"}",
+            "{\"X-ACME-TOKEN\":\"[REDACTED]\"}",
+        ),
+        ("HTTP_X_ACME_TOKEN=§", "HTTP_X_ACME_TOKEN=[REDACTED]"),
+        ("?x_acme_token=§&page=2", "?x_acme_token=[REDACTED]&page=2"),
+    ] {
+        becomes(&redactor, &text.replace('§', opaque), expected);
+        stays(&Redactor::new(), &text.replace('§', opaque));
+    }
+    stays(
+        &redactor,
+        &format!("max-acme-token: {opaque} token: {opaque}"),
+    );
+    stays(&redactor, &format!("fox-acme-token: {opaque} a: {opaque}"));
+    let mut json = json!({"x-acme-token": opaque, "other": opaque});
+    redactor.redact_json(&mut json);
+    assert_eq!(json, json!({"x-acme-token": "[REDACTED]", "other": opaque}));
 }
 
 #[tokio::test]
@@ -351,6 +570,15 @@ fn json_is_redacted_in_strings_and_in_names() {
         "number": 12_345_678_901_234_567_890_u64,
     });
     redactor.redact_json(&mut value);
+    let mut below = json!({"api_key": {
+        "id": hex, "key_id": hex, "secret": hex, "list": [{"of": hex}], "authorization": [[hex]],
+    }});
+    redactor.redact_json(&mut below);
+    let expected = json!({"api_key": {
+        "id": hex, "key_id": hex, "secret": "[REDACTED]", "list": [{"of": "[REDACTED]"}],
+        "authorization": [["[REDACTED]"]],
+    }});
+    assert_eq!(below, expected);
     let expected = json!({
         "text": "a sk_live_[REDACTED] b",
         "list": [
@@ -408,6 +636,8 @@ fn pieces() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         3 => prop::sample::select(vec![
             "sk_live_", "pk_test_", "acme:", "whsec_", "sk", "_", "%5F", "\\u005f", "Bearer ",
+            "xwhsec_", "acme%3A", "acme\\:", "%2F", "\\/", "\\_", "&quot;", "(", "b\"", "token=",
+            "\u{1b}[38;2;255;100;100m", "rk_live_0123456789abcdef", "[k", "x-acme-token: ", "{", "}",
             "basic", "ApiKey", "api_key", "x-api-key: ", "authorization", "key", "?key=", "=", ":",
             "\"", "\\\"", "%20", "%3D", "\\n", "\n", " ", "\u{1b}[31m", "[1;", "[REDACTED]", "Some(",
             "Z", "é", "0af6b3a81f0e4a63", "correct-horse-battery", "%", "\\", "u00", "2", "5", "F",
@@ -465,11 +695,24 @@ proptest! {
         prop_assert!(safe == text || safe.matches("[REDACTED]").count() > text.matches("[REDACTED]").count());
     }
 
-    /// A second opinion on plain text: no escapes, no words, and a prefix of its own.
+    /// A second opinion on plain text: no escapes, no words, and a prefix of its own. A lead that
+    /// begins in a key needs no boundary.
     #[test]
     fn keys_in_plain_text_are_those_of_a_regular_expression(text in "(acme_2026_x_|sk_live_|[a-zA-Z0-9]{9,20}|[-_. <\"/é]){0,12}") {
-        let leads = "((?:^|[^a-zA-Z0-9])(?:acme_2026_x_|sk_live_))[a-zA-Z0-9]{16,}";
-        let expected = Regex::new(leads).unwrap().replace_all(&text, "$1[REDACTED]");
+        let key = Regex::new("(acme_2026_x_|sk_live_)([a-zA-Z0-9]{16,})").unwrap();
+        let (mut expected, mut copied, mut last, mut from) = (String::new(), 0, 0..0, 0);
+        while let Some(found) = key.captures_at(&text, from) {
+            let (lead, body) = (found.get(1).unwrap(), found.get(2).unwrap());
+            let is_glued = text[..lead.start()].ends_with(|it: char| it.is_ascii_alphanumeric());
+            from = lead.start() + 1;
+            if is_glued && !last.contains(&lead.start()) {
+                continue;
+            }
+            expected += &text[copied..body.start()];
+            expected += "[REDACTED]";
+            (copied, from, last) = (body.end(), body.start(), body.range());
+        }
+        expected += &text[copied..];
         prop_assert_eq!(redactor().redact(&text), expected);
     }
 

@@ -32,7 +32,12 @@ fn redactor() -> Redactor {
         issued("acme_2026_production"),
         imported("acme:", custom),
         imported("ab", Alphabet::HEX),
+        imported("acme-", Alphabet::ALPHANUMERIC),
+        imported("acme-", Alphabet::BASE64URL),
+        imported("a+", Alphabet::from_static("0123456789abcdefABCDEF+/=:")),
+        imported("xy", Alphabet::from_static("0123456789abcdef+/")),
     ])
+    .add_name("x-acme-token")
 }
 
 /// An inner writer that follows a script, and then accepts everything.
@@ -100,6 +105,18 @@ fn a_secret_that_is_split_at_any_byte_is_found() {
             .into(),
         format!("?key={hex}&api_key%3D{hex}%26 acme:{hex}\":0 ab{hex} ab{hex}0123456789 ab{hex}g"),
         "clean text, %20 \\ \\u %".into(),
+        format!("pk_live_{SECRET}rk_live_{SECRET}sk_test_{SECRET} acme:{hex}acme:{hex}"),
+        format!(
+            "acme%3A{hex} acme\\u003a{hex} acme-{}%2D{hex} a%2B%2F\\/{hex}",
+            &hex[..20]
+        ),
+        format!(
+            "xy%2f%2F{} xy\\u002f{hex} xy{hex}%2F%2f%2f%2f%2f%2f%2f%2f%2f",
+            &hex[4..]
+        ),
+        format!("X-API-Key: acme-{SECRET}_:b, X-API-Key: a+{SECRET}:{hex} ?x-acme-token={jwt}"),
+        format!("\u{1b}[1;38;2;255;100;100msk_live_{SECRET}, [k disk_live_{SECRET}"),
+        format!("Authorization: Token token=\"{jwt}\", ApiKey(b\"{jwt}\") api_key=&quot;{jwt}"),
     ] {
         let redactor = redactor();
         let text = text.as_bytes();
@@ -169,7 +186,9 @@ fn a_text_without_end_is_passed_on_in_bounded_memory() {
         writer.finish().unwrap();
         assert_eq!(writer.get_ref(), expected.as_bytes());
     }
-    for piece in [&piece, "_", "sk_live_", "%20", "Bearer ", "\\", "a_", "[1;"] {
+    for piece in [
+        &piece, "_", "sk_live_", "xwhsec_", "xy%2F", "%20", "Bearer ", "\\", "a_", "[1;",
+    ] {
         let mut writer = redactor.writer(Vec::new());
         for count in 1..=5_000 {
             writer.write_all(piece.as_bytes()).unwrap();
@@ -403,6 +422,26 @@ fn pieces() -> impl Strategy<Value = Vec<Vec<u8>>> {
         "SHA256",
         "m",
         "acme_2026_",
+        "acme-",
+        "acme%3A",
+        "acme\\:",
+        "a+",
+        "a%2B",
+        "xy",
+        "%2F",
+        "%2f%2f%2f%2f%2f%2f%2f%2f",
+        "\\/",
+        "\\_",
+        "xwhsec_",
+        "rk_live_0123456789abcdef",
+        "&quot;",
+        "(",
+        "b\"",
+        "token=",
+        "x-acme-token: ",
+        "\u{1b}[38;2;255;100;100m",
+        "[k",
+        "0123456789abcdef0123456789abcdefABCDEF",
     ]);
     let piece = prop_oneof![
         4 => words.prop_map(|word| word.as_bytes().to_vec()),

@@ -16,7 +16,7 @@ use tower_api_key::redact::Redactor;
 
 const MARK: &[u8] = b"[REDACTED]";
 
-const WORDS: [&str; 44] = [
+const WORDS: [&str; 61] = [
     "sk_live_",
     "pk_test_",
     "rk_live_",
@@ -61,16 +61,41 @@ const WORDS: [&str; 44] = [
     "é",
     "u00",
     "\u{1b}",
+    "xwhsec_",
+    "acme%3A",
+    "acme\\:",
+    "a+",
+    "a%2B",
+    "%2F",
+    "\\/",
+    "\\_",
+    "rk_live_0123456789abcdef",
+    "&quot;",
+    "(",
+    "b\"",
+    "token=",
+    "x-acme-token: ",
+    "\u{1b}[38;2;255;100;100m",
+    "[k",
+    ":",
 ];
 
 /// A secret has one of these before it, in lower case.
-const SIGNS: [&[u8]; 12] = [
+const SIGNS: [&[u8]; 20] = [
     b"_",
     b"%5f",
     b"%255f",
     b"\\u005f",
     b"\\x5f",
+    b"\\_",
     b"acme:",
+    b"acme%3a",
+    b"acme%253a",
+    b"acme\\u003a",
+    b"acme\\:",
+    b"a+",
+    b"a%2b",
+    b"token",
     b"ab",
     b"bearer",
     b"basic",
@@ -79,7 +104,7 @@ const SIGNS: [&[u8]; 12] = [
     b"api-key",
 ];
 
-static FORMATS: LazyLock<[KeyFormat; 4]> = LazyLock::new(|| {
+static FORMATS: LazyLock<[KeyFormat; 5]> = LazyLock::new(|| {
     let issued = |prefix| KeyFormat::new(prefix, Environment::LIVE).expect("a good prefix");
     let imported = |lead, alphabet| {
         let format = KeyFormat::imported(lead, alphabet, 40..=48, Environment::LIVE);
@@ -90,9 +115,13 @@ static FORMATS: LazyLock<[KeyFormat; 4]> = LazyLock::new(|| {
         issued("acme_2026_x"),
         imported("acme:", Alphabet::from_static("0af6b3a81e4-:\"")),
         imported("ab", Alphabet::HEX),
+        imported("a+", Alphabet::from_static("0123456789abcdefGHIJ+/:")),
     ]
 });
-static REDACTOR: LazyLock<Redactor> = LazyLock::new(|| Redactor::of(FORMATS.iter().cloned()));
+static REDACTOR: LazyLock<Redactor> = LazyLock::new(|| {
+    let redactor = Redactor::of(FORMATS.iter().cloned());
+    redactor.add_name("x-acme-token")
+});
 static KEY: LazyLock<String> = LazyLock::new(|| {
     let key = FORMATS[0].generate().expect("there is randomness");
     key.expose_secret().to_owned()

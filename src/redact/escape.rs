@@ -1,15 +1,11 @@
 //! Escapes: percent-encoding, the escapes of JSON and of `Debug`, and colours of a terminal.
 
-/// The forms in which an underscore is written.
-const UNDERSCORES: [&[u8]; 9] = [
-    b"_", b"%5F", b"%5f", b"%255F", b"%255f", b"\\u005F", b"\\u005f", b"\\x5F", b"\\x5f",
-];
 /// The forms in which the character ESC is written.
 const ESCAPE_CHARACTERS: [&[u8]; 6] = [b"\x1b", b"\\x1b", b"\\u{1b}", b"\\u001b", b"\\033", b"\\e"];
 /// The length of the longest escape that is read: `\u005f`.
 const LONGEST: usize = 6;
-/// The maximum length of the parameters of a colour, such as `1;38;5;208`.
-const COLOUR_PARAMETERS: usize = 16;
+/// The maximum length of the parameters of a colour, such as `1;38;2;255;100;100`.
+pub(super) const COLOUR_PARAMETERS: usize = 48;
 
 /// The result of reading something at a place of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +51,8 @@ pub(super) fn read(text: &[u8]) -> Read<Escape> {
         [b'\\'] => Read::Cut,
         [b'\\', b'x', digits @ ..] => read_hex(digits, 2, 2),
         [b'\\', b'u', digits @ ..] => read_hex(digits, 4, 2),
-        [b'\\', character @ (b'"' | b'\'' | b'/'), ..] => is(*character),
+        // Quotes in strings, and all of them in Markdown: `sk\_live`.
+        [b'\\', character, ..] if is_escapable(*character) => is(*character),
         [b'\\', b't', ..] => is(b'\t'),
         [
             b'\\',
@@ -64,6 +61,10 @@ pub(super) fn read(text: &[u8]) -> Read<Escape> {
         ] => is(b'\n'),
         _ => Read::No,
     }
+}
+
+fn is_escapable(character: u8) -> bool {
+    character.is_ascii_punctuation() && !matches!(character, b'\\' | b'%')
 }
 
 /// Reads the hexadecimal digits of an escape, after its first characters.
@@ -117,39 +118,59 @@ pub(super) fn ending(text: &[u8]) -> Option<Escape> {
 /// Returns the colour at the end of a text, such as `ESC[31m`.
 fn colour(text: &[u8]) -> Option<Escape> {
     let (letter, rest) = text.split_last()?;
-    let is_parameter = |byte: &&u8| byte.is_ascii_digit() || **byte == b';';
-    let parameters = rest.iter().rev().take_while(is_parameter);
-    let parameters = parameters.take(COLOUR_PARAMETERS).count();
-    let rest = rest[..rest.len() - parameters].strip_suffix(b"[")?;
     if !letter.is_ascii_alphabetic() {
         return None;
     }
+    let is_near = |byte: &&u8| is_colour_parameter(**byte);
+    let parameters = rest.iter().rev().take_while(is_near);
+    let parameters = parameters.take(COLOUR_PARAMETERS).count();
+    let (rest, parameters) = rest.split_at(rest.len() - parameters);
+    let rest = rest.strip_suffix(b"[")?;
     let mut forms = ESCAPE_CHARACTERS.iter();
     let form = forms.find(|form| rest.ends_with(form));
+    // Some programs take out ESC alone. What is left must be more than an index: `list[i`.
+    if form.is_none() && !parameters.iter().any(u8::is_ascii_digit) {
+        return None;
+    }
     Some(Escape {
-        length: form.map_or(0, |form| form.len()) + "[".len() + parameters + 1,
+        length: form.map_or(0, |form| form.len()) + "[".len() + parameters.len() + 1,
         character: None,
     })
 }
 
-/// Reads an underscore at the start of a text, and returns its length there.
-pub(super) fn read_underscore(text: &[u8]) -> Read<usize> {
-    if !matches!(text, [] | [b'_' | b'%' | b'\\', ..]) {
-        return Read::No;
-    }
-    if let Some(form) = UNDERSCORES.iter().find(|form| text.starts_with(form)) {
-        return Read::Whole(form.len());
-    }
-    if UNDERSCORES.iter().any(|form| form.starts_with(text)) {
-        return Read::Cut;
-    }
-    Read::No
+/// Returns whether a character is one of the parameters of a colour.
+pub(super) fn is_colour_parameter(byte: u8) -> bool {
+    byte.is_ascii_digit() || matches!(byte, b';' | b':')
 }
 
-/// Returns the text before the underscore that it ends with.
-pub(super) fn before_underscore(text: &[u8]) -> Option<&[u8]> {
-    if !matches!(text, [.., b'_' | b'F' | b'f']) {
+/// Reads a character at the start of a text, and returns its length there. Letters and digits are
+/// read only as they are, all others also as escapes.
+pub(super) fn read_character(text: &[u8], character: u8) -> Read<usize> {
+    match text.first() {
+        None => return Read::Cut,
+        Some(first) if *first == character => return Read::Whole(1),
+        Some(_) if character.is_ascii_alphanumeric() => return Read::No,
+        Some(_) => {}
+    }
+    match read(text) {
+        Read::Whole(escape) if escape.character == Some(character) => Read::Whole(escape.length),
+        Read::Cut => Read::Cut,
+        Read::Whole(_) | Read::No => Read::No,
+    }
+}
+
+/// Returns the text before the character that it ends with, as it is or as an escape. The backslash
+/// in `\/` stays.
+pub(super) fn before_character(text: &[u8], character: u8) -> Option<&[u8]> {
+    let (last, before) = text.split_last()?;
+    if *last == character {
+        return Some(before);
+    }
+    // Nearly all other endings differ in the last digit of the escape already.
+    let digit = char::from(*last).to_digit(16)?;
+    if character.is_ascii_alphanumeric() || digit != u32::from(character % 16) {
         return None;
     }
-    UNDERSCORES.iter().find_map(|form| text.strip_suffix(*form))
+    let escape = ending(text).filter(|escape| escape.character == Some(character))?;
+    Some(&text[..text.len() - escape.length])
 }

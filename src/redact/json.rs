@@ -7,9 +7,10 @@ use std::mem;
 use serde_json::{Map, Value};
 
 use crate::redact::search::Search;
-use crate::redact::{text, word};
+use crate::redact::text;
 
-/// Redacts all strings in a value, and the names of all fields. It keeps a list of what is left to
+/// Redacts all strings in a value, and the names of all fields. A name that announces a credential
+/// reaches into the arrays and objects below it, but for the ids in them. It keeps a list of what is left to
 /// do, since recursion over a deep value would overflow the stack.
 pub(super) fn redact(search: &Search, value: &mut Value) {
     let mut left = vec![(value, false)];
@@ -23,12 +24,20 @@ pub(super) fn redact(search: &Search, value: &mut Value) {
             Value::Array(items) => left.extend(items.iter_mut().map(|item| (item, is_named))),
             Value::Object(fields) => {
                 redact_names(search, fields);
+                let is_named = |name: &str| {
+                    search.words().names_credential(name.as_bytes()) || is_named && !is_id(name)
+                };
                 let fields = fields.iter_mut();
-                left.extend(fields.map(|(name, value)| (value, word::is_name(name))));
+                left.extend(fields.map(|(name, value)| (value, is_named(name))));
             }
             Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
+}
+
+/// Returns whether a field has an id, such as `id` and `key_id`.
+fn is_id(name: &str) -> bool {
+    name == "id" || name.ends_with("_id")
 }
 
 /// Redacts the names of fields. A name that exists already gets a number.

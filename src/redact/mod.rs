@@ -35,6 +35,7 @@
 //!
 //! The chapter [`guide::leaks`](crate::guide::leaks) shows how to redact all logs of an application.
 
+mod classes;
 mod escape;
 mod json;
 mod redactor;
@@ -43,6 +44,7 @@ mod search;
 mod shape;
 mod stream;
 mod text;
+mod value;
 mod word;
 mod writer;
 

@@ -11,7 +11,6 @@ use crate::key::KeyFormat;
 use crate::key::formats::KeyFormats;
 use crate::redact::json;
 use crate::redact::search::Search;
-use crate::redact::shape::Shape;
 use crate::redact::text;
 use crate::redact::writer::RedactingWriter;
 
@@ -52,7 +51,8 @@ impl Redactor {
     ///
     /// Keys of an imported format without a lead cannot be told from digests and ids (the ids of
     /// keys are 32 hexadecimal digits themselves). Such keys are redacted only after a scheme or a
-    /// name, such as `Bearer` and `X-API-Key:`.
+    /// name, such as `Bearer` and `X-API-Key:`. There, all characters of their alphabet are
+    /// redacted, and if the shortest key has less than 16 characters, all words of its length are.
     ///
     /// ```
     /// use tower_api_key::Environment;
@@ -68,12 +68,33 @@ impl Redactor {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn of(formats: impl IntoIterator<Item = KeyFormat>) -> Self {
-        let formats = formats.into_iter();
-        let mut shapes: Vec<_> = formats.filter_map(|format| Shape::of(&format)).collect();
-        shapes.extend(Shape::well_known());
         Self {
-            search: Arc::new(Search::new(shapes)),
+            search: Arc::new(Search::new(formats)),
         }
+    }
+
+    /// Adds the name of a header, a field or a query parameter that carries credentials, such as
+    /// `X-Acme-Token`. Credentials of 16 or more characters after the name and a `:` or `=` are
+    /// redacted.
+    ///
+    /// Name each header and query parameter that the layer reads keys from, unless its name ends
+    /// with `api_key`, `api-key` or `apiKey`: the layer is configured after
+    /// [`ApiKeys`](crate::ApiKeys), so [`ApiKeys::redactor`](crate::ApiKeys::redactor) does not know
+    /// them. Case does not matter, and `-` and `_` are the same. The name counts as a whole word and
+    /// at the end of a longer name, such as `HTTP_X_ACME_TOKEN`. Only the last 64 bytes of a longer
+    /// name count, and an empty one adds nothing. Clones that exist already do not know the name.
+    ///
+    /// ```
+    /// use tower_api_key::redact::Redactor;
+    ///
+    /// let redactor = Redactor::new().add_name("X-Acme-Token");
+    /// let header = "x-acme-token: correct-horse-battery-staple";
+    /// assert_eq!(redactor.redact(header), "x-acme-token: [REDACTED]");
+    /// ```
+    #[must_use]
+    pub fn add_name(mut self, name: &str) -> Self {
+        Arc::make_mut(&mut self.search).words_mut().add_name(name);
+        self
     }
 
     /// Returns a text without its secrets. A text without secrets is borrowed, and nothing is
@@ -103,8 +124,10 @@ impl Redactor {
     /// Redacts the strings in a JSON value, and the names of its fields.
     ///
     /// A string in a field whose name is `authorization`, or ends with `api_key`, `api-key` or
-    /// `apiKey` in any case, is read as the value of that header. Two names that become the same
-    /// are numbered, so that no field is lost. The depth of the value does not matter.
+    /// `apiKey` in any case, or that [was added](Self::add_name), is read as the value of that
+    /// header, and so are the strings in an array or an object in such a field, but for fields
+    /// `id` and `…_id`. Two names that become the same are numbered, so that no field is lost. The
+    /// depth of the value does not matter.
     ///
     /// ```
     /// use serde_json::json;

@@ -1,5 +1,7 @@
 //! Shapes of secrets that begin with a lead: the keys of formats, and well-known ones.
 
+use std::ops::Range;
+
 use crate::key::format::{CLAIMING_LENGTH, KeyBody};
 use crate::key::{Alphabet, KeyFormat};
 use crate::redact::escape::{self, Read};
@@ -11,6 +13,9 @@ const WELL_KNOWN: [&str; 6] = [
 ];
 /// The lead of the secrets of webhooks (Standard Webhooks).
 const WEBHOOK_SECRET: &str = "whsec_";
+/// The maximum length of the body of a whole key, in bytes: with escapes in it, a key of 512
+/// characters may be longer.
+const LONGEST_BODY: usize = 1_000;
 
 /// A secret in a text.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +36,28 @@ impl Secret {
             rest: end.is_open.then(|| run.after(&text[start..end.at])),
         }
     }
+
+    /// Returns where the search goes on behind this secret.
+    pub(super) fn behind(&self) -> Place {
+        Place {
+            at: self.end,
+            last: self.start..self.end,
+        }
+    }
+}
+
+/// Where the search goes on.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// Secrets start here or later.
+    pub(super) at: usize,
+    /// The secret before, which may have the beginning of a lead in it.
+    pub(super) last: Range<usize>,
+}
+
+impl Place {
+    /// The start of a text.
+    pub(super) const START: Self = Self { at: 0, last: 0..0 };
 }
 
 /// A shape: a lead, which stays visible, and a body.
@@ -38,7 +65,7 @@ impl Secret {
 pub(super) struct Shape {
     lead: Box<str>,
     /// The characters of a key after its lead.
-    core: Alphabet,
+    core: Run,
     /// The number of characters of `core` after a lead that cannot be an accident.
     least: usize,
     extent: Extent,
@@ -48,7 +75,7 @@ pub(super) struct Shape {
 
 /// The part of a text that is redacted after a lead.
 #[derive(Debug, Clone, Copy)]
-enum Extent {
+pub(super) enum Extent {
     /// All that looks like the rest of the key, even if it is too long or too short.
     Run(Run),
     /// A whole key of at most this length: its lead could begin any word.
@@ -72,12 +99,12 @@ impl Shape {
             return Some(Self {
                 least: *length.start(),
                 extent: Extent::Whole(*length.end()),
-                ..Self::begun_by(format.lead(), *alphabet)
+                ..Self::imported(format.lead(), *alphabet)
             });
         }
         Some(Self {
             least: CLAIMING_LENGTH.min(*length.start()),
-            ..Self::begun_by(format.lead(), *alphabet)
+            ..Self::imported(format.lead(), *alphabet)
         })
     }
 
@@ -86,19 +113,29 @@ impl Shape {
         let keys = WELL_KNOWN.into_iter();
         let keys = keys.map(|lead| Self::begun_by(lead, Alphabet::ALPHANUMERIC));
         let webhooks = Self {
-            core: Alphabet::ALPHANUMERIC.and(Alphabet::from_static("-_+/")),
+            core: Run::BASE64,
             extent: Extent::Run(Run::BASE64),
             ..Self::begun_by(WEBHOOK_SECRET, Alphabet::ALPHANUMERIC)
         };
         keys.chain([webhooks])
     }
 
+    /// Creates the shape of imported keys. Their characters may be such that JSON or URLs escape.
+    fn imported(lead: &str, alphabet: Alphabet) -> Self {
+        let all = Run::encoded(alphabet.and(Alphabet::ALPHANUMERIC));
+        Self {
+            core: Run::encoded(alphabet),
+            extent: Extent::Run(all),
+            ..Self::begun_by(lead, alphabet)
+        }
+    }
+
     fn begun_by(lead: &str, core: Alphabet) -> Self {
         Self {
             lead: lead.into(),
-            core,
+            core: Run::of(core),
             least: CLAIMING_LENGTH,
-            extent: Extent::Run(Run::of(core.and(Alphabet::ALPHANUMERIC))),
+            extent: Extent::Run(Run::of(core)),
             issued: None,
         }
     }
@@ -112,19 +149,22 @@ impl Shape {
         self.lead.as_bytes().last() == Some(&byte)
     }
 
-    /// Returns whether a character may stand before the last one of the lead. An underscore may be
-    /// written as an escape, which ends with an `F`.
+    /// Returns whether a character may stand before the last one of the lead. An escape ends with
+    /// its last hexadecimal digit, and a backslash may stand before all but letters and digits.
     pub(super) fn ends_but_one_with(&self, byte: u8) -> bool {
-        match self.lead.as_bytes() {
-            [.., b'_', _] => matches!(byte, b'_' | b'F' | b'f'),
-            [.., one, _] => *one == byte,
-            _ => true,
-        }
+        let [.., one, last] = self.lead.as_bytes() else {
+            return true;
+        };
+        let is_plain = one.is_ascii_alphanumeric();
+        let digit = char::from(byte).to_digit(16);
+        *one == byte
+            || !is_plain && digit == Some(u32::from(one % 16))
+            || !last.is_ascii_alphanumeric() && byte == b'\\'
     }
 
-    /// Returns the characters of a key after its lead.
-    pub(super) fn core(&self) -> Alphabet {
-        self.core
+    /// Returns whether a character may be in a key after its lead.
+    pub(super) fn contains(&self, byte: u8) -> bool {
+        self.core.contains(byte)
     }
 
     /// Returns the minimum length of a body that is redacted.
@@ -132,85 +172,78 @@ impl Shape {
         self.least
     }
 
+    /// Returns what goes on with a key that begins with the lead.
+    pub(super) fn run(&self) -> Run {
+        match self.extent {
+            Extent::Run(run) => run,
+            Extent::Whole(_) => self.core,
+        }
+    }
+
     /// Reads the lead at the start of a text, and returns its length there.
     pub(super) fn read_lead(&self, text: &[u8]) -> Read<usize> {
         let mut rest = text;
         for byte in self.lead.bytes() {
-            if rest.is_empty() {
-                return Read::Cut;
+            match escape::read_character(rest, byte) {
+                Read::Whole(length) => rest = &rest[length..],
+                other => return other,
             }
-            let length = match byte {
-                b'_' => match escape::read_underscore(rest) {
-                    Read::Whole(length) => length,
-                    other => return other,
-                },
-                _ if rest[0] == byte => 1,
-                _ => return Read::No,
-            };
-            rest = &rest[length..];
         }
         Read::Whole(text.len() - rest.len())
     }
 
-    /// Returns the secret whose lead ends at a place of a text. Takes the end of the text for the
-    /// end of the secret.
-    pub(super) fn secret_at(&self, text: &[u8], body: usize) -> Option<Secret> {
+    /// Returns what is redacted after the lead that ends at a place of a text: a run, or a number of
+    /// bytes. A lead that begins in `last`, the secret before it, needs no boundary. Takes the end of
+    /// the text for the end of the secret.
+    pub(super) fn extent_at(
+        &self,
+        text: &[u8],
+        body: usize,
+        last: &Range<usize>,
+    ) -> Option<Extent> {
         let lead = self.lead_before(&text[..body])?;
-        if self.read_body(&text[body..]) != Read::Whole(()) {
+        let is_word = last.contains(&lead) || is_boundary(text, lead);
+        if !is_word && self.issued.is_none() {
             return None;
         }
-        let is_whole = || self.whole_key(&text[body..]);
-        if !is_boundary(text, lead) && !is_whole() {
+        let rest = &text[body..];
+        if self.read_body(rest) != Read::Whole(()) || !is_word && !self.whole_key(rest) {
             return None;
         }
-        let most = match self.extent {
-            Extent::Run(run) => return Some(Secret::run(text, body, run)),
-            Extent::Whole(most) => most,
+        let Extent::Whole(most) = self.extent else {
+            return Some(self.extent);
         };
-        let end = body + self.count_in_core(&text[body..], most + 1);
-        let is_over = !text.get(end).is_some_and(u8::is_ascii_alphanumeric);
-        (end - body <= most && is_over).then_some(Secret {
-            start: body,
-            end,
-            rest: None,
-        })
+        let near = &rest[..rest.len().min(LONGEST_BODY)];
+        let key = self.core.count(near, most + 1);
+        let is_over = !rest.get(key.length).is_some_and(u8::is_ascii_alphanumeric);
+        (key.characters <= most && is_over).then_some(Extent::Whole(key.length))
     }
 
     /// Returns whether more text can make a secret of what is after the lead that ends at a place.
-    pub(super) fn is_undecided(&self, text: &[u8], body: usize) -> bool {
+    pub(super) fn is_undecided(&self, text: &[u8], body: usize, last: &Range<usize>) -> bool {
         let Some(lead) = self.lead_before(&text[..body]) else {
             return false;
         };
         let rest = &text[body..];
-        let is_shorter = |length| rest.len() < length && self.are_in_core(rest);
+        let is_word = last.contains(&lead) || is_boundary(text, lead);
         match (self.extent, &self.issued) {
-            (Extent::Whole(most), _) => is_boundary(text, lead) && is_shorter(most + 1),
-            (Extent::Run(_), _) if is_boundary(text, lead) => self.read_body(rest) == Read::Cut,
-            (Extent::Run(_), Some(format)) => is_shorter(format.issued_length()),
+            (Extent::Whole(most), _) => {
+                is_word && rest.len() <= LONGEST_BODY && self.core.count(rest, most + 1).is_cut
+            }
+            (Extent::Run(_), _) if is_word => self.read_body(rest) == Read::Cut,
+            (Extent::Run(_), Some(format)) => self.core.count(rest, format.issued_length()).is_cut,
             (Extent::Run(_), None) => false,
         }
     }
 
     /// Reads as many characters of a body as cannot be an accident.
     fn read_body(&self, text: &[u8]) -> Read<()> {
-        if let Extent::Run(run) = self.extent
-            && run.is_encoded()
-        {
-            let end = run.end(text, 0);
-            return match end.is_open {
-                _ if end.characters >= self.least => Read::Whole(()),
-                true => Read::Cut,
-                false => Read::No,
-            };
+        let near = &text[..text.len().min(LONGEST_BODY)];
+        let body = self.core.count(near, self.least);
+        if body.characters == self.least {
+            return Read::Whole(());
         }
-        let near = &text[..text.len().min(self.least)];
-        if !self.are_in_core(near) {
-            return Read::No;
-        }
-        if near.len() < self.least {
-            return Read::Cut;
-        }
-        Read::Whole(())
+        if body.is_cut { Read::Cut } else { Read::No }
     }
 
     /// Returns whether a text begins with the body of a whole key.
@@ -224,24 +257,16 @@ impl Shape {
     /// Returns the start of the lead that a text ends with.
     fn lead_before(&self, text: &[u8]) -> Option<usize> {
         let mut rest = text;
-        for byte in self.lead.bytes().rev() {
-            rest = match rest.split_last()? {
-                (last, before) if *last == byte => before,
-                _ if byte == b'_' => escape::before_underscore(rest)?,
-                _ => return None,
-            };
+        let mut bytes = self.lead.bytes().rev().peekable();
+        while let Some(byte) = bytes.next() {
+            rest = escape::before_character(rest, byte)?;
+            // `\/` and the like, within the lead: before it, a backslash belongs to other text.
+            let is_within = bytes.peek().is_some_and(|before| *before != b'\\');
+            if is_within && !byte.is_ascii_alphanumeric() {
+                rest = rest.strip_suffix(b"\\").unwrap_or(rest);
+            }
         }
         Some(rest.len())
-    }
-
-    fn are_in_core(&self, text: &[u8]) -> bool {
-        text.iter().all(|byte| self.core.contains(*byte))
-    }
-
-    fn count_in_core(&self, text: &[u8], most: usize) -> usize {
-        let near = &text[..text.len().min(most)];
-        let run = near.iter().take_while(|byte| self.core.contains(**byte));
-        run.count()
     }
 }
 

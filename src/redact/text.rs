@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::string::FromUtf8Error;
 
 use crate::redact::search::{REDACTED, Search};
+use crate::redact::shape::Place;
 
 /// Returns a text without its secrets. If `is_named`, the text is the value of a field whose name
 /// announces a credential.
@@ -18,20 +19,19 @@ pub(super) fn redact<'t>(search: &Search, text: &'t str, is_named: bool) -> Cow<
 
 /// Returns bytes without the secrets in them.
 pub(super) fn redact_bytes<'t>(search: &Search, text: &'t [u8], is_named: bool) -> Cow<'t, [u8]> {
-    let Some(mut secret) = search.next_secret(text, 0, is_named) else {
-        return Cow::Borrowed(text);
-    };
-    let mut safe = Vec::with_capacity(text.len());
-    let mut at = 0;
-    loop {
-        safe.extend_from_slice(&text[at..secret.start]);
-        safe.extend_from_slice(REDACTED.as_bytes());
-        at = secret.end;
-        match search.next_secret(text, at, is_named) {
-            Some(next) => secret = next,
-            None => break,
+    let mut place = Place::START;
+    let mut safe = Vec::new();
+    while let Some(secret) = search.next_secret(text, &place, is_named) {
+        if safe.is_empty() {
+            safe.reserve(text.len());
         }
+        safe.extend_from_slice(&text[place.at..secret.start]);
+        safe.extend_from_slice(REDACTED.as_bytes());
+        place = secret.behind();
     }
-    safe.extend_from_slice(&text[at..]);
+    if safe.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    safe.extend_from_slice(&text[place.at..]);
     Cow::Owned(safe)
 }

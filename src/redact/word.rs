@@ -3,10 +3,16 @@
 use crate::redact::escape;
 use crate::redact::shape::is_boundary;
 
-/// The maximum number of bytes between a word and the credential.
-const GAP: usize = 48;
-/// The maximum length of a scheme that is not known.
+/// The maximum number of bytes between a word and the credential: three colours, and more.
+const GAP: usize = 96;
+/// The maximum length of a scheme or a parameter that is not known.
 const SCHEME: usize = 24;
+/// The maximum length of a name that is added; of a longer one, the end counts.
+const NAME: usize = 64;
+/// What may stand in a gap and has letters or digits in it.
+const IN_GAP: [&[u8]; 6] = [
+    b"Some(", b"String(", b"&quot;", b"&#34;", b"&#39;", b"&#x27;",
+];
 
 /// The word before a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +23,14 @@ pub(super) enum Word {
     Name,
 }
 
+/// The words that announce a credential: the known ones, and names that are added.
+#[derive(Clone)]
+pub(super) struct Words {
+    names: Vec<Box<[u8]>>,
+    /// For each byte, whether it ends a word.
+    ends: [bool; 256],
+}
+
 /// The text between a word and the credential.
 struct Gap {
     start: usize,
@@ -24,38 +38,77 @@ struct Gap {
     assigns: bool,
     /// Whether the gap has nothing but blanks and colours.
     is_blank: bool,
+    /// Whether the gap has nothing but these and `:`.
+    is_plain: bool,
 }
 
-impl Word {
+impl Words {
+    pub(super) fn new() -> Self {
+        let mut words = Self {
+            names: Vec::new(),
+            ends: [false; 256],
+        };
+        for byte in *b"yYnNrRcC" {
+            words.ends[usize::from(byte)] = true;
+        }
+        words
+    }
+
+    /// Adds the name of a header, a field or a parameter. An empty one adds nothing.
+    pub(super) fn add_name(&mut self, name: &str) {
+        let name = name.as_bytes();
+        let name = &name[name.len().saturating_sub(NAME)..];
+        let Some(last) = name.last() else { return };
+        for byte in [last.to_ascii_lowercase(), last.to_ascii_uppercase()] {
+            self.ends[usize::from(byte)] = true;
+        }
+        self.names.push(name.into());
+    }
+
     /// Returns the word before a place of a text. `is_named` tells that the whole text is the value
     /// of a field whose name announces a credential.
-    pub(super) fn before(text: &[u8], at: usize, is_named: bool) -> Option<Self> {
+    pub(super) fn before(&self, text: &[u8], at: usize, is_named: bool) -> Option<Word> {
         let gap = Gap::before(text, at);
         if gap.start == 0 {
-            return is_named.then_some(Self::Name);
+            return is_named.then_some(Word::Name);
         }
         if gap.start == at {
             return None;
         }
         let text = &text[..gap.start];
         // Nearly all words differ in their last letter already.
-        let may_be_word = matches!(
-            text,
-            [.., b'y' | b'Y' | b'n' | b'N' | b'r' | b'R' | b'c' | b'C']
-        );
+        let may_be_word = text.last().is_some_and(|it| self.ends[usize::from(*it)]);
         if !may_be_word && !gap.is_blank {
             return None;
         }
-        if gap.assigns && (names_api_key(text) || names_authorization(text)) {
-            return Some(Self::Name);
+        if gap.assigns && self.names_credential(text) {
+            let is_module = gap.is_plain && ends_longer_name(text);
+            return Some(if is_module { Word::Scheme } else { Word::Name });
         }
         if gap.assigns && is_parameter_key(text) {
-            return Some(Self::Scheme);
+            return Some(Word::Scheme);
         }
-        if gap.is_blank && is_in_authorization(text, is_named) {
-            return Some(Self::Name);
+        let is_in_header = if gap.is_blank {
+            is_in_authorization(text, is_named)
+        } else {
+            gap.assigns && is_parameter_token(text, is_named)
+        };
+        if is_in_header {
+            return Some(Word::Name);
         }
-        is_scheme(text).then_some(Self::Scheme)
+        is_scheme(text).then_some(Word::Scheme)
+    }
+
+    /// Returns whether a text ends with a name that announces a credential: `authorization`, all
+    /// that end with `api key` in one word, and the names that were added.
+    pub(super) fn names_credential(&self, text: &[u8]) -> bool {
+        let is_name = |name: &[u8]| {
+            let at = text.len().checked_sub(name.len());
+            at.is_some_and(|at| is_same_name(&text[at..], name) && is_boundary(text, at))
+        };
+        names_api_key(text)
+            || names_authorization(text)
+            || self.names.iter().any(|name| is_name(name))
     }
 }
 
@@ -65,11 +118,13 @@ impl Gap {
             start: at,
             assigns: false,
             is_blank: true,
+            is_plain: true,
         };
         while at - gap.start < GAP {
             let rest = &text[..gap.start];
-            if rest.ends_with(b"Some(") {
-                gap.start -= "Some(".len();
+            if let Some(length) = gap.opening(rest) {
+                (gap.is_blank, gap.is_plain) = (false, false);
+                gap.start -= length;
                 continue;
             }
             let (length, character) = match rest.last() {
@@ -82,20 +137,56 @@ impl Gap {
             };
             match character {
                 b' ' | b'\t' => {}
-                b':' | b'=' => (gap.assigns, gap.is_blank) = (true, false),
-                b'"' | b'\'' | b'`' | b'<' | b'>' | b'[' | b'\\' => gap.is_blank = false,
+                b':' => (gap.assigns, gap.is_blank) = (true, false),
+                b'=' => (gap.assigns, gap.is_blank, gap.is_plain) = (true, false, false),
+                b'"' | b'\'' | b'`' | b'<' | b'>' | b'[' | b'(' | b'\\' => {
+                    (gap.is_blank, gap.is_plain) = (false, false);
+                }
                 _ => break,
             }
             gap.start -= length;
         }
         gap
     }
+
+    /// Returns the length of `Some(`, `&quot;` and the like at the end of a text, and of the `b` in
+    /// `b"…"`, whose quote is in the gap already.
+    fn opening(&self, text: &[u8]) -> Option<usize> {
+        match text {
+            [.., b'(' | b';'] => {
+                let opening = IN_GAP.iter().find(|opening| text.ends_with(opening));
+                opening.map(|opening| opening.len())
+            }
+            [before @ .., b'b'] if !self.is_plain => {
+                let is_inside = before.last().is_some_and(u8::is_ascii_alphanumeric);
+                (!is_inside).then_some(1)
+            }
+            _ => None,
+        }
+    }
 }
 
-/// Returns whether the name of a field announces a credential: `authorization`, and all that end
-/// with `api key` in one word.
-pub(super) fn is_name(name: &str) -> bool {
-    names_api_key(name.as_bytes()) || names_authorization(name.as_bytes())
+/// Returns whether names are the same but for case, and for `-` instead of `_`.
+fn is_same_name(one: &[u8], other: &[u8]) -> bool {
+    let plain = |byte: &u8| match byte {
+        b'_' => b'-',
+        _ => byte.to_ascii_lowercase(),
+    };
+    one.iter().map(plain).eq(other.iter().map(plain))
+}
+
+/// Returns whether the name `api_key` at the end of a text is the end of a longer one, such as the
+/// name of this crate, and not of `x_api_key`.
+fn ends_longer_name(text: &[u8]) -> bool {
+    let name = b"_api_key";
+    if !ends_with(text, name) {
+        return false;
+    }
+    match &text[..text.len() - name.len()] {
+        [b'x' | b'X'] => false,
+        [.., before, b'x' | b'X'] => before.is_ascii_alphanumeric(),
+        before => before.last().is_some_and(u8::is_ascii_alphanumeric),
+    }
 }
 
 fn names_api_key(text: &[u8]) -> bool {
@@ -134,6 +225,19 @@ fn is_in_authorization(text: &[u8], is_named: bool) -> bool {
         return is_named;
     }
     gap.assigns && names_authorization(&text[..gap.start])
+}
+
+/// Returns whether a text ends with `authorization: SCHEME token`, where a `=` follows; also with
+/// longer names of the parameter, such as `oauth_token`.
+fn is_parameter_token(text: &[u8], is_named: bool) -> bool {
+    if !ends_with(text, b"token") {
+        return false;
+    }
+    let is_letter = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(**byte, b'-' | b'_');
+    let name = text.iter().rev().take(SCHEME).take_while(is_letter).count();
+    let name = text.len() - name;
+    let gap = Gap::before(text, name);
+    gap.is_blank && gap.start < name && is_in_authorization(&text[..gap.start], is_named)
 }
 
 fn ends_with(text: &[u8], word: &[u8]) -> bool {
