@@ -128,7 +128,8 @@ proptest! {
         let rule = &rules(&[format])[0];
         for text in [
             "K", "key=K", "\"K\"", "{\"key\":\"K\"}", "a\\nK\\n", "a\\u0022K\\u0022", "?key%3DK&a=b",
-            "Bearer K", "https://u:K@a.example/", "(K)", "K.", "-K-", "--key=K\n", "é K é",
+            "Bearer K", "\\x22K\\x22", "\\0K\\0", "\u{1b}[1;31mK\u{1b}[0m", "\\x1b[38:5:9mK\\x1b[0m",
+            "https://u:K@a.example/", "(K)", "K.", "-K-", "--key=K\n", "é K é",
         ] {
             find_all(rule, &text.replace('K', key), &[key]);
         }
@@ -212,6 +213,44 @@ fn an_imported_key_is_found_only_as_a_whole() {
         let key = format!("acme:{}", "-_a0".repeat(6).get(..length).unwrap());
         let expected: &[&str] = if is_key { &[&key] } else { &[] };
         find_all(rule, &format!("\"{key}\""), expected);
+    }
+}
+
+/// Where the end of a key takes a character away, the next key is found all the same.
+#[test]
+fn imported_keys_beside_each_other_are_found() {
+    let base64 = Alphabet::from_static("0123456789abcdefGHIJ+/=");
+    for (lead, alphabet, body) in [
+        ("acme-", Alphabet::BASE64URL, "-_a0"),
+        ("acme:", base64, "+/a0"),
+        ("$acme-", Alphabet::BASE64URL, "-_a0"),
+        ("$acme", Alphabet::HEX, "0af6"),
+        ("nacme-", Alphabet::BASE64URL, "-_a0"),
+    ] {
+        let format = KeyFormat::imported(lead, alphabet, 40..=40, Environment::LIVE);
+        let rule = &rules(&[format.unwrap()])[0];
+        let key = format!("{lead}{}", body.repeat(10));
+        for text in [
+            "K,K",
+            "K K",
+            "\"K\",\"K\"",
+            "K\\nK",
+            "K\\tK\\r",
+            "K%20K",
+            "K%0AK",
+            "K\\u0022K",
+            "K\\x20K",
+            "K\\0K",
+            "\u{1b}[31mK\u{1b}[31mK",
+            "\\x1b[31mK\\x1b[31mK",
+        ] {
+            let text = text.replace('K', &key);
+            for scanner in ["gitleaks", "trufflehog"] {
+                let found = found(&rule.regexes[scanner], &text);
+                assert_eq!(found, [key.as_str(), &key], "{scanner} in {text}");
+            }
+        }
+        find_all(rule, &format!("x{key} 12 {key}"), &[&key]);
     }
 }
 

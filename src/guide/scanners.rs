@@ -45,7 +45,10 @@
 //! has digests. A publishable key is no secret, and its findings would hide the others.
 //!
 //! A key is found whole, and between characters that are no letters, digits or `_`; also behind the
-//! escapes `\n`, `\r`, `\t`, `\u0022` and `%3D`. A key in base64, in a picture or in an archive is
+//! escapes `\n`, `\0`, `\u0022`, `\x22` and `%3D`, and behind colours such as `ESC[31m`. If an
+//! imported key may have characters that are no letters, digits or `_`, one of `n`, `r`, `t` and the
+//! like, or two hexadecimal digits, may also stand before it: the beginning of that escape may have
+//! ended another key. A key in base64, in a picture or in an archive is
 //! found as far as the scanner decodes it.
 //!
 //! Write the rules anew when the formats change, in the same change. Keep the rule of a format for
@@ -88,7 +91,10 @@
 //!     --disable-filter detect_secrets.filters.heuristic.is_likely_id_string > .secrets.baseline
 //! ```
 //!
-//! The two filters take `Client('KEY')` and `client_id: KEY` for harmless. The baseline remembers
+//! The two filters take `Client('KEY')` and `client_id: KEY` for harmless. If imported keys are
+//! UUIDs, begin with `$`, or begin and end with braces, the filters `is_potential_uuid`,
+//! `is_prefixed_with_dollar_sign` and `is_templated_secret` drop them: disable these, too. The
+//! baseline remembers
 //! the path of the plugin, so keep the file in the repository. A text with a wrong checksum is a
 //! typo or a placeholder, and is not reported.
 //!

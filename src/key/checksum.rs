@@ -70,6 +70,7 @@ pub(super) fn plain(secret: &[u8]) -> [u8; CHECKSUM_LENGTH] {
 /// |---|---|---|
 /// | to a keyed checksum | [`dangerous_issue_unkeyed`] | [`dangerous_accept_unkeyed`] |
 /// | to another secret | `new(&old)?.add_retired(&new)?` | `new(&new)?.add_retired(&old)?` |
+/// | back to the plain checksum | [`dangerous_issue_unkeyed`] | no ring, when the keyed keys have ended |
 ///
 /// [`dangerous_issue_unkeyed`]: Self::dangerous_issue_unkeyed
 /// [`dangerous_accept_unkeyed`]: Self::dangerous_accept_unkeyed

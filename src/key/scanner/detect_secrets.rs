@@ -11,8 +11,10 @@ const HEAD: &str = "\
 # client_id: KEY. These keys are found as well with
 #   --disable-filter detect_secrets.filters.heuristic.is_indirect_reference
 #   --disable-filter detect_secrets.filters.heuristic.is_likely_id_string
-# and imported keys that are UUIDs with
+# and imported keys that are UUIDs, that begin with $, or that begin and end with { } or < >, with
 #   --disable-filter detect_secrets.filters.heuristic.is_potential_uuid
+#   --disable-filter detect_secrets.filters.heuristic.is_prefixed_with_dollar_sign
+#   --disable-filter detect_secrets.filters.heuristic.is_templated_secret
 ";
 
 const CODE: &str = r"

@@ -10,8 +10,12 @@ use crate::key::kind::KeyKind;
 /// The shortest lead that tells imported keys from digests.
 const SHORTEST_LEAD: usize = 3;
 
-/// Escapes that end in a letter or a digit, and may stand before a key.
-const ESCAPES: &str = r"\\(?:[nrt]|u[0-9A-Fa-f]{4})|%[0-9A-Fa-f]{2}";
+/// Escapes and colours that end in a letter or a digit, and may stand before a key.
+const ESCAPES: &str =
+    r"\\(?:[0abefnrtv]|u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2})|%[0-9A-Fa-f]{2}|\[[0-9;:]+m";
+
+/// What is left of an escape whose first character was taken for the end of another key.
+const REST_OF_ESCAPES: &str = r"\b(?:[0abefnrtv]|u[0-9A-Fa-f]{4}|x?[0-9A-Fa-f]{2})";
 
 /// The texts of the keys of a format.
 ///
@@ -75,16 +79,19 @@ impl Pattern {
 
     /// Returns the expression for a key and its surroundings, with the key as the only group.
     pub(super) fn regex(&self) -> String {
-        let begins_word = self.lead.bytes().next().is_some_and(is_word);
-        let before = if begins_word {
-            // A boundary takes no character away, so keys are found beside each other.
-            format!(r"(?:\b|{ESCAPES})")
-        } else {
-            format!("(?:^|[^0-9A-Za-z_]|{ESCAPES})")
+        // A boundary takes no character away, so keys are found beside each other.
+        let boundary = match self.lead.bytes().next() {
+            Some(first) if is_word(first) => r"\b",
+            _ => r"\B",
         };
-        let after = match self.connectors() {
-            none if none.is_empty() => r"\b".to_owned(),
-            connectors => format!("(?:$|[^0-9A-Za-z_{connectors}])"),
+        let connectors = self.connectors();
+        let (before, after) = if connectors.is_empty() {
+            (format!("(?:{boundary}|{ESCAPES})"), r"\b".to_owned())
+        } else {
+            (
+                format!("(?:{boundary}|{ESCAPES}|{REST_OF_ESCAPES})"),
+                format!("(?:$|[^0-9A-Za-z_{connectors}])"),
+            )
         };
         format!("{before}({}){after}", self.key())
     }
