@@ -16,8 +16,12 @@ use tower_api_key::Environment;
 use tower_api_key::key::KeyFormat;
 
 fn start() -> Child {
+    start_with(&[])
+}
+
+fn start_with(arguments: &[&str]) -> Child {
     let mut command = program("keys");
-    command.arg("redact").stdin(Stdio::piped());
+    command.arg("redact").args(arguments).stdin(Stdio::piped());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().unwrap()
 }
@@ -78,6 +82,33 @@ fn it_ends_without_a_word_when_nobody_reads() {
     assert!(
         output.status.success() && output.stderr.is_empty(),
         "{output:?}"
+    );
+}
+
+#[test]
+fn the_formats_of_an_application_can_be_named() {
+    let format = |prefix| KeyFormat::new(prefix, Environment::LIVE).unwrap();
+    let [live, test] = ["acme_live", "acme_test"].map(|prefix| format(prefix).generate().unwrap());
+    let text = format!("a {} b {}\n", live.expose_secret(), test.expose_secret());
+    let run = |formats: &[&str]| {
+        let mut process = start_with(formats);
+        let mut input = process.stdin.take().unwrap();
+        input.write_all(text.as_bytes()).unwrap();
+        drop(input);
+        let output = process.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(run(&[]), text, "they are unknown");
+    let both = run(&["--format", "acme_live", "--format=acme_test=test"]);
+    assert_eq!(both, "a acme_live_[REDACTED] b acme_test_[REDACTED]\n");
+    let key = key();
+    let wrong = program("keys").args(["redact", "--format", &key]).output();
+    let error = failed(&wrong.unwrap(), 2);
+    let secret = &key["sk_live_".len()..];
+    assert!(
+        error.contains("a prefix of --format") && !error.contains(secret),
+        "{error}"
     );
 }
 

@@ -28,7 +28,7 @@ const COMMANDS: [(&str, usize, &[&str]); 17] = [
     ("trail", 1, &[]),
     ("verify-trail", 0, &[]),
     ("scanner-rules", 1, &["format"]),
-    ("redact", 0, &[]),
+    ("redact", 0, &["format"]),
 ];
 const ISSUE_OPTIONS: &[&str] = &[
     "scope",

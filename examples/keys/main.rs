@@ -52,7 +52,7 @@ usage: keys --db FILE COMMAND
   trail ID
   verify-trail
   scanner-rules gitleaks | trufflehog | github | detect-secrets [--format PREFIX[=ENVIRONMENT]]...
-  redact
+  redact [--format PREFIX[=ENVIRONMENT]]...
 
 options of every command:
   --db FILE      the file of the keys (default: KEYS_DB); created if it is missing
@@ -91,7 +91,8 @@ is the prefix of keys that an application issues, such as acme_live, or acme_tes
 the rules are for the keys that this program issues.
 
 redact copies standard input to standard output without the keys, tokens and secrets of webhooks in
-it: sk_live_... becomes sk_live_[REDACTED]. It needs no file.
+it: sk_live_... becomes sk_live_[REDACTED]. It needs no file. Keys with another prefix than those of
+this program are found if --format names it, as for scanner-rules.
 
 A status is live, active, deprecated, not_yet_active, suspended, expired or revoked; a live key is
 active or deprecated. The audit key is KEYS_AUDIT_KEY (64 hex digits), or else in FILE.audit-key.
@@ -121,7 +122,7 @@ async fn run() -> Result<bool, Failure> {
     let call = Call::parse(arguments)?;
     let output = match call.command.as_str() {
         "redact" => {
-            redact::redact()?;
+            redact::redact(&call)?;
             return Ok(true);
         }
         "scanner-rules" => scanner_rules::scanner_rules(&call)?,

@@ -4,15 +4,23 @@ use std::io::{self, ErrorKind, Read as _, Write};
 
 use tower_api_key::redact::Redactor;
 
+use crate::call::Call;
+use crate::failure::Failure;
+use crate::scanner_rules::formats;
+
 /// The number of bytes that are read at a time.
 const PIECE: usize = 64 << 10;
 
 /// Copies standard input to standard output without the keys in it. If nobody reads the output, it
 /// ends without an error.
-pub(crate) fn redact() -> io::Result<()> {
-    match copy(&Redactor::new()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        result => result,
+pub(crate) fn redact(call: &Call) -> Result<(), Failure> {
+    let redactor = match formats(call)? {
+        none if none.is_empty() => Redactor::new(), // of the formats of this program
+        formats => Redactor::of(formats),
+    };
+    match copy(&redactor) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }
 

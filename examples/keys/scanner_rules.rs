@@ -9,8 +9,7 @@ use crate::failure::{Failure, usage};
 use crate::output::Output;
 
 pub(crate) fn scanner_rules(call: &Call) -> Result<Output, Failure> {
-    let formats: Result<Vec<_>, _> = call.options("format").map(format).collect();
-    let rules = match &formats?[..] {
+    let rules = match &formats(call)?[..] {
         [] => ApiKeys::in_memory().scanner_rules(), // the formats of this program
         formats => ScannerRules::new(formats),
     };
@@ -27,6 +26,11 @@ pub(crate) fn scanner_rules(call: &Call) -> Result<Output, Failure> {
     };
     let json = json!({ "scanner": call.subject, "rules": text });
     Ok(Output::new(json, text))
+}
+
+/// Returns the formats that are named, if any.
+pub(crate) fn formats(call: &Call) -> Result<Vec<KeyFormat>, Failure> {
+    call.options("format").map(format).collect()
 }
 
 /// Parses `PREFIX` or `PREFIX=ENVIRONMENT`. Errors do not repeat it, since it may be a key.
