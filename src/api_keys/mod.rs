@@ -344,6 +344,9 @@ impl<A> ApiKeys<A> {
 
     /// Creates a redactor of keys in the formats of these keys, and of well-known shapes, for logs
     /// and error texts: `sk_live_…` becomes `sk_live_[REDACTED]`.
+    ///
+    /// It does not know the headers and query parameters that a layer reads:
+    /// [`Redactor::add_name`] adds them.
     pub fn redactor(&self) -> Redactor {
         Redactor::of(self.shared.formats.iter().cloned())
     }

@@ -22,6 +22,20 @@
 //! after `Bearer` becomes `Bearer [REDACTED]`. The module [`redact`](crate::redact) lists what is
 //! found. All other bytes are the same.
 //!
+//! If the layer reads keys from a header or a query parameter whose name does not end with `api_key`,
+//! `api-key` or `apiKey`, add that name. The redactor cannot know it, since layers are configured
+//! after [`ApiKeys`](crate::ApiKeys). A scheme needs no name: after `Authorization:`, all are known.
+//!
+//! ```
+//! # let keys = tower_api_key::ApiKeys::in_memory();
+//! let redactor = keys.redactor().add_name("X-Acme-Token");
+//! # let text = redactor.redact("x-acme-token: correct-horse-battery-staple");
+//! # assert_eq!(text, "x-acme-token: [REDACTED]");
+//! ```
+//!
+//! Log ids of keys under a name such as `key_id`. They look like keys, and become `[REDACTED]` after
+//! `api_key=`, `api_key:` and `api_key `.
+//!
 //! The writer above is created for each event. A writer that lives longer, such as one around a
 //! file, also finds keys that are split over two writes. At the end, call
 //! [`finish`](crate::redact::RedactingWriter::finish), which reports errors.
@@ -50,15 +64,18 @@
 //! For logs that exist already, and for programs that are not in Rust, there is a filter:
 //!
 //! ```sh
-//! cargo run --features sqlite --example keys -- redact < old.log > clean.log
+//! cargo run --features sqlite --example keys -- redact --format acme_live < old.log > clean.log
 //! ```
+//!
+//! It knows the keys of the prefixes that `--format` names, or else `sk_live` and `sk_test`.
 //!
 //! # What redaction does not replace
 //!
 //! A key that was written to a log has leaked: revoke it, as the chapter
 //! [`rotation`](crate::guide::rotation) describes. The redactor finds keys by their lead, and other
 //! credentials by what stands before them. It does not find passwords, keys of other shapes, and
-//! keys that are broken over lines. Keys of an [imported format](crate::key::KeyFormat::imported)
+//! keys that are broken over lines; the module [`redact`](crate::redact#what-is-not-found) lists
+//! more. Keys of an [imported format](crate::key::KeyFormat::imported)
 //! without a lead look like digests, and are found only after a scheme or a name. So log ids, and no
 //! keys.
 //!

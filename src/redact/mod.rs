@@ -14,24 +14,46 @@
 //! The rules in full:
 //!
 //! - A lead counts at the beginning of a word: not after a letter or a digit, unless that ends an
-//!   escape (`%20`, `\n`, `\u0020`) or a colour (`ESC[31m`). All letters and digits after it are
-//!   redacted, so a key that is cut short, too long or mistyped is, too.
+//!   escape (`%20`, `\n`, `\u0020`), a colour (`ESC[31m`) or what was just redacted. All letters
+//!   and digits after it are redacted, so a key that is cut short, too long or mistyped is, too.
 //! - A whole issued key, with a good checksum, is redacted wherever it stands.
-//! - `%5F` and `\u005f` are an underscore.
+//! - In a lead, all but letters and digits may be escaped: `%5F`, `%255F`, `\u005f`, `\x5f` and
+//!   `\_` are an underscore. So may they in the body of an imported key.
 //! - A token is token68 (RFC 9110 §11.2), also with `%2B`, `\/` and the like in it. A lead at its
-//!   start stays: `Bearer sk_live_[REDACTED]`. Between a name and its value may be quotes, blanks,
-//!   brackets, colours and `Some(`.
+//!   start stays, and the characters of its keys go on with the token, too:
+//!   `Bearer sk_live_[REDACTED]`. Between a name and its value may be up to 96 bytes of quotes
+//!   (also `&quot;`), blanks, brackets, colours, `Some(`, `String(` and the `b` of `b"…"`.
+//! - After `authorization` and a scheme, a first parameter that ends with `token` counts as a name:
+//!   `Token token="…"`.
+//! - After a `:` without quotes, `api_key` at the end of a longer name other than `x_api_key` is
+//!   taken for a module such as `tower_api_key`: there, the token must have a digit or an upper case
+//!   letter.
 //! - A key of an imported format whose lead ends with a letter or a digit is redacted only as a
 //!   whole word, since digests may begin so. One without a lead is redacted only after a scheme or
-//!   a name.
+//!   a name; there, its characters go on with a token, and its shortest length counts if that is
+//!   less than 16.
+//! - In JSON, the name of a field reaches into the arrays and objects below it, but for fields `id`
+//!   and `…_id`.
+//! - Names of other headers and parameters can be [added](Redactor::add_name).
+//!
+//! Ids of keys have 32 hexadecimal digits, and may be keys themselves: after `api_key=`, `api_key:`
+//! and `api_key ` they are redacted. Log them under another name, such as `key_id`.
 //!
 //! What was redacted is not changed by a second redaction.
 //!
 //! # What is not found
 //!
-//! Shorter beginnings of keys; keys that are broken over lines, encoded in base64 outside of
-//! `Basic`, or percent-encoded letter by letter; passwords and keys of other shapes. A redactor is
-//! a net below, and no reason to log secrets.
+//! - shorter beginnings of keys, and keys that are broken over lines;
+//! - keys in other encodings: in base64 outside of `Basic`, percent-encoded letter by letter, as
+//!   lists of bytes (`[115, 107, …]`), in hex dumps, and with HTML's character references in them
+//!   (`sk&#95;live`);
+//! - leads in which a `%` or a `\` is escaped;
+//! - keys of an imported format whose lead ends with a letter or a digit, glued to others;
+//! - credentials in parameters of `Authorization` other than the first one, in signatures
+//!   (`Digest`, `AWS4-HMAC-SHA256`), and in pairs such as `["x-api-key", "…"]`;
+//! - passwords and keys of other shapes.
+//!
+//! A redactor is a net below, and no reason to log secrets.
 //!
 //! The chapter [`guide::leaks`](crate::guide::leaks) shows how to redact all logs of an application.
 

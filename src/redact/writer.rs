@@ -23,8 +23,9 @@ const PIECE: usize = 64 << 10;
 /// [`write`](Write::write) either fails and has taken nothing, or takes up to 64 KiB and passes on
 /// what it can. If the inner writer fails, even with [`WouldBlock`](ErrorKind::WouldBlock), what it
 /// did not accept is kept, and is passed on before anything else by the next call. Nothing is lost,
-/// repeated or reordered, and no more than 66 KiB is kept. An error after bytes were taken is
-/// reported by the next call.
+/// repeated or reordered, and no more than 66 KiB is kept; of text that is full of keys of less than
+/// 10 characters, which `[REDACTED]` makes longer, up to 10 times as much. An error after bytes were
+/// taken is reported by the next call.
 ///
 /// ```
 /// use std::io::Write;
