@@ -195,7 +195,7 @@ fn after_mark(text: &[u8], place: usize) -> Vec<usize> {
     if rest.starts_with(MARK) {
         ends.push(place + MARK.len());
     }
-    let before = text[place.saturating_sub(128)..place].to_ascii_lowercase();
+    let before = text[place.saturating_sub(512)..place].to_ascii_lowercase();
     if SIGNS.iter().any(|sign| contains(&before, sign)) {
         let run = rest
             .iter()

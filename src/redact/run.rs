@@ -154,10 +154,9 @@ impl Run {
         escaped.is_some_and(|byte| self.is_padded && byte == b'=' || self.contains(byte))
     }
 
-    /// Returns what goes on with this run after a part of it.
-    pub(super) fn after(self, part: &[u8]) -> Self {
-        let is_padding = self.is_padded && !self.contains(b'=');
-        if is_padding && part.last() == Some(&b'=') {
+    /// Returns what goes on with this run after its end so far.
+    pub(super) fn after(self, end: End) -> Self {
+        if end.characters < end.at {
             return Self::PADDING;
         }
         self

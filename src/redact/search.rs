@@ -231,9 +231,10 @@ impl Search {
 
     /// Reads the character or escape at the start of a text.
     fn step(&self, text: &[u8], byte: u8) -> Step {
-        let escape = match self.classes.is(byte, IN_NO_TOKEN) {
-            true => escape::read(text),
-            false => Read::No,
+        let escape = if self.classes.is(byte, IN_NO_TOKEN) {
+            escape::read(text)
+        } else {
+            Read::No
         };
         if let Read::Whole(escape) = escape {
             return Step {
@@ -290,12 +291,14 @@ impl Search {
         let word = self.words.before(text, at, is_named)?;
         let (lead, run) = self.lead_of(&text[at..]);
         let start = at + lead;
-        let end = run.end(text, start);
-        let value = &text[at..end.characters];
-        if value.len() < self.least_value || word == Word::Scheme && !value::is_random(value) {
+        // Its beginning tells whether it is random: to read all of it for each word is quadratic.
+        let near = start + run.count(&text[start..], SIGNS).length;
+        if word == Word::Scheme && !value::is_random(&text[at..near]) {
             return None;
         }
-        if value::is_signing_scheme(value) {
+        let end = run.end(text, start);
+        let value = &text[at..end.characters];
+        if value.len() < self.least_value || value::is_signing_scheme(value) {
             return None;
         }
         (start < end.characters).then(|| Secret::run(text, start, run))
@@ -321,6 +324,9 @@ impl Search {
         if value::is_inside(text, at) || self.value.read(rest) == Read::No {
             return Read::No;
         }
+        let Some(word) = self.words.before(text, at, false) else {
+            return Read::No;
+        };
         let (lead, run) = self.lead_of(rest);
         let end = run.end(text, at + lead);
         let mut shapes = self.shapes.iter();
@@ -328,9 +334,6 @@ impl Search {
         if !end.is_open && !is_cut {
             return Read::No;
         }
-        let Some(word) = self.words.before(text, at, false) else {
-            return Read::No;
-        };
         let value = &text[at..end.characters];
         if is_cut || value.len() < self.least_value || lead == value.len() {
             return Read::Cut;

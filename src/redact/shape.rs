@@ -33,7 +33,7 @@ impl Secret {
         Self {
             start,
             end: end.at,
-            rest: end.is_open.then(|| run.after(&text[start..end.at])),
+            rest: end.is_open.then(|| run.after(end)),
         }
     }
 

@@ -51,10 +51,9 @@ impl Stream {
         let passed = &mut self.passed;
         if let Some(run) = self.rest.take() {
             let end = run.end(text, passed.at);
-            let part = &text[passed.at..end.at];
             (passed.at, passed.last.end) = (end.at, end.at);
             if end.is_open && !is_last {
-                self.rest = Some(run.after(part));
+                self.rest = Some(run.after(end));
                 return;
             }
         }

@@ -122,7 +122,7 @@ impl Gap {
         };
         while at - gap.start < GAP {
             let rest = &text[..gap.start];
-            if let Some(length) = gap.opening(rest) {
+            if let Some(length) = opening(rest, text[gap.start..].first()) {
                 (gap.is_blank, gap.is_plain) = (false, false);
                 gap.start -= length;
                 continue;
@@ -148,21 +148,21 @@ impl Gap {
         }
         gap
     }
+}
 
-    /// Returns the length of `Some(`, `&quot;` and the like at the end of a text, and of the `b` in
-    /// `b"…"`, whose quote is in the gap already.
-    fn opening(&self, text: &[u8]) -> Option<usize> {
-        match text {
-            [.., b'(' | b';'] => {
-                let opening = IN_GAP.iter().find(|opening| text.ends_with(opening));
-                opening.map(|opening| opening.len())
-            }
-            [before @ .., b'b'] if !self.is_plain => {
-                let is_inside = before.last().is_some_and(u8::is_ascii_alphanumeric);
-                (!is_inside).then_some(1)
-            }
-            _ => None,
+/// Returns the length of `Some(`, `&quot;` and the like at the end of a text, and of the `b` in
+/// `b"…"`, where `next` is the quote or its backslash.
+fn opening(text: &[u8], next: Option<&u8>) -> Option<usize> {
+    match (text, next) {
+        ([.., b'(' | b';'], _) => {
+            let opening = IN_GAP.iter().find(|opening| text.ends_with(opening));
+            opening.map(|opening| opening.len())
         }
+        ([before @ .., b'b'], Some(b'"' | b'\'' | b'\\')) => {
+            let is_inside = before.last().is_some_and(u8::is_ascii_alphanumeric);
+            (!is_inside).then_some(1)
+        }
+        _ => None,
     }
 }
 
