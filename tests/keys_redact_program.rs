@@ -88,8 +88,9 @@ fn it_ends_without_a_word_when_nobody_reads() {
 #[test]
 fn the_formats_of_an_application_can_be_named() {
     let format = |prefix| KeyFormat::new(prefix, Environment::LIVE).unwrap();
-    let [live, test] = ["acme_live", "acme_test"].map(|prefix| format(prefix).generate().unwrap());
-    let text = format!("a {} b {}\n", live.expose_secret(), test.expose_secret());
+    let [first, second] =
+        ["acme_live", "acme_test"].map(|prefix| format(prefix).generate().unwrap());
+    let text = format!("a {} b {}\n", first.expose_secret(), second.expose_secret());
     let run = |formats: &[&str]| {
         let mut process = start_with(formats);
         let mut input = process.stdin.take().unwrap();

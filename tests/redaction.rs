@@ -161,9 +161,12 @@ fn an_imported_key_is_redacted_in_escapes() {
         "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_+/:",
     );
     let escaped = |text: &str, form: &dyn Fn(char) -> String| -> String {
-        let escape = |it: char| match it.is_ascii_alphanumeric() {
-            true => it.to_string(),
-            false => form(it),
+        let escape = |it: char| {
+            if it.is_ascii_alphanumeric() {
+                it.to_string()
+            } else {
+                form(it)
+            }
         };
         text.chars().map(escape).collect()
     };
@@ -396,6 +399,13 @@ fn credentials_after_schemes_and_names_are_redacted() {
     ] {
         becomes(&redactor, &text, expected);
     }
+}
+
+#[test]
+fn credentials_in_quotes_brackets_and_parameters_are_redacted() {
+    let redactor = Redactor::new();
+    let hex = "0af6b3a81f0e4a639b9e6f1d4c1e2a77";
+    let opaque = "correct-horse-battery-staple";
     for (text, expected) in [
         (
             "Authorization: Token token=\"§\"",
