@@ -4,7 +4,7 @@
 //! of 32 bytes, each of which becomes 32 bits, by one lookup for each byte. Runs are found in the
 //! bits, with one branch for each block, and the number of formats does not matter. Clean text takes
 //! 0.3 to 0.55 of the time of a regular expression of the same patterns, and a log with a key in each
-//! line 0.2 to 0.3; text that is full of beginnings of keys takes up to 4 times as long
+//! line 0.2 to 0.4; text that is full of beginnings of keys takes up to 4 times as long
 //! (`benches/redact`).
 
 use std::ops::Range;
