@@ -10,7 +10,7 @@ mod programs;
 
 use programs::{Folder, failed, program};
 use serde_json::Value;
-use tower_api_key::key::{KeyFormat, ScannerRules};
+use tower_api_key::key::{ChecksumRing, KeyFormat, ScannerRules};
 use tower_api_key::{ApiKeys, Environment};
 
 /// A key where a prefix belongs.
@@ -95,4 +95,16 @@ fn an_unknown_scanner_or_a_wrong_format_is_wrong_usage() {
             "{error}"
         );
     }
+}
+
+/// A plugin that checked the plain checksum would drop keys with a keyed one.
+#[test]
+fn keys_with_a_keyed_checksum_are_found_without_a_check() {
+    let ring = ChecksumRing::new(&[7; 32]).unwrap();
+    let format = KeyFormat::new("acme_live", Environment::LIVE).unwrap();
+    let expected = ScannerRules::new([format.keyed_checksum(&ring)]).detect_secrets();
+    let arguments = ["scanner-rules", "detect-secrets", "--format", "acme_live"];
+    let keyed = printed(&[&arguments[..], &["--keyed"]].concat());
+    assert_eq!(keyed, expected);
+    assert_ne!(printed(&arguments), expected);
 }

@@ -27,7 +27,7 @@ const COMMANDS: [(&str, usize, &[&str]); 17] = [
     ("usage", 0, &["account", "days", "by-key", "by-lineage"]),
     ("trail", 1, &[]),
     ("verify-trail", 0, &[]),
-    ("scanner-rules", 1, &["format"]),
+    ("scanner-rules", 1, &["format", "keyed"]),
     ("redact", 0, &["format"]),
 ];
 const ISSUE_OPTIONS: &[&str] = &[
@@ -58,6 +58,7 @@ const FLAGS: &[&str] = &[
     "rotated-only",
     "by-key",
     "by-lineage",
+    "keyed",
 ];
 
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);

@@ -1,15 +1,24 @@
 //! The rules by which secret scanners find keys. No database is opened for them.
 
 use serde_json::json;
-use tower_api_key::key::{KeyFormat, ScannerRules};
+use tower_api_key::key::{ChecksumRing, KeyFormat, ScannerRules};
 use tower_api_key::{ApiKeys, Environment};
 
 use crate::call::Call;
-use crate::failure::{Failure, usage};
+use crate::failure::{Failure, failure, usage};
 use crate::output::Output;
 
 pub(crate) fn scanner_rules(call: &Call) -> Result<Output, Failure> {
-    let rules = match &formats(call)?[..] {
+    let mut formats = formats(call)?;
+    if call.is_set("keyed") {
+        // Whatever the secret: a scanner does not have it, and rules hold none.
+        let ring = ChecksumRing::new(&[0; 32]).map_err(|error| failure(error.to_string()))?;
+        formats = formats
+            .iter()
+            .map(|it| it.clone().keyed_checksum(&ring))
+            .collect();
+    }
+    let rules = match &formats[..] {
         [] => ApiKeys::in_memory().scanner_rules(), // the formats of this program
         formats => ScannerRules::new(formats),
     };

@@ -28,6 +28,9 @@
 //! keys scanner-rules gitleaks --format acme_live --format acme_test=test > .gitleaks.toml
 //! ```
 //!
+//! These are keys of the default length with the plain checksum; with `--keyed`, those with a keyed one.
+//! For all others, write the rules in the application, as above: they know its formats.
+//!
 //! Choose a prefix of your own. Scanners have rules for `sk_live_`, and report it as a key of
 //! another company.
 //!
