@@ -83,6 +83,8 @@ impl Theft {
     /// The percentage of thefts that are told at least, and the minutes until then at most.
     fn is_told(self, of: Kind) -> Option<(usize, u32)> {
         match (self, of) {
+            // Some are used so seldom that they are not known yet.
+            (Self::Loud | Self::Slow, Kind::Seldom) => Some((98, 10)),
             (Self::Loud | Self::Slow, _) => Some((100, 10)),
             (Self::Spike, Kind::Bursty) => None, // as large as its own bursts
             (Self::Spike, _) => Some((90, 60)),

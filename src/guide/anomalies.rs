@@ -114,25 +114,27 @@
 //!
 //! | keys | low | medium | high | critical |
 //! |---|---|---|---|---|
-//! | of an office, with late evenings | 10.3 | 0.16 | 0 | 0 |
+//! | of an office, with late evenings | 10.0 | 0.18 | 0 | 0 |
 //! | of a job that runs each night | 0 | 0.05 | 0 | 0 |
-//! | in use around the clock, less by night and on weekends | 0 | 0.69 | 0 | 0 |
-//! | with bursts of very different sizes | 0 | 0.14 | 0.56 | 0 |
-//! | whose use doubles every two weeks | 0 | 0.66 | 0 | 0 |
-//! | used a few times a week, at any time | 0 | 0.26 | 0 | 0 |
-//! | of an office that moves to another country | 10.0 | 6.3 | 0.01 | 0 |
+//! | in use around the clock, less by night and on weekends | 0 | 0.62 | 0 | 0 |
+//! | with bursts of very different sizes | 0 | 0.14 | 0.49 | 0 |
+//! | whose use doubles every two weeks | 0 | 0.71 | 0 | 0 |
+//! | used a few times a week, at any time | 0 | 0.03 | 0 | 0 |
+//! | of an office that moves to another country | 10.0 | 6.2 | 0.03 | 0 |
+//! | tried on two days, and launched elsewhere three weeks later | 5.0 | 0.15 | 0 | 0 |
 //!
 //! Thefts on the 45th day, with the time until they are told:
 //!
 //! | the thief | is told | and as high or critical |
 //! |---|---|---|
-//! | takes what there is: from another country, at night, 20 times the usual | always, by the first look | 12 % of keys with bursts, 93 % of keys around the clock, and all others; half of them within 10 to 50 minutes |
+//! | takes what there is: from another country, at night, 20 times the usual | always, by the first look | one in ten keys with bursts, nine in ten of keys around the clock, and all others; half of them within 10 to 50 minutes |
 //! | sends 30 times the usual from the owner's country | as high | half of keys with bursts, 99 % or more of all others, half of them within 10 to 30 minutes |
 //! | sends five requests an hour from another country | always, by the first look | if the hour is unusual, too |
 //! | uses the key at night, from the owner's country | keys of an office: 99 % within a day and a half | no |
 //! | takes a fifth of the usual, as the owner does | no | no |
 //!
-//! The worker looks every 30 seconds at what is notable, so "the first look" is within a minute. Of a
+//! "Always" leaves out the few seldom used keys that are not known yet: those used on fewer than five
+//! days. The worker looks every 30 seconds at what is notable, so "the first look" is within a minute. Of a
 //! spike that is spread over many processes, each tells its part once it is a sixteenth of a spike,
 //! or after ten minutes.
 //!

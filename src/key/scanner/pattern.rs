@@ -14,6 +14,10 @@ const SHORTEST_LEAD: usize = 3;
 const ESCAPES: &str =
     r"\\(?:[0abefnrtv]|u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2})|%[0-9A-Fa-f]{2}|\[[0-9;:]+m";
 
+/// The same with the end of a colour only: whole ones make an expression too large for Hyperscan.
+const SHORT_ESCAPES: &str =
+    r"\\(?:[0abefnrtv]|u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2})|%[0-9A-Fa-f]{2}|[0-9\[]m";
+
 /// What is left of an escape whose first character was taken for the end of another key.
 const REST_OF_ESCAPES: &str = r"\b(?:[0abefnrtv]|u[0-9A-Fa-f]{4}|x?[0-9A-Fa-f]{2})";
 
@@ -128,7 +132,7 @@ impl Pattern {
 
 /// Returns the expression for the text before a key, where that is an expression of its own.
 pub(super) fn before() -> String {
-    format!(r"\A|[^0-9A-Za-z_]|{ESCAPES}")
+    format!(r"\A|[^0-9A-Za-z_]|{SHORT_ESCAPES}")
 }
 
 /// A format that has no rule, and why.
