@@ -834,6 +834,77 @@ async fn a_process_that_is_killed_loses_no_alert() {
     assert_eq!(kinds(&store.store).await.len(), 2);
 }
 
+/// More keys are due than are looked at at a time, and the store fails.
+#[tokio::test]
+async fn a_worker_that_is_dropped_leaves_no_key_unwatched() {
+    let (store, clock) = (Losing::new(), start());
+    let mut process = Process::new(store.clone(), &clock, AnomalyDetection::new());
+    let mut issued = Vec::new();
+    for _ in 0..450 {
+        let key = process.keys.issue("acme").await.unwrap();
+        process.ask(key.expose_secret(), 1, "DE");
+        issued.push(key);
+    }
+    store.lost_saves.store(u32::MAX, Ordering::SeqCst);
+    for _ in 0..3 {
+        process.pass(MINUTE);
+    }
+    store.lost_saves.store(0, Ordering::SeqCst);
+    process.worker = Box::pin(process.keys.worker().into_future());
+    process.work();
+    for key in &issued {
+        process.ask(key.expose_secret(), 1, "DE");
+    }
+    process.pass(MINUTE);
+    let ids: Vec<_> = issued.iter().map(IssuedKey::id).collect();
+    assert_eq!(store.profiles(&ids).await.unwrap().len(), 450);
+}
+
+/// A detector that finds more, the longer it looks.
+struct Rising(AtomicU32);
+
+impl Detector for Rising {
+    fn name(&self) -> &'static str {
+        "rising"
+    }
+
+    fn detect(&self, _: &Observed<'_>) -> Option<Finding> {
+        let looks = self.0.fetch_add(1, Ordering::SeqCst);
+        let severities = [Severity::Low, Severity::Low, Severity::Critical];
+        severities.get(looks as usize).copied().map(Finding::new)
+    }
+}
+
+#[tokio::test]
+async fn a_finding_that_becomes_more_severe_is_told_again() {
+    let (store, clock) = (MemoryStore::new(), start());
+    let actions = Actions::recommended().on(Severity::Low, Action::suspend_for(HOUR));
+    let detection = AnomalyDetection::new()
+        .actions(actions)
+        .detector(Rising(AtomicU32::new(0)));
+    let mut process = Process::new(store.clone(), &clock, detection);
+    let key = process.keys.issue("acme").await.unwrap();
+    let keys = process.keys.clone();
+    let record = async || keys.find(&key.id()).await.unwrap().unwrap();
+    process.ask(key.expose_secret(), 1, "DE");
+    process.pass(MINUTE);
+    let until = record().await.suspended().unwrap().until;
+    assert!(until.is_some());
+    // What came before the suspension is looked at, too.
+    for expected in [&["anomaly.low"][..], &["anomaly.low", "anomaly.critical"]] {
+        keys.resume(key.id()).await.unwrap();
+        process.ask(key.expose_secret(), 1, "DE");
+        keys.suspend(key.id()).until(until).await.unwrap();
+        process.pass(20 * MINUTE);
+        assert_eq!(kinds(&store).await, expected);
+    }
+    assert_eq!(
+        record().await.suspended().unwrap().until,
+        None,
+        "the longer one"
+    );
+}
+
 #[tokio::test]
 async fn a_worker_that_is_stopped_tells_what_it_has_seen() {
     let (store, clock) = (MemoryStore::new(), start());

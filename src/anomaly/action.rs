@@ -102,6 +102,9 @@ impl Action {
 
 /// The actions on anomalies, by severity. Default: all are told, and nothing else is done.
 ///
+/// A finding is told again, and acted upon again, after 24 hours. If an action of any severity ends
+/// earlier, it is after that time, and at least an hour.
+///
 /// ```
 /// use std::time::Duration;
 /// use tower_api_key::anomaly::{Action, Actions, Severity};

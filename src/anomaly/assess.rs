@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::anomaly::baseline::Baseline;
 use crate::anomaly::country::Country;
 use crate::anomaly::finding::{Alert, Finding, Found};
+use crate::anomaly::geographic_anomaly;
 use crate::anomaly::hours::ALL_HOURS;
 use crate::anomaly::notable::Notable;
 use crate::anomaly::observation::Observation;
@@ -84,8 +85,13 @@ impl AnomalyDetection {
             profile.add(*hour, *requests, most.unwrap_or(f64::MAX));
         }
         let found = self.detect(&look.beside(profile));
+        // What is told no more today is not learned, either, or many countries would hide one.
+        let since = minute_of(now).saturating_sub(self.again_after());
+        let is_enough = profile.is_told_enough(hash(geographic_anomaly::NAME), since);
         for (country, _) in &observation.seen.countries {
-            profile.add_country(*country, now);
+            if !is_enough || profile.knows(*country) {
+                profile.add_country(*country, now);
+            }
         }
         let average = look.beside(profile).hourly_average();
         let average = average.or_else(|| profile.hourly_average());
@@ -108,14 +114,13 @@ impl AnomalyDetection {
         }
     }
 
-    /// Returns the requests after which the worker looks again at once. Each process may see a part
-    /// of a spike only, so that it is a sixteenth of one; and more if the spike is far.
+    /// Returns the requests after which the worker looks again at once: a sixteenth of a spike, since
+    /// each process may see a part only.
     fn notable_requests(&self, observed: &Observed<'_>) -> u64 {
         let Some(threshold) = self.threshold(observed) else {
             return u64::MAX;
         };
-        let left = threshold - observed.requests_in_last_hour();
-        let requests = (left / 4.0).max(threshold / 16.0).clamp(1.0, 1e15);
+        let requests = (threshold / 16.0).clamp(1.0, 1e15);
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -157,13 +162,15 @@ impl AnomalyDetection {
         found: Vec<Found>,
         now: SystemTime,
     ) -> Option<Alert> {
-        let minute = u32::try_from(unix_seconds(now) / 60).unwrap_or(u32::MAX);
+        let minute = minute_of(now);
         let age = |told: &Told| minute.saturating_sub(told.minute);
         let again_after = self.again_after();
         let is_told = |found: &Found| {
             let mut told = profile.told.iter();
-            told.any(|told| told.is_of(found) && age(told) < again_after)
-                || profile.is_told_enough(hash(&found.detector), minute.saturating_sub(again_after))
+            told.any(|told| {
+                let is_as_severe = told.severity >= found.finding.severity;
+                told.is_of(found) && is_as_severe && age(told) < again_after
+            }) || profile.is_told_enough(hash(&found.detector), minute.saturating_sub(again_after))
         };
         // What was told and goes on is not told again, but counts beside what is new.
         let (goes_on, found): (Vec<Found>, Vec<Found>) = found.into_iter().partition(is_told);
@@ -233,6 +240,11 @@ fn ask(detector: &dyn Detector, observed: &Observed<'_>) -> Option<Finding> {
         trace::detector_panicked(detector.name());
         None
     })
+}
+
+/// Returns the minutes since 1970.
+fn minute_of(at: SystemTime) -> u32 {
+    u32::try_from(unix_seconds(at) / 60).unwrap_or(u32::MAX)
 }
 
 /// Returns a hash of a text, the same in all processes.

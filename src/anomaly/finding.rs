@@ -100,10 +100,14 @@ impl Alert {
         names.join(", ")
     }
 
+    /// Returns what tells each finding from others about the key.
+    pub(crate) fn identities(&self) -> impl Iterator<Item = String> {
+        let found = self.found.iter();
+        found.map(|found| format!("{} {}", found.detector, found.detail))
+    }
+
     /// Returns what tells the alert from other alerts about the key.
     pub(crate) fn identity(&self) -> String {
-        let found = self.found.iter();
-        let found = found.map(|found| format!("{} {}", found.detector, found.detail));
-        found.collect::<Vec<_>>().join("; ")
+        self.identities().collect::<Vec<_>>().join("; ")
     }
 }

@@ -32,6 +32,12 @@ pub(super) struct Seen {
 }
 
 impl Observation {
+    /// Returns the observation without the numbers of requests.
+    pub(crate) fn without_requests(mut self) -> Self {
+        self.seen.requests.clear();
+        self
+    }
+
     /// Returns the first hour of the requests, since 1970.
     pub(crate) fn first_hour(&self) -> u32 {
         self.seen

@@ -24,8 +24,15 @@ const LEAST_DAYS: u32 = 5;
 /// The findings of one detector that are told in a day.
 const MOST_OF_DETECTOR: usize = 8;
 
-/// The hour at the begin of 1980. A clock before it is not set.
-const CLOCKS_ARE_SET: u32 = 10 * 365 * 24;
+/// The hour at the begin of 2026. A clock before it is not set, if others are.
+const CLOCKS_ARE_SET: u32 = 490_896;
+
+/// The hours by which a clock may differ from those of other processes, if it is this one that is
+/// wrong. A profile that lies further ahead was led there by a wrong clock.
+const MOST_BEHIND: u32 = 48;
+
+/// The most days by which a profile ages at once.
+const MOST_AGING: u32 = 90;
 
 /// The hours with requests over which the average of requests is taken, the last ones: two weeks of
 /// a key that is always in use.
@@ -187,7 +194,8 @@ impl Profile {
         if day <= self.weighed_on {
             return;
         }
-        let left = 0.5_f64.powf(f64::from(day - self.weighed_on) / HALF_LIFE);
+        let days = (day - self.weighed_on).min(MOST_AGING);
+        let left = 0.5_f64.powf(f64::from(days) / HALF_LIFE);
         for weight in &mut self.weights {
             *weight *= left;
         }
@@ -196,13 +204,15 @@ impl Profile {
     }
 
     /// Puts the profile right if its last hour lies ahead, since a process had a wrong clock. Returns
-    /// `false` if the clock here is not set.
+    /// `false` if it is the clock here that is wrong.
     pub(super) fn put_right(&mut self, now: SystemTime) -> bool {
         let hour = hour_of(now);
-        if hour < CLOCKS_ARE_SET && self.hour >= CLOCKS_ARE_SET {
+        let is_unset = hour < CLOCKS_ARE_SET && self.hour >= CLOCKS_ARE_SET;
+        let ahead = self.hour.saturating_sub(hour);
+        if is_unset || (2..=MOST_BEHIND).contains(&ahead) {
             return false;
         }
-        if self.hour > hour + 1 {
+        if ahead > MOST_BEHIND {
             (self.hour, self.current, self.previous) = (hour, 0, 0);
             self.weighed_on = self.weighed_on.min(hour / 24);
             self.learned_on = self.learned_on.min(hour / 24);

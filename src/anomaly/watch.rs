@@ -181,6 +181,13 @@ impl Watch {
         }
     }
 
+    /// Lists a watch that was taken off the list, and not looked at.
+    pub(crate) fn list_again(self: &Arc<Self>) {
+        self.state.fetch_and(!LISTED, SeqCst);
+        self.state.fetch_or(URGENT, SeqCst);
+        self.list();
+    }
+
     /// Returns whether what the watch saw is to be told: because it is notable, or because the last
     /// look is so many seconds ago.
     pub(super) fn is_due(&self, second: u64, every: u64) -> bool {
@@ -216,8 +223,7 @@ impl Watch {
         if !has_room {
             self.forget_networks();
         }
-        self.state.fetch_or(URGENT, SeqCst);
-        self.list();
+        self.list_again();
     }
 
     /// Sets what is notable from now on, also of what was seen since the look began.

@@ -61,6 +61,11 @@ impl WatchTable {
         self.listed().extract_if(.., is_due).collect()
     }
 
+    /// Returns whether a watch is on the list.
+    pub(crate) fn has_due(&self) -> bool {
+        !self.listed().is_empty()
+    }
+
     fn listed(&self) -> MutexGuard<'_, Vec<Arc<Watch>>> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }

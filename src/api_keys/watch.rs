@@ -1,7 +1,7 @@
 //! Looks at what keys were used for, and raises alerts: a task of the worker.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
@@ -10,7 +10,9 @@ use std::time::Duration;
 use rand::TryRng;
 use rand::rngs::SysRng;
 
-use crate::anomaly::{Alert, NoProfile, Notable, Observation, Profile, Watch, WatchTable};
+use crate::anomaly::{
+    Alert, NoProfile, Notable, Observation, Profile, Severity, Watch, WatchTable,
+};
 use crate::key::digest::KeyId;
 use crate::manage::ChangeError;
 use crate::manage::Manager;
@@ -62,8 +64,29 @@ pub(super) struct Lookout<'s> {
 struct Batch {
     write: u32,
     seen: Vec<(Arc<Watch>, Observation)>,
-    /// The alerts that were raised, each by its key and what tells it from others.
-    raised: HashSet<(KeyId, String)>,
+    raised: Raised,
+}
+
+/// The findings that were told, each by its key and what tells it from others, with the severity of
+/// the alert.
+#[derive(Default)]
+struct Raised(HashMap<(KeyId, String), Severity>);
+
+impl Raised {
+    /// Returns whether all findings of an alert were told, in one that is as severe.
+    fn have(&self, alert: &Alert) -> bool {
+        let is_raised = |finding| {
+            let raised = self.0.get(&(alert.key, finding));
+            raised.is_some_and(|severity| *severity >= alert.severity)
+        };
+        alert.identities().all(is_raised)
+    }
+
+    fn add(&mut self, alert: &Alert) {
+        for finding in alert.identities() {
+            self.0.insert((alert.key, finding), alert.severity);
+        }
+    }
 }
 
 impl<'s> Lookout<'s> {
@@ -128,7 +151,8 @@ impl<'s> Lookout<'s> {
         self.turn(false);
         for _ in 0..LAST_ATTEMPTS {
             match self.look(true).await {
-                Ok(()) => return,
+                Ok(()) if !self.table.has_due() => return,
+                Ok(()) => {} // what other processes were always faster with
                 Err(error) if error.kind() == StoreErrorKind::Refused => return,
                 Err(error) => trace::not_looked(&error),
             }
@@ -152,7 +176,7 @@ impl<'s> Lookout<'s> {
                 Batch {
                     write: random(),
                     seen: seen.collect(),
-                    raised: HashSet::new(),
+                    raised: Raised::default(),
                 }
             };
             if batch.seen.is_empty() && self.due.is_empty() {
@@ -180,10 +204,18 @@ pub(super) async fn run(lookout: &mut Option<Lookout<'_>>) -> Infallible {
     }
 }
 
-/// Requests are not seen any more if the worker is dropped.
+/// Requests are not seen any more if the worker is dropped. What is not told waits for another one, but
+/// for the counts of a batch that may have been told.
 impl Drop for Lookout<'_> {
     fn drop(&mut self) {
         self.turn(false);
+        for watch in self.due.drain(..) {
+            watch.list_again();
+        }
+        let unconfirmed = self.unconfirmed.take();
+        for (watch, seen) in unconfirmed.into_iter().flat_map(|batch| batch.seen) {
+            watch.put_back(seen.without_requests());
+        }
     }
 }
 
@@ -228,7 +260,7 @@ impl Work<'_> {
         let kept = self.read(&batch.seen).await?;
         let now = self.shared.now();
         let mut profiles: BTreeMap<KeyId, (u64, Box<Profile>)> = BTreeMap::new();
-        let mut done = HashSet::new();
+        let (mut done, mut failed) = (HashSet::new(), HashSet::<KeyId>::new());
         for (watch, seen) in &batch.seen {
             let (_, profile) = match profiles.entry(seen.key) {
                 Entry::Occupied(entry) => entry.into_mut(),
@@ -284,10 +316,14 @@ impl Work<'_> {
         let hour = seen.first_hour();
         let Some(own) = kept.get(&seen.key) else {
             let predecessor = seen.predecessor.and_then(|key| kept.get(&key));
-            let predecessor = predecessor.and_then(|kept| Profile::from_bytes(&kept.data).ok());
-            let profile = predecessor.map(|profile| profile.inherited(hour));
-            let profile = profile.unwrap_or_else(|| Profile::new(hour));
-            return Begun::Profile(0, Box::new(profile));
+            let predecessor = predecessor.map(|kept| Profile::from_bytes(&kept.data));
+            return match predecessor {
+                Some(Ok(profile)) => Begun::Profile(0, Box::new(profile.inherited(hour))),
+                Some(Err(NoProfile::Later)) => self.later(),
+                Some(Err(NoProfile::Damaged)) | None => {
+                    Begun::Profile(0, Box::new(Profile::new(hour)))
+                }
+            };
         };
         match Profile::from_bytes(&own.data) {
             Ok(profile) if profile.has_write(write) => Begun::Told,
@@ -296,26 +332,19 @@ impl Work<'_> {
                 trace::profile_damaged(&seen.key);
                 Begun::Profile(own.version, Box::new(Profile::new(hour)))
             }
-            Err(NoProfile::Later) => {
-                trace::profile_of_later_version(&self.shared.log_throttles.later_profile);
-                Begun::Later
-            }
+            Err(NoProfile::Later) => self.later(),
         }
+    }
+
+    fn later(&self) -> Begun {
+        trace::profile_of_later_version(&self.shared.log_throttles.later_profile);
+        Begun::Later
     }
 
     /// Raises an alert, unless this batch has raised it. An alert that cannot be stored at all is
     /// logged, so that it does not keep those of other keys waiting.
-    async fn raise(
-        &self,
-        raised: &mut HashSet<(KeyId, String)>,
-        alert: &Alert,
-        hour: u32,
-    ) -> Result<(), StoreError> {
-        let identity = (
-            alert.key,
-            format!("{} {}", alert.severity, alert.identity()),
-        );
-        if raised.contains(&identity) {
+    async fn raise(&self, raised: &mut Raised, alert: &Alert, hour: u32) -> Result<(), StoreError> {
+        if raised.have(alert) {
             return Ok(());
         }
         let raise = async {
@@ -330,7 +359,7 @@ impl Work<'_> {
             }
         };
         in_time(&*self.shared.clock, TIME_LIMIT, raise).await?;
-        raised.insert(identity);
+        raised.add(alert);
         Ok(())
     }
 }

@@ -30,9 +30,9 @@
 //! 2. If the use is not theirs, the key is stolen: call [`ApiKeys::revoke`], and see the runbook in
 //!    [`rotation`](crate::guide::rotation).
 //! 3. If it may be stolen, free it by [`ApiKeys::resume`] or [`ApiKeys::unthrottle`], and let the owner
-//!    [rotate](crate::ApiKeys::rotate) it at once. The same finding is not told again for 24 hours, or
-//!    until the action would have ended, if that is earlier: so a key that was freed is not stopped
-//!    again at once, and neither is a thief who has it.
+//!    [rotate](crate::ApiKeys::rotate) it at once. The same finding is not told again for 24 hours; or
+//!    for the shortest time of an action that you chose, of any severity, if that is less, but at least
+//!    an hour. So a key that was freed is not stopped again at once, and neither is a thief who has it.
 //! 4. If the use is theirs, free the key. What was new is known from now on.
 //!
 //! A key that cannot be changed, such as one of the environment, is told of and not stopped.
@@ -136,7 +136,8 @@
 //! "Always" leaves out the few seldom used keys that are not known yet: those used on fewer than five
 //! days. The worker looks every 30 seconds at what is notable, so "the first look" is within a minute. Of a
 //! spike that is spread over many processes, each tells its part once it is a sixteenth of a spike,
-//! or after ten minutes.
+//! or after ten minutes. Of the new countries of a key, eight are told in a day; the others are not
+//! learned.
 //!
 //! The last line is why detection does not replace the rest: short lives, networks, scopes and
 //! limits bound what a stolen key can do while nobody notices.

@@ -33,22 +33,23 @@ impl Manager {
         detection: &AnomalyDetection,
         hour: u32,
     ) -> Result<(), ChangeError> {
-        let measure = detection.actions.of(alert.severity);
+        let chosen = detection.actions.of(alert.severity);
         let mut attempt = 1;
         loop {
             let Some((seen, is_changeable)) = self.find_watched(&alert.key).await? else {
                 return Ok(()); // the key was deleted meanwhile
             };
             let now = self.shared.now();
-            let planned = if detection.is_dry_run || !is_changeable {
-                None
-            } else {
-                planned(&seen, measure, alert, now)
-            };
+            let planned = is_changeable.then(|| planned(&seen, chosen, alert, now));
+            let planned = planned.flatten();
+            let measure = planned.as_ref().map_or(Measure::Tell, |_| chosen);
+            let planned = planned.filter(|_| !detection.is_dry_run);
+            if planned.is_none() && is_changeable {
+                self.learn_of(&seen);
+            }
             let origin = Origin::new(Actor::new(ActorKind::System, "anomaly detection"));
             let reason = format!("{} anomaly: {}", alert.severity, alert.detectors());
             let mut change = Change::new(origin.with_reason(reason), now);
-            let done = planned.is_some();
             if let Some(Planned { action, record }) = planned {
                 let next = seen.version().saturating_add(1);
                 change = change.update(action, &seen, record.with_version(next).rounded())?;
@@ -60,14 +61,11 @@ impl Manager {
                 &alert.identity(),
                 &hour.to_string(),
             ]);
-            let event = event(alert, &seen, detection, done, now);
+            let event = event(alert, &seen, measure, detection.is_dry_run, now);
             change = change.add_event_once(event, once)?;
             match self.commit(change).await {
                 Ok(()) => {
-                    let is_dry_run = detection.is_dry_run;
-                    let is_named = done || is_dry_run;
-                    let action = if is_named { measure } else { Measure::Tell };
-                    log(alert, seen.account(), action, is_dry_run);
+                    log(alert, seen.account(), measure, detection.is_dry_run);
                     return Ok(());
                 }
                 Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {
@@ -75,6 +73,16 @@ impl Manager {
                 }
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// Makes the cache forget an older record of a key, such as one from before a suspension by
+    /// another process.
+    fn learn_of(&self, seen: &KeyRecord) {
+        let cache = &self.shared.cache;
+        cache.remember(seen.clone());
+        if cache.has_older(seen) {
+            cache.outdate(&seen.id());
         }
     }
 
@@ -117,10 +125,15 @@ fn planned(seen: &KeyRecord, measure: Measure, alert: &Alert, now: SystemTime) -
             })
         }
         Measure::Suspend { time } => {
-            if is_suspended {
+            let until = time.map(|time| now + Measure::bounded(time));
+            let is_longer = |it: &Suspension| match (it.until, until) {
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(its), Some(until)) => its >= until,
+            };
+            if is_suspended && seen.suspended().is_some_and(is_longer) {
                 return None;
             }
-            let until = time.map(|time| now + Measure::bounded(time));
             let suspension = Suspension::new(now).with_until(until).with_reason(reason());
             Some(Planned {
                 action: Action::SUSPENDED,
@@ -141,8 +154,8 @@ fn planned(seen: &KeyRecord, measure: Measure, alert: &Alert, now: SystemTime) -
 fn event(
     alert: &Alert,
     seen: &KeyRecord,
-    detection: &AnomalyDetection,
-    done: bool,
+    measure: Measure,
+    is_dry_run: bool,
     now: SystemTime,
 ) -> Event {
     let kind = match alert.severity {
@@ -151,15 +164,9 @@ fn event(
         Severity::High => "anomaly.high",
         Severity::Critical => "anomaly.critical",
     };
-    let measure = detection.actions.of(alert.severity);
-    let action = if done || detection.is_dry_run {
-        measure
-    } else {
-        Measure::Tell
-    };
     let mut facts = alert.facts();
-    facts.push(("action", action.as_str().into()));
-    if detection.is_dry_run {
+    facts.push(("action", measure.as_str().into()));
+    if is_dry_run {
         facts.push(("dry_run", Value::Bool(true)));
     }
     let event = Event::of_key(kind, seen, now, facts);
