@@ -90,8 +90,8 @@ scanner-rules writes the file by which a secret scanner finds keys: the configur
 TruffleHog, custom patterns of GitHub, or a plugin of detect-secrets. It needs no --db. A --format
 is the prefix of keys that an application issues, such as acme_live, or acme_test=test, with the
 default length and checksum; without any, the rules are for the keys that this program issues. With
---keyed, the named formats have a keyed checksum, which no scanner can check. For other lengths, call
-ApiKeys::scanner_rules in the application.
+--keyed, the named formats have a keyed checksum, which no scanner can check. For other lengths,
+call ApiKeys::scanner_rules in the application.
 
 redact copies standard input to standard output without the keys, tokens and secrets of webhooks in
 it: sk_live_... becomes sk_live_[REDACTED]. It needs no file. Keys with another prefix than those of
