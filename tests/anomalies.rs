@@ -860,6 +860,29 @@ async fn a_worker_that_is_dropped_leaves_no_key_unwatched() {
     assert_eq!(store.profiles(&ids).await.unwrap().len(), 450);
 }
 
+#[tokio::test]
+async fn an_alert_that_cannot_be_stored_keeps_no_other_key_waiting() {
+    let (store, clock) = (Losing::new(), start());
+    let detection = AnomalyDetection::new().baseline(|record| {
+        let is_watched = record.account() == "acme";
+        is_watched.then(|| Baseline::new().hourly_average(1))
+    });
+    let mut process = Process::new(store.clone(), &clock, detection);
+    let alarming = process.keys.issue("acme").await.unwrap();
+    let other = process.keys.issue("globex").await.unwrap();
+    store.lost_commits.store(u32::MAX, Ordering::SeqCst);
+    process.ask(alarming.expose_secret(), 300, "DE");
+    process.ask(other.expose_secret(), 1, "DE");
+    process.pass(MINUTE);
+    let kept = async || store.profiles(&[alarming.id(), other.id()]).await.unwrap();
+    let keys: Vec<_> = kept().await.iter().map(|kept| kept.key).collect();
+    assert_eq!(keys, [other.id()]);
+    store.lost_commits.store(0, Ordering::SeqCst);
+    process.pass(MINUTE);
+    assert_eq!(kept().await.len(), 2);
+    assert_eq!(kinds(&store.store).await, ["anomaly.high"], "told once");
+}
+
 /// A detector that finds more, the longer it looks.
 struct Rising(AtomicU32);
 

@@ -260,7 +260,7 @@ impl Work<'_> {
         let kept = self.read(&batch.seen).await?;
         let now = self.shared.now();
         let mut profiles: BTreeMap<KeyId, (u64, Box<Profile>)> = BTreeMap::new();
-        let (mut done, mut failed) = (HashSet::new(), HashSet::<KeyId>::new());
+        let (mut done, mut failed) = (HashSet::new(), HashSet::new());
         for (watch, seen) in &batch.seen {
             let (_, profile) = match profiles.entry(seen.key) {
                 Entry::Occupied(entry) => entry.into_mut(),
@@ -278,12 +278,18 @@ impl Work<'_> {
                 },
             };
             let (alert, notable) = self.table.settings.assess(profile, seen, now);
-            if let Some(alert) = alert {
-                self.raise(&mut batch.raised, &alert, seen.last_hour())
-                    .await?;
-            }
             watch.set(notable);
+            let Some(alert) = alert else {
+                continue;
+            };
+            let raise = self.raise(&mut batch.raised, &alert, seen.last_hour());
+            if let Err(error) = raise.await {
+                // The others go on. If it is the store, the profiles cannot be saved, either.
+                trace::not_looked(&error);
+                failed.insert(seen.key);
+            }
         }
+        profiles.retain(|key, _| !failed.contains(key));
         let profiles = profiles.into_iter().map(|(key, (version, mut profile))| {
             profile.written(batch.write);
             KeptProfile::new(key, version.saturating_add(1), profile.to_bytes())
