@@ -128,7 +128,7 @@
 //! | the thief | is told | and as high or critical |
 //! |---|---|---|
 //! | takes what there is: from another country, at night, 20 times the usual | always, by the first look | one in ten keys with bursts, nine in ten of keys around the clock, and all others; half of them within 10 to 50 minutes |
-//! | sends 30 times the usual from the owner's country | as high | half of keys with bursts, 99 % or more of all others, half of them within 10 to 30 minutes |
+//! | sends 30 times the usual from the owner's country | as high | half of keys with bursts, 99 % or more of all others, half of them within 10 to 40 minutes |
 //! | sends five requests an hour from another country | always, by the first look | if the hour is unusual, too |
 //! | uses the key at night, from the owner's country | keys of an office: 99 % within a day and a half | no |
 //! | takes a fifth of the usual, as the owner does | no | no |
