@@ -95,11 +95,7 @@ impl AnomalyDetection {
         }
         let average = look.beside(profile).hourly_average();
         let average = average.or_else(|| profile.hourly_average());
-        let alert = self.tell(profile, observation, found, now);
-        let alert = alert.map(|alert| Alert {
-            hourly_average: average,
-            ..alert
-        });
+        let alert = self.tell(profile, observation, found, average, now);
         let notable = self.notable(&look.beside(profile));
         (alert, notable)
     }
@@ -160,6 +156,7 @@ impl AnomalyDetection {
         profile: &mut Profile,
         observation: &Observation,
         found: Vec<Found>,
+        hourly_average: Option<f64>,
         now: SystemTime,
     ) -> Option<Alert> {
         let minute = minute_of(now);
@@ -194,7 +191,7 @@ impl AnomalyDetection {
             key: observation.key,
             severity: if is_one { severity } else { severity.raised() },
             after,
-            hourly_average: None,
+            hourly_average,
             found,
         };
         for found in &alert.found {

@@ -50,7 +50,7 @@ impl Finding {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Found {
     pub(super) detector: String,
-    /// What tells it from others of the detector, such as a country.
+    /// The text that tells it from others of the detector, such as a country.
     pub(super) detail: String,
     pub(super) finding: Finding,
 }

@@ -25,7 +25,7 @@
 //! nor single requests. Publishable keys are not watched, since anybody may use them. The chapter
 //! [`guide::anomalies`](crate::guide::anomalies) tells how to begin, and how good this is.
 //!
-//! What this cannot find: a thief who uses the key from the country of its owner, in its usual hours,
+//! It cannot find a thief who uses the key from the country of its owner, in its usual hours,
 //! and at its usual rate. Only a short life of keys, networks and scopes help then.
 
 mod action;

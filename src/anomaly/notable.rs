@@ -1,9 +1,9 @@
-//! What a process looks out for, as the profile of a key tells it.
+//! The use of a key that a process looks out for, as the profile tells it.
 
 use crate::anomaly::country::Country;
 use crate::anomaly::hours::ALL_HOURS;
 
-/// What is notable for a key.
+/// The bounds beyond which the use of a key is notable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Notable {
     /// The requests since the last look that are.

@@ -1,4 +1,4 @@
-//! What a detector sees of a key.
+//! The view that a detector has of a key.
 
 use std::net::IpAddr;
 use std::time::SystemTime;

@@ -58,13 +58,13 @@ enum Kind {
     Growing,
     /// Used a few times a week, at any time of the day.
     Seldom,
-    /// Of an office that moves to another country, over a week.
+    /// Used by an office that moves to another country, over a week.
     Migrating,
     /// Tried on two days by a developer, and in use by an office three weeks later, elsewhere.
     Launched,
 }
 
-/// What a thief does, from a time on.
+/// The way in which a thief uses a key, from a time on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Theft {
     /// Takes what there is, from another country, at night.

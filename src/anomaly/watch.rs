@@ -1,4 +1,4 @@
-//! What one process sees of one key, in its cached entry.
+//! The requests of one key that one process sees, in the cached entry.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use crate::key::record::KeyRecord;
 /// The watch is on the list of those that saw something.
 const LISTED: u8 = 1;
 
-/// What the watch saw is notable, and told with the next look.
+/// The watch saw something notable, which is told with the next look.
 const URGENT: u8 = 2;
 
 /// The networks of clients whose country is not looked up again, since few others came after them.
@@ -53,7 +53,7 @@ pub(crate) struct Watch {
 
 #[derive(Debug, Default)]
 struct Rest {
-    /// What is told with the next look, but for the requests of the current hour.
+    /// The part that is told with the next look, but for the requests of the current hour.
     seen: Seen,
     /// The countries that are known. `None` if none is notable.
     known: Option<Box<[Country]>>,

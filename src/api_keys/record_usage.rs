@@ -219,8 +219,8 @@ impl Drop for UsageRecorder<'_> {
     }
 }
 
-/// Returns 16 random bytes, for the id of a node.
-fn random() -> [u8; 16] {
+/// Returns 16 random bytes, for the id of a node or the number of a write.
+pub(super) fn random() -> [u8; 16] {
     let mut bytes = [0; 16];
     if SysRng.try_fill_bytes(&mut bytes).is_err() {
         // Unique, too, as long as the process ids of a fleet are.

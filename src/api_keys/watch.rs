@@ -7,9 +7,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::TryRng;
-use rand::rngs::SysRng;
-
+use super::record_usage::random;
 use crate::anomaly::{
     Alert, NoProfile, Notable, Observation, Profile, Severity, Watch, WatchTable,
 };
@@ -54,7 +52,7 @@ pub(super) struct Lookout<'s> {
     manager: Manager,
     /// The watches that are due, of the look that has begun.
     due: Vec<Arc<Watch>>,
-    /// What was taken, and may have been told before its answer was lost.
+    /// The batch that was taken, and may have been told before its answer was lost.
     unconfirmed: Option<Batch>,
     is_on: bool,
     is_refused: bool,
@@ -173,8 +171,9 @@ impl<'s> Lookout<'s> {
                 let rest = self.due.len().saturating_sub(AT_ONCE);
                 let due = self.due.split_off(rest).into_iter();
                 let seen = due.filter_map(|watch| watch.take(second).map(|seen| (watch, seen)));
+                let [a, b, c, d, ..] = random();
                 Batch {
-                    write: random(),
+                    write: u32::from_le_bytes([a, b, c, d]),
                     seen: seen.collect(),
                     raised: Raised::default(),
                 }
@@ -219,7 +218,7 @@ impl Drop for Lookout<'_> {
     }
 }
 
-/// What is needed to tell a batch.
+/// The dependencies of telling a batch.
 struct Work<'w> {
     shared: &'w Shared,
     store: &'w dyn DynManagedKeyStore,
@@ -376,15 +375,4 @@ fn may_be_over(error: &StoreError) -> bool {
         error.kind(),
         StoreErrorKind::Unavailable | StoreErrorKind::Conflict
     )
-}
-
-/// Returns a random number, for the number of a write.
-fn random() -> u32 {
-    let mut bytes = [0; 4];
-    if SysRng.try_fill_bytes(&mut bytes).is_err() {
-        let id = crate::store::ChangeId::unique();
-        let (first, _) = id.as_bytes().split_at(4);
-        bytes.copy_from_slice(first);
-    }
-    u32::from_le_bytes(bytes)
 }

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use serde_json::Value;
+use tracing::Level;
 
 use crate::anomaly::{Action as Measure, Alert, AnomalyDetection, Severity};
 use crate::key::containment::{Revocation, Suspension, Throttling};
@@ -185,9 +186,10 @@ fn log(alert: &Alert, account: &str, action: Measure, is_dry_run: bool) {
         action: action.as_str(),
         dry_run: is_dry_run,
     };
-    match alert.severity {
-        Severity::Low | Severity::Medium => trace::anomaly(&anomaly),
-        Severity::High => trace::high_anomaly(&anomaly),
-        Severity::Critical => trace::critical_anomaly(&anomaly),
-    }
+    let level = match alert.severity {
+        Severity::Low | Severity::Medium => Level::INFO,
+        Severity::High => Level::WARN,
+        Severity::Critical => Level::ERROR,
+    };
+    trace::anomaly(level, &anomaly);
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use tracing::{debug, error, info, trace, warn};
+use tracing::{Level, debug, error, info, trace, warn};
 
 use crate::util::log_throttle::{LineBudget, LogOnce};
 
@@ -16,7 +16,7 @@ const TARGET: &str = "tower_api_key";
 /// Returns whether [`admitted`] events are enabled.
 #[inline]
 pub(crate) fn traces_admissions() -> bool {
-    tracing::enabled!(target: TARGET, tracing::Level::TRACE)
+    tracing::enabled!(target: TARGET, Level::TRACE)
 }
 
 /// Logs that a request was admitted.
@@ -50,8 +50,8 @@ pub(crate) fn refused<'a>(
     at: impl FnOnce() -> SystemTime,
     refusal: impl FnOnce() -> Refusal<'a>,
 ) {
-    let is_debug_enabled = tracing::enabled!(target: TARGET, tracing::Level::DEBUG);
-    if !is_debug_enabled && !tracing::enabled!(target: TARGET, tracing::Level::INFO) {
+    let is_debug_enabled = tracing::enabled!(target: TARGET, Level::DEBUG);
+    if !is_debug_enabled && !tracing::enabled!(target: TARGET, Level::INFO) {
         return;
     }
     let is_info = lines.may_write(at(), refusals_suppressed);
@@ -219,8 +219,8 @@ pub(crate) struct Anomaly<'a> {
     pub(crate) dry_run: bool,
 }
 
-/// Logs an anomaly that is low or medium.
-pub(crate) fn anomaly(anomaly: &Anomaly<'_>) {
+/// Logs an anomaly, at `ERROR`, `WARN` or `INFO`.
+pub(crate) fn anomaly(level: Level, anomaly: &Anomaly<'_>) {
     let Anomaly {
         severity,
         key_id,
@@ -229,33 +229,17 @@ pub(crate) fn anomaly(anomaly: &Anomaly<'_>) {
         action,
         dry_run,
     } = anomaly;
-    info!(target: TARGET, severity, key_id, account, detectors, action, dry_run, "a key is used in an unusual way");
-}
-
-/// Logs an anomaly that is high.
-pub(crate) fn high_anomaly(anomaly: &Anomaly<'_>) {
-    let Anomaly {
-        severity,
-        key_id,
-        account,
-        detectors,
-        action,
-        dry_run,
-    } = anomaly;
-    warn!(target: TARGET, severity, key_id, account, detectors, action, dry_run, "a key is used in a very unusual way");
-}
-
-/// Logs an anomaly that is critical.
-pub(crate) fn critical_anomaly(anomaly: &Anomaly<'_>) {
-    let Anomaly {
-        severity,
-        key_id,
-        account,
-        detectors,
-        action,
-        dry_run,
-    } = anomaly;
-    error!(target: TARGET, severity, key_id, account, detectors, action, dry_run, "a key is probably in the wrong hands");
+    match level {
+        Level::ERROR => {
+            error!(target: TARGET, severity, key_id, account, detectors, action, dry_run, "a key is probably in the wrong hands");
+        }
+        Level::WARN => {
+            warn!(target: TARGET, severity, key_id, account, detectors, action, dry_run, "a key is used in a very unusual way");
+        }
+        _ => {
+            info!(target: TARGET, severity, key_id, account, detectors, action, dry_run, "a key is used in an unusual way");
+        }
+    }
 }
 
 /// Logs that a detector of the application panicked.
