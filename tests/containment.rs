@@ -9,17 +9,18 @@
 #[allow(dead_code, unreachable_pub, reason = "each suite uses its part")]
 #[path = "support/postgres.rs"]
 mod postgres;
+#[path = "support/processes.rs"]
+mod processes;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::env;
 use std::future::IntoFuture;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use postgres::Postgres;
+use processes::Process;
 use tower_api_key::key::KeyDigest;
 use tower_api_key::manage::{Contained, WorkerHealth};
 use tower_api_key::store::sqlx::postgres::PgPool;
@@ -183,40 +184,19 @@ async fn kill_and_resume<D: Database>(database: D) {
 
 /// Starts a process that contains the account, and kills it when at least so many keys are revoked.
 async fn start_and_kill<D: Database>(database: &D, run: &str, least: u64) {
-    let mut process = Process(
-        Command::new(env::current_exe().unwrap())
-            .args(["container", "--exact", "--nocapture", "--test-threads=1"])
-            .env(DATABASE, database.address())
-            .env(RUN, run)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap(),
-    );
+    let address = database.address();
+    let mut process = Process::start("container", &[(DATABASE, &address), (RUN, run)]);
     let start = Instant::now();
     while database.revoked().await < least {
-        let ended = process.0.try_wait().unwrap();
-        assert_eq!(ended, None, "it ended by itself");
+        assert!(process.is_running(), "it ended by itself");
         assert!(start.elapsed() < PATIENCE, "the process revokes on");
     }
     // Anywhere in the next commit.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let moment = u64::from(since.subsec_micros() % 10_000);
     tokio::time::sleep(Duration::from_micros(moment)).await;
-    process.0.kill().unwrap();
-    let status = process.0.wait().unwrap();
-    assert_eq!(status.signal(), Some(9), "it ended by itself: {status}");
+    process.kill();
     database.settle().await;
-}
-
-/// A process that is killed when it is no longer needed.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// The keys in the store.

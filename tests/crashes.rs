@@ -11,22 +11,22 @@
 #[allow(dead_code, unreachable_pub, reason = "each suite uses its part")]
 #[path = "support/postgres.rs"]
 mod postgres;
+#[path = "support/processes.rs"]
+mod processes;
 #[allow(dead_code, reason = "each suite uses its part")]
 #[path = "../benches/support/random.rs"]
 mod random;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::env;
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use postgres::Postgres;
+use processes::{Process, tell};
 use random::Random;
 use tower_api_key::key::{KeyDigest, Revocation};
 use tower_api_key::store::sqlx::postgres::{PgPool, PgPoolOptions};
@@ -126,10 +126,7 @@ async fn write_and_tell<S: ManagedKeyStore + Clone>(store: &S, seed: u64) {
             for _ in 0..most {
                 let (written, result) = writer.next().await;
                 result.unwrap();
-                let line = written.line();
-                let mut output = io::stdout().lock();
-                output.write_all(line.as_bytes()).unwrap();
-                output.flush().unwrap();
+                tell(&written.line());
             }
         })
     });
@@ -168,53 +165,15 @@ async fn kill_processes<D: Database>(database: D) {
 /// Starts a process that writes, kills it some time after so many changes, and returns those that
 /// were acknowledged.
 fn write_and_die(address: &str, seed: u64, after: usize, pause: Duration) -> Vec<Written> {
-    let mut process = Process(
-        Command::new(env::current_exe().unwrap())
-            .args(["writer", "--exact", "--nocapture", "--test-threads=1"])
-            .env(DATABASE, address)
-            .env(WRITER_SEED, seed.to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap(),
-    );
-    let mut output = BufReader::new(process.0.stdout.take().unwrap());
-    let (sender, receiver) = mpsc::channel();
-    let reader = thread::spawn(move || {
-        loop {
-            let mut line = String::new();
-            output.read_line(&mut line).unwrap();
-            if line.is_empty() {
-                return;
-            }
-            if let Some(written) = Written::parse(&line) {
-                sender.send(written).unwrap();
-            }
-        }
-    });
-    let mut acknowledged = Vec::new();
-    while acknowledged.len() < after {
-        let written = receiver.recv_timeout(PATIENCE);
-        acknowledged.push(written.expect("the process writes on"));
-    }
+    let seed = seed.to_string();
+    let process = Process::start("writer", &[(DATABASE, address), (WRITER_SEED, &seed)]);
+    let mut acknowledged: Vec<String> = (0..after).map(|_| process.next()).collect();
     thread::sleep(pause);
-    process.0.kill().unwrap();
-    let status = process.0.wait().unwrap();
-    assert_eq!(status.signal(), Some(9), "it ended by itself: {status}");
-    // What it printed before it died.
-    acknowledged.extend(receiver);
-    reader.join().unwrap();
+    acknowledged.extend(process.kill());
     acknowledged
-}
-
-/// A process that is killed when it is no longer needed.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+        .iter()
+        .map(|line| Written::parse(line))
+        .collect()
 }
 
 /// What a change writes.
@@ -247,25 +206,22 @@ impl Written {
             .iter()
             .map(|(key, version)| format!(" {key} {version}"));
         let keys: String = keys.collect();
-        format!("acknowledged {} {}{keys}\n", self.change, self.events)
+        format!("{} {}{keys}", self.change, self.events)
     }
 
-    /// Reads a line. One that is cut off, or is not about a change, is nothing.
-    fn parse(line: &str) -> Option<Self> {
-        // The test harness writes something before the first one.
-        let (_, line) = line.strip_suffix('\n')?.split_once("acknowledged ")?;
+    fn parse(line: &str) -> Self {
         let mut words = line.split(' ');
-        let change = words.next()?.to_owned();
-        let events = words.next()?.parse().unwrap();
+        let change = words.next().unwrap().to_owned();
+        let events = words.next().unwrap().parse().unwrap();
         let mut keys = BTreeSet::new();
         while let Some(key) = words.next() {
-            keys.insert((key.to_owned(), words.next()?.parse().unwrap()));
+            keys.insert((key.to_owned(), words.next().unwrap().parse().unwrap()));
         }
-        Some(Self {
+        Self {
             change,
             events,
             keys,
-        })
+        }
     }
 }
 

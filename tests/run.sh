@@ -5,8 +5,9 @@
 #   bash tests/run.sh --full    and the long proofs: 10,000 changes through 100 crashes of each kind,
 #                               a containment of 100,000 keys, a million steps of the limiter in
 #                               Redis, schedules of faults (10,000 on a model, 50 on servers, 1,000
-#                               of a fleet, 10,000 of usage), the usage of a million keys while the
-#                               store is down, two months of 10,000 keys in which anomalies are
+#                               of a fleet, 10,000 of usage), the usage of ten million keys while
+#                               the store is down, 200 processes killed while they count, and 200
+#                               while they deliver, two months of 10,000 keys in which anomalies are
 #                               looked for, a store of a million keys, and 2,000 revocations that
 #                               are timed from one process to another
 #   bash tests/run.sh NAME      only tests whose name has NAME
@@ -99,7 +100,7 @@ if [ "${1:-}" = --full ]; then
     export CRASH_ROUNDS=100 CRASH_CHANGES=100 CONTAINED_KEYS=100000 OUTBOX_PENDING=100000
     export REDIS_STEPS=1000000 HAMMER_SECONDS=59 CLUSTER_MOVES=150
     export STALENESS_SCHEDULES=1000 FAULT_SCHEDULES=10000 REAL_SCHEDULES=50
-    export USAGE_SCHEDULES=10000 USAGE_KEYS=1000000 OUTBOX_PENDING=100000 ANOMALY_KEYS=10000
+    export USAGE_SCHEDULES=10000 USAGE_KEYS=10000000 DEATHS=200 ANOMALY_KEYS=10000
     cargo bench --locked --all-features --bench stores
     REVOCATIONS=2000 cargo bench --locked --all-features --bench revocation
 fi
