@@ -5,7 +5,9 @@ use std::future::pending;
 use std::time::{Duration, SystemTime};
 
 use crate::key::record::KeyRecord;
+use crate::manage::key_events;
 use crate::shared::Shared;
+use crate::store::kinds::{API_KEY_EXPIRING, API_KEY_ROTATED_KEY_IN_USE};
 use crate::store::{
     Actor, ActorKind, Change, DynManagedKeyStore, DynOutbox, Event, KeyQuery, ListedKey, Once,
     Paging, StoreError, in_time,
@@ -33,18 +35,13 @@ const LAST_CALLS: [u32; 2] = [7, 1];
 /// The keys that are read, and whose events are stored, at a time.
 const AT_ONCE: u32 = 100;
 
-/// The kinds of events.
-const EXPIRING: &str = "api_key.expiring";
-const EXPIRED: &str = "api_key.expired";
-const STILL_USED: &str = "api_key.rotated_key_in_use";
-
 /// Announces expiries forever, if the store has an outbox.
 pub(super) async fn announce(shared: &Shared) -> Infallible {
     let (Some(store), Some(outbox)) = (&shared.usage_store, &shared.outbox) else {
         return pending().await;
     };
     loop {
-        shared.clock.sleep(EVERY).await;
+        // At once: in a new database, expiries are announced from the first look on.
         let now = microseconds_down(shared.now());
         if let Err(error) = announce_until(shared, &**store, &*outbox.0, now).await {
             trace::not_announced(&error);
@@ -52,6 +49,7 @@ pub(super) async fn announce(shared: &Shared) -> Infallible {
         if let Err(error) = announce_limits(shared, &**store).await {
             trace::not_announced(&error);
         }
+        shared.clock.sleep(EVERY).await;
     }
 }
 
@@ -71,19 +69,22 @@ async fn announce_limits(
     store: &dyn DynManagedKeyStore,
 ) -> Result<(), StoreError> {
     loop {
-        let events = shared.nearly_used.take(AT_ONCE as usize);
+        let events = shared.nearly_used.waiting(AT_ONCE as usize);
         if events.is_empty() {
             return Ok(());
         }
         let mut change = Change::new(system(), shared.now());
         for (event, once) in &events {
-            let added = change.add_event_once(event.clone(), *once);
-            change = added.map_err(StoreError::refused)?;
+            // One that no store can keep is left out alone.
+            match change.clone().add_event_once(event.clone(), *once) {
+                Ok(added) => change = added,
+                Err(error) => trace::not_announced(&StoreError::refused(error)),
+            }
         }
-        if let Err(error) = in_time(&*shared.clock, TIME_LIMIT, store.commit(&change)).await {
-            shared.nearly_used.put_back(events);
-            return Err(error);
-        }
+        in_time(&*shared.clock, TIME_LIMIT, store.commit(&change)).await?;
+        // Only now: if the call is dropped, they are stored by the next one, whose marks leave out
+        // what was stored.
+        shared.nearly_used.stored(&events);
     }
 }
 
@@ -101,15 +102,18 @@ async fn announce_until(
     outbox: &dyn DynOutbox,
     now: SystemTime,
 ) -> Result<(), StoreError> {
-    // The first look of all begins here, and tells nothing of before.
+    // In a new database, the first look begins now: earlier expiries are not announced.
     let until = in_time(&*shared.clock, TIME_LIMIT, outbox.announced_until())
         .await?
         .unwrap_or(now);
+    let since = since(until, now);
+    // Each by itself, so that what one look cannot read holds up no other.
+    let mut result = Ok(());
     for days in REMINDERS.into_iter().chain([0]) {
-        let since = since(until, now);
         let look = Look { since, now, days };
-        look.announce(shared, store).await?;
+        result = result.and(look.announce(shared, store).await);
     }
+    result?;
     in_time(&*shared.clock, TIME_LIMIT, outbox.set_announced_until(now)).await
 }
 
@@ -149,7 +153,9 @@ impl Look {
         let (Some(from), Some(before)) = (after(self.since), after(self.now)) else {
             return Ok(()); // the end of time
         };
-        let query = KeyQuery::new().expiring_between(from, before);
+        let query = KeyQuery::new()
+            .expiring_between(from, before)
+            .leave_out_unreadable();
         let mut paging = Paging::first(AT_ONCE);
         loop {
             let page = in_time(&*shared.clock, TIME_LIMIT, store.list(&query, &paging)).await?;
@@ -175,20 +181,13 @@ impl Look {
         if record.revoked().is_some() || self.stage(end) != self.days {
             return None; // it ended before, or a nearer stage tells more
         }
-        let once = |kind: &str| {
-            let end = end
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .unwrap_or_default();
-            let (end, days) = (end.as_micros().to_string(), self.days.to_string());
-            Once::of([kind, &record.id().to_string(), &end, &days])
-        };
         if self.days == 0 {
-            let event = Event::of_key(EXPIRED, record, self.now, []);
-            return Some((event, once(EXPIRED)));
+            return key_events::expired(record, self.now);
         }
+        let once = |kind: &str| key_events::mark_of_end(kind, record, end, self.days);
         if record.rotated_to().is_some() {
             let event = self.still_used(key)?;
-            return Some((event, once(STILL_USED)));
+            return Some((event, once(API_KEY_ROTATED_KEY_IN_USE)));
         }
         // A key that was issued for a week need not be told at once that it ends in a week.
         let life = record
@@ -197,8 +196,13 @@ impl Look {
         if life.is_some_and(|life| life <= DAY * self.days) {
             return None;
         }
-        let event = Event::of_key(EXPIRING, record, self.now, [("days", self.days.into())]);
-        Some((event, once(EXPIRING)))
+        let event = Event::of_key(
+            API_KEY_EXPIRING,
+            record,
+            self.now,
+            [("days", self.days.into())],
+        );
+        Some((event, once(API_KEY_EXPIRING)))
     }
 
     /// Returns the least of the numbers of days that the expiry is nearer than; 0 if it is over.
@@ -220,7 +224,10 @@ impl Look {
         // A use before the rotation, or long ago, tells nothing of today.
         let ago = self.now.duration_since(used).unwrap_or_default();
         let is_recent = used > successor.at && ago <= DAY * self.days;
-        if !is_recent || !LAST_CALLS.contains(&self.days) {
+        // In a grace of a week, every client still uses the old key a week before the end.
+        let grace = record.expires_at()?.duration_since(successor.at);
+        let is_short = grace.is_ok_and(|grace| grace <= DAY * self.days + OVERLAP);
+        if !is_recent || is_short || !LAST_CALLS.contains(&self.days) {
             return None;
         }
         let more = [
@@ -228,6 +235,11 @@ impl Look {
             ("successor_id", successor.successor.to_string().into()),
             ("last_used_at", rfc3339(used).into()),
         ];
-        Some(Event::of_key(STILL_USED, record, self.now, more))
+        Some(Event::of_key(
+            API_KEY_ROTATED_KEY_IN_USE,
+            record,
+            self.now,
+            more,
+        ))
     }
 }

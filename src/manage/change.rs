@@ -174,6 +174,8 @@ impl IntoFuture for SuspendKey {
             let now = manager.shared.now();
             let suspension = Suspension::new(now).with_reason(reason).with_until(until);
             let suspend = |key: &KeyRecord| {
+                // As it is stored: `until` itself may have nanoseconds.
+                let until = suspension.until;
                 let is_done = |it: &Suspension| it.holds_at(now) && it.until == until;
                 let is_to_do = !key.suspended().is_some_and(is_done);
                 is_to_do.then(|| key.clone().with_suspended(suspension.clone()))

@@ -11,6 +11,7 @@ use crate::key::text::KeyRecordError;
 use crate::manage::change::{ChangeError, with_default_reason};
 use crate::manage::pages::KeyPages;
 use crate::manage::{BoxFuture, Manager};
+use crate::store::kinds;
 use crate::store::{
     Action, Change, Event, KeyQuery, ListedKey, Origin, StoreError, StoreErrorKind,
 };
@@ -267,12 +268,13 @@ impl RevokeAll {
 
     fn event(&self, revoked: u64, now: SystemTime) -> Event {
         let data = json!({
+            "actor_kind": self.origin.actor.kind.as_str(),
             "account": self.account,
             "prefix": self.prefix,
             "issued_before": self.issued_before.map(timestamp::rfc3339),
             "revoked": revoked,
         });
-        Event::new("api_key.revoked_all", now)
+        Event::new(kinds::API_KEY_REVOKED_ALL, now)
             .with_account(self.account.clone())
             .with_data(data.to_string())
     }

@@ -112,7 +112,8 @@ impl RetireIdle {
         let query = KeyQuery::new()
             .with_account(self.account.clone())
             .with_state(KeyState::Live, now)
-            .idle_since(since);
+            .idle_since(since)
+            .leave_out_unreadable();
         let query = if self.is_rotated {
             query.rotated_only()
         } else {
@@ -124,6 +125,7 @@ impl RetireIdle {
         while let Some(page) = pages.next().await? {
             for key in page {
                 if self.is_unchanged_since(&key.record, since).await? {
+                    let now = timestamp::microseconds_down(self.manager.shared.now());
                     ended += u64::from(self.end(&key, now).await?);
                 }
             }
@@ -151,6 +153,7 @@ impl RetireIdle {
         let more = [
             ("last_used_at", last_used_at.into()),
             ("idle_days", (self.idle.as_secs() / 86_400).into()),
+            ("actor_kind", self.origin.actor.kind.as_str().into()),
         ];
         let ended = record.clone().with_expires_at(now);
         let event = Event::of_key(Action::RETIRED.as_str(), &ended, now, more);

@@ -21,7 +21,7 @@ use crate::manage::policy::PolicyError;
 use crate::manage::rotate_error::RotateError;
 use crate::manage::unused::Possession;
 use crate::manage::{ATTEMPTS, BoxFuture, Manager};
-use crate::store::{Action, Change, Event, Origin, StoreErrorKind};
+use crate::store::{Action, ActorKind, Change, Event, Origin, StoreErrorKind};
 use crate::util::timestamp;
 
 /// The grace period, unless another one is set.
@@ -187,7 +187,8 @@ impl RotateKey {
         self
     }
 
-    /// Sets whether an event `api_key.rotated` is stored. Default: `true`.
+    /// Sets whether an event `api_key.rotated` is stored. Default: `true`. Without it, nothing tells
+    /// of the new key. That the old one was revoked or has expired is told in any case.
     pub fn notify(mut self, tells: bool) -> Self {
         self.tells = tells;
         self
@@ -264,7 +265,8 @@ impl RotateKey {
         };
         drop(records);
         if self.tells {
-            change = change.add_event(event(&record, &ended, now))?;
+            let actor = self.origin.actor.kind;
+            change = change.add_event(event(&record, &ended, actor, now))?;
         }
         match manager.commit(change).await {
             Ok(()) => Ok(RotatedKey {
@@ -445,8 +447,9 @@ fn lifetime(key: &KeyRecord) -> Option<Duration> {
     key.expires_at()?.duration_since(begins).ok()
 }
 
-fn event(new: &KeyRecord, old: &KeyRecord, now: SystemTime) -> Event {
+fn event(new: &KeyRecord, old: &KeyRecord, actor: ActorKind, now: SystemTime) -> Event {
     let more = [
+        ("actor_kind", actor.as_str().into()),
         ("successor_id", new.id().to_string().into()),
         ("is_revoked", old.revoked().is_some().into()),
         (

@@ -2,6 +2,7 @@
 
 use crate::http::rejection::Rejection;
 use crate::http::render::rate_limit::{self, LimitReport};
+use crate::key::digest::KeyId;
 use crate::limit::charge::Charge;
 use crate::limit::enforcer;
 use crate::limit::instant::Nanos;
@@ -26,8 +27,18 @@ pub(super) struct WithinLimits {
 /// The party that is charged. It determines how much a response tells about the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Payer {
-    Key,
+    /// The key that was presented.
+    Key(KeyId),
     Anonymous,
+}
+
+impl Payer {
+    const fn key(self) -> Option<KeyId> {
+        match self {
+            Self::Key(key) => Some(key),
+            Self::Anonymous => None,
+        }
+    }
 }
 
 /// A denial by the limits, or by a failed limiter.
@@ -94,7 +105,9 @@ impl Gate {
                 }
                 self.store_verdict(verdict, announced);
                 if self.rules().tells() {
-                    self.shared.nearly_used.look(charges, verdict, now.wall());
+                    self.shared
+                        .nearly_used
+                        .look(charges, verdict, payer.key(), now.wall());
                 }
                 self.within_or_denial(charges, verdict, payer, Some(asked_at), now)
             }
@@ -124,7 +137,7 @@ impl Gate {
             let tightest = verdict.tightest().and_then(|at| charges.get(at));
             tightest.is_some_and(|charge| charge.subject().is_shared_by_all())
         };
-        let is_shown = verdict.is_allowed() || payer == Payer::Key || !is_denied_by_shared();
+        let is_shown = verdict.is_allowed() || payer.key().is_some() || !is_denied_by_shared();
         let limits = limits.filter(|_| is_shown);
         if verdict.is_allowed() {
             let receipt = asked_at.map(|at| Receipt::new(at, verdict));

@@ -132,7 +132,12 @@ impl Gate {
             &mut charges,
         );
         let mut verdict = None;
-        let within = match self.try_charge(&charges, Payer::Key, context.now(), &mut verdict) {
+        let within = match self.try_charge(
+            &charges,
+            Payer::Key(presented.id()),
+            context.now(),
+            &mut verdict,
+        ) {
             Some(Ok(within)) => within,
             Some(Err(denial)) => {
                 let reason = Reason::by_limits(*denial, &charges, verdict.as_ref());

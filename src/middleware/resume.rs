@@ -112,7 +112,7 @@ impl Gate {
             self.rules_of(&request_limits)
                 .charges(Some(charged_key), &request_limits, charged_at);
         let mut verdict = None;
-        let mut within = match self.charge(&charges, Payer::Key, &mut verdict).await {
+        let mut within = match self.charge(&charges, Payer::Key(id), &mut verdict).await {
             Ok(within) => within,
             Err(denial) => {
                 let facts = KeyFacts::new(&key, lifecycle);

@@ -4,7 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -13,12 +13,10 @@ use crate::key::environment::Environment;
 use crate::key::quota::{Calendar, QuotaKind};
 use crate::limit::charge::{Charge, Subject};
 use crate::limit::verdict::{BudgetStatus, Verdict};
+use crate::store::kinds::LIMIT_NEARLY_USED;
 use crate::store::{Event, Once};
 use crate::usage::UsagePeriod;
 use crate::util::timestamp::{civil_date, unix_seconds};
-
-/// The kind of the event.
-const NEARLY_USED: &str = "limit.nearly_used";
 
 /// The budgets whose events wait to be stored. Further ones are found again by the next request.
 const MOST_WAITING: usize = 1_000;
@@ -44,20 +42,36 @@ impl NearlyUsed {
     /// Looks whether a budget is near its end. A request that was denied may be the first to show
     /// it, since units are also charged after the work.
     #[cold]
-    pub(crate) fn look(&self, charges: &[Charge<'_>], verdict: &Verdict, now: SystemTime) {
+    pub(crate) fn look(
+        &self,
+        charges: &[Charge<'_>],
+        verdict: &Verdict,
+        presented: Option<KeyId>,
+        now: SystemTime,
+    ) {
         for (charge, status) in charges.iter().zip(verdict.statuses()) {
             if is_near(charge, status) {
-                self.add(charge, status, now);
+                self.add(charge, status, presented, now);
             }
         }
     }
 
-    fn add(&self, charge: &Charge<'_>, status: &BudgetStatus, now: SystemTime) {
+    fn add(
+        &self,
+        charge: &Charge<'_>,
+        status: &BudgetStatus,
+        presented: Option<KeyId>,
+        now: SystemTime,
+    ) {
         let Some(owner) = Owner::of(charge) else {
             return; // a budget of nobody in particular
         };
-        let period = period(charge, now);
-        let hash = self.keys.hash_one((&owner, charge.name().as_str(), period));
+        let period = period(charge, status, now);
+        // With the quota: after a change of the plan, the new one is told of, too.
+        let quota = format!("{} {}", charge.quota(), charge.tell_at());
+        let hash = self
+            .keys
+            .hash_one((&owner, charge.name().as_str(), &quota, period));
         let mut found = self.found();
         if found.told.contains(&hash) || found.waiting.len() >= MOST_WAITING {
             return;
@@ -67,28 +81,26 @@ impl NearlyUsed {
         }
         found.told.insert(hash);
         let once = Once::of([
-            NEARLY_USED,
+            LIMIT_NEARLY_USED,
             &owner.to_text(),
             charge.name().as_str(),
+            &quota,
             &period.to_string(),
         ]);
-        let event = event(charge, status, &owner, now);
+        let event = event(charge, status, &owner, presented, now);
         found.waiting.push_back((event, once));
     }
 
-    /// Takes at most so many events.
-    pub(crate) fn take(&self, most: usize) -> Vec<(Event, Once)> {
-        let waiting = &mut self.found().waiting;
-        let count = most.min(waiting.len());
-        waiting.drain(..count).collect()
+    /// Returns the first events, at most so many. They wait until they are [stored](Self::stored).
+    pub(crate) fn waiting(&self, most: usize) -> Vec<(Event, Once)> {
+        self.found().waiting.iter().take(most).cloned().collect()
     }
 
-    /// Puts back events that could not be stored.
-    pub(crate) fn put_back(&self, events: Vec<(Event, Once)>) {
+    /// Forgets events that were stored.
+    pub(crate) fn stored(&self, events: &[(Event, Once)]) {
+        let stored: HashSet<Once> = events.iter().map(|(_, once)| *once).collect();
         let mut found = self.found();
-        for event in events.into_iter().rev() {
-            found.waiting.push_front(event);
-        }
+        found.waiting.retain(|(_, once)| !stored.contains(once));
     }
 
     fn found(&self) -> MutexGuard<'_, Found> {
@@ -136,15 +148,36 @@ fn is_near(charge: &Charge<'_>, status: &BudgetStatus) -> bool {
 
 /// Returns the number of the period in which an event about a budget is told once: the month of a
 /// quota by month, and the day of all others.
-fn period(charge: &Charge<'_>, now: SystemTime) -> u64 {
-    if let QuotaKind::Calendar(Calendar::Month) = charge.quota().kind() {
-        let (year, month, _) = civil_date(unix_seconds(now) / 86_400);
+///
+/// The period of a calendar quota is the one that the limiter has looked at, whose end it tells. By
+/// the clock here, the next one may have begun: during the call, or because the clocks differ.
+fn period(charge: &Charge<'_>, status: &BudgetStatus, now: SystemTime) -> u64 {
+    let QuotaKind::Calendar(calendar) = charge.quota().kind() else {
+        return UsagePeriod::at(now, false).day().into();
+    };
+    // A time in the middle of the period, about, so that clocks may differ by hours.
+    let before_end = match calendar {
+        Calendar::Day => Duration::from_secs(12 * 3_600),
+        Calendar::Month => Duration::from_secs(14 * 86_400),
+    };
+    let middle = now
+        .checked_add(status.full_in())
+        .and_then(|end| end.checked_sub(before_end))
+        .unwrap_or(now);
+    if calendar == Calendar::Month {
+        let (year, month, _) = civil_date(unix_seconds(middle) / 86_400);
         return year * 12 + month;
     }
-    UsagePeriod::at(now, false).day().into()
+    UsagePeriod::at(middle, false).day().into()
 }
 
-fn event(charge: &Charge<'_>, status: &BudgetStatus, owner: &Owner<'_>, now: SystemTime) -> Event {
+fn event(
+    charge: &Charge<'_>,
+    status: &BudgetStatus,
+    owner: &Owner<'_>,
+    presented: Option<KeyId>,
+    now: SystemTime,
+) -> Event {
     let mut data = json!({
         "account": owner.account,
         "limit": charge.name().as_str(),
@@ -153,14 +186,16 @@ fn event(charge: &Charge<'_>, status: &BudgetStatus, owner: &Owner<'_>, now: Sys
         "remaining": status.remaining(),
         "percent": charge.tell_at(),
     });
-    if let Some(key) = owner.key {
+    // All keys of a chain of rotations share a budget: the one in use is told, not the first one.
+    let key = owner.key.and(presented.or(owner.key));
+    if let Some(key) = key {
         data["key_id"] = key.to_string().into();
     }
     if let Some(environment) = owner.environment {
         data["environment"] = Value::from(environment);
     }
-    Event::new(NEARLY_USED, now.max(UNIX_EPOCH))
-        .with_key(owner.key)
+    Event::new(LIMIT_NEARLY_USED, now.max(UNIX_EPOCH))
+        .with_key(key)
         .with_account(owner.account.map(str::to_owned))
         .with_data(data.to_string())
 }

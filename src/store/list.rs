@@ -41,6 +41,8 @@ pub struct KeyQuery {
     pub revoked_before: Option<SystemTime>,
     /// Only keys that were rotated. Default: any.
     pub is_rotated: bool,
+    /// Leave out keys whose record cannot be read, instead of an error. Default: `false`.
+    pub leaves_out_unreadable: bool,
     /// The order of the list. Default: the newest first.
     pub order: KeyOrder,
 }
@@ -185,6 +187,17 @@ impl KeyQuery {
         self
     }
 
+    /// Leaves out keys whose record cannot be read, such as one that was edited by hand. Each is
+    /// logged. Default: such a key is an error of the page that it is on.
+    ///
+    /// For work that one bad record must not hold up, such as reminders. A list that keys are
+    /// revoked by should fail instead.
+    #[must_use]
+    pub fn leave_out_unreadable(mut self) -> Self {
+        self.leaves_out_unreadable = true;
+        self
+    }
+
     /// Lists only live keys that were rotated, and that nobody has used for a time until `now`.
     /// Their owners seem to use the keys that replace them, so they can be ended:
     /// [`retire_idle`](crate::ApiKeys::retire_idle) ends those that were not changed meanwhile.
@@ -230,6 +243,7 @@ impl KeyQuery {
             self.idle_since.map(|_| "idle"),
             self.revoked_before.map(|_| "revoked"),
             self.is_rotated.then_some("rotated"),
+            self.leaves_out_unreadable.then_some("readable"),
         ])
     }
 

@@ -360,6 +360,18 @@ pub(crate) fn copy_without_seal(key_id: &dyn fmt::Display) {
     );
 }
 
+/// Logs a key that is left out of a list.
+pub(crate) fn unreadable_key(error: &(dyn Error + 'static), key_id: &dyn fmt::Display) {
+    let causes = Causes(error);
+    error!(
+        target: TARGET,
+        %key_id,
+        error = %causes,
+        "the record of a key cannot be read: no request with the key is admitted, and its end is \
+         not announced"
+    );
+}
+
 /// Logs events that could not be stored. It is tried again.
 pub(crate) fn not_announced(error: &(dyn Error + 'static)) {
     let causes = Causes(error);

@@ -19,7 +19,9 @@ use crate::key::environment::Environment;
 use crate::key::record::KeyRecord;
 use crate::store::{
     Cursor, ExpiryFilter, KeyOrder, KeyQuery, KeyState, ListedKey, Page, Paging, StoreError,
+    StoreErrorKind,
 };
+use crate::util::trace;
 
 /// The most rows that are looked at for one page.
 const MOST_SCANNED: usize = 2_000;
@@ -174,20 +176,28 @@ impl<D: Driver> SqlStore<D> {
         let mut last = None;
         let mut scanned_to = None;
         let mut has_more = false;
-        for mut row in rows {
+        for (number, mut row) in rows.into_iter().enumerate() {
             let end = row.optional_integer("the end of the scan")?;
             let end_id = row.optional_id("the end of the scan")?;
             scanned_to = end.zip(end_id);
             let Some(position) = row.optional_integer(scan.position)? else {
                 break; // no key: the row tells the end of the scan only
             };
-            if items.len() == limit {
+            if number == limit {
                 has_more = true;
                 break;
             }
-            let key = listed(&mut row)?;
-            last = Some((position, key.record.id()));
-            items.push(key);
+            let id = row.id("id")?;
+            last = Some((position, id));
+            match listed(&mut row) {
+                Ok(key) => items.push(key),
+                Err(error)
+                    if query.leaves_out_unreadable && error.kind() == StoreErrorKind::Corrupt =>
+                {
+                    trace::unreadable_key(&error, &id);
+                }
+                Err(error) => return Err(error),
+            }
         }
         let next = if has_more { last } else { scanned_to };
         Ok(Page::new(
@@ -276,7 +286,7 @@ impl<D: Driver> SqlStore<D> {
             .join(", ");
         let used = "FROM {uses} AS u WHERE u.key_id = page.id";
         self.sql(&format!(
-            "SELECT ends.{position}, ends.{id}, page.place, \
+            "SELECT ends.{position}, ends.{id}, page.place, page.id, \
              (SELECT u.first_used {used}), (SELECT u.last_used {used}), \
              (SELECT u.last_address {used}), {page} \
              FROM (SELECT 1 AS one) AS one \
