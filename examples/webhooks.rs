@@ -24,7 +24,8 @@ use standardwebhooks::{HEADER_WEBHOOK_ID, Webhook};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tower_api_key::ApiKeys;
-use tower_api_key::events::{DeliveryQuery, DeliveryState, Endpoints};
+use tower_api_key::events::kinds::API_KEY_ROTATED;
+use tower_api_key::events::{DeliveryState, Endpoints};
 use tower_api_key::store::{Paging, SqliteStore};
 use tower_api_key::webhook::{HttpsClient, WebhookMasters, Webhooks};
 
@@ -55,10 +56,11 @@ async fn main() -> Result<(), Error> {
     });
     let worker = tokio::spawn(worker); // delivers
 
-    let endpoints = keys.endpoints()?.of_account("acme");
+    let endpoints = keys.endpoints("acme")?;
     let url = format!("http://{address}/keys");
-    let registered = endpoints.register(&url).kinds(["api_key.rotated"]).await?;
-    let endpoint = &registered.endpoint().id;
+    let kinds = [API_KEY_ROTATED];
+    let registered = endpoints.register(&url).kinds(kinds).await?;
+    let endpoint = registered.id();
     receiver.trust(registered.expose_secret()).await?;
     println!("acme registers {url}, and gives its receiver the secret.");
 
@@ -66,7 +68,7 @@ async fn main() -> Result<(), Error> {
     let issued = keys.issue("acme").await?;
     let rotated = keys.rotate(issued.id()).await?;
     let first = arrivals.next().await?;
-    ensure(first.kind == "api_key.rotated", "the rotation is told")?;
+    ensure(first.kind == API_KEY_ROTATED, "the rotation is told")?;
     ensure(first.is_new, "nobody has handled it before")?;
     ensure(first.answer.is_server_error(), "the first answer is 500")?;
     println!("    The next attempt comes after 5 seconds, and up to one more by chance.");
@@ -78,8 +80,8 @@ async fn main() -> Result<(), Error> {
     ensure(pause >= PAUSE, "the second attempt waits for 5 seconds")?;
 
     println!("\nThe secret is rotated. For a day, the old one signs beside the new one.");
-    let secret = endpoints.rotate_secret(endpoint, DAY).await?;
-    receiver.trust(&secret).await?;
+    let rotated_secret = endpoints.rotate_secret(endpoint, DAY).await?;
+    receiver.trust(rotated_secret.expose_secret()).await?;
     println!("The key is rotated once more.");
     keys.rotate(rotated.id()).await?;
     let second = arrivals.next().await?;
@@ -113,8 +115,9 @@ fn webhooks(port: u16) -> Result<Webhooks, Error> {
 /// Prints what was delivered to an endpoint, as its owner may see it.
 async fn list(endpoints: &Endpoints, endpoint: &str) -> Result<(), Error> {
     println!("\nThe deliveries to the endpoint, the newest event first:");
-    let (query, paging) = (DeliveryQuery::new(), Paging::first(10));
-    let page = endpoints.deliveries(endpoint, &query, &paging).await?;
+    let page = endpoints
+        .deliveries(endpoint, None, &Paging::first(10))
+        .await?;
     let deliveries = page.items;
     for it in &deliveries {
         let (id, kind, state) = (&it.event.id, &it.event.event.kind, it.state.as_str());

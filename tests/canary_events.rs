@@ -84,7 +84,7 @@ async fn invariant_2_no_key_in_any_event_body_table_or_log() {
         .unwrap();
     let worker = tokio::spawn(keys.worker().into_future());
     tokio::task::yield_now().await; // it counts from now on
-    let endpoints = keys.endpoints().unwrap().of_account("acme");
+    let endpoints = keys.endpoints("acme").unwrap();
     let hook = endpoints
         .register("https://hooks.acme.example/")
         .await
@@ -105,7 +105,9 @@ async fn invariant_2_no_key_in_any_event_body_table_or_log() {
     let stolen = stolen(&keys).await;
     keys.suspend(second.id()).reason("unpaid").await.unwrap();
     keys.resume(second.id()).await.unwrap();
-    let new_secret = endpoints.rotate_secret(&id, DAY).await.unwrap();
+    let rotated = endpoints.rotate_secret(&id, DAY).await.unwrap();
+    heard.debug(&rotated);
+    let new_secret = rotated.expose_secret();
     endpoints.send_test(&id).await.unwrap();
     keys.revoke_own(second.expose_secret()).await.unwrap();
     for step in 0..60 {

@@ -487,7 +487,7 @@ async fn nodes_that_record_the_same_keys_do_not_wait_for_each_other_in_a_circle(
     let first = told
         .items
         .iter()
-        .filter(|kept| kept.event.kind == KeyUsage::FIRST_USED);
+        .filter(|kept| kept.event.kind == tower_api_key::events::kinds::API_KEY_FIRST_USED);
     assert_eq!(first.count(), KEYS);
 }
 

@@ -17,7 +17,7 @@ use standardwebhooks::Webhook;
 use support::{DAY, serve_axum};
 use tokio::task::JoinHandle;
 use tower_api_key::clock::ManualClock;
-use tower_api_key::events::{DeliveryQuery, DeliveryState, EndpointError, Endpoints};
+use tower_api_key::events::{DeliveryState, EndpointError, Endpoints};
 use tower_api_key::store::{Paging, SqliteStore};
 use tower_api_key::webhook::{HttpsClient, WebhookMasters, Webhooks};
 use tower_api_key::{ApiKeys, ManagedKeyStore, MemoryStore};
@@ -154,7 +154,7 @@ impl Process {
     }
 
     fn endpoints(&self) -> Endpoints {
-        self.keys.endpoints().unwrap().of_account("acme")
+        self.keys.endpoints("acme").unwrap()
     }
 
     /// Lets time go by in steps until something is so.
@@ -194,9 +194,9 @@ impl Process {
     }
 
     async fn states(&self, endpoint: &str) -> Vec<DeliveryState> {
-        let (endpoints, all) = (self.endpoints(), DeliveryQuery::new());
+        let endpoints = self.endpoints();
         let paging = Paging::first(100);
-        let page = endpoints.deliveries(endpoint, &all, &paging).await.unwrap();
+        let page = endpoints.deliveries(endpoint, None, &paging).await.unwrap();
         page.items.iter().map(|it| it.state).collect()
     }
 }
@@ -238,7 +238,7 @@ async fn a_rotation_arrives_signed_after_a_failure_and_with_the_same_id_and_body
     let process = Process::new(store, &clock());
     let receiver = Receiver::new(Mood::Fails(500)).await;
     let hook = process
-        .endpoints()
+        .endpoints("acme")
         .register(receiver.url())
         .kinds(["api_key.rotated"]);
     let hook = hook.await.unwrap();
@@ -332,7 +332,7 @@ async fn a_receiver_that_hangs_or_redirects_holds_up_no_other_and_nobody_is_foll
     let redirecting = serve_axum(redirect).await;
     process.endpoints().register(stuck.url()).await.unwrap();
     let moved = process
-        .endpoints()
+        .endpoints("acme")
         .register(format!("http://{redirecting}/"))
         .await
         .unwrap();
@@ -345,10 +345,9 @@ async fn a_receiver_that_hangs_or_redirects_holds_up_no_other_and_nobody_is_foll
         .await;
     assert!(stuck.came().len() <= 8, "{}", stuck.came().len());
     assert!(elsewhere.came().is_empty());
-    let query = DeliveryQuery::new();
     let endpoints = process.endpoints();
     let paging = Paging::first(100);
-    let page = endpoints.deliveries(&moved.endpoint().id, &query, &paging);
+    let page = endpoints.deliveries(moved.id(), None, &paging);
     let page = page.await.unwrap();
     let causes: Vec<_> = page
         .items
@@ -398,20 +397,17 @@ async fn both_secrets_sign_during_an_overlap_also_across_masters() {
     let old = Process::new(store.clone(), &clock);
     let hook = old.endpoints().register(receiver.url()).await.unwrap();
     let id = hook.endpoint().id.clone();
-    assert_eq!(
-        old.endpoints().expose_secret(&id).await.unwrap(),
-        hook.expose_secret()
-    );
+    let found = old.endpoints().webhook(&id).await.unwrap();
+    assert_eq!(found.expose_secret(), hook.expose_secret());
     drop(old);
     // A new master; the old one is retired.
     let masters = WebhookMasters::new("2026", &OTHER_MASTER).unwrap();
     let masters = masters.with_retired("2025", &MASTER).unwrap();
     let process = Process::with_masters(store.clone(), &clock, masters);
-    assert_eq!(
-        process.endpoints().expose_secret(&id).await.unwrap(),
-        hook.expose_secret()
-    );
-    let new = process.endpoints().rotate_secret(&id, DAY).await.unwrap();
+    let found = process.endpoints().webhook(&id).await.unwrap();
+    assert_eq!(found.expose_secret(), hook.expose_secret());
+    let rotated = process.endpoints().rotate_secret(&id, DAY).await.unwrap();
+    let new = rotated.expose_secret();
     assert_ne!(new, hook.expose_secret());
     process.keys.issue("acme").await.unwrap();
     process
@@ -426,12 +422,12 @@ async fn both_secrets_sign_during_an_overlap_also_across_masters() {
     // A process dropped before the outcome is kept leaves a delivery to make again.
     process.settled(&id).await;
     let came = receiver.came();
-    assert!(came[0].is_signed_by(&new) && came[0].is_signed_by(hook.expose_secret()));
-    assert!(came[1].is_signed_by(&new) && !came[1].is_signed_by(hook.expose_secret()));
+    assert!(came[0].is_signed_by(new) && came[0].is_signed_by(hook.expose_secret()));
+    assert!(came[1].is_signed_by(new) && !came[1].is_signed_by(hook.expose_secret()));
     drop(process);
     // A process that does not know the master sends nothing, and loses nothing.
     let ignorant = Process::new(store.clone(), &clock);
-    let unknown = ignorant.endpoints().expose_secret(&id).await;
+    let unknown = ignorant.endpoints().webhook(&id).await;
     assert!(matches!(unknown, Err(EndpointError::UnknownMaster(name)) if name == "2026"));
     ignorant.keys.issue("acme").await.unwrap();
     ignorant.pass(Duration::from_secs(60)).await;
@@ -460,13 +456,13 @@ async fn an_account_manages_its_own_endpoints_and_tests_them() {
         .until("the test event", || receiver.came().len() == 1)
         .await;
     assert_eq!(receiver.came()[0].json()["type"], "webhook.test");
-    let globex = process.keys.endpoints().unwrap().of_account("globex");
+    let globex = process.keys.endpoints("globex").unwrap();
     assert!(matches!(
         globex.send_test(id).await,
         Err(EndpointError::NotFound(_))
     ));
     assert!(matches!(
-        globex.expose_secret(id).await,
+        globex.webhook(id).await,
         Err(EndpointError::NotFound(_))
     ));
     assert!(matches!(
@@ -487,6 +483,13 @@ async fn an_account_manages_its_own_endpoints_and_tests_them() {
     }
     let unknown = acme.register(receiver.url()).kinds(["API key"]).await;
     assert!(matches!(unknown, Err(EndpointError::Invalid(_))));
+    // One letter is missing: it would never come.
+    let misspelled = ["acme.invoice_due", "api_key.rotate"];
+    let unknown = acme.register(receiver.url()).kinds(misspelled).await;
+    assert!(matches!(unknown, Err(EndpointError::UnknownKind(kind)) if kind == "api_key.rotate"));
+    let unknown = acme.set_kinds(id, misspelled).await;
+    assert!(matches!(unknown, Err(EndpointError::UnknownKind(_))));
+    acme.set_kinds(id, ["acme.invoice_due"]).await.unwrap();
     let debug = format!("{hook:?} {acme:?}");
     assert!(!debug.contains("whsec_"), "{debug}");
     acme.set_kinds(id, Vec::<String>::new()).await.unwrap();
@@ -513,7 +516,7 @@ async fn an_account_has_few_endpoints() {
     let page = endpoints.list(&Paging::first(100)).await.unwrap();
     assert!(page.items.len() <= Endpoints::MOST_PER_ACCOUNT);
     // Others have room, and so has the account when one is deleted.
-    let others = process.keys.endpoints().unwrap().of_account("globex");
+    let others = process.keys.endpoints("globex").unwrap();
     others.register(url).await.unwrap();
     for endpoint in page.items {
         assert!(endpoints.delete(&endpoint.id).await.unwrap());
@@ -534,12 +537,14 @@ async fn a_rotation_whose_answer_was_lost_does_not_cut_off_the_old_secret() {
     let new = endpoints.rotate_secret(id, DAY).await.unwrap();
     let again = endpoints.rotate_secret(id, DAY).await;
     assert!(matches!(again, Err(EndpointError::RotatedLately(_))));
-    assert_eq!(endpoints.expose_secret(id).await.unwrap(), new);
+    let found = endpoints.webhook(id).await.unwrap();
+    assert_eq!(found.expose_secret(), new.expose_secret());
+    assert_eq!(found.endpoint(), new.endpoint());
     // After a leak, at once; and after the overlap.
     let leaked = endpoints.rotate_secret(id, Duration::ZERO).await.unwrap();
     clock.advance(SECOND);
     let last = endpoints.rotate_secret(id, Duration::MAX).await.unwrap();
-    let secrets = [hook.expose_secret(), &new, &leaked, &last];
+    let secrets = [&hook, &new, &leaked, &last].map(|it| it.expose_secret());
     for (at, secret) in secrets.iter().enumerate() {
         assert!(!secrets[..at].contains(secret));
     }
@@ -558,7 +563,7 @@ async fn a_rotation_whose_answer_was_lost_does_not_cut_off_the_old_secret() {
 async fn without_the_setting_nothing_is_registered() {
     let keys = ApiKeys::in_memory();
     let refused = keys
-        .endpoints()
+        .endpoints("acme")
         .unwrap()
         .register("https://acme.example/")
         .await;

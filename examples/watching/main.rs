@@ -126,7 +126,7 @@ impl Story {
             let _ = stopped.await;
         });
         let worker = tokio::spawn(worker); // looks, tells and delivers
-        let endpoints = keys.endpoints()?.of_account("acme");
+        let endpoints = keys.endpoints("acme")?;
         let url = format!("http://{}/alarm", arrivals.address);
         let registered = endpoints.register(&url).await?;
         arrivals.trust(registered.expose_secret());

@@ -293,10 +293,24 @@ impl ApiKeys {
         self.access.store.trail(query, paging).await
     }
 
-    /// Returns the endpoints that events are delivered to, to register webhooks and to look after
-    /// them. An error if the store has no [outbox](crate::store::Outbox).
-    pub fn endpoints(&self) -> Result<Endpoints, EndpointError> {
-        Endpoints::new(&self.shared, &self.access.store)
+    /// Returns the endpoints of an account, which its events are delivered to: see [`Endpoints`].
+    ///
+    /// # Errors
+    /// If the store has no [outbox](crate::store::Outbox) ([`EndpointError::NoOutbox`]).
+    pub fn endpoints(&self, account: impl Into<String>) -> Result<Endpoints, EndpointError> {
+        Endpoints::new(&self.shared, &self.access.store, Some(account.into()))
+    }
+
+    /// Returns the endpoints of all accounts, and those of operators, which are of no account.
+    ///
+    /// Danger: a webhook that is registered here gets the events of all accounts, and the secrets of
+    /// all webhooks can be read. For operators of the service only; a customer gets
+    /// [`endpoints`](Self::endpoints).
+    ///
+    /// # Errors
+    /// If the store has no [outbox](crate::store::Outbox) ([`EndpointError::NoOutbox`]).
+    pub fn dangerous_all_endpoints(&self) -> Result<Endpoints, EndpointError> {
+        Endpoints::new(&self.shared, &self.access.store, None)
     }
 
     /// Reads the recorded usage of some days when the returned future is awaited: of today, unless

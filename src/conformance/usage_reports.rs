@@ -9,6 +9,7 @@ use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::record::KeyRecord;
 use crate::limit::charge::REQUESTS;
+use crate::store::kinds::API_KEY_FIRST_USED;
 use crate::store::{
     Action, Actor, Change, Cursor, KeyUsage, ManagedKeyStore, Paging, Start, StoreErrorKind,
     UsageBatch, UsageCounts, UsageDetail, UsagePeriod, UsageQuery, UsageRow,
@@ -189,7 +190,13 @@ impl<S: ManagedKeyStore> ReportSuite<'_, S> {
             format_args!("{hours:?}"),
         );
         let globex = UsageQuery::days(DAY, DAY).with_account(self.globex.clone());
+        let live = globex.clone().with_environment(Environment::LIVE);
+        let live = self.read(&live, 100).await;
+        SUMS.holds(live.is_empty(), format_args!("{live:?} of no live key"));
+        let test = globex.clone().with_environment(Environment::TEST);
+        let test = self.read(&test, 100).await;
         let globex = self.read(&globex, 100).await;
+        SUMS.holds(test == globex, format_args!("{test:?}, not {globex:?}"));
         let environments: Vec<_> = globex.iter().map(|row| row.environment.clone()).collect();
         SUMS.holds(
             environments == [Some(Environment::TEST)] && globex[0].counts.allowed == 11,
@@ -280,9 +287,12 @@ impl<S: ManagedKeyStore> ReportSuite<'_, S> {
         CURSORS.holds(next.is_some(), "there is no second page");
         let other = self.query().with_detail(UsageDetail::Key);
         let cursors = [Cursor::new(""), Cursor::new("u1-x")];
-        for cursor in cursors.into_iter().chain(next) {
+        let environment = self.query().with_environment(Environment::LIVE);
+        let queries = [&other, &other, &other, &environment];
+        let next = next.into_iter().flat_map(|next| [next.clone(), next]);
+        for (query, cursor) in queries.into_iter().zip(cursors.into_iter().chain(next)) {
             let paging = Paging::first(1).after(cursor);
-            let refused = self.store.usage(&other, &paging).await;
+            let refused = self.store.usage(query, &paging).await;
             let refused = refused.map_err(|error| error.kind());
             CURSORS.holds(
                 matches!(refused, Err(StoreErrorKind::InvalidCursor)),
@@ -323,8 +333,5 @@ async fn tells_first_use<S: ManagedKeyStore>(store: &S, digests: &mut Digests) {
         }
     }
     let told: Vec<_> = told.iter().map(|it| (it.kind.as_str(), it.at)).collect();
-    ONCE.holds(
-        told == [(KeyUsage::FIRST_USED, at)],
-        format_args!("{told:?}"),
-    );
+    ONCE.holds(told == [(API_KEY_FIRST_USED, at)], format_args!("{told:?}"));
 }

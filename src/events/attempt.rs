@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use zeroize::Zeroizing;
 
 use crate::store::{Delivery, SecretName};
 
@@ -55,7 +56,12 @@ pub(crate) trait DynWebhooks: Send + Sync {
     fn master(&self) -> &str;
 
     /// Returns the text of a secret of an endpoint; `None` if its master is not known here.
-    fn expose_secret(&self, namespace: &str, endpoint: &str, name: &SecretName) -> Option<String>;
+    fn expose_secret(
+        &self,
+        namespace: &str,
+        endpoint: &str,
+        name: &SecretName,
+    ) -> Option<Zeroizing<String>>;
 
     /// Makes one attempt at a delivery.
     async fn deliver(&self, namespace: &str, delivery: &Delivery, now: SystemTime) -> Attempt;

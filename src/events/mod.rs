@@ -33,4 +33,7 @@ pub(crate) use sink::DynEventSink;
 pub use sink::{EventSink, SinkError};
 
 pub use crate::manage::endpoints::{EndpointError, Endpoints, RegisterWebhook, RegisteredWebhook};
-pub use crate::store::{DeliveryQuery, DeliveryRecord, DeliveryState, Endpoint, Event, KeptEvent};
+pub use crate::store::{
+    DeliveryRecord, DeliveryState, Disabled, Endpoint, Event, KeptEvent, SecretName, Target,
+    WebhookTarget, kinds,
+};

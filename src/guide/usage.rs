@@ -61,8 +61,11 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let keys = tower_api_key::ApiKeys::in_memory();
 //! # let key = keys.issue("acme").await?;
-//! // For a bill: one row for each day and environment.
-//! let month = keys.usage().of_account("acme").last_days(31).await?;
+//! use tower_api_key::Environment;
+//!
+//! // For a bill: without the requests of test keys.
+//! let bill = keys.usage().of_account("acme").of_environment(Environment::LIVE);
+//! let month = bill.last_days(31).await?;
 //! println!("{} requests", month.total().allowed);
 //!
 //! // For a dashboard: a curve that a rotation does not cut in two.

@@ -59,7 +59,7 @@
 //! let keys = ApiKeys::builder(MemoryStore::new()).webhooks(Webhooks::new(masters)).build()?;
 //!
 //! // In your dashboard, for the account of the session:
-//! let endpoints = keys.endpoints()?.of_account("acme");
+//! let endpoints = keys.endpoints("acme")?;
 //! let hook = endpoints.register("https://hooks.acme.example/keys").await?;
 //! println!("verify with {}", hook.expose_secret());
 //! endpoints.send_test(&hook.endpoint().id).await?;

@@ -11,6 +11,7 @@ use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::manage::change::ChangeError;
 use crate::manage::{ATTEMPTS, Manager};
+use crate::store::kinds;
 use crate::store::{
     Action, Actor, ActorKind, Change, Event, Once, Origin, StoreError, StoreErrorKind,
 };
@@ -160,10 +161,10 @@ fn event(
     now: SystemTime,
 ) -> Event {
     let kind = match alert.severity {
-        Severity::Low => "anomaly.low",
-        Severity::Medium => "anomaly.medium",
-        Severity::High => "anomaly.high",
-        Severity::Critical => "anomaly.critical",
+        Severity::Low => kinds::ANOMALY_LOW,
+        Severity::Medium => kinds::ANOMALY_MEDIUM,
+        Severity::High => kinds::ANOMALY_HIGH,
+        Severity::Critical => kinds::ANOMALY_CRITICAL,
     };
     let mut facts = alert.facts();
     facts.push(("action", measure.as_str().into()));

@@ -1,45 +1,46 @@
 //! Endpoints of events: webhooks of customers, and what was delivered to them.
 
 use std::fmt;
-use std::future::IntoFuture;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::TryRng;
-use rand::rngs::SysRng;
-
-use crate::key::text::KeyRecordError;
-use crate::manage::BoxFuture;
+pub use super::endpoint_error::EndpointError;
+pub use super::register_webhook::{RegisterWebhook, RegisteredWebhook};
 use crate::shared::Shared;
 use crate::store::{
-    Actor, ActorKind, Change, DeliveryQuery, DeliveryRecord, Disabled, DynManagedKeyStore,
-    DynOutbox, Endpoint, Event, Page, Paging, SecretName, StoreError, StoreErrorKind, Target,
-    WebhookTarget, origin_of,
+    Actor, ActorKind, Change, DeliveryQuery, DeliveryRecord, DeliveryState, Disabled,
+    DynManagedKeyStore, DynOutbox, Endpoint, Event, Page, Paging, SecretName, StoreErrorKind,
+    Target, WebhookTarget, kinds,
 };
 use crate::util::timestamp::unix_seconds;
 
 /// The endpoints that events are delivered to: [`ApiKeys::endpoints`](crate::ApiKeys::endpoints).
 ///
-/// Endpoints of an account are found, changed and deleted with [`of_account`](Self::of_account), so
-/// that a customer has no access to those of others. Without it, all endpoints are.
+/// A customer has access to the endpoints of one account only. Each event is delivered to every
+/// endpoint that takes it, from the moment of its registration on.
+///
+/// # Errors
+/// Each method fails if the store fails ([`EndpointError::Store`]), or if there is no endpoint with
+/// the id, or it belongs to another account ([`EndpointError::NotFound`]).
 ///
 /// ```
 /// # #[cfg(feature = "webhook")]
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use tower_api_key::events::kinds;
 /// # use tower_api_key::webhook::{WebhookMasters, Webhooks};
 /// # use tower_api_key::{ApiKeys, MemoryStore};
 /// # let master = [7; 32];
 /// let webhooks = Webhooks::new(WebhookMasters::new("2026-11", &master)?);
 /// let keys = ApiKeys::builder(MemoryStore::new()).webhooks(webhooks).build()?;
 ///
-/// let endpoints = keys.endpoints()?.of_account("acme");
-/// let registered = endpoints
+/// let endpoints = keys.endpoints("acme")?;
+/// let webhook = endpoints
 ///     .register("https://hooks.acme.example/keys")
-///     .kinds(["api_key.rotated", "api_key.expiring"])
+///     .kinds([kinds::API_KEY_ROTATED, kinds::API_KEY_EXPIRING])
 ///     .await?;
-/// println!("{}", registered.expose_secret()); // for the receiver, to verify what comes
-/// endpoints.send_test(&registered.endpoint().id).await?;
+/// println!("{}", webhook.expose_secret()); // for the receiver, to verify what comes
+/// endpoints.send_test(webhook.id()).await?;
 /// # Ok(())
 /// # }
 /// # #[cfg(not(feature = "webhook"))]
@@ -48,82 +49,11 @@ use crate::util::timestamp::unix_seconds;
 #[derive(Clone)]
 #[must_use = "an endpoint is changed by a method"]
 pub struct Endpoints {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     store: Arc<dyn DynManagedKeyStore>,
-    outbox: Arc<dyn DynOutbox>,
-    account: Option<String>,
-}
-
-/// A webhook that was registered, with its secret.
-#[derive(Clone)]
-pub struct RegisteredWebhook {
-    endpoint: Endpoint,
-    secret: String,
-}
-
-/// A registration of a webhook, carried out when awaited: [`Endpoints::register`].
-#[must_use = "nothing is registered until this is awaited"]
-pub struct RegisterWebhook {
-    endpoints: Endpoints,
-    url: String,
-    kinds: Vec<String>,
-}
-
-/// An error for an endpoint that could not be read or changed.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum EndpointError {
-    /// The store has no outbox.
-    #[error("this store delivers no events: its `outbox` returns none")]
-    NoOutbox,
-    /// Webhooks are not set up.
-    #[error("webhooks are not set up: use `ApiKeysBuilder::webhooks`, of the feature `webhook`")]
-    NoWebhooks,
-    /// The URL cannot be that of a webhook.
-    #[error("this is no URL of a webhook: {0}")]
-    Url(String),
-    /// There is no endpoint with this id, or it belongs to another account.
-    #[error("there is no endpoint {0:?}")]
-    NotFound(String),
-    /// The endpoint is a sink of the application, which has no secret.
-    #[error("the endpoint {0:?} is a sink, not a webhook")]
-    NoWebhook(String),
-    /// The secret is derived from a master secret that is not known here.
-    #[error(
-        "the master secret {0:?} is not known here: add it with `WebhookMasters::with_retired`"
-    )]
-    UnknownMaster(String),
-    /// The operating system returned no random bytes.
-    #[error("the operating system returned no random bytes")]
-    NoRandomness,
-    /// The account has [as many endpoints](Endpoints::MOST_PER_ACCOUNT) as it can have.
-    #[error(
-        "the account has {} endpoints, which is the most: delete one",
-        Endpoints::MOST_PER_ACCOUNT
-    )]
-    TooMany,
-    /// The secret was rotated lately, and the one before it still signs. It may have been this
-    /// call, whose answer was lost: see [`Endpoints::expose_secret`].
-    #[error(
-        "the secret of the endpoint {0:?} was rotated, and the one before still signs: read the new \
-         one with `expose_secret`, or rotate without an overlap"
-    )]
-    RotatedLately(String),
-    /// Somebody else changed the endpoint at the same time. Try again.
-    #[error("somebody else changed the endpoint {0:?} at the same time: try again")]
-    Changed(String),
-    /// The endpoint has a value that not every store can keep.
-    #[error(transparent)]
-    Invalid(#[from] KeyRecordError),
-    /// The store failed.
-    #[error("the store failed")]
-    Store(#[source] StoreError),
-}
-
-impl From<StoreError> for EndpointError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
+    pub(super) outbox: Arc<dyn DynOutbox>,
+    /// `None` for all accounts.
+    pub(super) account: Option<String>,
 }
 
 impl Endpoints {
@@ -137,34 +67,24 @@ impl Endpoints {
     pub(crate) fn new(
         shared: &Arc<Shared>,
         store: &Arc<dyn DynManagedKeyStore>,
+        account: Option<String>,
     ) -> Result<Self, EndpointError> {
         let outbox = shared.outbox.as_ref().ok_or(EndpointError::NoOutbox)?;
         Ok(Self {
             shared: Arc::clone(shared),
             store: Arc::clone(store),
             outbox: Arc::clone(&outbox.0),
-            account: None,
+            account,
         })
     }
 
-    /// Returns only the endpoints of an account. A webhook that is registered belongs to it.
-    pub fn of_account(mut self, account: impl Into<String>) -> Self {
-        self.account = Some(account.into());
-        self
-    }
-
-    /// Registers a webhook when the returned future is awaited.
+    /// Registers a webhook when the returned future is awaited. The webhook gets the events of the
+    /// account.
     ///
     /// After an error of the store, read the [list](Self::list) before you register again: the
     /// webhook may have been registered.
-    ///
-    /// Danger: without [`of_account`](Self::of_account), the webhook gets the events of all accounts.
     pub fn register(&self, url: impl Into<String>) -> RegisterWebhook {
-        RegisterWebhook {
-            endpoints: self.clone(),
-            url: url.into(),
-            kinds: Vec::new(),
-        }
+        RegisterWebhook::new(self.clone(), url.into())
     }
 
     /// Finds an endpoint.
@@ -185,16 +105,15 @@ impl Endpoints {
             .await?)
     }
 
-    /// Returns the secret that signs for a webhook, as text for the receiver: `whsec_…`.
-    pub async fn expose_secret(&self, id: &str) -> Result<String, EndpointError> {
+    /// Finds a webhook, and derives the secret that signs for it.
+    pub async fn webhook(&self, id: &str) -> Result<RegisteredWebhook, EndpointError> {
         let endpoint = self.existing(id).await?;
-        let target = webhook_of(&endpoint)?;
-        self.secret(&endpoint, &target.secret)
+        self.with_secret(endpoint)
     }
 
-    /// Gives a webhook a new secret, and returns it as text: `whsec_…`. The old one also signs for a
-    /// time of at most a year, so that the receiver can be changed meanwhile. With a time of zero,
-    /// it does not: after a leak.
+    /// Gives a webhook a new secret. During an overlap of at most a year, the old secret signs, too,
+    /// so that the receiver can be changed meanwhile. After a leak, name an overlap of zero: then
+    /// only the new secret signs from now on.
     ///
     /// While the old secret signs, another rotation with an overlap is an error
     /// ([`RotatedLately`](EndpointError::RotatedLately)): the receiver may still know the old one
@@ -206,7 +125,7 @@ impl Endpoints {
         &self,
         id: &str,
         overlap: Duration,
-    ) -> Result<String, EndpointError> {
+    ) -> Result<RegisteredWebhook, EndpointError> {
         let webhooks = self.shared.webhooks.as_ref();
         let webhooks = webhooks.ok_or(EndpointError::NoWebhooks)?;
         let mut endpoint = self.existing(id).await?;
@@ -224,29 +143,34 @@ impl Endpoints {
         let next = target.secret.generation.saturating_add(1);
         let generation = next.max(seconds);
         let name = SecretName::new(webhooks.master(), generation);
-        let secret = self.secret(&endpoint, &name)?;
         let until = now.checked_add(overlap.min(Self::LONGEST_OVERLAP));
         let previous = until.filter(|_| !overlap.is_zero());
         let previous = previous.map(|until| (target.secret, until));
         let target = WebhookTarget::new(target.url, name).with_previous(previous);
         endpoint.target = Target::Webhook(target);
-        self.replace(endpoint).await?;
-        Ok(secret)
+        // First, so that nothing is changed if the secret cannot be derived.
+        let rotated = self.with_secret(endpoint)?;
+        let endpoint = self.replace(rotated.endpoint().clone()).await?;
+        Ok(rotated.with_endpoint(endpoint))
     }
 
-    /// Sets the kinds of events that an endpoint takes. None is all.
+    /// Sets the kinds of events that an endpoint takes. An empty list means all kinds.
+    ///
+    /// # Errors
+    /// If this crate has no such kind ([`EndpointError::UnknownKind`]).
     pub async fn set_kinds<K: Into<String>>(
         &self,
         id: &str,
         kinds: impl IntoIterator<Item = K>,
     ) -> Result<Endpoint, EndpointError> {
         let kinds: Vec<String> = kinds.into_iter().map(Into::into).collect();
+        check_kinds(&kinds)?;
         let endpoint = self.existing(id).await?;
         self.replace(endpoint.with_kinds(kinds)).await
     }
 
-    /// Disables an endpoint: it takes no more events, and what it has not delivered waits. The
-    /// reason is for the owner of the endpoint.
+    /// Disables an endpoint. It takes no more events, and its pending deliveries wait. The reason is
+    /// for the owner of the endpoint.
     pub async fn disable(
         &self,
         id: &str,
@@ -257,13 +181,13 @@ impl Endpoints {
         self.replace(endpoint.with_disabled(disabled)).await
     }
 
-    /// Enables an endpoint that was disabled. What waits is delivered.
+    /// Enables an endpoint that was disabled. Its pending deliveries go on.
     pub async fn enable(&self, id: &str) -> Result<Endpoint, EndpointError> {
         let endpoint = self.existing(id).await?;
         self.replace(endpoint.with_disabled(None)).await
     }
 
-    /// Deletes an endpoint, with what it has not delivered. Returns whether there was one.
+    /// Deletes an endpoint with its deliveries. Returns whether there was one.
     pub async fn delete(&self, id: &str) -> Result<bool, EndpointError> {
         if self.find(id).await?.is_none() && self.account.is_some() {
             return Ok(false);
@@ -276,7 +200,7 @@ impl Endpoints {
     pub async fn send_test(&self, id: &str) -> Result<(), EndpointError> {
         let endpoint = self.existing(id).await?;
         let now = self.shared.now();
-        let event = Event::new("webhook.test", now)
+        let event = Event::new(kinds::WEBHOOK_TEST, now)
             .with_account(endpoint.account.clone())
             .with_data(serde_json::json!({ "endpoint_id": id }).to_string());
         let actor = Actor::new(ActorKind::System, "webhook test");
@@ -284,15 +208,17 @@ impl Endpoints {
         Ok(self.store.commit(&change).await?)
     }
 
-    /// Reads a page of the deliveries to an endpoint, the newest event first.
+    /// Reads a page of the deliveries to an endpoint in a state, such as
+    /// [`DeliveryState::Failed`], or in any state. The newest event comes first.
     pub async fn deliveries(
         &self,
         id: &str,
-        query: &DeliveryQuery,
+        state: impl Into<Option<DeliveryState>>,
         paging: &Paging,
     ) -> Result<Page<DeliveryRecord>, EndpointError> {
+        let query = DeliveryQuery::new().with_endpoint(id.to_owned());
+        let query = query.with_state(state);
         self.existing(id).await?;
-        let query = query.clone().with_endpoint(id.to_owned());
         Ok(self.outbox.deliveries(&query, paging).await?)
     }
 
@@ -311,7 +237,7 @@ impl Endpoints {
     }
 
     /// Checks that the account has no more endpoints than it can have.
-    async fn check_count(&self, most: usize) -> Result<(), EndpointError> {
+    pub(super) async fn check_count(&self, most: usize) -> Result<(), EndpointError> {
         let Some(account) = self.account.as_deref() else {
             return Ok(());
         };
@@ -342,70 +268,26 @@ impl Endpoints {
         }
     }
 
-    fn secret(&self, endpoint: &Endpoint, name: &SecretName) -> Result<String, EndpointError> {
+    /// Derives the secret that signs for an endpoint.
+    pub(super) fn with_secret(
+        &self,
+        endpoint: Endpoint,
+    ) -> Result<RegisteredWebhook, EndpointError> {
         let webhooks = self.shared.webhooks.as_ref();
         let webhooks = webhooks.ok_or(EndpointError::NoWebhooks)?;
+        let name = &webhook_of(&endpoint)?.secret;
         let namespace = self.outbox.namespace();
         let secret = webhooks.expose_secret(&namespace, &endpoint.id, name);
-        secret.ok_or_else(|| EndpointError::UnknownMaster(name.master.clone()))
+        let secret = secret.ok_or_else(|| EndpointError::UnknownMaster(name.master.clone()))?;
+        Ok(RegisteredWebhook::new(endpoint, secret))
     }
 }
 
-impl RegisterWebhook {
-    /// Sets the kinds of events that the webhook gets. Default: all.
-    pub fn kinds<K: Into<String>>(mut self, kinds: impl IntoIterator<Item = K>) -> Self {
-        self.kinds = kinds.into_iter().map(Into::into).collect();
-        self
-    }
-
-    async fn register(self) -> Result<RegisteredWebhook, EndpointError> {
-        let endpoints = self.endpoints;
-        let webhooks = endpoints.shared.webhooks.as_ref();
-        let webhooks = webhooks.ok_or(EndpointError::NoWebhooks)?;
-        webhooks.check_url(&self.url).map_err(EndpointError::Url)?;
-        let mut random = [0; 16];
-        let drawn = SysRng.try_fill_bytes(&mut random);
-        drawn.map_err(|_| EndpointError::NoRandomness)?;
-        let id = format!("ep_{:032x}", u128::from_be_bytes(random));
-        let target = WebhookTarget::new(self.url, SecretName::new(webhooks.master(), 1));
-        let target = Target::Webhook(target);
-        let endpoint = Endpoint::new(id, target, endpoints.shared.now())
-            .with_account(endpoints.account.clone())
-            .with_kinds(self.kinds);
-        endpoint.check()?;
-        let name = webhook_of(&endpoint)?.secret.clone();
-        let secret = endpoints.secret(&endpoint, &name)?;
-        endpoints
-            .check_count(Endpoints::MOST_PER_ACCOUNT - 1)
-            .await?;
-        endpoints.outbox.put_endpoint(&endpoint).await?;
-        // Once more: others may have registered at the same time.
-        if let Err(error) = endpoints.check_count(Endpoints::MOST_PER_ACCOUNT).await {
-            endpoints.outbox.delete_endpoint(&endpoint.id).await?;
-            return Err(error);
-        }
-        Ok(RegisteredWebhook { endpoint, secret })
-    }
-}
-
-impl IntoFuture for RegisterWebhook {
-    type Output = Result<RegisteredWebhook, EndpointError>;
-    type IntoFuture = BoxFuture<Result<RegisteredWebhook, EndpointError>>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.register())
-    }
-}
-
-impl RegisteredWebhook {
-    /// Returns the endpoint.
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
-
-    /// Returns the secret that signs, as text for the receiver: `whsec_…`.
-    pub fn expose_secret(&self) -> &str {
-        &self.secret
+/// Refuses kinds that look like those of this crate, and would never come.
+pub(super) fn check_kinds(kinds: &[String]) -> Result<(), EndpointError> {
+    match kinds.iter().find(|kind| kinds::is_unknown(kind)) {
+        Some(kind) => Err(EndpointError::UnknownKind(kind.clone())),
+        None => Ok(()),
     }
 }
 
@@ -413,25 +295,6 @@ fn webhook_of(endpoint: &Endpoint) -> Result<&WebhookTarget, EndpointError> {
     match &endpoint.target {
         Target::Webhook(target) => Ok(target),
         _ => Err(EndpointError::NoWebhook(endpoint.id.clone())),
-    }
-}
-
-/// Shows no path of the URL, which may have a secret of its owner.
-impl fmt::Debug for RegisterWebhook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegisterWebhook")
-            .field("url", &origin_of(&self.url))
-            .field("kinds", &self.kinds)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Redacts the secret.
-impl fmt::Debug for RegisteredWebhook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegisteredWebhook")
-            .field("endpoint", &self.endpoint)
-            .finish_non_exhaustive()
     }
 }
 

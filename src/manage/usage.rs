@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::future::IntoFuture;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::key::digest::KeyId;
+use crate::key::environment::Environment;
 use crate::manage::BoxFuture;
 use crate::store::{
     DynManagedKeyStore, Paging, StoreError, UsageCounts, UsageDetail, UsagePeriod, UsageQuery,
@@ -50,10 +51,12 @@ impl ReadUsage {
         self
     }
 
-    /// Reads the usage from the day of a time to that of another, both included.
-    pub fn between(mut self, first: SystemTime, last: SystemTime) -> Self {
+    /// Reads the usage of all UTC days with a moment from `start` on and before `end`: from the
+    /// beginnings of two months, the days of the first one.
+    pub fn between(mut self, start: SystemTime, end: SystemTime) -> Self {
+        let last = end.checked_sub(Duration::from_nanos(1)).unwrap_or(end);
         let day = |at| UsagePeriod::at(at, false).day();
-        (self.query.first_day, self.query.last_day) = (day(first), day(last));
+        (self.query.first_day, self.query.last_day) = (day(start), day(last));
         self
     }
 
@@ -73,6 +76,13 @@ impl ReadUsage {
     /// key](crate::KeyRecord::lineage) of the chain. Default: of all.
     pub fn of_lineage(mut self, first: KeyId) -> Self {
         self.query.lineage = Some(first);
+        self
+    }
+
+    /// Reads only the usage in an environment, such as `Environment::LIVE` for a bill. Default: in
+    /// all, so that requests with test keys are included.
+    pub fn of_environment(mut self, environment: Environment) -> Self {
+        self.query.environment = Some(environment);
         self
     }
 
@@ -118,7 +128,7 @@ impl IntoFuture for ReadUsage {
 }
 
 impl UsageReport {
-    /// Returns the sum of all rows.
+    /// Returns the sum of all rows, over all accounts, days and environments of the report.
     pub fn total(&self) -> UsageCounts {
         let mut total = UsageCounts::default();
         for row in &self.rows {

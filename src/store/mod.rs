@@ -17,6 +17,7 @@ mod event;
 mod feed;
 mod in_time;
 mod issue_request;
+pub mod kinds;
 mod list;
 mod once;
 mod outbox;

@@ -10,6 +10,7 @@ use crate::key::diff::FieldChange;
 use crate::key::digest::KeyId;
 use crate::key::text::{self, KeyRecordError};
 use crate::store::change_id::ChangeId;
+use crate::store::kinds;
 use crate::store::list::fingerprint;
 
 /// A record of the audit trail: one write of one key. Each version of a key has one record.
@@ -136,26 +137,26 @@ pub struct Action(Cow<'static, str>);
 
 impl Action {
     /// A key was issued: `api_key.issued`.
-    pub const ISSUED: Self = Self::of("api_key.issued");
+    pub const ISSUED: Self = Self::of(kinds::API_KEY_ISSUED);
     /// A key was imported: `api_key.imported`.
     pub const IMPORTED: Self = Self::of("api_key.imported");
     /// Fields of a key were changed: `api_key.updated`.
-    pub const UPDATED: Self = Self::of("api_key.updated");
+    pub const UPDATED: Self = Self::of(kinds::API_KEY_UPDATED);
     /// A key was rotated: `api_key.rotated`.
-    pub const ROTATED: Self = Self::of("api_key.rotated");
+    pub const ROTATED: Self = Self::of(kinds::API_KEY_ROTATED);
     /// A key was suspended: `api_key.suspended`.
-    pub const SUSPENDED: Self = Self::of("api_key.suspended");
+    pub const SUSPENDED: Self = Self::of(kinds::API_KEY_SUSPENDED);
     /// The suspension of a key was ended: `api_key.resumed`.
-    pub const RESUMED: Self = Self::of("api_key.resumed");
+    pub const RESUMED: Self = Self::of(kinds::API_KEY_RESUMED);
     /// A key was given a quota for a limited time: `api_key.throttled`.
-    pub const THROTTLED: Self = Self::of("api_key.throttled");
+    pub const THROTTLED: Self = Self::of(kinds::API_KEY_THROTTLED);
     /// The throttle of a key was ended: `api_key.unthrottled`.
-    pub const UNTHROTTLED: Self = Self::of("api_key.unthrottled");
+    pub const UNTHROTTLED: Self = Self::of(kinds::API_KEY_UNTHROTTLED);
     /// A key was revoked: `api_key.revoked`.
-    pub const REVOKED: Self = Self::of("api_key.revoked");
+    pub const REVOKED: Self = Self::of(kinds::API_KEY_REVOKED);
 
     /// A key ended that was not used for long: `api_key.retired`.
-    pub const RETIRED: Self = Self::of("api_key.retired");
+    pub const RETIRED: Self = Self::of(kinds::API_KEY_RETIRED);
     /// A key that was dead for long was deleted: `api_key.purged`.
     pub const PURGED: Self = Self::of("api_key.purged");
 

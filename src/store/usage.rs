@@ -9,6 +9,7 @@ use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::key::text::{self, KeyRecordError};
 use crate::store::event::Event;
+use crate::store::kinds::API_KEY_FIRST_USED;
 use crate::util::timestamp;
 
 /// A batch of usage counts, to be recorded exactly once.
@@ -229,9 +230,6 @@ impl UseTimes {
 }
 
 impl KeyUsage {
-    /// The kind of the event that tells the first use of a key.
-    pub const FIRST_USED: &str = "api_key.first_used";
-
     /// Creates the usage of a key that was not used and never rotated. All counts are zero.
     pub fn new(key: KeyId, account: impl Into<String>, period: UsagePeriod) -> Self {
         Self {
@@ -260,13 +258,13 @@ impl KeyUsage {
     /// the store knows the key and no use of it.
     pub fn first_use(&self) -> Option<Event> {
         let (key, used) = (self.key?, self.used?);
-        let mut data = serde_json::Map::new();
-        data.insert("key_id".to_owned(), key.to_string().into());
-        if let Some(environment) = &self.environment {
-            data.insert("environment".to_owned(), environment.as_str().into());
-        }
-        let data = serde_json::Value::Object(data).to_string();
-        let event = Event::new(Self::FIRST_USED, used.first).with_key(key);
+        let data = serde_json::json!({
+            "key_id": key.to_string(),
+            "account": self.account,
+            "environment": self.environment.as_ref().map(Environment::as_str),
+        });
+        let data = data.to_string();
+        let event = Event::new(API_KEY_FIRST_USED, used.first).with_key(key);
         Some(event.with_account(self.account.clone()).with_data(data))
     }
 

@@ -31,6 +31,8 @@ pub struct UsageQuery {
     pub key: Option<KeyId>,
     /// Only the usage of the chain of rotations that began with this key. Default: any.
     pub lineage: Option<KeyId>,
+    /// Only the usage in this environment. Default: any, so that test keys are included.
+    pub environment: Option<Environment>,
     /// The detail of the rows. Default: by account.
     pub detail: UsageDetail,
     /// One row for each hour instead of each day. Usage that was
@@ -77,6 +79,7 @@ impl UsageQuery {
             account: None,
             key: None,
             lineage: None,
+            environment: None,
             detail: UsageDetail::Account,
             by_hour: false,
         }
@@ -110,6 +113,13 @@ impl UsageQuery {
         self
     }
 
+    /// Reads only the usage in an environment.
+    #[must_use]
+    pub fn with_environment(mut self, environment: impl Into<Option<Environment>>) -> Self {
+        self.environment = environment.into();
+        self
+    }
+
     /// Sets the detail.
     #[must_use]
     pub const fn with_detail(mut self, detail: UsageDetail) -> Self {
@@ -140,6 +150,7 @@ impl UsageQuery {
             self.account.as_deref(),
             key.as_deref(),
             lineage.as_deref(),
+            self.environment.as_ref().map(Environment::as_str),
             Some(detail),
             Some(if self.by_hour { "hour" } else { "day" }),
         ])
@@ -194,7 +205,8 @@ impl UsagePlace {
         let is_meant = (query.first_day..=query.last_day).contains(&usage.period.day())
             && (query.account.is_none() || query.account == usage.account)
             && (query.key.is_none() || query.key == usage.key)
-            && (query.lineage.is_none() || query.lineage == usage.lineage);
+            && (query.lineage.is_none() || query.lineage == usage.lineage)
+            && (query.environment.is_none() || query.environment == usage.environment);
         let period = match usage.period {
             UsagePeriod::Hour(hour) if query.by_hour => hour,
             UsagePeriod::Day(_) if query.by_hour => return None,

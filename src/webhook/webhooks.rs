@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use http::StatusCode;
+use zeroize::Zeroizing;
 
 use super::client::{BoxedWebhookClient, WebhookClient};
 use super::error::SendErrorKind;
@@ -106,9 +107,14 @@ impl DynWebhooks for Webhooks {
         self.masters.current()
     }
 
-    fn expose_secret(&self, namespace: &str, endpoint: &str, name: &SecretName) -> Option<String> {
+    fn expose_secret(
+        &self,
+        namespace: &str,
+        endpoint: &str,
+        name: &SecretName,
+    ) -> Option<Zeroizing<String>> {
         let secret = self.secret(namespace, endpoint, name)?;
-        Some(secret.expose_secret())
+        Some(Zeroizing::new(secret.expose_secret()))
     }
 
     async fn deliver(&self, namespace: &str, delivery: &Delivery, now: SystemTime) -> Attempt {

@@ -12,7 +12,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use tower_api_key::events::{DeliveryQuery, DeliveryState};
+use tower_api_key::events::DeliveryState;
 use tower_api_key::store::Paging;
 use tower_api_key::webhook::{HttpsClient, WebhookMasters, Webhooks};
 use tower_api_key::{ApiKeys, ManagedKeyStore};
@@ -126,7 +126,7 @@ async fn kill_deliverers<D: Database>(database: D) {
     let store = database.open().await;
     let own = keys(store.clone(), Duration::ZERO);
     let (received, came, url) = Received::serve().await;
-    let endpoints = own.endpoints().unwrap().of_account("acme");
+    let endpoints = own.endpoints("acme").unwrap();
     let hook = endpoints.register(url).await.unwrap();
     let hook = hook.endpoint().id.clone();
     let mut random = random();
@@ -210,12 +210,11 @@ async fn until_all(keys: &ApiKeys, hook: &str, expected: usize) {
 
 /// Returns the events of an endpoint, and the state of each delivery.
 async fn states(keys: &ApiKeys, hook: &str) -> Vec<(String, DeliveryState)> {
-    let endpoints = keys.endpoints().unwrap();
-    let all = DeliveryQuery::new();
+    let endpoints = keys.endpoints("acme").unwrap();
     let mut paging = Paging::first(1_000);
     let mut states = Vec::new();
     loop {
-        let page = endpoints.deliveries(hook, &all, &paging).await.unwrap();
+        let page = endpoints.deliveries(hook, None, &paging).await.unwrap();
         let items = page.items.iter();
         states.extend(items.map(|it| (it.event.id.clone(), it.state)));
         let Some(next) = page.next else { return states };

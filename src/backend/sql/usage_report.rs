@@ -177,6 +177,9 @@ impl<D: Driver> SqlStore<D> {
         if let Some(lineage) = query.lineage {
             add("lineage =", Cell::id(lineage));
         }
+        if let Some(environment) = &query.environment {
+            add("environment =", Cell::text(environment.as_str()));
+        }
         // For the index: what comes before is not read again.
         let mut from = String::new();
         if let Some(after) = after {

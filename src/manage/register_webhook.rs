@@ -1,0 +1,132 @@
+//! Registering webhooks.
+
+use std::fmt;
+use std::future::IntoFuture;
+
+use rand::TryRng;
+use rand::rngs::SysRng;
+use zeroize::Zeroizing;
+
+use super::BoxFuture;
+use super::endpoint_error::EndpointError;
+use super::endpoints::{Endpoints, check_kinds};
+use crate::store::{Endpoint, SecretName, Target, WebhookTarget, origin_of};
+
+/// A webhook with its secret.
+#[derive(Clone)]
+pub struct RegisteredWebhook {
+    endpoint: Endpoint,
+    secret: Zeroizing<String>,
+}
+
+/// A registration of a webhook, carried out when awaited: [`Endpoints::register`].
+#[must_use = "nothing is registered until this is awaited"]
+pub struct RegisterWebhook {
+    endpoints: Endpoints,
+    url: String,
+    kinds: Vec<String>,
+}
+
+impl RegisterWebhook {
+    pub(super) fn new(endpoints: Endpoints, url: String) -> Self {
+        Self {
+            endpoints,
+            url,
+            kinds: Vec::new(),
+        }
+    }
+
+    /// Sets the kinds of events that the webhook gets, at most 32: see
+    /// [`events::kinds`](crate::events::kinds). Default: all, also those of later versions of this
+    /// crate.
+    ///
+    /// When awaited, a kind that this crate does not have is an error
+    /// ([`EndpointError::UnknownKind`]). Kinds of the application's own begin with another word.
+    pub fn kinds<K: Into<String>>(mut self, kinds: impl IntoIterator<Item = K>) -> Self {
+        self.kinds = kinds.into_iter().map(Into::into).collect();
+        self
+    }
+
+    async fn register(self) -> Result<RegisteredWebhook, EndpointError> {
+        let endpoints = self.endpoints;
+        let webhooks = endpoints.shared.webhooks.as_ref();
+        let webhooks = webhooks.ok_or(EndpointError::NoWebhooks)?;
+        webhooks.check_url(&self.url).map_err(EndpointError::Url)?;
+        check_kinds(&self.kinds)?;
+        let mut random = [0; 16];
+        let drawn = SysRng.try_fill_bytes(&mut random);
+        drawn.map_err(|_| EndpointError::NoRandomness)?;
+        let id = format!("ep_{:032x}", u128::from_be_bytes(random));
+        let target = WebhookTarget::new(self.url, SecretName::new(webhooks.master(), 1));
+        let target = Target::Webhook(target);
+        let endpoint = Endpoint::new(id, target, endpoints.shared.now())
+            .with_account(endpoints.account.clone())
+            .with_kinds(self.kinds);
+        endpoint.check()?;
+        let registered = endpoints.with_secret(endpoint)?;
+        let endpoint = registered.endpoint();
+        endpoints
+            .check_count(Endpoints::MOST_PER_ACCOUNT - 1)
+            .await?;
+        endpoints.outbox.put_endpoint(endpoint).await?;
+        // Once more: others may have registered at the same time.
+        if let Err(error) = endpoints.check_count(Endpoints::MOST_PER_ACCOUNT).await {
+            endpoints.outbox.delete_endpoint(&endpoint.id).await?;
+            return Err(error);
+        }
+        Ok(registered)
+    }
+}
+
+impl IntoFuture for RegisterWebhook {
+    type Output = Result<RegisteredWebhook, EndpointError>;
+    type IntoFuture = BoxFuture<Result<RegisteredWebhook, EndpointError>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.register())
+    }
+}
+
+impl RegisteredWebhook {
+    pub(super) fn new(endpoint: Endpoint, secret: Zeroizing<String>) -> Self {
+        Self { endpoint, secret }
+    }
+
+    pub(super) fn with_endpoint(self, endpoint: Endpoint) -> Self {
+        Self { endpoint, ..self }
+    }
+
+    /// Returns the id of the endpoint.
+    pub fn id(&self) -> &str {
+        &self.endpoint.id
+    }
+
+    /// Returns the endpoint.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Returns the secret that signs, as text for the receiver: `whsec_…`.
+    pub fn expose_secret(&self) -> &str {
+        &self.secret
+    }
+}
+
+/// Shows no path of the URL, which may have a secret of its owner.
+impl fmt::Debug for RegisterWebhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegisterWebhook")
+            .field("url", &origin_of(&self.url))
+            .field("kinds", &self.kinds)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Redacts the secret.
+impl fmt::Debug for RegisteredWebhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegisteredWebhook")
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
