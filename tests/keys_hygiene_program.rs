@@ -29,11 +29,9 @@ struct Past {
 
 impl Past {
     async fn new(folder: &Folder, ago: Duration) -> Self {
-        folder.text(&["list"]); // creates the file and its audit key
+        folder.text(&["verify-trail"]); // creates the file and its audit key
         let digits = fs::read_to_string(folder.audit_key_file()).unwrap();
-        let halves = [&digits[..32], &digits[32..64]];
-        let halves = halves.map(|it| u128::from_str_radix(it, 16).unwrap().to_be_bytes());
-        let audit_key = AuditKey::new(&halves.concat()).unwrap();
+        let audit_key = AuditKey::from_hex(&digits).unwrap();
         let store = SqliteStore::open(folder.file()).await.unwrap();
         let store = store.audit_key(audit_key);
         let clock = ManualClock::at(SystemTime::now() - ago);

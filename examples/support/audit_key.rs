@@ -20,8 +20,9 @@ pub(crate) async fn audit_key(
     database: &Path,
 ) -> Result<AuditKey, Box<dyn Error>> {
     if let Some(digits) = std::env::var_os("KEYS_AUDIT_KEY") {
-        let key = digits.to_str().and_then(parse);
-        return Ok(key.ok_or("KEYS_AUDIT_KEY is not 64 hex digits")?);
+        let digits = digits.to_str().unwrap_or_default();
+        let key = AuditKey::from_hex(digits);
+        return Ok(key.map_err(|_| "KEYS_AUDIT_KEY is not 64 hex digits")?);
     }
     let mut file = database.as_os_str().to_owned();
     file.push(".audit-key");
@@ -39,17 +40,7 @@ pub(crate) async fn audit_key(
     }
     let digits = fs::read_to_string(&file);
     let digits = digits.map_err(|error| format!("{name} cannot be read: {error}"))?;
-    Ok(parse(digits.trim_end()).ok_or_else(|| format!("{name} is not 64 hex digits"))?)
-}
-
-fn parse(digits: &str) -> Option<AuditKey> {
-    if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return None;
-    }
-    let halves = [&digits[..32], &digits[32..]];
-    let halves = halves.map(|half| u128::from_str_radix(half, 16));
-    let [first, last] = [halves[0].as_ref().ok()?, halves[1].as_ref().ok()?];
-    AuditKey::new(&[first.to_be_bytes(), last.to_be_bytes()].concat()).ok()
+    Ok(AuditKey::from_hex(&digits).map_err(|_| format!("{name} is not 64 hex digits"))?)
 }
 
 /// Creates the file, unless another process does it at the same time. The file appears whole.

@@ -38,7 +38,7 @@
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     // For example, the output of `openssl rand -hex 32`.
-//!     let audit_key = AuditKey::new(std::env::var("AUDIT_KEY")?.as_bytes())?;
+//!     let audit_key = AuditKey::from_hex(&std::env::var("AUDIT_KEY")?)?;
 //!     let store = SqliteStore::open("keys.db").await?.audit_key(audit_key);
 //!     store.migrate().await?; // creates the tables, or updates older ones
 //!
@@ -453,7 +453,8 @@
 //! | a request | none | none |
 //!
 //! Reasons, metadata and names add their own length. Each change of a key is an event, too.
-//! `purge_trail` and `purge_events` bound the growth by changes. Usage by hour takes a row for each
+//! `purge_trail` and `purge_events` bound the growth by changes, and `purge_usage` that by use. Usage
+//! by hour takes a row for each
 //! hour instead of each day. Each start of a worker adds a row of less than 100 bytes to `flushes`. A
 //! later start deletes it when the process has recorded no use for 30 days. With anomaly detection, each
 //! key that is used has a row of about 300 bytes in `profiles`, which goes with the key.

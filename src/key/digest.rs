@@ -6,6 +6,8 @@ use std::str::FromStr;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::util::hex::{hex, unhex_array};
+
 /// The public id of a key: the first 16 bytes of its SHA-256, as 32 lower-case hex digits.
 ///
 /// The id is safe in logs, and stores index it. It can be computed from a key, but a key cannot be
@@ -92,7 +94,7 @@ impl FromStr for KeyId {
     type Err = KeyIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        unhex(text).map(Self).ok_or(KeyIdError)
+        unhex_array(text).map(Self).ok_or(KeyIdError)
     }
 }
 
@@ -130,7 +132,7 @@ impl KeyDigest {
 
     /// Parses 64 hex digits, in lower or upper case; `None` for any other text.
     pub fn from_hex(sha256: &str) -> Option<Self> {
-        unhex(&sha256.to_ascii_lowercase()).map(Self)
+        unhex_array(&sha256.to_ascii_lowercase()).map(Self)
     }
 
     pub(super) const fn as_bytes(&self) -> &[u8; 32] {
@@ -178,32 +180,6 @@ pub(super) fn constant_time_eq(left: &[u8; 32], right: &[u8; 32]) -> bool {
         .zip(words(right))
         .fold(0, |difference, (left, right)| difference | (left ^ right));
     difference.ct_eq(&0).into()
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .map(|nibble| char::from(DIGITS[usize::from(nibble)]))
-        .collect()
-}
-
-fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let nibble = |character: u8| match character {
-        b'0'..=b'9' => Some(character - b'0'),
-        b'a'..=b'f' => Some(character - b'a' + 10),
-        _ => None,
-    };
-    if text.len() != 2 * N {
-        return None;
-    }
-    let mut bytes = [0; N];
-    let (pairs, _) = text.as_bytes().as_chunks::<2>();
-    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        *byte = nibble(*high)? << 4 | nibble(*low)?;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

@@ -255,7 +255,7 @@ fn hmac(keyed: &Hmac<Sha256>, digest: &KeyDigest) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::digest::hex;
+    use crate::util::hex::hex;
 
     const CURRENT: &[u8] = &[1; 32];
     const RETIRED: &[u8] = &[2; 32];

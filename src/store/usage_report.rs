@@ -2,10 +2,11 @@
 
 use std::time::SystemTime;
 
-use crate::key::digest::{KeyId, hex};
+use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
 use crate::store::list::fingerprint;
 use crate::store::usage::{KeyUsage, UsageCounts, UsagePeriod};
+use crate::util::hex::{hex, unhex};
 
 /// A query for recorded usage. Usage must meet all filters.
 ///
@@ -188,13 +189,17 @@ impl UsageRow {
     }
 }
 
-/// The place of a row in a report: what it is sorted by.
+/// The subject of usage without an account.
+const UNATTRIBUTED: &[u8] = &[0];
+
+/// The place of a row in a report, by which rows are sorted.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct UsagePlace {
     pub(crate) account: String,
     /// The number of the day or the hour.
     pub(crate) period: u32,
-    /// The id of a key or of a chain; empty for an account, and one zero byte for all others.
+    /// The id of a key or of a chain; empty for an account, and [`UNATTRIBUTED`] for usage without
+    /// an account.
     pub(crate) subject: Vec<u8>,
     pub(crate) environment: String,
 }
@@ -218,7 +223,7 @@ impl UsagePlace {
             UsageDetail::Key => usage.key,
         };
         let subject = match (&usage.account, subject) {
-            (None, _) => vec![0],
+            (None, _) => UNATTRIBUTED.to_vec(),
             (Some(_), subject) => subject.map_or(Vec::new(), |id| id.as_bytes().to_vec()),
         };
         let environment = usage.environment.as_ref().map(Environment::as_str);
@@ -230,15 +235,15 @@ impl UsagePlace {
         })
     }
 
-    /// Returns the row at this place; `None` if the environment is none.
+    /// Returns the row at this place; `None` if the environment is not a valid name.
     pub(crate) fn row(&self, by_hour: bool, counts: UsageCounts) -> Option<UsageRow> {
         let period = if by_hour {
             UsagePeriod::Hour(self.period)
         } else {
             UsagePeriod::Day(self.period)
         };
-        let is_of_nobody = self.subject.len() == 1;
-        let account = (!is_of_nobody).then(|| self.account.clone());
+        let is_unattributed = self.subject == UNATTRIBUTED;
+        let account = (!is_unattributed).then(|| self.account.clone());
         let key = <[u8; 16]>::try_from(self.subject.as_slice());
         let environment = match self.environment.as_str() {
             "" => None,
@@ -265,7 +270,7 @@ impl UsagePlace {
     pub(crate) fn from_text(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
         let period = parts.next()?.parse().ok()?;
-        let mut bytes = || from_hex(parts.next()?);
+        let mut bytes = || unhex(parts.next()?);
         let place = Self {
             period,
             account: String::from_utf8(bytes()?).ok()?,
@@ -274,11 +279,4 @@ impl UsagePlace {
         };
         parts.next().is_none().then_some(place)
     }
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes().chunks(2);
-    digits
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect()
 }

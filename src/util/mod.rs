@@ -2,6 +2,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod cuckoo;
+pub(crate) mod hex;
 pub(crate) mod join_all;
 pub(crate) mod log_throttle;
 pub(crate) mod on_drop;
