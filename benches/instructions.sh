@@ -3,7 +3,7 @@
 # compares them with those in benches/instructions.txt.
 #
 #   bash benches/instructions.sh              prints them, and what moved by more than 5 %
-#   bash benches/instructions.sh --check      and fails if anything did
+#   bash benches/instructions.sh --check      and fails if anything did, or costs more than it may
 #   bash benches/instructions.sh --update     and writes the table anew
 #   bash benches/instructions.sh CASE...      only these, and those of the bare service
 #
@@ -110,6 +110,15 @@ if [ $status = 1 ]; then
     echo "some moved by more than $tolerance %, or are new; --update writes the table anew"
 else
     echo "none moved by more than $tolerance %"
+fi
+
+# Usage may cost 5 % of a request.
+if [ -n "${counts[metered_10k]:-}" ] && [ -n "${counts[full_10k]:-}" ]; then
+    awk -v metered="${counts[metered_10k]}" -v full="${counts[full_10k]}" 'BEGIN {
+        cost = 100 * (metered - full) / full
+        printf "counting usage costs %.1f %%, of at most 5 %%\n", cost
+        exit cost > 5
+    }' || status=1
 fi
 
 if [ $update = yes ]; then

@@ -56,8 +56,8 @@ pub(crate) struct Shared {
     pub(crate) watch: Option<Arc<WatchTable>>,
     /// The source of the countries of clients.
     pub(crate) countries: Option<Arc<dyn Countries>>,
-    /// The store that uses are recorded in. `None` if the store is only read.
-    pub(crate) usage_store: Option<Arc<dyn DynManagedKeyStore>>,
+    /// The store for changes, usage and events. `None` if the store is only read.
+    pub(crate) managed_store: Option<Arc<dyn DynManagedKeyStore>>,
     /// The outbox of the store, if it has one.
     pub(crate) outbox: Option<BoxedOutbox>,
     /// The sinks of the application, by the ids of their endpoints.

@@ -691,9 +691,12 @@ fn the_audit_key_stays_the_same() {
     fs::remove_file(&file).unwrap();
     let error = folder.error(&["issue", "acme"], 1);
     assert!(error.contains("KEYS_AUDIT_KEY"), "{error}");
+    // What changes nothing needs none.
+    assert_eq!(folder.json(&["list"]).as_array().unwrap().len(), 1);
+    folder.text(&["usage"]);
     assert!(!file.exists());
     fs::write(&file, "short").unwrap();
-    assert!(folder.error(&["list"], 1).contains("64 hex digits"));
+    assert!(folder.error(&["verify-trail"], 1).contains("64 hex digits"));
     fs::write(&file, digits).unwrap();
     folder.text(&["verify-trail"]);
     assert_eq!(folder.json(&["list"]).as_array().unwrap().len(), 1);
@@ -778,6 +781,7 @@ fn errors_are_one_line_and_tell_wrong_usage_apart() {
         &["issue", "acme", "--environment", "UPPER"],
         &["usage", "acme"],
         &["usage", "--days", "0"],
+        &["usage", "--environment", "Live!"],
         &["usage", "--days", "a week"],
         &["usage", "--days", "-7"],
         &["usage", "--by-key", "--by-lineage"],
@@ -898,6 +902,12 @@ DAY         ACCOUNT  ENVIRONMENT  ALLOWED  LIMITED  REFUSED  UNITS              
     let of_another = folder.text(&["usage", "--account", "globex"]);
     assert!(!of_another.contains("acme"), "{of_another}");
     assert_eq!(of_another.lines().count(), 1 + 7, "{of_another}");
+    let live = folder.text(&["usage", "--environment", "live"]);
+    assert_eq!(live.lines().count(), 1 + 7, "a bar for each day: {live}");
+    assert!(
+        live.contains("tokens=-3") && !live.contains("globex"),
+        "{live}"
+    );
     let forever = folder.text(&["usage", "--days", "3000000"]);
     assert!(forever.contains("\n1970-01-01\n"), "it ends there");
 }

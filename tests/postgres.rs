@@ -105,6 +105,10 @@ impl Database for Pg {
         store.verify_trail().await
     }
 
+    async fn purge_usage(store: &PostgresStore, before: SystemTime) -> u64 {
+        store.purge_usage(before).await.unwrap()
+    }
+
     async fn purge_events(store: &PostgresStore, before: SystemTime) -> Result<u64, StoreError> {
         store.purge_events(before).await
     }
@@ -183,6 +187,11 @@ async fn a_change_that_is_committed_again_is_recognized() {
 #[tokio::test]
 async fn invariant_10_usage_changes_nothing_but_usage() {
     sql_suite::usage_changes_nothing_but_usage(Pg::new().await).await;
+}
+
+#[tokio::test]
+async fn the_usage_of_days_that_are_over_is_purged() {
+    sql_suite::old_usage_is_purged(Pg::new().await).await;
 }
 
 #[tokio::test]

@@ -8,8 +8,9 @@
 #                               of a fleet, 10,000 of usage), the usage of ten million keys while
 #                               the store is down, 200 processes killed while they count, and 200
 #                               while they deliver, two months of 10,000 keys in which anomalies are
-#                               looked for, a store of a million keys, and 2,000 revocations that
-#                               are timed from one process to another
+#                               looked for, a store of a million keys, 2,000 revocations that are
+#                               timed from one process to another, and the instructions that usage
+#                               costs a request
 #   bash tests/run.sh NAME      only tests whose name has NAME
 #
 # A backend is tested against its real server. What it needs is installed here, before the tests:
@@ -103,5 +104,6 @@ if [ "${1:-}" = --full ]; then
     export USAGE_SCHEDULES=10000 USAGE_KEYS=10000000 DEATHS=200 ANOMALY_KEYS=10000
     cargo bench --locked --all-features --bench stores
     REVOCATIONS=2000 cargo bench --locked --all-features --bench revocation
+    bash benches/instructions.sh --check full_10k metered_10k
 fi
 cargo test --workspace --all-features --locked "$@"

@@ -595,6 +595,34 @@ async fn all_is_recorded_at_the_end_after_a_failure_and_from_a_list_that_is_full
     assert_eq!(allowed(&recorded(&store)), 50);
 }
 
+/// A batch is cut by its rows, so that many batches follow at the end.
+#[tokio::test]
+async fn all_is_recorded_at_the_end_from_keys_with_many_units() {
+    const KEYS: usize = 4_000;
+    let store = Counting::default();
+    let keys = ApiKeys::builder(store.clone())
+        .clock(ManualClock::at(today()))
+        .metering(Metering::new().max_keys(KEYS))
+        .build()
+        .unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut worker = Box::pin(keys.worker().until(async {
+        let _ = stopped.await;
+    }));
+    assert!(is_waiting(&mut worker));
+    let units: Vec<String> = (0..14).map(|unit| format!("unit {unit}")).collect();
+    for plaintext in strangers().take(KEYS) {
+        create_in(&store.store, imported(&plaintext));
+        let caller = keys.verify(&plaintext).await.unwrap();
+        for unit in &units {
+            caller.count(unit, 1);
+        }
+    }
+    stop.send(()).unwrap();
+    worker.await;
+    assert_eq!(allowed(&recorded(&store)), KEYS as u64);
+}
+
 /// A record of a store of the application's own that no other store could keep costs only itself.
 #[tokio::test]
 async fn usage_that_cannot_be_kept_is_left_out_alone() {

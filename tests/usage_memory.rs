@@ -65,7 +65,7 @@ impl ManagedKeyStore for Endless {
 }
 
 /// Uses so many keys while the store is down. Returns the most memory at a time, and the requests
-/// that were recorded afterwards by key, by account and without either.
+/// that were recorded afterwards by key, by account and without either. The health tells the same.
 fn flood(keys_in_use: usize) -> (u64, (u64, u64, u64)) {
     let store = Endless::default();
     let clock = ManualClock::at(today());
@@ -99,6 +99,12 @@ fn flood(keys_in_use: usize) -> (u64, (u64, u64, u64)) {
         assert!(is_waiting(&mut worker));
     }
     let recorded = *store.recorded.lock().unwrap();
+    let health = keys.health().usage;
+    assert_eq!(health.waiting_keys, 0);
+    assert_eq!(
+        (health.without_key, health.unattributed),
+        (recorded.1, recorded.2)
+    );
     (measured.bytes_max, recorded)
 }
 

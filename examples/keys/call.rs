@@ -24,12 +24,13 @@ const COMMANDS: [(&str, usize, &[&str]); 17] = [
     ("revoke-all", 0, REVOKE_ALL_OPTIONS),
     ("retire-idle", 1, &["rotated-only", "account"]),
     ("purge", 0, &["dead-for"]),
-    ("usage", 0, &["account", "days", "by-key", "by-lineage"]),
+    ("usage", 0, USAGE_OPTIONS),
     ("trail", 1, &[]),
     ("verify-trail", 0, &[]),
     ("scanner-rules", 1, &["format", "keyed"]),
     ("redact", 0, &["format"]),
 ];
+const USAGE_OPTIONS: &[&str] = &["account", "environment", "days", "by-key", "by-lineage"];
 const ISSUE_OPTIONS: &[&str] = &[
     "scope",
     "plan",

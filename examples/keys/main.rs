@@ -48,7 +48,7 @@ usage: keys --db FILE COMMAND
   revoke-all [--account A] [--prefix P] [--issued-before TIME] [--reason R]
   retire-idle DAYS [--rotated-only] [--account A]
   purge --dead-for DAYS
-  usage [--account A] [--days N] [--by-key | --by-lineage]
+  usage [--account A] [--environment E] [--days N] [--by-key | --by-lineage]
   trail ID
   verify-trail
   scanner-rules gitleaks | trufflehog | github | detect-secrets [--format PREFIX[=ENVIRONMENT]]...

@@ -1,11 +1,11 @@
 //! The usage of the last days.
 
 use std::collections::BTreeMap;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use tower_api_key::Environment;
-use tower_api_key::store::{UsageCounts, UsagePeriod, UsageRow};
+use tower_api_key::usage::{UsageCounts, UsagePeriod, UsageRow};
 
 use crate::call::{Call, DAY};
 use crate::database::Database;
@@ -39,9 +39,15 @@ impl Database {
         let before = before.ok_or_else(|| usage("--days takes at least 1: today"))?;
         let now = self.keys.now();
         let first = now.checked_sub(before).unwrap_or(UNIX_EPOCH);
-        let mut read = self.keys.usage().between(first, now);
+        let mut read = self
+            .keys
+            .usage()
+            .between(first, now + Duration::from_nanos(1));
         if let Some(account) = call.option("account") {
             read = read.of_account(account);
+        }
+        if let Some(environment) = call.option("environment") {
+            read = read.of_environment(environment.parse().map_err(usage)?);
         }
         if by_key {
             read = read.by_key();
@@ -97,18 +103,10 @@ fn empty_line(day: u32) -> [String; 9] {
     line
 }
 
+/// Returns a line without its third cell.
 fn without_key<T>(line: [T; 9]) -> [T; 8] {
-    let [
-        day,
-        account,
-        _,
-        environment,
-        allowed,
-        limited,
-        refused,
-        units,
-        requests,
-    ] = line;
+    let [day, account, _, rest @ ..] = line;
+    let [environment, allowed, limited, refused, units, requests] = rest;
     [
         day,
         account,

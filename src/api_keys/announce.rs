@@ -37,7 +37,7 @@ const AT_ONCE: u32 = 100;
 
 /// Announces expiries forever, if the store has an outbox.
 pub(super) async fn announce(shared: &Shared) -> Infallible {
-    let (Some(store), Some(outbox)) = (&shared.usage_store, &shared.outbox) else {
+    let (Some(store), Some(outbox)) = (&shared.managed_store, &shared.outbox) else {
         return pending().await;
     };
     loop {
@@ -55,7 +55,7 @@ pub(super) async fn announce(shared: &Shared) -> Infallible {
 
 /// Announces what waits for the next look, when the worker is stopped.
 pub(super) async fn announce_what_waits(shared: &Shared) {
-    let (Some(store), Some(_)) = (&shared.usage_store, &shared.outbox) else {
+    let (Some(store), Some(_)) = (&shared.managed_store, &shared.outbox) else {
         return;
     };
     if let Err(error) = announce_limits(shared, &**store).await {

@@ -55,7 +55,7 @@ pub struct ApiKeysBuilder<A = Managed> {
     observers: Vec<Arc<dyn Observer>>,
     hides_addresses: bool,
     feed: Option<Arc<dyn DynChangeFeed>>,
-    usage_store: Option<Arc<dyn DynManagedKeyStore>>,
+    managed_store: Option<Arc<dyn DynManagedKeyStore>>,
     metering: Metering,
     detection: Option<AnomalyDetection>,
     countries: Option<Arc<dyn Countries>>,
@@ -154,7 +154,7 @@ impl<A> ApiKeysBuilder<A> {
             observers: Vec::new(),
             hides_addresses: false,
             feed: None,
-            usage_store: None,
+            managed_store: None,
             metering: Metering::new(),
             detection: None,
             countries: None,
@@ -167,8 +167,8 @@ impl<A> ApiKeysBuilder<A> {
     }
 
     /// Sets the store that uses of keys are recorded in.
-    pub(super) fn usage_store(mut self, store: Arc<dyn DynManagedKeyStore>) -> Self {
-        self.usage_store = Some(store);
+    pub(super) fn managed_store(mut self, store: Arc<dyn DynManagedKeyStore>) -> Self {
+        self.managed_store = Some(store);
         self
     }
 
@@ -504,7 +504,7 @@ impl<A> ApiKeysBuilder<A> {
             return Err(BuildError::DetectorName(name.to_owned()));
         }
         let has_outbox = self
-            .usage_store
+            .managed_store
             .as_ref()
             .is_some_and(|it| it.outbox().is_some());
         if !has_outbox && (!self.sinks.is_empty() || self.webhooks.is_some()) {
@@ -543,7 +543,7 @@ impl<A> ApiKeysBuilder<A> {
         });
         let adoption = Adoption::new(
             adopters.collect(),
-            self.usage_store.clone(),
+            self.managed_store.clone(),
             self.peppers.clone(),
         );
         let feed = self.feed.or_else(|| self.store.feed().map(|feed| feed.0));
@@ -585,8 +585,8 @@ impl<A> ApiKeysBuilder<A> {
                 WatchTable::new(detection)
             }),
             countries: self.countries,
-            outbox: self.usage_store.as_ref().and_then(|store| store.outbox()),
-            usage_store: self.usage_store,
+            outbox: self.managed_store.as_ref().and_then(|store| store.outbox()),
+            managed_store: self.managed_store,
             sinks: self.sinks,
             webhooks: self.webhooks,
             idle: self.idle,

@@ -21,7 +21,7 @@ const EVERY: Duration = Duration::from_secs(3_600);
 /// Looks for idle keys forever, if the policy ends them.
 pub(super) async fn end_idle(shared: &Arc<Shared>) -> Infallible {
     let idle = shared.idle;
-    let Some(store) = &shared.usage_store else {
+    let Some(store) = &shared.managed_store else {
         return pending().await;
     };
     if idle.keys.is_none() && idle.rotated.is_none() {

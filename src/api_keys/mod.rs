@@ -115,7 +115,7 @@ impl ApiKeys {
             store: store.clone(),
             policy: Arc::default(),
         };
-        ApiKeysBuilder::new(store.clone(), access).usage_store(store)
+        ApiKeysBuilder::new(store.clone(), access).managed_store(store)
     }
 
     /// Issues a key to an account when the returned future is awaited.

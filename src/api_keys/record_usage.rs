@@ -49,6 +49,8 @@ pub(super) struct UsageRecorder<'s> {
     is_on: bool,
     /// The store has refused a batch, which was logged.
     is_refused: bool,
+    /// Counts found no room on the list, which was logged.
+    is_overflowing: bool,
     /// The time, by the monotonic clock, at which all counts are recorded.
     due: Duration,
 }
@@ -63,6 +65,7 @@ impl<'s> UsageRecorder<'s> {
             unconfirmed: None,
             is_on: false,
             is_refused: false,
+            is_overflowing: false,
             due: Duration::ZERO,
         }
     }
@@ -110,9 +113,9 @@ impl<'s> UsageRecorder<'s> {
         self.turn(false);
         let mut attempts = LAST_ATTEMPTS;
         loop {
-            // Those that found no room on the list come there in turns.
+            // Lists meters that found no room before: in turns, since the list may be full again.
             self.shared.cache.list_meters();
-            match self.record(true).await {
+            match self.record_all().await {
                 Ok(()) if self.shared.usage.take_overflow() => {}
                 Ok(()) => return,
                 Err(error) if error.kind() == StoreErrorKind::Refused => return,
@@ -132,13 +135,20 @@ impl<'s> UsageRecorder<'s> {
         let now = self.shared.clock.monotonic();
         let usage = &self.shared.usage;
         let is_due = now >= self.due || usage.is_half_full();
-        self.record(is_due).await?;
+        let result = self.record(is_due).await;
+        let has_overflowed = is_due && usage.take_overflow();
+        // Also while the store is down, which is when it happens. Once, until all are recorded.
+        if has_overflowed && !std::mem::replace(&mut self.is_overflowing, true) {
+            trace::usage_folded();
+        }
+        result?;
         if is_due {
             self.draw_due();
-            if usage.take_overflow() {
-                trace::usage_folded();
-                self.shared.cache.list_meters();
-            }
+        }
+        if has_overflowed {
+            self.shared.cache.list_meters();
+        } else if is_due {
+            self.is_overflowing = false;
         }
         Ok(())
     }
@@ -160,9 +170,18 @@ impl<'s> UsageRecorder<'s> {
         self.due = self.shared.clock.monotonic() + every * percent / 100;
     }
 
+    /// Records all counts, until there are none.
+    async fn record_all(&mut self) -> Result<(), StoreError> {
+        if self.shared.usage.is_on() {
+            return self.record(true).await; // another worker goes on
+        }
+        while self.record_batch(true).await? {}
+        Ok(())
+    }
+
     /// Records the counts of keys that count for the first time, or all counts.
     async fn record(&mut self, all: bool) -> Result<(), StoreError> {
-        // While requests go on counting, the list is never empty: what was there is recorded.
+        // Bounds the loop, since requests fill the list while it is recorded.
         let most = self.shared.usage.settings().most_keys.div_ceil(MOST_KEYS) + 1;
         for _ in 0..most + SUMS {
             if !self.record_batch(all).await? {

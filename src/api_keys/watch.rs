@@ -90,7 +90,7 @@ impl Raised {
 impl<'s> Lookout<'s> {
     /// Creates the task, if anomalies are detected.
     pub(super) fn new(shared: &'s Arc<Shared>) -> Option<Self> {
-        let (store, table) = (shared.usage_store.as_ref()?, shared.watch.as_ref()?);
+        let (store, table) = (shared.managed_store.as_ref()?, shared.watch.as_ref()?);
         let policy = Arc::<IssuePolicy>::default();
         Some(Self {
             shared,

@@ -16,18 +16,21 @@ use super::record_usage::UsageRecorder;
 use super::watch::{self, Lookout};
 use crate::manage::BoxFuture;
 use crate::shared::{Heartbeat, LastBeat, Shared};
+use crate::usage::UsageHealth;
 use crate::util::join_all::join_all;
 use crate::util::timestamp::nanoseconds;
 
 /// The background work of an [`ApiKeys`](crate::ApiKeys):
 /// [`ApiKeys::worker`](crate::ApiKeys::worker).
 ///
-/// A worker does nothing until it is awaited, and runs on any runtime. One per process is enough;
-/// more do no harm.
+/// A worker does nothing until it is awaited. It runs on any runtime, unless the store or the client
+/// of webhooks needs one: those of this crate need tokio's. One per process is enough; more do no
+/// harm.
 ///
 /// Without a worker, all decisions stay correct, but:
 /// - [usage](crate::usage) is not counted, and lists do not tell when keys were used;
-/// - nobody is told that a key expires soon, has expired, or is still in use after its rotation;
+/// - nobody is told that a key expires soon, has expired, or is still in use after its rotation, or
+///   that a limit is nearly used up;
 /// - events are not delivered to sinks and webhooks;
 /// - [anomalies](crate::anomaly) are not detected;
 /// - idle keys do not end ([`IssuePolicy::end_when_idle`](crate::manage::IssuePolicy::end_when_idle));
@@ -62,9 +65,12 @@ impl Worker {
 
     /// Works until a future completes, such as a signal to shut down. Then it finishes the
     /// remaining work, and returns.
+    ///
+    /// If the store answers, that takes little more than its writes. If not, it is given up after
+    /// about 15 seconds, and deliveries in progress after 10: grant the process 30 seconds.
     pub async fn until(self, stop: impl Future<Output = ()>) {
         let shared = &*self.shared;
-        let store = shared.usage_store.as_ref();
+        let store = shared.managed_store.as_ref();
         let mut recorder = store.map(|store| UsageRecorder::new(shared, store));
         let mut deliverer = Deliverer::new(shared);
         let mut lookout = Lookout::new(&self.shared);
@@ -169,6 +175,9 @@ pub struct Health {
     /// The state of the feed of changes, as followed by the worker: [`Late`](WorkerHealth::Late) if
     /// the feed did not answer for three seconds. `None` if there is no feed.
     pub feed: Option<WorkerHealth>,
+    /// The usage that is not recorded yet, and the usage that cannot be told by key any more. Alert
+    /// if `without_key` or `unattributed` grows: the store was down for long.
+    pub usage: UsageHealth,
 }
 
 /// The state of a [`Worker`], or of one of its tasks.
@@ -205,6 +214,7 @@ impl Health {
                 .feed
                 .as_ref()
                 .map(|feed| of(&feed.heartbeat, FEED_INTERVAL)),
+            usage: shared.usage.health(),
         }
     }
 }

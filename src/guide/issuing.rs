@@ -455,7 +455,8 @@
 //! |---|---|
 //! | the record of a key, its first and last use, its request | by [`ApiKeys::purge`] |
 //! | the trail | by `purge_trail` of the store, as the chapter [`stores`] shows |
-//! | events | `purge_events` of the stores in SQLite and PostgreSQL |
+//! | events | by `purge_events` of the stores in SQLite and PostgreSQL |
+//! | usage | by `purge_usage` of the same stores |
 //!
 //! - After a purge, a request with the key is refused with `api_key_not_found`.
 //! - A purge cannot be undone. The trail of the key ends with a record `api_key.purged`, and stays.

@@ -228,7 +228,7 @@
 //! | failed attempts by address | reset |
 //! | limits of [`ApiKeys::set_limits`] | those of the builder |
 //! | recent changes of keys | lost, so a lagging replica is trusted |
-//! | uses of keys of the last second | recorded if the worker is stopped, and lost after a crash |
+//! | usage since the last record, 37 seconds by default | recorded if the worker is stopped, and lost after a crash |
 //!
 //! After a restart, each key in use causes a lookup. At most 768 lookups of keys that the process
 //! has not found before run at a time (three quarters of [`Cache::max_loads`]), and requests with

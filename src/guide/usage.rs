@@ -2,16 +2,19 @@
 //!
 //! # What is counted
 //!
-//! Each decision about a key whose secret was right is counted, by key, environment and UTC day:
+//! Each decision of the layer about a key whose secret was right is counted, by key, environment and
+//! UTC day:
 //!
-//! - `allowed`: requests that were admitted, and successful calls of
-//!   [`ApiKeys::verify`](crate::ApiKeys::verify);
-//! - `limited`: requests that a limit denied;
+//! - `allowed`: requests that were admitted, whatever the service answers then, and successful calls
+//!   of [`ApiKeys::verify`](crate::ApiKeys::verify). Calls of `verify` that fail are not counted;
+//! - `limited`: requests that a limit denied, and those whose cost is above the whole quota;
 //! - `refused`: requests that were denied for another reason, such as an expired key. After a
 //!   rotation, the refusals of the old key name those who still use it;
 //! - `units`, by name: `requests` is the sum of the [costs](crate::Limits::add_cost) of admitted
-//!   requests, 1 each unless an endpoint has another cost. [`Caller::charge`] adds units of a limit,
-//!   [`Caller::refund`] takes units back, and [`Caller::count`] adds units that no limit counts.
+//!   requests, 1 each unless an endpoint has another cost. An endpoint's
+//!   [cost in another unit](crate::limit::Endpoint::cost_in) is counted with the admission.
+//!   [`Caller::charge`] adds units of a limit, [`Caller::refund`] takes units back, and
+//!   [`Caller::count`] adds units that no limit counts.
 //!
 //! Requests without a key, with an unknown key or with a malformed one are nobody's usage: see the
 //! metrics in the chapter [`operating`](super::operating).
@@ -39,7 +42,8 @@
 //! # Units
 //!
 //! A unit is a name that you choose, such as `tokens` or `bytes`. Name few, since each is a row of
-//! its own for each key and day.
+//! its own for each key and day. Between two records, 16 names of a key are counted by themselves,
+//! and further ones as `other`.
 //!
 //! ```
 //! use tower_api_key::Caller;
@@ -80,29 +84,31 @@
 //!
 //! The program `examples/keys` prints the same for people: `keys usage --account acme --days 31`.
 //!
-//! Usage stays when its key is deleted, and moves to no other account when a key does. There is no
-//! deletion of old usage yet: delete rows of the table `usage` by `hours` and `begins`, which is in
-//! hours since 1970.
+//! Usage stays when its key is deleted, and moves to no other account when a key does. Delete old
+//! usage with `purge_usage` of the stores in SQLite and PostgreSQL.
 //!
 //! # How exact it is
 //!
 //! - **Never too high.** Each process numbers its batches, and the store takes a number once, in the
 //!   transaction of the counts. A batch whose answer was lost is sent again as it is.
 //! - **Too low by at most the last interval.** A process that is killed loses what it counted since
-//!   its last record: 37 seconds at most, by default. A worker that is
+//!   its last record: at most 1.2 times [`record_every`] and one second, which are 37 seconds by
+//!   default; and while the store does not answer, all since it last did. A worker that is
 //!   [stopped](crate::manage::Worker::until) records what is left first, if the store answers. A
 //!   refund that is lost this way, or that was made while the limiter was out, leaves the units too
 //!   high by as much.
 //! - **A count stops** at 999,999,999,999,999 for each key, day and unit.
-//! - **The day is that of the decision**, by the clock of the process. A day is complete a minute
-//!   after its end, unless a process could not reach the store. Bill a day later.
+//! - **The day is that of the decision**, by the clock of the process. A day is complete when that
+//!   time has passed after its end, unless a process could not reach the store. Bill a day later.
 //! - **Memory is bounded.** While the store is down, the counts of 100,000 keys wait. Those of
 //!   further keys stay in the cache; if such a key leaves the cache, its counts are added to its
-//!   account, and with more than 10,000 such accounts to a sum without an account. Reports have rows
-//!   without a key, or without an account, for them, and the log says so. Nothing blocks and no
-//!   request fails.
+//!   account. With more than 10,000 such sums of account, environment and period, they are
+//!   *unattributed*. Reports have rows without a key, or without an account, for them; the log says
+//!   so, and [`Health::usage`] counts them. Nothing blocks and no request fails.
 //!
 //! [`Caller::charge`]: crate::Caller::charge
 //! [`Caller::count`]: crate::Caller::count
 //! [`Caller::refund`]: crate::Caller::refund
+//! [`Health::usage`]: crate::manage::Health::usage
 //! [`Metering`]: crate::usage::Metering
+//! [`record_every`]: crate::usage::Metering::record_every

@@ -15,10 +15,16 @@ use crate::store::{
 
 /// A report of usage, read when awaited: [`ApiKeys::usage`](crate::ApiKeys::usage).
 ///
-/// By default, it has one row for each account and day, of today.
+/// By default, it has one row for each account, environment and day, of today. All pages are read
+/// into memory: with many accounts, read one account or a few days at a time.
 ///
-/// Counts of the last 37 seconds may still be in the processes that counted them. A day is complete
-/// a minute after its end, unless a process could not reach the store.
+/// Counts of the last 37 seconds, by the default of
+/// [`Metering::record_every`](crate::usage::Metering::record_every), may still be in the processes
+/// that counted them.
+///
+/// # Errors
+/// If the store fails, or reports no usage
+/// ([`StoreErrorKind::Refused`](crate::store::StoreErrorKind::Refused)).
 #[derive(Debug)]
 #[must_use = "nothing is read until this is awaited"]
 pub struct ReadUsage {
@@ -44,7 +50,7 @@ impl ReadUsage {
         }
     }
 
-    /// Reads the usage of the last days, today included. Days are those of UTC.
+    /// Reads the usage of the last days, today included: at least of one. Days are those of UTC.
     pub fn last_days(mut self, days: u32) -> Self {
         let last = UsageQuery::last_days(days, self.now);
         (self.query.first_day, self.query.last_day) = (last.first_day, last.last_day);

@@ -171,7 +171,7 @@ impl Meter {
     /// Begins another period, if the current one is over.
     #[inline]
     fn enter(&self, now: u64) {
-        // Before the beginning of the period, too: the difference wraps around.
+        // An earlier time enters as well: the subtraction wraps around to a large number.
         if now.wrapping_sub(self.begins.load(SeqCst)) >= self.period() {
             self.begin_period(now);
         }
@@ -214,7 +214,7 @@ impl Meter {
         if self.state.fetch_or(USED, SeqCst) & USED != 0 {
             return self.list();
         }
-        // Also if it is on the list already, for requests that were denied: that may take longer.
+        // Even if a denied request has listed the meter: that list is recorded later.
         self.state.fetch_or(LISTED, SeqCst);
         if !self.list_in_table(true) {
             self.state.fetch_and(!(LISTED | USED), SeqCst);
@@ -249,7 +249,7 @@ impl Meter {
 
     /// Takes the counts of a meter that was on the list.
     pub(super) fn take(&self) -> Vec<KeyUsage> {
-        // First this: who counts from now on lists the meter again.
+        // Clears the flag first, so that a request that counts later lists the meter again.
         self.state.fetch_and(!LISTED, SeqCst);
         self.take_all()
     }

@@ -49,8 +49,10 @@ impl Metering {
     /// Sets the time between two records of the same key. Default: 30 seconds. The
     /// time is clamped to one second to one day.
     ///
-    /// A process that is killed loses the counts of this time. The first use of a key is recorded
-    /// within a second in any case.
+    /// Each process draws a time of 80 to 120 % of it, so that not all record at once, and records
+    /// earlier if half of [`max_keys`](Self::max_keys) wait. A process that is killed loses the
+    /// counts of this time. The first use of a key in a process is recorded within a second in any
+    /// case.
     #[must_use]
     pub const fn record_every(mut self, time: Duration) -> Self {
         let seconds = time.as_secs();
@@ -67,10 +69,12 @@ impl Metering {
     /// Sets the most keys whose counts wait to be recorded. Default: 100,000, about 30 MB; at
     /// least 1.
     ///
-    /// More keys are only in use at a time if the store is down for long. Their counts stay in the
-    /// cache until there is room. When a key leaves the cache before, its counts are added to those
-    /// of its account, without the key; and those of more than 10,000 accounts to a sum without an
-    /// account.
+    /// More keys wait only if the store is down for long, or if more are used between two records.
+    /// Their counts stay in the cache until there is room. When a key leaves the cache before, its
+    /// counts are added to those of its account, without the key; and beyond 10,000 sums of account,
+    /// environment and period, to a sum without an account. [`Health::usage`] counts both.
+    ///
+    /// [`Health::usage`]: crate::manage::Health::usage
     #[must_use]
     pub const fn max_keys(mut self, keys: usize) -> Self {
         self.most_keys = if keys == 0 { 1 } else { keys };

@@ -11,6 +11,7 @@ mod table;
 
 pub(crate) use meter::{Counted, Meter};
 pub use metering::Metering;
+pub use table::UsageHealth;
 pub(crate) use table::UsageTable;
 
 pub use crate::manage::usage::{ReadUsage, UsageReport};

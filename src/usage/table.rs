@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::meter::{Meter, OTHER, Table};
@@ -13,7 +13,8 @@ use crate::key::environment::Environment;
 use crate::key::record::KeyRecord;
 use crate::store::{KeyUsage, UsageCounts, UsagePeriod};
 
-/// The rows of a database that a batch has, about: what a slow one writes within a time limit.
+/// The approximate number of rows in a batch, so that a slow database writes them within the time
+/// limit.
 const MOST_ROWS: usize = 4_000;
 
 /// The units of a sum that are counted by name.
@@ -32,6 +33,9 @@ pub(crate) struct UsageTable {
     /// A meter found no room on the list.
     has_overflowed: AtomicBool,
     sums: Mutex<HashMap<Sum, KeyUsage>>,
+    /// The requests that were added to sums of accounts, and to those without an account.
+    without_key: AtomicU64,
+    unattributed: AtomicU64,
 }
 
 #[derive(Default)]
@@ -39,6 +43,20 @@ struct Lists {
     /// Those of keys that are used for the first time, and are recorded at once.
     new: Vec<Arc<Meter>>,
     others: Vec<Arc<Meter>>,
+}
+
+/// The state of the metering in this process: [`Health::usage`](crate::manage::Health::usage).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct UsageHealth {
+    /// The keys whose counts wait to be recorded, at most
+    /// [`Metering::max_keys`](crate::usage::Metering::max_keys).
+    pub waiting_keys: usize,
+    /// The requests, since the process began, that were counted for their account without the key,
+    /// since more keys were in use than counts are kept of.
+    pub without_key: u64,
+    /// The requests, since the process began, that were counted without an account.
+    pub unattributed: u64,
 }
 
 /// The counts that are added up.
@@ -59,6 +77,8 @@ impl UsageTable {
             lists: Mutex::default(),
             has_overflowed: AtomicBool::new(false),
             sums: Mutex::default(),
+            without_key: AtomicU64::new(0),
+            unattributed: AtomicU64::new(0),
         })
     }
 
@@ -99,6 +119,14 @@ impl UsageTable {
     /// Returns the address as it is recorded: not at all, if addresses are hidden.
     pub(crate) fn shown(&self, client: Option<IpAddr>) -> Option<IpAddr> {
         client.filter(|_| !self.hides_addresses)
+    }
+
+    pub(crate) fn health(&self) -> UsageHealth {
+        UsageHealth {
+            waiting_keys: self.lists().len(),
+            without_key: self.without_key.load(Ordering::Relaxed),
+            unattributed: self.unattributed.load(Ordering::Relaxed),
+        }
     }
 
     /// Returns whether a meter found no room on the list since the last call.
@@ -169,12 +197,20 @@ impl Table for UsageTable {
             return;
         }
         usage.fold_into_account();
+        let counts = &usage.counts;
+        let requests = counts
+            .allowed
+            .saturating_add(counts.limited)
+            .saturating_add(counts.refused);
         let mut sums = self.sums();
         let mut sum = Sum::of(&usage);
+        let mut folded = &self.without_key;
         if sums.len() >= MOST_SUMS && !sums.contains_key(&sum) {
             usage.fold_into_rest();
             sum = Sum::of(&usage);
+            folded = &self.unattributed;
         }
+        folded.fetch_add(requests, Ordering::Relaxed);
         let kept = match sums.entry(sum) {
             Entry::Occupied(entry) => {
                 let kept = entry.into_mut();

@@ -9,7 +9,7 @@ use tower_api_key::key::{KeyDigest, KeyStatus, Revocation, WarningWindow};
 use tower_api_key::store::{
     Action, Actor, AuditKey, Change, ChangeFeed, Event, KeyOrder, KeyQuery, KeyUsage, Paging,
     Start, StoreError, StoreErrorKind, TrailFault, TrailQuery, TrailReport, UsageBatch,
-    UsagePeriod,
+    UsagePeriod, UsageQuery,
 };
 use tower_api_key::{ApiKeys, KeyId, KeyRecord, KeyStore, ManagedKeyStore};
 
@@ -25,6 +25,7 @@ pub trait Database: Sized {
         store: &Self::Store,
         before: SystemTime,
     ) -> impl Future<Output = Result<u64, StoreError>> + Send;
+    fn purge_usage(store: &Self::Store, before: SystemTime) -> impl Future<Output = u64> + Send;
     fn purge(
         store: &Self::Store,
         before: SystemTime,
@@ -432,6 +433,38 @@ pub async fn usage_changes_nothing_but_usage<D: Database>(database: D) {
         .lifecycle(at(9), WarningWindow::default())
         .status();
     assert_eq!(status, KeyStatus::Revoked);
+}
+
+pub async fn old_usage_is_purged<D: Database>(database: D) {
+    let store = database.store();
+    let day = 20_000;
+    let key = KeyId::from_bytes([9; 16]);
+    let periods = [
+        UsagePeriod::Day(day),
+        UsagePeriod::Day(day + 1),
+        UsagePeriod::Hour(day * 24 + 23),
+        UsagePeriod::Hour((day + 1) * 24),
+    ];
+    // More than are deleted at once.
+    let usage = (0..1_100).flat_map(|account| {
+        periods.map(|period| {
+            let mut usage = KeyUsage::new(key, format!("account {account}"), period);
+            usage.counts.allowed = 1;
+            usage
+        })
+    });
+    let batch = UsageBatch::new([9; 16], 1, usage).unwrap();
+    store.record_usage(&batch).await.unwrap();
+    let before = UsagePeriod::Day(day + 1).begins_at();
+    let purged = D::purge_usage(store, before - Duration::from_nanos(1)).await;
+    assert_eq!(purged, 0, "the day was not over, nor its last hour");
+    assert_eq!(D::purge_usage(store, before).await, 2_200);
+    let all = UsageQuery::days(0, u32::MAX - 1);
+    let page = store.usage(&all, &Paging::first(1_000)).await.unwrap();
+    let mut periods: Vec<_> = page.items.iter().map(|row| row.period).collect();
+    periods.dedup();
+    assert_eq!(periods, [UsagePeriod::Day(day + 1)]);
+    assert_eq!(D::purge_usage(store, before).await, 0);
 }
 
 pub async fn many_keys_are_imported_in_one_change<D: Database>(database: D) {

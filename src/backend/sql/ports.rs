@@ -82,6 +82,16 @@ macro_rules! ports {
             pub async fn purge_events(&self, before: SystemTime) -> Result<u64, StoreError> {
                 self.0.purge_events(before).await
             }
+
+            /// Deletes the [usage](crate::usage) of days and hours that were over at a time, and
+            /// returns the number of rows: one for each account, key, environment and unit.
+            ///
+            /// Reports of these days are empty afterwards. First and last uses of keys stay.
+            /// Processes that could not reach the store for long may record usage of these days
+            /// once more.
+            pub async fn purge_usage(&self, before: SystemTime) -> Result<u64, StoreError> {
+                self.0.purge_usage(before).await
+            }
         }
 
         impl KeyStore for $name {

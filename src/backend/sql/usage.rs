@@ -91,6 +91,35 @@ impl<D: Driver> SqlStore<D> {
         Err(StoreError::conflict().into())
     }
 
+    /// Deletes the usage of periods that were over at a time, and returns the number of rows.
+    pub(super) async fn purge_usage(&self, before: SystemTime) -> Result<u64, StoreError> {
+        let before = before.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let before = i64::try_from(before.as_secs() / 3_600).unwrap_or(i64::MAX);
+        let mut purged = 0;
+        for hours in [1, 24] {
+            loop {
+                let deleted = self.within(self.purge_some_usage(hours, before - hours));
+                let deleted = deleted.await?;
+                if deleted == 0 {
+                    break;
+                }
+                purged += deleted;
+            }
+        }
+        Ok(purged)
+    }
+
+    /// Deletes usage of periods of so many hours that begin at an hour or before.
+    async fn purge_some_usage(&self, hours: i64, last: i64) -> Result<u64, SqlError> {
+        let place = "account, hours, begins, key_id, environment, unit";
+        let delete = self.sql(&format!(
+            "DELETE FROM {{usage}} WHERE ({place}) IN (SELECT {place} FROM {{usage}} \
+             WHERE hours = $1 AND begins <= $2 ORDER BY hours, begins LIMIT {DELETED_AT_ONCE})"
+        ));
+        let cells = [Cell::integer(hours), Cell::integer(last)];
+        self.write_one(Query::new(delete, cells)).await
+    }
+
     /// Deletes numbers of nodes that have not recorded for long. Each start of a process leaves one,
     /// so that a few at each start are enough.
     async fn delete_old_numbers(
