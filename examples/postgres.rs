@@ -34,13 +34,18 @@ async fn main() -> Result<(), Error> {
     println!("  curl -i http://{address}/v1/whoami -H 'X-API-Key: KEY'");
 
     // Follows what other processes change, and records when keys are used.
-    let worker = tokio::spawn(keys.worker().until(ctrl_c()));
+    // Stopped after the last request, so that this one is counted, too.
+    let (stop_worker, stopped) = tokio::sync::oneshot::channel::<()>();
+    let worker = tokio::spawn(keys.worker().until(async {
+        let _ = stopped.await;
+    }));
     let app = Router::new()
         .route("/v1/whoami", get(whoami))
         .layer(keys.layer());
     axum::serve(listener, app)
         .with_graceful_shutdown(ctrl_c())
         .await?;
+    let _ = stop_worker.send(());
     worker.await?; // what is left is recorded
     Ok(())
 }

@@ -62,11 +62,16 @@ async fn main() -> Result<(), Error> {
     }
 
     // Follows what other processes change in the file, and records when keys are used.
-    let worker = tokio::spawn(keys.worker().until(ctrl_c()));
+    // Stopped after the last request, so that this one is counted, too.
+    let (stop_worker, stopped) = tokio::sync::oneshot::channel::<()>();
+    let worker = tokio::spawn(keys.worker().until(async {
+        let _ = stopped.await;
+    }));
     let app = app(&keys).into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, app)
         .with_graceful_shutdown(ctrl_c())
         .await?;
+    let _ = stop_worker.send(());
     worker.await?; // what is left is recorded
     Ok(())
 }

@@ -12,7 +12,7 @@ use support::{DAY, EchoService, create_in, imported, is_waiting, strangers, toda
 use tower::{Layer, ServiceExt};
 use tower_api_key::clock::ManualClock;
 use tower_api_key::key::KeyDigest;
-use tower_api_key::limit::{Endpoint, Limit};
+use tower_api_key::limit::{Endpoint, Limit, Plan};
 use tower_api_key::manage::WorkerHealth;
 use tower_api_key::store::{
     Change, KeyQuery, Page, Paging, StoreError, TrailQuery, TrailRecord, UsageBatch,
@@ -427,6 +427,51 @@ async fn units_are_counted_by_name_and_refunds_are_taken_back() {
     assert_eq!(of("other"), 3 * 6);
 }
 
+/// A bill without limits is the same as one with limits.
+#[tokio::test]
+async fn refunds_are_taken_back_without_a_limit_too_and_once() {
+    let clock = ManualClock::at(today());
+    // Another plan has limits; the keys here have none.
+    let limits = Limits::new()
+        .add_plan(
+            Plan::new("free")
+                .per_account(Quota::per_hour(1_000))
+                .per_key(Limit::named("tokens", Quota::per_hour(1_000)).unit("tokens")),
+        )
+        .add_plan(Plan::new("enterprise"))
+        .default_plan("enterprise")
+        .add_cost(http::Method::POST, "/reports", 10)
+        .add_endpoint(Endpoint::new(http::Method::PUT, "/reports").cost_in("tokens", 30));
+    let keys = ApiKeys::builder(MemoryStore::new())
+        .clock(clock.clone())
+        .limits(limits)
+        .build()
+        .unwrap();
+    let mut worker = Box::pin(keys.worker().into_future());
+    assert!(is_waiting(&mut worker));
+    let key = keys.issue("acme").await.unwrap();
+    let handler = tower::service_fn(|request: http::Request<()>| async move {
+        let caller = Caller::of(request.extensions()).unwrap();
+        let clone = caller.clone();
+        clone.refund("requests", 7).await.unwrap();
+        caller.refund("requests", u64::MAX).await.unwrap();
+        clone.refund("requests", 5).await.unwrap(); // nothing is left
+        caller.refund("tokens", 29).await.unwrap();
+        Ok::<_, std::convert::Infallible>(http::Response::new(Empty::<bytes::Bytes>::new()))
+    });
+    let service = keys.layer().layer(handler);
+    for method in ["POST", "PUT"] {
+        let request = http::Request::builder().method(method).uri("/reports");
+        let request = request.header("x-api-key", key.expose_secret()).body(());
+        service.clone().oneshot(request.unwrap()).await.unwrap();
+    }
+    clock.advance(ALL);
+    assert!(is_waiting(&mut worker));
+    let total = keys.usage().await.unwrap().total();
+    assert_eq!(total.allowed, 2);
+    assert_eq!(total.units, [("tokens".to_owned(), 1)].into());
+}
+
 #[tokio::test]
 async fn requests_are_counted_on_the_day_on_which_they_come() {
     let mut process = Process::new(MemoryStore::new());
@@ -576,8 +621,9 @@ async fn all_is_recorded_at_the_end_after_a_failure_and_from_a_list_that_is_full
     for plaintext in &plaintexts {
         create_in(&store.store, imported(plaintext));
     }
+    let clock = ManualClock::at(today());
     let keys = ApiKeys::builder(store.clone())
-        .clock(ManualClock::at(today()))
+        .clock(clock.clone())
         .metering(Metering::new().max_keys(8))
         .build()
         .unwrap();
@@ -591,7 +637,9 @@ async fn all_is_recorded_at_the_end_after_a_failure_and_from_a_list_that_is_full
     }
     store.failures.store(2, Ordering::Relaxed);
     stop.send(()).unwrap();
-    worker.await;
+    while is_waiting(&mut worker) {
+        clock.advance(SECOND); // between two attempts
+    }
     assert_eq!(allowed(&recorded(&store)), 50);
 }
 

@@ -50,10 +50,15 @@ async fn serve(address: SocketAddr) -> Result<(), Error> {
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let service = service(&keys).into_make_service_with_connect_info::<SocketAddr>();
-    let worker = tokio::spawn(keys.worker().until(stopped()));
+    // Stopped after the last request.
+    let (stop_worker, served) = tokio::sync::oneshot::channel::<()>();
+    let worker = tokio::spawn(keys.worker().until(async {
+        let _ = served.await;
+    }));
     axum::serve(listener, service)
         .with_graceful_shutdown(stopped())
         .await?;
+    let _ = stop_worker.send(());
     worker.await?;
     Ok(())
 }

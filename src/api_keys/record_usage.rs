@@ -8,7 +8,8 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 
 use crate::shared::Shared;
-use crate::store::{DynManagedKeyStore, KeyUsage, StoreError, StoreErrorKind, UsageBatch, in_time};
+use crate::store::{DynManagedKeyStore, KeyUsage, StoreError, StoreErrorKind, in_time};
+use crate::usage::Batches;
 use crate::util::trace;
 
 /// The time between two looks: the first use of a key is recorded at the next one.
@@ -26,11 +27,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(5);
 /// The most keys in a batch.
 const MOST_KEYS: usize = 2_000;
 
-/// The attempts at the end at batches that fail.
+/// The attempts at the end at batches that fail, a second apart.
 const LAST_ATTEMPTS: u32 = 3;
-
-/// The most batches of counts without a key.
-const SUMS: usize = 10;
 
 /// The shares of the time between two records, in percent, of which each process draws one, so
 /// that the processes of a fleet do not record all at once.
@@ -40,11 +38,7 @@ const JITTER: std::ops::Range<u32> = 80..121;
 pub(super) struct UsageRecorder<'s> {
     shared: &'s Shared,
     store: &'s Arc<dyn DynManagedKeyStore>,
-    node: [u8; 16],
-    /// The number of the next batch.
-    number: u64,
-    /// A batch that may or may not have been recorded. It is sent again as it is.
-    unconfirmed: Option<UsageBatch>,
+    batches: Batches,
     /// Requests count for this recorder.
     is_on: bool,
     /// The store has refused a batch, which was logged.
@@ -60,9 +54,7 @@ impl<'s> UsageRecorder<'s> {
         Self {
             shared,
             store,
-            node: random(),
-            number: 1,
-            unconfirmed: None,
+            batches: shared.usage.take_batches(),
             is_on: false,
             is_refused: false,
             is_overflowing: false,
@@ -90,8 +82,11 @@ impl<'s> UsageRecorder<'s> {
             self.shared.clock.sleep(pause).await;
             pause = match self.record_due().await {
                 Ok(()) => EVERY,
-                Err(error) if error.kind() == StoreErrorKind::Refused => {
-                    // The store records no usage; or its tables are not there yet.
+                // The store records no usage, or its tables are not there yet. One that has recorded
+                // some is treated as if it were down: nothing is lost while a right is missing.
+                Err(error)
+                    if error.kind() == StoreErrorKind::Refused && !self.batches.has_recorded() =>
+                {
                     // The batch is kept: it may have been recorded before its answer was lost, and
                     // its number must not be given to other counts.
                     trace::usage_refused(&error, std::mem::replace(&mut self.is_refused, true));
@@ -115,19 +110,27 @@ impl<'s> UsageRecorder<'s> {
         loop {
             // Lists meters that found no room before: in turns, since the list may be full again.
             self.shared.cache.list_meters();
-            match self.record_all().await {
+            match self.record(true).await {
                 Ok(()) if self.shared.usage.take_overflow() => {}
                 Ok(()) => return,
-                Err(error) if error.kind() == StoreErrorKind::Refused => return,
+                Err(error) if error.kind() == StoreErrorKind::Refused && self.is_refused => return,
                 Err(error) => {
-                    trace::usage_not_recorded(&error);
                     attempts -= 1;
                     if attempts == 0 {
-                        return;
+                        return trace::usage_given_up(&error, self.waiting_keys());
                     }
+                    trace::usage_not_recorded(&error);
+                    self.shared.clock.sleep(EVERY).await;
                 }
             }
         }
+    }
+
+    /// Returns the number of keys whose counts are not recorded.
+    fn waiting_keys(&self) -> usize {
+        let unconfirmed = self.batches.unconfirmed();
+        let unconfirmed = unconfirmed.map_or(0, |batch| batch.usage().len());
+        unconfirmed + self.shared.usage.listed(true)
     }
 
     /// Records the counts of keys that count for the first time, and all counts if they are due.
@@ -153,15 +156,6 @@ impl<'s> UsageRecorder<'s> {
         Ok(())
     }
 
-    /// Creates a batch of the usage that every store can keep. A store of the application's own may
-    /// have a record with an account that others refuse, and the clock may stand before 1970.
-    fn batch_of_good(&self, usage: Vec<KeyUsage>) -> Result<UsageBatch, StoreError> {
-        let (node, number) = (self.node, self.number);
-        let is_good = |usage: &KeyUsage| UsageBatch::new(node, number, [usage.clone()]).is_ok();
-        let good = usage.into_iter().filter(is_good);
-        UsageBatch::new(node, number, good).map_err(StoreError::unavailable)
-    }
-
     fn draw_due(&mut self) {
         let mut byte = [0];
         let _ = SysRng.try_fill_bytes(&mut byte);
@@ -170,80 +164,74 @@ impl<'s> UsageRecorder<'s> {
         self.due = self.shared.clock.monotonic() + every * percent / 100;
     }
 
-    /// Records all counts, until there are none.
-    async fn record_all(&mut self) -> Result<(), StoreError> {
-        if self.shared.usage.is_on() {
-            return self.record(true).await; // another worker goes on
-        }
-        while self.record_batch(true).await? {}
-        Ok(())
-    }
-
-    /// Records the counts of keys that count for the first time, or all counts.
+    /// Records the counts of keys that count for the first time; or, if `all` is set, all counts.
     async fn record(&mut self, all: bool) -> Result<(), StoreError> {
-        // Bounds the loop, since requests fill the list while it is recorded.
-        let most = self.shared.usage.settings().most_keys.div_ceil(MOST_KEYS) + 1;
-        for _ in 0..most + SUMS {
-            if !self.record_batch(all).await? {
+        self.send().await?; // the last batch, if it is not known whether it was recorded
+        // The meters that are listed now. Requests list further ones meanwhile.
+        let mut left = self.shared.usage.listed(all);
+        while left > 0 {
+            let (usage, meters) = self.shared.usage.take(left.min(MOST_KEYS), all);
+            if meters == 0 {
                 break;
             }
+            left = left.saturating_sub(meters);
+            self.record_batch(usage).await?;
+        }
+        let mut left = if all {
+            self.shared.usage.sum_count()
+        } else {
+            0
+        };
+        while left > 0 {
+            let sums = self.shared.usage.take_sums();
+            if sums.is_empty() {
+                break;
+            }
+            left = left.saturating_sub(sums.len());
+            self.record_batch(sums).await?;
         }
         Ok(())
     }
 
-    /// Records one batch. Returns whether there was one.
-    async fn record_batch(&mut self, all: bool) -> Result<bool, StoreError> {
-        let batch = if let Some(batch) = self.unconfirmed.take() {
-            batch
-        } else {
-            let usage = self.shared.usage.take(MOST_KEYS, all);
-            if usage.is_empty() {
-                return Ok(false);
-            }
-            match UsageBatch::new(self.node, self.number, usage.iter().cloned()) {
-                Ok(batch) => batch,
-                Err(error) => {
-                    trace::usage_left_out(&error);
-                    self.batch_of_good(usage)?
-                }
-            }
-        };
-        // Kept from here on: the call may be dropped, or late.
-        let batch = self.unconfirmed.insert(batch);
-        let call = self.store.record_usage(batch);
-        match in_time(&*self.shared.clock, TIME_LIMIT, call).await {
-            Ok(()) => {
-                self.number += 1;
-                self.unconfirmed = None;
-                Ok(true)
-            }
-            Err(error) if error.kind() == StoreErrorKind::Conflict => {
-                // The store does not know the batches before this one: it was restored from a
-                // backup, for example. Go on as a new node.
-                self.node = random();
-                self.number = 1;
-                let usage = batch.usage().to_vec();
-                self.unconfirmed = UsageBatch::new(self.node, self.number, usage).ok();
-                Err(error)
-            }
-            Err(error) => Err(error),
+    async fn record_batch(&mut self, usage: Vec<KeyUsage>) -> Result<(), StoreError> {
+        if usage.is_empty() {
+            return Ok(());
         }
+        if let Err(error) = self.batches.make(usage.iter().cloned()) {
+            // A store of the application's own may have a record with an account that others
+            // refuse, and the clock may stand before 1970.
+            trace::usage_left_out(&error);
+            let good: Vec<_> = usage
+                .into_iter()
+                .filter(|usage| self.batches.can_have(usage))
+                .collect();
+            let made = self.batches.make(good);
+            made.map_err(StoreError::unavailable)?;
+        }
+        self.send().await
+    }
+
+    /// Sends the batch that is not known to be recorded, if there is one.
+    async fn send(&mut self) -> Result<(), StoreError> {
+        let Some(batch) = self.batches.unconfirmed() else {
+            return Ok(());
+        };
+        let call = self.store.record_usage(batch);
+        let result = in_time(&*self.shared.clock, TIME_LIMIT, call).await;
+        match &result {
+            Ok(()) => self.batches.confirm(),
+            Err(error) if error.kind() == StoreErrorKind::Conflict => self.batches.begin_anew(),
+            Err(_) => {}
+        }
+        result
     }
 }
 
-/// Requests count nothing if the worker is dropped.
+/// Requests count nothing if the worker is dropped. The next worker goes on with its batches.
 impl Drop for UsageRecorder<'_> {
     fn drop(&mut self) {
         self.turn(false);
+        let batches = std::mem::take(&mut self.batches);
+        self.shared.usage.keep_batches(batches);
     }
-}
-
-/// Returns 16 random bytes, for the id of a node or the number of a write.
-pub(super) fn random() -> [u8; 16] {
-    let mut bytes = [0; 16];
-    if SysRng.try_fill_bytes(&mut bytes).is_err() {
-        // Unique, too, as long as the process ids of a fleet are.
-        bytes = *crate::store::ChangeId::unique().as_bytes();
-    }
-    bytes
 }

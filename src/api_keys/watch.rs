@@ -7,7 +7,6 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::record_usage::random;
 use crate::anomaly::{
     Alert, NoProfile, Notable, Observation, Profile, Severity, Watch, WatchTable,
 };
@@ -17,6 +16,7 @@ use crate::manage::Manager;
 use crate::manage::policy::IssuePolicy;
 use crate::shared::Shared;
 use crate::store::{DynManagedKeyStore, KeptProfile, StoreError, StoreErrorKind, in_time};
+use crate::usage::random_id;
 use crate::util::trace;
 
 /// The time between two looks.
@@ -171,7 +171,7 @@ impl<'s> Lookout<'s> {
                 let rest = self.due.len().saturating_sub(AT_ONCE);
                 let due = self.due.split_off(rest).into_iter();
                 let seen = due.filter_map(|watch| watch.take(second).map(|seen| (watch, seen)));
-                let [a, b, c, d, ..] = random();
+                let [a, b, c, d, ..] = random_id();
                 Batch {
                     write: u32::from_le_bytes([a, b, c, d]),
                     seen: seen.collect(),

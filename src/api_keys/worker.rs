@@ -44,12 +44,15 @@ use crate::util::timestamp::nanoseconds;
 /// ```
 /// use tower_api_key::ApiKeys;
 ///
-/// # async fn ctrl_c() {}
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
 /// let keys = ApiKeys::in_memory();
-/// let worker = tokio::spawn(keys.worker().until(ctrl_c()));
-/// // … serve …
+/// let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+/// let worker = tokio::spawn(keys.worker().until(async {
+///     let _ = stopped.await;
+/// }));
+/// // … serve; stop the worker after the last request, or that one is not counted …
+/// let _ = stop.send(());
 /// worker.await.expect("the worker ended"); // the remaining work is done
 /// # }
 /// ```

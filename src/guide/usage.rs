@@ -16,6 +16,9 @@
 //!   [`Caller::charge`] adds units of a limit, [`Caller::refund`] takes units back, and
 //!   [`Caller::count`] adds units that no limit counts.
 //!
+//! Where a layer stands inside of another one of the same keys, a request that the outer layer admits
+//! and the inner one denies is `allowed` once and `refused` once.
+//!
 //! Requests without a key, with an unknown key or with a malformed one are nobody's usage: see the
 //! metrics in the chapter [`operating`](super::operating).
 //!
@@ -95,8 +98,7 @@
 //!   its last record: at most 1.2 times [`record_every`] and one second, which are 37 seconds by
 //!   default; and while the store does not answer, all since it last did. A worker that is
 //!   [stopped](crate::manage::Worker::until) records what is left first, if the store answers. A
-//!   refund that is lost this way, or that was made while the limiter was out, leaves the units too
-//!   high by as much.
+//!   refund that is lost this way leaves the units too high by as much.
 //! - **A count stops** at 999,999,999,999,999 for each key, day and unit.
 //! - **The day is that of the decision**, by the clock of the process. A day is complete when that
 //!   time has passed after its end, unless a process could not reach the store. Bill a day later.

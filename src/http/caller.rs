@@ -42,8 +42,8 @@ pub struct Caller {
     carriers: Carriers,
     /// The facts of the request that its limits depend on.
     request_limits: RequestLimits,
-    /// The charges of the request, for refunds; `None` if nothing was charged.
-    receipt: Option<Receipt>,
+    /// What the request was charged, for refunds.
+    receipt: Receipt,
 }
 
 /// The kind of place in a request where a key was sent.
@@ -79,7 +79,7 @@ impl Caller {
         lifecycle: Lifecycle,
         carriers: Carriers,
         request_limits: RequestLimits,
-        receipt: Option<Receipt>,
+        receipt: Receipt,
     ) -> Self {
         Self {
             key,
@@ -227,8 +227,9 @@ impl Caller {
     /// period that is over refunds nothing. A smooth quota refunds only the units that it has not
     /// regained by itself.
     ///
-    /// A request that [`LimiterOutage`](crate::limit::LimiterOutage) decided refunds nothing. Units
-    /// that [`charge`](Self::charge) took are not refunded either.
+    /// A request that [`LimiterOutage`](crate::limit::LimiterOutage) decided refunds nothing to a
+    /// limit. Units that [`charge`](Self::charge) took are not refunded either. From
+    /// [usage](crate::usage), the units are taken back in any case.
     ///
     /// # Errors
     ///
@@ -249,20 +250,20 @@ impl Caller {
     /// ```
     pub async fn refund(&self, unit: &str, units: u64) -> Result<(), ChargeError> {
         self.check_unit(unit)?;
-        let Some(receipt) = &self.receipt else {
-            return Ok(()); // nothing was charged
-        };
+        let key_services = self.key.key_services();
+        let rules = key_services.enforcer.rules.of(&self.request_limits);
+        // Whatever limits there are: usage has counted the units also of a key without any.
+        if let Some((number, counted)) = rules.counted_unit(unit, &self.request_limits) {
+            let taken_back = self.receipt.take_back(number, counted, units);
+            self.count_units(unit, -signed(taken_back));
+        }
+        if self.receipt.has_no_charge() {
+            return Ok(());
+        }
         let key = self.key.charged_key(self.key_id());
-        self.key
-            .key_services()
-            .refund(
-                key,
-                &self.request_limits,
-                receipt,
-                Some(unit),
-                units,
-                |refunded| self.count_units(unit, -signed(refunded)),
-            )
+        let (limits, receipt) = (&self.request_limits, &self.receipt);
+        key_services
+            .refund(key, limits, receipt, Some(unit), units)
             .await?;
         Ok(())
     }
@@ -323,6 +324,9 @@ impl Caller {
     }
 
     fn count_units(&self, unit: &str, units: i64) {
+        if units == 0 {
+            return;
+        }
         if let Some(meter) = self.key.meter() {
             meter.add_units(self.key.key_services().clock.now(), unit, units);
         }

@@ -512,6 +512,28 @@ impl CompiledRules {
         costs.map_or(&[], Vec::as_slice)
     }
 
+    /// Returns the number of units that a request takes in advance, with `requests`; 0 if nothing is
+    /// refunded under these rules.
+    pub(crate) fn counted_units(&self, request: &RequestLimits) -> usize {
+        let has_costs = !self.names.is_empty() || self.costs.len() > 1;
+        if has_costs {
+            1 + self.unit_costs_of(request).len()
+        } else {
+            0
+        }
+    }
+
+    /// Returns the number of a unit among those that a request takes in advance, and how many it
+    /// takes.
+    pub(crate) fn counted_unit(&self, unit: &str, request: &RequestLimits) -> Option<(usize, u64)> {
+        if unit == REQUESTS {
+            return Some((0, self.cost_of(request)));
+        }
+        let mut costs = self.unit_costs_of(request).iter().zip(1..);
+        let ((_, cost), number) = costs.find(|((name, _), _)| name == unit)?;
+        Some((number, *cost))
+    }
+
     /// Returns the application's own subject of the request that a rule counts by.
     fn subject<'a>(&self, rule: &Rule, request: &'a RequestLimits) -> Option<&'a str> {
         let name = rule.subject.as_ref()?;

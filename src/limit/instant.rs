@@ -12,7 +12,7 @@ use crate::util::timestamp;
 pub(crate) const MAX_SKEW: u64 = 1_000_000_000;
 
 /// Both readings of the clock, in nanoseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Nanos {
     pub(crate) wall: u64,
     pub(crate) monotonic: u64,

@@ -10,7 +10,7 @@ use crate::limit::charge::Charge;
 use crate::limit::compiled_rules::{ChargedKey, Charges, RequestLimits};
 use crate::limit::enforcer::{self, Enforcer};
 use crate::limit::limiter::LimiterError;
-use crate::limit::refund::{Receipt, Refund};
+use crate::limit::refund::Receipt;
 use crate::limit::verdict::BudgetStatus;
 use crate::util::clock::Clock;
 use crate::util::log_throttle::LineBudget;
@@ -27,7 +27,7 @@ pub(crate) struct KeyServices {
 
 impl KeyServices {
     /// Refunds units of each charge in `unit`, or of all charges if `unit` is `None`. At most the
-    /// cost of a charge is refunded in total. `note` is told the units, before the limiter is asked.
+    /// cost of a charge is refunded in total.
     pub(crate) async fn refund(
         &self,
         key: ChargedKey<'_>,
@@ -35,7 +35,6 @@ impl KeyServices {
         receipt: &Receipt,
         unit: Option<&str>,
         units: u64,
-        note: impl FnOnce(u64),
     ) -> Result<(), LimiterError> {
         let enforcer = &self.enforcer;
         let charges = self.charges(key, request_limits);
@@ -44,7 +43,6 @@ impl KeyServices {
         if refunds.is_empty() {
             return Ok(());
         }
-        note(refunds.iter().map(Refund::units).max().unwrap_or_default());
         enforcer.refund(&*self.clock, &refunds).await
     }
 

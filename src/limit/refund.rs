@@ -137,15 +137,17 @@ impl Taken {
     }
 }
 
-/// The receipt for the charges of a request. At most their cost is refunded in total, even if
-/// several clones of a caller ask for refunds.
-#[derive(Debug)]
+/// The receipt for the charges of a request, and for the units that usage has counted. At most their
+/// cost is refunded in total, even if several clones of a caller ask for refunds.
+#[derive(Debug, Default)]
 pub(crate) struct Receipt {
     at: Nanos,
     /// The nanoseconds for which each charge counts, and its note, in the order of the charges.
     counts: SmallVec<[(u64, RefundNote); 2]>,
-    /// The units of each charge that were refunded. Allocated at the first refund or clone, since
-    /// few requests have one.
+    /// The number of units that usage has counted, each in its amount.
+    counted_units: usize,
+    /// The units of each charge that were refunded, and then those of each counted unit that were
+    /// taken back. Allocated at the first refund or clone, since few requests have one.
     returned: OnceLock<Arc<[AtomicU64]>>,
 }
 
@@ -159,8 +161,31 @@ impl Receipt {
             counts: statuses
                 .map(|it| (it.full_in_nanoseconds(), it.refund_note()))
                 .collect(),
+            counted_units: 0,
             returned: OnceLock::new(),
         }
+    }
+
+    /// Sets the number of units that usage has counted. Call it before the first refund.
+    pub(crate) fn with_counted_units(mut self, units: usize) -> Self {
+        self.counted_units = units;
+        self
+    }
+
+    /// Returns whether nothing was charged.
+    pub(crate) fn has_no_charge(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    /// Returns how many of these units are taken back from usage, of the unit with a number, of
+    /// which so many were counted. The receipt is reduced by them.
+    pub(crate) fn take_back(&self, number: usize, counted: u64, units: u64) -> u64 {
+        let Some(returned) = self.returned().get(self.counts.len() + number) else {
+            return 0;
+        };
+        let add = |before: u64| Some(before.saturating_add(units).min(counted));
+        let before = returned.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        units.min(counted.saturating_sub(before.unwrap_or_default()))
     }
 
     /// Returns refunds of up to `units` for each charge in `unit`, or for each charge if `unit` is
@@ -199,17 +224,25 @@ impl Receipt {
     }
 
     fn returned(&self) -> &Arc<[AtomicU64]> {
-        let none = || self.counts.iter().map(|_| AtomicU64::new(0)).collect();
+        let slots = self.counts.len() + self.counted_units;
+        let none = || (0..slots).map(|_| AtomicU64::new(0)).collect();
         self.returned.get_or_init(none)
     }
 }
 
 impl Clone for Receipt {
     fn clone(&self) -> Self {
+        let is_empty = self.counts.is_empty() && self.counted_units == 0;
+        let returned = if is_empty {
+            OnceLock::new() // without an allocation
+        } else {
+            OnceLock::from(Arc::clone(self.returned()))
+        };
         Self {
             at: self.at,
             counts: self.counts.clone(),
-            returned: OnceLock::from(Arc::clone(self.returned())),
+            counted_units: self.counted_units,
+            returned,
         }
     }
 }

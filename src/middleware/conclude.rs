@@ -158,7 +158,10 @@ impl Gate {
         self.pass_on(request, Some((&key, &lifecycle)));
         let has_observers = self.shared.observers.has_observers();
         let for_observers = has_observers.then(|| Arc::clone(&key));
-        let caller = Caller::new(key, lifecycle, carriers, request_limits, within.receipt);
+        let rules = self.rules_of(&request_limits);
+        let receipt = within.receipt.unwrap_or_default();
+        let receipt = receipt.with_counted_units(rules.counted_units(&request_limits));
+        let caller = Caller::new(key, lifecycle, carriers, request_limits, receipt);
         request.extensions_mut().insert(caller);
         Outcome::Admit(Admission::Key {
             lifecycle,

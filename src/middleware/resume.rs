@@ -268,14 +268,7 @@ impl Gate {
         receipt: &Receipt,
     ) {
         let key_services = &self.shared.key_services;
-        let refunded = key_services.refund(
-            key.charged_key(id),
-            request_limits,
-            receipt,
-            None,
-            ALL,
-            |_| {}, // the request was not counted
-        );
+        let refunded = key_services.refund(key.charged_key(id), request_limits, receipt, None, ALL);
         if let Err(error) = refunded.await {
             trace::refund_failed(&error);
         }

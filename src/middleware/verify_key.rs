@@ -6,6 +6,7 @@ use crate::http::carriers::Carriers;
 use crate::http::rejection::{NotFound, Rejection};
 use crate::key::digest::KeyDigest;
 use crate::key::formats::{Position, Recognized};
+use crate::limit::refund::Receipt;
 use crate::middleware::decide::check_status;
 use crate::middleware::gate::Gate;
 
@@ -53,7 +54,7 @@ impl Gate {
             lifecycle,
             Carriers::NONE,
             request_limits,
-            None,
+            Receipt::default(),
         ))
     }
 }

@@ -79,6 +79,12 @@ pub(super) trait Table: Send + Sync {
 
     /// Adds counts to those of their account, or to those without an account.
     fn fold(&self, usage: KeyUsage);
+
+    /// Notes that a meter sets the counts of a period aside. Returns `false` if there is no room.
+    fn keep_aside(&self) -> bool;
+
+    /// Notes that meters have set so many periods less aside.
+    fn release_aside(&self, periods: usize);
 }
 
 #[derive(Default)]
@@ -133,9 +139,13 @@ impl Meter {
     ) {
         let now = since_1970(now);
         self.enter(now);
+        if cost == 0 {
+            // First: if the counts are taken in between, `requests` is too low, and never too high.
+            self.add_further(-1);
+        }
         self.allowed.fetch_add(1, SeqCst);
-        if cost != 1 {
-            self.add_further(i64::try_from(cost).unwrap_or(i64::MAX).saturating_sub(1));
+        if cost > 1 {
+            self.add_further(i64::try_from(cost - 1).unwrap_or(i64::MAX));
         }
         self.last.store(now, SeqCst);
         if self.state.load(SeqCst) != LISTED | USED {
@@ -189,17 +199,34 @@ impl Meter {
         let mut aside = rest.take().unwrap_or_default();
         let counts = self.take_current(&mut aside);
         self.begins.store(now - now % self.period(), SeqCst);
-        if let Some(counts) = counts {
-            add_period(&mut aside.over, counts);
-        }
-        let over = &mut aside.over;
-        let oldest = (over.len() > MOST_PERIODS).then(|| over.remove(0));
-        if !over.is_empty() {
+        let no_room = counts.and_then(|counts| self.put_aside(&mut aside.over, counts));
+        if !aside.over.is_empty() {
             *rest = Some(aside);
         }
         drop(rest);
-        if let Some(oldest) = oldest {
-            self.fold(oldest);
+        if let Some(no_room) = no_room {
+            self.fold(no_room);
+        }
+    }
+
+    /// Puts the counts of a period that is over aside. Returns counts that find no room.
+    fn put_aside(&self, over: &mut Vec<KeyUsage>, counts: KeyUsage) -> Option<KeyUsage> {
+        let counts = add_to_same(over, counts)?;
+        let has_room = self.table.upgrade().is_some_and(|it| it.keep_aside());
+        if !has_room {
+            return Some(counts);
+        }
+        over.push(counts);
+        if over.len() <= MOST_PERIODS {
+            return None;
+        }
+        self.release_aside(1);
+        Some(over.remove(0))
+    }
+
+    fn release_aside(&self, periods: usize) {
+        if let Some(table) = self.table.upgrade().filter(|_| periods > 0) {
+            table.release_aside(periods);
         }
     }
 
@@ -257,8 +284,10 @@ impl Meter {
     fn take_all(&self) -> Vec<KeyUsage> {
         let mut rest = self.rest();
         let mut aside = rest.take().unwrap_or_default();
+        self.release_aside(aside.over.len());
         if let Some(counts) = self.take_current(&mut aside) {
-            add_period(&mut aside.over, counts);
+            let new = add_to_same(&mut aside.over, counts);
+            aside.over.extend(new);
         }
         aside.over
     }
@@ -351,12 +380,13 @@ fn add_unit(all: &mut SmallVec<[(Box<str>, i64); 1]>, unit: &str, units: i64) {
     }
 }
 
-/// Adds counts to those of the same period.
-fn add_period(all: &mut Vec<KeyUsage>, usage: KeyUsage) {
-    match all.iter_mut().find(|other| other.period == usage.period) {
-        Some(other) => other.add(usage),
-        None => all.push(usage),
-    }
+/// Adds counts to those of the same period. Returns them if there are none.
+fn add_to_same(all: &mut [KeyUsage], counts: KeyUsage) -> Option<KeyUsage> {
+    let Some(same) = all.iter_mut().find(|it| it.period == counts.period) else {
+        return Some(counts);
+    };
+    same.add(counts);
+    None
 }
 
 /// Returns the nanoseconds since 1970, at least 1.

@@ -66,8 +66,11 @@ impl Metering {
         self
     }
 
-    /// Sets the most keys whose counts wait to be recorded. Default: 100,000, about 30 MB; at
-    /// least 1.
+    /// Sets the most keys whose counts wait to be recorded. Default: 100,000; at least 1.
+    ///
+    /// They take about 30 MB. While the store is down, days or hours go by: as many counts of
+    /// periods that are over wait, too, which take about 65 MB. Further ones are added to those of
+    /// the account at once. Units with names take room of their own.
     ///
     /// More keys wait only if the store is down for long, or if more are used between two records.
     /// Their counts stay in the cache until there is room. When a key leaves the cache before, its

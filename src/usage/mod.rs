@@ -5,10 +5,12 @@
 //! a batch that is sent twice counts once. A process that is killed loses what it counted since its
 //! last batch, and nothing is ever counted twice.
 
+mod batches;
 mod meter;
 mod metering;
 mod table;
 
+pub(crate) use batches::{Batches, random_id};
 pub(crate) use meter::{Counted, Meter};
 pub use metering::Metering;
 pub use table::UsageHealth;

@@ -1,12 +1,13 @@
 //! The table of usage that is not recorded yet.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::batches::Batches;
 use super::meter::{Meter, OTHER, Table};
 use super::metering::Metering;
 use crate::key::environment::Environment;
@@ -33,16 +34,21 @@ pub(crate) struct UsageTable {
     /// A meter found no room on the list.
     has_overflowed: AtomicBool,
     sums: Mutex<HashMap<Sum, KeyUsage>>,
+    /// The periods that are over, and whose counts are set aside in meters.
+    aside: AtomicUsize,
+    /// The batches of recorders that were dropped.
+    batches: Mutex<Vec<Batches>>,
     /// The requests that were added to sums of accounts, and to those without an account.
     without_key: AtomicU64,
     unattributed: AtomicU64,
 }
 
+/// The oldest come first, so that a busy key, which is listed again at once, holds up no other.
 #[derive(Default)]
 struct Lists {
     /// Those of keys that are used for the first time, and are recorded at once.
-    new: Vec<Arc<Meter>>,
-    others: Vec<Arc<Meter>>,
+    new: VecDeque<Arc<Meter>>,
+    others: VecDeque<Arc<Meter>>,
 }
 
 /// The state of the metering in this process: [`Health::usage`](crate::manage::Health::usage).
@@ -77,6 +83,8 @@ impl UsageTable {
             lists: Mutex::default(),
             has_overflowed: AtomicBool::new(false),
             sums: Mutex::default(),
+            aside: AtomicUsize::new(0),
+            batches: Mutex::default(),
             without_key: AtomicU64::new(0),
             unattributed: AtomicU64::new(0),
         })
@@ -139,31 +147,61 @@ impl UsageTable {
         self.lists().len() >= self.settings.most_keys.div_ceil(2)
     }
 
-    /// Takes the counts of at most so many keys, to be recorded: those that count for the first
-    /// time; or, if `all` is set, all, and those that have lost their key as well.
-    pub(crate) fn take(&self, most: usize, all: bool) -> Vec<KeyUsage> {
-        let mut meters = self.lists().take(most, all);
-        let mut taken: Vec<KeyUsage> = Vec::new();
-        let mut rows = 0;
-        while let Some(meter) = meters.pop() {
-            let usage = meter.take();
-            // A row for each period and unit: after an outage, one key may have hundreds.
-            rows += usage
-                .iter()
-                .map(|it| 1 + it.counts.units.len())
-                .sum::<usize>();
-            taken.extend(usage);
-            if rows >= MOST_ROWS {
+    /// Returns the number of meters with counts: of keys that count for the first time, or of all.
+    pub(crate) fn listed(&self, all: bool) -> usize {
+        let lists = self.lists();
+        if all { lists.len() } else { lists.new.len() }
+    }
+
+    /// Takes the counts of meters, to be recorded: of keys that count for the first time; or, if
+    /// `all` is set, of all. Returns the number of meters, which is at most `most` and 0 only if
+    /// there are none.
+    pub(crate) fn take(&self, most: usize, all: bool) -> (Vec<KeyUsage>, usize) {
+        let (mut taken, mut meters, mut rows) = (Vec::new(), 0, 0);
+        // A row for each period and unit: after an outage, one key may have hundreds.
+        while meters < most && rows < MOST_ROWS {
+            let Some(meter) = self.lists().pop(all) else {
                 break;
-            }
+            };
+            meters += 1;
+            let usage = meter.take();
+            rows += usage.iter().map(rows_of).sum::<usize>();
+            taken.extend(usage);
         }
-        self.lists().others.append(&mut meters);
-        if all && taken.len() < most {
-            let mut sums = self.sums();
-            let some: Vec<Sum> = sums.keys().take(most - taken.len()).cloned().collect();
-            taken.extend(some.iter().filter_map(|sum| sums.remove(sum)));
-        }
-        taken
+        (taken, meters)
+    }
+
+    /// Returns the number of counts that have lost their key.
+    pub(crate) fn sum_count(&self) -> usize {
+        self.sums().len()
+    }
+
+    /// Takes counts that have lost their key. Returns none if there are none.
+    pub(crate) fn take_sums(&self) -> Vec<KeyUsage> {
+        let mut sums = self.sums();
+        let mut rows = 0;
+        let some = sums.iter().take_while(|(_, usage)| {
+            let is_room = rows < MOST_ROWS;
+            rows += rows_of(usage);
+            is_room
+        });
+        let some: Vec<Sum> = some.map(|(sum, _)| sum.clone()).collect();
+        some.iter().filter_map(|sum| sums.remove(sum)).collect()
+    }
+
+    /// Returns the batches of a recorder that was dropped, or new ones.
+    pub(crate) fn take_batches(&self) -> Batches {
+        let left = self.batches().pop();
+        left.unwrap_or_default()
+    }
+
+    /// Keeps the batches of a recorder that is dropped, for the next one.
+    pub(crate) fn keep_batches(&self, batches: Batches) {
+        self.batches().push(batches);
+    }
+
+    fn batches(&self) -> MutexGuard<'_, Vec<Batches>> {
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lists(&self) -> MutexGuard<'_, Lists> {
@@ -187,8 +225,19 @@ impl Table for UsageTable {
         } else {
             &mut lists.others
         };
-        list.push(Arc::clone(meter));
+        list.push_back(Arc::clone(meter));
         true
+    }
+
+    fn keep_aside(&self) -> bool {
+        let most = self.settings.most_keys;
+        let add = |aside: usize| (aside < most).then_some(aside + 1);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.aside.fetch_update(set, fetch, add).is_ok()
+    }
+
+    fn release_aside(&self, periods: usize) {
+        self.aside.fetch_sub(periods, Ordering::Relaxed);
     }
 
     #[cold]
@@ -223,6 +272,11 @@ impl Table for UsageTable {
     }
 }
 
+/// Returns the approximate number of database rows of counts.
+fn rows_of(usage: &KeyUsage) -> usize {
+    1 + usage.counts.units.len()
+}
+
 /// Adds the units with the last names up, if there are many names.
 fn keep_few_units(counts: &mut UsageCounts) {
     while counts.units.len() > MOST_UNITS {
@@ -239,16 +293,12 @@ impl Lists {
         self.new.len() + self.others.len()
     }
 
-    fn take(&mut self, most: usize, all: bool) -> Vec<Arc<Meter>> {
-        let from = |list: &mut Vec<Arc<Meter>>, most: usize| {
-            list.split_off(list.len().saturating_sub(most))
-        };
-        let mut taken = from(&mut self.new, most);
-        if all {
-            let room = most - taken.len();
-            taken.extend(from(&mut self.others, room));
+    fn pop(&mut self, all: bool) -> Option<Arc<Meter>> {
+        let new = self.new.pop_front();
+        if new.is_some() || !all {
+            return new;
         }
-        taken
+        self.others.pop_front()
     }
 }
 

@@ -200,6 +200,17 @@ pub(crate) fn usage_not_recorded(error: &(dyn Error + 'static)) {
     );
 }
 
+/// Logs usage that is lost, since the process stops.
+pub(crate) fn usage_given_up(error: &(dyn Error + 'static), keys: usize) {
+    let causes = Causes(error);
+    error!(
+        target: TARGET,
+        error = %causes,
+        keys,
+        "usage could not be recorded before the worker was stopped, and is lost"
+    );
+}
+
 /// Logs that more keys were in use than usage is counted of.
 pub(crate) fn usage_folded() {
     warn!(

@@ -14,6 +14,8 @@ pub(super) struct Dialect {
     /// The begin and the end of a call that shows bytes or a time to people.
     pub(super) hex: [&'static str; 2],
     pub(super) time: [&'static str; 2],
+    /// The time by the clock of the database, in microseconds since 1970.
+    pub(super) now: &'static str,
     /// The options of a table, and of one whose rows are updated often.
     pub(super) strict: &'static str,
     pub(super) updated: &'static str,

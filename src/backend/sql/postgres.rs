@@ -124,6 +124,7 @@ impl Driver for PostgresDriver {
         serial: "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
         hex: ["encode(", ", 'hex')"],
         time: ["to_timestamp((", ") / 1e6)"],
+        now: "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)",
         strict: "",
         updated: " WITH (fillfactor = 80)",
         transaction: "xid xid8 NOT NULL DEFAULT pg_current_xact_id(),",

@@ -207,6 +207,7 @@ impl Driver for SqliteDriver {
         serial: "INTEGER PRIMARY KEY AUTOINCREMENT",
         hex: ["lower(hex(", "))"],
         time: ["strftime('%Y-%m-%dT%H:%M:%fZ', (", ") / 1e6, 'unixepoch')"],
+        now: "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)",
         strict: " STRICT",
         updated: " STRICT, WITHOUT ROWID",
         transaction: "",

@@ -51,7 +51,7 @@ impl<D: Driver> SqlStore<D> {
             self.record_counts(&mut session, batch.usage()).await?;
             self.tell_first_uses(&mut session, &new).await?;
             if batch.number() == 1 {
-                self.delete_old_numbers(&mut session, batch).await?;
+                self.delete_old_numbers(&mut session).await?;
             }
             session.run("COMMIT").await?;
         } else {
@@ -67,16 +67,13 @@ impl<D: Driver> SqlStore<D> {
         session: &mut D::Session,
         batch: &UsageBatch,
     ) -> Result<bool, SqlError> {
-        let statement = self.sql(
-            "INSERT INTO {flushes} AS f (node, number, at) VALUES ($1, $2, $3) \
+        let statement = self.sql(&format!(
+            "INSERT INTO {{flushes}} AS f (node, number, at) VALUES ($1, $2, {}) \
              ON CONFLICT (node) DO UPDATE SET number = excluded.number, at = excluded.at \
              WHERE f.number = excluded.number - 1",
-        );
-        let cells = [
-            Cell::bytes(*batch.node()),
-            Cell::count(batch.number()),
-            Cell::instant(last_time(batch.usage())),
-        ];
+            D::DIALECT.now
+        ));
+        let cells = [Cell::bytes(*batch.node()), Cell::count(batch.number())];
         if session.execute(Query::new(statement, cells)).await? == 1 {
             return Ok(true);
         }
@@ -122,21 +119,16 @@ impl<D: Driver> SqlStore<D> {
 
     /// Deletes numbers of nodes that have not recorded for long. Each start of a process leaves one,
     /// so that a few at each start are enough.
-    async fn delete_old_numbers(
-        &self,
-        session: &mut D::Session,
-        batch: &UsageBatch,
-    ) -> Result<(), SqlError> {
-        let before = last_time(batch.usage()).checked_sub(NUMBERS_KEPT);
-        let Some(before) = before.filter(|before| *before > UNIX_EPOCH) else {
-            return Ok(());
-        };
+    ///
+    /// By the clock of the database: a process whose clock is ahead would delete the numbers of
+    /// others, whose batches would then count twice.
+    async fn delete_old_numbers(&self, session: &mut D::Session) -> Result<(), SqlError> {
+        let (now, kept) = (D::DIALECT.now, NUMBERS_KEPT.as_micros());
         let delete = self.sql(&format!(
             "DELETE FROM {{flushes}} WHERE node IN (SELECT node FROM {{flushes}} \
-             WHERE at < $1 ORDER BY node LIMIT {DELETED_AT_ONCE})"
+             WHERE at < {now} - {kept} ORDER BY node LIMIT {DELETED_AT_ONCE})"
         ));
-        let query = Query::new(delete, [Cell::instant(before)]);
-        session.execute(query).await?;
+        session.execute(Query::new(delete, [])).await?;
         Ok(())
     }
 
