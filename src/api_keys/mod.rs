@@ -6,6 +6,7 @@ mod builder;
 mod deliver;
 mod end_idle;
 mod follow;
+mod health;
 mod record_usage;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -56,7 +57,8 @@ use crate::store::{
     TrailQuery, TrailRecord,
 };
 pub use builder::{ApiKeysBuilder, BuildError};
-pub use worker::{Health, Worker, WorkerHealth};
+pub use health::{Health, WorkerHealth};
+pub use worker::Worker;
 
 /// The API keys of an application: creates layers, and manages keys.
 ///

@@ -68,10 +68,10 @@ impl NearlyUsed {
         };
         let period = period(charge, status, now);
         // With the quota: after a change of the plan, the new one is told of, too.
-        let quota = format!("{} {}", charge.quota(), charge.tell_at());
+        let quota = (charge.quota(), charge.tell_at());
         let hash = self
             .keys
-            .hash_one((&owner, charge.name().as_str(), &quota, period));
+            .hash_one((&owner, charge.name().as_str(), quota, period));
         let mut found = self.found();
         if found.told.contains(&hash) || found.waiting.len() >= MOST_WAITING {
             return;
@@ -84,7 +84,7 @@ impl NearlyUsed {
             LIMIT_NEARLY_USED,
             &owner.to_text(),
             charge.name().as_str(),
-            &quota,
+            &format!("{} {}", charge.quota(), charge.tell_at()),
             &period.to_string(),
         ]);
         let event = event(charge, status, &owner, presented, now);
