@@ -1,10 +1,12 @@
 //! Connections to addresses that were checked.
 
+use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::net::TcpStream;
 
+use super::bounded::BoundedStream;
 use super::deadline::Deadline;
 use super::error::{SendError, SendErrorKind};
 
@@ -14,25 +16,28 @@ pub(super) async fn connect(
     addresses: &[IpAddr],
     port: u16,
     deadline: Deadline,
-) -> Result<TcpStream, SendError> {
-    let mut last = SendError::new(SendErrorKind::ConnectFailed, "there is no address to try");
+) -> Result<BoundedStream, SendError> {
+    let mut kind = SendErrorKind::ConnectFailed;
+    let mut detail = "no connection could be made".to_owned();
     for (at, address) in addresses.iter().enumerate() {
         let address = SocketAddr::new(*address, port);
         // An address that swallows packets leaves time for the next one.
         let share = deadline.share(addresses.len() - at);
         let connected = share.hold("connecting", TcpStream::connect(address)).await;
-        match connected {
+        let failure = match connected {
             Ok(Ok(stream)) => return checked(stream, address),
-            Ok(Err(error)) => last = failed(address, &error),
-            Err(error) => last = error,
-        }
+            Ok(Err(error)) => failed(address, &error),
+            Err(error) => error,
+        };
+        kind = failure.kind();
+        let _ = write!(detail, "; {failure}"); // a String takes everything
     }
-    Err(last)
+    Err(SendError::new(kind, detail))
 }
 
 /// Compares the peer with the address that was checked, in case that something in between, such
 /// as a wildcard address, led elsewhere.
-fn checked(stream: TcpStream, address: SocketAddr) -> Result<TcpStream, SendError> {
+fn checked(stream: TcpStream, address: SocketAddr) -> Result<BoundedStream, SendError> {
     let peer = stream
         .peer_addr()
         .map_err(|error| failed(address, &error))?;
@@ -42,7 +47,7 @@ fn checked(stream: TcpStream, address: SocketAddr) -> Result<TcpStream, SendErro
     }
     // The head and the body are sent at once. Without it they would only be later.
     let _ = stream.set_nodelay(true);
-    Ok(stream)
+    Ok(BoundedStream::new(stream))
 }
 
 fn failed(address: SocketAddr, error: &io::Error) -> SendError {

@@ -12,6 +12,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::bounded::is_too_much;
 use super::error::{SendError, SendErrorKind};
 use super::request::WebhookRequest;
 use super::response::WebhookResponse;
@@ -69,6 +70,7 @@ fn as_http(request: &WebhookRequest) -> Request<Full<Bytes>> {
 /// Describes an error in words of ours, which say nothing of what the receiver sent.
 fn failed(error: &hyper::Error) -> SendError {
     malformed(match error {
+        _ if is_too_much(error) => "more than 128 KiB came before it",
         _ if error.is_parse() => {
             "it is not HTTP/1.1, or its head is larger than 64 fields or 16 KiB"
         }

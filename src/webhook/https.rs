@@ -25,7 +25,8 @@ use super::url::{Host, WebhookUrl};
 /// later. The certificate must be that of the name, by an authority that Mozilla trusts.
 ///
 /// Each request has a connection of its own. No redirect is followed, no proxy of the environment
-/// is used, and of the answer only the head is read: at most 64 fields in 16 KiB.
+/// is used, and of the answer only the head is read: at most 64 fields in 16 KiB, and no more than
+/// 128 KiB with TLS and interim answers.
 ///
 /// It cannot know the public addresses of your own servers, nor a NAT64 prefix of your own network.
 /// If those serve something that only your network may reach, filter outgoing connections there,

@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::Resumption;
@@ -12,6 +11,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{CertificateError, ClientConfig, Error, RootCertStore};
 
+use super::bounded::{BoundedStream, is_too_much};
 use super::error::{SendError, SendErrorKind};
 use super::url::Host;
 
@@ -54,8 +54,8 @@ impl Tls {
     pub(super) async fn connect(
         &self,
         host: &Host,
-        stream: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, SendError> {
+        stream: BoundedStream,
+    ) -> Result<TlsStream<BoundedStream>, SendError> {
         let connected = self.0.connect(server_name(host)?, stream).await;
         connected.map_err(|error| failed(&error))
     }
@@ -93,6 +93,7 @@ fn failed(error: &io::Error) -> SendError {
     let detail = match inner {
         Some(Error::InvalidCertificate(reason)) => format!("the certificate {}", fault(reason)),
         Some(Error::AlertReceived(alert)) => format!("the receiver refused TLS: {alert:?}"),
+        _ if is_too_much(error) => "the receiver sent too much while agreeing on TLS".to_owned(),
         Some(_) => "the receiver does not speak TLS 1.2 or 1.3 as it should".to_owned(),
         None => format!(
             "the connection ended while agreeing on TLS: {}",

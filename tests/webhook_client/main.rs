@@ -21,7 +21,7 @@ use tower_api_key::webhook::{
 use receiver::{Received, Receiver};
 
 const ID: &str = "msg_2KWPBgLlAfxdpx2AI54pPJ85f4W";
-const BODY: &str = r#"{"type":"key.expiring","data":{"name":"Grüße"}}"#;
+const BODY: &str = r#"{"type":"api_key.expiring","data":{"name":"Grüße"}}"#;
 /// The shortest limit of a client.
 const SECOND: Duration = Duration::from_secs(1);
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";

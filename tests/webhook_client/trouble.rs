@@ -62,11 +62,19 @@ async fn a_receiver_that_drips_is_given_up() {
 
 #[tokio::test]
 async fn interim_answers_without_end_are_given_up() {
-    let receiver = endless("", "HTTP/1.1 102 Processing\r\n\r\n", Duration::ZERO).await;
-    assert_eq!(
-        kind_within_the_limit(&receiver).await,
-        SendErrorKind::TimeLimit
-    );
+    const INTERIM: &str = "HTTP/1.1 102 Processing\r\n\r\n";
+    for (count, pause, expected) in [
+        (1, Duration::from_millis(100), SendErrorKind::TimeLimit),
+        (1_024, Duration::ZERO, SendErrorKind::MalformedAnswer),
+    ] {
+        let receiver = endless("", &INTERIM.repeat(count), pause).await;
+        assert_eq!(kind_within_the_limit(&receiver).await, expected);
+    }
+    let receiver = endless("", &INTERIM.repeat(1_024), Duration::ZERO).await;
+    let client = local([receiver.port]);
+    let error = client.send(request(&receiver.url())).await.unwrap_err();
+    let expected = "no answer could be read: more than 128 KiB came before it";
+    assert_eq!(error.to_string(), expected);
 }
 
 #[tokio::test]
