@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 use support::block_on;
 use tower_api_key::store::{
     BoxedOutbox, Change, Claim, Delivery, DeliveryQuery, DeliveryRecord, Endpoint, Followed,
-    KeptEvent, Outbox, Outcome, Page, Paging, Settlement, Start, Step, StoreError, StoreErrorKind,
+    KeptEvent, Outbox, Outcome, Page, Paging, Replay, Settlement, Start, Step, StoreError,
+    StoreErrorKind,
 };
 use tower_api_key::{KeyId, KeyRecord, KeyStore, ManagedKeyStore, MemoryStore, conformance};
 
@@ -77,6 +78,10 @@ enum Fault {
     StepsBack,
     CountsClaims,
     ChangesItsName,
+    CountsBeforeItCreates,
+    LeavesWhatWaits,
+    RecordsReleases,
+    ForgetsTheUnfinished,
 }
 
 /// The outbox in memory with something wrong.
@@ -231,6 +236,23 @@ impl Outbox for Faulty {
         put
     }
 
+    async fn create_endpoint(
+        &self,
+        endpoint: &Endpoint,
+        most_of_account: u32,
+    ) -> Result<(), StoreError> {
+        if self.has(Fault::CountsBeforeItCreates) && endpoint.account.is_some() {
+            let account = endpoint.account.as_deref();
+            let page = self.inner.endpoints(account, &Paging::first(100)).await?;
+            tokio::task::yield_now().await;
+            if page.items.len() >= most_of_account as usize {
+                return Err(StoreError::cap_reached());
+            }
+            return self.inner.put_endpoint(endpoint).await;
+        }
+        self.inner.create_endpoint(endpoint, most_of_account).await
+    }
+
     async fn delete_endpoint(&self, id: &str) -> Result<bool, StoreError> {
         // The suite puts the others again.
         if self.has(Fault::LeavesDeliveries) && id.starts_with("deleted-") {
@@ -275,6 +297,10 @@ impl Outbox for Faulty {
                 };
                 return Ok(claimed.map(count).collect());
             }
+            Fault::ForgetsTheUnfinished => {
+                let claimed = self.inner.claim(&claim).await?.into_iter();
+                return Ok(claimed.map(|it| it.with_unfinished(0)).collect());
+            }
             Fault::RacesClaims => return self.race(&claim).await,
             Fault::TakesNewestFirst => {
                 let mut claimed = self.inner.claim(&claim).await?;
@@ -314,6 +340,12 @@ impl Outbox for Faulty {
                     *at += Duration::from_secs(1);
                 }
             }
+            (Fault::RecordsReleases, Some(_)) => {
+                if let Outcome::Released { at } = settlement.outcome {
+                    let cause = "released".to_owned();
+                    settlement.outcome = Outcome::Retry { at, cause };
+                }
+            }
             _ => {}
         }
         self.inner.settle(&settlement).await
@@ -343,11 +375,15 @@ impl Outbox for Faulty {
     async fn replay(
         &self,
         endpoint: &str,
-        event: Option<&str>,
+        which: Replay<'_>,
         at: SystemTime,
     ) -> Result<u64, StoreError> {
-        let event = event.filter(|_| !self.has(Fault::ReplaysAll));
-        self.inner.replay(endpoint, event, at).await
+        let which = match which {
+            Replay::Event(_) if self.has(Fault::ReplaysAll) => Replay::Failed,
+            Replay::Pending if self.has(Fault::LeavesWhatWaits) => return Ok(0),
+            which => which,
+        };
+        self.inner.replay(endpoint, which, at).await
     }
 
     async fn announced_until(&self) -> Result<Option<SystemTime>, StoreError> {
@@ -364,6 +400,7 @@ impl Outbox for Faulty {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of all faults")]
 fn a_faulty_outbox_fails_with_the_broken_promise() {
     const TAKEN: &str = "an event is delivered to the endpoints that take it, and no others";
     let faults = [
@@ -457,6 +494,22 @@ fn a_faulty_outbox_fails_with_the_broken_promise() {
         (
             Fault::ChangesItsName,
             "the namespace of an outbox does not change",
+        ),
+        (
+            Fault::CountsBeforeItCreates,
+            "an account gets no more endpoints than the cap, by many calls at once",
+        ),
+        (
+            Fault::LeavesWhatWaits,
+            "a replay makes deliveries due now that wait, and leaves those that are due",
+        ),
+        (
+            Fault::RecordsReleases,
+            "a delivery that was given back is due at its time, in the same step",
+        ),
+        (
+            Fault::ForgetsTheUnfinished,
+            "the attempts that never ended are counted, and no others",
         ),
     ];
     for (fault, promise) in faults {

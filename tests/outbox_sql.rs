@@ -20,7 +20,8 @@ use tower_api_key::store::sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptio
 use tower_api_key::store::sqlx::{self, Connection, PgConnection, SqliteConnection};
 use tower_api_key::store::{
     Action, Actor, Change, Claim, Delivery, DeliveryQuery, DeliveryState, Endpoint, Event, Once,
-    Outbox, Outcome, Paging, PostgresStore, Settlement, SqliteStore, Start, StoreErrorKind, Target,
+    Outbox, Outcome, Paging, PostgresStore, Replay, Settlement, SqliteStore, Start, StoreErrorKind,
+    Target,
 };
 use tower_api_key::{KeyRecord, ManagedKeyStore};
 
@@ -308,7 +309,7 @@ async fn calls_dropped_at_every_await_lose_nothing(store: &(impl ManagedKeyStore
         let number = format!("c_{polls}");
         drop_after(polls, store.claim(&claim(second, &ids))).await;
         drop_after(polls, store.settle(&settlement)).await;
-        drop_after(polls, store.replay("b", None, at(second))).await;
+        drop_after(polls, store.replay("b", Replay::Failed, at(second))).await;
         drop_after(polls, store.put_endpoint(&sink(&number))).await;
         drop_after(polls, store.delete_endpoint(&number)).await;
         drop_after(polls, store.endpoints(None, &Paging::first(5))).await;
@@ -549,6 +550,50 @@ async fn a_delivery_without_its_event_is_given_up() {
     assert_eq!(pg.sql(states), "failed 1, pending 2");
 }
 
+/// One row that somebody edited by hand holds up no other.
+#[tokio::test]
+async fn a_row_that_cannot_be_read_is_left_out_in_sqlite() {
+    let folder = Folder::new();
+    let store = folder.store().await;
+    let ids = ["a".to_owned(), "b".to_owned(), "c".to_owned()];
+    for id in &ids {
+        store.put_endpoint(&sink(id)).await.unwrap();
+    }
+    tell(&store, 1, 2).await;
+    let path = folder.0.join("keys.db");
+    let mut other = SqliteConnection::connect(path.to_str().unwrap())
+        .await
+        .unwrap();
+    let damage = "UPDATE api_key_events SET key_id = x'00' WHERE seq = \
+                  (SELECT min(seq) FROM api_key_events); \
+                  UPDATE api_key_endpoints SET version = -1 WHERE id = 'b'";
+    sqlx::raw_sql(damage).execute(&mut other).await.unwrap();
+    let claimed = store.claim(&claim(1, &ids)).await.unwrap();
+    let to: Vec<&str> = claimed.iter().map(|it| it.endpoint.id.as_str()).collect();
+    assert_eq!(to, ["a", "c"]);
+    assert!(claimed.iter().all(|it| it.event == claimed[0].event));
+    // The damaged event is given up; what an endpoint waits for is claimed when it was repaired.
+    let left = async |condition: &str| -> i64 {
+        let mut other = SqliteConnection::connect(path.to_str().unwrap())
+            .await
+            .unwrap();
+        let count = format!("SELECT count(*) FROM api_key_deliveries WHERE {condition}");
+        let count = sqlx::query_scalar(sqlx::AssertSqlSafe(count));
+        count.fetch_one(&mut other).await.unwrap()
+    };
+    assert_eq!(
+        left("state = 'failed' AND cause = 'the event cannot be read'").await,
+        3
+    );
+    assert_eq!(left("state = 'pending'").await, 3);
+    assert!(store.claim(&claim(2, &ids)).await.unwrap().is_empty());
+    let repair = "UPDATE api_key_endpoints SET version = 1 WHERE id = 'b'";
+    sqlx::raw_sql(repair).execute(&mut other).await.unwrap();
+    let claimed = store.claim(&claim(1_000, &ids)).await.unwrap();
+    assert_eq!(claimed.len(), 3);
+    assert!(claimed.iter().all(|it| it.unfinished == 1));
+}
+
 /// A deletion was dropped after the endpoint, before its deliveries.
 #[tokio::test]
 async fn leftovers_of_an_endpoint_are_deleted_with_it_or_by_its_successor() {
@@ -650,8 +695,11 @@ async fn all_that_failed_is_replayed_and_deleted(store: &(impl ManagedKeyStore +
         }
     }
     assert_eq!(failed, EVENTS + 5);
-    assert_eq!(store.replay("a", None, at(3)).await.unwrap(), EVENTS);
-    assert_eq!(store.replay("a", None, at(3)).await.unwrap(), 0);
+    assert_eq!(
+        store.replay("a", Replay::Failed, at(3)).await.unwrap(),
+        EVENTS
+    );
+    assert_eq!(store.replay("a", Replay::Failed, at(3)).await.unwrap(), 0);
     let of_a = all_of(store, "a").await;
     assert!(of_a.iter().all(|it| it.0 == DeliveryState::Pending));
     let of_b = all_of(store, "b").await;

@@ -31,8 +31,9 @@ use tower_api_key::store::sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptio
 use tower_api_key::store::sqlx::{self, Connection, PgConnection, Row};
 use tower_api_key::store::{
     Action, Actor, AuditKey, Change, ChangeFeed, Claim, Cursor, Endpoint, Event, KeyOrder,
-    KeyQuery, KeyState, KeyUsage, Outbox, Outcome, Paging, PostgresStore, Settlement, Start,
-    StoreError, StoreErrorKind, Target, TrailReport, UsageBatch, UsagePeriod, UsageQuery, UsageRow,
+    KeyQuery, KeyState, KeyUsage, Outbox, Outcome, Paging, PostgresStore, Replay, Settlement,
+    Start, StoreError, StoreErrorKind, Target, TrailReport, UsageBatch, UsagePeriod, UsageQuery,
+    UsageRow,
 };
 use tower_api_key::{ApiKeys, KeyId, KeyRecord, KeyStore, ManagedKeyStore, conformance};
 
@@ -549,7 +550,7 @@ async fn a_role_without_rights_to_create_migrates_nothing_and_works() {
     };
     let settlement = Settlement::new(&claimed[0], UNIX_EPOCH, failed);
     assert!(store.settle(&settlement).await.unwrap());
-    let replayed = store.replay("a", None, UNIX_EPOCH).await.unwrap();
+    let replayed = store.replay("a", Replay::Failed, UNIX_EPOCH).await.unwrap();
     assert_eq!(replayed, 1);
     // The second deletes old numbers of nodes.
     for node in [1, 2] {

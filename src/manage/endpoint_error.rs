@@ -14,7 +14,8 @@ pub enum EndpointError {
     /// Webhooks are not set up.
     #[error("webhooks are not set up: use `ApiKeysBuilder::webhooks`, of the feature `webhook`")]
     NoWebhooks,
-    /// The URL cannot be that of a webhook. The text is that of the client's `check`.
+    /// The URL cannot be that of a webhook. The text is that of the client's `check`, and is for
+    /// whoever registers: a client of your own names nothing of your network in it.
     #[error("this is no URL of a webhook: {0}")]
     Url(String),
     /// This crate has no such kind of events, such as a misspelled one. Kinds of the application's
@@ -24,7 +25,10 @@ pub enum EndpointError {
     /// There is no endpoint with this id, or it belongs to another account.
     #[error("there is no endpoint {0:?}")]
     NotFound(String),
-    /// The endpoint is a sink of the application, which has no secret.
+    /// The endpoint is disabled, so it gets no test.
+    #[error("the endpoint {0:?} is disabled: enable it first")]
+    Disabled(String),
+    /// The endpoint is a sink of the application, which has neither a URL nor a secret.
     #[error("the endpoint {0:?} is a sink, not a webhook")]
     NoWebhook(String),
     /// The secret is derived from a master secret that is not known here.

@@ -9,8 +9,8 @@ pub use super::register_webhook::{RegisterWebhook, RegisteredWebhook};
 use crate::shared::Shared;
 use crate::store::{
     Actor, ActorKind, Change, DeliveryQuery, DeliveryRecord, DeliveryState, Disabled,
-    DynManagedKeyStore, DynOutbox, Endpoint, Event, Page, Paging, SecretName, StoreErrorKind,
-    Target, WebhookTarget, kinds,
+    DynManagedKeyStore, DynOutbox, Endpoint, Event, Page, Paging, Replay, SecretName,
+    StoreErrorKind, Target, WebhookTarget, kinds,
 };
 use crate::util::timestamp::unix_seconds;
 
@@ -119,8 +119,32 @@ impl Endpoints {
     /// ([`RotatedLately`](EndpointError::RotatedLately)): the receiver may still know the old one
     /// only.
     ///
-    /// The new secret is derived from the current master secret: rotate all secrets before you
-    /// remove an old master.
+    /// The new secret is derived from the current master secret. Before you remove an old master,
+    /// rotate the secrets that name it, as both the current and the previous one:
+    ///
+    /// ```
+    /// use tower_api_key::ApiKeys;
+    /// use tower_api_key::events::{EndpointError, Target};
+    /// use tower_api_key::store::Paging;
+    ///
+    /// /// Returns the ids of the webhooks that need a master secret.
+    /// async fn webhooks_of(keys: &ApiKeys, master: &str) -> Result<Vec<String>, EndpointError> {
+    ///     let (mut ids, mut paging) = (Vec::new(), Paging::first(100));
+    ///     loop {
+    ///         let page = keys.dangerous_all_endpoints()?.list(&paging).await?;
+    ///         for endpoint in page.items {
+    ///             let Target::Webhook(target) = &endpoint.target else { continue };
+    ///             let previous = target.previous.as_ref().map(|(name, _)| name);
+    ///             let mut names = previous.into_iter().chain([&target.secret]);
+    ///             if names.any(|name| name.master == master) {
+    ///                 ids.push(endpoint.id);
+    ///             }
+    ///         }
+    ///         let Some(next) = page.next else { return Ok(ids) };
+    ///         paging = paging.after(next);
+    ///     }
+    /// }
+    /// ```
     pub async fn rotate_secret(
         &self,
         id: &str,
@@ -169,8 +193,28 @@ impl Endpoints {
         self.replace(endpoint.with_kinds(kinds)).await
     }
 
+    /// Sets the URL of a webhook. Its secret stays, and what is pending goes to the new URL.
+    ///
+    /// # Errors
+    /// If the URL cannot be that of a webhook ([`EndpointError::Url`]), or the endpoint is a sink
+    /// ([`EndpointError::NoWebhook`]).
+    pub async fn set_url(
+        &self,
+        id: &str,
+        url: impl Into<String>,
+    ) -> Result<Endpoint, EndpointError> {
+        let url = url.into();
+        let webhooks = self.shared.webhooks.as_ref();
+        let webhooks = webhooks.ok_or(EndpointError::NoWebhooks)?;
+        webhooks.check_url(&url).map_err(EndpointError::Url)?;
+        let mut endpoint = self.existing(id).await?;
+        let target = webhook_of(&endpoint)?.clone();
+        endpoint.target = Target::Webhook(WebhookTarget { url, ..target });
+        self.replace(endpoint).await
+    }
+
     /// Disables an endpoint. It takes no more events, and its pending deliveries wait. The reason is
-    /// for the owner of the endpoint.
+    /// for the owner of the endpoint. If it is disabled already, the first reason and time stay.
     pub async fn disable(
         &self,
         id: &str,
@@ -178,6 +222,9 @@ impl Endpoints {
     ) -> Result<Endpoint, EndpointError> {
         let disabled = Disabled::new(self.shared.now(), reason);
         let endpoint = self.existing(id).await?;
+        if endpoint.disabled.is_some() {
+            return Ok(endpoint);
+        }
         self.replace(endpoint.with_disabled(disabled)).await
     }
 
@@ -197,8 +244,14 @@ impl Endpoints {
     }
 
     /// Delivers an event of the kind `webhook.test` to one endpoint, whatever it takes.
+    ///
+    /// # Errors
+    /// If the endpoint is disabled ([`EndpointError::Disabled`]).
     pub async fn send_test(&self, id: &str) -> Result<(), EndpointError> {
         let endpoint = self.existing(id).await?;
+        if endpoint.disabled.is_some() {
+            return Err(EndpointError::Disabled(endpoint.id));
+        }
         let now = self.shared.now();
         let event = Event::new(kinds::WEBHOOK_TEST, now)
             .with_account(endpoint.account.clone())
@@ -224,29 +277,26 @@ impl Endpoints {
 
     /// Delivers again what has failed, now and by a new schedule. Returns the number of deliveries.
     pub async fn replay_failed(&self, id: &str) -> Result<u64, EndpointError> {
-        self.existing(id).await?;
-        Ok(self.outbox.replay(id, None, self.shared.now()).await?)
+        self.replay_all(id, Replay::Failed).await
     }
 
-    /// Delivers one event again, now and by a new schedule, even if it was delivered before. Returns
-    /// `false` if the endpoint never had it, or it is about to be delivered anyway.
+    /// Delivers what waits for its next attempt, now and by a new schedule: after the receiver was
+    /// repaired. Returns the number of deliveries. An event whose delivery is in progress may come
+    /// twice then, with the same id.
+    pub async fn retry_now(&self, id: &str) -> Result<u64, EndpointError> {
+        self.replay_all(id, Replay::Pending).await
+    }
+
+    /// Delivers one event again, now and by a new schedule: whether it was delivered, has failed, or
+    /// waits for its next attempt. If its delivery is in progress, the event may come twice, with
+    /// the same id. Returns `false` if the endpoint never had it, or it is due already.
     pub async fn replay(&self, id: &str, event: &str) -> Result<bool, EndpointError> {
-        self.existing(id).await?;
-        let now = self.shared.now();
-        Ok(self.outbox.replay(id, Some(event), now).await? > 0)
+        Ok(self.replay_all(id, Replay::Event(event)).await? > 0)
     }
 
-    /// Checks that the account has no more endpoints than it can have.
-    pub(super) async fn check_count(&self, most: usize) -> Result<(), EndpointError> {
-        let Some(account) = self.account.as_deref() else {
-            return Ok(());
-        };
-        let paging = Paging::first(u32::try_from(most + 1).unwrap_or(u32::MAX));
-        let page = self.outbox.endpoints(Some(account), &paging).await?;
-        if page.items.len() > most {
-            return Err(EndpointError::TooMany);
-        }
-        Ok(())
+    async fn replay_all(&self, id: &str, which: Replay<'_>) -> Result<u64, EndpointError> {
+        self.existing(id).await?;
+        Ok(self.outbox.replay(id, which, self.shared.now()).await?)
     }
 
     async fn existing(&self, id: &str) -> Result<Endpoint, EndpointError> {

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::BoxFuture;
 use super::endpoint_error::EndpointError;
 use super::endpoints::{Endpoints, check_kinds};
-use crate::store::{Endpoint, SecretName, Target, WebhookTarget, origin_of};
+use crate::store::{Endpoint, SecretName, StoreErrorKind, Target, WebhookTarget, origin_of};
 
 /// A webhook with its secret.
 #[derive(Clone)]
@@ -65,16 +65,12 @@ impl RegisterWebhook {
         endpoint.check()?;
         let registered = endpoints.with_secret(endpoint)?;
         let endpoint = registered.endpoint();
-        endpoints
-            .check_count(Endpoints::MOST_PER_ACCOUNT - 1)
-            .await?;
-        endpoints.outbox.put_endpoint(endpoint).await?;
-        // Once more: others may have registered at the same time.
-        if let Err(error) = endpoints.check_count(Endpoints::MOST_PER_ACCOUNT).await {
-            endpoints.outbox.delete_endpoint(&endpoint.id).await?;
-            return Err(error);
+        let most = u32::try_from(Endpoints::MOST_PER_ACCOUNT).unwrap_or(u32::MAX);
+        match endpoints.outbox.create_endpoint(endpoint, most).await {
+            Ok(()) => Ok(registered),
+            Err(error) if error.kind() == StoreErrorKind::CapReached => Err(EndpointError::TooMany),
+            Err(error) => Err(error.into()),
         }
-        Ok(registered)
     }
 }
 

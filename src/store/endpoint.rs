@@ -174,6 +174,17 @@ impl Endpoint {
         }
         text::check_instant("the creation of an endpoint", Some(self.created_at))
     }
+
+    /// Checks the endpoint as [`check`](Self::check) does, and that it is in version 1.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check), and for another version.
+    pub fn check_new(&self) -> Result<(), KeyRecordError> {
+        if self.version != 1 {
+            return Err(KeyRecordError::Version(self.version));
+        }
+        self.check()
+    }
 }
 
 impl WebhookTarget {

@@ -27,7 +27,8 @@ pub enum StoreErrorKind {
     AlreadyExists,
     /// A record to update was changed by somebody else, or is gone. For usage: a batch is missing.
     Conflict,
-    /// The change would exceed a [cap](crate::store::AccountCap) on the keys of an account.
+    /// The change would exceed a [cap](crate::store::AccountCap) on the keys of an account, or a cap
+    /// on its [endpoints](crate::store::Outbox::create_endpoint).
     CapReached,
     /// The store does not support the operation, or cannot keep a field of a record.
     Refused,
@@ -52,7 +53,7 @@ impl StoreError {
         Self::without_source(StoreErrorKind::Conflict)
     }
 
-    /// Creates an error for a change that would exceed a cap on the keys of an account.
+    /// Creates an error for a change that would exceed a cap on the keys or endpoints of an account.
     pub fn cap_reached() -> Self {
         Self::without_source(StoreErrorKind::CapReached)
     }
@@ -116,7 +117,7 @@ impl fmt::Display for StoreError {
         f.write_str(match self.kind {
             StoreErrorKind::AlreadyExists => "the key exists already",
             StoreErrorKind::Conflict => "something else was written first",
-            StoreErrorKind::CapReached => "the account has as many keys as it may have",
+            StoreErrorKind::CapReached => "the account has as many as it may have",
             StoreErrorKind::Refused => "the key store does not support this",
             StoreErrorKind::ReadOnly => "the key stands where it cannot be changed",
             StoreErrorKind::InvalidCursor => {

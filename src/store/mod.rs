@@ -53,7 +53,7 @@ pub use once::Once;
 pub(crate) use outbox::DynOutbox;
 pub use outbox::{
     BoxedOutbox, Claim, Delivery, DeliveryQuery, DeliveryRecord, DeliveryState, Outbox, Outcome,
-    Settlement,
+    Replay, Settlement,
 };
 pub use page::{Cursor, Page, Paging};
 pub use profile::KeptProfile;

@@ -45,6 +45,21 @@ pub trait Outbox: Send + Sync + 'static {
         endpoint: &Endpoint,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// Creates an endpoint in version 1, unless its account would have more than `most_of_account`
+    /// endpoints then. The endpoints of the account are counted in the same transaction, so calls at
+    /// once do not exceed the cap either. An endpoint of no account is not counted.
+    ///
+    /// # Errors
+    /// [`CapReached`](crate::store::StoreErrorKind::CapReached) if the account has as many endpoints
+    /// already, [`AlreadyExists`](crate::store::StoreErrorKind::AlreadyExists) if the endpoint
+    /// exists, and [`Refused`](crate::store::StoreErrorKind::Refused) if it [cannot be
+    /// kept](Endpoint::check), or has another version.
+    fn create_endpoint(
+        &self,
+        endpoint: &Endpoint,
+        most_of_account: u32,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
     /// Deletes an endpoint with its deliveries. Returns whether there was one.
     ///
     /// From the moment on at which the endpoint is gone, nothing is claimed for it. If the future is
@@ -69,7 +84,7 @@ pub trait Outbox: Send + Sync + 'static {
     /// of the next attempt to the [end of the lease](Claim::until).
     ///
     /// A claim takes no step of the schedule: a process that crashes, or does not get the response,
-    /// made no attempt.
+    /// made no attempt. It is counted as [unfinished](Delivery::unfinished) until it is settled.
     ///
     /// Endpoints with many deliveries do not hold up others: each endpoint gives at most
     /// [`most_per_endpoint`](Claim::most_per_endpoint), those that are due longest first. If more
@@ -78,15 +93,16 @@ pub trait Outbox: Send + Sync + 'static {
     /// deliveries of disabled endpoints are not claimed.
     ///
     /// A store may claim fewer deliveries than it could. It returns none only if none is due, or
-    /// others claim those that are due at the same moment.
+    /// others claim those that are due at the same moment. A delivery that it cannot read is left
+    /// out, and holds up no other.
     fn claim(
         &self,
         claim: &Claim,
     ) -> impl Future<Output = Result<Vec<Delivery>, StoreError>> + Send;
 
-    /// Records the outcome of an attempt. [`Outcome::Retry`] goes to the next step of the schedule.
-    /// Returns `false`, and changes nothing, if the delivery is
-    /// settled already, was claimed or replayed since, or is gone.
+    /// Records the outcome of an attempt. [`Outcome::Retry`] goes to the next step of the schedule,
+    /// and [`Outcome::Released`] stays in this one. Returns `false`, and changes nothing, if the
+    /// delivery is settled already, was claimed or replayed since, or is gone.
     ///
     /// An attempt may be settled after the end of its lease, as long as nobody claimed the delivery
     /// again.
@@ -107,16 +123,17 @@ pub trait Outbox: Send + Sync + 'static {
         paging: &Paging,
     ) -> impl Future<Output = Result<Page<DeliveryRecord>, StoreError>> + Send;
 
-    /// Makes the deliveries of an endpoint that failed due at a time, with a new schedule: all, or
-    /// only that of one event, which may also have been delivered. Returns their number.
+    /// Makes deliveries of an endpoint due at a time, with a new schedule. Returns their number. A
+    /// delivery that is pending and due by then is left as it is, and not counted.
     ///
     /// The numbers of attempts go on. A replay takes one, so that earlier attempts cannot be settled
-    /// any more. A delivery that is pending stays as it is. If the future is
-    /// dropped, a part of the deliveries may be due.
+    /// any more: an event whose delivery is in progress meanwhile may arrive twice. The count of
+    /// [unfinished](Delivery::unfinished) attempts begins anew. If the future is dropped, a part of
+    /// the deliveries may be due.
     fn replay(
         &self,
         endpoint: &str,
-        event: Option<&str>,
+        which: Replay<'_>,
         at: SystemTime,
     ) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
@@ -187,6 +204,9 @@ pub struct Delivery {
     /// The step in the schedule, from 1 on: one more than the attempts that were settled as
     /// [`Outcome::Retry`] since the first one, or since the last [replay](Outbox::replay).
     pub step: u32,
+    /// The attempts before this one that never ended, since the first one or the last replay: their
+    /// processes died, or could not record the outcome. A delivery with many may be what kills them.
+    pub unfinished: u32,
 }
 
 impl Delivery {
@@ -197,6 +217,7 @@ impl Delivery {
             endpoint,
             attempt: 1,
             step: 1,
+            unfinished: 0,
         }
     }
 
@@ -204,6 +225,13 @@ impl Delivery {
     #[must_use]
     pub fn with_attempt(mut self, attempt: u64, step: u32) -> Self {
         (self.attempt, self.step) = (attempt, step);
+        self
+    }
+
+    /// Sets the number of attempts that never ended.
+    #[must_use]
+    pub fn with_unfinished(mut self, unfinished: u32) -> Self {
+        self.unfinished = unfinished;
         self
     }
 }
@@ -242,6 +270,24 @@ pub enum Outcome {
         /// The cause, for the owner of the endpoint: at most 255 bytes.
         cause: String,
     },
+    /// The attempt was not made, since this process cannot make it. Another one may, or this one at a
+    /// later time.
+    Released {
+        /// The time from which on the delivery is claimed again.
+        at: SystemTime,
+    },
+}
+
+/// The deliveries of an endpoint that are made due by a [replay](Outbox::replay).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Replay<'e> {
+    /// That of the event with this id, in any state.
+    Event(&'e str),
+    /// All that failed.
+    Failed,
+    /// All that are pending.
+    Pending,
 }
 
 impl Settlement {
@@ -265,6 +311,9 @@ impl Settlement {
         text::check_instant("the time of an outcome", Some(self.at))?;
         match &self.outcome {
             Outcome::Delivered => Ok(()),
+            Outcome::Released { at } => {
+                text::check_instant("the time of the next attempt", Some(*at))
+            }
             Outcome::Failed { cause } => text::check_indexed("the cause", cause),
             Outcome::Retry { at, cause } => {
                 text::check_instant("the time of the next attempt", Some(*at))?;
@@ -344,8 +393,9 @@ pub struct DeliveryRecord {
     pub endpoint: String,
     /// The state.
     pub state: DeliveryState,
-    /// The number of the last attempt, or of the last replay if that came later. Attempts without an
-    /// outcome are counted, too.
+    /// The number of the last attempt, or of the last replay if that came later. It counts attempts
+    /// without an outcome, those that a process [gave back](Outcome::Released), and replays, too: it
+    /// tells attempts apart, and may be larger than the number of requests that were sent.
     pub attempts: u64,
     /// The time of the next attempt, if the delivery is pending.
     pub next_at: Option<SystemTime>,
@@ -392,6 +442,11 @@ impl fmt::Debug for BoxedOutbox {
 pub(crate) trait DynOutbox: Send + Sync {
     fn namespace(&self) -> String;
     async fn put_endpoint(&self, endpoint: &Endpoint) -> Result<(), StoreError>;
+    async fn create_endpoint(
+        &self,
+        endpoint: &Endpoint,
+        most_of_account: u32,
+    ) -> Result<(), StoreError>;
     async fn delete_endpoint(&self, id: &str) -> Result<bool, StoreError>;
     async fn find_endpoint(&self, id: &str) -> Result<Option<Endpoint>, StoreError>;
     async fn endpoints(
@@ -409,7 +464,7 @@ pub(crate) trait DynOutbox: Send + Sync {
     async fn replay(
         &self,
         endpoint: &str,
-        event: Option<&str>,
+        which: Replay<'_>,
         at: SystemTime,
     ) -> Result<u64, StoreError>;
     async fn announced_until(&self) -> Result<Option<SystemTime>, StoreError>;
@@ -424,6 +479,14 @@ impl<O: Outbox> DynOutbox for O {
 
     async fn put_endpoint(&self, endpoint: &Endpoint) -> Result<(), StoreError> {
         Outbox::put_endpoint(self, endpoint).await
+    }
+
+    async fn create_endpoint(
+        &self,
+        endpoint: &Endpoint,
+        most_of_account: u32,
+    ) -> Result<(), StoreError> {
+        Outbox::create_endpoint(self, endpoint, most_of_account).await
     }
 
     async fn delete_endpoint(&self, id: &str) -> Result<bool, StoreError> {
@@ -461,10 +524,10 @@ impl<O: Outbox> DynOutbox for O {
     async fn replay(
         &self,
         endpoint: &str,
-        event: Option<&str>,
+        which: Replay<'_>,
         at: SystemTime,
     ) -> Result<u64, StoreError> {
-        Outbox::replay(self, endpoint, event, at).await
+        Outbox::replay(self, endpoint, which, at).await
     }
 
     async fn announced_until(&self) -> Result<Option<SystemTime>, StoreError> {

@@ -400,6 +400,13 @@ pub(crate) fn delivery_failed(event: &str, endpoint: &str, cause: &str) {
     info!(target: TARGET, event, endpoint, cause, "the delivery of an event failed");
 }
 
+/// Logs a delivery that was claimed and cannot be read.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) fn unreadable_delivery(error: &(dyn Error + 'static), event_seq: i64, endpoint: &str) {
+    let causes = Causes(error);
+    error!(target: TARGET, event_seq, endpoint, error = %causes, "an event or its endpoint cannot be read, and is not delivered");
+}
+
 /// Logs a delivery that is not tried again.
 pub(crate) fn delivery_given_up(event: &str, endpoint: &str) {
     warn!(target: TARGET, event, endpoint, "the delivery of an event is given up");

@@ -27,6 +27,8 @@ pub(super) struct Kept {
     pub(super) attempt: u64,
     /// The attempts that were settled with a retry since it was added or replayed.
     pub(super) retries: u32,
+    /// The attempts that were claimed and not settled since it was added or replayed.
+    pub(super) unfinished: u32,
     pub(super) state: DeliveryState,
     /// Set if it is pending.
     pub(super) next_at: Option<SystemTime>,

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use super::delivery_shelf::{Kept, Place, Shelf};
 use crate::store::{
     Claim, Delivery, DeliveryQuery, DeliveryRecord, DeliveryState, Endpoint, KeptEvent, Once,
-    Outcome, Settlement, StoreError, Target,
+    Outcome, Replay, Settlement, StoreError, Target,
 };
 
 /// The maximum number of marks.
@@ -67,6 +67,7 @@ impl DeliveryTable {
                 event: Arc::clone(&event),
                 attempt: 0,
                 retries: 0,
+                unfinished: 0,
                 state: DeliveryState::Pending,
                 next_at: Some(at),
                 settled_at: None,
@@ -90,6 +91,23 @@ impl DeliveryTable {
         }
         self.endpoints.insert(endpoint.id.clone(), endpoint.clone());
         Ok(())
+    }
+
+    /// Creates an endpoint, unless its account has so many already.
+    pub(super) fn create_endpoint(
+        &mut self,
+        endpoint: &Endpoint,
+        most_of_account: usize,
+    ) -> Result<(), StoreError> {
+        if self.endpoints.contains_key(&endpoint.id) {
+            return Err(StoreError::already_exists());
+        }
+        let endpoints = self.endpoints.values();
+        let of_account = endpoints.filter(|it| it.account == endpoint.account);
+        if endpoint.account.is_some() && of_account.count() >= most_of_account {
+            return Err(StoreError::cap_reached());
+        }
+        self.put_endpoint(endpoint)
     }
 
     pub(super) fn delete_endpoint(&mut self, id: &str) -> bool {
@@ -154,8 +172,10 @@ impl DeliveryTable {
         let mut kept = self.remove(&place)?;
         kept.attempt += 1;
         kept.next_at = Some(claim.until());
-        let delivery = Delivery::new((*kept.event).clone(), endpoint);
-        let delivery = delivery.with_attempt(kept.attempt, kept.retries.saturating_add(1));
+        let delivery = Delivery::new((*kept.event).clone(), endpoint)
+            .with_attempt(kept.attempt, kept.retries.saturating_add(1))
+            .with_unfinished(kept.unfinished);
+        kept.unfinished = kept.unfinished.saturating_add(1);
         self.insert(place, kept);
         Some(delivery)
     }
@@ -176,8 +196,11 @@ impl DeliveryTable {
         (kept.state, kept.next_at) = match &settlement.outcome {
             Outcome::Delivered => (DeliveryState::Delivered, None),
             Outcome::Failed { .. } => (DeliveryState::Failed, None),
-            Outcome::Retry { at, .. } => (DeliveryState::Pending, Some(*at)),
+            Outcome::Retry { at, .. } | Outcome::Released { at } => {
+                (DeliveryState::Pending, Some(*at))
+            }
         };
+        kept.unfinished = kept.unfinished.saturating_sub(1);
         kept.settled_at = kept.next_at.is_none().then_some(settlement.at);
         if let Outcome::Failed { cause } | Outcome::Retry { cause, .. } = &settlement.outcome {
             kept.cause = Some(cause.clone());
@@ -189,35 +212,29 @@ impl DeliveryTable {
         true
     }
 
-    pub(super) fn replay(&mut self, endpoint: &str, event: Option<&str>, at: SystemTime) -> u64 {
-        let places = match event {
-            Some(event) => self.place(event, endpoint).into_iter().collect(),
-            None => self.failed(endpoint),
+    pub(super) fn replay(&mut self, endpoint: &str, which: Replay<'_>, at: SystemTime) -> u64 {
+        let places: Vec<Place> = match which {
+            Replay::Event(event) => self.place(event, endpoint).into_iter().collect(),
+            Replay::Failed => of_endpoint(&self.settled, endpoint, DeliveryState::Failed),
+            Replay::Pending => of_endpoint(&self.pending, endpoint, DeliveryState::Pending),
         };
         let mut replayed = 0;
         for place in places {
-            if !self.settled.kept.contains_key(&place) {
+            let pending = self.pending.kept.get(&place);
+            let is_due = |kept: &Kept| kept.next_at.is_some_and(|next_at| next_at <= at);
+            if pending.is_some_and(is_due) {
                 continue;
             }
             let Some(mut kept) = self.remove(&place) else {
                 continue;
             };
-            (kept.state, kept.retries) = (DeliveryState::Pending, 0);
+            (kept.state, kept.retries, kept.unfinished) = (DeliveryState::Pending, 0, 0);
             kept.attempt += 1;
             (kept.next_at, kept.settled_at) = (Some(at), None);
             self.insert(place, kept);
             replayed += 1;
         }
         replayed
-    }
-
-    fn failed(&self, endpoint: &str) -> Vec<Place> {
-        let settled = self.settled.kept.iter();
-        let is_failed = |((_, id), kept): &(&Place, &Kept)| {
-            id == endpoint && kept.state == DeliveryState::Failed
-        };
-        let failed = settled.filter(is_failed);
-        failed.map(|(place, _)| place.clone()).collect()
     }
 
     /// Returns the deliveries before a place, the newest event first.
@@ -289,6 +306,13 @@ impl DeliveryTable {
         }
         Some(kept)
     }
+}
+
+/// Returns the places of an endpoint's deliveries in a state.
+fn of_endpoint(shelf: &Shelf, endpoint: &str, state: DeliveryState) -> Vec<Place> {
+    let is_of = |((_, id), kept): &(&Place, &Kept)| id == endpoint && kept.state == state;
+    let places = shelf.kept.iter().filter(is_of);
+    places.map(|(place, _)| place.clone()).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use super::delivery_shelf::Place;
 use super::store::MemoryStore;
 use crate::store::{
-    Claim, Cursor, Delivery, DeliveryQuery, DeliveryRecord, Endpoint, Outbox, Page, Paging,
+    Claim, Cursor, Delivery, DeliveryQuery, DeliveryRecord, Endpoint, Outbox, Page, Paging, Replay,
     Settlement, StoreError, fingerprint,
 };
 
@@ -20,6 +20,16 @@ impl Outbox for MemoryStore {
     async fn put_endpoint(&self, endpoint: &Endpoint) -> Result<(), StoreError> {
         endpoint.check().map_err(StoreError::refused)?;
         self.write().outbox.put_endpoint(endpoint)
+    }
+
+    async fn create_endpoint(
+        &self,
+        endpoint: &Endpoint,
+        most_of_account: u32,
+    ) -> Result<(), StoreError> {
+        endpoint.check_new().map_err(StoreError::refused)?;
+        let most = most_of_account as usize;
+        self.write().outbox.create_endpoint(endpoint, most)
     }
 
     async fn delete_endpoint(&self, id: &str) -> Result<bool, StoreError> {
@@ -90,10 +100,10 @@ impl Outbox for MemoryStore {
     async fn replay(
         &self,
         endpoint: &str,
-        event: Option<&str>,
+        which: Replay<'_>,
         at: SystemTime,
     ) -> Result<u64, StoreError> {
-        Ok(self.write().outbox.replay(endpoint, event, at))
+        Ok(self.write().outbox.replay(endpoint, which, at))
     }
 
     async fn announced_until(&self) -> Result<Option<SystemTime>, StoreError> {

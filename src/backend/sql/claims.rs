@@ -7,12 +7,23 @@ use super::session::{Driver, Query, Session, SqlError};
 use super::store::{Access, SqlStore};
 use super::{endpoints, events};
 use crate::store::{Claim, Delivery, Endpoint, Outcome, Settlement, StoreError};
+use crate::util::trace;
 
 /// The most deliveries of a claim.
 const MOST_CLAIMED: u32 = 200;
 
-/// The attempt and the step in the schedule of each claimed delivery, by its event and its endpoint.
-type Claimed = BTreeMap<(i64, String), (u64, u32)>;
+/// The claimed deliveries, by the number of the event and the endpoint.
+type Claimed = BTreeMap<Place, Attempt>;
+
+/// The number of an event, and an endpoint.
+type Place = (i64, String);
+
+/// A claimed attempt.
+struct Attempt {
+    number: u64,
+    step: u32,
+    unfinished: u32,
+}
 
 impl<D: Driver> SqlStore<D> {
     pub(super) async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>, StoreError> {
@@ -51,26 +62,43 @@ impl<D: Driver> SqlStore<D> {
         let mut claimed = Claimed::new();
         for mut row in session.fetch(query).await? {
             let place = (row.integer("event_seq")?, row.text("endpoint_id")?);
-            let attempt = row.count("attempt")?;
-            let retries = u32::try_from(row.integer("step")?).unwrap_or(u32::MAX);
-            claimed.insert(place, (attempt, retries.saturating_add(1)));
+            let number = row.count("attempt")?;
+            let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+            let retries = small(row.count("step")?);
+            let attempt = Attempt {
+                number,
+                step: retries.saturating_add(1),
+                unfinished: small(row.count("unfinished")?).saturating_sub(1), // but for this one
+            };
+            claimed.insert(place, attempt);
         }
-        let deliveries = self.read_claimed(&mut session, &claimed).await?;
+        let (deliveries, damaged) = self.read_claimed(&mut session, &claimed).await?;
         if deliveries.len() < claimed.len() {
-            self.give_up_lost(&mut session, claim, &claimed).await?;
+            let lost = "NOT EXISTS (SELECT 1 FROM {events} WHERE seq = $1)";
+            let cause = "the event is gone";
+            let places = claimed.keys();
+            self.give_up(&mut session, claim, places, lost, cause)
+                .await?;
         }
+        let (all, cause) = ("1 = 1", "the event cannot be read");
+        let damaged = damaged.iter();
+        self.give_up(&mut session, claim, damaged, all, cause)
+            .await?;
         session.run("COMMIT").await?;
         session.finish();
         Ok(deliveries)
     }
 
+    /// Reads the claimed deliveries. Returns them, and the places of those whose events are damaged.
+    /// Those whose endpoints are damaged stay leased: an endpoint can be repaired.
     async fn read_claimed(
         &self,
         session: &mut D::Session,
         claimed: &Claimed,
-    ) -> Result<Vec<Delivery>, SqlError> {
+    ) -> Result<(Vec<Delivery>, Vec<Place>), SqlError> {
+        let (mut deliveries, mut damaged) = (Vec::new(), Vec::new());
         if claimed.is_empty() {
-            return Ok(Vec::new()); // others were faster
+            return Ok((deliveries, damaged)); // others were faster
         }
         let of = |name: &str, columns: &[&str]| -> String {
             let columns = columns.iter().map(|column| format!("{name}.{column}"));
@@ -87,32 +115,49 @@ impl<D: Driver> SqlStore<D> {
         let places = claimed.keys();
         let places =
             places.map(|(seq, endpoint)| vec![Cell::integer(*seq), Cell::text(endpoint.as_str())]);
-        let mut deliveries = Vec::new();
         for mut row in session.fetch(Query::of_rows(&select, places)).await? {
             let place = (row.integer("event_seq")?, row.text("endpoint_id")?);
-            let (event, endpoint) = (events::event(&mut row)?, endpoints::endpoint(&mut row)?);
-            if let Some((attempt, step)) = claimed.get(&place) {
-                let delivery = Delivery::new(event, endpoint);
-                deliveries.push(delivery.with_attempt(*attempt, *step));
+            let event = match events::event(&mut row) {
+                Ok(event) => event,
+                Err(error) => {
+                    trace::unreadable_delivery(&error, place.0, &place.1);
+                    damaged.push(place);
+                    continue;
+                }
+            };
+            let endpoint = match endpoints::endpoint(&mut row) {
+                Ok(endpoint) => endpoint,
+                Err(error) => {
+                    trace::unreadable_delivery(&error, place.0, &place.1);
+                    continue;
+                }
+            };
+            if let Some(attempt) = claimed.get(&place) {
+                let delivery = Delivery::new(event, endpoint)
+                    .with_attempt(attempt.number, attempt.step)
+                    .with_unfinished(attempt.unfinished);
+                deliveries.push(delivery);
             }
         }
-        Ok(deliveries)
+        Ok((deliveries, damaged))
     }
 
-    /// Settles the claimed deliveries whose event is gone. They would be leased for ever.
-    async fn give_up_lost(
+    /// Settles those claimed deliveries for which a condition holds, of the event `$1`. They would be
+    /// leased for ever.
+    async fn give_up(
         &self,
         session: &mut D::Session,
         claim: &Claim,
-        claimed: &Claimed,
+        places: impl Iterator<Item = &Place>,
+        condition: &str,
+        cause: &str,
     ) -> Result<(), SqlError> {
-        let update = self.sql(
-            "UPDATE {deliveries} \
-             SET state = 'failed', next_at = NULL, settled_at = $3, cause = 'the event is gone' \
-             WHERE event_seq = $1 AND endpoint_id = $2 \
-             AND NOT EXISTS (SELECT 1 FROM {events} WHERE seq = $1)",
-        );
-        for (seq, endpoint) in claimed.keys() {
+        let update = self.sql(&format!(
+            "UPDATE {{deliveries}} \
+             SET state = 'failed', next_at = NULL, settled_at = $3, cause = '{cause}' \
+             WHERE event_seq = $1 AND endpoint_id = $2 AND {condition}"
+        ));
+        for (seq, endpoint) in places {
             let cells = [
                 Cell::integer(*seq),
                 Cell::text(endpoint.as_str()),
@@ -137,12 +182,14 @@ impl<D: Driver> SqlStore<D> {
             Outcome::Delivered => ("delivered", 0, None, None),
             Outcome::Failed { cause } => ("failed", 0, None, Some(cause)),
             Outcome::Retry { at, cause } => ("pending", 1, Some(*at), Some(cause)),
+            Outcome::Released { at } => ("pending", 0, Some(*at), None),
         };
         let settled_at = next_at.is_none().then_some(settlement.at);
         let update = self.sql(
             "UPDATE {deliveries} \
              SET state = $4, next_at = $5, settled_at = $6, cause = COALESCE($7, cause), \
-             step = step + $8 \
+             step = step + $8, \
+             unfinished = CASE WHEN unfinished > 0 THEN unfinished - 1 ELSE 0 END \
              WHERE event_seq = (SELECT seq FROM {events} WHERE id = $1) AND endpoint_id = $2 \
              AND attempt = $3 AND state = 'pending'",
         );
@@ -232,9 +279,9 @@ pub(super) fn take_query(claim: &Claim, join_claimed: &[&str; 2], ready: Vec<Str
         "WITH ready(id) AS (VALUES {values}), due(seq, endpoint) AS MATERIALIZED (\
          SELECT d.event_seq, n.id FROM ready AS r CROSS JOIN {{endpoints}} AS n {join}{top}{end} \
          WHERE n.id = r.id AND n.disabled_at IS NULL LIMIT {most}) \
-         UPDATE {{deliveries}} SET next_at = $2, attempt = attempt + 1 \
+         UPDATE {{deliveries}} SET next_at = $2, attempt = attempt + 1, unfinished = unfinished + 1 \
          WHERE (event_seq, endpoint_id) IN (SELECT seq, endpoint FROM due) \
-         RETURNING event_seq, endpoint_id, attempt, step"
+         RETURNING event_seq, endpoint_id, attempt, step, unfinished"
     );
     Query {
         sql,

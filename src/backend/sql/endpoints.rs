@@ -35,30 +35,88 @@ impl<D: Driver> SqlStore<D> {
     pub(super) async fn put_endpoint(&self, endpoint: &Endpoint) -> Result<(), StoreError> {
         endpoint.check().map_err(StoreError::refused)?;
         if endpoint.version == 1 {
-            return self.within(self.create_endpoint(endpoint)).await;
+            return self.within(self.insert_endpoint(endpoint, None)).await;
         }
         self.within(self.replace_endpoint(endpoint)).await
     }
 
-    async fn create_endpoint(&self, endpoint: &Endpoint) -> Result<(), SqlError> {
+    pub(super) async fn create_endpoint(
+        &self,
+        endpoint: &Endpoint,
+        most_of_account: u32,
+    ) -> Result<(), StoreError> {
+        endpoint.check_new().map_err(StoreError::refused)?;
+        let cap = endpoint.account.as_deref().zip(Some(most_of_account));
+        self.within(self.insert_endpoint(endpoint, cap)).await
+    }
+
+    /// Inserts an endpoint, unless its account would have more than a number then.
+    async fn insert_endpoint(
+        &self,
+        endpoint: &Endpoint,
+        cap: Option<(&str, u32)>,
+    ) -> Result<(), SqlError> {
         let columns = COLUMNS.join(", ");
         let insert = self.sql(&format!(
             "INSERT INTO {{endpoints}} ({columns}) VALUES {{values}} ON CONFLICT (id) DO NOTHING"
         ));
         let mut session = self.session(Access::Write).await?;
         session.run(D::DIALECT.begin).await?;
+        if let Some((account, _)) = cap {
+            self.lock_endpoints(&mut session, account).await?;
+        }
         let row = Query::of_rows(&insert, [cells(endpoint)]);
         let is_new = session.execute(row).await? == 1;
-        if is_new {
-            self.delete_leftovers(&mut session, &endpoint.id).await?;
+        let refusal = if !is_new {
+            Some(StoreError::already_exists())
+        } else if self.exceeds(&mut session, cap).await? {
+            Some(StoreError::cap_reached())
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            session.run("ROLLBACK").await?;
+            session.finish();
+            return Err(refusal.into());
         }
+        self.delete_leftovers(&mut session, &endpoint.id).await?;
         session.run("COMMIT").await?;
         session.finish();
-        if is_new {
-            Ok(())
-        } else {
-            Err(StoreError::already_exists().into())
+        Ok(())
+    }
+
+    /// Makes others who create an endpoint of the account wait until the end of the transaction.
+    async fn lock_endpoints(
+        &self,
+        session: &mut D::Session,
+        account: &str,
+    ) -> Result<(), SqlError> {
+        let lock = D::DIALECT.lock_account;
+        if lock.is_empty() {
+            return Ok(());
         }
+        let name = format!("tower-api-key endpoints {} {account}", self.names);
+        let query = Query::of_rows(lock, [vec![Cell::text(name)]]);
+        session.execute(query).await?;
+        Ok(())
+    }
+
+    /// Returns whether an account has more endpoints than it may have.
+    async fn exceeds(
+        &self,
+        session: &mut D::Session,
+        cap: Option<(&str, u32)>,
+    ) -> Result<bool, SqlError> {
+        let Some((account, most)) = cap else {
+            return Ok(false);
+        };
+        let count = self.sql("SELECT count(*) FROM {endpoints} WHERE account = $1");
+        let rows = session.fetch(Query::new(count, [Cell::text(account)]));
+        let mut count = 0;
+        for mut row in rows.await? {
+            count = row.count("count")?;
+        }
+        Ok(count > u64::from(most))
     }
 
     /// Deletes the deliveries of an earlier endpoint with this id: its deletion may have been dropped

@@ -8,7 +8,8 @@ use super::events;
 use super::session::{Driver, Query, Session, SqlError};
 use super::store::{Access, SqlStore};
 use crate::store::{
-    Cursor, DeliveryQuery, DeliveryRecord, DeliveryState, Endpoint, Page, Paging, StoreError,
+    Cursor, DeliveryQuery, DeliveryRecord, DeliveryState, Endpoint, Page, Paging, Replay,
+    StoreError,
 };
 
 /// The deliveries that a page with a filter looks at, at most.
@@ -16,6 +17,10 @@ const MOST_SCANNED: u32 = 2_000;
 
 /// The deliveries that are replayed in one transaction.
 const REPLAYED_AT_ONCE: u32 = 1_000;
+
+/// The columns that a replay sets, with the time of the next attempt as `$2`.
+const REPLAYED: &str = "state = 'pending', attempt = attempt + 1, step = 0, unfinished = 0, \
+                        next_at = $2, settled_at = NULL";
 
 /// A place in the list of deliveries: the number of the event, and the endpoint.
 #[derive(Clone)]
@@ -87,27 +92,22 @@ impl<D: Driver> SqlStore<D> {
     pub(super) async fn replay(
         &self,
         endpoint: &str,
-        event: Option<&str>,
+        which: Replay<'_>,
         at: SystemTime,
     ) -> Result<u64, StoreError> {
-        if !Endpoint::is_id(endpoint) || event.is_some_and(|event| event.contains('\0')) {
+        if !Endpoint::is_id(endpoint) {
             return Ok(0);
         }
-        if let Some(event) = event {
-            let update = self.sql(
-                "UPDATE {deliveries} \
-                 SET state = 'pending', attempt = attempt + 1, step = 0, next_at = $2, \
-                 settled_at = NULL \
-                 WHERE endpoint_id = $1 AND state <> 'pending' \
-                 AND event_seq = (SELECT seq FROM {events} WHERE id = $3)",
-            );
-            let cells = [Cell::text(endpoint), Cell::instant(at), Cell::text(event)];
-            return self.within(self.write_one(Query::new(update, cells))).await;
-        }
+        let condition = match which {
+            Replay::Event(event) => return self.replay_event(endpoint, event, at).await,
+            Replay::Failed => "state = 'failed'",
+            Replay::Pending => "state = 'pending' AND next_at > $2",
+        };
         // In the order of events, so that what fails meanwhile is not replayed for ever.
         let (mut replayed, mut after) = (0, 0);
         loop {
-            let (count, last) = self.within(self.replay_some(endpoint, at, after)).await?;
+            let some = self.replay_some(endpoint, condition, at, after);
+            let (count, last) = self.within(some).await?;
             replayed += count;
             let Some(last) = last else {
                 return Ok(replayed);
@@ -116,17 +116,36 @@ impl<D: Driver> SqlStore<D> {
         }
     }
 
-    /// Replays the next deliveries that failed. Returns their number, and the number of the last
+    async fn replay_event(
+        &self,
+        endpoint: &str,
+        event: &str,
+        at: SystemTime,
+    ) -> Result<u64, StoreError> {
+        if event.contains('\0') {
+            return Ok(0); // there is no such event
+        }
+        let update = self.sql(&format!(
+            "UPDATE {{deliveries}} SET {REPLAYED} \
+             WHERE endpoint_id = $1 AND (state <> 'pending' OR next_at > $2) \
+             AND event_seq = (SELECT seq FROM {{events}} WHERE id = $3)"
+        ));
+        let cells = [Cell::text(endpoint), Cell::instant(at), Cell::text(event)];
+        self.within(self.write_one(Query::new(update, cells))).await
+    }
+
+    /// Replays the next deliveries of a condition. Returns their number, and the number of the last
     /// event.
     async fn replay_some(
         &self,
         endpoint: &str,
+        condition: &str,
         at: SystemTime,
         after: i64,
     ) -> Result<(u64, Option<i64>), SqlError> {
         let mut attempt = 1;
         loop {
-            match self.try_replay(endpoint, at, after).await {
+            match self.try_replay(endpoint, condition, at, after).await {
                 // A purge of events deleted the same deliveries.
                 Err(SqlError::Again(_)) if attempt < ATTEMPTS => attempt += 1,
                 result => return result,
@@ -137,16 +156,15 @@ impl<D: Driver> SqlStore<D> {
     async fn try_replay(
         &self,
         endpoint: &str,
+        condition: &str,
         at: SystemTime,
         after: i64,
     ) -> Result<(u64, Option<i64>), SqlError> {
         let update = self.sql(&format!(
-            "UPDATE {{deliveries}} \
-             SET state = 'pending', attempt = attempt + 1, step = 0, next_at = $2, \
-             settled_at = NULL \
-             WHERE endpoint_id = $1 AND state = 'failed' AND event_seq IN \
+            "UPDATE {{deliveries}} SET {REPLAYED} \
+             WHERE endpoint_id = $1 AND {condition} AND event_seq IN \
              (SELECT event_seq FROM {{deliveries}} \
-             WHERE endpoint_id = $1 AND state = 'failed' AND event_seq > $3 \
+             WHERE endpoint_id = $1 AND {condition} AND event_seq > $3 \
              ORDER BY event_seq LIMIT {REPLAYED_AT_ONCE}) RETURNING event_seq"
         ));
         let cells = [

@@ -212,6 +212,14 @@ macro_rules! outbox {
                 self.0.put_endpoint(endpoint).await
             }
 
+            async fn create_endpoint(
+                &self,
+                endpoint: &$crate::store::Endpoint,
+                most_of_account: u32,
+            ) -> Result<(), StoreError> {
+                self.0.create_endpoint(endpoint, most_of_account).await
+            }
+
             async fn delete_endpoint(&self, id: &str) -> Result<bool, StoreError> {
                 self.0.delete_endpoint(id).await
             }
@@ -256,10 +264,10 @@ macro_rules! outbox {
             async fn replay(
                 &self,
                 endpoint: &str,
-                event: Option<&str>,
+                which: $crate::store::Replay<'_>,
                 at: SystemTime,
             ) -> Result<u64, StoreError> {
-                self.0.replay(endpoint, event, at).await
+                self.0.replay(endpoint, which, at).await
             }
 
             async fn announced_until(&self) -> Result<Option<SystemTime>, StoreError> {

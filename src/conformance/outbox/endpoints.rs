@@ -11,6 +11,8 @@ const KEPT: Promise = Promise("an endpoint is found as it was put");
 const CREATED_ONCE: Promise = Promise("an endpoint that exists is not created again");
 const VERSIONS: Promise = Promise("only the preceding version of an endpoint is replaced");
 const ONE_REPLACES: Promise = Promise("of replacements of one version at once, one is carried out");
+const CAPPED: Promise =
+    Promise("an account gets no more endpoints than the cap, by many calls at once");
 const OF_KIND: Promise = Promise("an endpoint remains a webhook or a sink");
 const REFUSED: Promise = Promise("an endpoint that not every store can keep is refused");
 const LISTED: Promise = Promise("endpoints are listed once, in the order of their ids");
@@ -20,9 +22,14 @@ const DELETED: Promise = Promise("an endpoint is deleted once");
 /// The number of concurrent writers of one endpoint.
 const RIVALS: usize = 8;
 
+/// The cap on the endpoints of an account, and the number of those that are created at once.
+const CAP: u32 = 8;
+const AT_ONCE: usize = 30;
+
 pub(super) async fn suite<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
     keeps_endpoints(suite).await;
     checks_versions(suite).await;
+    caps_accounts(suite).await;
     refuses_what_not_every_store_can_keep(suite).await;
     lists_endpoints(suite).await;
 }
@@ -120,6 +127,64 @@ async fn checks_versions<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
     let put = kind(outbox.put_endpoint(&sink).await);
     OF_KIND.holds(put == Err(StoreErrorKind::Refused), format_args!("{put:?}"));
     suite.delete(&first.id).await;
+}
+
+async fn caps_accounts<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
+    let outbox = &suite.outbox;
+    let sinks = (0..AT_ONCE).map(|number| suite.sink(&format!("capped-{number}")));
+    let sinks: Vec<Endpoint> = sinks.collect();
+    // One that was put counts, too, and those of others do not.
+    suite.put(&sinks[0]).await;
+    let mut others = suite.sink("capped-of-another");
+    others.account = Some(format!("another {}", suite.run));
+    suite.put(&others).await;
+    let created = sinks[1..]
+        .iter()
+        .map(|sink| outbox.create_endpoint(sink, CAP));
+    let created: Vec<_> = join_all(created).await.into_iter().map(kind).collect();
+    let (done, refused): (Vec<_>, Vec<_>) = created.iter().partition(|it| it.is_ok());
+    let is_capped = |it: &&Result<(), StoreErrorKind>| **it == Err(StoreErrorKind::CapReached);
+    CAPPED.holds(
+        done.len() + 1 == CAP as usize && refused.iter().all(is_capped),
+        format_args!("{created:?}"),
+    );
+    let (account, paging) = (suite.account(), Paging::first(100));
+    let listed = outbox.endpoints(Some(&account), &paging).await;
+    let listed = ANSWERS.answer(listed, "endpoints").items;
+    CAPPED.holds(
+        listed.len() == CAP as usize,
+        format_args!("{} endpoints", listed.len()),
+    );
+    // The next one has room when one is deleted, or the cap is raised.
+    let next = suite.sink("capped-next");
+    suite.delete(&sinks[0].id).await;
+    for (cap, expected) in [
+        (CAP - 1, Err(StoreErrorKind::CapReached)),
+        (CAP, Ok(())),
+        (CAP + 1, Err(StoreErrorKind::AlreadyExists)),
+        (0, Err(StoreErrorKind::AlreadyExists)),
+    ] {
+        let created = kind(outbox.create_endpoint(&next, cap).await);
+        CAPPED.holds(
+            created == expected,
+            format_args!("{created:?} with a cap of {cap}"),
+        );
+    }
+    // An endpoint of no account is not counted.
+    let mut of_all = suite.sink("capped-of-all");
+    of_all.account = None;
+    let of_all = of_all.with_kinds([format!("acme.{}", suite.run)]);
+    let created = kind(outbox.create_endpoint(&of_all, 0).await);
+    CAPPED.holds(created == Ok(()), format_args!("{created:?} of no account"));
+    let later = suite.sink("capped-later").with_version(2);
+    let created = kind(outbox.create_endpoint(&later, 100).await);
+    REFUSED.holds(
+        created == Err(StoreErrorKind::Refused),
+        format_args!("{created:?} in version 2"),
+    );
+    for sink in sinks.iter().chain([&others, &next, &of_all]) {
+        suite.delete(&sink.id).await;
+    }
 }
 
 async fn refuses_what_not_every_store_can_keep<S: ManagedKeyStore>(suite: &Suite<'_, S>) {

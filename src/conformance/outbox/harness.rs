@@ -6,7 +6,8 @@ use crate::conformance::promise::Promise;
 use crate::conformance::records::Digests;
 use crate::store::{
     Actor, Change, Claim, Delivery, DeliveryQuery, DeliveryRecord, DynOutbox, Endpoint, Event,
-    ManagedKeyStore, Outcome, Paging, SecretName, Settlement, StoreError, Target, WebhookTarget,
+    ManagedKeyStore, Outcome, Paging, Replay, SecretName, Settlement, StoreError, Target,
+    WebhookTarget,
 };
 
 pub(super) const ANSWERS: Promise = Promise("a live store answers");
@@ -111,8 +112,8 @@ impl<'s, S: ManagedKeyStore> Suite<'s, S> {
         ANSWERS.answer(self.outbox.settle(&settlement).await, "settle")
     }
 
-    pub(super) async fn replay(&self, endpoint: &str, event: Option<&str>, second: u64) -> u64 {
-        let replayed = self.outbox.replay(endpoint, event, at(second)).await;
+    pub(super) async fn replay(&self, endpoint: &str, which: Replay<'_>, second: u64) -> u64 {
+        let replayed = self.outbox.replay(endpoint, which, at(second)).await;
         ANSWERS.answer(replayed, "replay")
     }
 

@@ -3,8 +3,8 @@
 use crate::conformance::outbox::harness::{Suite, at, failed, kind, retry};
 use crate::conformance::promise::Promise;
 use crate::store::{
-    Delivery, DeliveryRecord, DeliveryState, Endpoint, ManagedKeyStore, Outcome, Settlement,
-    StoreErrorKind,
+    Delivery, DeliveryRecord, DeliveryState, Endpoint, ManagedKeyStore, Outcome, Replay,
+    Settlement, StoreErrorKind,
 };
 
 const RECORDED: Promise = Promise("the outcome of an attempt is recorded");
@@ -16,6 +16,11 @@ const STEPS: Promise = Promise("a retry goes to the next step, and a claim alone
 const REPLAYED: Promise = Promise("a replay makes deliveries due again that failed");
 const GOES_ON: Promise = Promise("a replay begins the schedule anew, and the attempts go on");
 const OF_EVENT: Promise = Promise("a replay of one event leaves the others as they are");
+const DUE_NOW: Promise =
+    Promise("a replay makes deliveries due now that wait, and leaves those that are due");
+const RELEASED: Promise =
+    Promise("a delivery that was given back is due at its time, in the same step");
+const UNFINISHED: Promise = Promise("the attempts that never ended are counted, and no others");
 const DELETED: Promise = Promise("a deleted endpoint leaves no delivery behind");
 const REFUSED: Promise = Promise("a cause that not every store can keep is refused");
 
@@ -23,6 +28,8 @@ pub(super) async fn suite<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
     records_outcomes(suite).await;
     ignores_stale_settlements(suite).await;
     replays(suite).await;
+    replays_what_waits(suite).await;
+    counts_the_unfinished(suite).await;
     deletes(suite).await;
 }
 
@@ -153,7 +160,9 @@ async fn replays<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
     for (delivery, outcome) in outcomes {
         suite.settle(delivery, 2, outcome).await;
     }
-    let replayed = suite.replay(&sink.id, Some(&first.event.id), 200).await;
+    let replayed = suite
+        .replay(&sink.id, Replay::Event(&first.event.id), 200)
+        .await;
     OF_EVENT.holds(replayed == 1, format_args!("{replayed}"));
     let other = record(suite, second).await;
     OF_EVENT.holds(
@@ -187,7 +196,7 @@ async fn replays<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
     );
     suite.settle(&again[0], 201, failed()).await;
 
-    let replayed = suite.replay(&sink.id, None, 300).await;
+    let replayed = suite.replay(&sink.id, Replay::Failed, 300).await;
     REPLAYED.holds(replayed == 2, format_args!("{replayed} instead of 2"));
     let again = suite.claim_all(300, &sink).await;
     let mut steps: Vec<_> = again.iter().map(|it| (it.attempt, it.step)).collect();
@@ -196,18 +205,130 @@ async fn replays<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
     // Also after the claim that followed.
     let is_settled = suite.settle(first, 301, failed()).await;
     STALE.holds(!is_settled, "an attempt from before two replays is settled");
-    // One that was delivered, and one that is pending.
-    for (delivery, expected) in [(taken, 1), (pending, 0)] {
-        let replayed = suite.replay(&sink.id, Some(&delivery.event.id), 400).await;
-        REPLAYED.holds(
-            replayed == expected,
-            format_args!("{replayed} instead of {expected}"),
-        );
+    // One that was delivered, and one that waits.
+    for delivery in [taken, pending] {
+        let event = Replay::Event(&delivery.event.id);
+        let replayed = suite.replay(&sink.id, event, 400).await;
+        REPLAYED.holds(replayed == 1, format_args!("{replayed} instead of 1"));
     }
-    for (endpoint, event) in [("nobody", None), (sink.id.as_str(), Some("msg_x"))] {
-        let replayed = suite.replay(endpoint, event, 400).await;
+    for (endpoint, which) in [
+        ("nobody", Replay::Failed),
+        ("nobody", Replay::Pending),
+        (sink.id.as_str(), Replay::Event("msg_x")),
+    ] {
+        let replayed = suite.replay(endpoint, which, 400).await;
         REPLAYED.holds(replayed == 0, format_args!("{replayed} of nothing"));
     }
+    suite.delete(&sink.id).await;
+}
+
+/// The receiver was repaired, and its owner does not want to wait.
+async fn replays_what_waits<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
+    let (sink, claimed) = claimed(suite, "replays-waiting", 3).await;
+    let [first, second, failing] = &claimed[..] else {
+        return;
+    };
+    for (delivery, outcome) in [
+        (first, retry(10_000)),
+        (second, retry(20_000)),
+        (failing, failed()),
+    ] {
+        suite.settle(delivery, 2, outcome).await;
+    }
+    // In the second step, and leased.
+    let leased = suite.claim_all(10_000, &sink).await;
+    let replayed = suite
+        .replay(&sink.id, Replay::Event(&second.event.id), 10_001)
+        .await;
+    DUE_NOW.holds(replayed == 1, format_args!("{replayed} of one that waits"));
+    let due = record(suite, second).await;
+    let is_due = due.state == DeliveryState::Pending
+        && due.next_at == Some(at(10_001))
+        && due.settled_at.is_none();
+    DUE_NOW.holds(is_due, format_args!("{due:?}"));
+    for which in [Replay::Event(&second.event.id), Replay::Failed] {
+        let expected = u64::from(which == Replay::Failed);
+        let replayed = suite.replay(&sink.id, which, 10_002).await;
+        DUE_NOW.holds(
+            replayed == expected,
+            format_args!("{replayed} for {which:?}"),
+        );
+    }
+    let after = record(suite, second).await;
+    DUE_NOW.holds(after == due, format_args!("{after:?} after {due:?}"));
+    // All that wait: only the leased one does.
+    let replayed = suite.replay(&sink.id, Replay::Pending, 10_003).await;
+    DUE_NOW.holds(
+        replayed == 1,
+        format_args!("{replayed} of one that is leased"),
+    );
+    for delivery in &leased {
+        let is_settled = suite.settle(delivery, 10_004, Outcome::Delivered).await;
+        STALE.holds(!is_settled, "an attempt from before a replay is settled");
+    }
+    let again = suite.claim_all(10_004, &sink).await;
+    DUE_NOW.holds(again.len() == 3, format_args!("{again:?}"));
+    for delivery in &again {
+        GOES_ON.holds(delivery.step == 1, format_args!("{delivery:?}"));
+    }
+    suite.delete(&sink.id).await;
+}
+
+async fn counts_the_unfinished<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
+    let (sink, first) = claimed(suite, "unfinished", 1).await;
+    let mut last = first[0].clone();
+    UNFINISHED.holds(last.unfinished == 0, format_args!("{last:?}"));
+    let next = async |second: u64, step: u32, unfinished: u32| {
+        let claimed = suite.claim_all(second, &sink).await;
+        UNFINISHED.holds(claimed.len() == 1, format_args!("{claimed:?} at {second}"));
+        let claimed = claimed[0].clone();
+        UNFINISHED.holds(
+            claimed.unfinished == unfinished,
+            format_args!("{claimed:?} instead of {unfinished} at {second}"),
+        );
+        RELEASED.holds(
+            claimed.step == step,
+            format_args!("{claimed:?} instead of step {step} at {second}"),
+        );
+        claimed
+    };
+    // Two processes die.
+    for (second, unfinished) in [(100, 1), (200, 2)] {
+        last = next(second, 1, unfinished).await;
+    }
+    // One cannot make the attempt, and gives it back.
+    for round in 1..=3 {
+        let at_second = 200 + 10 * round;
+        let released = Outcome::Released { at: at(at_second) };
+        let is_released = suite.settle(&last, 201, released).await;
+        RELEASED.holds(is_released, "it is not given back");
+        let seen = record(suite, &last).await;
+        RELEASED.holds(
+            seen.state == DeliveryState::Pending
+                && seen.next_at == Some(at(at_second))
+                && seen.settled_at.is_none()
+                && seen.cause.is_none(),
+            format_args!("{seen:?}"),
+        );
+        let early = suite.claim_all(at_second - 1, &sink).await;
+        RELEASED.holds(early.is_empty(), format_args!("{early:?}"));
+        last = next(at_second, 1, 2).await;
+    }
+    // One fails.
+    suite.settle(&last, 240, retry(300)).await;
+    last = next(300, 2, 2).await;
+    let before = last.clone();
+    last = next(400, 2, 3).await;
+    let is_settled = suite.settle(&before, 401, retry(402)).await;
+    STALE.holds(
+        !is_settled,
+        "an attempt from before another claim is settled",
+    );
+    suite.settle(&last, 401, failed()).await;
+    suite
+        .replay(&sink.id, Replay::Event(&last.event.id), 500)
+        .await;
+    next(500, 1, 0).await;
     suite.delete(&sink.id).await;
 }
 
@@ -216,7 +337,7 @@ async fn deletes<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
     suite.settle(&claimed[0], 2, failed()).await;
     suite.delete(&sink.id).await;
     let is_settled = suite.settle(&claimed[1], 3, Outcome::Delivered).await;
-    let replayed = suite.replay(&sink.id, None, 3).await;
+    let replayed = suite.replay(&sink.id, Replay::Failed, 3).await;
     DELETED.holds(
         !is_settled && replayed == 0,
         format_args!("{is_settled} and {replayed}"),

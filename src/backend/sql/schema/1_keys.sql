@@ -163,13 +163,15 @@ CREATE TABLE {endpoints} (
 CREATE INDEX "{prefix}endpoints_by_account" ON {endpoints} (account, id);
 
 -- The attempt is the token of a claim; a replay takes one, too. The step is the number of attempts
--- that were settled with a retry since the delivery was added or replayed.
+-- that were settled with a retry since the delivery was added or replayed; unfinished is the number
+-- of those that were claimed since and not settled.
 CREATE TABLE {deliveries} (
   event_seq {integer} NOT NULL,
   endpoint_id {text} NOT NULL,
   state {text} NOT NULL,
   attempt {integer} NOT NULL,
   step {integer} NOT NULL,
+  unfinished {integer} NOT NULL DEFAULT 0,
   next_at {integer},
   settled_at {integer},
   cause {text},
