@@ -1,22 +1,15 @@
 //! Delivers events to endpoints: a task of the worker.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::{Future, pending, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use rand::TryRng;
-use rand::rngs::SysRng;
-
-use crate::events::{Attempt, Failure, next_attempt};
-use crate::key::text::beginning;
+use super::delivery::{self, Ended, work};
 use crate::shared::Shared;
-use crate::store::{
-    Claim, Delivery, Disabled, DynOutbox, Endpoint, Outcome, Settlement, StoreError,
-    StoreErrorKind, Target, in_time,
-};
+use crate::store::{Claim, DynOutbox, Endpoint, StoreError, StoreErrorKind, Target, in_time};
 use crate::util::clock::within;
 use crate::util::trace;
 
@@ -26,16 +19,25 @@ const EVERY: Duration = Duration::from_secs(1);
 /// The longest pause after claims that failed. The pause is doubled for each.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The time limit of an attempt, and of a call of the outbox.
-const ATTEMPT_LIMIT: Duration = Duration::from_secs(60);
+/// The time between two looks at whether the sinks have their endpoints.
+const LOOK_AT_SINKS: Duration = Duration::from_secs(60);
+
+/// The time limit of a call of the outbox.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 
 /// The time limit of a claim, which may be more than one call of a database with a limit of its own.
 const CLAIM_LIMIT: Duration = Duration::from_secs(15);
 
-/// The time for which a claimed delivery belongs to this process: longer than an attempt and all
-/// calls after it.
-const LEASE: Duration = Duration::from_secs(120);
+/// The time by which the clocks of processes may differ.
+const SKEW: Duration = Duration::from_secs(60);
+
+/// The time for which a claimed delivery belongs to this process: longer than all that it does with
+/// the delivery, also by the clock of another process.
+const LEASE: Duration = Duration::from_secs(180);
+
+const _: () = assert!(
+    CLAIM_LIMIT.as_secs() + delivery::LONGEST.as_secs() + SKEW.as_secs() <= LEASE.as_secs()
+);
 
 /// The time in which deliveries end that have begun when the worker is stopped.
 const FINISH_LIMIT: Duration = Duration::from_secs(10);
@@ -44,23 +46,25 @@ const FINISH_LIMIT: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 64;
 const TO_ONE: u32 = 4;
 
-/// The longest cause that is recorded, in bytes.
-const LONGEST_CAUSE: usize = 255;
-
-/// The attempts at disabling an endpoint that somebody else changes at the same time.
-const DISABLE_ATTEMPTS: u32 = 4;
+/// The time for which endpoints are left to other processes, and the most such endpoints. Each is
+/// named in each claim. The deliveries to more of them are claimed and given back again and again.
+const LEFT_FOR: Duration = Duration::from_secs(60);
+const MOST_LEFT: usize = 1_000;
 
 /// Delivers events, several at a time.
 pub(super) struct Deliverer<'s> {
     shared: &'s Shared,
     outbox: &'s dyn DynOutbox,
     in_flight: Vec<InFlight<'s>>,
+    /// The endpoints whose deliveries this process cannot make, each until a time of the monotonic
+    /// clock.
+    left: BTreeMap<String, Duration>,
 }
 
 /// A delivery in progress.
 struct InFlight<'s> {
     endpoint: String,
-    work: Pin<Box<dyn Future<Output = ()> + Send + 's>>,
+    work: Pin<Box<dyn Future<Output = Ended> + Send + 's>>,
 }
 
 impl<'s> Deliverer<'s> {
@@ -72,29 +76,27 @@ impl<'s> Deliverer<'s> {
             shared,
             outbox: &*outbox.0,
             in_flight: Vec::new(),
+            left: BTreeMap::new(),
         })
     }
 
     /// Delivers forever.
     pub(super) async fn run(&mut self) -> Infallible {
         let mut pause = EVERY;
-        let mut is_registered = self.shared.sinks.is_empty();
+        let mut look_at_sinks = Duration::ZERO;
         loop {
-            if !is_registered {
-                // The sinks that are registered get their events meanwhile.
-                match register_sinks(self.shared, self.outbox).await {
-                    Ok(()) => is_registered = true,
-                    Err(error) => trace::not_delivered(&error),
-                }
+            let now = self.shared.clock.monotonic();
+            // The sinks that are registered get their events meanwhile.
+            if now >= look_at_sinks && self.register_sinks().await {
+                look_at_sinks = now.saturating_add(LOOK_AT_SINKS);
             }
-            let claimed = self.claim().await;
-            match claimed {
-                // There may be more.
-                Ok(claimed) if claimed > 0 => {
+            match self.claim().await {
+                Ok(true) => {
                     pause = EVERY;
+                    let_others_work().await;
                     continue;
                 }
-                Ok(_) => pause = EVERY,
+                Ok(false) => pause = EVERY,
                 Err(error) => {
                     trace::not_delivered(&error);
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -108,8 +110,7 @@ impl<'s> Deliverer<'s> {
     pub(super) async fn finish(&mut self) {
         let shared = self.shared;
         let all = poll_fn(|cx| {
-            self.in_flight
-                .retain_mut(|it| it.work.as_mut().poll(cx).is_pending());
+            self.poll_in_flight(cx);
             if self.in_flight.is_empty() {
                 return Poll::Ready(());
             }
@@ -119,43 +120,66 @@ impl<'s> Deliverer<'s> {
         let _ = within(&*shared.clock, FINISH_LIMIT, all).await;
     }
 
-    /// Claims deliveries that are due, as far as there is room. Returns their number.
-    async fn claim(&mut self) -> Result<usize, StoreError> {
+    /// Claims deliveries that are due, as far as there is room. Returns whether there may be more.
+    async fn claim(&mut self) -> Result<bool, StoreError> {
         let room = AT_ONCE.saturating_sub(self.in_flight.len());
         if room == 0 {
-            return Ok(0);
+            return Ok(false);
         }
-        let mut claim = Claim::new(self.shared.now(), LEASE);
-        claim.most = u32::try_from(room).unwrap_or(u32::MAX);
-        claim.most_per_endpoint = TO_ONE;
-        claim.webhooks = self.shared.webhooks.is_some();
-        claim.sinks = self.shared.sinks.keys().cloned().collect();
-        // One that is slow has no more than these.
-        claim.except = self
-            .in_flight
-            .iter()
-            .map(|it| it.endpoint.clone())
-            .collect();
-        claim.except.sort_unstable();
-        claim.except.dedup();
-        let outbox = self.outbox;
-        let shared = self.shared;
-        let mut claiming = pin!(in_time(&*shared.clock, CLAIM_LIMIT, outbox.claim(&claim)));
-        // Deliveries go on meanwhile.
-        let claimed = poll_fn(|cx| {
-            self.in_flight
-                .retain_mut(|it| it.work.as_mut().poll(cx).is_pending());
-            claiming.as_mut().poll(cx)
-        });
-        let claimed = claimed.await?;
-        let count = claimed.len();
+        let (shared, outbox) = (self.shared, self.outbox);
+        let claim = self.next_claim(room);
+        let claiming = in_time(&*shared.clock, CLAIM_LIMIT, outbox.claim(&claim));
+        let (claimed, is_one_idle) = self.meanwhile(claiming).await;
+        let claimed = claimed?;
+        let has_more = is_one_idle || !claimed.is_empty();
         for delivery in claimed {
             self.in_flight.push(InFlight {
                 endpoint: delivery.endpoint.id.clone(),
                 work: Box::pin(work(shared, outbox, delivery)),
             });
         }
-        Ok(count)
+        Ok(has_more)
+    }
+
+    fn next_claim(&mut self, room: usize) -> Claim {
+        let now = self.shared.clock.monotonic();
+        self.left.retain(|_, until| now < *until);
+        let mut claim = Claim::new(self.shared.now(), LEASE);
+        claim.most = u32::try_from(room).unwrap_or(u32::MAX);
+        claim.most_per_endpoint = TO_ONE;
+        claim.webhooks = self.shared.webhooks.is_some();
+        claim.sinks = self.shared.sinks.keys().cloned().collect();
+        // One that is slow has no more than these.
+        let busy = self.in_flight.iter().map(|it| &it.endpoint);
+        claim.except = busy.chain(self.left.keys()).cloned().collect();
+        claim.except.sort_unstable();
+        claim.except.dedup();
+        claim
+    }
+
+    /// Creates the endpoints of the sinks that have none, such as one that was deleted. Returns
+    /// whether all have one.
+    async fn register_sinks(&mut self) -> bool {
+        let registering = register_sinks(self.shared, self.outbox);
+        let (registered, _) = self.meanwhile(registering).await;
+        if let Err(error) = &registered {
+            trace::not_delivered(error);
+        }
+        registered.is_ok()
+    }
+
+    /// Makes a call while deliveries go on. Returns its answer, and whether an endpoint has none in
+    /// progress any more.
+    async fn meanwhile<T>(&mut self, call: impl Future<Output = T>) -> (T, bool) {
+        let mut call = pin!(call);
+        let mut is_one_idle = false;
+        poll_fn(|cx| {
+            // First, since tokio lets a task read only so much at a time, and receivers may use it up.
+            let answer = call.as_mut().poll(cx);
+            is_one_idle |= self.poll_in_flight(cx);
+            answer.map(|answer| (answer, is_one_idle))
+        })
+        .await
     }
 
     /// Works on deliveries until a time is over, or an endpoint has none in progress any more.
@@ -163,23 +187,41 @@ impl<'s> Deliverer<'s> {
         let shared = self.shared;
         let mut pause = pin!(shared.clock.sleep(time));
         poll_fn(|cx| {
-            let before = self.in_flight.len();
-            let mut ended = Vec::new();
-            self.in_flight.retain_mut(|it| {
-                let is_pending = it.work.as_mut().poll(cx).is_pending();
-                if !is_pending {
-                    ended.push(std::mem::take(&mut it.endpoint));
-                }
-                is_pending
-            });
-            let is_idle =
-                |endpoint: &String| !self.in_flight.iter().any(|it| it.endpoint == *endpoint);
-            if self.in_flight.len() < before && ended.iter().any(is_idle) {
-                return Poll::Ready(()); // it may have more
+            let is_over = pause.as_mut().poll(cx).is_ready();
+            if self.poll_in_flight(cx) || is_over {
+                return Poll::Ready(());
             }
-            pause.as_mut().poll(cx)
+            Poll::Pending
         })
         .await;
+    }
+
+    /// Polls the deliveries in progress. Returns whether an endpoint has none any more, and so may
+    /// have others that are due.
+    fn poll_in_flight(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut ended = Vec::new();
+        self.in_flight
+            .retain_mut(|it| match it.work.as_mut().poll(cx) {
+                Poll::Pending => true,
+                Poll::Ready(how) => {
+                    ended.push((std::mem::take(&mut it.endpoint), how));
+                    false
+                }
+            });
+        // Another one is the first next time: a receiver that floods would take all that tokio lets
+        // a task read at a time, each time.
+        if !self.in_flight.is_empty() {
+            self.in_flight.rotate_left(1);
+        }
+        let is_busy = |id: &String| self.in_flight.iter().any(|it| it.endpoint == *id);
+        let is_one_idle = ended.iter().any(|(id, _)| !is_busy(id));
+        let until = self.shared.clock.monotonic().saturating_add(LEFT_FOR);
+        for (id, how) in ended {
+            if how == Ended::LeftToOthers && self.left.len() < MOST_LEFT {
+                self.left.insert(id, until);
+            }
+        }
+        is_one_idle
     }
 }
 
@@ -189,6 +231,19 @@ pub(super) async fn run(deliverer: &mut Option<Deliverer<'_>>) -> Infallible {
         Some(deliverer) => deliverer.run().await,
         None => pending().await,
     }
+}
+
+/// Lets the other tasks of the worker go on, on any runtime.
+async fn let_others_work() {
+    let mut has_yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut has_yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Creates the endpoints of the sinks. They take the events from then on.
@@ -207,118 +262,4 @@ async fn register_sinks(shared: &Shared, outbox: &dyn DynOutbox) -> Result<(), S
         }
     }
     Ok(())
-}
-
-/// Makes one attempt at a delivery, and records its outcome. If that fails, the delivery is made
-/// again when its lease ends.
-async fn work(shared: &Shared, outbox: &dyn DynOutbox, delivery: Delivery) {
-    let attempt = AssertUnwindSafe(attempt(shared, outbox, &delivery));
-    let attempt = within(&*shared.clock, ATTEMPT_LIMIT, caught(attempt)).await;
-    let attempt = attempt.unwrap_or_else(|| Err(Failure::new("no end after 60 seconds")));
-    let now = shared.now();
-    if let Err(failure) = &attempt
-        && failure.is_of_this_process
-    {
-        // Another process may do better. It claims the delivery when the lease ends, and the
-        // schedule does not go on meanwhile.
-        return trace::delivery_failed(&delivery.event.id, &delivery.endpoint.id, &failure.cause);
-    }
-    if let Err(failure) = &attempt {
-        trace::delivery_failed(&delivery.event.id, &delivery.endpoint.id, &failure.cause);
-        if failure.is_gone {
-            disable(shared, outbox, &delivery.endpoint, &failure.cause).await;
-        }
-    }
-    let outcome = outcome(&delivery, attempt, now);
-    if let Outcome::Failed { .. } = &outcome {
-        trace::delivery_given_up(&delivery.event.id, &delivery.endpoint.id);
-    }
-    let settlement = Settlement::new(&delivery, now, outcome);
-    let settled = in_time(&*shared.clock, CALL_LIMIT, outbox.settle(&settlement)).await;
-    if let Err(error) = settled {
-        trace::not_delivered(&error);
-    }
-}
-
-/// Makes a failure of a panic in a sink or a client, which must not end the worker.
-async fn caught(attempt: AssertUnwindSafe<impl Future<Output = Attempt>>) -> Attempt {
-    let mut attempt = pin!(attempt.0);
-    poll_fn(|cx| {
-        let polled = catch_unwind(AssertUnwindSafe(|| attempt.as_mut().poll(cx)));
-        // The panic hook has reported it.
-        polled.unwrap_or_else(|_| Poll::Ready(Err(Failure::new("the attempt panicked"))))
-    })
-    .await
-}
-
-async fn attempt(shared: &Shared, outbox: &dyn DynOutbox, delivery: &Delivery) -> Attempt {
-    match &delivery.endpoint.target {
-        Target::Webhook(_) => match &shared.webhooks {
-            Some(webhooks) => {
-                let namespace = outbox.namespace();
-                webhooks.deliver(&namespace, delivery, shared.now()).await
-            }
-            None => Err(Failure::of_this_process("this process sends no webhooks")),
-        },
-        Target::Sink => match shared.sinks.get(&delivery.endpoint.id) {
-            Some(sink) => sink.take(&delivery.event).await.map_err(|error| Failure {
-                is_final: error.is_final(),
-                ..Failure::new(error.to_string())
-            }),
-            None => Err(Failure::of_this_process("this process has no such sink")),
-        },
-    }
-}
-
-/// Returns the outcome of an attempt, by the schedule.
-fn outcome(delivery: &Delivery, attempt: Attempt, now: SystemTime) -> Outcome {
-    let Err(failure) = attempt else {
-        return Outcome::Delivered;
-    };
-    let cause = shortened(&failure.cause);
-    let pause = next_attempt(delivery.step, failure.retry_after, random());
-    let at = pause.and_then(|pause| now.checked_add(pause));
-    match at.filter(|_| !failure.is_final && !failure.is_gone) {
-        Some(at) => Outcome::Retry { at, cause },
-        None => Outcome::Failed { cause },
-    }
-}
-
-/// Disables an endpoint whose receiver wants no more events.
-async fn disable(shared: &Shared, outbox: &dyn DynOutbox, endpoint: &Endpoint, cause: &str) {
-    let mut endpoint = endpoint.clone();
-    for _ in 0..DISABLE_ATTEMPTS {
-        if endpoint.disabled.is_some() {
-            return;
-        }
-        let disabled = Disabled::new(shared.now(), shortened(cause));
-        let next = endpoint.version.saturating_add(1);
-        let disabled = endpoint.clone().with_version(next).with_disabled(disabled);
-        let put = in_time(&*shared.clock, CALL_LIMIT, outbox.put_endpoint(&disabled)).await;
-        match put {
-            Ok(()) => return,
-            Err(error) if error.kind() == StoreErrorKind::Conflict => {
-                let id = &endpoint.id;
-                let found = in_time(&*shared.clock, CALL_LIMIT, outbox.find_endpoint(id)).await;
-                match found {
-                    // If the target is another one now, it did not ask for this.
-                    Ok(Some(found)) if found.target == endpoint.target => endpoint = found,
-                    _ => return,
-                }
-            }
-            Err(error) => return trace::not_delivered(&error),
-        }
-    }
-}
-
-/// Returns a cause that has room in a store.
-fn shortened(cause: &str) -> String {
-    let plain: String = cause.chars().filter(|it| *it != '\0').collect();
-    beginning(&plain, LONGEST_CAUSE).to_owned()
-}
-
-fn random() -> u64 {
-    let mut bytes = [0; 8];
-    let _ = SysRng.try_fill_bytes(&mut bytes); // without chance, all are on time
-    u64::from_le_bytes(bytes)
 }

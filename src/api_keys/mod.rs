@@ -4,6 +4,7 @@ mod adopt;
 mod announce;
 mod builder;
 mod deliver;
+mod delivery;
 mod end_idle;
 mod follow;
 mod health;

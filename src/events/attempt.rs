@@ -15,14 +15,22 @@ pub(crate) type Attempt = Result<(), Failure>;
 pub(crate) struct Failure {
     /// The cause, for the owner of the endpoint.
     pub(crate) cause: String,
-    /// The time that the receiver asked to wait.
-    pub(crate) retry_after: Option<Duration>,
-    /// There will be no other attempt.
-    pub(crate) is_final: bool,
-    /// The receiver wants no more events.
-    pub(crate) is_gone: bool,
-    /// The attempt was not made at all, since this process cannot make it. Another one may.
-    pub(crate) is_of_this_process: bool,
+    /// More about it, for operators only: it may name addresses of the network here.
+    pub(crate) detail: Option<String>,
+    pub(crate) next: Next,
+}
+
+/// The way in which a delivery goes on after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// By the schedule, and after the time that the receiver asked to wait, if it did.
+    Retry(Option<Duration>),
+    /// Not at all.
+    GiveUp,
+    /// Not at all, and the endpoint is disabled: the receiver wants no more events.
+    Disable,
+    /// The attempt was not made, since this process cannot make it. Another one may.
+    LeaveToOthers,
 }
 
 impl Failure {
@@ -30,19 +38,14 @@ impl Failure {
     pub(crate) fn new(cause: impl Into<String>) -> Self {
         Self {
             cause: cause.into(),
-            retry_after: None,
-            is_final: false,
-            is_gone: false,
-            is_of_this_process: false,
+            detail: None,
+            next: Next::Retry(None),
         }
     }
 
-    /// Creates a failure of a process that cannot make the attempt.
-    pub(crate) fn of_this_process(cause: &str) -> Self {
-        Self {
-            is_of_this_process: true,
-            ..Self::new(cause)
-        }
+    /// Sets the way in which the delivery goes on.
+    pub(crate) fn then(self, next: Next) -> Self {
+        Self { next, ..self }
     }
 }
 

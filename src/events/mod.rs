@@ -3,8 +3,8 @@
 //! A store keeps each event in the transaction of the change that it tells of, and the
 //! [worker](crate::ApiKeys::worker) delivers it to every [endpoint](crate::store::Endpoint) that
 //! takes it: to a sink of the application ([`ApiKeysBuilder::sink`](crate::ApiKeysBuilder::sink)),
-//! and with the feature `webhook` to webhooks. A delivery is repeated until it succeeds, and an
-//! event may come twice, with the same id.
+//! and with the feature `webhook` to webhooks. A delivery that fails is made again, up to ten times
+//! in three to four days, and an event may come twice, with the same id.
 //!
 //! | kind | about |
 //! |---|---|
@@ -18,6 +18,7 @@
 //! | `api_key.rotated_key_in_use` | an old key that is still used 7 or 1 `days` before its grace ends |
 //! | `anomaly.low`, `anomaly.medium`, `anomaly.high`, `anomaly.critical` | an [anomaly](crate::anomaly) in the use of a key; the first two belong to no account, so that only operators get them |
 //! | `limit.nearly_used` | a budget of which the share that [`Limit::tell_at`](crate::limit::Limit::tell_at) names is used |
+//! | `webhook.disabled` | a webhook that was disabled since its receiver answered 410, with `endpoint_id` and `reason` |
 //! | `webhook.test` | nothing: a test of an endpoint |
 //!
 //! Imports and deletions are not told; the [trail](crate::ApiKeys::trail) has them. An event never
@@ -27,7 +28,7 @@ mod attempt;
 mod schedule;
 mod sink;
 
-pub(crate) use attempt::{Attempt, DynWebhooks, Failure};
+pub(crate) use attempt::{Attempt, DynWebhooks, Failure, Next};
 pub(crate) use schedule::next_attempt;
 pub(crate) use sink::DynEventSink;
 pub use sink::{EventSink, SinkError};

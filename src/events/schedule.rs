@@ -15,9 +15,9 @@ const PAUSES: [u64; 9] = [
     24 * 3_600,
 ];
 
-/// The share of a pause that chance adds at most, in percent, so that the deliveries that failed at
-/// the same moment do not come back at the same moment.
-const JITTER: u64 = 20;
+/// The part of a pause that chance adds at most: a fifth. So the deliveries that failed at the same
+/// moment do not come back at the same moment.
+const JITTER: u32 = 5;
 
 /// Returns the pause after an attempt, by its number in the schedule, from 1 on; `None` after the
 /// last one. `asked` is the time that the receiver asked to wait, and `chance` a random number.
@@ -25,7 +25,7 @@ pub(crate) fn next_attempt(step: u32, asked: Option<Duration>, chance: u64) -> O
     let at = usize::try_from(step.saturating_sub(1)).unwrap_or(usize::MAX);
     let pause = Duration::from_secs(*PAUSES.get(at)?);
     let pause = pause.max(asked.unwrap_or_default());
-    let most = pause * u32::try_from(JITTER).unwrap_or_default() / 100;
+    let most = pause / JITTER;
     let most = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
     Some(pause + Duration::from_millis(chance % (most + 1)))
 }

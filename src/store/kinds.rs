@@ -38,11 +38,13 @@ pub const ANOMALY_HIGH: &str = "anomaly.high";
 pub const ANOMALY_CRITICAL: &str = "anomaly.critical";
 /// A limit is nearly used up.
 pub const LIMIT_NEARLY_USED: &str = "limit.nearly_used";
+/// A webhook was disabled, since its receiver wants no more events.
+pub const WEBHOOK_DISABLED: &str = "webhook.disabled";
 /// A test of an endpoint.
 pub const WEBHOOK_TEST: &str = "webhook.test";
 
 /// All kinds of this crate.
-const ALL: [&str; 20] = [
+const ALL: [&str; 21] = [
     API_KEY_ISSUED,
     API_KEY_UPDATED,
     API_KEY_ROTATED,
@@ -62,6 +64,7 @@ const ALL: [&str; 20] = [
     ANOMALY_HIGH,
     ANOMALY_CRITICAL,
     LIMIT_NEARLY_USED,
+    WEBHOOK_DISABLED,
     WEBHOOK_TEST,
 ];
 

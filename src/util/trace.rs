@@ -395,9 +395,26 @@ pub(crate) fn not_delivered(error: &(dyn Error + 'static)) {
     warn!(target: TARGET, error = %causes, "events could not be delivered; it is tried again");
 }
 
-/// Logs an attempt at a delivery that failed.
-pub(crate) fn delivery_failed(event: &str, endpoint: &str, cause: &str) {
-    info!(target: TARGET, event, endpoint, cause, "the delivery of an event failed");
+/// Logs an attempt at a delivery that failed. The detail is for operators: it may name addresses of
+/// the network here.
+pub(crate) fn delivery_failed(event: &str, endpoint: &str, cause: &str, detail: Option<&str>) {
+    info!(target: TARGET, event, endpoint, cause, detail, "the delivery of an event failed");
+}
+
+/// Logs a delivery that this process cannot make.
+pub(crate) fn delivery_released(event: &str, endpoint: &str, cause: &str) {
+    info!(target: TARGET, event, endpoint, cause, "the delivery of an event is left to another process");
+}
+
+/// Logs an endpoint whose receiver wants no more events.
+pub(crate) fn endpoint_disabled(endpoint: &str, account: Option<&str>, reason: &str) {
+    warn!(target: TARGET, endpoint, account, reason, "an endpoint was disabled");
+}
+
+/// Logs that nobody was told that an endpoint was disabled.
+pub(crate) fn disabling_not_told(error: &(dyn Error + 'static), endpoint: &str) {
+    let causes = Causes(error);
+    warn!(target: TARGET, endpoint, error = %causes, "no event tells that an endpoint was disabled");
 }
 
 /// Logs a delivery that was claimed and cannot be read.

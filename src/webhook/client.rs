@@ -44,14 +44,16 @@ use super::url::WebhookUrl;
 pub trait WebhookClient: Send + Sync + 'static {
     /// Sends a request, and returns the head of its answer, whatever the status is.
     ///
-    /// The future may be dropped at any time.
+    /// The worker drops the future after 60 seconds, and it may be dropped at any time. It must not
+    /// block.
     fn send(
         &self,
         request: WebhookRequest,
     ) -> impl Future<Output = Result<WebhookResponse, SendError>> + Send;
 
     /// Checks whether requests to a URL are sent at all, so that a wrong one is refused when it is
-    /// registered. Nothing is resolved. Default: allows `https`, with any host and port.
+    /// registered. Nothing is resolved. The text of an error is shown to whoever registers: name
+    /// nothing of your network in it. Default: allows `https`, with any host and port.
     fn check(&self, url: &WebhookUrl) -> Result<(), SendError> {
         if url.is_https() {
             return Ok(());

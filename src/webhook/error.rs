@@ -4,9 +4,9 @@ use std::fmt;
 
 /// An error for a request that got no answer.
 ///
-/// The text is for operators: it may name addresses of your network. Show the owner of an endpoint
-/// the [`kind`](Self::kind). There are no secrets in it, no path of a URL, and nothing that the
-/// receiver sent.
+/// The text is for operators: it may name addresses of your network. The owner of an endpoint is
+/// shown the [cause for owners](SendErrorKind::cause_for_owners) only. There are no secrets in the
+/// text, no path of a URL, and nothing that the receiver sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct SendError {
@@ -34,8 +34,8 @@ impl SendError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SendErrorKind {
-    /// The client does not send to such a URL: its scheme or its port is not allowed. To try again
-    /// is in vain.
+    /// The client does not send to such a URL: its scheme or its port is not allowed. Another process
+    /// may have other settings, so the delivery is tried again.
     UrlRefused,
     /// The host has no address that the client connects to.
     AddressRefused,
@@ -63,6 +63,16 @@ impl SendErrorKind {
             Self::TlsFailed => "tls_failed",
             Self::TimeLimit => "time_limit",
             Self::MalformedAnswer => "malformed_answer",
+        }
+    }
+
+    /// Returns the kind as the owner of an endpoint may know it: [`as_str`](Self::as_str), but
+    /// `host_not_reached` for a host without an allowed address, and for a name that could not be
+    /// resolved. Otherwise URLs would tell which names your network has.
+    pub const fn cause_for_owners(self) -> &'static str {
+        match self {
+            Self::AddressRefused | Self::DnsFailed => "host_not_reached",
+            other => other.as_str(),
         }
     }
 }

@@ -23,11 +23,15 @@ impl Rules {
     /// Checks all that can be told without a resolver.
     pub(super) fn check(&self, url: &WebhookUrl) -> Result<(), SendError> {
         if !url.is_https() && !self.allows_http {
-            let detail = "the client sends to https:// only";
+            let detail = "the client sends to https:// only, unless it is set up by \
+                          `HttpsClient::dangerous_allow_http`";
             return Err(SendError::new(SendErrorKind::UrlRefused, detail));
         }
         if !url.has_default_port() && !self.ports.contains(&url.port()) {
-            let detail = format!("the client does not send to port {}", url.port());
+            let port = url.port();
+            let detail = format!(
+                "the client does not send to port {port}, unless `HttpsClient::allow_ports` allows it"
+            );
             return Err(SendError::new(SendErrorKind::UrlRefused, detail));
         }
         match url.host() {

@@ -15,15 +15,15 @@ use super::payload::payload;
 use super::request::WebhookRequest;
 use super::secret::WebhookSecret;
 use super::url::WebhookUrl;
-use crate::events::{Attempt, DynWebhooks, Failure};
+use crate::events::{Attempt, DynWebhooks, Failure, Next};
 use crate::store::{Delivery, SecretName, Target, WebhookTarget};
 
 /// The settings of webhooks: [`ApiKeysBuilder::webhooks`](crate::ApiKeysBuilder::webhooks).
 ///
 /// The worker signs each event for its [endpoint](crate::ApiKeys::endpoints), and sends it until the
 /// endpoint has taken it: at once, then after 5 seconds, 5 and 30 minutes, 2, 5, 10, 14, 20 and 24
-/// hours, with some chance added. An endpoint that asks for more time by `Retry-After` gets it. One
-/// that answers 410 is disabled.
+/// hours, with some chance added. An endpoint that asks for more time by `Retry-After` gets it, up to
+/// a day. One that answers 410 is disabled; no other answer does that.
 ///
 /// ```
 /// use tower_api_key::webhook::{HttpsClient, WebhookMasters, Webhooks};
@@ -76,23 +76,23 @@ impl Webhooks {
         let url: WebhookUrl = target
             .url
             .parse()
-            .map_err(|_| final_failure("url_refused"))?;
+            .map_err(|_| Failure::new(SendErrorKind::UrlRefused.as_str()))?;
         let id = delivery.event.id.parse();
-        let id = id.map_err(|_| final_failure("the event has no id that can be sent"))?;
-        let previous = target.previous.as_ref().filter(|(_, until)| now < *until);
-        let names = [Some(&target.secret), previous.map(|(name, _)| name)];
-        let names = names.into_iter().flatten();
-        let mut secrets = names.filter_map(|name| self.secret(namespace, endpoint, name));
-        // Without any, the delivery waits for a process that knows the master.
-        let Some(first) = secrets.next() else {
-            return Err(Failure::of_this_process("the master secret is not known"));
-        };
+        let id = id
+            .map_err(|_| Failure::new("the event has no id that can be sent").then(Next::GiveUp))?;
+        // The receiver may know the current secret only: without it, nothing is sent from here.
+        let secret = self.secret(namespace, endpoint, &target.secret);
+        let secret = secret.ok_or_else(|| {
+            Failure::new("the master secret is not known").then(Next::LeaveToOthers)
+        })?;
         let body = payload(&delivery.event.event);
-        let mut request = WebhookRequest::new(url, &id, now, body, &first);
-        for secret in secrets {
-            request = request.also_signed_with(&secret);
-        }
-        Ok(request)
+        let request = WebhookRequest::new(url, &id, now, body, &secret);
+        let previous = target.previous.as_ref().filter(|(_, until)| now < *until);
+        let previous = previous.and_then(|(name, _)| self.secret(namespace, endpoint, name));
+        Ok(match previous {
+            Some(previous) => request.also_signed_with(&previous),
+            None => request,
+        })
     }
 }
 
@@ -119,31 +119,27 @@ impl DynWebhooks for Webhooks {
 
     async fn deliver(&self, namespace: &str, delivery: &Delivery, now: SystemTime) -> Attempt {
         let Target::Webhook(target) = &delivery.endpoint.target else {
-            return Err(final_failure("the endpoint is no webhook"));
+            return Err(Failure::new("the endpoint is no webhook").then(Next::GiveUp));
         };
         let request = self.request(namespace, delivery, target, now)?;
-        // The kind only: the text may name addresses of the network here.
         let answer = self.client.send(request).await;
-        let answer = answer.map_err(|error| Failure {
-            is_final: error.kind() == SendErrorKind::UrlRefused,
-            ..Failure::new(error.kind().as_str())
+        // The text may name addresses of the network here.
+        let answer = answer.map_err(|error| {
+            let kind = error.kind();
+            Failure {
+                detail: Some(format!("{kind}: {error}")),
+                ..Failure::new(kind.cause_for_owners())
+            }
         })?;
         let status = answer.status();
         if status.is_success() {
             return Ok(());
         }
-        Err(Failure {
-            retry_after: answer.retry_after(),
-            is_gone: status == StatusCode::GONE,
-            ..Failure::new(format!("the endpoint answered {}", status.as_u16()))
-        })
-    }
-}
-
-fn final_failure(cause: &str) -> Failure {
-    Failure {
-        is_final: true,
-        ..Failure::new(cause)
+        let next = match status {
+            StatusCode::GONE => Next::Disable,
+            _ => Next::Retry(answer.retry_after()),
+        };
+        Err(Failure::new(format!("the endpoint answered {}", status.as_u16())).then(next))
     }
 }
 
