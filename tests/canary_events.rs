@@ -138,7 +138,7 @@ async fn invariant_2_no_key_in_any_event_body_table_or_log() {
     ] {
         assert!(text.contains(expected), "not heard: {expected}");
     }
-    let secrets = [hook.expose_secret(), &new_secret];
+    let secrets = [hook.expose_secret(), new_secret];
     let canaries = [
         first.expose_secret(),
         second.expose_secret(),

@@ -32,7 +32,9 @@ type Answer = Result<u16, SendErrorKind>;
 
 /// A client that holds each request until it is told the answer.
 #[derive(Clone, Default)]
-struct Held(Arc<Mutex<Vec<(WebhookRequest, Option<Answer>)>>>);
+struct Held(Arc<Mutex<Vec<Sending>>>);
+
+type Sending = (WebhookRequest, Option<Answer>);
 
 impl Held {
     fn answer(&self, at: usize, answer: Answer) {

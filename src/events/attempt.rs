@@ -28,6 +28,10 @@ pub(crate) enum Next {
     /// Not at all.
     GiveUp,
     /// Not at all, and the endpoint is disabled: the receiver wants no more events.
+    #[cfg_attr(
+        not(feature = "webhook"),
+        expect(dead_code, reason = "only receivers of webhooks say so")
+    )]
     Disable,
     /// The attempt was not made, since this process cannot make it. Another one may.
     LeaveToOthers,

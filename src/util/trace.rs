@@ -372,6 +372,7 @@ pub(crate) fn copy_without_seal(key_id: &dyn fmt::Display) {
 }
 
 /// Logs a key that is left out of a list.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) fn unreadable_key(error: &(dyn Error + 'static), key_id: &dyn fmt::Display) {
     let causes = Causes(error);
     error!(
