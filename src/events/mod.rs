@@ -33,7 +33,10 @@ pub(crate) use schedule::next_attempt;
 pub(crate) use sink::DynEventSink;
 pub use sink::{EventSink, SinkError};
 
-pub use crate::manage::endpoints::{EndpointError, Endpoints, RegisterWebhook, RegisteredWebhook};
+pub use crate::manage::endpoint_error::EndpointError;
+pub use crate::manage::endpoints::Endpoints;
+pub use crate::manage::register_webhook::RegisterWebhook;
+pub use crate::manage::registered_webhook::RegisteredWebhook;
 pub use crate::store::{
     DeliveryRecord, DeliveryState, Disabled, Endpoint, Event, KeptEvent, SecretName, Target,
     WebhookTarget, kinds,

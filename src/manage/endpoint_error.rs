@@ -1,8 +1,10 @@
 //! Errors of endpoints.
 
-use super::endpoints::Endpoints;
 use crate::key::text::KeyRecordError;
 use crate::store::StoreError;
+
+/// The most endpoints of an account.
+pub(super) const MOST_PER_ACCOUNT: usize = 8;
 
 /// An error for an endpoint that could not be read or changed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -39,14 +41,14 @@ pub enum EndpointError {
     /// The operating system returned no random bytes.
     #[error("the operating system returned no random bytes")]
     NoRandomness,
-    /// The account has [as many endpoints](Endpoints::MOST_PER_ACCOUNT) as it can have.
+    /// The account has [as many endpoints](crate::events::Endpoints::MOST_PER_ACCOUNT) as it can have.
     #[error(
         "the account has {} endpoints, which is the most: delete one",
-        Endpoints::MOST_PER_ACCOUNT
+        MOST_PER_ACCOUNT
     )]
     TooMany,
     /// The secret was rotated lately, and the one before it still signs. It may have been this
-    /// call, whose answer was lost: see [`Endpoints::webhook`].
+    /// call, whose answer was lost: see [`Endpoints::webhook`](crate::events::Endpoints::webhook).
     #[error(
         "the secret of the endpoint {0:?} was rotated, and the one before still signs: read the new \
          one with `webhook`, or rotate without an overlap"

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use super::endpoint_error::EndpointError;
-pub use super::register_webhook::{RegisterWebhook, RegisteredWebhook};
+use super::endpoint_error::{EndpointError, MOST_PER_ACCOUNT};
+use super::registered_webhook::RegisteredWebhook;
 use crate::shared::Shared;
 use crate::store::{
     Actor, ActorKind, Change, DeliveryQuery, DeliveryRecord, DeliveryState, Disabled,
@@ -59,7 +59,7 @@ pub struct Endpoints {
 impl Endpoints {
     /// The most endpoints of an account: 8. Each event about the account is delivered to each, in
     /// the transaction of the change.
-    pub const MOST_PER_ACCOUNT: usize = 8;
+    pub const MOST_PER_ACCOUNT: usize = MOST_PER_ACCOUNT;
 
     /// The longest overlap of two secrets: a year.
     const LONGEST_OVERLAP: Duration = Duration::from_secs(365 * 86_400);
@@ -76,15 +76,6 @@ impl Endpoints {
             outbox: Arc::clone(&outbox.0),
             account,
         })
-    }
-
-    /// Registers a webhook when the returned future is awaited. The webhook gets the events of the
-    /// account.
-    ///
-    /// After an error of the store, read the [list](Self::list) before you register again: the
-    /// webhook may have been registered.
-    pub fn register(&self, url: impl Into<String>) -> RegisterWebhook {
-        RegisterWebhook::new(self.clone(), url.into())
     }
 
     /// Finds an endpoint.

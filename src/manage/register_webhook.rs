@@ -5,19 +5,12 @@ use std::future::IntoFuture;
 
 use rand::TryRng;
 use rand::rngs::SysRng;
-use zeroize::Zeroizing;
 
 use super::BoxFuture;
 use super::endpoint_error::EndpointError;
 use super::endpoints::{Endpoints, check_kinds};
+use super::registered_webhook::RegisteredWebhook;
 use crate::store::{Endpoint, SecretName, StoreErrorKind, Target, WebhookTarget, origin_of};
-
-/// A webhook with its secret.
-#[derive(Clone)]
-pub struct RegisteredWebhook {
-    endpoint: Endpoint,
-    secret: Zeroizing<String>,
-}
 
 /// A registration of a webhook, carried out when awaited: [`Endpoints::register`].
 #[must_use = "nothing is registered until this is awaited"]
@@ -27,8 +20,19 @@ pub struct RegisterWebhook {
     kinds: Vec<String>,
 }
 
+impl Endpoints {
+    /// Registers a webhook when the returned future is awaited. The webhook gets the events of the
+    /// account.
+    ///
+    /// After an error of the store, read the [list](Self::list) before you register again: the
+    /// webhook may have been registered.
+    pub fn register(&self, url: impl Into<String>) -> RegisterWebhook {
+        RegisterWebhook::new(self.clone(), url.into())
+    }
+}
+
 impl RegisterWebhook {
-    pub(super) fn new(endpoints: Endpoints, url: String) -> Self {
+    fn new(endpoints: Endpoints, url: String) -> Self {
         Self {
             endpoints,
             url,
@@ -83,46 +87,12 @@ impl IntoFuture for RegisterWebhook {
     }
 }
 
-impl RegisteredWebhook {
-    pub(super) fn new(endpoint: Endpoint, secret: Zeroizing<String>) -> Self {
-        Self { endpoint, secret }
-    }
-
-    pub(super) fn with_endpoint(self, endpoint: Endpoint) -> Self {
-        Self { endpoint, ..self }
-    }
-
-    /// Returns the id of the endpoint.
-    pub fn id(&self) -> &str {
-        &self.endpoint.id
-    }
-
-    /// Returns the endpoint.
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
-
-    /// Returns the secret that signs, as text for the receiver: `whsec_…`.
-    pub fn expose_secret(&self) -> &str {
-        &self.secret
-    }
-}
-
 /// Shows no path of the URL, which may have a secret of its owner.
 impl fmt::Debug for RegisterWebhook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RegisterWebhook")
             .field("url", &origin_of(&self.url))
             .field("kinds", &self.kinds)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Redacts the secret.
-impl fmt::Debug for RegisteredWebhook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegisteredWebhook")
-            .field("endpoint", &self.endpoint)
             .finish_non_exhaustive()
     }
 }
