@@ -12,9 +12,10 @@ use std::time::Duration;
 use support::block_on;
 use tower_api_key::conformance::{self, Field, Keeps};
 use tower_api_key::store::{
-    Change, ChangeFeed, ChangedKey, Changes, Cursor, FeedError, Followed, IssueRequest, KeptEvent,
-    KeptProfile, KeyOrder, KeyQuery, ListedKey, Page, Paging, Start, Step, StoreError,
-    StoreErrorKind, TrailQuery, TrailRecord, UsageBatch, UsageDetail, UsageQuery, UsageRow,
+    Change, ChangeFeed, ChangedKey, Changes, Cursor, ExpiryFilter, FeedError, Followed,
+    IssueRequest, KeptEvent, KeptProfile, KeyOrder, KeyQuery, ListedKey, Page, Paging, Start, Step,
+    StoreError, StoreErrorKind, TrailQuery, TrailRecord, UsageBatch, UsageDetail, UsageQuery,
+    UsageRow,
 };
 use tower_api_key::{KeyId, KeyRecord, KeyStore, ManagedKeyStore, MemoryStore};
 
@@ -27,6 +28,9 @@ enum Fault {
     IgnoresState,
     IgnoresPrefix,
     IgnoresOrder,
+    LeavesOutFirstEnd,
+    AddsLastEnd,
+    LeavesOutReadable,
     TakesAnyCursor,
     ListsMore,
     ListsWithoutPrefixes,
@@ -156,6 +160,11 @@ impl ManagedKeyStore for Twisted {
         if self.is(Fault::IgnoresPrefix) {
             query.prefix = None;
         }
+        if let Some(ExpiryFilter::Between(from, before)) = &mut query.expiry {
+            let microsecond = Duration::from_micros(1);
+            *from += microsecond * u32::from(self.is(Fault::LeavesOutFirstEnd));
+            *before += microsecond * u32::from(self.is(Fault::AddsLastEnd));
+        }
         let mut page = match self.store.list(&query, paging).await {
             Err(error)
                 if self.is(Fault::TakesAnyCursor)
@@ -181,6 +190,9 @@ impl ManagedKeyStore for Twisted {
             page.items.reverse();
         }
         if self.is(Fault::ListsByPage) && paging.cursor().is_some() {
+            page.items.pop();
+        }
+        if self.is(Fault::LeavesOutReadable) && query.leaves_out_unreadable {
             page.items.pop();
         }
         if self.is(Fault::ListsWithoutPrefixes) {
@@ -408,6 +420,18 @@ fn a_store_with_faulty_lists_fails_with_the_broken_promise() {
         (
             Fault::IgnoresOrder,
             "a list is in the order that was asked for",
+        ),
+        (
+            Fault::LeavesOutFirstEnd,
+            "a list between two ends has each key that ends there, once",
+        ),
+        (
+            Fault::AddsLastEnd,
+            "a list between two ends has each key that ends there, once",
+        ),
+        (
+            Fault::LeavesOutReadable,
+            "a list that leaves out unreadable keys has all others",
         ),
         (Fault::TakesAnyCursor, "a cursor of another list is refused"),
         (

@@ -22,6 +22,8 @@ const ENDS: Promise = Promise("a list ends");
 const FILTERED: Promise = Promise("a list has the keys that were asked for, and no others");
 const STABLE: Promise = Promise("keys that stay are listed once, also while others change");
 const ORDERED: Promise = Promise("a list is in the order that was asked for");
+const BETWEEN: Promise = Promise("a list between two ends has each key that ends there, once");
+const READABLE: Promise = Promise("a list that leaves out unreadable keys has all others");
 const CURSORS: Promise = Promise("a cursor of another list is refused");
 const WHOLE: Promise = Promise("a listed key has the whole record");
 
@@ -30,6 +32,13 @@ const MOST_PAGES: usize = 10_000;
 
 /// The time when the first key of the suite was issued.
 const AT: Duration = Duration::from_secs(1_767_225_600);
+
+const DAY: Duration = Duration::from_secs(86_400);
+const MICROSECOND: Duration = Duration::from_micros(1);
+const NANOSECOND: Duration = Duration::from_nanos(1);
+
+/// The sizes of pages.
+const LIMITS: [u32; 4] = [1, 2, 3, 1_000];
 
 pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
     if !keeps.keeps_part(Part::Lists) {
@@ -53,6 +62,7 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
     suite.lists_the_newest_first(&keys).await;
     suite.filters(&keys).await;
     suite.orders(&keys).await;
+    suite.finds_ends_between(&mut digests).await;
     suite.refuses_foreign_cursors().await;
     suite.stays_stable(&keys, &mut digests).await;
 }
@@ -66,8 +76,7 @@ struct ListSuite<'s, S> {
 impl<S: ManagedKeyStore> ListSuite<'_, S> {
     /// Creates keys in all states, each issued one second after the previous one.
     fn keys(&self, digests: &mut Digests) -> Vec<KeyRecord> {
-        let day = Duration::from_secs(86_400);
-        let now = UNIX_EPOCH + AT + day;
+        let now = UNIX_EPOCH + AT + DAY;
         let states: [fn(KeyRecord, SystemTime) -> KeyRecord; 11] = [
             |key, _| key,
             |key, now| key.with_expires_at(now + Duration::from_secs(90_000)),
@@ -102,7 +111,7 @@ impl<S: ManagedKeyStore> ListSuite<'_, S> {
 
     async fn lists_the_newest_first(&self, keys: &[KeyRecord]) {
         let expected: Vec<KeyId> = keys.iter().rev().map(KeyRecord::id).collect();
-        for limit in [1, 3, 1_000] {
+        for limit in LIMITS {
             let listed = self.read(&self.query(), limit).await;
             NEWEST.holds(
                 ids(&listed) == expected,
@@ -124,7 +133,7 @@ impl<S: ManagedKeyStore> ListSuite<'_, S> {
             KeyState::Revoked,
         ];
         // Times around each change of a state.
-        let day = UNIX_EPOCH + AT + Duration::from_secs(86_400);
+        let day = UNIX_EPOCH + AT + DAY;
         let moments = [0, 59, 60, 61, 119, 120, 121, 90_060].map(Duration::from_secs);
         let mut queries = vec![self.query()];
         for moment in moments {
@@ -195,6 +204,87 @@ impl<S: ManagedKeyStore> ListSuite<'_, S> {
         ORDERED.holds(
             listed.len() == expected && listed.iter().rev().is_sorted_by_key(revoked),
             format_args!("{:?}", listed.iter().map(revoked).collect::<Vec<_>>()),
+        );
+    }
+
+    /// Lists keys by their ends, at and around the bounds: a page may end anywhere among keys that
+    /// end at the same time.
+    async fn finds_ends_between(&self, digests: &mut Digests) {
+        let [from, before] = [2_000, 3_000].map(|days| UNIX_EPOCH + AT + DAY * days);
+        let ends = [
+            None,
+            Some(from - MICROSECOND),
+            Some(from),
+            Some(from),
+            Some(from),
+            Some(from + MICROSECOND),
+            Some(from + DAY),
+            Some(before - MICROSECOND),
+            Some(before - MICROSECOND),
+            Some(before),
+            Some(before + MICROSECOND),
+            None,
+        ];
+        let of_ends = Self {
+            account: format!("ends {}", digests.id()),
+            ..*self
+        };
+        let mut keys = Vec::new();
+        for (end, at) in ends.into_iter().zip(0..) {
+            let key = KeyRecord::imported(digests.next(), of_ends.account.as_str());
+            let key = key.with_name(format!("end {at}")).with_expires_at(end);
+            of_ends.create(&key, at).await;
+            keys.push(key);
+        }
+        let bounds = [
+            (from, before),
+            (from, from),
+            (before, from),
+            (from, from + MICROSECOND),
+            (from + MICROSECOND, before + MICROSECOND),
+            (UNIX_EPOCH, before),
+            (UNIX_EPOCH, UNIX_EPOCH),
+            (before, before + DAY * 1_000_000),
+            // What is less than a microsecond is cut off.
+            (from + MICROSECOND - NANOSECOND, before + NANOSECOND),
+        ];
+        for ((from, before), limit) in bounds.into_iter().flat_map(|at| LIMITS.map(|it| (at, it))) {
+            let query = of_ends.query().expiring_between(from, before);
+            of_ends.finds(BETWEEN, &query, &keys, limit).await;
+            let readable = query.clone().leave_out_unreadable();
+            of_ends.finds(READABLE, &readable, &keys, limit).await;
+            let newest = query.with_order(KeyOrder::Newest);
+            of_ends.finds(BETWEEN, &newest, &keys, limit).await;
+        }
+        // Among the keys of all accounts.
+        let query = KeyQuery::new().expiring_between(from, before);
+        let query = query.leave_out_unreadable();
+        let expected: Vec<KeyId> = keys[2..9].iter().map(KeyRecord::id).collect();
+        let listed = ids(&self.read(&query, 2).await);
+        let times = |id: &KeyId| listed.iter().filter(|listed| *listed == id).count();
+        BETWEEN.holds(
+            expected.iter().all(|id| times(id) == 1),
+            format_args!("{listed:?} instead of {expected:?}"),
+        );
+    }
+
+    /// Reads a list of these keys and no others: each that matches, once, the next to end first.
+    async fn finds(&self, promise: Promise, query: &KeyQuery, keys: &[KeyRecord], limit: u32) {
+        let listed = self.read(query, limit).await;
+        let matches = |key: &&KeyRecord| query.matches(&ListedKey::new((*key).clone()));
+        let mut expected: Vec<KeyId> = keys.iter().filter(matches).map(KeyRecord::id).collect();
+        let mut found = ids(&listed);
+        for ids in [&mut expected, &mut found] {
+            ids.sort_by_key(|id| *id.as_bytes());
+        }
+        promise.holds(
+            found == expected,
+            format_args!("{found:?} instead of {expected:?} for {query:?} by {limit}"),
+        );
+        let is_sorted = listed.is_sorted_by_key(|listed| listed.record.expires_at());
+        ORDERED.holds(
+            is_sorted || query.order != KeyOrder::EndingSoon,
+            format_args!("{:?}", ids(&listed)),
         );
     }
 
