@@ -8,6 +8,7 @@
     reason = "each suite uses its part"
 )]
 
+pub mod process;
 #[path = "../../benches/support/random.rs"]
 pub mod random;
 pub mod records;
