@@ -4,6 +4,9 @@
 
 #[path = "support/canary.rs"]
 mod canary;
+#[allow(dead_code, unreachable_pub, reason = "each suite uses its part")]
+#[path = "support/postgres.rs"]
+mod server;
 mod support;
 
 use std::path::Path;
@@ -11,11 +14,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use canary::{Canary, Heard};
-use tower_api_key::anomaly::{Actions, AnomalyDetection, Baseline, CountryHeader, UsageSpike};
-use tower_api_key::clock::ManualClock;
+use server::Postgres;
+use support::process::all_kinds;
+use tower_api_key::anomaly::{
+    Actions, AnomalyDetection, Baseline, CountryHeader, Detector, Finding, Observed, Severity,
+    UsageSpike,
+};
+use tower_api_key::clock::{Clock, ManualClock};
 use tower_api_key::events::{EventSink, KeptEvent, SinkError};
 use tower_api_key::http::PeerAddr;
-use tower_api_key::store::{AuditKey, SqliteStore, Start};
+use tower_api_key::store::sqlx::postgres::PgPoolOptions;
+use tower_api_key::store::{AuditKey, PostgresStore, SqliteStore, Start};
 use tower_api_key::webhook::{
     SendError, SendErrorKind, WebhookClient, WebhookMasters, WebhookRequest, WebhookResponse,
     Webhooks,
@@ -52,22 +61,14 @@ impl EventSink for NotingSink {
     }
 }
 
-#[tokio::test]
+/// Lets everything happen that is told, on a store whose tables are dumped in the end, and looks for
+/// keys in all that was heard.
 #[expect(clippy::too_many_lines, reason = "one story, in which all is heard")]
-async fn invariant_2_no_key_in_any_event_body_table_or_log() {
-    let heard = Heard::default();
-    let writer = heard.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(Level::TRACE)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
-    let name = format!("tower-api-key-canary-{}.db", std::process::id());
-    let path = std::env::temp_dir().join(name);
-    let store = SqliteStore::open(&path).await.unwrap();
-    store.migrate().await.unwrap();
-    let store = store.audit_key(AuditKey::new(MASTER).unwrap());
+async fn nothing_tells_a_key<S: ManagedKeyStore + Clone>(
+    store: S,
+    heard: Heard,
+    dump: impl AsyncFnOnce() -> String,
+) {
     let clock = ManualClock::at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_860_000));
     let masters = WebhookMasters::new("2026", MASTER).unwrap();
     let webhooks = Webhooks::new(masters).client(Noting(heard.clone(), AtomicBool::default()));
@@ -84,6 +85,10 @@ async fn invariant_2_no_key_in_any_event_body_table_or_log() {
         .unwrap();
     let worker = tokio::spawn(keys.worker().into_future());
     tokio::task::yield_now().await; // it counts from now on
+    // An operator's webhook gets what belongs to no account, too.
+    let operators = keys.dangerous_all_endpoints().unwrap();
+    let operators = operators.register("https://ops.example/").await.unwrap();
+    heard.debug(&operators);
     let endpoints = keys.endpoints("acme").unwrap();
     let hook = endpoints
         .register("https://hooks.acme.example/")
@@ -98,55 +103,91 @@ async fn invariant_2_no_key_in_any_event_body_table_or_log() {
         .await
         .unwrap();
     keys.verify(first.expose_secret()).await.unwrap();
+    let seen = keys.find(&first.id()).await.unwrap().unwrap();
+    keys.update(&seen)
+        .add_metadata("owner", "ops")
+        .await
+        .unwrap();
     let third = keys.issue("acme").expires_in(DAY * 8).await.unwrap();
+    let idle = keys.issue("acme").await.unwrap();
     let second = keys.rotate(first.id()).await.unwrap();
     let caller = keys.verify(second.expose_secret()).await.unwrap();
     caller.count("bytes", 7);
-    let stolen = stolen(&keys).await;
+    let old = keys.issue("globex").await.unwrap();
+    let new = keys.rotate(old.id()).grace(DAY * 2).await.unwrap();
+    let stolen = used(&keys, "acme").await;
+    let mut others = Vec::new();
+    for severity in Severity::ALL {
+        others.push(used(&keys, severity.as_str()).await);
+    }
     keys.suspend(second.id()).reason("unpaid").await.unwrap();
     keys.resume(second.id()).await.unwrap();
+    let until = clock.now() + DAY;
+    keys.throttle(second.id(), Quota::per_minute(5), until)
+        .reason("noisy")
+        .await
+        .unwrap();
+    keys.unthrottle(second.id()).await.unwrap();
     let rotated = endpoints.rotate_secret(&id, DAY).await.unwrap();
     heard.debug(&rotated);
     let new_secret = rotated.expose_secret();
     endpoints.send_test(&id).await.unwrap();
     keys.revoke_own(second.expose_secret()).await.unwrap();
-    for step in 0..60 {
+    keys.revoke_all().of_account("low").await.unwrap();
+    let is_told = |kind: &&str| heard.text().contains(&format!("{{\"type\":\"{kind}\""));
+    for step in 0..400 {
+        // In use until its grace is over.
+        let _ = keys.verify(old.expose_secret()).await;
         // The calls of the store are over before the next hours go by.
-        clock.advance(Duration::from_secs(if step < 20 { 1 } else { 6 * 3_600 }));
+        clock.advance(Duration::from_secs(if step < 40 { 1 } else { 6 * 3_600 }));
         tokio::time::sleep(Duration::from_millis(30)).await;
+        if step == 60 {
+            let retired = keys.retire_idle(DAY).of_account("acme").await.unwrap();
+            heard.debug(&retired);
+        }
+        if step > 90 && all_kinds().iter().all(is_told) {
+            break;
+        }
     }
+    let untold: Vec<_> = all_kinds()
+        .into_iter()
+        .filter(|kind| !is_told(kind))
+        .collect();
+    assert_eq!(untold, [""; 0], "kinds that no webhook was told of");
     heard.debug(&keys.usage().last_days(30).by_key().await.unwrap());
     let told = store.events(&Start::Beginning, 1_000).await.unwrap();
     heard.debug(&told);
     worker.abort();
-    store.close().await;
-    note_file(&path, &heard);
+    let _ = worker.await;
+    drop(keys);
+    drop(store);
+    let dump = dump().await;
+    for expected in [
+        "api_key.rotated",
+        "https://hooks.acme.example/",
+        "nightly export",
+    ] {
+        assert!(dump.contains(expected), "not dumped: {expected}");
+    }
+    heard.note(dump);
     let text = heard.text();
     // What should be there is there: bodies, tables, logs and events.
     for expected in [
-        "\"type\":\"api_key.rotated\"",
-        "api_key.expiring",
-        "webhook.test",
-        "anomaly.critical",
         "geographic_anomaly",
         "a key is probably in the wrong hands",
         "the delivery of an event failed",
         "tls_failed",
-        "hooks.acme.example",
-        "CREATE TABLE",
         "bytes",
     ] {
         assert!(text.contains(expected), "not heard: {expected}");
     }
-    let secrets = [hook.expose_secret(), new_secret];
-    let canaries = [
-        first.expose_secret(),
-        second.expose_secret(),
-        third.expose_secret(),
-        stolen.expose_secret(),
-    ]
-    .into_iter()
-    .chain(secrets);
+    let secrets = [hook.expose_secret(), new_secret, operators.expose_secret()];
+    let canaries = [&first, &third, &idle, &old, &stolen]
+        .into_iter()
+        .chain(&others)
+        .map(IssuedKey::expose_secret)
+        .chain([second.expose_secret(), new.expose_secret()])
+        .chain(secrets);
     for key in canaries {
         let canary = Canary::of(key);
         let line = text.lines().find(|line| canary.sings_in(line));
@@ -168,42 +209,129 @@ async fn invariant_2_no_key_in_any_event_body_table_or_log() {
     assert!(Canary::of(first.expose_secret()).sings_in(first.expose_secret()));
 }
 
+/// Notes all that is logged on this thread.
+fn listen(heard: &Heard) -> tracing::subscriber::DefaultGuard {
+    let writer = heard.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::set_default(subscriber)
+}
+
+#[tokio::test]
+async fn invariant_2_no_key_in_any_event_body_table_or_log_with_sqlite() {
+    let heard = Heard::default();
+    let _guard = listen(&heard);
+    let name = format!("tower-api-key-canary-{}.db", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let store = SqliteStore::open(&path).await.unwrap();
+    store.migrate().await.unwrap();
+    let store = store.audit_key(AuditKey::new(MASTER).unwrap());
+    let dump = async || {
+        store.close().await;
+        let dump = read_file(&path);
+        assert!(dump.contains("CREATE TABLE"));
+        dump
+    };
+    nothing_tells_a_key(store.clone(), heard, dump).await;
+}
+
+#[tokio::test]
+async fn invariant_2_no_key_in_any_event_body_table_or_log_with_postgres() {
+    let heard = Heard::default();
+    let _guard = listen(&heard);
+    let server = Postgres::start_fast();
+    let url = server.create_database();
+    let pool = PgPoolOptions::new().max_connections(4);
+    let store = PostgresStore::new(pool.connect(&url).await.unwrap());
+    store.migrate().await.unwrap();
+    let store = store.audit_key(AuditKey::new(MASTER).unwrap());
+    nothing_tells_a_key(store, heard, async || read_tables(&server, &url)).await;
+}
+
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Detects anomalies, against a baseline by which each use of a key is one.
+/// Finds an anomaly in each use of the keys of an account that is named as a severity.
+struct ByAccount;
+
+impl Detector for ByAccount {
+    fn name(&self) -> &'static str {
+        "by_account"
+    }
+
+    fn detect(&self, observed: &Observed<'_>) -> Option<Finding> {
+        let is_named = |severity: &Severity| severity.as_str() == observed.account();
+        let severity = Severity::ALL.into_iter().find(is_named)?;
+        Some(Finding::new(severity).fact("account", observed.account()))
+    }
+}
+
+/// Detects anomalies, against a baseline by which each use of a key of `acme` is one.
 fn watching() -> AnomalyDetection {
     let baseline = Baseline::new().active_hours([]).hourly_average(0);
     AnomalyDetection::new()
         .usage_spike(UsageSpike::new().floor(0))
-        .baseline(move |_| Some(baseline.clone().countries([])))
+        .detector(ByAccount)
+        .baseline(move |record| {
+            let is_watched = record.account() == "acme";
+            is_watched.then(|| baseline.clone().countries([]))
+        })
         .actions(Actions::recommended())
 }
 
 /// A key that a thief has used.
-async fn stolen(keys: &ApiKeys) -> IssuedKey {
-    let stolen = keys.issue("acme").await.unwrap();
+async fn used(keys: &ApiKeys, account: &str) -> IssuedKey {
+    let used = keys.issue(account).await.unwrap();
     for _ in 0..3 {
         let request = http::Request::get("/?api_key=none")
-            .header(
-                "authorization",
-                format!("Bearer {}", stolen.expose_secret()),
-            )
+            .header("authorization", format!("Bearer {}", used.expose_secret()))
             .header("x-country", "BR")
             .extension(PeerAddr(([203, 0, 113, 7], 1).into()))
             .body(())
             .unwrap();
         support::call(support::echoing(&keys.layer()), request).await;
     }
-    stolen
+    used
 }
 
-/// Notes what is in the file of the database, and deletes it.
-fn note_file(path: &Path, heard: &Heard) {
+/// Reads what is in the file of the database, and deletes it.
+fn read_file(path: &Path) -> String {
+    let mut dump = String::new();
     for end in ["", "-wal", "-shm"] {
         let file = format!("{}{end}", path.display());
         if let Ok(bytes) = std::fs::read(&file) {
-            heard.note(String::from_utf8_lossy(&bytes).as_bytes());
+            dump.push_str(&String::from_utf8_lossy(&bytes));
             std::fs::remove_file(&file).unwrap();
         }
     }
+    dump
+}
+
+/// Reads every column of every table, with the letters that are in bytes.
+fn read_tables(server: &Postgres, url: &str) -> String {
+    let columns = server.sql(
+        url,
+        "SELECT table_name, string_agg(CASE data_type WHEN 'bytea' \
+         THEN 'encode(' || column_name || ', ''escape'')' ELSE column_name END, ', ') \
+         FROM information_schema.columns WHERE table_schema = 'tower_api_key' GROUP BY 1",
+    );
+    let mut dump = String::new();
+    for line in columns.lines() {
+        let (table, columns) = line.split_once('|').unwrap();
+        let rows = server.sql(url, &format!("SELECT {columns} FROM tower_api_key.{table}"));
+        dump.extend([table, "\n", &rows, "\n"]);
+    }
+    for table in [
+        "keys",
+        "trail",
+        "events",
+        "deliveries",
+        "endpoints",
+        "usage",
+    ] {
+        assert!(dump.contains(&format!("{table}\n")), "{columns}");
+    }
+    dump
 }
