@@ -12,6 +12,11 @@ use crate::key::text::beginning;
 const MOST_FACTS: usize = 16;
 const LONGEST: usize = 256;
 
+/// The most bytes of the facts of an alert, as JSON, and the most findings and detectors that it names:
+/// an event that no store can keep would never be told.
+const MOST_BYTES: usize = 6 << 10;
+const MOST_NAMED: usize = 32;
+
 /// An anomaly that a detector has found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finding {
@@ -29,7 +34,8 @@ impl Finding {
     }
 
     /// Adds a fact for the alert. There may be 16 facts, of 256 bytes each; what is longer is cut,
-    /// and further facts are left out. Do not add secrets.
+    /// and further facts are left out. The facts of all findings of an alert may have 6 KiB
+    /// together, as JSON. Do not add secrets.
     #[must_use]
     pub fn fact(self, name: impl Into<String>, value: impl fmt::Display) -> Self {
         let value = value.to_string();
@@ -70,8 +76,15 @@ pub(crate) struct Alert {
 impl Alert {
     /// Returns the facts for an event.
     pub(crate) fn facts(&self) -> Vec<(&'static str, Value)> {
-        let found = self.found.iter().map(|found| {
+        let mut room = MOST_BYTES;
+        let found = self.found.iter().take(MOST_NAMED).map(|found| {
             let mut facts = found.finding.facts.clone();
+            facts.retain(|name, value| {
+                let size = Value::from(name.as_str()).to_string().len() + value.to_string().len();
+                let is_kept = size <= room;
+                room -= if is_kept { size } else { 0 };
+                is_kept
+            });
             facts.insert("detector".to_owned(), found.detector.as_str().into());
             let severity = found.finding.severity.as_str();
             facts.insert("severity".to_owned(), severity.into());
@@ -82,7 +95,8 @@ impl Alert {
             ("findings", found.collect()),
         ];
         if !self.after.is_empty() {
-            let after = self.after.iter().map(|name| Value::from(&**name));
+            let after = self.after.iter().take(MOST_NAMED);
+            let after = after.map(|name| Value::from(&**name));
             facts.push(("after", after.collect()));
         }
         facts

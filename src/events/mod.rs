@@ -21,6 +21,10 @@
 //! | `webhook.disabled` | a webhook that was disabled since its receiver answered 410, with `endpoint_id` and `reason` |
 //! | `webhook.test` | nothing: a test of an endpoint |
 //!
+//! Right after a rotation, every client still uses the old key. So its uses are told only in a grace
+//! that is longer than the days: 7 days before the end of a grace of more than a week, and a day
+//! before the end of a grace of more than a day. In a shorter grace, only the end is told.
+//!
 //! Imports and deletions are not told; the [trail](crate::ApiKeys::trail) has them. An event never
 //! contains a key, and neither a reason nor metadata.
 

@@ -9,6 +9,7 @@ use crate::key::record::KeyRecord;
 use crate::key::text::KeyRecordError;
 use crate::manage::{BoxFuture, Manager};
 use crate::store::{Action, Origin, StoreError};
+use crate::util::timestamp;
 
 /// An error for a key that could not be changed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -172,10 +173,10 @@ impl IntoFuture for SuspendKey {
         Box::pin(async move {
             let origin = with_default_reason(origin, reason.as_ref());
             let now = manager.shared.now();
+            // As it is stored, so that the same suspension is recognized.
+            let until = until.map(timestamp::microseconds_up);
             let suspension = Suspension::new(now).with_reason(reason).with_until(until);
             let suspend = |key: &KeyRecord| {
-                // As it is stored: `until` itself may have nanoseconds.
-                let until = suspension.until;
                 let is_done = |it: &Suspension| it.holds_at(now) && it.until == until;
                 let is_to_do = !key.suspended().is_some_and(is_done);
                 is_to_do.then(|| key.clone().with_suspended(suspension.clone()))

@@ -26,7 +26,8 @@ pub const API_KEY_FIRST_USED: &str = "api_key.first_used";
 pub const API_KEY_EXPIRING: &str = "api_key.expiring";
 /// A key has expired.
 pub const API_KEY_EXPIRED: &str = "api_key.expired";
-/// A key that was rotated is still in use 7 days or 1 day before its grace ends.
+/// A key that was rotated is still in use 7 days or 1 day before its grace ends, which is longer than
+/// that.
 pub const API_KEY_ROTATED_KEY_IN_USE: &str = "api_key.rotated_key_in_use";
 /// The use of a key is unusual: an anomaly of low severity. For operators only.
 pub const ANOMALY_LOW: &str = "anomaly.low";
