@@ -422,7 +422,6 @@ async fn tables_restored_from_another_server_are_adapted() {
     );
 }
 
-/// A role with the rights to rows only, as a service should have.
 /// Ten nodes record the same keys, each in an order of its own, while the keys change and go. None
 /// is in a deadlock, no first use is told twice, and the sums are exact.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -507,6 +506,7 @@ async fn keys_usage(store: &PostgresStore, query: &UsageQuery) -> Vec<UsageRow> 
     page.items
 }
 
+/// A role with the rights to rows only, as a service should have.
 #[tokio::test]
 async fn a_role_without_rights_to_create_migrates_nothing_and_works() {
     const DAY: Duration = Duration::from_secs(86_400);

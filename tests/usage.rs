@@ -20,8 +20,8 @@ use tower_api_key::store::{
 use tower_api_key::store::{Followed, KeptEvent, KeyUsage, ListedKey, Start};
 use tower_api_key::usage::{Metering, UsagePeriod, UsageQuery, UsageRow};
 use tower_api_key::{
-    ApiKeys, Caller, IssuedKey, KeyId, KeyRecord, KeyStore, Limits, ManagedKeyStore, MemoryStore,
-    Quota,
+    ApiKeys, Caller, Environment, IssuedKey, KeyId, KeyRecord, KeyStore, Limits, ManagedKeyStore,
+    MemoryStore, Quota,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -528,6 +528,65 @@ async fn usage_by_hour_is_reported_by_hour_and_by_day() {
     assert_eq!(days.total().allowed, 5);
 }
 
+/// A bill has no test keys in it.
+#[tokio::test]
+async fn requests_are_counted_in_the_environment_of_their_key() {
+    let mut process = Process::new(MemoryStore::new());
+    let live = process.keys.issue("acme").await.unwrap();
+    let test = process.keys.issue("acme").environment(Environment::TEST);
+    let test = test.await.unwrap();
+    for (key, times) in [(&live, 2), (&test, 3)] {
+        for _ in 0..times {
+            let request = http::Request::builder().header("x-api-key", key.expose_secret());
+            let layer = process.keys.layer();
+            let service = layer
+                .environments([Environment::LIVE, Environment::TEST])
+                .layer(EchoService);
+            let answer = service.oneshot(request.body(()).unwrap()).await.unwrap();
+            assert_eq!(answer.status(), 200);
+        }
+    }
+    process.pass(ALL);
+    for (environment, key, times) in [(Environment::LIVE, live, 2), (Environment::TEST, test, 3)] {
+        let usage = process.keys.usage().last_days(2);
+        let report = usage.of_environment(environment.clone()).by_key();
+        let rows = report.await.unwrap().rows;
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|row| (row.environment.clone(), row.key, row.counts.allowed))
+            .collect();
+        assert_eq!(rows, [(Some(environment), Some(key.id()), times)]);
+    }
+}
+
+/// When half of the keys that there is room for wait, nobody waits for the end of the interval.
+#[tokio::test]
+async fn a_batch_is_written_early_when_half_of_the_room_is_taken() {
+    const MOST: usize = 100;
+    let store = Counting::default();
+    let day = Duration::from_secs(86_400);
+    let metering = Metering::new().max_keys(MOST).record_every(day);
+    let (mut process, plaintexts) = keys_in_use(&store, metering, MOST);
+    // The first uses are recorded within a second in any case.
+    for plaintext in &plaintexts {
+        process.keys.verify(plaintext).await.unwrap();
+    }
+    process.pass(SECOND);
+    process.pass(SECOND);
+    let first = allowed(&recorded(&store));
+    assert_eq!(first, MOST as u64);
+    for plaintext in &plaintexts[..MOST / 2 - 1] {
+        process.keys.verify(plaintext).await.unwrap();
+    }
+    process.pass(SECOND);
+    process.pass(SECOND);
+    assert_eq!(allowed(&recorded(&store)), first, "there is room enough");
+    process.keys.verify(&plaintexts[MOST / 2]).await.unwrap();
+    process.pass(SECOND);
+    process.pass(SECOND);
+    assert_eq!(allowed(&recorded(&store)), first + MOST as u64 / 2);
+}
+
 /// A rotation keeps the curve in one piece.
 #[tokio::test]
 async fn the_usage_of_a_chain_of_rotations_is_one_curve() {
@@ -599,7 +658,7 @@ fn no_count_is_lost_or_doubled_between_threads() {
 
 /// A batch that is refused is kept, with its number, until the right is there.
 #[tokio::test]
-async fn a_batch_that_is_refused_for_a_while_is_recorded_once() {
+async fn invariant_11_a_batch_that_is_refused_for_a_while_is_recorded_once() {
     let store = Counting::default();
     let mut process = Process::new(store.clone());
     let key = process.keys.issue("acme").await.unwrap();
