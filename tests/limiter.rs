@@ -332,7 +332,7 @@ proptest! {
     /// A refund that comes when its charge does not count any more gives nothing back, and before
     /// that at most what still counts: units of others stay used.
     #[test]
-    fn a_late_refund_does_not_return_the_units_of_others(
+    fn invariant_11_a_late_refund_does_not_return_the_units_of_others(
         shape in 0..SHAPES.len(), cost in 1..=10u64, others in 0..=10u64, late in 0..2 * 32 * DAY,
         is_late in any::<bool>(),
     ) {

@@ -123,7 +123,7 @@ async fn a_refund_returns_at_most_the_cost_of_the_request() {
 
 /// Each request is refunded once, however many clones of its caller ask for it.
 #[tokio::test]
-async fn clones_of_a_caller_share_a_single_refund() {
+async fn invariant_11_clones_of_a_caller_share_a_single_refund() {
     for world in [near(limits()), far(limits())] {
         for asked in [[4, 4, 4], [1, 1, 1], [3, 0, 3], [0, u64::MAX, 1]] {
             let caller = caller(&world, REPORT).await;
@@ -178,14 +178,54 @@ async fn saved_up_refunds_do_not_admit_more_than_the_quota() {
 
 /// The limiter may have given them back before it failed.
 #[tokio::test]
-async fn units_of_a_failed_refund_are_not_refunded_again() {
+async fn invariant_11_units_of_a_failed_refund_are_not_refunded_again() {
+    for (judges, left) in [(Judges::Fails, [7, 17]), (Judges::LosesAnswer, [10, 20])] {
+        let world = far(limits());
+        let caller = caller(&world, REPORT).await;
+        world.limiter.gets(judges, Delay::None);
+        assert!(caller.refund(REQUESTS, 3).await.is_err());
+        world.limiter.gets_well();
+        caller.clone().refund(REQUESTS, u64::MAX).await.unwrap();
+        assert_eq!(left_of(&world).await, left, "{judges:?}");
+    }
+}
+
+/// The refund goes on in the limiter, or does not; its caller does not know.
+#[tokio::test]
+async fn invariant_11_a_refund_whose_caller_is_gone_is_not_repeated() {
     let world = far(limits());
     let caller = caller(&world, REPORT).await;
-    world.limiter.fails();
-    assert!(caller.refund(REQUESTS, 3).await.is_err());
+    let gate = world.limiter.hangs();
+    {
+        let mut refund = Box::pin(caller.refund(REQUESTS, 3));
+        for _ in 0..3 {
+            assert!(is_waiting(&mut refund));
+        }
+    }
+    gate.open();
     world.limiter.gets_well();
-    caller.clone().refund(REQUESTS, u64::MAX).await.unwrap();
-    assert_eq!(left_of(&world).await, [7, 17]);
+    caller.refund(REQUESTS, 3).await.unwrap();
+    assert_eq!(left_of(&world).await, [10, 20]);
+}
+
+/// The request is decided without the limiter then, which has charged it, or will.
+#[tokio::test]
+async fn invariant_11_a_charge_whose_answer_is_lost_or_late_is_not_sent_again() {
+    let world = far(limits());
+    world.limiter.gets(Judges::LosesAnswer, Delay::None);
+    asking(&world, REPORT, Does::Nothing).await;
+    world.limiter.gets_well();
+    assert_eq!(left_of(&world).await, [6, 16]);
+    let gate = world.limiter.hangs();
+    let mut late = asking(&world, REPORT, Does::Nothing);
+    for _ in 0..3 {
+        assert!(is_waiting(&mut late));
+    }
+    world.clock.advance(Duration::from_secs(5));
+    late.await;
+    gate.open();
+    world.limiter.gets_well();
+    assert_eq!(left_of(&world).await, [2, 12]);
 }
 
 #[tokio::test]

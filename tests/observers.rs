@@ -206,7 +206,7 @@ async fn the_reported_status_is_that_of_the_answer() {
 }
 
 #[tokio::test]
-async fn two_layers_of_the_same_keys_charge_and_announce_a_request_once() {
+async fn invariant_11_two_layers_of_the_same_keys_charge_and_announce_a_request_once() {
     let limited = || World::builder().limits(Limits::new().global(Quota::per_minute(5)));
     let (world, told) = told_of(limited());
     let optional = world.keys.layer().optional();

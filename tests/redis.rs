@@ -318,7 +318,7 @@ async fn it_starts_without_redis_and_survives_a_flush_of_the_scripts() {
 /// A stopped server: five calls wait, the others do not, none charges after its time limit, and it
 /// is used again within a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn late_calls_charge_nothing_and_an_outage_costs_no_time() {
+async fn invariant_11_late_calls_charge_nothing_and_an_outage_costs_no_time() {
     let redis = Redis::start();
     let limiter = Arc::new(in_a_hurry(&redis));
     let (name, other) = (LimitName::new("l"), LimitName::new("other"));
@@ -351,7 +351,7 @@ async fn late_calls_charge_nothing_and_an_outage_costs_no_time() {
 
 /// Also the first call: it waits until the connection has told the time of the server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_first_call_that_is_late_charges_nothing() {
+async fn invariant_11_a_first_call_that_is_late_charges_nothing() {
     let redis = Redis::start();
     let first = in_a_hurry(&redis).time_limit(Duration::from_secs(1));
     let limiter = limiter(&redis);
@@ -468,7 +468,7 @@ impl ConnectionLike for Doubling {
 }
 
 #[tokio::test]
-async fn a_refund_that_is_sent_twice_is_carried_out_once() {
+async fn invariant_11_a_refund_that_is_sent_twice_is_carried_out_once() {
     let redis = Redis::start();
     let client = redis::Client::open(redis.url()).unwrap();
     let connection = client.get_multiplexed_async_connection().await.unwrap();
@@ -488,6 +488,46 @@ async fn a_refund_that_is_sent_twice_is_carried_out_once() {
         twice.refund(&[refund], &SystemClock).await.unwrap();
         assert_eq!(left(&once, &name, quota).await, 84, "{quota:?}");
         redis.command(&["FLUSHALL"]);
+    }
+}
+
+/// A process is killed while a refund is under way. The next one neither charges nor refunds again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn invariant_11_a_restarted_process_charges_and_refunds_nothing_again() {
+    let redis = Redis::start();
+    let name = LimitName::new("l");
+    let quota = Quota::per_day(100);
+    let charge = [charge(&name, quota, 10)];
+    let first = in_a_hurry(&redis);
+    recovers(&first, &LimitName::new("other")).await;
+    let now = SystemClock.readings();
+    let at = (now.wall(), now.monotonic());
+    let verdict = first.check(&charge, &SystemClock).await.unwrap();
+    let refund = |units| {
+        Refund::new(
+            charge[0],
+            units,
+            Now::new(at.0, at.1),
+            &verdict.statuses()[0],
+        )
+    };
+    first.refund(&[refund(3)], &SystemClock).await.unwrap();
+    redis.pause();
+    {
+        let refunds = [refund(4)];
+        let mut under_way = std::pin::pin!(first.refund(&refunds, &SystemClock));
+        assert!(futures_util::poll!(&mut under_way).is_pending());
+    }
+    drop(first);
+    redis.resume();
+    // The refund was carried out or not, and is not again.
+    let seen = left(&in_a_hurry(&redis), &name, quota).await;
+    assert!(seen == 93 || seen == 97, "{seen}");
+    for _ in 0..3 {
+        let next = in_a_hurry(&redis);
+        recovers(&next, &LimitName::new("other")).await;
+        let left = left(&next, &name, quota).await;
+        assert!(left == seen || left == 97, "{left} after {seen}");
     }
 }
 

@@ -460,7 +460,7 @@ async fn refunds_reach_all_homes_of_a_request() {
 
 /// A slot moves to and fro while it is used: each call is carried out once, and errors do not last.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slot_that_moves_under_load_loses_no_charge_and_charges_none_twice() {
+async fn invariant_11_a_slot_that_moves_under_load_loses_no_charge_and_charges_none_twice() {
     let cluster = RedisCluster::start();
     let account = RedisCluster::account_on(0, 0);
     let slot = slot_of(&format!("a={account}"));

@@ -155,10 +155,12 @@ impl ManagedKeyStore for TroubledStore {
 }
 
 /// What a limiter answers with.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub enum Judges {
     Rightly,
     Fails,
+    /// It is done, and the answer is lost.
+    LosesAnswer,
     /// Allows so many charges, which are not those that it was asked about.
     Others(usize),
 }
@@ -206,6 +208,9 @@ impl TroubledLimiter {
         let (judges, delay) = self.trouble.lock().unwrap().clone();
         let answer = match judges {
             Judges::Fails => Err(LimiterError::unavailable("down")),
+            Judges::LosesAnswer => {
+                decide(judges).and(Err(LimiterError::unavailable("the answer was lost")))
+            }
             judges => decide(judges),
         };
         tokio::task::yield_now().await;
