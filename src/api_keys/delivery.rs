@@ -183,7 +183,7 @@ async fn tell_disabled(
     endpoint: &Endpoint,
     reason: &str,
 ) -> Result<(), StoreError> {
-    let Some(store) = &shared.usage_store else {
+    let Some(store) = &shared.managed_store else {
         return Ok(()); // an outbox is always that of a store
     };
     let now = shared.now();

@@ -3,13 +3,13 @@
 //! # Events
 //!
 //! The store keeps an event in the transaction of the change that it tells of, so an event is told if
-//! and only if the change was made. The [worker](crate::ApiKeys::worker) adds those that no change
+//! and only if the change was made ([`notify(false)`](crate::manage::RotateKey::notify) leaves that of
+//! a rotation out). The [worker](crate::ApiKeys::worker) adds those that no change
 //! makes: expiries, limits, first uses. The module [`events`](crate::events) lists all kinds.
 //!
-//! The data of an event about a key has its id, account, name, prefix, environment, version and
-//! expiry, and a few facts of its kind; that of a first use has the id and the environment only. It
-//! never has the key, the reason of a revocation, or metadata. Order the events of changes by
-//! `version`, since they may arrive in another order.
+//! The module [`events`](crate::events) also lists the data of each kind. An event never has the key,
+//! the reason of a revocation, or metadata. Order the events of changes by `version`, since they may
+//! arrive in another order.
 //!
 //! An event is announced once, also by many processes that look at the same time: the store keeps a
 //! mark of each announcement. If a key's expiry is changed, the new one is announced at those of the

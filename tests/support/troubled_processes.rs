@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use tower_api_key::clock::{Clock, ManualClock};
 use tower_api_key::store::{
     BoxedOutbox, Change, Claim, Delivery, DeliveryQuery, DeliveryRecord, Endpoint, KeyQuery,
-    ListedKey, Outbox, Page, Paging, Settlement, StoreError,
+    ListedKey, Outbox, Page, Paging, Replay, Settlement, StoreError,
 };
 use tower_api_key::{KeyId, KeyRecord, KeyStore, ManagedKeyStore};
 
@@ -179,6 +179,14 @@ impl<S: ManagedKeyStore + Outbox + Clone> Outbox for Troubled<S> {
         self.store.put_endpoint(endpoint).await
     }
 
+    async fn create_endpoint(
+        &self,
+        endpoint: &Endpoint,
+        most_of_account: u32,
+    ) -> Result<(), StoreError> {
+        self.store.create_endpoint(endpoint, most_of_account).await
+    }
+
     async fn delete_endpoint(&self, id: &str) -> Result<bool, StoreError> {
         self.store.delete_endpoint(id).await
     }
@@ -214,10 +222,10 @@ impl<S: ManagedKeyStore + Outbox + Clone> Outbox for Troubled<S> {
     async fn replay(
         &self,
         endpoint: &str,
-        event: Option<&str>,
+        what: Replay<'_>,
         at: SystemTime,
     ) -> Result<u64, StoreError> {
-        self.store.replay(endpoint, event, at).await
+        self.store.replay(endpoint, what, at).await
     }
 
     async fn announced_until(&self) -> Result<Option<SystemTime>, StoreError> {
