@@ -412,7 +412,7 @@ async fn invariant_11_several_processes_take_each_event_once_and_one_that_dies_l
     }
     assert_eq!(sink.taken.lock().unwrap().len(), 96);
     // The lease of the dead one ends.
-    for _ in 0..70 {
+    for _ in 0..130 {
         clock.advance(SECOND);
         for process in &mut processes {
             process.work();

@@ -93,7 +93,7 @@ impl<'s> Deliverer<'s> {
             match self.claim().await {
                 Ok(true) => {
                     pause = EVERY;
-                    let_others_work().await;
+                    self.meanwhile(let_others_work()).await;
                     continue;
                 }
                 Ok(false) => pause = EVERY,
