@@ -28,7 +28,7 @@ const DATABASE: &str = "DEATHS_WEBHOOKS_DATABASE";
 const LEAD: &str = "DEATHS_WEBHOOKS_LEAD";
 
 /// The time after which what a dead process has claimed belongs to nobody.
-const LEASE: Duration = Duration::from_secs(121);
+const LEASE: Duration = Duration::from_secs(181);
 
 /// The events between two deaths.
 const EVENTS: usize = 6;
