@@ -340,6 +340,70 @@ mod tests {
         assert_eq!(since(added.used.unwrap().last), Duration::from_secs(20));
     }
 
+    /// Stores lock rows in this order.
+    #[test]
+    fn a_batch_is_sorted_by_account_key_environment_and_period() {
+        let environments = [None, Some(Environment::LIVE), Some(Environment::TEST)];
+        let periods = [
+            UsagePeriod::Day(3),
+            UsagePeriod::Day(20),
+            UsagePeriod::Hour(7),
+        ];
+        let mut usage = Vec::new();
+        for account in [None, Some(""), Some("acme"), Some("globex")] {
+            for key in [None, Some("a"), Some("b"), Some("c")] {
+                for environment in &environments {
+                    usage.extend(periods.map(|period| KeyUsage {
+                        account: account.map(str::to_owned),
+                        key: key.map(|key| KeyDigest::of(key).id()),
+                        environment: environment.clone(),
+                        period,
+                        ..counts("a", 1)
+                    }));
+                }
+            }
+        }
+        let sort_key = |usage: &KeyUsage| {
+            let environment = usage.environment.as_ref();
+            let environment = environment.map(|it| it.as_str().to_owned());
+            let key = usage.key.map(|key| *key.as_bytes());
+            (usage.account.clone(), key, environment, usage.period)
+        };
+        let mut sorted = usage.clone();
+        sorted.sort_by_key(sort_key);
+        for step in [1, 5, 71, 143] {
+            // A step that has no divisor in common with 144 comes to each of them.
+            let shuffled = (0..usage.len()).map(|at| usage[at * step % usage.len()].clone());
+            let batch = UsageBatch::new([1; 16], 1, shuffled).unwrap();
+            let places: Vec<_> = batch.usage().iter().map(sort_key).collect();
+            let expected: Vec<_> = sorted.iter().map(sort_key).collect();
+            assert_eq!(places, expected, "a step of {step}");
+        }
+    }
+
+    #[test]
+    fn the_address_is_that_of_the_latest_use_with_one() {
+        let from = |second: u64, address: Option<[u8; 4]>| {
+            let mut usage = counts("a", second);
+            let used = usage.used.as_mut().unwrap();
+            used.last_address = address.map(IpAddr::from);
+            usage
+        };
+        let [one, other] = [Some([192, 0, 2, 1]), Some([192, 0, 2, 2])];
+        for (first, second, expected) in [
+            (from(10, one), from(20, other), other),
+            (from(10, one), from(20, None), one),
+            (from(20, one), from(10, other), one),
+            (from(20, one), from(10, None), one),
+        ] {
+            let batch = UsageBatch::new([1; 16], 1, [first, second]).unwrap();
+            let used = batch.usage()[0].used.unwrap();
+            assert_eq!(used.last_address, expected.map(IpAddr::from));
+            let since = used.last.duration_since(UNIX_EPOCH).unwrap();
+            assert_eq!(since, Duration::from_secs(20));
+        }
+    }
+
     #[test]
     fn counts_stop_at_the_largest_that_is_kept() {
         let mut usage = counts("a", 1);

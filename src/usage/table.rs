@@ -320,3 +320,7 @@ impl fmt::Debug for UsageTable {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;
