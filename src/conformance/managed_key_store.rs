@@ -6,7 +6,9 @@ use crate::conformance::keeps::{Field, Keeps};
 use crate::conformance::key_store::key_store;
 use crate::conformance::promise::Promise;
 use crate::conformance::records::{Digests, all_kinds, full, named, same, with_nanoseconds};
-use crate::conformance::{events, guards, lists, profiles, trails, usage, usage_reports};
+use crate::conformance::{
+    events, first_use, guards, lists, profiles, trails, usage, usage_reports,
+};
 use crate::key::containment::Revocation;
 use crate::key::digest::KeyId;
 use crate::key::record::{KeyRecord, Rotation};
@@ -85,6 +87,7 @@ pub async fn managed_key_store_keeping<S: ManagedKeyStore>(store: &S, keeps: &Ke
     events::suite(store, keeps).await;
     usage::suite(store, keeps).await;
     usage_reports::suite(store, keeps).await;
+    first_use::suite(store, keeps).await;
     guards::suite(store, keeps).await;
     profiles::suite(store, keeps).await;
 }

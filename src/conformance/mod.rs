@@ -40,6 +40,7 @@
 
 mod change_feed;
 mod events;
+mod first_use;
 mod guards;
 mod keeps;
 mod key_store;

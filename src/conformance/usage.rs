@@ -1,5 +1,6 @@
 //! The suite for stores that record usage.
 
+use std::net::IpAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::conformance::keeps::{Keeps, Part};
@@ -19,7 +20,9 @@ const REFUSED: Promise = Promise("what is not kept is refused");
 const ONCE: Promise = Promise("a batch of usage is recorded once");
 const IN_ORDER: Promise = Promise("a batch that follows none of its node is a conflict");
 const MONOTONIC: Promise = Promise("the last use never goes back, and the first never forward");
+const PERIODS: Promise = Promise("the uses of all periods of a batch are uses of the key");
 const USAGE_ONLY: Promise = Promise("usage changes nothing but usage");
+const ADDRESS: Promise = Promise("the address is that of the last use with one, or none is kept");
 const UNKNOWN: Promise = Promise("usage of a key that does not exist is left out");
 const BY_ID: Promise = Promise("a key is found with its uses as it is listed");
 const ORDERED: Promise = Promise("keys that were never used are listed before the least used");
@@ -53,10 +56,7 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
         .map(|name| KeyRecord::imported(digests.next(), suite.account.as_str()).with_name(name))
         .into();
     for key in &keys {
-        let change = Change::new(Actor::service("conformance"), UNIX_EPOCH);
-        let change = change.create(Action::ISSUED, key.clone());
-        let change = change.expect("the suite's records can be kept");
-        ANSWERS.answer(store.commit(&change).await, "commit");
+        suite.create(key).await;
     }
     let [_, late, early] = [0, 1, 2].map(|at: usize| keys[at].id());
     let unknown = named(digests.next(), "unknown").id();
@@ -96,6 +96,12 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
     let other = *digests.id().as_bytes();
     suite.records(other, 1, &[(late, 40, 70)]).await;
     suite.is_used(MONOTONIC, late, Some((40, 70))).await;
+    let apart = UsageSuite {
+        account: format!("globex {}", digests.id()),
+        ..suite
+    };
+    apart.adds_up_periods(&mut digests).await;
+    apart.keeps_addresses(&mut digests).await;
 
     for key in &keys {
         let found = ANSWERS.answer(store.find_committed(&key.id()).await, "find_committed");
@@ -122,6 +128,64 @@ struct UsageSuite<'s, S> {
 impl<S: ManagedKeyStore> UsageSuite<'_, S> {
     fn query(&self) -> KeyQuery {
         KeyQuery::new().with_account(self.account.clone())
+    }
+
+    async fn create(&self, key: &KeyRecord) {
+        let change = Change::new(Actor::service("conformance"), UNIX_EPOCH);
+        let change = change.create(Action::ISSUED, key.clone());
+        let change = change.expect("the suite's records can be kept");
+        ANSWERS.answer(self.store.commit(&change).await, "commit");
+    }
+
+    /// The uses of a key in several periods of a batch: the first may be in one, and the last in
+    /// another.
+    async fn adds_up_periods(&self, digests: &mut Digests) {
+        let key = KeyRecord::imported(digests.next(), self.account.as_str());
+        self.create(&key).await;
+        let periods = [
+            (UsagePeriod::Day(0), 30, 40),
+            (UsagePeriod::Day(1), 10, 20),
+            (UsagePeriod::Hour(2), 50, 60),
+            (UsagePeriod::Hour(3), 35, 45),
+        ];
+        let usage = periods.map(|(period, first, last)| {
+            let usage = KeyUsage::new(key.id(), self.account.as_str(), period);
+            usage.used_at(second(first)).used_at(second(last))
+        });
+        let batch = UsageBatch::new(*digests.id().as_bytes(), 1, usage);
+        let batch = batch.expect("the suite's usage can be kept");
+        ANSWERS.answer(self.store.record_usage(&batch).await, "record_usage");
+        self.is_used(PERIODS, key.id(), Some((10, 60))).await;
+    }
+
+    /// Uses with and without addresses, in batches that come early and late.
+    async fn keeps_addresses(&self, digests: &mut Digests) {
+        let key = KeyRecord::imported(digests.next(), self.account.as_str());
+        self.create(&key).await;
+        let node = *digests.id().as_bytes();
+        let [one, other, third] = [1, 2, 3].map(|last| Some(IpAddr::from([192, 0, 2, last])));
+        let mut kept = Vec::new();
+        for (number, (at, address)) in
+            (1..).zip([(20, one), (30, None), (25, other), (10, other), (40, third)])
+        {
+            let usage = KeyUsage::new(key.id(), self.account.as_str(), UsagePeriod::Day(0));
+            let mut usage = usage.used_at(second(at));
+            usage.counts.allowed = 1;
+            if let Some(used) = &mut usage.used {
+                used.last_address = address;
+            }
+            let batch = UsageBatch::new(node, number, [usage]);
+            let batch = batch.expect("the suite's usage can be kept");
+            ANSWERS.answer(self.store.record_usage(&batch).await, "record_usage");
+            if self.reads {
+                let found = self.store.find_listed(&key.id()).await;
+                let found = ANSWERS.answer(found, "find_listed");
+                kept.push(found.and_then(|listed| listed.last_address));
+            }
+        }
+        let is_kept = kept == [one, one, one, one, third];
+        let is_never_kept = kept.iter().all(Option::is_none);
+        ADDRESS.holds(is_kept || is_never_kept, format_args!("{kept:?}"));
     }
 
     async fn record(

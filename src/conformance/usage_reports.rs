@@ -1,18 +1,14 @@
 //! The suite for stores that report usage.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use crate::conformance::keeps::{Keeps, Part};
 use crate::conformance::promise::Promise;
 use crate::conformance::records::Digests;
 use crate::key::digest::KeyId;
 use crate::key::environment::Environment;
-use crate::key::record::KeyRecord;
 use crate::limit::charge::REQUESTS;
-use crate::store::kinds::API_KEY_FIRST_USED;
 use crate::store::{
-    Action, Actor, Change, Cursor, KeyUsage, ManagedKeyStore, Paging, Start, StoreErrorKind,
-    UsageBatch, UsageCounts, UsageDetail, UsagePeriod, UsageQuery, UsageRow,
+    Cursor, KeyUsage, ManagedKeyStore, Paging, StoreErrorKind, UsageBatch, UsageCounts,
+    UsageDetail, UsagePeriod, UsageQuery, UsageRow,
 };
 
 const ANSWERS: Promise = Promise("a live store answers");
@@ -26,7 +22,8 @@ const FOLDED: Promise =
     Promise("usage without a key stays with its account, and other usage apart");
 const CURSORS: Promise = Promise("a cursor of another query is refused");
 const BOUNDED: Promise = Promise("counts stop at the largest one, and are recorded");
-const ONCE: Promise = Promise("the first use of a key is told once");
+const APART: Promise = Promise("usage in different environments is in rows of its own");
+const BORDERS: Promise = Promise("a row at the end of a page has all its units");
 
 /// The days of the suite, which are its own: 2,000 years after others.
 const DAY: u32 = 800_000;
@@ -100,9 +97,8 @@ pub(super) async fn suite<S: ManagedKeyStore>(store: &S, keeps: &Keeps) {
     suite.pages().await;
     suite.cursors().await;
     suite.stops_at_the_most(&mut digests).await;
-    if keeps.keeps_part(Part::Events) {
-        tells_first_use(store, &mut digests).await;
-    }
+    suite.environments(&mut digests).await;
+    suite.borders(&mut digests).await;
 }
 
 struct ReportSuite<'s, S> {
@@ -281,6 +277,79 @@ impl<S: ManagedKeyStore> ReportSuite<'_, S> {
         }
     }
 
+    /// Usage of one key, and usage without a key, in several environments. Each has another power of
+    /// 2, so that a sum tells what is in it.
+    async fn environments(&self, digests: &mut Digests) {
+        let (key, node) = (digests.id(), *digests.id().as_bytes());
+        let account = format!("umbrella {key}");
+        let environments = [None, Some(Environment::LIVE), Some(Environment::TEST)];
+        let mut usage = Vec::new();
+        for environment in &environments {
+            for of_key in [Some(key), None] {
+                let mut counted = KeyUsage::new(key, account.as_str(), UsagePeriod::Day(DAY));
+                (counted.key, counted.lineage) = (of_key, of_key);
+                counted.environment.clone_from(environment);
+                counted.counts.allowed = 1 << usage.len();
+                usage.push(counted);
+            }
+        }
+        for number in [1, 2] {
+            let batch = UsageBatch::new(node, number, usage.iter().cloned());
+            let batch = batch.expect("the suite's usage can be kept");
+            ANSWERS.answer(self.store.record_usage(&batch).await, "record_usage");
+        }
+        let query = UsageQuery::days(DAY, DAY).with_account(account);
+        let of_account = [(None, [3, 12, 48])];
+        let of_keys = [(None, [2, 8, 32]), (Some(key), [1, 4, 16])];
+        for (detail, expected) in [
+            (UsageDetail::Account, &of_account[..]),
+            (UsageDetail::Key, &of_keys[..]),
+            (UsageDetail::Lineage, &of_keys[..]),
+        ] {
+            let rows_of = |(key, sums): &(Option<KeyId>, [u64; 3])| {
+                let key = *key;
+                let rows = environments.clone().into_iter().zip(*sums);
+                rows.map(move |(environment, sum)| (key, environment, 2 * sum))
+            };
+            let expected: Vec<_> = expected.iter().flat_map(rows_of).collect();
+            let rows = self.read(&query.clone().with_detail(detail), 100).await;
+            let rows = rows.into_iter();
+            let rows: Vec<_> = rows
+                .map(|row| (row.key, row.environment, row.counts.allowed))
+                .collect();
+            APART.holds(rows == expected, format_args!("{rows:?}, not {expected:?}"));
+        }
+    }
+
+    /// Rows with many units, which pages of any size may cut.
+    async fn borders(&self, digests: &mut Digests) {
+        const UNITS: i64 = 6;
+        let node = *digests.id().as_bytes();
+        let account = format!("hooli {}", digests.id());
+        let units = (1..=UNITS).map(|unit| (format!("unit {unit}"), unit));
+        let usage = [(); 3].map(|()| {
+            let mut usage = KeyUsage::new(digests.id(), account.as_str(), UsagePeriod::Day(DAY));
+            usage.counts.allowed = 7;
+            usage.counts.units = units.clone().collect();
+            usage
+        });
+        let batch = UsageBatch::new(node, 1, usage);
+        let batch = batch.expect("the suite's usage can be kept");
+        ANSWERS.answer(self.store.record_usage(&batch).await, "record_usage");
+        let query = UsageQuery::days(DAY, DAY).with_account(account);
+        for limit in [1, 2, 3, 4, 100] {
+            let by_key = query.clone().with_detail(UsageDetail::Key);
+            let rows = self.read(&by_key, limit).await;
+            let is_whole = |row: &UsageRow| {
+                row.counts.allowed == 7 && units.clone().eq(row.counts.units.clone())
+            };
+            BORDERS.holds(
+                rows.len() == 3 && rows.iter().all(is_whole),
+                format_args!("{rows:?} in pages of {limit}"),
+            );
+        }
+    }
+
     async fn cursors(&self) {
         let first = self.store.usage(&self.query(), &Paging::first(1)).await;
         let next = ANSWERS.answer(first, "usage").next;
@@ -300,38 +369,4 @@ impl<S: ManagedKeyStore> ReportSuite<'_, S> {
             );
         }
     }
-}
-
-/// The first use of a key is told by an event, in whatever batches it comes.
-async fn tells_first_use<S: ManagedKeyStore>(store: &S, digests: &mut Digests) {
-    let key = KeyRecord::imported(digests.next(), "acme");
-    let id = key.id();
-    let at = UNIX_EPOCH + Duration::from_secs(86_400);
-    let change = Change::new(Actor::service("conformance"), at).create(Action::ISSUED, key);
-    let change = change.expect("the suite's records can be kept");
-    let now = store.events(&Start::Now, 1).await;
-    let mut next = ANSWERS.answer(now, "events").next;
-    ANSWERS.answer(store.commit(&change).await, "commit");
-    let mut refused = KeyUsage::new(id, "acme", UsagePeriod::Day(1));
-    refused.counts.refused = 1;
-    let mut used = refused.clone().used_at(at);
-    used.counts.allowed = 1;
-    for usage in [refused, used.clone(), used] {
-        let batch = UsageBatch::new(*digests.id().as_bytes(), 1, [usage]);
-        let batch = batch.expect("the suite's usage can be kept");
-        ANSWERS.answer(store.record_usage(&batch).await, "record_usage");
-    }
-    let mut told = Vec::new();
-    loop {
-        let read = store.events(&Start::After(next), 100).await;
-        let read = ANSWERS.answer(read, "events");
-        let events = read.items.into_iter().map(|kept| kept.event);
-        told.extend(events.filter(|event| event.key == Some(id)));
-        next = read.next;
-        if read.is_end {
-            break;
-        }
-    }
-    let told: Vec<_> = told.iter().map(|it| (it.kind.as_str(), it.at)).collect();
-    ONCE.holds(told == [(API_KEY_FIRST_USED, at)], format_args!("{told:?}"));
 }
