@@ -12,6 +12,8 @@ mod issuing;
 mod random;
 #[path = "support/sql_suite.rs"]
 mod sql_suite;
+#[path = "support/sql_usage.rs"]
+mod sql_usage;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -240,6 +242,17 @@ async fn a_version_that_the_trail_has_already_is_an_error() {
 #[tokio::test]
 async fn calls_dropped_at_every_await_leave_the_store_whole() {
     sql_suite::calls_dropped_at_every_await_leave_the_store_whole(Sqlite::new().await).await;
+}
+
+#[tokio::test]
+async fn invariant_11_a_batch_that_is_dropped_at_any_await_is_recorded_once() {
+    let database = Sqlite::new().await;
+    sql_usage::a_batch_that_is_dropped_at_any_await_is_recorded_once(&database.store).await;
+}
+
+#[tokio::test]
+async fn the_address_of_a_use_is_kept() {
+    sql_usage::the_address_of_a_use_is_kept(&Sqlite::new().await.store).await;
 }
 
 #[tokio::test]

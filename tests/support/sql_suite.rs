@@ -604,18 +604,21 @@ pub async fn calls_dropped_at_every_await_leave_the_store_whole<D: Database>(dat
     assert!(D::verify(store).await.unwrap().is_ok());
 }
 
-/// Polls a future so often at most, then drops it.
-async fn drop_after(polls: u8, future: impl Future) {
+/// Polls a future so often at most, then drops it. Returns whether it came to its end.
+pub async fn drop_after(polls: u8, future: impl Future) -> bool {
     let mut future = std::pin::pin!(future);
     let mut left = polls;
     std::future::poll_fn(|cx| {
-        if left == 0 || future.as_mut().poll(cx).is_ready() {
-            return std::task::Poll::Ready(());
+        if left == 0 {
+            return std::task::Poll::Ready(false);
+        }
+        if future.as_mut().poll(cx).is_ready() {
+            return std::task::Poll::Ready(true);
         }
         left -= 1;
         std::task::Poll::Pending
     })
-    .await;
+    .await
 }
 
 /// Two changes of the same keys, in another order, do not wait for each other in a circle.
