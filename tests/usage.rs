@@ -1,6 +1,10 @@
 //! Usage: counted by requests, recorded by the worker, exactly once.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "usage/recorder.rs"]
+mod recorder;
+#[path = "usage/reports.rs"]
+mod reports;
 mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
