@@ -127,7 +127,7 @@ async fn the_body_of_each_kind_is_small_with_the_longest_fields() {
         process.call(old.expose_secret()).await;
         process.pass(MINUTE);
         process.pass(MINUTE);
-        process.pass(DAY / 2 - MINUTE * 2);
+        process.pass(DAY / 2);
     }
     process.keys.retire_idle(DAY).rotated_only().await.unwrap();
     process.keys.retire_idle(DAY).await.unwrap();

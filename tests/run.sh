@@ -5,12 +5,12 @@
 #   bash tests/run.sh --full    and the long proofs: 10,000 changes through 100 crashes of each kind,
 #                               a containment of 100,000 keys, a million steps of the limiter in
 #                               Redis, schedules of faults (10,000 on a model, 50 on servers, 1,000
-#                               of a fleet, 10,000 of usage), the usage of ten million keys while
-#                               the store is down, 200 processes killed while they count, and 200
-#                               while they deliver, two months of 10,000 keys in which anomalies are
-#                               looked for, a store of a million keys, 2,000 revocations that are
-#                               timed from one process to another, and the instructions that usage
-#                               costs a request
+#                               of a fleet, 10,000 of usage, 150 of announcements), the usage of ten
+#                               million keys while the store is down, 200 processes killed while
+#                               they count, and 200 while they deliver, two months of 10,000 keys in
+#                               which anomalies are looked for, a store of a million keys, 2,000
+#                               revocations that are timed from one process to another, and the
+#                               instructions that usage costs a request
 #   bash tests/run.sh NAME      only tests whose name has NAME
 #
 # A backend is tested against its real server. What it needs is installed here, before the tests:

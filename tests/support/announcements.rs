@@ -34,7 +34,7 @@ struct Process(JoinHandle<()>);
 struct End {
     key: KeyId,
     created_at: SystemTime,
-    end: SystemTime,
+    at: SystemTime,
     /// It was in the past when it was set.
     is_past: bool,
     from: u64,
@@ -49,13 +49,13 @@ const STAGES: [u32; 4] = [30, 7, 1, 0];
 impl End {
     /// The days that are told of at a time, if this is the end of the key.
     fn stage(&self, at: SystemTime) -> Option<u32> {
-        let reached = |days: &u32| at + DAY * *days >= self.end;
+        let reached = |days: &u32| at + DAY * *days >= self.at;
         STAGES.into_iter().filter(reached).min()
     }
 
     fn fact(&self, days: u32) -> Option<Fact> {
-        let is_told = days == 0 || self.end > self.created_at + DAY * days;
-        is_told.then_some((self.key, self.end, days))
+        let is_told = days == 0 || self.at > self.created_at + DAY * days;
+        is_told.then_some((self.key, self.at, days))
     }
 }
 
@@ -147,7 +147,7 @@ impl<S: ManagedKeyStore + Outbox + Clone> World<S> {
         self.ends.push(End {
             key: issued.id(),
             created_at: now,
-            end: now + life,
+            at: now + life,
             is_past: false,
             from,
             until: u64::MAX,
@@ -162,15 +162,15 @@ impl<S: ManagedKeyStore + Outbox + Clone> World<S> {
         }
         let seen = self.keys.find(&key).await.unwrap().unwrap();
         self.keys.update(&seen).expires_at(end).await.unwrap();
-        let at = self.note();
-        self.ends[index].until = at;
+        let noted = self.note();
+        self.ends[index].until = noted;
         if let Some(end) = end {
             self.ends.push(End {
                 key,
                 created_at,
-                end,
-                is_past: end <= self.now() && end != self.ends[index].end,
-                from: at,
+                at: end,
+                is_past: end <= self.now() && end != self.ends[index].at,
+                from: noted,
                 until: u64::MAX,
             });
         }
@@ -234,7 +234,7 @@ impl<S: ManagedKeyStore + Outbox + Clone> World<S> {
                     continue;
                 };
                 let is_seen = end.from < look.began && ended < end.until;
-                if is_seen && end.end > since + DAY * days {
+                if is_seen && end.at > since + DAY * days {
                     must.extend(end.fact(days));
                 }
             }
@@ -294,7 +294,7 @@ impl<S: ManagedKeyStore + Outbox + Clone> World<S> {
                 let end = match self.below(6) {
                     0 => None,
                     1 => Some(now - MINUTE),
-                    2 => Some(self.ends[index].end),
+                    2 => Some(self.ends[index].at),
                     _ => Some(now + MINUTE * 60 * hours),
                 };
                 self.update(index, end).await;
@@ -331,7 +331,8 @@ fn read_time(text: &str) -> SystemTime {
     let mut parts = text.split(['-', 'T', ':', 'Z', '.']);
     let mut next = || parts.next().unwrap().parse::<u64>().unwrap();
     let [year, month, day, hours, minutes, seconds] = [(); 6].map(|()| next());
-    let is_leap = |year: u64| year % 4 == 0 && year % 100 != 0 || year % 400 == 0;
+    // Until the year 2100.
+    let is_leap = |year: u64| year.is_multiple_of(4);
     let days_of_year = |year| if is_leap(year) { 366 } else { 365 };
     let february = if is_leap(year) { 29 } else { 28 };
     let months = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
