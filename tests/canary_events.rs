@@ -11,7 +11,7 @@ mod support;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use canary::{Canary, Heard};
 use server::Postgres;
@@ -24,7 +24,7 @@ use tower_api_key::clock::{Clock, ManualClock};
 use tower_api_key::events::{EventSink, KeptEvent, SinkError};
 use tower_api_key::http::PeerAddr;
 use tower_api_key::store::sqlx::postgres::PgPoolOptions;
-use tower_api_key::store::{AuditKey, PostgresStore, SqliteStore, Start};
+use tower_api_key::store::{AuditKey, Outbox, PostgresStore, SqliteStore, Start};
 use tower_api_key::webhook::{
     SendError, SendErrorKind, WebhookClient, WebhookMasters, WebhookRequest, WebhookResponse,
     Webhooks,
@@ -64,7 +64,7 @@ impl EventSink for NotingSink {
 /// Lets everything happen that is told, on a store whose tables are dumped in the end, and looks for
 /// keys in all that was heard.
 #[expect(clippy::too_many_lines, reason = "one story, in which all is heard")]
-async fn nothing_tells_a_key<S: ManagedKeyStore + Clone>(
+async fn nothing_tells_a_key<S: ManagedKeyStore + Outbox + Clone>(
     store: S,
     heard: Heard,
     dump: impl AsyncFnOnce() -> String,
@@ -140,6 +140,11 @@ async fn nothing_tells_a_key<S: ManagedKeyStore + Clone>(
         let _ = keys.verify(old.expose_secret()).await;
         // The calls of the store are over before the next hours go by.
         clock.advance(Duration::from_secs(if step < 40 { 1 } else { 6 * 3_600 }));
+        let has_looked = async || store.announced_until().await.unwrap() >= Some(clock.now());
+        let begun = Instant::now();
+        while step >= 40 && !has_looked().await && begun.elapsed() < Duration::from_secs(10) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         tokio::time::sleep(Duration::from_millis(30)).await;
         if step == 60 {
             let retired = keys.retire_idle(DAY).of_account("acme").await.unwrap();
