@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tower_api_key::usage::Metering;
 use tower_api_key::{ApiKeys, Caller, MemoryStore};
 
-/// What the handlers need: the proof of tokens, and the keys.
+/// The state of the handlers: the key for tokens, and the [`ApiKeys`].
 #[derive(Clone)]
 struct Service {
     issuer: DecodingKey,
@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tokio::spawn(keys.worker().into_future()); // records usage
     let key = keys.issue("acme").await?;
 
-    // What an identity provider does: a short-lived token for a person.
+    // The identity provider issues a short-lived token for a person.
     let secret = *b"the identity provider's own secret";
     let expiry = SystemTime::now() + Duration::from_secs(15 * 60);
     let claims = json!({

@@ -1,8 +1,9 @@
 //! Webhooks from both sides: an API that tells a customer of its keys, and the customer's receiver.
 //!
 //! `cargo run --features sqlite,webhook --example webhooks` shows a delivery that fails, is made
-//! again and is handled once, and then a rotation of the secret. It ends by itself, after about ten
-//! seconds: the second attempt comes after five to six. It fails if something is not as it says.
+//! again and is handled once, and then a rotation of the secret. The example ends by itself after
+//! about ten seconds, since the second attempt comes after five to six, and with an error if
+//! something is not as it says.
 
 use std::collections::HashSet;
 use std::fs;

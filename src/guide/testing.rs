@@ -145,6 +145,43 @@
 //! # }
 //! ```
 //!
+//! # Usage and events
+//!
+//! The [worker] counts usage and announces expiries, from the moment on at which it begins. Let it
+//! begin before you advance the clock. With a [`MemoryStore`], its work is done when other tasks had
+//! a turn; calls of a database, sinks and webhooks need real time, so wait for their result in a loop
+//! with a bound.
+//!
+//! ```
+//! use std::time::{Duration, SystemTime};
+//!
+//! use tower_api_key::clock::ManualClock;
+//! use tower_api_key::events::kinds::API_KEY_EXPIRING;
+//! use tower_api_key::store::Start;
+//! use tower_api_key::{ApiKeys, ManagedKeyStore, MemoryStore};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let day = Duration::from_secs(86_400);
+//! let clock = ManualClock::at(SystemTime::now());
+//! let store = MemoryStore::new();
+//! let keys = ApiKeys::builder(store.clone()).clock(clock.clone()).build()?;
+//! let worker = tokio::spawn(keys.worker().into_future());
+//! tokio::task::yield_now().await; // the worker begins
+//!
+//! let key = keys.issue("globex").expires_in(40 * day).await?;
+//! keys.verify(key.expose_secret()).await?;
+//! clock.advance(12 * day);
+//! tokio::task::yield_now().await; // the worker looks
+//!
+//! let events = store.events(&Start::Beginning, 100).await?.items;
+//! assert!(events.iter().any(|kept| kept.event.kind == API_KEY_EXPIRING));
+//! assert_eq!(keys.usage().last_days(13).await?.total().allowed, 1);
+//! worker.abort();
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Outages of the store
 //!
 //! `testing::TroubledStore` wraps any store, and fails, hangs or lags behind on request:
@@ -233,6 +270,7 @@
 //! [`ManualClock`]: crate::clock::ManualClock
 //! [`MemoryStore`]: crate::MemoryStore
 //! [`PeerAddr`]: crate::http::PeerAddr
+//! [worker]: crate::ApiKeys::worker
 //! [`RateLimiter`]: crate::limit::RateLimiter
 //! [`key_holders`]: crate::guide::key_holders
 //! [`own_table`]: crate::guide::own_table

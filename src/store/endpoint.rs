@@ -101,7 +101,7 @@ impl Endpoint {
         self
     }
 
-    /// Delivers only events of these kinds. None is all.
+    /// Delivers only events of these kinds. An empty list means all kinds.
     #[must_use]
     pub fn with_kinds<K: Into<String>>(mut self, kinds: impl IntoIterator<Item = K>) -> Self {
         self.kinds = kinds.into_iter().map(Into::into).collect();

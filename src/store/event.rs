@@ -116,7 +116,9 @@ impl Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeptEvent {
-    /// The unique id of the event, which does not change.
+    /// The unique id of the event, which does not change: 1 to 64 ASCII letters, digits, `_` and
+    /// `-`, since it is the `webhook-id` of deliveries. An event with another id is not delivered to
+    /// webhooks.
     pub id: String,
     /// The event.
     pub event: Event,

@@ -6,8 +6,8 @@ use sha2::{Digest, Sha256};
 
 /// The mark of an event that is told once, such as the reminder of an expiry.
 ///
-/// A store keeps the marks of the events that it was told. It leaves out an event whose mark it
-/// has, so that of several processes that find the same fact only the first one tells it.
+/// A store keeps the mark with the event, and leaves out further events with the same mark. So of
+/// several processes that find the same fact, only the first one publishes it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Once([u8; 16]);
 

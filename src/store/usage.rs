@@ -14,8 +14,8 @@ use crate::util::timestamp;
 
 /// A batch of usage counts, to be recorded exactly once.
 ///
-/// A process that counts usage is a node, with an id that it draws at startup. It numbers its
-/// batches from 1 and sends one at a time. If a response is lost, it sends the same batch again,
+/// A process that counts usage is a node, with an id that is drawn at startup. The process numbers
+/// its batches from 1 and sends one at a time. If a response is lost, the same batch is sent again,
 /// and the store does not record the batch twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageBatch {

@@ -19,7 +19,7 @@ use super::url::{Host, WebhookUrl};
 
 /// The client that connects by itself, to public addresses only.
 ///
-/// It sends to `https` on port 443. The name of the host is resolved once, each address is checked
+/// By default, the client sends to `https` on port 443. The name of the host is resolved once, each address is checked
 /// ([`is_public`](crate::webhook::is_public)), and the connection is made to an address that was
 /// checked. So no name leads into your network, even if it resolves to something else a moment
 /// later. The certificate must be that of the name, by an authority that Mozilla trusts.
@@ -28,7 +28,7 @@ use super::url::{Host, WebhookUrl};
 /// is used, and of the answer only the head is read: at most 64 fields in 16 KiB, and no more than
 /// 128 KiB with TLS and interim answers.
 ///
-/// It cannot know the public addresses of your own servers, nor a NAT64 prefix of your own network.
+/// The client cannot know the public addresses of your own servers, nor a NAT64 prefix of your own network.
 /// If those serve something that only your network may reach, filter outgoing connections there,
 /// too.
 ///
@@ -70,7 +70,7 @@ impl HttpsClient {
     }
 
     /// Sets the time limit for all of a request: to resolve, to connect, TLS, to send, and the head
-    /// of the answer. Default: 20 seconds. It is clamped to 1 through 60 seconds.
+    /// of the answer. Default: 20 seconds. The limit is clamped to 1 through 60 seconds.
     ///
     /// The standard says 15 to 30. With a shorter limit, messages are sent again that a slow
     /// receiver has got; with a longer one, receivers that never answer occupy their senders.

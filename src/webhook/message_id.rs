@@ -8,7 +8,7 @@ use http::HeaderValue;
 /// The id of a message (`webhook-id`), by which a receiver recognizes a message that it has got
 /// before: each attempt to send the message has the same.
 ///
-/// It has 1 to 64 letters, digits, `_` and `-`. A dot would make what is signed ambiguous.
+/// An id has 1 to 64 letters, digits, `_` and `-`. A dot would make what is signed ambiguous.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MessageId(Box<str>);
 

@@ -8,7 +8,7 @@ use http::uri::PathAndQuery;
 
 /// The URL of an endpoint: `https` or `http`, a host, and neither user info nor a fragment.
 ///
-/// It is at most 2,048 bytes long. Scheme and host are written in lower case, and a default port is
+/// A URL is at most 2,048 bytes long. Scheme and host are written in lower case, and a default port is
 /// left out. A host is a name or a canonical address: `https://0x7f.1`, which some resolvers take
 /// for an address, is neither. Names are in ASCII, so write an international one in Punycode.
 ///

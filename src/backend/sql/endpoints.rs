@@ -1,7 +1,7 @@
 //! Endpoints of the outbox.
 
 use super::cell::{Cell, Row, corrupt};
-use super::session::{Driver, Query, Session, SqlError};
+use super::session::{Attempts, Driver, Query, Session, SqlError};
 use super::store::{Access, SqlStore};
 use crate::store::{
     Cursor, Disabled, Endpoint, Page, Paging, SecretName, StoreError, Target, WebhookTarget,
@@ -27,9 +27,6 @@ pub(super) const COLUMNS: [&str; 13] = [
 
 /// The deliveries that are deleted in one transaction.
 const DELETED_AT_ONCE: u64 = 5_000;
-
-/// The attempts at a transaction that the database asks to run again.
-pub(super) const ATTEMPTS: u32 = 3;
 
 impl<D: Driver> SqlStore<D> {
     pub(super) async fn put_endpoint(&self, endpoint: &Endpoint) -> Result<(), StoreError> {
@@ -194,13 +191,13 @@ impl<D: Driver> SqlStore<D> {
              (SELECT event_seq FROM {{deliveries}} WHERE endpoint_id = $1 \
              ORDER BY event_seq LIMIT {DELETED_AT_ONCE})"
         ));
-        let mut attempt = 1;
+        let mut attempts = Attempts::default();
         loop {
             let query = Query::new(delete.as_str(), [Cell::text(id)]);
-            match self.write_one(query).await {
-                // A purge of events deleted the same deliveries.
-                Err(SqlError::Again(_)) if attempt < ATTEMPTS => attempt += 1,
-                result => return result,
+            let result = self.write_one(query).await;
+            // Again, if a purge of events deleted the same deliveries.
+            if !attempts.allow_another(&result) {
+                return result;
             }
         }
     }

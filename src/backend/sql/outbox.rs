@@ -3,9 +3,8 @@
 use std::time::SystemTime;
 
 use super::cell::{Cell, Row, corrupt};
-use super::endpoints::ATTEMPTS;
 use super::events;
-use super::session::{Driver, Query, Session, SqlError};
+use super::session::{Attempts, Driver, Query, Session, SqlError};
 use super::store::{Access, SqlStore};
 use crate::store::{
     Cursor, DeliveryQuery, DeliveryRecord, DeliveryState, Endpoint, Page, Paging, Replay,
@@ -143,12 +142,12 @@ impl<D: Driver> SqlStore<D> {
         at: SystemTime,
         after: i64,
     ) -> Result<(u64, Option<i64>), SqlError> {
-        let mut attempt = 1;
+        let mut attempts = Attempts::default();
         loop {
-            match self.try_replay(endpoint, condition, at, after).await {
-                // A purge of events deleted the same deliveries.
-                Err(SqlError::Again(_)) if attempt < ATTEMPTS => attempt += 1,
-                result => return result,
+            let result = self.try_replay(endpoint, condition, at, after).await;
+            // Again, if a purge of events deleted the same deliveries.
+            if !attempts.allow_another(&result) {
+                return result;
             }
         }
     }

@@ -133,6 +133,20 @@ pub(super) enum SqlError {
     Store(StoreError),
 }
 
+/// The attempts at a transaction that the database may ask to run again.
+#[derive(Debug, Default)]
+pub(super) struct Attempts(u32);
+
+impl Attempts {
+    const MOST: u32 = 3;
+
+    /// Returns whether a transaction with this result is run again.
+    pub(super) fn allow_another<T>(&mut self, result: &Result<T, SqlError>) -> bool {
+        self.0 += 1;
+        matches!(result, Err(SqlError::Again(_))) && self.0 < Self::MOST
+    }
+}
+
 /// The message of an error of the driver. What the driver knows beside it may have the content of a
 /// row, such as a verifier.
 #[derive(Debug, thiserror::Error)]

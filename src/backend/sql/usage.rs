@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::cell::Cell;
 use super::commit::Steps;
-use super::session::{Driver, Query, Session, SqlError};
+use super::session::{Attempts, Driver, Query, Session, SqlError};
 use super::store::{Access, SqlStore};
 use crate::limit::charge::REQUESTS;
 use crate::store::{
@@ -24,17 +24,14 @@ const COUNTS_COLUMNS: usize = 11;
 const NUMBERS_KEPT: Duration = Duration::from_secs(30 * 86_400);
 const DELETED_AT_ONCE: u32 = 1_000;
 
-/// The attempts at a batch, if the database asks to run it again.
-const ATTEMPTS: u32 = 3;
-
 impl<D: Driver> SqlStore<D> {
     pub(super) async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         let work = async {
-            let mut attempt = 1;
+            let mut attempts = Attempts::default();
             loop {
-                match self.record(batch).await {
-                    Err(SqlError::Again(_)) if attempt < ATTEMPTS => attempt += 1,
-                    result => return result,
+                let result = self.record(batch).await;
+                if !attempts.allow_another(&result) {
+                    return result;
                 }
             }
         };
@@ -113,8 +110,14 @@ impl<D: Driver> SqlStore<D> {
             "DELETE FROM {{usage}} WHERE ({place}) IN (SELECT {place} FROM {{usage}} \
              WHERE hours = $1 AND begins <= $2 ORDER BY hours, begins LIMIT {DELETED_AT_ONCE})"
         ));
-        let cells = [Cell::integer(hours), Cell::integer(last)];
-        self.write_one(Query::new(delete, cells)).await
+        let mut attempts = Attempts::default();
+        loop {
+            let cells = [Cell::integer(hours), Cell::integer(last)];
+            let result = self.write_one(Query::new(delete.as_str(), cells)).await;
+            if !attempts.allow_another(&result) {
+                return result;
+            }
+        }
     }
 
     /// Deletes numbers of nodes that have not recorded for long. Each start of a process leaves one,
