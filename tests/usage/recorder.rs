@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use support::change_in;
-use tower_api_key::Environment;
+use tower_api_key::{Cache, Environment};
 
 use super::*;
 
@@ -273,4 +273,52 @@ async fn nothing_is_counted_without_a_worker() {
     clock.advance(ALL);
     assert!(is_waiting(&mut worker));
     assert_eq!(allowed(&recorded(&store)), 2 + 8);
+}
+
+/// Accounts whose keys have left the cache while the store was down: a sum has a row for each unit,
+/// as the counts of a key have.
+#[tokio::test]
+async fn batches_of_sums_with_many_units_are_bounded_by_their_rows() {
+    const ACCOUNTS: usize = 3_000;
+    let store = Counting::default();
+    let keys = ApiKeys::builder(store.clone())
+        .clock(ManualClock::at(today()))
+        .cache(Cache::new().memory(1 << 20))
+        .metering(Metering::new().max_keys(100))
+        .build()
+        .unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut worker = Box::pin(keys.worker().until(async {
+        let _ = stopped.await;
+    }));
+    assert!(is_waiting(&mut worker));
+    let units: Vec<String> = (0..14).map(|unit| format!("unit {unit}")).collect();
+    for (number, plaintext) in strangers().take(ACCOUNTS).enumerate() {
+        let account = format!("account {number}");
+        let record = KeyRecord::imported(KeyDigest::of(&plaintext), account);
+        create_in(&store.store, record);
+        let caller = keys.verify(&plaintext).await.unwrap();
+        for unit in &units {
+            caller.count(unit, 1);
+        }
+    }
+    let folded = keys.health().usage.without_key;
+    assert!(folded > 1_000, "{folded} requests without a key");
+    stop.send(()).unwrap();
+    worker.await;
+    let batches = store.batches.lock().unwrap().clone();
+    let most = batches.iter().map(rows_of).max().unwrap();
+    assert!(most <= 4_100, "{most} rows in a batch");
+    let usage = recorded(&store);
+    assert_eq!(allowed(&usage), ACCOUNTS as u64);
+    let counted = usage.iter().flat_map(|it| it.counts.units.iter());
+    let counted = counted.filter(|(unit, _)| unit.starts_with("unit "));
+    let counted: i64 = counted.map(|(_, count)| count).sum();
+    assert_eq!(counted, i64::try_from(ACCOUNTS * units.len()).unwrap());
+}
+
+/// Returns the rows of a batch: one for the requests of a key in a period, and one for each unit.
+fn rows_of(batch: &UsageBatch) -> usize {
+    let rows = batch.usage().iter();
+    rows.map(|usage| 1 + usage.counts.units.len()).sum()
 }
