@@ -58,7 +58,7 @@ impl Metering {
         let seconds = time.as_secs();
         self.record_every = if seconds < 1 {
             Duration::from_secs(1)
-        } else if seconds > 86_400 {
+        } else if seconds >= 86_400 {
             Duration::from_secs(86_400)
         } else {
             time

@@ -1,7 +1,7 @@
 //! Profiles of the use of keys.
 
 use super::cell::Cell;
-use super::session::{Driver, Query, Session, SqlError};
+use super::session::{Attempts, Driver, Query, Session, SqlError};
 use super::store::{Access, SqlStore};
 use crate::key::digest::KeyId;
 use crate::store::{KeptProfile, StoreError};
@@ -46,6 +46,16 @@ impl<D: Driver> SqlStore<D> {
     }
 
     async fn save_some_profiles(&self, profiles: &[&KeptProfile]) -> Result<Vec<KeyId>, SqlError> {
+        let mut attempts = Attempts::default();
+        loop {
+            let result = self.try_to_save(profiles).await;
+            if !attempts.allow_another(&result) {
+                return result;
+            }
+        }
+    }
+
+    async fn try_to_save(&self, profiles: &[&KeptProfile]) -> Result<Vec<KeyId>, SqlError> {
         let save = self.sql(
             "WITH new(key_id, version, data) AS (VALUES {values}) \
              INSERT INTO {profiles} AS p (key_id, version, data) \
