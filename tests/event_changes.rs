@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use support::process::{MINUTE, Process, SECOND, data, kinds, told, told_of};
-use support::{DAY, today};
+use support::{DAY, imported, today};
 use tower_api_key::clock::ManualClock;
 use tower_api_key::{ApiKeys, ApiKeysBuilder, Limits, MemoryStore, Quota};
 
@@ -51,6 +51,19 @@ async fn an_expiry_that_is_set_into_the_past_is_told_once() {
         process.pass(MINUTE);
     }
     assert_eq!(told_of(&store, "api_key.expired").await.len(), 2);
+}
+
+/// An import may have a million keys that ended years ago.
+#[tokio::test]
+async fn the_import_of_a_key_that_has_ended_tells_nothing() {
+    let (store, mut process) = process();
+    process.pass(MINUTE);
+    let ended = imported("ended").with_expires_at(process.keys.now() - HOUR);
+    process.keys.import([ended]).await.unwrap();
+    for _ in 0..20 {
+        process.pass(MINUTE);
+    }
+    assert!(kinds(&store).await.is_empty());
 }
 
 #[tokio::test]

@@ -469,10 +469,12 @@ async fn refunds_are_taken_back_without_a_limit_too_and_once() {
         let request = request.header("x-api-key", key.expose_secret()).body(());
         service.clone().oneshot(request.unwrap()).await.unwrap();
     }
+    let caller = keys.verify(key.expose_secret()).await.unwrap();
+    caller.refund("requests", 3).await.unwrap(); // at most the one that was counted
     clock.advance(ALL);
     assert!(is_waiting(&mut worker));
     let total = keys.usage().await.unwrap().total();
-    assert_eq!(total.allowed, 2);
+    assert_eq!(total.allowed, 3);
     assert_eq!(total.units, [("tokens".to_owned(), 1)].into());
 }
 

@@ -200,6 +200,46 @@ async fn a_store_that_has_recorded_usage_and_refuses_it_later_loses_nothing() {
     assert_eq!(process.total().await.allowed, 18);
 }
 
+/// Keys that found no room while the store was down are listed when it is back, even if nobody uses
+/// them again.
+#[tokio::test]
+async fn keys_without_room_in_an_outage_are_recorded_after_it() {
+    let mut process = Process::new(Metering::new().max_keys(10));
+    let keys = process.create(25);
+    process.turn(DOWN);
+    process.use_all(&keys).await;
+    for _ in 0..5 {
+        process.pass(ALL);
+    }
+    process.turn(UP);
+    for _ in 0..5 {
+        process.pass(ALL);
+    }
+    assert_eq!(process.total().await.allowed, 25);
+    assert!(keys.iter().all(|plaintext| process.is_recorded(plaintext)));
+}
+
+/// The batches of two workers that are dropped are sent by one.
+#[tokio::test]
+async fn invariant_11_a_worker_sends_the_batches_of_all_that_were_dropped() {
+    let mut process = Process::new(Metering::new());
+    let mut second: Pin<Box<dyn Future<Output = ()> + Send>> =
+        Box::pin(process.keys.worker().into_future());
+    assert!(is_waiting(&mut second));
+    let keys = process.create(4);
+    process.turn(DOWN);
+    // Each worker has a batch that could not be recorded.
+    process.use_all(&keys[..2]).await;
+    process.pass(ALL);
+    process.use_all(&keys[2..]).await;
+    assert!(is_waiting(&mut second));
+    drop(second);
+    process.turn(UP);
+    process.pass(ALL);
+    process.pass(ALL);
+    assert_eq!(process.total().await.allowed, 4);
+}
+
 /// A batch belongs to the process, and not to the worker that has made it.
 #[tokio::test]
 async fn invariant_11_a_worker_that_is_dropped_leaves_its_batch_to_the_next_one() {

@@ -91,12 +91,13 @@ impl<'s> Deliverer<'s> {
                 look_at_sinks = now.saturating_add(LOOK_AT_SINKS);
             }
             match self.claim().await {
-                Ok(true) => {
+                // With more endpoints that are left to others, the same would be claimed again.
+                Ok(true) if self.left.len() < MOST_LEFT => {
                     pause = EVERY;
                     self.meanwhile(let_others_work()).await;
                     continue;
                 }
-                Ok(false) => pause = EVERY,
+                Ok(_) => pause = EVERY,
                 Err(error) => {
                     trace::not_delivered(&error);
                     pause = (pause * 2).min(LONGEST_PAUSE);

@@ -23,10 +23,10 @@ use crate::util::trace;
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(60);
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 
-/// The longest time of the work on a delivery: the attempt, two calls that disable the endpoint, one
-/// that tells of it, and the settlement.
+/// The longest time of the work on a delivery: the attempt, two calls that disable the endpoint, two
+/// that tell of it, and the settlement.
 pub(super) const LONGEST: Duration =
-    Duration::from_secs(ATTEMPT_LIMIT.as_secs() + 4 * CALL_LIMIT.as_secs());
+    Duration::from_secs(ATTEMPT_LIMIT.as_secs() + 5 * CALL_LIMIT.as_secs());
 
 /// The attempts that may stay without an outcome. With more, the delivery is given up: it may be what
 /// kills the processes.
@@ -171,7 +171,11 @@ async fn disable(
         }
     }
     trace::endpoint_disabled(&disabled.id, disabled.account.as_deref(), reason);
-    if let Err(error) = tell_disabled(shared, &disabled, reason).await {
+    let mut told = tell_disabled(shared, &disabled, reason).await;
+    if told.is_err() {
+        told = tell_disabled(shared, &disabled, reason).await; // its mark makes it safe
+    }
+    if let Err(error) = told {
         trace::disabling_not_told(&error, &disabled.id);
     }
     true

@@ -84,9 +84,7 @@ impl<'s> UsageRecorder<'s> {
                 Ok(()) => EVERY,
                 // The store records no usage, or its tables are not there yet. One that has recorded
                 // some is treated as if it were down: nothing is lost while a right is missing.
-                Err(error)
-                    if error.kind() == StoreErrorKind::Refused && !self.batches.has_recorded() =>
-                {
+                Err(error) if self.never_records(&error) => {
                     // The batch is kept: it may have been recorded before its answer was lost, and
                     // its number must not be given to other counts.
                     trace::usage_refused(&error, std::mem::replace(&mut self.is_refused, true));
@@ -103,6 +101,11 @@ impl<'s> UsageRecorder<'s> {
         }
     }
 
+    /// Returns whether the error is that of a store which has recorded no usage, and refuses to.
+    fn never_records(&self, error: &StoreError) -> bool {
+        error.kind() == StoreErrorKind::Refused && !self.batches.has_recorded()
+    }
+
     /// Records what is left, and counts nothing any more.
     pub(super) async fn finish(&mut self) {
         self.turn(false);
@@ -111,9 +114,11 @@ impl<'s> UsageRecorder<'s> {
             // Lists meters that found no room before: in turns, since the list may be full again.
             self.shared.cache.list_meters();
             match self.record(true).await {
+                // Another worker goes on with what overflows.
+                Ok(()) if self.shared.usage.is_on() => return,
                 Ok(()) if self.shared.usage.take_overflow() => {}
                 Ok(()) => return,
-                Err(error) if error.kind() == StoreErrorKind::Refused && self.is_refused => return,
+                Err(error) if self.never_records(&error) => return,
                 Err(error) => {
                     attempts -= 1;
                     if attempts == 0 {
@@ -148,10 +153,10 @@ impl<'s> UsageRecorder<'s> {
         if is_due {
             self.draw_due();
         }
-        if has_overflowed {
+        if is_due && self.is_overflowing {
+            // Also those of an outage, which the flag told of at a record that failed.
             self.shared.cache.list_meters();
-        } else if is_due {
-            self.is_overflowing = false;
+            self.is_overflowing = has_overflowed;
         }
         Ok(())
     }
@@ -167,6 +172,12 @@ impl<'s> UsageRecorder<'s> {
     /// Records the counts of keys that count for the first time; or, if `all` is set, all counts.
     async fn record(&mut self, all: bool) -> Result<(), StoreError> {
         self.send().await?; // the last batch, if it is not known whether it was recorded
+        // Those of workers that were dropped.
+        while let Some(left) = self.shared.usage.take_unconfirmed() {
+            let own = std::mem::replace(&mut self.batches, left);
+            self.shared.usage.keep_batches(own);
+            self.send().await?;
+        }
         // The meters that are listed now. Requests list further ones meanwhile.
         let mut left = self.shared.usage.listed(all);
         while left > 0 {

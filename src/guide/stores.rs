@@ -316,7 +316,7 @@
 //! Lists return [`first_used_at`] and [`last_used_at`] of each key, and [`ApiKeys::find_listed`]
 //! those of one key:
 //!
-//! - The first use is recorded within a second, and the last use within 36 seconds, with the
+//! - The first use is recorded within a second, and the last use within 37 seconds, with the
 //!   [usage](super::usage). A key in constant use is written twice a minute by each process.
 //! - Each batch of uses has a number, and is recorded once even if a response is lost.
 //! - A crash loses the uses since the last record. During an outage of the database, the uses of

@@ -16,8 +16,8 @@
 //!   [`Caller::charge`] adds units of a limit, [`Caller::refund`] takes units back, and
 //!   [`Caller::count`] adds units that no limit counts.
 //!
-//! Where a layer stands inside of another one of the same keys, a request that the outer layer admits
-//! and the inner one denies is `allowed` once and `refused` once.
+//! If a layer stands inside another one of the same keys, a request that the outer layer admits and
+//! the inner one denies is `allowed` once and `refused` once.
 //!
 //! Requests without a key, with an unknown key or with a malformed one are nobody's usage: see the
 //! metrics in the chapter [`operating`](super::operating).

@@ -4,10 +4,10 @@
 //!
 //! The store keeps an event in the transaction of the change that it tells of, so an event is told if
 //! and only if the change was made ([`notify(false)`](crate::manage::RotateKey::notify) leaves that of
-//! a rotation out). The [worker](crate::ApiKeys::worker) adds those that no change
-//! makes: expiries, limits, first uses. The module [`events`](crate::events) lists all kinds.
+//! a rotation out). The [worker](crate::ApiKeys::worker) adds those that no change makes: expiries,
+//! limits, first uses.
 //!
-//! The module [`events`](crate::events) also lists the data of each kind. An event never has the key,
+//! The module [`events`](crate::events) lists the kinds and their data. An event never has the key,
 //! the reason of a revocation, or metadata. Order the events of changes by `version`, since they may
 //! arrive in another order.
 //!
@@ -86,7 +86,7 @@
 //! old one retired; give each endpoint a new secret with [`rotate_secret`]; and remove the old master
 //! when no endpoint names it: [`rotate_secret`] shows how to find those that do. During the overlap
 //! both secrets sign. A process that does not know the master of the current secret leaves the
-//! delivery to another one.
+//! delivery to another one; if no process knows it, the delivery waits, and the log says so at `INFO`.
 //!
 //! The names of the tables are part of each secret: another schema or prefix of tables, or a move to
 //! another kind of store, changes the secrets of all endpoints. Tell the receivers the new ones, which
@@ -100,7 +100,8 @@
 //! up if twenty attempts had no outcome, since it may be what kills the processes.
 //!
 //! 410 disables the endpoint, and nothing else does. The log has a warning then, and sinks and other
-//! endpoints of the account get the event `webhook.disabled`. What is pending waits until [`enable`].
+//! endpoints of the account get the event `webhook.disabled`. Pending deliveries wait until
+//! [`enable`].
 //!
 //! **Addresses.** A URL is a way into your network. The client resolves the name once, connects to
 //! public addresses only, checks the address it is connected to, uses no proxy of the environment, and

@@ -512,15 +512,9 @@ impl CompiledRules {
         costs.map_or(&[], Vec::as_slice)
     }
 
-    /// Returns the number of units that a request takes in advance, with `requests`; 0 if nothing is
-    /// refunded under these rules.
+    /// Returns the number of units that a request takes in advance, with `requests`.
     pub(crate) fn counted_units(&self, request: &RequestLimits) -> usize {
-        let has_costs = !self.names.is_empty() || self.costs.len() > 1;
-        if has_costs {
-            1 + self.unit_costs_of(request).len()
-        } else {
-            0
-        }
+        1 + self.unit_costs_of(request).len()
     }
 
     /// Returns the number of a unit among those that a request takes in advance, and how many it

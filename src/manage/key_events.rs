@@ -28,9 +28,14 @@ pub(super) fn announced(mut change: Change) -> Result<Change, KeyRecordError> {
     let mut events = Vec::new();
     let mut ends = Vec::new();
     for step in change.steps() {
-        if let Step::Create { record, trail } | Step::Update { record, trail } = step {
-            events.extend(event(record, trail));
-            ends.extend(end(record, trail));
+        match step {
+            // A key that is imported may have ended years ago, which is no news.
+            Step::Create { record, trail } => events.extend(event(record, trail)),
+            Step::Update { record, trail } => {
+                events.extend(event(record, trail));
+                ends.extend(end(record, trail));
+            }
+            _ => {}
         }
     }
     for event in events {
@@ -42,8 +47,8 @@ pub(super) fn announced(mut change: Change) -> Result<Change, KeyRecordError> {
     Ok(change)
 }
 
-/// Returns the event about a key that a change of its expiry has ended. The worker would find most
-/// of them, and not one that was set to end an hour ago.
+/// Returns the event about a key that a change of its expiry has ended. A sweep finds ends of the
+/// last minutes only, and not one that was set to an hour ago.
 fn end(record: &KeyRecord, trail: &TrailRecord) -> Option<(Event, Once)> {
     let is_changed = trail.changes.iter().any(|it| it.field == "expires_at");
     // An expiry is rounded up, and the time of a change down.

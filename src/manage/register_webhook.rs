@@ -46,6 +46,15 @@ impl RegisterWebhook {
     ///
     /// When awaited, a kind that this crate does not have is an error
     /// ([`EndpointError::UnknownKind`]). Kinds of the application's own begin with another word.
+    ///
+    /// ```
+    /// use tower_api_key::events::{Endpoints, RegisterWebhook, kinds};
+    ///
+    /// fn register(endpoints: &Endpoints, url: &str) -> RegisterWebhook {
+    ///     let kinds = [kinds::API_KEY_EXPIRING, kinds::API_KEY_EXPIRED, "acme.invoice_due"];
+    ///     endpoints.register(url).kinds(kinds)
+    /// }
+    /// ```
     pub fn kinds<K: Into<String>>(mut self, kinds: impl IntoIterator<Item = K>) -> Self {
         self.kinds = kinds.into_iter().map(Into::into).collect();
         self

@@ -54,7 +54,7 @@ impl Gate {
             lifecycle,
             Carriers::NONE,
             request_limits,
-            Receipt::default(),
+            Receipt::default().with_counted_units(1), // a request
         ))
     }
 }

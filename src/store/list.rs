@@ -192,6 +192,12 @@ impl KeyQuery {
     ///
     /// For work that one bad record must not hold up, such as reminders. A list that keys are
     /// revoked by should fail instead.
+    ///
+    /// ```
+    /// use tower_api_key::store::KeyQuery;
+    ///
+    /// let query = KeyQuery::new().leave_out_unreadable();
+    /// ```
     #[must_use]
     pub fn leave_out_unreadable(mut self) -> Self {
         self.leaves_out_unreadable = true;

@@ -43,7 +43,8 @@ pub(crate) struct UsageTable {
     unattributed: AtomicU64,
 }
 
-/// The oldest come first, so that a busy key, which is listed again at once, holds up no other.
+/// Lists meters, the oldest first, so that a busy key, which is listed again at once, holds up no
+/// other.
 #[derive(Default)]
 struct Lists {
     /// Those of keys that are used for the first time, and are recorded at once.
@@ -56,7 +57,8 @@ struct Lists {
 #[non_exhaustive]
 pub struct UsageHealth {
     /// The keys whose counts wait to be recorded, at most
-    /// [`Metering::max_keys`](crate::usage::Metering::max_keys).
+    /// [`Metering::max_keys`](crate::usage::Metering::max_keys). Those of a batch that is being sent
+    /// are not among them.
     pub waiting_keys: usize,
     /// The requests, since the process began, that were counted for their account without the key,
     /// since more keys were in use than counts are kept of.
@@ -195,7 +197,14 @@ impl UsageTable {
         left.unwrap_or_default()
     }
 
-    /// Keeps the batches of a recorder that is dropped, for the next one.
+    /// Returns batches of a dropped recorder of which the last one is not known to be recorded.
+    pub(crate) fn take_unconfirmed(&self) -> Option<Batches> {
+        let mut batches = self.batches();
+        let at = batches.iter().position(|it| it.unconfirmed().is_some())?;
+        Some(batches.swap_remove(at))
+    }
+
+    /// Keeps the batches of a recorder that is dropped, for another one.
     pub(crate) fn keep_batches(&self, batches: Batches) {
         self.batches().push(batches);
     }

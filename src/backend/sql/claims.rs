@@ -142,8 +142,8 @@ impl<D: Driver> SqlStore<D> {
         Ok((deliveries, damaged))
     }
 
-    /// Settles those claimed deliveries for which a condition holds, of the event `$1`. They would be
-    /// leased for ever.
+    /// Settles those claimed deliveries for which a condition holds, of the event `$1`. Otherwise such a
+    /// delivery would be leased for ever.
     async fn give_up(
         &self,
         session: &mut D::Session,
