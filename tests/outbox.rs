@@ -66,6 +66,7 @@ enum Fault {
     TakesNewestFirst,
     IgnoresEach,
     HoldsUp,
+    Starves,
     ServesAll,
     ServesDisabled,
     SettlesAnyAttempt,
@@ -288,6 +289,16 @@ impl Outbox for Faulty {
                     return Ok(claimed);
                 }
             }
+            Fault::Starves => {
+                for sinks in claim.sinks.chunks(claim.most as usize) {
+                    let mut some = claim.clone();
+                    some.sinks = sinks.to_vec();
+                    let claimed = self.inner.claim(&some).await?;
+                    if !claimed.is_empty() {
+                        return Ok(claimed);
+                    }
+                }
+            }
             Fault::ServesAll => claim.except.clear(),
             Fault::CountsClaims => {
                 let claimed = self.inner.claim(&claim).await?.into_iter();
@@ -445,6 +456,10 @@ fn a_faulty_outbox_fails_with_the_broken_promise() {
         (
             Fault::HoldsUp,
             "an endpoint with many deliveries does not hold up another one",
+        ),
+        (
+            Fault::Starves,
+            "if a claim cannot serve all endpoints, they take turns, or chance decides",
         ),
         (
             Fault::ServesAll,

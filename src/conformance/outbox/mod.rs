@@ -20,7 +20,7 @@ use harness::Suite;
 /// - A delivery is claimed by one of several claimers at once, with attempts that are counted. It
 ///   is claimed again after its lease, in the same step of the schedule, and counted as unfinished. A
 ///   claim has no more deliveries than it asks for, of each endpoint those that are due longest, and
-///   an endpoint with many does not hold up another one. The deliveries of a disabled endpoint wait.
+///   endpoints with many do not hold up others. The deliveries of a disabled endpoint wait.
 /// - The settlement of an attempt is recorded; that of an earlier one changes nothing, also after a
 ///   replay. A retry goes to the next step of the schedule, and a delivery that is given back stays
 ///   in its step. A replay makes deliveries due again from the first step on, also those that wait,
@@ -29,7 +29,7 @@ use harness::Suite;
 /// - The time up to which expiries were announced never moves backward.
 ///
 /// All times come from the suite, which never waits. It deletes its endpoints at the end, and leaves
-/// about 700 events behind. It moves the time of [announcements] by an hour, and claims deliveries
+/// about 1,200 events behind. It moves the time of [announcements] by an hour, and claims deliveries
 /// to other webhooks for a moment in 2026.
 ///
 /// [announcements]: crate::store::Outbox::set_announced_until

@@ -29,6 +29,7 @@ pub(super) async fn suite<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
     ignores_stale_settlements(suite).await;
     replays(suite).await;
     replays_what_waits(suite).await;
+    replays_from_the_first_step(suite).await;
     counts_the_unfinished(suite).await;
     deletes(suite).await;
 }
@@ -270,6 +271,40 @@ async fn replays_what_waits<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
     DUE_NOW.holds(again.len() == 3, format_args!("{again:?}"));
     for delivery in &again {
         GOES_ON.holds(delivery.step == 1, format_args!("{delivery:?}"));
+    }
+    suite.delete(&sink.id).await;
+}
+
+/// The schedule was used in part before the delivery was given up, or before it succeeded.
+async fn replays_from_the_first_step<S: ManagedKeyStore>(suite: &Suite<'_, S>) {
+    let (sink, first) = claimed(suite, "replays-steps", 4).await;
+    for delivery in &first {
+        suite.settle(delivery, 2, retry(100)).await;
+    }
+    let second = suite.claim_all(100, &sink).await;
+    let [one, taken, rest @ ..] = &second[..] else {
+        return RETRIED.holds(false, format_args!("{second:?}"));
+    };
+    suite.settle(one, 101, failed()).await;
+    suite.settle(taken, 101, Outcome::Delivered).await;
+    for delivery in rest {
+        suite.settle(delivery, 101, failed()).await;
+    }
+    for delivery in [one, taken] {
+        let event = Replay::Event(&delivery.event.id);
+        suite.replay(&sink.id, event, 200).await;
+    }
+    let mut again = suite.claim_all(200, &sink).await;
+    GOES_ON.holds(again.len() == 2, format_args!("{again:?}"));
+    let replayed = suite.replay(&sink.id, Replay::Failed, 201).await;
+    REPLAYED.holds(replayed == 2, format_args!("{replayed} instead of 2"));
+    again.extend(suite.claim_all(201, &sink).await);
+    GOES_ON.holds(again.len() == 4, format_args!("{again:?}"));
+    for delivery in &again {
+        GOES_ON.holds(
+            (delivery.attempt, delivery.step) == (4, 1),
+            format_args!("{delivery:?}"),
+        );
     }
     suite.delete(&sink.id).await;
 }
