@@ -36,7 +36,7 @@ impl<D: Driver> SqlStore<D> {
     }
 
     /// Returns endpoints with deliveries that are due, at most as many as the claim can serve.
-    async fn ready(&self, claim: &Claim) -> Result<Vec<String>, SqlError> {
+    pub(super) async fn ready(&self, claim: &Claim) -> Result<Vec<String>, SqlError> {
         let Some(query) = ready_query(claim) else {
             return Ok(Vec::new());
         };
@@ -51,7 +51,11 @@ impl<D: Driver> SqlStore<D> {
     }
 
     /// Claims deliveries of these endpoints, and reads them.
-    async fn take(&self, claim: &Claim, ready: Vec<String>) -> Result<Vec<Delivery>, SqlError> {
+    pub(super) async fn take(
+        &self,
+        claim: &Claim,
+        ready: Vec<String>,
+    ) -> Result<Vec<Delivery>, SqlError> {
         let mut session = self.session(Access::Write).await?;
         session.run(D::DIALECT.begin).await?;
         let query = take_query(claim, &D::DIALECT.join_claimed, ready);

@@ -274,7 +274,7 @@ mod tests {
     use super::*;
     use crate::backend::sql::session::Session;
     use crate::backend::sql::{claims, tell};
-    use crate::store::Claim;
+    use crate::store::{Actor, Change, Claim, Disabled, Endpoint, Event, Target};
 
     /// Each connection has the settings that a commit needs to be on disk.
     #[tokio::test]
@@ -360,6 +360,37 @@ mod tests {
             let sorts = steps.iter().filter(|step| step.contains("TEMP B-TREE"));
             assert!(sorts.count() <= 1, "{steps:#?}");
         }
+        store.close().await;
+        for end in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{end}", path.display()));
+        }
+    }
+
+    /// A claim looks for endpoints first, and takes their deliveries in another statement.
+    #[tokio::test]
+    async fn an_endpoint_that_is_disabled_during_a_claim_gets_nothing() {
+        let name = format!("tower-api-key-seam-{}.db", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let store = SqliteStore::open(&path).await.unwrap();
+        store.migrate().await.unwrap();
+        let at = SystemTime::UNIX_EPOCH;
+        let sink = |id: &str| Endpoint::new(id, Target::Sink, at);
+        for id in ["a", "b"] {
+            store.0.put_endpoint(&sink(id)).await.unwrap();
+        }
+        let change = Change::new(Actor::service("test"), at);
+        let change = change.add_event(Event::new("acme.test", at)).unwrap();
+        store.0.commit(&change).await.unwrap();
+        let mut claim = Claim::new(at, Duration::from_secs(60));
+        claim.sinks = ["a", "b"].map(str::to_owned).to_vec();
+        let ready = store.0.ready(&claim).await.unwrap();
+        assert_eq!(ready.len(), 2);
+        let off = sink("a").with_version(2);
+        let off = off.with_disabled(Disabled::new(at, "410 Gone"));
+        store.0.put_endpoint(&off).await.unwrap();
+        let taken = store.0.take(&claim, ready).await.unwrap();
+        let taken: Vec<_> = taken.iter().map(|it| it.endpoint.id.as_str()).collect();
+        assert_eq!(taken, ["b"]);
         store.close().await;
         for end in ["", "-wal", "-shm"] {
             let _ = std::fs::remove_file(format!("{}{end}", path.display()));
