@@ -37,6 +37,7 @@ async fn a_signed_request_arrives() {
         "webhook-timestamp",
     ];
     assert_eq!(names, expected);
+    assert_eq!(arrived.headers["connection"], "close");
     assert_eq!(arrived.headers["webhook-id"], ID);
     assert_eq!(arrived.headers["content-type"], "application/json");
     let host = format!("127.0.0.1:{}", receiver.port);

@@ -16,7 +16,7 @@ use tower_api_key::webhook::{HttpsClient, SendErrorKind, WebhookClient};
 
 use super::receiver::{Receiver, serve};
 use super::resolvers::Answers;
-use super::{OK, is_signed, local, request, secret, send};
+use super::{OK, SECOND, is_signed, local, request, secret, send};
 
 /// A certificate authority.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -194,6 +194,20 @@ async fn a_receiver_that_never_agrees_on_tls_is_given_up() {
     let error = local([silent.port]).send(request(&url)).await.unwrap_err();
     assert_eq!(error.kind(), SendErrorKind::TimeLimit);
     assert!(error.to_string().ends_with("while agreeing on TLS"));
+}
+
+#[tokio::test]
+async fn a_receiver_that_agrees_on_tls_and_never_answers_is_given_up() {
+    let authority = Authority::new("One");
+    let params = CertificateParams::new(["hooks.example".to_owned()]).unwrap();
+    let mut silent = authority.receiver_of(params, "").await;
+    let client = silent.client().with_roots([authority.der()]).unwrap();
+    let sent = client.send(request(&silent.url("hooks.example")));
+    let sent = tokio::time::timeout(SECOND * 10, sent).await.unwrap();
+    let error = sent.unwrap_err();
+    assert_eq!(error.kind(), SendErrorKind::TimeLimit);
+    assert!(error.to_string().ends_with("while waiting for the answer"));
+    assert!(is_signed(&silent.receiver.next().await, &secret(1)));
 }
 
 #[tokio::test]
