@@ -90,6 +90,28 @@ async fn a_suspension_until_a_time_with_nanoseconds_is_told_once() {
 }
 
 #[tokio::test]
+async fn a_suspension_tells_its_end_or_that_it_has_none() {
+    let (store, process) = process();
+    let key = process.keys.issue("acme").await.unwrap();
+    let until = today() + DAY + HOUR;
+    process.keys.suspend(key.id()).until(until).await.unwrap();
+    process.keys.resume(key.id()).await.unwrap();
+    process.keys.suspend(key.id()).await.unwrap();
+    let told = told_of(&store, "api_key.suspended").await;
+    let ends: Vec<_> = told
+        .iter()
+        .map(|kept| data(kept)["suspended_until"].clone())
+        .collect();
+    assert_eq!(ends, [json!("2026-01-02T01:00:00Z"), json!(null)]);
+    assert!(
+        data(&told[1])
+            .as_object()
+            .unwrap()
+            .contains_key("suspended_until")
+    );
+}
+
+#[tokio::test]
 async fn a_rotation_of_a_compromised_key_tells_its_revocation_whether_it_notifies_or_not() {
     for notifies in [true, false] {
         let (store, process) = process();
