@@ -48,6 +48,9 @@ impl WebhookClient for Noting {
                 "10.0.0.7 has no certificate",
             ));
         }
+        if request.url().as_str().contains("//gone.") {
+            return Ok(WebhookResponse::new(http::StatusCode::GONE));
+        }
         Ok(WebhookResponse::new(http::StatusCode::OK))
     }
 }
@@ -132,6 +135,8 @@ async fn nothing_tells_a_key<S: ManagedKeyStore + Outbox + Clone>(
     heard.debug(&rotated);
     let new_secret = rotated.expose_secret();
     endpoints.send_test(&id).await.unwrap();
+    let gone = endpoints.register("https://gone.acme.example/").await;
+    endpoints.send_test(gone.unwrap().id()).await.unwrap();
     keys.revoke_own(second.expose_secret()).await.unwrap();
     keys.revoke_all().of_account("low").await.unwrap();
     let is_told = |kind: &&str| heard.text().contains(&format!("{{\"type\":\"{kind}\""));

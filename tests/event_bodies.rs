@@ -31,6 +31,9 @@ impl WebhookClient for Longest {
         let mut longest = self.0.lock().unwrap();
         let longest = longest.entry(kind).or_default();
         *longest = request.body().len().max(*longest);
+        if request.url().as_str().contains("//gone.") {
+            return Ok(WebhookResponse::new(http::StatusCode::GONE));
+        }
         Ok(WebhookResponse::new(http::StatusCode::OK))
     }
 }
@@ -92,6 +95,9 @@ async fn the_body_of_each_kind_is_small_with_the_longest_fields() {
     let operators = process.keys.dangerous_all_endpoints().unwrap();
     let hook = operators.register("https://ops.example/").await.unwrap();
     operators.send_test(hook.id()).await.unwrap();
+    let of_one = process.keys.endpoints(longest_text(255)).unwrap();
+    let gone = of_one.register("https://gone.example/").await.unwrap();
+    of_one.send_test(gone.id()).await.unwrap();
     let old = issue(&process, Some(40 * DAY)).await;
     let seen = process.keys.find(&old.id()).await.unwrap().unwrap();
     let mut update = process.keys.update(&seen).name(longest_text(9_999));

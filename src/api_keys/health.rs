@@ -20,7 +20,7 @@ pub struct Health {
     pub usage: UsageHealth,
 }
 
-/// The state of a [`Worker`], or of one of its tasks.
+/// The state of a [`Worker`](crate::manage::Worker), or of one of its tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WorkerHealth {
