@@ -25,7 +25,8 @@ const LOOK_AT_SINKS: Duration = Duration::from_secs(60);
 /// The time limit of a call of the outbox.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 
-/// The time limit of a claim, which may be more than one call of a database with a limit of its own.
+/// The time limit of a claim, which may be more than one call of a database with a limit of its
+/// own.
 const CLAIM_LIMIT: Duration = Duration::from_secs(15);
 
 /// The time by which the clocks of processes may differ.

@@ -23,13 +23,13 @@ use crate::util::trace;
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(60);
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 
-/// The longest time of the work on a delivery: the attempt, two calls that disable the endpoint, two
-/// that tell of it, and the settlement.
+/// The longest time of the work on a delivery: the attempt, two calls that disable the endpoint,
+/// two that tell of it, and the settlement.
 pub(super) const LONGEST: Duration =
     Duration::from_secs(ATTEMPT_LIMIT.as_secs() + 5 * CALL_LIMIT.as_secs());
 
-/// The attempts that may stay without an outcome. With more, the delivery is given up: it may be what
-/// kills the processes.
+/// The attempts that may stay without an outcome. With more, the delivery is given up: it may be
+/// what kills the processes.
 const MOST_UNFINISHED: u32 = 20;
 
 /// The time after which a delivery is claimed again that this process cannot make.
@@ -111,8 +111,8 @@ async fn attempt(shared: &Shared, outbox: &dyn DynOutbox, delivery: &Delivery) -
     }
 }
 
-/// Returns the outcome of an attempt that failed. Disables the endpoint before, if the receiver wants
-/// no more events.
+/// Returns the outcome of an attempt that failed. Disables the endpoint before, if the receiver
+/// wants no more events.
 async fn outcome_of(
     shared: &Shared,
     outbox: &dyn DynOutbox,

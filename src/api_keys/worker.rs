@@ -20,9 +20,9 @@ use crate::util::join_all::join_all;
 /// The background work of an [`ApiKeys`](crate::ApiKeys):
 /// [`ApiKeys::worker`](crate::ApiKeys::worker).
 ///
-/// A worker does nothing until it is awaited. It runs on any runtime, unless the store or the client
-/// of webhooks needs one: those of this crate need tokio's. One per process is enough; more do no
-/// harm.
+/// A worker does nothing until it is awaited. It runs on any runtime, unless the store or the
+/// client of webhooks needs one: those of this crate need tokio's. One per process is enough; more
+/// do no harm.
 ///
 /// Without a worker, all decisions stay correct, but:
 /// - [usage](crate::usage) is not counted, and lists do not tell when keys were used;
@@ -30,7 +30,8 @@ use crate::util::join_all::join_all;
 ///   that a limit is nearly used up;
 /// - events are not delivered to sinks and webhooks;
 /// - [anomalies](crate::anomaly) are not detected;
-/// - idle keys do not end ([`IssuePolicy::end_when_idle`](crate::manage::IssuePolicy::end_when_idle));
+/// - idle keys do not end
+///   ([`IssuePolicy::end_when_idle`](crate::manage::IssuePolicy::end_when_idle));
 /// - values that [observers](crate::observe::Observer) keep for a key that is no longer used stay
 ///   until the cache evicts its entry;
 /// - changes by other processes take effect only when cache entries are too old, not when the

@@ -10,14 +10,14 @@ use crate::store::KeptEvent;
 
 /// A sink of the application that events are delivered to: to write a mail, for example.
 ///
-/// Each event is delivered to one process of those that have a sink with the same name. It may be
-/// delivered more than once, with the same [id](KeptEvent::id): after the sink has failed, or the
-/// process died before the outcome was recorded. Events may come in another order than they
+/// Each event is delivered to one process of those that have a sink with the same name. An event
+/// may be delivered more than once, with the same [id](KeptEvent::id): after the sink has failed,
+/// or the process died before the outcome was recorded. Events may come in another order than they
 /// happened.
 ///
-/// The task of the [worker](crate::ApiKeys::worker) polls `take`, for up to four events at a time. So
-/// it must not block: what does holds up all background work. The future is dropped after 60 seconds,
-/// which counts as a failure, and so does a panic.
+/// The task of the [worker](crate::ApiKeys::worker) polls `take`, for up to four events at a time.
+/// `take` must not block: a blocked task holds up all background work. The future is dropped after
+/// 60 seconds, which counts as a failure, and so does a panic.
 ///
 /// ```
 /// use tower_api_key::events::{EventSink, KeptEvent, SinkError};
@@ -60,8 +60,8 @@ pub struct SinkError {
 
 impl SinkError {
     /// Creates an error after which the event is delivered again: after 5 seconds, 5 and 30
-    /// minutes, and so on, up to ten times in three to four days. The cause is recorded, cut to 255
-    /// bytes, and logged: leave secrets out.
+    /// minutes, and so on, with ten attempts in all, in three to four days. The cause is recorded,
+    /// cut to 255 bytes, and logged: leave secrets out.
     pub fn retry(cause: impl fmt::Display) -> Self {
         Self {
             cause: cause.to_string(),

@@ -2,11 +2,12 @@
 //!
 //! # What is counted
 //!
-//! Each decision of the layer about a key whose secret was right is counted, by key, environment and
-//! UTC day:
+//! Each decision of the layer about a key whose secret was right is counted, by key, environment
+//! and UTC day:
 //!
-//! - `allowed`: requests that were admitted, whatever the service answers then, and successful calls
-//!   of [`ApiKeys::verify`](crate::ApiKeys::verify). Calls of `verify` that fail are not counted;
+//! - `allowed`: requests that were admitted, whatever the service answers then, and successful
+//!   calls of [`ApiKeys::verify`](crate::ApiKeys::verify). Calls of `verify` that fail are not
+//!   counted;
 //! - `limited`: requests that a limit denied, and those whose cost is above the whole quota;
 //! - `refused`: requests that were denied for another reason, such as an expired key. After a
 //!   rotation, the refusals of the old key name those who still use it;
@@ -27,9 +28,9 @@
 //!
 //! # Set up
 //!
-//! Usage is counted if a [worker](crate::ApiKeys::worker) runs, and the store records usage, as all
-//! stores of this library do. There is nothing else to set up. [`Metering`] has the settings: counts
-//! by hour, the time between two records, and the memory.
+//! Usage is counted if a [worker](crate::ApiKeys::worker) runs, and the store records usage, as
+//! `MemoryStore`, `SqliteStore` and `PostgresStore` do. There is nothing else to set up.
+//! [`Metering`] has the settings: counts by hour, the time between two records, and the memory.
 //!
 //! ```
 //! use std::time::Duration;
@@ -60,8 +61,8 @@
 //!
 //! # Reports
 //!
-//! [`ApiKeys::usage`](crate::ApiKeys::usage) reads what was recorded. Rows differ by account, period
-//! and environment, and by key or chain of rotations where that is asked for.
+//! [`ApiKeys::usage`](crate::ApiKeys::usage) reads what was recorded. Rows differ by account,
+//! period and environment, and by key or chain of rotations where that is asked for.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -88,23 +89,25 @@
 //! The program `examples/keys` prints the same for people: `keys usage --account acme --days 31`.
 //!
 //! Usage stays when its key is deleted, and moves to no other account when a key does. Delete old
-//! usage with `purge_usage` of the stores in SQLite and PostgreSQL.
+//! usage with `purge_usage` of the stores in SQLite and PostgreSQL. `MemoryStore` keeps the latest
+//! 100,000 counts of a key and a period.
 //!
 //! # How exact it is
 //!
-//! - **Never too high.** Each process numbers its batches, and the store takes a number once, in the
-//!   transaction of the counts. A batch whose answer was lost is sent again as it is.
+//! - **Never too high.** Each process numbers its batches, and the store takes a number once, in
+//!   the transaction of the counts. A batch whose answer was lost is sent again as it is.
 //! - **Too low by at most the last interval.** A process that is killed loses what it counted since
 //!   its last record: at most 1.2 times [`record_every`] and one second, which are 37 seconds by
 //!   default; and while the store does not answer, all since it last did. A worker that is
 //!   [stopped](crate::manage::Worker::until) records what is left first, if the store answers. A
 //!   refund that is lost this way leaves the units too high by as much.
 //! - **A count stops** at 999,999,999,999,999 for each key, day and unit.
-//! - **The day is that of the decision**, by the clock of the process. A day is complete when that
-//!   time has passed after its end, unless a process could not reach the store. Bill a day later.
-//! - **Memory is bounded.** While the store is down, the counts of 100,000 keys wait. Those of
-//!   further keys stay in the cache; if such a key leaves the cache, its counts are added to its
-//!   account. With more than 10,000 such sums of account, environment and period, they are
+//! - **The day is that of the decision**, by the clock of the process. By default, a day is
+//!   complete 37 seconds after its end, unless a process could not reach the store. Bill a day
+//!   later.
+//! - **Memory is bounded.** While the store is down, the counts of 100,000 keys wait. Counts
+//!   of further keys stay in the cache; if such a key leaves the cache, its counts are added to its
+//!   account. Counts beyond 10,000 such sums of account, environment and period are
 //!   *unattributed*. Reports have rows without a key, or without an account, for them; the log says
 //!   so, and [`Health::usage`] counts them. Nothing blocks and no request fails.
 //!

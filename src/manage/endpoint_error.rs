@@ -41,14 +41,16 @@ pub enum EndpointError {
     /// The operating system returned no random bytes.
     #[error("the operating system returned no random bytes")]
     NoRandomness,
-    /// The account has [as many endpoints](crate::events::Endpoints::MOST_PER_ACCOUNT) as it can have.
+    /// The account has [as many endpoints](crate::events::Endpoints::MOST_PER_ACCOUNT) as it can
+    /// have.
     #[error(
         "the account has {} endpoints, which is the most: delete one",
         MOST_PER_ACCOUNT
     )]
     TooMany,
-    /// The secret was rotated lately, and the one before it still signs. It may have been this
-    /// call, whose answer was lost: see [`Endpoints::webhook`](crate::events::Endpoints::webhook).
+    /// The secret was rotated lately, and the one before it still signs. The earlier rotation may
+    /// have been this call, whose answer was lost: see
+    /// [`Endpoints::webhook`](crate::events::Endpoints::webhook).
     #[error(
         "the secret of the endpoint {0:?} was rotated, and the one before still signs: read the new \
          one with `webhook`, or rotate without an overlap"

@@ -17,11 +17,14 @@ use crate::util::timestamp::unix_seconds;
 /// The endpoints that events are delivered to: [`ApiKeys::endpoints`](crate::ApiKeys::endpoints).
 ///
 /// A customer has access to the endpoints of one account only. Each event is delivered to every
-/// endpoint that takes it, from the moment of its registration on.
+/// endpoint that takes it, from the endpoint's registration on.
 ///
 /// # Errors
-/// Each method fails if the store fails ([`EndpointError::Store`]), or if there is no endpoint with
-/// the id, or it belongs to another account ([`EndpointError::NotFound`]).
+/// Each method fails if the store fails ([`EndpointError::Store`]). Methods that need an existing
+/// endpoint fail with [`EndpointError::NotFound`] if there is none, or another account has the
+/// endpoint; those that change one with [`EndpointError::Changed`] if somebody else did at the same
+/// time; and those that need a secret with [`EndpointError::NoWebhooks`], `NoWebhook` or
+/// `UnknownMaster`.
 ///
 /// ```
 /// # #[cfg(feature = "webhook")]
@@ -57,8 +60,8 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
-    /// The most endpoints of an account: 8. Each event about the account is delivered to each, in
-    /// the transaction of the change.
+    /// The most endpoints of an account: 8. The transaction of a change adds a delivery for each
+    /// endpoint that takes the event.
     pub const MOST_PER_ACCOUNT: usize = MOST_PER_ACCOUNT;
 
     /// The longest overlap of two secrets: a year.
@@ -102,9 +105,9 @@ impl Endpoints {
         self.with_secret(endpoint)
     }
 
-    /// Gives a webhook a new secret. During an overlap of at most a year, the old secret signs, too,
-    /// so that the receiver can be changed meanwhile. After a leak, name an overlap of zero: then
-    /// only the new secret signs from now on.
+    /// Gives a webhook a new secret. During an overlap of at most a year, the old secret signs,
+    /// too, so that the receiver can be changed meanwhile. After a leak, name an overlap of zero:
+    /// then only the new secret signs from now on.
     ///
     /// While the old secret signs, another rotation with an overlap is an error
     /// ([`RotatedLately`](EndpointError::RotatedLately)): the receiver may still know the old one
@@ -184,7 +187,7 @@ impl Endpoints {
         self.replace(endpoint.with_kinds(kinds)).await
     }
 
-    /// Sets the URL of a webhook. Its secret stays, and what is pending goes to the new URL.
+    /// Sets the URL of a webhook. The secret stays, and pending deliveries go to the new URL.
     ///
     /// # Errors
     /// If the URL cannot be that of a webhook ([`EndpointError::Url`]), or the endpoint is a sink
@@ -204,8 +207,9 @@ impl Endpoints {
         self.replace(endpoint).await
     }
 
-    /// Disables an endpoint. It takes no more events, and its pending deliveries wait. The reason is
-    /// for the owner of the endpoint. If it is disabled already, the first reason and time stay.
+    /// Disables an endpoint. A disabled endpoint takes no more events, and pending deliveries wait.
+    /// The reason is for the owner. An endpoint that is disabled already keeps the first reason and
+    /// time.
     pub async fn disable(
         &self,
         id: &str,
@@ -219,7 +223,7 @@ impl Endpoints {
         self.replace(endpoint.with_disabled(disabled)).await
     }
 
-    /// Enables an endpoint that was disabled. Its pending deliveries go on.
+    /// Enables an endpoint that was disabled. Pending deliveries go on.
     pub async fn enable(&self, id: &str) -> Result<Endpoint, EndpointError> {
         let endpoint = self.existing(id).await?;
         self.replace(endpoint.with_disabled(None)).await
@@ -278,9 +282,9 @@ impl Endpoints {
         self.replay_all(id, Replay::Pending).await
     }
 
-    /// Delivers one event again, now and by a new schedule: whether it was delivered, has failed, or
-    /// waits for its next attempt. If its delivery is in progress, the event may come twice, with
-    /// the same id. Returns `false` if the endpoint never had it, or it is due already.
+    /// Delivers one event again, now and by a new schedule: whether it was delivered, has failed,
+    /// or waits for its next attempt. If its delivery is in progress, the event may come twice,
+    /// with the same id. Returns `false` if the endpoint never had it, or it is due already.
     pub async fn replay(&self, id: &str, event: &str) -> Result<bool, EndpointError> {
         Ok(self.replay_all(id, Replay::Event(event)).await? > 0)
     }

@@ -10,9 +10,9 @@ use crate::store::kinds::{API_KEY_EXPIRED, API_KEY_REVOKED};
 use crate::store::{Action, Change, Event, Once, Step, TrailRecord};
 use crate::util::timestamp::rfc3339;
 
-/// The changes that are told, each for each key. A rotation and the end of an idle key are told with
-/// more facts, by those who make them. Imports and deletions publish no events: one call may cover a
-/// million keys.
+/// The changes that are told, each for each key. A rotation and the end of an idle key are told
+/// with more facts, by those who make them. Imports and deletions publish no events: one call may
+/// cover a million keys.
 const TOLD: [Action; 7] = [
     Action::ISSUED,
     Action::UPDATED,

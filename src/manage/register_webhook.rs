@@ -22,10 +22,12 @@ pub struct RegisterWebhook {
 
 impl Endpoints {
     /// Registers a webhook when the returned future is awaited. The webhook gets the events of the
-    /// account.
+    /// account, or of all accounts with [`dangerous_all_endpoints`].
     ///
     /// After an error of the store, read the [list](Self::list) before you register again: the
     /// webhook may have been registered.
+    ///
+    /// [`dangerous_all_endpoints`]: crate::ApiKeys::dangerous_all_endpoints
     pub fn register(&self, url: impl Into<String>) -> RegisterWebhook {
         RegisterWebhook::new(self.clone(), url.into())
     }

@@ -15,8 +15,8 @@ use crate::store::{
 
 /// A report of usage, read when awaited: [`ApiKeys::usage`](crate::ApiKeys::usage).
 ///
-/// By default, it has one row for each account, environment and day, of today. All pages are read
-/// into memory: with many accounts, read one account or a few days at a time.
+/// By default, a report has one row for each account, environment and day, of today. All pages are
+/// read into memory: with many accounts, read one account or a few days at a time.
 ///
 /// Counts of the last 37 seconds, by the default of
 /// [`Metering::record_every`](crate::usage::Metering::record_every), may still be in the processes
@@ -57,8 +57,8 @@ impl ReadUsage {
         self
     }
 
-    /// Reads the usage of all UTC days with a moment from `start` on and before `end`: from the
-    /// beginnings of two months, the days of the first one.
+    /// Reads the usage of all UTC days with a moment from `start` on and before `end`. For the
+    /// beginnings of two successive months, these are the days of the first month.
     pub fn between(mut self, start: SystemTime, end: SystemTime) -> Self {
         let last = end.checked_sub(Duration::from_nanos(1)).unwrap_or(end);
         let day = |at| UsagePeriod::at(at, false).day();

@@ -4,7 +4,7 @@
 pub const API_KEY_ISSUED: &str = "api_key.issued";
 /// A key was updated, or its grace was ended early.
 pub const API_KEY_UPDATED: &str = "api_key.updated";
-/// A key was rotated. Nothing else is published about the successor.
+/// A key was rotated. No `api_key.issued` is published about the successor.
 pub const API_KEY_ROTATED: &str = "api_key.rotated";
 /// A key was suspended.
 pub const API_KEY_SUSPENDED: &str = "api_key.suspended";

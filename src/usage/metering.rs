@@ -49,10 +49,10 @@ impl Metering {
     /// Sets the time between two records of the same key. Default: 30 seconds. The
     /// time is clamped to one second to one day.
     ///
-    /// Each process draws a time of 80 to 120 % of it, so that not all record at once, and records
-    /// earlier if half of [`max_keys`](Self::max_keys) wait. A process that is killed loses the
-    /// counts of this time. The first use of a key in a process is recorded within a second in any
-    /// case.
+    /// For each record, a process draws 80 to 120 % of the time, so that not all record at once.
+    /// Counts are recorded earlier if half of [`max_keys`](Self::max_keys) wait. A process that is
+    /// killed loses the counts of this time. The first use of a key in a process is recorded within
+    /// a second in any case.
     #[must_use]
     pub const fn record_every(mut self, time: Duration) -> Self {
         let seconds = time.as_secs();
@@ -68,14 +68,15 @@ impl Metering {
 
     /// Sets the most keys whose counts wait to be recorded. Default: 100,000; at least 1.
     ///
-    /// They take about 30 MB. While the store is down, days or hours go by: as many counts of
-    /// periods that are over wait, too, which take about 65 MB. Further ones are added to those of
+    /// 100,000 keys take about 30 MB. While the store is down, days or hours go by: as many counts
+    /// of periods that are over wait, too, which take about 65 MB. Counts beyond that are added to
     /// the account at once. Units with names take room of their own.
     ///
     /// More keys wait only if the store is down for long, or if more are used between two records.
-    /// Their counts stay in the cache until there is room. When a key leaves the cache before, its
-    /// counts are added to those of its account, without the key; and beyond 10,000 sums of account,
-    /// environment and period, to a sum without an account. [`Health::usage`] counts both.
+    /// Counts of further keys stay in the cache until there is room. When a key leaves the cache
+    /// before, its counts are added to those of its account, without the key; and beyond 10,000
+    /// sums of account, environment and period, to a sum without an account. [`Health::usage`]
+    /// counts both.
     ///
     /// [`Health::usage`]: crate::manage::Health::usage
     #[must_use]

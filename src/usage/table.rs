@@ -57,8 +57,8 @@ struct Lists {
 #[non_exhaustive]
 pub struct UsageHealth {
     /// The keys whose counts wait to be recorded, at most
-    /// [`Metering::max_keys`](crate::usage::Metering::max_keys). Those of a batch that is being sent
-    /// are not among them.
+    /// [`Metering::max_keys`](crate::usage::Metering::max_keys). Keys of a batch that is being
+    /// sent are not included.
     pub waiting_keys: usize,
     /// The requests, since the process began, that were counted for their account without the key,
     /// since more keys were in use than counts are kept of.

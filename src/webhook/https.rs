@@ -19,18 +19,19 @@ use super::url::{Host, WebhookUrl};
 
 /// The client that connects by itself, to public addresses only.
 ///
-/// By default, the client sends to `https` on port 443. The name of the host is resolved once, each address is checked
-/// ([`is_public`](crate::webhook::is_public)), and the connection is made to an address that was
-/// checked. So no name leads into your network, even if it resolves to something else a moment
-/// later. The certificate must be that of the name, by an authority that Mozilla trusts.
+/// By default, the client sends to `https` on port 443. The name of the host is resolved once, each
+/// address is checked ([`is_public`](crate::webhook::is_public)), and the connection is made to an
+/// address that was checked. So no name leads into your network, even if it resolves to something
+/// else a moment later. The certificate must be that of the name, by an authority that Mozilla
+/// trusts.
 ///
 /// Each request has a connection of its own. No redirect is followed, no proxy of the environment
 /// is used, and of the answer only the head is read: at most 64 fields in 16 KiB, and no more than
 /// 128 KiB with TLS and interim answers.
 ///
-/// The client cannot know the public addresses of your own servers, nor a NAT64 prefix of your own network.
-/// If those serve something that only your network may reach, filter outgoing connections there,
-/// too.
+/// The client cannot know the public addresses of your own servers, nor a NAT64 prefix of your own
+/// network. If those serve something that only your network may reach, filter outgoing connections
+/// there, too.
 ///
 /// Needs the runtime of tokio, with its clock and its sockets (`enable_all`).
 ///
