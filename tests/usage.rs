@@ -24,8 +24,8 @@ use tower_api_key::store::{
 use tower_api_key::store::{Followed, KeptEvent, KeyUsage, ListedKey, Start};
 use tower_api_key::usage::{Metering, UsagePeriod, UsageQuery, UsageRow};
 use tower_api_key::{
-    ApiKeys, Caller, Environment, IssuedKey, KeyId, KeyRecord, KeyStore, Limits, ManagedKeyStore,
-    MemoryStore, Quota,
+    ApiKeys, ApiKeysBuilder, Caller, Environment, IssuedKey, KeyId, KeyRecord, KeyStore, Limits,
+    ManagedKeyStore, MemoryStore, Quota,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -123,12 +123,16 @@ impl Process {
     }
 
     fn with(store: impl ManagedKeyStore, metering: Metering) -> Self {
+        Self::of(ApiKeys::builder(store).metering(metering))
+    }
+
+    fn with_limits(limits: Limits) -> Self {
+        Self::of(ApiKeys::builder(MemoryStore::new()).limits(limits))
+    }
+
+    fn of(builder: ApiKeysBuilder) -> Self {
         let clock = ManualClock::at(today());
-        let keys = ApiKeys::builder(store)
-            .clock(clock.clone())
-            .metering(metering)
-            .build()
-            .unwrap();
+        let keys = builder.clock(clock.clone()).build().unwrap();
         let mut process = Self {
             worker: Box::pin(keys.worker().into_future()),
             keys,
@@ -381,20 +385,13 @@ async fn limited_and_refused_requests_are_counted_apart() {
 
 #[tokio::test]
 async fn units_are_counted_by_name_and_refunds_are_taken_back() {
-    let clock = ManualClock::at(today());
     let limits = Limits::new()
         .per_account(Quota::per_hour(1_000))
         .per_key(Limit::named("tokens", Quota::per_hour(1_000)).unit("tokens"))
         .add_cost(http::Method::POST, "/reports", 10)
         .add_endpoint(Endpoint::new(http::Method::PUT, "/reports").cost_in("tokens", 30));
-    let keys = ApiKeys::builder(MemoryStore::new())
-        .clock(clock.clone())
-        .limits(limits)
-        .build()
-        .unwrap();
-    let mut worker = Box::pin(keys.worker().into_future());
-    assert!(is_waiting(&mut worker));
-    let key = keys.issue("acme").await.unwrap();
+    let mut process = Process::with_limits(limits);
+    let key = process.keys.issue("acme").await.unwrap();
     let handler = tower::service_fn(|request: http::Request<()>| async move {
         let caller = Caller::of(request.extensions()).unwrap();
         caller.charge("tokens", 120).await.unwrap();
@@ -416,13 +413,12 @@ async fn units_are_counted_by_name_and_refunds_are_taken_back() {
             .body(())
             .unwrap()
     };
-    let service = keys.layer().layer(handler);
+    let service = process.keys.layer().layer(handler);
     for method in ["POST", "POST", "PUT"] {
         service.clone().oneshot(request(method)).await.unwrap();
     }
-    clock.advance(ALL);
-    assert!(is_waiting(&mut worker));
-    let total = keys.usage().await.unwrap().total();
+    process.pass(ALL);
+    let total = process.keys.usage().await.unwrap().total();
     assert_eq!(total.allowed, 3);
     let of = |unit: &str| total.units.get(unit).copied().unwrap_or_default();
     assert_eq!((of("requests"), of("bytes")), (0, 3 * 7));
@@ -434,7 +430,6 @@ async fn units_are_counted_by_name_and_refunds_are_taken_back() {
 /// A bill without limits is the same as one with limits.
 #[tokio::test]
 async fn refunds_are_taken_back_without_a_limit_too_and_once() {
-    let clock = ManualClock::at(today());
     // Another plan has limits; the keys here have none.
     let limits = Limits::new()
         .add_plan(
@@ -446,14 +441,8 @@ async fn refunds_are_taken_back_without_a_limit_too_and_once() {
         .default_plan("enterprise")
         .add_cost(http::Method::POST, "/reports", 10)
         .add_endpoint(Endpoint::new(http::Method::PUT, "/reports").cost_in("tokens", 30));
-    let keys = ApiKeys::builder(MemoryStore::new())
-        .clock(clock.clone())
-        .limits(limits)
-        .build()
-        .unwrap();
-    let mut worker = Box::pin(keys.worker().into_future());
-    assert!(is_waiting(&mut worker));
-    let key = keys.issue("acme").await.unwrap();
+    let mut process = Process::with_limits(limits);
+    let key = process.keys.issue("acme").await.unwrap();
     let handler = tower::service_fn(|request: http::Request<()>| async move {
         let caller = Caller::of(request.extensions()).unwrap();
         let clone = caller.clone();
@@ -463,17 +452,16 @@ async fn refunds_are_taken_back_without_a_limit_too_and_once() {
         caller.refund("tokens", 29).await.unwrap();
         Ok::<_, std::convert::Infallible>(http::Response::new(Empty::<bytes::Bytes>::new()))
     });
-    let service = keys.layer().layer(handler);
+    let service = process.keys.layer().layer(handler);
     for method in ["POST", "PUT"] {
         let request = http::Request::builder().method(method).uri("/reports");
         let request = request.header("x-api-key", key.expose_secret()).body(());
         service.clone().oneshot(request.unwrap()).await.unwrap();
     }
-    let caller = keys.verify(key.expose_secret()).await.unwrap();
+    let caller = process.keys.verify(key.expose_secret()).await.unwrap();
     caller.refund("requests", 3).await.unwrap(); // at most the one that was counted
-    clock.advance(ALL);
-    assert!(is_waiting(&mut worker));
-    let total = keys.usage().await.unwrap().total();
+    process.pass(ALL);
+    let total = process.keys.usage().await.unwrap().total();
     assert_eq!(total.allowed, 3);
     assert_eq!(total.units, [("tokens".to_owned(), 1)].into());
 }

@@ -76,10 +76,12 @@ async fn announce_limits(
         let mut change = Change::new(system(), shared.now());
         for (event, once) in &events {
             // One that no store can keep is left out alone.
-            match change.clone().add_event_once(event.clone(), *once) {
-                Ok(added) => change = added,
-                Err(error) => trace::not_announced(&StoreError::refused(error)),
+            if let Err(error) = event.check() {
+                trace::not_announced(&StoreError::refused(error));
+                continue;
             }
+            let added = change.add_event_once(event.clone(), *once);
+            change = added.map_err(StoreError::refused)?;
         }
         in_time(&*shared.clock, TIME_LIMIT, store.commit(&change)).await?;
         // Only now: if the call is dropped, they are stored by the next one, whose marks leave out

@@ -42,7 +42,7 @@ pub struct Caller {
     carriers: Carriers,
     /// The facts of the request that its limits depend on.
     request_limits: RequestLimits,
-    /// What the request was charged, for refunds.
+    /// The receipt for the charges and the counts of the request, for refunds.
     receipt: Receipt,
 }
 

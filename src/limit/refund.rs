@@ -180,12 +180,8 @@ impl Receipt {
     /// Returns how many of these units are taken back from usage, of the unit with a number, of
     /// which so many were counted. The receipt is reduced by them.
     pub(crate) fn take_back(&self, number: usize, counted: u64, units: u64) -> u64 {
-        let Some(returned) = self.returned().get(self.counts.len() + number) else {
-            return 0;
-        };
-        let add = |before: u64| Some(before.saturating_add(units).min(counted));
-        let before = returned.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
-        units.min(counted.saturating_sub(before.unwrap_or_default()))
+        let returned = self.returned().get(self.counts.len() + number);
+        returned.map_or(0, |returned| give_back(returned, units, counted).1)
     }
 
     /// Returns refunds of up to `units` for each charge in `unit`, or for each charge if `unit` is
@@ -204,10 +200,7 @@ impl Receipt {
             if unit.is_some_and(|unit| unit != charge.unit()) {
                 continue;
             }
-            let add = |before: u64| Some(before.saturating_add(units).min(charge.cost()));
-            let before = returned.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
-            let before = before.unwrap_or_default();
-            let units = units.min(charge.cost().saturating_sub(before));
+            let (before, units) = give_back(returned, units, charge.cost());
             if units == 0 {
                 continue;
             }
@@ -232,17 +225,20 @@ impl Receipt {
 
 impl Clone for Receipt {
     fn clone(&self) -> Self {
-        let is_empty = self.counts.is_empty() && self.counted_units == 0;
-        let returned = if is_empty {
-            OnceLock::new() // without an allocation
-        } else {
-            OnceLock::from(Arc::clone(self.returned()))
-        };
         Self {
             at: self.at,
             counts: self.counts.clone(),
             counted_units: self.counted_units,
-            returned,
+            returned: OnceLock::from(Arc::clone(self.returned())),
         }
     }
+}
+
+/// Gives units back, of which at most `most` are given back in total. Returns the units that were
+/// given back before, and those that are now.
+fn give_back(returned: &AtomicU64, units: u64, most: u64) -> (u64, u64) {
+    let add = |before: u64| Some(before.saturating_add(units).min(most));
+    let before = returned.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+    let before = before.unwrap_or_default();
+    (before, units.min(most.saturating_sub(before)))
 }

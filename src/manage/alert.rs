@@ -11,9 +11,8 @@ use crate::key::digest::KeyId;
 use crate::key::record::KeyRecord;
 use crate::manage::change::ChangeError;
 use crate::manage::{ATTEMPTS, Manager};
-use crate::store::kinds;
 use crate::store::{
-    Action, Actor, ActorKind, Change, Event, Once, Origin, StoreError, StoreErrorKind,
+    Action, Actor, ActorKind, Change, Event, Once, Origin, StoreError, StoreErrorKind, kinds,
 };
 use crate::util::trace;
 

@@ -11,9 +11,8 @@ use crate::key::text::KeyRecordError;
 use crate::manage::change::{ChangeError, with_default_reason};
 use crate::manage::pages::KeyPages;
 use crate::manage::{BoxFuture, Manager};
-use crate::store::kinds;
 use crate::store::{
-    Action, Change, Event, KeyQuery, ListedKey, Origin, StoreError, StoreErrorKind,
+    Action, Change, Event, KeyQuery, ListedKey, Origin, StoreError, StoreErrorKind, kinds,
 };
 use crate::util::timestamp;
 

@@ -99,7 +99,8 @@ impl Event {
         size_of::<Self>() + self.kind.len() + account + self.data.len()
     }
 
-    pub(super) fn check(&self) -> Result<(), KeyRecordError> {
+    /// Checks that every store can keep the event.
+    pub(crate) fn check(&self) -> Result<(), KeyRecordError> {
         if !text::is_dotted_name(&self.kind) {
             return Err(KeyRecordError::EventKind(self.kind.clone()));
         }
