@@ -10,6 +10,7 @@ mod account_cap;
 mod audit_key;
 mod change;
 mod change_id;
+mod delivery;
 mod dynamic;
 mod endpoint;
 mod error;
@@ -38,6 +39,9 @@ pub use account_cap::AccountCap;
 pub use audit_key::{AuditKey, AuditKeyError};
 pub use change::{Change, Step};
 pub use change_id::ChangeId;
+pub use delivery::{
+    Claim, Delivery, DeliveryQuery, DeliveryRecord, DeliveryState, Outcome, Replay, Settlement,
+};
 pub(crate) use dynamic::{DynKeyStore, DynManagedKeyStore};
 pub(crate) use endpoint::origin_of;
 pub use endpoint::{Disabled, Endpoint, SecretName, Target, WebhookTarget};
@@ -51,10 +55,7 @@ pub(crate) use list::fingerprint;
 pub use list::{ExpiryFilter, KeyOrder, KeyQuery, KeyState, ListedKey};
 pub use once::Once;
 pub(crate) use outbox::DynOutbox;
-pub use outbox::{
-    BoxedOutbox, Claim, Delivery, DeliveryQuery, DeliveryRecord, DeliveryState, Outbox, Outcome,
-    Replay, Settlement,
-};
+pub use outbox::{BoxedOutbox, Outbox};
 pub use page::{Cursor, Page, Paging};
 pub use profile::KeptProfile;
 pub use trail::{
